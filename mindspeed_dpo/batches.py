@@ -1,0 +1,151 @@
+"""The few typed batches that travel between rooms. Tokens are flat, the pair is an axis.
+
+Padding belongs to a kernel, not to the data, so nothing here is padded. Every split (data-parallel
+rank, micro-batch, shuffle) selects prompts, hence the responses of one prompt cannot part.
+Letters: P prompts, K responses of each (K = 2 for pairs: 0 is chosen, 1 is rejected).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """P prompts with K responses each, as ragged integer tokens on the host.
+
+    Attributes:
+        prompt_tokens: [sum of prompt lengths] int32.
+        prompt_lengths: [P] int32.
+        response_tokens: [sum of response lengths] int32; response (p, k) follows (p, k - 1).
+        response_lengths: [P, K] int32, each at least 1.
+        ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
+    """
+
+    prompt_tokens: Tensor
+    prompt_lengths: Tensor
+    response_tokens: Tensor
+    response_lengths: Tensor
+    ref_logps: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the lengths describe the tokens.
+
+        Raises:
+            ValueError: Shapes disagree; the message names the tensor.
+        """
+        if self.response_lengths.dim() != 2 or len(self.response_lengths) != len(self.prompt_lengths):
+            raise ValueError(
+                f"response_lengths must be [P, K] with P = {len(self.prompt_lengths)}, "
+                f"got {list(self.response_lengths.shape)}"
+            )
+        for name in ("prompt", "response"):
+            tokens, lengths = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_lengths")
+            if int(lengths.sum()) != len(tokens):
+                raise ValueError(f"{name}_lengths sum to {int(lengths.sum())}, there are {len(tokens)} {name}_tokens")
+        if self.ref_logps is not None and self.ref_logps.shape != self.response_lengths.shape:
+            raise ValueError(
+                f"ref_logps must be {list(self.response_lengths.shape)}, got {list(self.ref_logps.shape)}"
+            )
+
+    @classmethod
+    def from_lists(
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]
+    ) -> PreferenceBatch:
+        """Build a batch from token lists: `prompts[p]` and `responses[p][k]`."""
+        flat_prompts = [token for prompt in prompts for token in prompt]
+        flat_responses = [token for row in responses for response in row for token in response]
+        return cls(
+            prompt_tokens=torch.tensor(flat_prompts, dtype=torch.int32),
+            prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int32),
+            response_tokens=torch.tensor(flat_responses, dtype=torch.int32),
+            response_lengths=torch.tensor([[len(r) for r in row] for row in responses], dtype=torch.int32),
+        )
+
+    @property
+    def num_prompts(self) -> int:
+        """P."""
+        return len(self.prompt_lengths)
+
+    @property
+    def num_responses(self) -> int:
+        """K."""
+        return self.response_lengths.shape[1]
+
+    def prompts(self) -> tuple[Tensor, ...]:
+        """The P prompts, each [length] int32."""
+        return torch.split(self.prompt_tokens, self.prompt_lengths.tolist())
+
+    def responses(self) -> list[tuple[Tensor, ...]]:
+        """The K responses of each of the P prompts, each [length] int32."""
+        flat = torch.split(self.response_tokens, self.response_lengths.flatten().tolist())
+        k = self.num_responses
+        return [flat[p * k : (p + 1) * k] for p in range(self.num_prompts)]
+
+    def select(self, prompts: Sequence[int]) -> PreferenceBatch:
+        """The sub-batch of the given prompt positions, in the given order."""
+        all_prompts, all_responses = self.prompts(), self.responses()
+        index = torch.as_tensor(prompts, dtype=torch.long)
+        return PreferenceBatch(
+            prompt_tokens=torch.cat([all_prompts[p] for p in prompts]),
+            prompt_lengths=self.prompt_lengths[index],
+            response_tokens=torch.cat([r for p in prompts for r in all_responses[p]]),
+            response_lengths=self.response_lengths[index],
+            ref_logps=None if self.ref_logps is None else self.ref_logps[index],
+        )
+
+    def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
+        """The same batch carrying reference log-probabilities [P, K] float32, in nats."""
+        return PreferenceBatch(
+            self.prompt_tokens, self.prompt_lengths, self.response_tokens, self.response_lengths, ref_logps
+        )
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch as one row of T tokens made of segments, ready for a model pass.
+
+    A segment is a run of queries. Its keys are its prefix (the prompt, for a response that shares it) and then itself;
+    attention is bottom-right causal. The last segment may be padding, which nothing reads.
+
+    Attributes:
+        tokens: [T] int64.
+        positions: [T] int64, counted from the start of the prompt.
+        query_lengths: Queries of each segment, on the host, summing to T.
+        key_lengths: Keys of each segment, on the host, summing to S.
+        key_rows: [S] int64 row of each key, or None when the keys are the queries.
+        score_rows: [R] int64 row whose hidden state predicts each response token.
+        labels: [R] int64 response tokens.
+        response_ids: [R] int64 in [0, P * K): the response each label belongs to.
+        response_lengths: [P, K] int64.
+        ref_logps: [P, K] float32, zero where there is no reference.
+        weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    key_rows: Tensor | None
+    score_rows: Tensor
+    labels: Tensor
+    response_ids: Tensor
+    response_lengths: Tensor
+    ref_logps: Tensor
+    weights: Tensor
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on a device."""
+        return replace(
+            self,
+            **{f.name: v.to(device, non_blocking=True) for f in fields(self) if torch.is_tensor(v := getattr(self, f.name))},
+        )
+
+    def sum_by_response(self, values: Tensor) -> Tensor:
+        """Sum values [R] over the tokens of each response; result [P, K] in values' dtype."""
+        flat = values.new_zeros(self.response_lengths.numel())
+        return flat.index_add(0, self.response_ids, values).view(self.response_lengths.shape)

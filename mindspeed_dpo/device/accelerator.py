@@ -1,0 +1,92 @@
+"""The face of a device: what differs between `cpu`, `cuda` and `npu`, as data and a few calls.
+
+Finding out which device there is must not initialise it: the driver asks too, and must not take a device.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+KINDS = ("cpu", "cuda", "npu")
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One kind of device.
+
+    Attributes:
+        kind: `cpu`, `cuda` or `npu`; also the torch device type.
+        backend: What `torch.distributed.init_process_group` gets. NPU keeps a gloo side for host tensors.
+        ray_resource: The Ray resource that one process of this kind takes.
+        is_custom_resource: Whether Ray knows the resource by name only (`resources={...}`).
+    """
+
+    kind: str
+    backend: str
+    ray_resource: str
+    is_custom_resource: bool = False
+
+    def device(self, local_rank: int = 0) -> torch.device:
+        """The torch device of a process with the given local rank."""
+        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
+
+    @property
+    def _module(self) -> Any:
+        return getattr(torch, self.kind)
+
+    def set_device(self, local_rank: int) -> None:
+        """Make `local_rank` the current device of this process."""
+        if self.kind != "cpu":
+            self._module.set_device(local_rank)
+
+    def rng_state(self) -> Tensor:
+        """State of the device's random generator, a uint8 tensor on the host."""
+        getter: Callable[[], Tensor] = torch.get_rng_state if self.kind == "cpu" else self._module.get_rng_state
+        return getter()
+
+    def set_rng_state(self, state: Tensor) -> None:
+        """Restore what `rng_state` gave."""
+        setter: Callable[[Tensor], None] = torch.set_rng_state if self.kind == "cpu" else self._module.set_rng_state
+        setter(state)
+
+    def synchronize(self) -> None:
+        """Wait for the device; nothing to wait for on the CPU."""
+        if self.kind != "cpu":
+            self._module.synchronize()
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most device memory allocated by torch in this process so far, or None on the CPU."""
+        return None if self.kind == "cpu" else int(self._module.max_memory_allocated())
+
+
+_ACCELERATORS = {
+    "cpu": Accelerator("cpu", "gloo", "CPU"),
+    "cuda": Accelerator("cuda", "cpu:gloo,cuda:nccl", "GPU"),
+    "npu": Accelerator("npu", "cpu:gloo,npu:hccl", "NPU", is_custom_resource=True),
+}
+
+
+def find_accelerator(kind: str = "auto") -> Accelerator:
+    """The accelerator of the given kind; `auto` prefers npu, then cuda, then cpu.
+
+    Raises:
+        ValueError: The kind is unknown.
+    """
+    if kind == "auto":
+        kind = _detect()
+    if kind not in _ACCELERATORS:
+        raise ValueError(f"device={kind!r} is unknown; choose auto, {', '.join(KINDS)}")
+    return _ACCELERATORS[kind]
+
+
+def _detect() -> str:
+    # find_spec does not import torch_npu, which would fail without CANN.
+    if importlib.util.find_spec("torch_npu") is not None:
+        return "npu"
+    return "cuda" if torch.cuda.is_available() else "cpu"

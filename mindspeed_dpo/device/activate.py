@@ -1,0 +1,35 @@
+"""Start-up of a process on its device, in the one order that works: device first, megatron after.
+
+What each device needs is in its own module; here is only the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mindspeed_dpo.device import cpu, npu
+from mindspeed_dpo.device.accelerator import Accelerator, find_accelerator
+
+
+def activate(kind: str, local_rank: int = 0, megatron_settings: Mapping[str, Any] | None = None) -> Accelerator:
+    """Bring this process up on its device; call it before the first megatron import.
+
+    Args:
+        kind: `auto`, `cpu`, `cuda` or `npu`.
+        local_rank: Index of this process's device among the visible ones.
+        megatron_settings: What MindSpeed's `repatch` is told, on NPU only.
+
+    Returns:
+        The accelerator, ready for `torch.distributed.init_process_group`.
+
+    Raises:
+        RuntimeError: The device's libraries are missing or refuse to load.
+    """
+    accelerator = find_accelerator(kind)
+    if accelerator.kind == "npu":
+        npu.bring_up(megatron_settings or {})
+    elif accelerator.kind == "cpu":
+        cpu.install()
+    accelerator.set_device(local_rank)
+    return accelerator

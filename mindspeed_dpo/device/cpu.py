@@ -1,0 +1,78 @@
+"""megatron-core on the CPU: the few `torch.cuda` entry points it cannot do without, redirected to the host.
+
+It is the counterpart of torch_npu's transfer module, but small, listed in one table, and with an inverse for tests.
+Only literal "cuda" devices are redirected; everything else is left as it is.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_Target = tuple[Any, str]
+_saved: dict[_Target, Any] = {}
+
+
+def install() -> None:
+    """Apply the redirects to this process; a second call does nothing."""
+    if _saved:
+        return
+    for owner, name, make in _redirects():
+        original = getattr(owner, name)
+        _saved[(owner, name)] = original
+        setattr(owner, name, make(original))
+
+
+def remove() -> None:
+    """Undo `install`."""
+    for (owner, name), original in _saved.items():
+        setattr(owner, name, original)
+    _saved.clear()
+
+
+def _redirects() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+    # Found by removing each entry in turn: without it megatron-core raises, or dropout is not reproducible (the last two).
+    torch_entries: list[tuple[Any, str, Callable[[Any], Any]]] = [
+        (torch.cuda, "current_device", lambda _: lambda: torch.device("cpu")),
+        (torch.cuda, "synchronize", lambda _: lambda *_args: None),
+        (torch.cuda, "get_rng_state", lambda _: lambda *_args, **_kwargs: torch.get_rng_state()),
+        (torch.cuda, "manual_seed", lambda _: torch.manual_seed),
+        (torch, "zeros", _on_host),
+        (torch, "tensor", _on_host),
+        (torch.Tensor, "cuda", lambda _: lambda tensor, *_args, **_kwargs: tensor),
+        (torch.Tensor, "type", _type_named_as_cuda),
+    ]
+    install_order = list(torch_entries)
+    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    install_order.append((random, "_get_cuda_rng_state", lambda _: _get_rng_state))
+    install_order.append((random, "_set_cuda_rng_state", lambda _: _set_rng_state))
+    return install_order
+
+
+def _on_host(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def create(*args: Any, **kwargs: Any) -> torch.Tensor:
+        if kwargs.get("device") == "cuda":
+            kwargs["device"] = "cpu"
+        return factory(*args, **kwargs)
+
+    return create
+
+
+def _type_named_as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:
+    def type_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = original(tensor, *args, **kwargs)
+        # megatron-core's optimizers accept only parameters whose type string says cuda.
+        return result.replace("torch.", "torch.cuda.", 1) if isinstance(result, str) else result
+
+    return type_
+
+
+def _get_rng_state(*_args: Any, **_kwargs: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _set_rng_state(new_state: torch.Tensor, *_args: Any, **_kwargs: Any) -> None:
+    torch.set_rng_state(new_state)

@@ -1,0 +1,60 @@
+"""Start-up on Ascend NPUs: torch_npu, then MindSpeed's adaptor with a clean argv, then `repatch`.
+
+Written from public facts; not yet run on a device. The order matters at every step: MindSpeed must patch before the
+first megatron import, parses `sys.argv` while it is imported, and resets the root logger and the warning filters.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+# Always on: without flash attention MindSpeed builds a dense mask, the other keys are read by its validation.
+BASE_SETTINGS: dict[str, Any] = {
+    "use_flash_attn": True,
+    "use_fused_rmsnorm": True,
+    "use_fused_swiglu": True,
+    "swiglu": True,
+    "use_fused_rotary_pos_emb": True,
+    "position_embedding_type": "rope",
+}
+
+
+def bring_up(settings: Mapping[str, Any]) -> None:
+    """Import torch_npu and MindSpeed and apply MindSpeed's patches for the given settings.
+
+    Raises:
+        RuntimeError: torch_npu or MindSpeed is missing or does not load, or megatron was imported before.
+    """
+    if "megatron.core" in sys.modules:
+        raise RuntimeError("device=npu: megatron was imported before MindSpeed's adaptor; activate the device first")
+    _import("torch_npu", "install the torch_npu wheel that matches torch, and source CANN's set_env.sh")
+    with _argv_and_logging_kept():
+        adaptor = _import("mindspeed.megatron_adaptor", "install MindSpeed, branch core_r0.16.0, with --no-deps")
+        adaptor.repatch({**BASE_SETTINGS, **settings})
+
+
+def _import(name: str, remedy: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise RuntimeError(f"device=npu: cannot import {name} ({error}); {remedy}") from error
+
+
+@contextmanager
+def _argv_and_logging_kept() -> Iterator[None]:
+    root = logging.getLogger()
+    argv, level, handlers, filters = sys.argv, root.level, root.handlers[:], warnings.filters[:]
+    sys.argv = argv[:1]
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        root.setLevel(level)
+        root.handlers[:] = handlers
+        warnings.filters[:] = filters  # type: ignore[index]

@@ -1,0 +1,58 @@
+"""Process groups: torch.distributed, megatron-core's parallel state and its random generators, begun and ended."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from mindspeed_dpo.parallel.topology import Topology
+
+
+def join(rank: int, world_size: int, master: str, backend: str, timeout_minutes: float) -> None:
+    """Join the job's default process group.
+
+    Args:
+        rank: Global rank of this process.
+        world_size: Number of processes.
+        master: `host:port` of rank 0's store.
+        backend: As `Accelerator.backend`.
+        timeout_minutes: How long a collective may take.
+    """
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    dist.init_process_group(
+        backend,
+        init_method=f"tcp://{master}",
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(minutes=timeout_minutes),
+    )
+
+
+def split(topology: Topology, timeout_minutes: float = 45) -> None:
+    """Make the tensor-, pipeline- and data-parallel groups."""
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=topology.tp,
+        pipeline_model_parallel_size=topology.pp,
+        distributed_timeout_minutes=int(timeout_minutes),
+    )
+
+
+def seed(number: int) -> None:
+    """Seed this process's generators, after `split`.
+
+    Pipeline stages draw different numbers; tensor ranks of a stage share them outside tensor-parallel regions.
+    """
+    stage_seed = number + 100 * parallel_state.get_pipeline_model_parallel_rank()
+    torch.manual_seed(stage_seed)
+    tensor_parallel.model_parallel_cuda_manual_seed(stage_seed, force_reset_rng=True)
+
+
+def leave() -> None:
+    """End what `split` and `join` began."""
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
