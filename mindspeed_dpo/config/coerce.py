@@ -1,0 +1,84 @@
+"""One value of a YAML file or an override, made into the declared type of its setting, or refused with a sentence."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Callable
+from typing import Any
+
+from mindspeed_dpo.config.fields import Declared
+from mindspeed_dpo.config.names import did_you_mean, listing
+
+
+def show(value: object) -> str:
+    """A value as YAML would write it."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
+
+
+def coerce(value: Any, declared: Declared) -> Any:
+    """Read `value` as the declared type and apply the setting's own conditions.
+
+    Null, and empty text where text may be absent, come back as None: not given.
+
+    Raises:
+        ValueError: The value does not fit; the text finishes the sentence "key=value …".
+    """
+    kinds = typing.get_args(declared.type) or (declared.type,)
+    kind = next(item for item in kinds if item is not type(None))
+    if value is None or (value == "" and kind is str):
+        return None
+    read = _READERS[kind](value)
+    _judge(read, declared)
+    return read
+
+
+def _judge(value: Any, declared: Declared) -> None:
+    about = declared.about
+    if value in about.not_yet:
+        raise ValueError(f"is refused: {about.not_yet[value]}")
+    if about.choices and value not in about.choices:
+        hint = did_you_mean(str(value), about.choices) if len(about.choices) > 1 else ""
+        raise ValueError(f"is not known; choose {listing(about.choices)}{hint}")
+    if about.check and not about.check.holds(value):
+        raise ValueError(f"must be {about.check.words}")
+
+
+def _read_bool(value: Any) -> bool:
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _read_int(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
+        return int(value)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("must be a whole number")
+    return value
+
+
+def _read_float(value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise ValueError("must be a number")
+    return number
+
+
+def _read_str(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError("must be one text")
+    return str(value)
+
+
+_READERS: dict[type, Callable[[Any], Any]] = {bool: _read_bool, int: _read_int, float: _read_float, str: _read_str}

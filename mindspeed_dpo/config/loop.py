@@ -1,0 +1,65 @@
+"""What the driver decides for the whole run: which trainer, how long, what is written where, on which devices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindspeed_dpo.config.fields import at_least, setting, within
+
+_OTHER = "another trainer; this project trains dpo"
+_NOT_YET = "not built yet in this version; stage dpo is"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """Settings of the driver; every one of them holds for all roles."""
+
+    stage: str = setting(
+        help="Which trainer.",
+        choices=("dpo",),
+        not_yet={
+            "ray_online_dpo": f"online DPO is {_NOT_YET}",
+            "simpo": f"SimPO is {_NOT_YET}",
+            "orm": f"reward-model training is {_NOT_YET}",
+            **dict.fromkeys(("sft", "prm", "ray_ppo", "ray_grpo", "trl_ppo"), _OTHER),
+        },
+        shared=True,
+    )
+    train_iters: int = setting(help="Length of the run.", unit="optimizer steps", check=at_least(1), shared=True)
+    log_interval: int = setting(
+        1, help="Steps between progress lines.", unit="optimizer steps", check=at_least(1), shared=True
+    )
+    eval_interval: int | None = setting(
+        None,
+        help="Steps between evaluations on the second share of `split`; null or 0 evaluates never.",
+        unit="optimizer steps",
+        check=at_least(0),
+        shared=True,
+    )
+    eval_iters: int = setting(
+        100,
+        help="Most batches of global_batch_size pairs in one evaluation; 0 evaluates never.",
+        unit="batches",
+        check=at_least(0),
+        shared=True,
+    )
+    seed: int = setting(1234, help="Seed of data order and random weights.", check=within(0, 2**31), shared=True)
+    output_dir: str = setting(
+        derived="outputs/<config name>/<start time>", help="Everything a run writes lies here.", shared=True
+    )
+    device: str = setting(
+        "auto",
+        help="What to compute on; auto takes NPU, then CUDA, then CPU.",
+        choices=("auto", "cpu", "cuda", "npu"),
+        shared=True,
+    )
+    master_port: int | None = setting(
+        None, help="Port where processes meet; null takes any free one.", check=within(1, 65536), shared=True
+    )
+    ray_address: str | None = setting(
+        None, help="Address of a running Ray cluster; null starts a local one.", shared=True
+    )
+    tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
+    log_token_statistics: bool = setting(
+        True, help="Also measure entropy and token accuracy of the policy, at some cost.", shared=True
+    )

@@ -1,0 +1,50 @@
+"""All groups of settings, and every setting by its key. Keys are unique over all groups, so sections may stay flat."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspeed_dpo.config.fields import Declared, declared
+from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
+from mindspeed_dpo.config.learning import BatchConfig, LossConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.model import ModelConfig
+
+ROLE_GROUPS: dict[str, type] = {
+    "model": ModelConfig,
+    "parallel": ParallelConfig,
+    "precision": PrecisionConfig,
+    "recompute": RecomputeConfig,
+    "optimizer": OptimizerConfig,
+    "loss": LossConfig,
+    "reference": ReferenceConfig,
+    "data": DataConfig,
+    "batch": BatchConfig,
+    "checkpoint": CheckpointConfig,
+}
+GROUPS: dict[str, type] = {"loop": LoopConfig, **ROLE_GROUPS}
+
+SETTINGS: dict[str, Declared] = {key: item for group in GROUPS.values() for key, item in declared(group).items()}
+SHARED_KEYS = tuple(key for key, item in SETTINGS.items() if item.about.shared)
+_GROUP_OF = {key: name for name, group in GROUPS.items() for key in declared(group)}
+
+FROZEN_GROUPS = ("model", "parallel", "precision", "batch")
+"""Groups a role that is not trained has of its own; the others are the actor's."""
+FROZEN_KEYS = {key for key, group in _GROUP_OF.items() if group in FROZEN_GROUPS} | {
+    "load",
+    "random_init",
+    "load_checkpoint_loosely",
+}
+"""Keys that have an effect in the section of such a role."""
+
+
+def home(key: str) -> str:
+    """The section of a YAML file where a setting usually stands."""
+    group = _GROUP_OF[key]
+    return {"loop": "training", "model": "model"}.get(group, "training or actor_rollout_ref.actor_rollout")
+
+
+def stand_in(item: Declared) -> Any:
+    """A harmless value for a required setting that is missing, so that the other checks can go on."""
+    return {int: 1, float: 1.0, str: ""}[item.type]

@@ -1,0 +1,162 @@
+"""Settings together: sizes divide, choices fit, and one mistake is told once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.unit.config.small import problems, put, small_tree
+
+TABLE: list[tuple[dict[str, Any], str]] = [
+    (
+        {"tensor_model_parallel_size": 3},
+        "does not divide num_attention_heads=4, num_query_groups=2 and ffn_hidden_size=176",
+    ),
+    ({"tensor_model_parallel_size": 3}, "choose 1 or 2"),
+    (
+        {"pipeline_model_parallel_size": 3},
+        "training.pipeline_model_parallel_size=3 does not divide num_layers=4; choose 1, 2 or 4",
+    ),
+    (
+        {"pipeline_model_parallel_size": 4},
+        "resource_pool.actor_rollout=[2] holds 2 processes, which is no multiple of tensor x pipeline = 4",
+    ),
+    ({"global_batch_size": 6}, "no multiple of micro_batch_size x data-parallel size = 2 x 2; choose 4 or 8"),
+    ({"num_query_groups": 3}, "num_query_groups=3 does not divide num_attention_heads=4; choose 1, 2 or 4"),
+    ({"num_attention_heads": 6}, "does not divide hidden_size=64; set kv_channels"),
+    ({"padded_vocab_size": 100}, "padded_vocab_size=100 is less than vocab_size=262"),
+    ({"padded_vocab_size": 263, "tensor_model_parallel_size": 2}, "does not divide padded_vocab_size=263"),
+    ({"vocab_size": None}, "vocab_size=null must be given"),
+    ({"seq_length": 512}, "seq_length=512 is more than max_position_embeddings=256"),
+    (
+        {"rope_scaling_type": "llama3"},
+        "needs low_freq_factor, high_freq_factor and original_max_position_embeddings as well",
+    ),
+    ({"min_lr": 1}, "min_lr=1.0 is more than lr=0.001"),
+    (
+        {"lr_warmup_fraction": 0.1, "lr_warmup_iters": 2},
+        "lr_warmup_fraction=0.1 and lr_warmup_iters say the same thing",
+    ),
+    ({"lr_warmup_iters": 10}, "lr_warmup_iters=10 must be less than lr_decay_iters=10"),
+    ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "hinge"}, "has no effect with dpo_loss_type=hinge"),
+    ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "ipo"}, "has no effect with dpo_loss_type=ipo"),
+    ({"recompute_granularity": "full"}, "needs recompute_method and recompute_num_layers"),
+    ({"recompute_method": "block"}, "has no effect without recompute_granularity=full"),
+    ({"overlap_param_gather": True}, "has no effect without use_distributed_optimizer"),
+    ({"eval_interval": 5}, "split=100,0,0 keeps no rows for it"),
+    ({"split": "a,b"}, "split=a,b must be one to three shares"),
+    ({"split": "0,100"}, "split=0,100 must be one to three shares"),
+    ({"split": "90,5,4,1"}, "must be one to three shares"),
+    ({"load": None}, "load=null must name the initial weights"),
+    ({"random_init": True}, "random_init=true and load exclude each other"),
+    ({"data_path": "a,b"}, "names several data sets"),
+    ({"distributed_backend": "gloo", "device": "npu"}, "runs on the CPU only, but device=npu"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), TABLE, ids=[str(changes) for changes, _ in TABLE])
+def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words: str) -> None:
+    tree = small_tree()
+    for key, value in changes.items():
+        put(tree, key, value)
+    found = problems(tree)
+    assert len(found) == 1, found
+    assert words in found[0]
+
+
+FINE: list[dict[str, Any]] = [
+    {"eval_interval": 5, "eval_iters": 0},
+    {"eval_interval": 0},
+    {"eval_interval": 5, "split": "90,10"},
+    {"lr_warmup_fraction": 0.0, "lr_warmup_iters": 0},
+    {"random_init": True, "load": None},
+    {"recompute_granularity": "selective"},
+    {"num_attention_heads": 6, "kv_channels": 12, "num_query_groups": 2},
+    {"min_lr": 1e-3},
+    {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+]
+
+
+@pytest.mark.parametrize("changes", FINE, ids=str)
+def test_settings_that_fit_are_no_problem(changes: dict[str, Any]) -> None:
+    tree = small_tree()
+    for key, value in changes.items():
+        put(tree, key, value)
+    assert problems(tree) == []
+
+
+def test_unrelated_problems_come_in_one_list() -> None:
+    tree = small_tree()
+    for key, value in {"min_lr": 1, "split": "x", "lr_decay_style": "linaer", "trian_iters": 3}.items():
+        put(tree, key, value)
+    tree["resource_pool"]["actor_rolout"] = [1]
+    found = "\n".join(problems(tree))
+    for key in ("min_lr=", "split=", "lr_decay_style=", "trian_iters", "actor_rolout"):
+        assert key in found
+    assert found.count("\n") == 4
+
+
+@pytest.mark.parametrize("pool", [0, [], [0], ["8"], [True], {"a": 1}, [2.0], "many"])
+def test_a_pool_is_a_list_of_processes_per_node(pool: object) -> None:
+    tree = small_tree()
+    tree["resource_pool"]["actor_rollout"] = pool
+    (found,) = problems(tree)
+    assert found.startswith("resource_pool.actor_rollout=")
+
+
+def test_the_sharing_reference_has_the_layout_of_the_actor() -> None:
+    tree = small_tree()
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights", "tensor_model_parallel_size": 2}
+    (found,) = problems(tree)
+    assert "actor_rollout_ref.ref.tensor_model_parallel_size=2 differs from 1 of the actor" in found
+    tree["resource_pool"]["ref"] = [2]
+    assert problems(tree) == []
+
+
+def test_a_bad_size_in_training_is_told_once_for_actor_and_reference() -> None:
+    tree = put(small_tree(), "pipeline_model_parallel_size", 3)
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
+    tree["resource_pool"] = {"actor_rollout": [3], "ref": [3]}
+    tree["training"].pop("global_batch_size")
+    assert len(problems(tree)) == 1
+
+
+def test_the_reference_knows_the_tokens_of_the_actor() -> None:
+    tree = small_tree()
+    tree["model"]["other"] = {**tree["model"]["small"], "vocab_size": 300}
+    tree["actor_rollout_ref"]["ref"] = {"model": "other", "load": "weights"}
+    (found,) = problems(tree)
+    assert "model.other.vocab_size=300 differs from 262 of the actor" in found
+
+
+def test_two_names_for_the_reference_must_agree() -> None:
+    tree = put(small_tree(), "ref_model", "elsewhere")
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
+    (found,) = problems(tree)
+    assert "differs from ref_model=elsewhere" in found
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("load", "weights"),
+        ("tokenizer_name_or_path", "hf"),
+        ("ref_model", "other"),
+        ("resume_from", "run"),
+        ("prompt_type_path", "templates.json"),
+    ],
+)
+def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
+    found = problems(put(small_tree(), key, path), exists=lambda asked: asked != path)
+    assert len(found) == 1
+    assert f"{key}={path} does not exist" in found[0]
+
+
+@pytest.mark.parametrize("column", ["chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels"])
+@pytest.mark.parametrize("ending", ["bin", "idx"])
+def test_an_incomplete_data_set_is_named_by_its_first_missing_file(column: str, ending: str) -> None:
+    file = f"pairs_packed_{column}_document.{ending}"
+    (found,) = problems(small_tree(), exists=lambda asked: asked != file)
+    assert "data_path=pairs" in found
+    assert file in found

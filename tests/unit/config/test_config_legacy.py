@@ -1,0 +1,179 @@
+"""YAML files of MindSpeed-LLM 2.0.0 and MindSpeed-RL: every key is a setting, reported, or refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mindspeed_dpo.config.compose import Composed
+from mindspeed_dpo.config.legacy_keys import ROLE_KEYS
+from mindspeed_dpo.config.load import check, load_run
+from mindspeed_dpo.config.names import ALIASES
+from mindspeed_dpo.config.online_keys import LEFTOVERS, ONLINE_KEYS
+from mindspeed_dpo.config.problems import ConfigProblems
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.schema import SETTINGS
+from tests.unit.config.small import put, resolved, small_tree
+
+LEGACY = Path(__file__).parent / "legacy"
+
+PUBLISHED = (LEGACY / "published_keys.txt").read_text().split()
+
+
+def _tree(file: str) -> dict[str, Any]:
+    return dict(yaml.safe_load((LEGACY / file).read_text()))
+
+
+def _outcome(tree: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[str, ...], tuple[str, ...]]:
+    """The run if there is one, the problems, the notes."""
+    try:
+        run = check(Composed("legacy", dict(tree), {}), exists=lambda path: True)
+    except ConfigProblems as found:
+        return None, found.problems, found.notes
+    return run, (), run.notes
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_a_published_key_is_known(key: str) -> None:
+    try:
+        resolved(put(small_tree(), key, "probe"))
+    except ConfigProblems as found:
+        assert not any("not a known key" in problem for problem in found.problems)
+
+
+@pytest.mark.parametrize(("other", "name"), ALIASES.items())
+def test_both_spellings_of_a_renamed_key_are_treated_alike(other: str, name: str) -> None:
+    told = []
+    for key in (other, name):
+        _, problems, notes = _outcome(put(small_tree(), key, "probe"))
+        told.append([sentence.replace(f".{key}=", ".KEY=") for sentence in (*problems, *notes)])
+    assert told[0] == told[1] != []
+
+
+def test_the_other_spelling_of_a_setting_is_reported() -> None:
+    run = resolved(put(small_tree(), "npu_deterministic", True))
+    assert run.actor.precision.use_deter_comp
+    assert run.notes == ("training.npu_deterministic is read as use_deter_comp",)
+
+
+def test_the_online_file_is_understood_and_refused_for_its_stage_alone() -> None:
+    _, problems, notes = _outcome(_tree("online_llama.yaml"))
+    assert problems == (
+        "training.stage=ray_online_dpo is refused: online DPO is not built yet in this version; stage dpo is",
+    )
+    for key in (
+        "no_shared_storage",
+        "clip_ratio",
+        "entropy_coeff",
+        "initial_loss_scale",
+        "pad_to_multiple_of",
+        "use_mc2",
+    ):
+        assert any(f".{key}=" in note and "has no effect" in note for note in notes), key
+    assert any(note.startswith("algorithm.missing_eos_penalty") and "actor_rollout" in note for note in notes)
+    assert not any(f".{key}=" in note for note in notes for key in ("shuffle", "swiglu", "do_sample"))
+
+
+def test_every_online_key_is_reported_when_the_stage_is_offline() -> None:
+    tree = _tree("online_llama.yaml")
+    tree["training"]["stage"] = "dpo"
+    run, problems, notes = _outcome(tree)
+    assert problems == ()
+    assert run is not None
+    assert run.ref is not None
+    used = {key for section in _sections(tree) for key in section if key in ONLINE_KEYS}
+    assert len(used) >= 10
+    for key in used - {"missing_eos_penalty"}:
+        assert any(f".{key}=" in note and "only ray_online_dpo uses it" in note for note in notes), key
+    assert any(note.startswith("section reward has no effect") for note in notes)
+    assert any(note.startswith("resource_pool.reward has no effect") for note in notes)
+
+
+def _sections(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield tree["training"]
+    yield from tree["actor_rollout_ref"].values()
+
+
+def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
+    run, problems, notes = _outcome(_tree("mindspeed_rl.yaml"))
+    assert problems == ()
+    assert run is not None
+    assert run.actor.optimizer.lr == 5e-8
+    assert run.actor.optimizer.min_lr == 0.0
+    assert run.actor.parallel.pipeline_model_parallel_size == 8
+    assert run.actor.data.no_shuffle
+    assert run.actor.reference.ref_model is None
+    assert run.pools == {"actor_rollout": (16,)}
+    assert run.loop.seed == 42
+    for key in ("swap_attention", "no_pad_to_seq_lengths", "optimizer", "attention_mask_type"):
+        assert not any(f".{key}=" in note for note in notes), key
+    for key in (
+        "initial_loss_scale",
+        "reuse_fp32_param",
+        "tokenizer_not_use_fast",
+        "refer_model_iter",
+        "wandb_project",
+    ):
+        assert any(f".{key}=" in note and "has no effect" in note for note in notes), key
+    assert "megatron_training.npu_deterministic is read as use_deter_comp" in notes
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "reason"),
+    [
+        ("rl_config", "use_wandb", True, "other trackers are not implemented yet"),
+        ("profiler_config", "integrated", {"profile": True}, "profiling is not implemented yet"),
+        ("megatron_training", "num_layers_per_virtual_pipeline_stage", 2, "virtual pipeline stages"),
+        ("megatron_training", "num_layer_list", "6,10", "stages of unequal depth"),
+        ("megatron_training", "expert_model_parallel_size", 2, "expert parallelism"),
+        ("megatron_training", "context_parallel_size", 2, "context parallelism"),
+        ("megatron_training", "attention_dropout", 0.1, "dropout"),
+        ("megatron_training", "swiglu", False, "gated SiLU"),
+        ("megatron_training", "num_experts", 128, "mixture of experts"),
+        ("megatron_training", "optimizer", "sgd", "only Adam"),
+        ("megatron_training", "lora_target_modules", ["linear_qkv"], "LoRA"),
+        ("megatron_training", "shuffle", True, "use shuffle_minibatch"),
+        ("megatron_training", "stage", "sft", "this project trains dpo"),
+    ],
+)
+def test_what_would_not_be_done_is_refused_with_the_reason(section: str, key: str, value: Any, reason: str) -> None:
+    tree = copy.deepcopy(_tree("mindspeed_rl.yaml"))
+    tree.setdefault(section, {})[key] = value
+    _, problems, _ = _outcome(tree)
+    assert len(problems) == 1, problems
+    assert "is refused" in problems[0]
+    assert reason in problems[0]
+
+
+def test_the_ppo_sections_are_refused() -> None:
+    tree = small_tree()
+    tree["critic"] = {"model": "small"}
+    tree["resource_pool"]["critic"] = [1]
+    _, problems, _ = _outcome(tree)
+    assert [problem.split(" is ")[0] for problem in problems] == ["section critic", "resource_pool.critic"]
+
+
+def test_both_names_of_the_training_section_are_a_problem() -> None:
+    tree = _tree("mindspeed_rl.yaml")
+    tree["training"] = {"bf16": True}
+    assert any("keep one" in problem for problem in _outcome(tree)[1])
+
+
+def test_tables_and_settings_do_not_overlap() -> None:
+    tables = [set(SETTINGS), set(ROLE_KEYS), set(LEFTOVERS), set(ONLINE_KEYS), set(ALIASES)]
+    assert sum(map(len, tables)) == len(set().union(*tables))
+
+
+def test_a_legacy_folder_with_its_own_models_composes(tmp_path: Path) -> None:
+    tree = _tree("mindspeed_rl.yaml")
+    model = tree.pop("model")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "dense.yaml").write_text(yaml.safe_dump(model))
+    (tmp_path / "dpo_dense.yaml").write_text(yaml.safe_dump({"defaults": [{"model": ["dense"]}], **tree}))
+    run = load_run("dpo_dense", config_dir=tmp_path, exists=lambda path: True)
+    assert run.actor.model.num_layers == 16

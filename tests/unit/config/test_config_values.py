@@ -1,0 +1,118 @@
+"""Every setting alone: a bad value is one problem naming it, a good one arrives."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, get_args
+
+import pytest
+
+from mindspeed_dpo.config.fields import Declared, declared
+from mindspeed_dpo.config.schema import GROUPS, SETTINGS
+from tests.unit.config.small import problems, put, resolved, small_tree
+
+
+def _kind(item: Declared) -> type:
+    return (get_args(item.type) or (item.type,))[0]
+
+
+def _bad_values(item: Declared) -> list[Any]:
+    """Values that the declared type, the choices or the check cannot accept."""
+    wrong_type: dict[type, list[Any]] = {
+        bool: ["maybe", 1],
+        int: ["many", 1.5, True],
+        float: ["much", True],
+        str: [[1, 2]],
+    }
+    bad = [*wrong_type[_kind(item)], *item.about.not_yet]
+    if item.about.choices:
+        bad.append("bogus")
+    if item.about.check:
+        bad += [value for value in (-1, 0, 10**9) if not item.about.check.holds(value)]
+    return bad
+
+
+BAD = [(key, value) for key, item in SETTINGS.items() for value in _bad_values(item)]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value}" for key, value in BAD])
+def test_one_bad_value_is_one_problem_naming_it(key: str, value: Any) -> None:
+    found = problems(put(small_tree(), key, value))
+    assert len(found) == 1, found
+    assert f".{key}=" in found[0]
+
+
+def test_the_small_configuration_has_no_problems() -> None:
+    assert problems(small_tree()) == []
+
+
+@pytest.mark.parametrize("key", [key for key, item in SETTINGS.items() if item.required])
+@pytest.mark.parametrize("absent", [None, "left out"])
+def test_a_missing_required_setting_is_one_problem_naming_it(key: str, absent: str | None) -> None:
+    tree = put(small_tree(), key, None)
+    if absent:
+        for section in (tree["training"], tree["model"]["small"], tree["actor_rollout_ref"]["actor_rollout"]):
+            section.pop(key, None)
+    found = problems(tree)
+    assert len(found) == 1, found
+    assert f": {key} is missing: " in found[0]
+
+
+GOOD = [
+    ("lr", "1e-7", 1e-7),
+    ("lr", 1, 1.0),
+    ("train_iters", "20", 20),
+    ("train_iters", 20.0, 20),
+    ("bf16", "True", True),
+    ("bf16", "false", False),
+    ("tensorboard", False, False),
+    ("prompt_type", "", None),
+    ("save", 7, "7"),
+    ("ref_model", "", None),
+    ("rotary_base", 500000, 500000.0),
+    ("dpo_loss_type", "ipo", "ipo"),
+    ("clip_grad", 0, 0.0),
+    ("seed", None, 1234),
+    ("num_query_groups", None, 4),
+    ("seq_length", None, 256),
+    ("distributed_backend", "nccl", "auto"),
+]
+
+
+@pytest.mark.parametrize(("key", "written", "read"), GOOD)
+def test_a_value_arrives_as_its_declared_type(key: str, written: Any, read: Any) -> None:
+    run = resolved(put(small_tree(), key, written))
+    value = {**vars(run.loop), **run.actor.settings()}[key]
+    assert value == read
+    assert type(value) is type(read)
+
+
+def test_no_two_groups_share_a_key() -> None:
+    keys = [key for group in GROUPS.values() for key in declared(group)]
+    assert sorted(keys) == sorted(set(keys))
+
+
+@pytest.mark.parametrize("key", SETTINGS)
+def test_every_setting_is_told_in_one_sentence(key: str) -> None:
+    words = SETTINGS[key].about.help
+    assert words[0].isupper() or words.split()[0].rstrip(":") in (
+        "llama3",
+        *SETTINGS[key].about.choices,
+        "full",
+        "cached",
+    )
+    assert words.endswith(".")
+
+
+@pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
+def test_every_field_of_a_group_is_a_setting_and_frozen(group: Any) -> None:
+    assert [item.name for item in dataclasses.fields(group)] == list(declared(group))
+    assert group.__dataclass_params__.frozen
+
+
+def test_defaults_pass_their_own_checks() -> None:
+    for key, item in SETTINGS.items():
+        if item.default in (None, dataclasses.MISSING):
+            continue
+        assert item.about.check is None or item.about.check.holds(item.default), key
+        assert not item.about.choices or item.default in item.about.choices, key
