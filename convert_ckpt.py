@@ -1,0 +1,43 @@
+"""Convert weights between Hugging Face folders and Megatron-core checkpoints; `--help` lists the flags.
+
+Runs on any machine with torch and safetensors: no accelerator, no Megatron, no model is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+
+from mindspeed_dpo.models.hf_config import HfConfigError
+from mindspeed_dpo.models.weights.convert import convert
+from mindspeed_dpo.models.weights.errors import WeightsError
+from mindspeed_dpo.models.weights.flags import UsageError, parse
+
+USAGE, FAILURE = 2, 1
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one conversion.
+
+    Args:
+        arguments: The command line, by default the process's own.
+
+    Returns:
+        0, or 1 where weights or disk are at fault, or 2 where the command line is.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        summary = convert(parse(sys.argv[1:] if arguments is None else arguments))
+    except UsageError as error:
+        print(f"convert_ckpt.py: {error}", file=sys.stderr)
+        return USAGE
+    except (WeightsError, HfConfigError, OSError) as error:
+        print(f"convert_ckpt.py: {error}", file=sys.stderr)
+        return FAILURE
+    print(f"done: {summary.path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+"""One table of rules per family. A new family is a file here, a line below and a row in `models/hf_config.py`."""
+
+from __future__ import annotations
+
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.models.hf_config import family_of
+from mindspeed_dpo.models.weights.families.llama import LLAMA
+from mindspeed_dpo.models.weights.families.qwen2 import QWEN2
+from mindspeed_dpo.models.weights.families.qwen3 import QWEN3
+from mindspeed_dpo.models.weights.rules import RuleTable
+
+FAMILIES: dict[str, RuleTable] = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3}
+
+
+def rules_for(model: ModelConfig) -> RuleTable:
+    """The table of the family a model belongs to.
+
+    Raises:
+        HfConfigError: No family has this combination of biases and norms.
+    """
+    return FAMILIES[family_of(model)]
