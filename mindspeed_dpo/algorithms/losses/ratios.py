@@ -1,0 +1,58 @@
+"""What all pair losses start from: log-ratios of policy to reference. Letters: P pairs; column 0 chosen, 1 rejected."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def log_ratios(policy_logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Log-ratio of policy to reference per response: [P, 2], in nats.
+
+    Args:
+        policy_logps: [P, 2] float32 or float64, summed response log-probabilities of the policy, in nats.
+        ref_logps: [P, 2], the same from the frozen reference.
+
+    Raises:
+        ValueError: The inputs differ in shape, are not [P, 2], or have less than 32 bits: a sum of some hundred nats
+            keeps no useful difference in bfloat16.
+    """
+    check_pairs("policy_logps", policy_logps)
+    check_pairs("ref_logps", ref_logps)
+    if policy_logps.shape != ref_logps.shape:
+        raise ValueError(
+            f"policy_logps and ref_logps must have the same shape [P, 2], "
+            f"got {list(policy_logps.shape)} and {list(ref_logps.shape)}"
+        )
+    return policy_logps - ref_logps
+
+
+def check_pairs(name: str, logps: Tensor) -> None:
+    """Refuse anything that is not [P, 2] in float32 or float64.
+
+    Raises:
+        ValueError: Shape or dtype differ; the message names the tensor.
+    """
+    if logps.dim() != 2 or logps.shape[1] != 2:
+        raise ValueError(f"{name} must be [P, 2] (chosen, rejected), got {list(logps.shape)}")
+    if logps.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 (or float64 in tests), got {logps.dtype}")
+
+
+def per_token(values: Tensor, lengths: Tensor) -> Tensor:
+    """Values [P, 2] divided by the number of response tokens [P, 2]; an empty response counts as one token.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    if values.shape != lengths.shape:
+        raise ValueError(f"lengths must be {list(values.shape)} like the log-probabilities, got {list(lengths.shape)}")
+    return values / lengths.clamp(min=1).to(values.dtype)
+
+
+def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
+    """Implicit reward of each response, beta (policy - reference): [P, 2], whatever the loss.
+
+    Equation 5 of Rafailov et al. 2023 (arXiv:2305.18290), without the term that depends on the prompt alone.
+    """
+    return beta * log_ratios(policy_logps, ref_logps)

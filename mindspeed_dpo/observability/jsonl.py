@@ -1,0 +1,106 @@
+"""`metrics.jsonl`: one JSON object per step, floats in full precision, readable while the run goes on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+from mindspeed_dpo.observability.names import metric
+
+logger = logging.getLogger(__name__)
+
+
+class MetricsFile:
+    """Tracker that appends `{"step": n, name: value, …}` lines and flushes each.
+
+    Numbers that JSON does not know are written as the strings "NaN", "Infinity" and "-Infinity".
+
+    Args:
+        path: The file; its folder is made.
+        completed_steps: Steps already done before this run starts. Lines of later steps are dropped, because this
+            run writes them again; 0 starts a new file.
+    """
+
+    def __init__(self, path: str | Path, *, completed_steps: int = 0) -> None:
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            _keep_steps(self.path, completed_steps)
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Append the line of one step.
+
+        Raises:
+            ValueError: A name is not in the table of metrics.
+        """
+        for name in metrics:
+            metric(name)
+        record: dict[str, int | float | str] = {"step": step}
+        record.update({name: _json_number(value) for name, value in metrics.items() if name != "step"})
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> MetricsFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, float]]:
+    """The steps of a metrics file, in order, with the values as they were logged.
+
+    Raises:
+        ValueError: A line other than an unfinished last one is not a JSON object with a step.
+    """
+    return [record for _, record in _lines(Path(path))]
+
+
+def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
+    """Each whole line with what it says."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    # A run that was killed while writing leaves a last line without its end.
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    return [(line, _record(line, f"{path}, line {number}")) for number, line in enumerate(lines, start=1)]
+
+
+def _record(line: str, place: str) -> dict[str, float]:
+    try:
+        record = json.loads(line)
+        return {"step": record["step"], **{name: float(value) for name, value in record.items() if name != "step"}}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{place}: expected a JSON object with a step and numbers, got {line[:80]!r}") from error
+
+
+def _keep_steps(path: Path, completed_steps: int) -> None:
+    """Rewrite the file with the lines of finished steps only: whole under a temporary name, then renamed."""
+    kept = [line for line, record in _lines(path) if record["step"] <= completed_steps]
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    logger.info("%s: kept the lines of %d steps up to step %d", path, len(kept), completed_steps)
+
+
+def _json_number(value: float) -> int | float | str:
+    if isinstance(value, int):
+        return value
+    number = float(value)  # also takes numpy scalars
+    if math.isfinite(number):
+        return number
+    return "NaN" if math.isnan(number) else ("Infinity" if number > 0 else "-Infinity")

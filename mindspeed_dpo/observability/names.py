@@ -1,0 +1,116 @@
+"""The table of every metric: name, unit, meaning, and how the progress line prints it.
+
+A metric that is not in this table is an error, so a misspelt name cannot start a second curve.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One row of the table.
+
+    Attributes:
+        unit: Unit of the value; "1" for a plain number or a share.
+        help: One sentence: what is summed or counted, and over what it is averaged.
+        legacy: Key under which MindSpeed-LLM printed the same quantity, where it differs.
+        form: Format specification of the progress line.
+    """
+
+    unit: str
+    help: str
+    legacy: str | None = None
+    form: str = ".4f"
+
+
+EVAL_PREFIX = "eval_"
+LOSS_TERM_PREFIX = "loss/"
+
+_SCIENTIFIC = ".3E"
+_COUNT = ".0f"
+_RATE = ".1f"
+
+METRICS: dict[str, Metric] = {
+    # Optimisation.
+    "loss": Metric("1", "Mean total loss over the pairs of the step.", legacy="actor/pg_loss"),
+    "aux_loss": Metric("1", "Mixture-of-experts balance loss, mean over micro-batches and data-parallel ranks."),
+    "grad_norm": Metric("1", "Global L2 norm of the gradient before clipping.", legacy="grad norm"),
+    "learning_rate": Metric("1", "Learning rate this step used.", legacy="learning rate", form=_SCIENTIFIC),
+    "loss_scale": Metric("1", "Factor on the loss against underflow in fp16.", legacy="loss scale", form=_RATE),
+    "skipped_steps": Metric("steps", "Steps so far without an update: the gradient was not finite.", form=_COUNT),
+    "beta": Metric("1/nat", "Strength of the pull towards the reference."),
+    # Preferences.
+    "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
+    "rewards/rejected": Metric("1", "The same for the rejected response."),
+    "rewards/accuracies": Metric("1", "Share of pairs whose chosen reward is strictly greater; a tie counts 0."),
+    "rewards/margins": Metric("1", "Mean of chosen reward minus rejected reward."),
+    "logps/chosen": Metric("nat", "Mean log-probability of the chosen response, summed over its tokens."),
+    "logps/rejected": Metric("nat", "Mean log-probability of the rejected response, summed over its tokens."),
+    "logits/chosen": Metric("1", "Mean logit over the vocabulary, then over chosen response tokens."),
+    "logits/rejected": Metric("1", "Mean logit over the vocabulary, then over rejected response tokens."),
+    "entropy": Metric("nat", "Mean entropy of the next token over the tokens of both responses."),
+    "mean_token_accuracy": Metric("1", "Share of chosen response tokens that are the arg-max."),
+    "nll": Metric("nat", "Mean negative log-probability of a chosen response token."),
+    # Amounts and speed.
+    "epoch": Metric("epochs", "Passes over the training rows so far."),
+    "step": Metric("steps", "Optimizer steps so far.", form=_COUNT),
+    "consumed_samples": Metric("pairs", "Pairs trained on so far.", legacy="consumed samples", form=_COUNT),
+    "num_tokens": Metric(
+        "tokens", "Input tokens of both responses so far, the prompt counted per response.", form=_COUNT
+    ),
+    "tokens_computed": Metric("tokens", "Token rows the step really computed, padding included.", form=_COUNT),
+    "tokens_per_s": Metric(
+        "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
+    ),
+    "pairs_per_s": Metric("pairs/s", "Pairs of the step per second.", form=".2f"),
+    "padding_share": Metric("1", "Share of the computed token rows that is padding."),
+    "memory/peak_bytes": Metric("bytes", "Most accelerator memory in use so far, largest of all ranks.", form=_COUNT),
+    # Online: objective, selection, lengths.
+    "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
+    "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of what was sampled."),
+    "objective/non_score_reward": Metric("1", "Minus beta times objective/kl."),
+    "objective/scores": Metric("reward", "Mean of the scores that decided the pairs."),
+    "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
+    "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
+    "val/contain_eos_token": Metric("1", "Share of responses that end by themselves."),
+    "pairs/ties": Metric("1", "Share of pairs left out because their scores are equal."),
+    "pairs/dropped": Metric("1", "Share of pairs left out for any reason."),
+    "pairs/staleness": Metric("versions", "Mean lag of the policy version that sampled the pairs."),
+    "reward/score/mean": Metric("reward", "Mean of the deciding scores, penalties included."),
+    "reward/score/max": Metric("reward", "Largest deciding score."),
+    "reward/score/min": Metric("reward", "Smallest deciding score."),
+    "response_length/mean": Metric("tokens", "Mean length of a response."),
+    "response_length/max": Metric("tokens", "Longest response.", form=_COUNT),
+    "response_length/min": Metric("tokens", "Shortest response.", form=_COUNT),
+    "prompt_length/mean": Metric("tokens", "Mean length of a prompt."),
+    "prompt_length/max": Metric("tokens", "Longest prompt.", form=_COUNT),
+    "prompt_length/min": Metric("tokens", "Shortest prompt.", form=_COUNT),
+    # Durations.
+    "timing/gen": Metric("s", "Sampling."),
+    "timing/ref": Metric("s", "Reference log-probabilities."),
+    "timing/adv": Metric("s", "Reward scoring."),
+    "timing/sync": Metric("s", "Moving weights to the rollout."),
+    "timing/update_actor": Metric("s", "Forward, backward and optimizer."),
+    "timing/eval": Metric("s", "Evaluation."),
+    "timing/save": Metric("s", "Writing a checkpoint."),
+    "timing/all": Metric("s", "The whole step."),
+}
+
+
+def metric(name: str) -> Metric:
+    """The table's row for a name; `eval_<name>` and `loss/<term>` belong to the row of their family.
+
+    Raises:
+        ValueError: The name is not in the table; the message gives the nearest one.
+    """
+    base = name.removeprefix(EVAL_PREFIX)
+    if base.startswith(LOSS_TERM_PREFIX) and base != LOSS_TERM_PREFIX:
+        return Metric("1", f"Mean of the loss term {base.removeprefix(LOSS_TERM_PREFIX)}, before its coefficient.")
+    if base in METRICS:
+        return METRICS[base]
+    nearest = difflib.get_close_matches(base, METRICS, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise ValueError(f"metric {name!r} is not in the table of observability/names.py{hint}")

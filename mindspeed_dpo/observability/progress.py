@@ -1,0 +1,128 @@
+"""The progress line of each step, and a live bar below the lines where standard error is a terminal.
+
+The line keeps the form MindSpeed-LLM users scrape: `iteration: 3 / 100 | loss : 0.6931 | …`, zeros included.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mindspeed_dpo.observability.names import EVAL_PREFIX, metric
+
+logger = logging.getLogger(__name__)
+
+FIRST = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/margins",
+    "rewards/accuracies",
+    "learning_rate",
+    "grad_norm",
+    "pairs_per_s",
+    "tokens_per_s",
+)
+LAST = "timing/all"
+
+
+def format_line(
+    step: int, total_steps: int, metrics: Mapping[str, float], *, eta_s: float | None = None, legacy_keys: bool = False
+) -> str:
+    """One line: the step, the metrics (those of `FIRST` first, `timing/all` last), the time left.
+
+    Args:
+        step: Finished step, from 1.
+        total_steps: Steps of the whole run.
+        metrics: Values by the names of `names.py`; every one is printed.
+        eta_s: Seconds until the run ends, or None to leave it out.
+        legacy_keys: Print MindSpeed-LLM's key where it differs, e.g. `actor/pg_loss` for `loss`.
+
+    Raises:
+        ValueError: A name is not in the table of metrics.
+    """
+    names = [name for name in FIRST if name in metrics]
+    names += [name for name in metrics if name not in FIRST and name not in ("step", LAST)]
+    names += [LAST] if LAST in metrics else []
+    parts = [f"iteration: {step} / {total_steps}"]
+    for name in names:
+        row = metric(name)
+        key = row.legacy if legacy_keys and row.legacy else name
+        parts.append(f"{key} : {metrics[name]:{row.form}}")
+    if eta_s is not None:
+        parts.append(f"eta : {datetime.timedelta(seconds=round(eta_s))}")
+    return " | ".join(parts)
+
+
+class ProgressLine:
+    """Tracker that logs one line per step and, on a terminal, moves a bar.
+
+    Args:
+        total_steps: Steps of the whole run.
+        completed_steps: Steps already done before this run starts.
+        interval: Print every so many steps; the first and the last are always printed.
+        legacy_keys: As in `format_line`.
+        everything: Print every metric and not only the headlines; all are in metrics.jsonl either way.
+        console: Where the bar goes; by default standard error. No bar where this is not a terminal.
+        clock: Seconds from any start, for the time left.
+    """
+
+    def __init__(
+        self,
+        total_steps: int,
+        *,
+        completed_steps: int = 0,
+        interval: int = 1,
+        legacy_keys: bool = False,
+        everything: bool = False,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._total, self._done_before, self._interval = total_steps, completed_steps, interval
+        self._legacy_keys, self._everything, self._clock = legacy_keys, everything, clock
+        self._start_s = clock()
+        self._bar = _live_bar(console or Console(file=sys.stderr), total_steps, completed_steps)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Print the line of a step.
+
+        Raises:
+            ValueError: A name is not in the table of metrics.
+        """
+        shown = {name: value for name, value in metrics.items() if self._everything or _is_headline(name)}
+        line = format_line(step, self._total, shown, eta_s=self._eta_s(step), legacy_keys=self._legacy_keys)
+        if step % self._interval == 0 or step in (self._done_before + 1, self._total):
+            logger.info(line)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], completed=step)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar = None
+
+    def _eta_s(self, step: int) -> float:
+        """Steps left times the mean duration of the steps of this run so far."""
+        done = max(step - self._done_before, 1)
+        return max(self._total - step, 0) * (self._clock() - self._start_s) / done
+
+
+def _is_headline(name: str) -> bool:
+    return name == LAST or name.removeprefix(EVAL_PREFIX) in FIRST
+
+
+def _live_bar(console: Console, total_steps: int, completed_steps: int) -> Progress | None:
+    if not console.is_terminal:
+        return None
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
+    bar = Progress(*columns, console=console, transient=True)
+    bar.add_task("training", total=total_steps, completed=completed_steps)
+    bar.start()
+    return bar

@@ -1,0 +1,48 @@
+"""What holds for every test: one thread per process, logging left as found, tests of absent devices skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+
+# Before torch is imported: several processes with many threads each would fight for the same cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from hypothesis import settings
+
+# The time of a single example says nothing on a shared machine.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests that are marked for a device this machine does not have."""
+    absent = {}
+    if not torch.cuda.is_available():
+        absent["cuda"] = pytest.mark.skip(reason="needs a CUDA device")
+    if importlib.util.find_spec("torch_npu") is None:
+        absent["npu"] = pytest.mark.skip(reason="needs torch_npu and an Ascend NPU")
+    for item in items:
+        for marker, skip in absent.items():
+            if item.get_closest_marker(marker):
+                item.add_marker(skip)
+
+
+@pytest.fixture(autouse=True)
+def logging_left_as_found() -> Iterator[None]:
+    """A test that adds handlers to the root logger and leaves them there fails."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    left = [
+        handler for handler in root.handlers if handler not in handlers and "pytest" not in type(handler).__module__
+    ]
+    root.setLevel(level)
+    for handler in left:
+        root.removeHandler(handler)
+    assert not left, f"handlers left on the root logger: {left}"

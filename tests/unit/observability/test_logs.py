@@ -1,0 +1,61 @@
+"""Log files: their place, their content, and a root logger left as it was."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.observability.logs import start_logging
+
+
+def test_each_role_and_rank_has_its_file(tmp_path: Path) -> None:
+    with start_logging(tmp_path, "actor", 3) as session:
+        logging.getLogger("anything").info("hello")
+    assert session.path == tmp_path / "logs" / "actor_3.log"
+    assert session.path.read_text().endswith("INFO anything: hello\n")
+
+
+def test_the_root_logger_is_left_as_it_was(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    foreign = logging.NullHandler()
+    root.addHandler(foreign)
+    before, level = root.handlers[:], root.level
+    try:
+        session = start_logging(tmp_path, "driver", level=logging.DEBUG, console_level=logging.INFO)
+        assert root.level == logging.DEBUG and len(root.handlers) == len(before) + 2
+        session.close()
+        session.close()
+        assert root.handlers == before and root.level == level
+    finally:
+        root.removeHandler(foreign)
+
+
+def test_handlers_return_after_a_library_reset_the_root_logger(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = root.handlers[:]
+    with start_logging(tmp_path, "actor") as session:
+        root.handlers[:] = before
+        root.setLevel(logging.ERROR)
+        session.attach()
+        session.attach()
+        logging.getLogger("x").info("still here")
+    assert session.path is not None
+    assert session.path.read_text().count("still here") == 1
+
+
+def test_the_console_shows_its_level_and_above_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with start_logging(None, "actor", console_level=logging.WARNING) as session:
+        logging.getLogger("x").info("quiet")
+        logging.getLogger("x").warning("loud")
+    shown = capsys.readouterr()
+    assert "loud" in shown.err and "quiet" not in shown.err and shown.out == "" and session.path is None
+
+
+def test_two_runs_of_a_role_append_to_its_file(tmp_path: Path) -> None:
+    for word in ("first", "second"):
+        with start_logging(tmp_path, "actor"):
+            logging.getLogger("x").info(word)
+    text = (tmp_path / "logs" / "actor_0.log").read_text()
+    assert "first" in text and "second" in text

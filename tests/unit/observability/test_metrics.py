@@ -1,0 +1,97 @@
+"""Metric sums: any split gives the same means, the vector goes there and back, unknown names are errors."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindspeed_dpo.observability.metrics import MetricSums
+
+
+def sums_of(**values: tuple[float, float]) -> MetricSums:
+    sums = MetricSums()
+    for name, (total, weight) in values.items():
+        sums.add(name, torch.tensor(total), weight)
+    return sums
+
+
+@given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=12), st.data())
+def test_the_mean_does_not_depend_on_how_the_step_is_split(values: list[int], data: st.DataObject) -> None:
+    cut = data.draw(st.integers(1, len(values) - 1))
+    whole, first, second = MetricSums(), MetricSums(), MetricSums()
+    for sums, part in ((whole, values), (first, values[:cut]), (second, values[cut:])):
+        sums.add("loss", torch.tensor(part).sum(), len(part))
+    first.merge(second)
+    assert first.means() == whole.means() == {"loss": pytest.approx(sum(values) / len(values))}
+
+
+def test_adding_the_vectors_of_two_ranks_weighs_their_means() -> None:
+    here, there = sums_of(loss=(6.0, 3), nll=(10.0, 100)), sums_of(loss=(2.0, 1), nll=(2.0, 20))
+    total = MetricSums.from_vector(here.names, here.vector() + there.vector(there.names))
+    assert total.means() == pytest.approx({"loss": 8 / 4, "nll": 12 / 120})
+
+
+def test_the_vector_holds_sums_then_weights_in_name_order() -> None:
+    vector = sums_of(nll=(3.0, 4), loss=(1.0, 2)).vector()
+    assert vector.dtype == torch.float32 and vector.tolist() == [1, 3, 2, 4]
+
+
+def test_a_rank_without_pairs_contributes_zeros() -> None:
+    names = ("loss", "nll")
+    assert MetricSums().vector(names).tolist() == [0, 0, 0, 0]
+    assert sums_of(nll=(3.0, 4)).vector(names).tolist() == [0, 3, 0, 4]
+    assert MetricSums().vector().shape == (0,)
+
+
+def test_the_vector_goes_there_and_back() -> None:
+    sums = sums_of(loss=(1.5, 2), entropy=(0.0, 7))
+    back = MetricSums.from_vector(sums.names, sums.vector())
+    assert back.names == sums.names and torch.equal(back.vector(), sums.vector())
+
+
+def test_zeros_are_means_and_weightless_metrics_are_not() -> None:
+    assert sums_of(**{"rewards/accuracies": (0.0, 4), "loss": (0.0, 0)}).means("eval_") == {
+        "eval_rewards/accuracies": 0
+    }
+
+
+def test_sums_keep_no_graph() -> None:
+    sums = MetricSums()
+    sums.add("loss", torch.ones((), requires_grad=True) * 2, torch.tensor(1.0))
+    assert not sums.vector().requires_grad
+
+
+def test_adding_does_not_read_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_sync(*_: object) -> None:
+        raise AssertionError("a sum was read by the host")
+
+    for reader in ("item", "tolist", "cpu", "__float__", "__bool__"):
+        monkeypatch.setattr(torch.Tensor, reader, no_sync)
+    sums, other = MetricSums(), MetricSums()
+    sums.add("loss", torch.ones(()), torch.ones(()))
+    other.add("loss", torch.ones(()), 1.0)
+    sums.merge(other)
+    assert sums.vector().shape == (2,)
+
+
+def test_merging_leaves_the_other_untouched() -> None:
+    mine, other = sums_of(loss=(1.0, 1)), sums_of(loss=(2.0, 1), nll=(1.0, 1))
+    mine.merge(other)
+    mine.add("nll", torch.tensor(5.0), 1)
+    assert other.means() == {"loss": 2, "nll": 1} and mine.means() == {"loss": 1.5, "nll": 3}
+
+
+def test_a_name_outside_the_table_is_an_error_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"rewards/margin'.*did you mean rewards/margins"):
+        sums_of(**{"rewards/margin": (0.0, 1)})
+
+
+def test_shapes_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ValueError, match="scalar"):
+        MetricSums().add("loss", torch.zeros(3), 3)
+    with pytest.raises(ValueError, match=r"must be \[4\]"):
+        MetricSums.from_vector(("loss", "nll"), torch.zeros(3))
+    with pytest.raises(ValueError, match="are held but not"):
+        sums_of(loss=(1.0, 1), nll=(1.0, 1)).vector(("loss",))

@@ -1,0 +1,62 @@
+"""Trackers: TensorBoard curves come back, several trackers act as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mindspeed_dpo.observability.tensorboard import TensorBoard
+from mindspeed_dpo.observability.tracker import Trackers
+
+
+def curve(folder: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder)).Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_curves_carry_the_names_and_steps_of_the_metrics(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    board.log(1, {"rewards/margins": 0.25, "loss": 0.5})
+    board.log(2, {"rewards/margins": 0.75})
+    board.close()
+    assert curve(tmp_path, "rewards/margins") == [(1, 0.25), (2, 0.75)]
+    assert curve(tmp_path, "loss") == [(1, 0.5)]
+
+
+def test_a_resumed_run_hides_the_points_it_writes_again(tmp_path: Path) -> None:
+    first = TensorBoard(tmp_path)
+    for step in (1, 2, 3):
+        first.log(step, {"loss": 1.0})
+    first.close()
+    second = TensorBoard(tmp_path, completed_steps=2)
+    second.log(3, {"loss": 0.5})
+    second.close()
+    assert curve(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    with pytest.raises(ValueError, match="not in the table"):
+        board.log(1, {"lose": 1.0})
+    board.close()
+
+
+def test_several_trackers_act_as_one() -> None:
+    class Recorder:
+        def __init__(self) -> None:
+            self.seen: list[object] = []
+
+        def log(self, step: int, metrics: Mapping[str, float]) -> None:
+            self.seen.append((step, dict(metrics)))
+
+        def close(self) -> None:
+            self.seen.append("closed")
+
+    recorders = [Recorder(), Recorder()]
+    trackers = Trackers(recorders)
+    trackers.log(1, {"loss": 0.5})
+    trackers.close()
+    assert all(recorder.seen == [(1, {"loss": 0.5}), "closed"] for recorder in recorders)
