@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,9 +49,7 @@ class PreferenceBatch:
             if int(lengths.sum()) != len(tokens):
                 raise ValueError(f"{name}_lengths sum to {int(lengths.sum())}, there are {len(tokens)} {name}_tokens")
         if self.ref_logps is not None and self.ref_logps.shape != self.response_lengths.shape:
-            raise ValueError(
-                f"ref_logps must be {list(self.response_lengths.shape)}, got {list(self.ref_logps.shape)}"
-            )
+            raise ValueError(f"ref_logps must be {list(self.response_lengths.shape)}, got {list(self.ref_logps.shape)}")
 
     @classmethod
     def from_lists(
@@ -140,10 +139,12 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on a device."""
-        return replace(
-            self,
-            **{f.name: v.to(device, non_blocking=True) for f in fields(self) if torch.is_tensor(v := getattr(self, f.name))},
-        )
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if torch.is_tensor(value):
+                moved[field.name] = value.to(device, non_blocking=True)
+        return replace(self, **moved)
 
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum values [R] over the tokens of each response; result [P, K] in values' dtype."""

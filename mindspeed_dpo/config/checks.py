@@ -200,8 +200,6 @@ def _weights(run: RunConfig) -> Iterator[Wrong]:
         yield Wrong(("random_init", "load"), "and load exclude each other; keep one")
     if not checkpoint.load and not checkpoint.random_init:
         yield Wrong(("load", "random_init"), "must name the initial weights; or set random_init: true on purpose")
-    if "," in run.actor.data.data_path:
-        yield Wrong(("data_path",), "names several data sets, which is not implemented yet; give one prefix")
 
 
 def _devices(run: RunConfig) -> Iterator[Wrong]:

@@ -11,7 +11,10 @@ from mindspeed_dpo.config.fields import at_least, setting
 class DataConfig:
     """Preprocessed pairs and the tokenizer they were made with."""
 
-    data_path: str = setting(help="Prefix of the files that preprocess_data.py wrote, up to before `_packed`.")
+    data_path: str = setting(
+        help="Prefix of the files that preprocess_data.py wrote, up to before `_packed`; several as `a,b`, or with "
+        "shares of an epoch as `weight,a,weight,b`."
+    )
     split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, e.g. 98,2,0.")
     seq_length: int = setting(
         derived="max_position_embeddings",

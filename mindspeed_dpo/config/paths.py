@@ -38,6 +38,15 @@ def _absent(actor: RoleConfig, exists: Callable[[str], bool]) -> Iterator[Wrong]
 
 
 def pair_files(data_path: str) -> list[str]:
-    """The files that preprocessed pairs consist of."""
+    """The files that the preprocessed pairs of every prefix in `a`, `a,b` or `weight,a,weight,b` consist of."""
+    prefixes = [word.strip() for word in data_path.split(",") if not _is_number(word)]
     ends = [f"_packed_{column}_document.{ending}" for column in PAIR_COLUMNS for ending in ("bin", "idx")]
-    return [data_path + end for end in ends]
+    return [prefix + end for prefix in prefixes for end in ends]
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

@@ -34,7 +34,7 @@ def remove() -> None:
 
 
 def _redirects() -> list[tuple[Any, str, Callable[[Any], Any]]]:
-    # Found by removing each entry in turn: without it megatron-core raises, or dropout is not reproducible (the last two).
+    # Found by removing each in turn: without it megatron-core raises, or dropout is not reproducible (the last two).
     torch_entries: list[tuple[Any, str, Callable[[Any], Any]]] = [
         (torch.cuda, "current_device", lambda _: lambda: torch.device("cpu")),
         (torch.cuda, "synchronize", lambda _: lambda *_args: None),

@@ -1,7 +1,7 @@
 """From a Hugging Face config.json to ModelConfig, and the table of model families known here.
 
 Only families whose every detail is computed exactly are let through: whatever else a config asks for
-(sliding windows, partial rotary, other activations, quantised weights) is refused with a sentence.
+(windows of some layers only, partial rotary, other activations, quantised weights) is refused with a sentence.
 Which tensors a family has is the matter of `weights/families`; building the model is left to `models`.
 """
 
@@ -39,14 +39,15 @@ class Architecture:
     causal_lm: str
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
+    has_window: bool = False
     flagged_window: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("llama", "LlamaForCausalLM"),
-    "mistral": Architecture("llama", "MistralForCausalLM"),
-    "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", add_qkv_bias=True, flagged_window=True),
-    "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", qk_layernorm=True, flagged_window=True),
+    "mistral": Architecture("llama", "MistralForCausalLM", has_window=True),
+    "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", add_qkv_bias=True, has_window=True, flagged_window=True),
+    "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", qk_layernorm=True, has_window=True, flagged_window=True),
 }
 """Keyed by `model_type`. Llama 2 to 3.3 and Yi are `llama`, Qwen1.5 to Qwen2.5 are `qwen2`."""
 
@@ -159,6 +160,7 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
         norm_epsilon=float(_need(hf, "rms_norm_eps")),
         add_qkv_bias=row.add_qkv_bias,
         qk_layernorm=row.qk_layernorm,
+        sliding_window=_sliding_window(hf, row),
         init_method_std=float(hf.get("initializer_range", 0.02)),
         **_scaling(hf, rope),
     )
@@ -207,22 +209,34 @@ def _refuse_unsupported(hf: HfConfig, row: Architecture) -> None:
     for key, (refused, supported) in wishes.items():
         if refused:
             raise HfConfigError(f"{key}={hf.get(key)!r} of config.json is not supported; supported: {supported}")
-    if _window_is_used(hf, row):
-        raise HfConfigError(
-            f"sliding_window={hf.get('sliding_window')} of config.json limits attention, which is not supported; if no "
-            "sequence of yours is longer than the window, set it to null"
-        )
 
 
-def _window_is_used(hf: HfConfig, row: Architecture) -> bool:
-    """Whether any layer attends through a window shorter than the longest sequence."""
+def _sliding_window(hf: HfConfig, row: Architecture) -> int | None:
+    """The window through which every layer attends, or None where it never shortens a sequence.
+
+    Raises:
+        HfConfigError: Some layers attend through it and others do not.
+    """
     window = hf.get("sliding_window")
     if window is None or (row.flagged_window and not hf.get("use_sliding_window", False)):
-        return "sliding_attention" in (hf.get("layer_types") or [])
+        window = None
     layers = int(_need(hf, "num_hidden_layers"))
     first = int(hf.get("max_window_layers") or 0) if row.flagged_window else 0
-    kinds = hf.get("layer_types") or ["sliding_attention"] * max(layers - first, 0)
-    return "sliding_attention" in kinds and int(window) < int(_need(hf, "max_position_embeddings"))
+    default = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
+    kinds = hf.get("layer_types") or (default if window is not None else [])
+    if "sliding_attention" not in kinds:
+        return None
+    everywhere = row.has_window and set(kinds) == {"sliding_attention"}
+    if window is None or (not everywhere and _is_shorter(window, hf)):
+        raise HfConfigError(
+            f"sliding_window={hf.get('sliding_window')} of config.json is supported only for every layer of Mistral, "
+            "Qwen2 and Qwen3; if no sequence of yours is longer than the window, set it to null"
+        )
+    return int(window) if _is_shorter(window, hf) else None
+
+
+def _is_shorter(window: int, hf: HfConfig) -> bool:
+    return int(window) < int(_need(hf, "max_position_embeddings"))
 
 
 def _rope(hf: HfConfig) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class Topology:
 
     def place(self, rank: int) -> Place:
         """Where a global rank stands on each axis."""
-        return Place(self, tp_rank=rank % self.tp, dp_rank=rank // self.tp % self.dp, pp_rank=rank // (self.tp * self.dp))
+        return Place(
+            self, tp_rank=rank % self.tp, dp_rank=rank // self.tp % self.dp, pp_rank=rank // (self.tp * self.dp)
+        )
 
 
 @dataclass(frozen=True)

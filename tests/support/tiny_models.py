@@ -22,7 +22,8 @@ LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
 YARN_ROPE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 32}
 
 FAMILIES = (
-    "llama", "llama_tied", "llama3_rope", "llama_linear", "llama_mha", "mistral", "qwen2", "qwen2_tied", "qwen3",
+    "llama", "llama_tied", "llama3_rope", "llama_linear", "llama_yarn", "llama_mha", "mistral", "mistral_window",
+    "qwen2", "qwen2_tied", "qwen3",
 )  # fmt: skip
 """Names that `tiny_config` knows."""
 
@@ -34,8 +35,10 @@ def tiny_config(name: str) -> LlamaConfig | MistralConfig | Qwen2Config | Qwen3C
         "llama_tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
         "llama3_rope": lambda: LlamaConfig(**SIZES, rope_parameters=dict(LLAMA3_ROPE)),
         "llama_linear": lambda: LlamaConfig(**SIZES, rope_parameters=dict(LINEAR_ROPE)),
+        "llama_yarn": lambda: LlamaConfig(**SIZES, rope_parameters=dict(YARN_ROPE)),
         "llama_mha": lambda: LlamaConfig(**{**SIZES, "num_key_value_heads": 8}),
         "mistral": lambda: MistralConfig(**SIZES, sliding_window=None),
+        "mistral_window": lambda: MistralConfig(**SIZES, sliding_window=4),
         "qwen2": lambda: Qwen2Config(**SIZES),
         "qwen2_tied": lambda: Qwen2Config(**SIZES, tie_word_embeddings=True),
         "qwen3": lambda: Qwen3Config(**SIZES, head_dim=12),

@@ -19,6 +19,7 @@ def segment_attention(
     query_lengths: Sequence[int],
     key_lengths: Sequence[int],
     scale: float,
+    window: int | None = None,
 ) -> Tensor:
     """Bottom-right causal attention of consecutive segments.
 
@@ -31,12 +32,13 @@ def segment_attention(
         query_lengths: Number of queries of each segment, summing to T.
         key_lengths: Number of keys of each segment, at least its number of queries, summing to S.
         scale: Factor on the scores, usually d ** -0.5.
+        window: A query sees at most this many keys, itself included; None is all.
 
     Returns:
         [T, heads, d] in query's dtype.
     """
     outputs = [
-        _causal(q, k, v, scale)
+        _causal(q, k, v, scale, window)
         for q, k, v in zip(
             query.split(list(query_lengths)),
             key.split(list(key_lengths)),
@@ -47,11 +49,14 @@ def segment_attention(
     return torch.cat(outputs)
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
     queries, keys = len(query), len(key)
+    is_windowed = window is not None and window < keys
     mask = None
-    if queries != keys:
+    if queries != keys or is_windowed:
         mask = torch.ones(queries, keys, dtype=torch.bool, device=query.device).tril(keys - queries)
+    if mask is not None and window is not None:
+        mask = mask.triu(keys - queries - window + 1)
     out = F.scaled_dot_product_attention(
         query.transpose(0, 1)[None],
         key.transpose(0, 1)[None],

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """x / sqrt(mean(x^2) + epsilon) * weight over the last dim, computed in float32.
+    """X / sqrt(mean(x^2) + epsilon) * weight over the last dim, computed in float32.
 
     Args:
         x: [..., h] any float dtype.

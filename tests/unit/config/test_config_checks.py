@@ -50,7 +50,6 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"split": "90,5,4,1"}, "must be one to three shares"),
     ({"load": None}, "load=null must name the initial weights"),
     ({"random_init": True}, "random_init=true and load exclude each other"),
-    ({"data_path": "a,b"}, "names several data sets"),
     ({"distributed_backend": "gloo", "device": "npu"}, "runs on the CPU only, but device=npu"),
 ]
 
@@ -160,3 +159,9 @@ def test_an_incomplete_data_set_is_named_by_its_first_missing_file(column: str, 
     (found,) = problems(small_tree(), exists=lambda asked: asked != file)
     assert "data_path=pairs" in found
     assert file in found
+
+
+def test_every_data_set_of_a_weighted_list_must_be_there() -> None:
+    tree = put(small_tree(), "data_path", "0.7,first,0.3,second")
+    (found,) = problems(tree, exists=lambda asked: not asked.startswith("second"))
+    assert "second_packed_chosen_input_ids_document.bin" in found

@@ -39,7 +39,8 @@ def test_a_good_configuration_is_handed_on_and_its_exit_code_kept(
 
 
 def test_problems_are_listed_and_nothing_starts(started: list[RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
-    assert ray_gpt.main(["training.lr=x", "--config-name", TINY, "training.beta=2", *PATHS]) == 2
+    nowhere = "actor_rollout_ref.actor_rollout.data_path=./nowhere/pairs"
+    assert ray_gpt.main(["training.lr=x", "--config-name", TINY, "training.beta=2", *PATHS, nowhere]) == 2
     told = capsys.readouterr().err
     assert "error: 3 problems in the configuration" in told
     assert "  - training.lr=x must be a number" in told

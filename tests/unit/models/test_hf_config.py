@@ -134,25 +134,27 @@ def test_what_is_not_computed_exactly_is_refused(changes: dict[str, Any], words:
 
 
 @pytest.mark.parametrize(
-    ("base", "changes", "used"),
+    ("base", "changes", "window"),
     [
-        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}, False),
-        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4096}, True),
-        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 131072}, False),
-        (QWEN25, {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28}, False),
-        (QWEN25, {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 27}, True),
-        (QWEN25, {"use_sliding_window": True, "sliding_window": 32768, "max_window_layers": 0}, False),
-        (QWEN25, {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"] * 28}, False),
+        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": None}, None),
+        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 4096}, 4096),
+        (LLAMA32, {"model_type": "mistral", "architectures": ["MistralForCausalLM"], "sliding_window": 131072}, None),
+        (QWEN25, {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 28}, None),
+        (QWEN25, {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0}, 4096),
+        (QWEN25, {"use_sliding_window": True, "sliding_window": 32768, "max_window_layers": 0}, None),
+        (QWEN25, {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"] * 28}, None),
     ],
 )
-def test_a_window_is_refused_only_where_some_layer_would_feel_it(
-    base: dict[str, Any], changes: dict[str, Any], used: bool
+def test_a_window_is_kept_where_every_layer_feels_it(
+    base: dict[str, Any], changes: dict[str, Any], window: int | None
 ) -> None:
-    if not used:
-        model_config_from_hf({**base, **changes})
-        return
+    assert model_config_from_hf({**base, **changes}).sliding_window == window
+
+
+def test_a_window_of_some_layers_only_is_refused() -> None:
+    changes = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 27}
     with pytest.raises(HfConfigError, match="sliding_window=4096"):
-        model_config_from_hf({**base, **changes})
+        model_config_from_hf({**QWEN25, **changes})
 
 
 def test_every_architecture_has_rules_and_is_found_by_its_traits() -> None:

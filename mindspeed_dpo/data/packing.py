@@ -1,0 +1,107 @@
+"""From ragged pairs to one packed row of segments: the only place that knows both layouts.
+
+Shared: the prompt is one segment, each response a segment whose prefix is that prompt, so a prompt is computed once.
+Repeated: each response is one segment that begins with its own copy of the prompt. Both give equal log-probabilities.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+
+
+def pack(
+    batch: PreferenceBatch, *, share_prompt: bool = True, multiple_of: int = 1, weights: Tensor | None = None
+) -> PackedBatch:
+    """Lay a batch out as one row.
+
+    Args:
+        batch: P prompts with K responses each.
+        share_prompt: Compute each prompt once for all of its responses.
+        multiple_of: The row is padded to a multiple of this (sequence parallelism splits it evenly).
+        weights: [P] float32, see `PackedBatch`; all 1 when absent.
+
+    Returns:
+        The packed row, on the host.
+    """
+    row = _Row()
+    for prompt, responses in zip(batch.prompts(), batch.responses(), strict=True):
+        if share_prompt:
+            row.add_shared(prompt, responses)
+        else:
+            for response in responses:
+                row.add_repeated(prompt, response)
+    row.pad(multiple_of)
+    return row.finish(batch, weights, has_prefixes=share_prompt)
+
+
+@dataclass
+class _Row:
+    """A row under construction; every list is concatenated at the end."""
+
+    length: int = 0
+    responses: int = 0
+    tokens: list[Tensor] = field(default_factory=list)
+    positions: list[Tensor] = field(default_factory=list)
+    query_lengths: list[int] = field(default_factory=list)
+    key_lengths: list[int] = field(default_factory=list)
+    key_rows: list[Tensor] = field(default_factory=list)
+    score_rows: list[Tensor] = field(default_factory=list)
+    labels: list[Tensor] = field(default_factory=list)
+    response_ids: list[Tensor] = field(default_factory=list)
+
+    def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...]) -> None:
+        start = self.length
+        prompt_rows = torch.arange(start, start + len(prompt))
+        self._segment(prompt, first_position=0)
+        for response in responses:
+            first = self.length
+            self._segment(response, first_position=len(prompt), prefix=prompt_rows)
+            # The first response token is predicted by the last prompt row, the others by the row before them.
+            self._score(response, torch.cat((prompt_rows[-1:], torch.arange(first, first + len(response) - 1))))
+
+    def add_repeated(self, prompt: Tensor, response: Tensor) -> None:
+        first = self.length + len(prompt)
+        self._segment(torch.cat((prompt, response)), first_position=0)
+        self._score(response, torch.arange(first - 1, first + len(response) - 1))
+
+    def pad(self, multiple_of: int) -> None:
+        missing = -self.length % multiple_of
+        if missing:
+            self._segment(torch.zeros(missing, dtype=torch.int32), first_position=0)
+
+    def _segment(self, tokens: Tensor, first_position: int, prefix: Tensor | None = None) -> None:
+        own = torch.arange(self.length, self.length + len(tokens))
+        keys = own if prefix is None else torch.cat((prefix, own))
+        self.tokens.append(tokens)
+        self.positions.append(torch.arange(first_position, first_position + len(tokens)))
+        self.query_lengths.append(len(tokens))
+        self.key_lengths.append(len(keys))
+        self.key_rows.append(keys)
+        self.length += len(tokens)
+
+    def _score(self, response: Tensor, rows: Tensor) -> None:
+        self.score_rows.append(rows)
+        self.labels.append(response)
+        self.response_ids.append(torch.full((len(response),), self.responses))
+        self.responses += 1
+
+    def finish(self, batch: PreferenceBatch, weights: Tensor | None, *, has_prefixes: bool) -> PackedBatch:
+        ref_logps = batch.ref_logps
+        return PackedBatch(
+            tokens=torch.cat(self.tokens).long(),
+            positions=torch.cat(self.positions),
+            query_lengths=tuple(self.query_lengths),
+            key_lengths=tuple(self.key_lengths),
+            key_rows=torch.cat(self.key_rows) if has_prefixes else None,
+            score_rows=torch.cat(self.score_rows),
+            labels=torch.cat(self.labels).long(),
+            response_ids=torch.cat(self.response_ids),
+            response_lengths=batch.response_lengths.long(),
+            ref_logps=torch.zeros(batch.response_lengths.shape) if ref_logps is None else ref_logps,
+            weights=torch.ones(batch.num_prompts) if weights is None else weights,
+        )

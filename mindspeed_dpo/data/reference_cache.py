@@ -1,0 +1,79 @@
+"""Reference log-probabilities on disk: one float32 sum per response, whole or absent, named by what they depend on.
+
+The name is a fingerprint of weights, data and settings, so a changed input is another file and never a wrong hit. The
+content carries its own checksum: a damaged file counts as absent and is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.config.files import DataConfig
+from mindspeed_dpo.data.splits import parse_data_path
+from mindspeed_dpo.data.token_set import PAIR_COLUMNS, column_stem, meta_path
+
+logger = logging.getLogger(__name__)
+
+_CHECKSUM_BYTES = 32
+_BLOCK_BYTES = 1 << 24
+
+
+class ReferenceCache:
+    """One file of cached values."""
+
+    def __init__(self, folder: str | Path, fingerprint: str, num_rows: int) -> None:
+        """Name a cache.
+
+        Args:
+            folder: Where caches lie.
+            fingerprint: Of everything the values depend on.
+            num_rows: Rows of the dataset.
+        """
+        self.path = Path(folder) / f"{fingerprint}.ref_logps"
+        self._num_rows = num_rows
+
+    def read(self) -> NDArray[np.float32] | None:
+        """The values [rows, 2] in nats, or None where there is no sound file."""
+        if not self.path.is_file():
+            return None
+        content = self.path.read_bytes()
+        checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if hashlib.sha256(payload).digest() != checksum or len(payload) != self._num_rows * 8:
+            logger.warning("%s is damaged; the reference is computed again", self.path)
+            return None
+        return np.frombuffer(payload, dtype="<f4").reshape(self._num_rows, 2)
+
+    def write(self, values: NDArray[np.float32]) -> None:
+        """Keep values [rows, 2]."""
+        payload = np.ascontiguousarray(values, dtype="<f4").tobytes()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, self.path)
+
+
+def data_fingerprint(data: DataConfig) -> str:
+    """What the token ids of a dataset depend on, as a hash: the files' content and the cuts."""
+    contents = [_content_hash(source.prefix) for source in parse_data_path(data.data_path)]
+    parts = (*contents, str(data.seq_length), data.truncation)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _content_hash(prefix: str) -> str:
+    """The hash noted beside a set, or that of its files where another program wrote it."""
+    meta = meta_path(prefix)
+    if meta.is_file():
+        return str(json.loads(meta.read_text(encoding="utf-8"))["content_hash"])
+    files = hashlib.sha256()
+    for column in PAIR_COLUMNS:
+        with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                files.update(block)
+    return files.hexdigest()

@@ -1,0 +1,109 @@
+"""The modules of our layer spec: norm, gate, and attention over segments. Each is a thin call of a device operator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.transformer.module import MegatronModule
+from torch import Tensor, nn
+
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.device import ops
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm with a weight [h].
+
+    Under sequence parallelism each rank normalises its own rows, so the weight's gradient is summed over the tensor
+    ranks; megatron-core does that for weights that carry the `sequence_parallel` mark.
+    """
+
+    def __init__(self, config: Any, hidden_size: int, eps: float, **_: Any) -> None:
+        super().__init__()
+        device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
+        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=device))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.epsilon = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [..., h] over the last dim."""
+        return ops.rms_norm(x, self.weight, self.epsilon)
+
+
+class SwiGLU(MegatronModule):
+    """Gated SiLU between the two MLP projections; the input holds the gate half, then the up half."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate [..., 2f] to [..., f]."""
+        return ops.swiglu(x)
+
+
+@dataclass
+class SegmentParams(PackedSeqParams):
+    """What attention needs of a packed row, carried through megatron-core to every layer.
+
+    It travels in a closure under recompute, so plain Python lists are fine in it. The format name keeps megatron-core
+    off its own packed path, which copies lengths to the host in every layer.
+
+    Attributes:
+        batch: The packed row.
+        cos: [T, d] float32, of each row's position.
+        sin: [T, d] float32.
+    """
+
+    batch: PackedBatch = None  # type: ignore[assignment]
+    cos: Tensor = None  # type: ignore[assignment]
+    sin: Tensor = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor) -> SegmentParams:
+        """The parameters of one micro-batch."""
+        longest_query, longest_key = max(batch.query_lengths), max(batch.key_lengths)
+        return cls(
+            qkv_format="sbhd", max_seqlen_q=longest_query, max_seqlen_kv=longest_key, batch=batch, cos=cos, sin=sin
+        )
+
+
+class SegmentAttention(nn.Module):
+    """Core attention: rotate, gather the keys of shared prefixes, attend within segments."""
+
+    def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
+        super().__init__()
+        self.scale = softmax_scale or config.kv_channels**-0.5
+        self.window = config.window_size[0] + 1 if config.window_size else None
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        packed_seq_params: SegmentParams,
+        **_: Any,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            query: [T, 1, heads, d] of this tensor rank, before rotation.
+            key: [T, 1, groups, d].
+            value: [T, 1, groups, d].
+            attention_mask: Unused; the segments say what is visible.
+            packed_seq_params: The segments and the angles.
+
+        Returns:
+            [T, 1, heads * d].
+        """
+        batch, cos, sin = packed_seq_params.batch, packed_seq_params.cos, packed_seq_params.sin
+        query, key, value = (
+            ops.rotate(query.squeeze(1), cos, sin),
+            ops.rotate(key.squeeze(1), cos, sin),
+            value.squeeze(1),
+        )
+        if batch.key_rows is not None:
+            key, value = key.index_select(0, batch.key_rows), value.index_select(0, batch.key_rows)
+        out = ops.segment_attention(query, key, value, batch.query_lengths, batch.key_lengths, self.scale, self.window)
+        return out.reshape(len(out), 1, -1)

@@ -1,0 +1,130 @@
+"""From our settings to megatron-core's: the transformer config and the layer spec made of our modules."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SwiGLU
+from mindspeed_dpo.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a model runs, as far as the model itself must know.
+
+    Attributes:
+        topology: Sizes of the parallel axes.
+        dtype: Of parameters and activations.
+        sequence_parallel: Split rows between tensor ranks outside attention and MLP.
+        recompute_granularity: None, `full` or `selective` (core attention only).
+        recompute_method: `uniform` or `block`, with `full`.
+        recompute_num_layers: Layers per recomputed unit.
+        on_cpu: Whether parameters live on the host.
+        initialise: Draw random weights; otherwise they are left for loading.
+    """
+
+    topology: Topology
+    dtype: torch.dtype = torch.float32
+    sequence_parallel: bool = False
+    recompute_granularity: str | None = None
+    recompute_method: str | None = None
+    recompute_num_layers: int | None = None
+    on_cpu: bool = True
+    initialise: bool = False
+
+
+def transformer_config(model: ModelConfig, execution: Execution) -> TransformerConfig:
+    """megatron-core's config of a model under an execution.
+
+    Every size is passed explicitly: MindSpeed turns settings of one role into defaults of the next.
+    """
+    topology = execution.topology
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.num_query_groups,
+        kv_channels=model.kv_channels,
+        ffn_hidden_size=model.ffn_hidden_size,
+        layernorm_epsilon=model.norm_epsilon,
+        normalization="RMSNorm",
+        gated_linear_unit=True,
+        activation_func=F.silu,
+        # This flag is what makes the MLP use the spec's own activation module.
+        use_te_activation_func=True,
+        add_bias_linear=False,
+        add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=model.qk_layernorm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        # Keys to the left of a query and to its right.
+        window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
+        init_method_std=model.init_method_std,
+        perform_initialization=execution.initialise,
+        use_cpu_initialization=execution.on_cpu,
+        params_dtype=execution.dtype,
+        pipeline_dtype=execution.dtype,
+        bf16=execution.dtype == torch.bfloat16,
+        tensor_model_parallel_size=topology.tp,
+        pipeline_model_parallel_size=topology.pp,
+        context_parallel_size=1,
+        expert_model_parallel_size=1,
+        sequence_parallel=execution.sequence_parallel and topology.tp > 1,
+        variable_seq_lengths=topology.pp > 1,
+        # The default dispatcher forbids variable lengths, even in a model without experts.
+        moe_token_dispatcher_type="alltoall",
+        deallocate_pipeline_outputs=topology.pp > 1,
+        recompute_granularity=execution.recompute_granularity,
+        recompute_method=execution.recompute_method,
+        recompute_num_layers=execution.recompute_num_layers,
+        bias_activation_fusion=False,
+        bias_dropout_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        apply_rope_fusion=False,
+    )
+
+
+def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
+    """The spec of this pipeline stage's layers and of the final norm."""
+    head_norm = RMSNorm if config.qk_layernorm else None
+    attention = ModuleSpec(
+        module=SelfAttention,
+        params={"attn_mask_type": AttnMaskType.causal},
+        submodules=SelfAttentionSubmodules(
+            linear_qkv=ColumnParallelLinear,
+            core_attention=SegmentAttention,
+            linear_proj=RowParallelLinear,
+            q_layernorm=head_norm,
+            k_layernorm=head_norm,
+        ),
+    )
+    mlp = ModuleSpec(
+        module=MLP,
+        submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear),
+    )
+    layer = ModuleSpec(
+        module=TransformerLayer,
+        submodules=TransformerLayerSubmodules(
+            input_layernorm=RMSNorm,
+            self_attention=attention,
+            self_attn_bda=get_bias_dropout_add,
+            pre_mlp_layernorm=RMSNorm,
+            mlp=mlp,
+            mlp_bda=get_bias_dropout_add,
+        ),
+    )
+    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
