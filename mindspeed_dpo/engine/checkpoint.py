@@ -1,0 +1,145 @@
+"""Checkpoints of a training run: weights, optimizer and random state through megatron-core's distributed format.
+
+Which folders they lie in, and how a half-written one is kept apart, is told in `checkpoint_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
+from megatron.core.tensor_parallel import get_cuda_rng_tracker
+
+from mindspeed_dpo.device import Accelerator
+from mindspeed_dpo.engine import checkpoint_files as files
+from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
+from mindspeed_dpo.engine.storage import InProcessSave
+from mindspeed_dpo.engine.training import TrainingEngine
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What of a checkpoint is saved or loaded beside the weights."""
+
+    optimizer: bool = True
+    rng: bool = True
+
+
+def save(
+    root: Path, engine: TrainingEngine, accelerator: Accelerator, parts: Parts, metadata: Mapping[str, Any]
+) -> Path:
+    """Write a checkpoint; a collective over all ranks.
+
+    Args:
+        root: The save folder, shared by all ranks.
+        engine: Whose weights and optimizer state are written.
+        accelerator: Whose random state is written.
+        parts: What is written beside the weights.
+        metadata: Plain values; must hold `iteration`.
+
+    Returns:
+        The finished folder.
+    """
+    iteration: int = metadata["iteration"]
+    folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(folder, 0)
+    with engine.parameters_gathered():
+        state = _state(engine, accelerator, parts, is_loading=False)
+        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
+    dist.barrier()
+    if dist.get_rank() == 0:
+        files.finish(root, iteration, {"optimizer": parts.optimizer, "rng": parts.rng, **metadata})
+    dist.barrier()
+    return files.iteration_dir(root, iteration)
+
+
+def load(folder: Path, engine: TrainingEngine, accelerator: Accelerator, parts: Parts) -> None:
+    """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
+
+    Raises:
+        CheckpointError: The checkpoint lacks a part that is asked for.
+    """
+    metadata = files.read_metadata(folder)
+    for part in ("optimizer", "rng"):
+        if getattr(parts, part) and not metadata[part]:
+            raise files.CheckpointError(
+                f"{folder} was saved without {part} state; set no_load_{part[:5]}=true to go on"
+            )
+    state = dist_checkpointing.load(_state(engine, accelerator, parts, is_loading=True), str(folder))
+    engine.model.load_state_dict({k: v for k, v in state["model"].items() if v is not None}, strict=False)
+    if parts.optimizer:
+        _restore_optimizer(engine, state, state["step_count"])
+    else:
+        engine.optimizer.reload_model_params()
+    if parts.rng:
+        _restore_rng(accelerator, state["rng"])
+
+
+def _state(engine: TrainingEngine, accelerator: Accelerator, parts: Parts, *, is_loading: bool) -> dict[str, Any]:
+    model = engine.model.sharded_state_dict()
+    state: dict[str, Any] = {"model": model}
+    if parts.optimizer:
+        optimizer = OptimizerState(engine.optimizer)
+        state.update(_optimizer_tensors(engine, optimizer, model, is_loading))
+        state["step_count"] = optimizer.step_count
+    if parts.rng:
+        state["rng"] = _rng_object(accelerator)
+    return state
+
+
+def _optimizer_tensors(
+    engine: TrainingEngine, optimizer: OptimizerState, model: Mapping[str, Any], is_loading: bool
+) -> dict[str, dict[str, Any]]:
+    """State tensors described like the model's own, so that they reshard like them.
+
+    Only data-parallel rank 0 writes; every rank takes part in gathering, and every rank reads.
+    """
+    is_writer = parallel_state.get_data_parallel_rank() == 0
+    described: dict[str, dict[str, Any]] = {}
+    for name, parameter in engine.model.named_parameters():
+        for kind in KINDS:
+            whole = torch.empty(parameter.shape) if is_loading else optimizer.gather(parameter, kind).cpu()
+            if is_loading or is_writer:
+                described.setdefault(kind, {})[name] = _like(model[name], f"optimizer.state.{kind}", whole)
+    return described
+
+
+def _like(entry: ShardedTensor | ShardedTensorFactory, prefix: str, data: torch.Tensor) -> Any:
+    changes: dict[str, Any] = {"key": f"{prefix}.{entry.key}", "data": data}
+    if isinstance(entry, ShardedTensor):
+        changes["dtype"] = data.dtype
+    return replace(entry, **changes)
+
+
+def _restore_optimizer(engine: TrainingEngine, tensors: Mapping[str, Mapping[str, torch.Tensor]], steps: int) -> None:
+    optimizer = OptimizerState(engine.optimizer)
+    for name, parameter in engine.model.named_parameters():
+        for kind in KINDS:
+            optimizer.scatter(parameter, kind, tensors[kind][name])
+    optimizer.step_count = steps
+
+
+def _rng_object(accelerator: Accelerator) -> ShardedObject:
+    state = {
+        "host": torch.get_rng_state(),
+        "device": accelerator.rng_state(),
+        "tracker": dict(get_cuda_rng_tracker().get_states()),
+    }
+    axes = (
+        (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_world_size()),
+        (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()),
+        (parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()),
+    )
+    return ShardedObject("rng", state, tuple(size for _, size in axes), tuple(rank for rank, _ in axes), replica_id=0)
+
+
+def _restore_rng(accelerator: Accelerator, state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["host"])
+    accelerator.set_rng_state(state["device"])
+    get_cuda_rng_tracker().set_states(state["tracker"])

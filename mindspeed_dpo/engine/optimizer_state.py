@@ -1,0 +1,124 @@
+"""Optimizer state by parameter, whole and in float32, whatever the optimizer does inside.
+
+megatron-core has several formats, none of which both loads everywhere and reshards everywhere. Here each parameter has
+a master value and two moments of its own shape, so a checkpoint saved under one layout, with or without the distributed
+optimizer, loads under any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
+from torch import Tensor, nn
+
+MASTER = "fp32_param"
+MOMENTS = ("exp_avg", "exp_avg_sq")
+KINDS = (MASTER, *MOMENTS)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where the state of one model parameter lives in this process.
+
+    Attributes:
+        master: Float32 value the optimizer updates; the parameter itself under float32 without sharding.
+        inner: The torch optimizer that updates it.
+        start: First element of the flattened parameter that `master` holds.
+    """
+
+    master: Tensor
+    inner: torch.optim.Optimizer
+    start: int = 0
+
+    def get(self, kind: str) -> Tensor:
+        """Master or moment, flattened; a moment that does not exist yet is zero."""
+        if kind == MASTER:
+            return self.master.detach().flatten()
+        state = self.inner.state[self.master]
+        return state[kind].flatten() if kind in state else torch.zeros_like(self.master).flatten()
+
+    def set(self, kind: str, value: Tensor) -> None:
+        """Take this slot's elements of a whole flattened tensor."""
+        mine = value[self.start : self.start + self.master.numel()].view_as(self.master).to(self.master.device)
+        if kind == MASTER:
+            self.master.data.copy_(mine)
+        else:
+            self.inner.state[self.master][kind] = mine.clone()
+
+
+def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
+    if isinstance(optimizer, DistributedOptimizer):
+        for parameter in optimizer.model_param_gbuf_map:
+            yield from _sharded_slot(optimizer, parameter)
+    elif isinstance(optimizer, Float16OptimizerWithFloat16Params):
+        for models, masters in zip(optimizer.float16_groups, optimizer.fp32_from_float16_groups, strict=True):
+            for parameter, master in zip(models, masters, strict=True):
+                yield parameter, Slot(master, optimizer.optimizer)
+    elif not optimizer.is_stub_optimizer:
+        for parameter in optimizer.get_parameters():
+            yield parameter, Slot(parameter, optimizer.optimizer)
+
+
+def _sharded_slot(optimizer: DistributedOptimizer, parameter: nn.Parameter) -> Iterator[tuple[nn.Parameter, Slot]]:
+    if parameter not in optimizer.model_param_group_index_map:
+        return  # no element of it is this rank's
+    group, order = optimizer.model_param_group_index_map[parameter]
+    master = optimizer.optimizer.param_groups[group]["params"][order]
+    yield parameter, Slot(master, optimizer.optimizer, optimizer._get_model_param_range_map(parameter)["param"].start)
+
+
+class OptimizerState:
+    """Reads and writes the state of one rank's optimizer, parameter by parameter."""
+
+    def __init__(self, optimizer: Any) -> None:
+        """Find the slots of megatron-core's optimizer, chained or single."""
+        inner = list(getattr(optimizer, "chained_optimizers", [optimizer]))
+        self._slots: dict[nn.Parameter, Slot] = dict(pair for one in inner for pair in _slots_of(one))
+        self._is_sharded = any(isinstance(one, DistributedOptimizer) for one in inner)
+
+    def gather(self, parameter: nn.Parameter, kind: str) -> Tensor:
+        """One whole state tensor of a parameter, shaped like it, float32.
+
+        With the distributed optimizer it is a collective over the data-parallel ranks, which add up disjoint pieces:
+        that is exact.
+        """
+        slot = self._slots.get(parameter)
+        if not self._is_sharded:
+            assert slot is not None, "an unsharded optimizer holds every parameter"
+            return slot.get(kind).view(parameter.shape).clone()
+        whole = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+        if slot is not None:
+            whole[slot.start : slot.start + slot.master.numel()] = slot.get(kind)
+        dist.all_reduce(whole, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
+        return whole.view(parameter.shape)
+
+    def scatter(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
+        """Take this rank's part of what `gather` gave."""
+        slot = self._slots.get(parameter)
+        if slot is not None:
+            slot.set(kind, whole.flatten())
+
+    @property
+    def step_count(self) -> int:
+        """Updates done so far; torch keeps the count per parameter, fused optimizers per group."""
+        for slot in self._slots.values():
+            state = slot.inner.state[slot.master]
+            return int(state["step"] if "step" in state else slot.inner.param_groups[0].get("step", 0))
+        return 0
+
+    @step_count.setter
+    def step_count(self, count: int) -> None:
+        for slot in self._slots.values():
+            if isinstance(slot.inner, torch.optim.AdamW):
+                # A tensor of its own for each parameter: torch adds one to each at every update.
+                slot.inner.state[slot.master]["step"] = torch.tensor(float(count))
+            else:
+                for group in slot.inner.param_groups:
+                    group["step"] = count

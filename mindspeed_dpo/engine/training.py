@@ -1,0 +1,89 @@
+"""The engine of a trained model: gradient of a step, update, scores, state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from megatron.core import parallel_state
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.config.learning import OptimizerConfig
+from mindspeed_dpo.config.machine import ParallelConfig
+from mindspeed_dpo.engine import schedule
+from mindspeed_dpo.engine.optimizer import build_optimizer, set_rates, wrap
+from mindspeed_dpo.models.policy import PolicyModel
+
+
+class TrainingEngine:
+    """One rank's stage of a trained model with its optimizer."""
+
+    def __init__(self, model: PolicyModel, optimizer: OptimizerConfig, parallel: ParallelConfig) -> None:
+        """Wrap a model whose weights are already loaded."""
+        self.model = model
+        self.parallel = parallel
+        self._weight_decay = optimizer.weight_decay
+        self.wrapped = wrap(model, parallel)
+        self.optimizer = build_optimizer(self.wrapped, optimizer, parallel)
+        model.config.grad_scale_func = self.optimizer.scale_loss
+
+    def accumulate(self, batches: Sequence[PackedBatch], loss_sum: schedule.LossSum, num_pairs: int) -> None:
+        """Compute the gradient of the mean loss over the step's pairs, replacing any earlier one.
+
+        Args:
+            batches: This rank's micro-batches, on its device.
+            loss_sum: See `schedule.forward_backward`.
+            num_pairs: Pairs of the step over all ranks.
+        """
+        self.wrapped.train()
+        self.wrapped.zero_grad_buffer()
+        self.optimizer.zero_grad()
+        scale = schedule.loss_scale(len(batches), parallel_state.get_data_parallel_world_size(), num_pairs)
+        schedule.forward_backward(self.wrapped, batches, loss_sum, scale)
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update the parameters, and return the global gradient norm before clipping."""
+        set_rates(self.optimizer, learning_rate, self._weight_decay)
+        _, grad_norm, _ = self.optimizer.step()
+        return float(self.optimizer.get_grad_norm() if grad_norm is None else grad_norm)
+
+    def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        """The head's columns for each micro-batch, without gradient; empty off the last stage."""
+        self.wrapped.eval()
+        with self.parameters_gathered():
+            return schedule.forward(self.wrapped, batches)
+
+    @contextmanager
+    def parameters_gathered(self) -> Iterator[None]:
+        """Have every updated parameter whole now.
+
+        With `overlap_param_gather` the gather of an update runs in hooks of the next training pass; whoever reads
+        parameters before that would find old values of the other ranks' shares.
+        """
+        if not self.parallel.overlap_param_gather:
+            yield
+            return
+        self.wrapped.disable_forward_pre_hook()
+        try:
+            yield
+        finally:
+            self.wrapped.enable_forward_pre_hook()
+
+
+class ScoringEngine:
+    """One rank's stage of a frozen model."""
+
+    def __init__(self, model: PolicyModel) -> None:
+        self.model = model.eval()
+        model.requires_grad_(False)
+
+    def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        """The head's columns for each micro-batch; empty off the last stage."""
+        return schedule.forward(self.model, batches)
+
+
+def gradients(engine: TrainingEngine) -> dict[str, Any]:
+    """This rank's full gradients by parameter name, float32; not with a distributed optimizer, which shards them."""
+    return {name: parameter.main_grad.clone() for name, parameter in engine.model.named_parameters()}

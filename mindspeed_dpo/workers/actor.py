@@ -1,0 +1,113 @@
+"""The model that learns: one process of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from mindspeed_dpo.algorithms.schedule import lr_at
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.engine import checkpoint, checkpoint_files
+from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.names import EVAL_PREFIX
+from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.roles import Logps, Rows
+from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
+from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
+
+
+class ActorWorker:
+    """One process of the policy: its stage of the model, its share of the data, the objective."""
+
+    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset) -> None:
+        """Build the model, load its weights, and make it trainable."""
+        self.seat = seat
+        self.role = role
+        self.statistics = seat.run.loop.log_token_statistics
+        self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
+        self.feed = build_feed(seat, role, dataset)
+        self.objective = objective_of(role)
+        self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
+
+    def log_probs(self, rows: Rows) -> Logps | None:
+        """See `score_rows`."""
+        return score_rows(self.engine, self.feed, rows)
+
+    def update(self, step: int, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
+        """Learn from one step; metrics from the one process that speaks for the job, None from the others."""
+        batches = self.feed.micro_batches(rows, ref_logps)
+        sums = MetricSums()
+
+        def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
+            losses, measured = self._measure(batch, columns)
+            sums.merge(measured)
+            return losses.sum()
+
+        self.engine.accumulate(batches, loss_sum, num_pairs=len(rows))
+        learning_rate = lr_at(step, self.learning_rate)
+        grad_norm = self.engine.step(learning_rate)
+        sums.merge(amounts(batches, self.seat.place))
+        metrics = self._means(sums)
+        return metrics and {**metrics, "grad_norm": grad_norm, "learning_rate": learning_rate}
+
+    def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
+        """Measure rows without learning; metrics as in `update`, with the evaluation prefix."""
+        sums = MetricSums()
+        size = self.role.batch.global_batch_size
+        for start in range(0, len(rows), size):
+            batches = self.feed.micro_batches(rows[start : start + size], ref_logps[start : start + size])
+            # Off the last stage nothing is scored, and there is nothing to measure.
+            for batch, columns in zip(batches, self.engine.score(batches), strict=False):
+                sums.merge(self._measure(batch, columns)[1])
+        return self._means(sums, prefix=EVAL_PREFIX)
+
+    def save(self, iteration: int) -> str:
+        """Write a checkpoint of all processes; the folder comes back from every one."""
+        settings = self.role.checkpoint
+        root = Path(settings.save)
+        parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
+        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, self._metadata(iteration))
+        return str(folder)
+
+    def load(self, folder: str, optimizer: bool, rng: bool) -> None:
+        """Continue from a checkpoint; random state only under the layout that wrote it."""
+        saved = checkpoint_files.read_metadata(Path(folder))
+        same_layout = saved["topology"] == self._metadata(0)["topology"]
+        parts = checkpoint.Parts(optimizer=optimizer, rng=rng and same_layout)
+        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, parts)
+
+    def _measure(self, batch: PackedBatch, columns: Tensor) -> tuple[Tensor, MetricSums]:
+        """Losses [P], each times its pair's weight, and the metrics of a micro-batch."""
+        logps = batch.sum_by_response(columns[:, LOGP])
+        result = self.objective(logps, batch.response_lengths, batch.ref_logps, batch.weights)
+        if self.statistics:
+            result.sums.merge(token_statistics(batch, columns))
+        return result.losses, result.sums
+
+    def _means(self, sums: MetricSums, prefix: str = "") -> dict[str, float] | None:
+        """Means over all replicas, by one collective; only the last stage has anything to say."""
+        place = self.seat.place
+        if not place.is_last_stage:
+            return None
+        vector = sums.vector()
+        dist.all_reduce(vector, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
+        speaks = place.is_output and place.dp_rank == 0
+        return MetricSums.from_vector(sums.names, vector).means(prefix) if speaks else None
+
+    def _metadata(self, iteration: int) -> dict[str, object]:
+        topology = self.seat.place.topology
+        return {
+            "iteration": iteration,
+            "model": self.role.model.as_dict(),
+            "topology": {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp},
+            "global_batch_size": self.role.batch.global_batch_size,
+            "seed": self.seat.run.loop.seed,
+            "rows": len(self.feed.dataset),
+        }

@@ -1,0 +1,86 @@
+"""From a role's settings to what it works with: process groups, dataset, model with its weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.device import Accelerator
+from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.weights.placement import Placement
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Place
+from mindspeed_dpo.workers.feed import Feed
+from mindspeed_dpo.workers.sources import open_initial_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seat:
+    """Where a worker sits: the run, its coordinates, its device."""
+
+    run: RunConfig
+    place: Place
+    accelerator: Accelerator
+
+    @property
+    def device(self) -> torch.device:
+        """This process's device."""
+        return self.accelerator.device()
+
+
+def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> PolicyModel:
+    """The role's model with its weights: random where that is asked for, else those of `load`."""
+    # Each model starts from the same seed, so that a random policy and its random reference are one.
+    groups.seed(seat.run.loop.seed)
+    model = PolicyModel(role.model, execution(seat, role), statistics=statistics).to(seat.device)
+    source = open_initial_weights(role)
+    if source is not None:
+        tensors = source.local_tensors(role.model, _placement(role, seat.place))
+        for problem in load_into(model, tensors, str(source.path), source.loosely):
+            logger.warning("tolerated: %s", problem)
+    return model
+
+
+def build_feed(seat: Seat, role: RoleConfig, dataset: PreferenceDataset) -> Feed:
+    """The role's view of a dataset."""
+    return Feed(
+        dataset=dataset,
+        place=seat.place,
+        device=seat.device,
+        micro_batch_size=role.batch.micro_batch_size,
+        share_prompt=role.batch.share_prompt,
+        sequence_parallel=role.parallel.sequence_parallel,
+        vocab_size=role.model.vocab_size,
+    )
+
+
+def execution(seat: Seat, role: RoleConfig) -> Execution:
+    """How the role's model runs."""
+    return Execution(
+        topology=seat.place.topology,
+        dtype=getattr(torch, role.precision.dtype),
+        sequence_parallel=role.parallel.sequence_parallel,
+        recompute_granularity=role.recompute.recompute_granularity,
+        recompute_method=role.recompute.recompute_method,
+        recompute_num_layers=role.recompute.recompute_num_layers,
+        on_cpu=seat.accelerator.kind == "cpu",
+        initialise=role.checkpoint.random_init,
+    )
+
+
+def _placement(role: RoleConfig, place: Place) -> Placement:
+    return Placement.even(
+        role.model.num_layers,
+        tp_rank=place.tp_rank,
+        tp_size=place.topology.tp,
+        pp_rank=place.pp_rank,
+        pp_size=place.topology.pp,
+    )

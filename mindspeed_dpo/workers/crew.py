@@ -1,0 +1,60 @@
+"""The roles of one process, once its device is active: built, called by name, dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.device import Accelerator
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Topology
+from mindspeed_dpo.workers.actor import ActorWorker
+from mindspeed_dpo.workers.building import Seat
+from mindspeed_dpo.workers.reference import ReferenceWorker
+from mindspeed_dpo.workers.sources import open_dataset
+
+BUILDERS: dict[str, Callable[[Seat, RoleConfig, PreferenceDataset], Any]] = {
+    "actor": ActorWorker,
+    "ref": ReferenceWorker,
+}
+
+
+class Crew:
+    """The roles that share this process, its device and its process groups."""
+
+    def __init__(self, seat: Seat) -> None:
+        self.seat = seat
+        self.roles: dict[str, Any] = {}
+
+    @classmethod
+    def join(
+        cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int, master: str
+    ) -> Crew:
+        """Join the process group and split it by the leading role's layout; a collective."""
+        parallel = leading.parallel
+        groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes)
+        return cls.seated(run, leading, accelerator, rank, world_size)
+
+    @classmethod
+    def seated(cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int) -> Crew:
+        """Split a process group that this process has joined already."""
+        parallel = leading.parallel
+        topology = Topology.of(world_size, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+        groups.split(topology, parallel.distributed_timeout_minutes)
+        return cls(Seat(run, topology.place(rank), accelerator))
+
+    def build(self, role: str) -> None:
+        """Build a role with its settings; every process of the pool must."""
+        settings: RoleConfig = getattr(self.seat.run, role)
+        self.roles[role] = BUILDERS[role](self.seat, settings, open_dataset(settings))
+
+    def drop(self, role: str) -> None:
+        """Let go of a role and its memory."""
+        del self.roles[role]
+
+    def leave(self) -> None:
+        """End the roles and the process groups."""
+        self.roles.clear()
+        groups.leave()

@@ -1,0 +1,22 @@
+"""The frozen model that the policy is compared with."""
+
+from __future__ import annotations
+
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.roles import Logps, Rows
+from mindspeed_dpo.workers.scoring import score_rows
+
+
+class ReferenceWorker:
+    """One process of the reference."""
+
+    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset) -> None:
+        self.engine = ScoringEngine(build_model(seat, role))
+        self.feed = build_feed(seat, role, dataset)
+
+    def log_probs(self, rows: Rows) -> Logps | None:
+        """See `score_rows`."""
+        return score_rows(self.engine, self.feed, rows)

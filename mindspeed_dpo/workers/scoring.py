@@ -1,0 +1,71 @@
+"""Log-probabilities of responses from the head's columns, and the statistics of their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.models.head import ENTROPY, HIT, LOGP, MEAN_LOGIT
+from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.parallel.topology import Place, shard
+from mindspeed_dpo.workers.feed import Feed
+from mindspeed_dpo.workers.roles import Logps, Rows
+
+
+class Engine(Protocol):
+    """Whatever scores micro-batches."""
+
+    def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
+        """The head's columns for each micro-batch; empty off the last stage."""
+
+
+def score_rows(engine: Engine, feed: Feed, rows: Rows) -> Logps | None:
+    """Log-probabilities of this replica's rows.
+
+    Returns:
+        [n, 2] float32 for the n rows of this data-parallel rank, in order, from the one process that speaks for the
+        replica; None from the others.
+    """
+    batches = feed.micro_batches(rows)
+    columns = engine.score(batches)
+    if not feed.place.is_output:
+        return None
+    scored = [b.sum_by_response(c[:, LOGP]) for b, c in zip(batches, columns, strict=True)]
+    count = len(shard(len(rows), feed.place.dp_rank, feed.place.topology.dp))
+    return np.asarray(torch.cat(scored)[:count].cpu().numpy(), dtype=np.float32)
+
+
+def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
+    """Entropy over both responses, accuracy over the chosen, mean logits over each, all per token.
+
+    Args:
+        batch: The micro-batch.
+        columns: [R, 4] of the head.
+    """
+    values = columns.detach()
+    is_chosen = (batch.response_ids % 2 == 0).to(values.dtype)
+    weight = batch.weights[batch.response_ids // 2]
+    parts = {
+        "entropy": (values[:, ENTROPY], weight),
+        "mean_token_accuracy": (values[:, HIT], weight * is_chosen),
+        "logits/chosen": (values[:, MEAN_LOGIT], weight * is_chosen),
+        "logits/rejected": (values[:, MEAN_LOGIT], weight * (1 - is_chosen)),
+    }
+    sums = MetricSums()
+    for name, (value, share) in parts.items():
+        sums.add(name, (value * share).sum(), share.sum())
+    return sums
+
+
+def amounts(batches: Sequence[PackedBatch], place: Place) -> MetricSums:
+    """What a step computed: rows of this rank, added up over the replicas."""
+    sums = MetricSums()
+    computed = batches[0].weights.new_tensor(sum(len(batch.tokens) for batch in batches))
+    # The weights of all replicas sum to one, so that the mean is the total.
+    sums.add("tokens_computed", computed, 1 / place.topology.dp)
+    return sums
