@@ -1,0 +1,117 @@
+"""A group of worker processes that acts as one: a verb goes to every rank, answers come back in rank order.
+
+If one process fails the others would wait for it in a collective; so the first failure ends the group, and the message
+names the process that failed, not the ones that noticed.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.workers.process import WorkerProcess
+
+logger = logging.getLogger(__name__)
+
+# How long to listen for the cause after the first sign of a failure.
+CAUSE_WAIT_S = 3.0
+
+
+class WorkerFailure(RuntimeError):
+    """A worker process failed or died."""
+
+
+class WorkerGroup:
+    """The processes of one pool."""
+
+    def __init__(self, run: RunConfig, pool: Pool) -> None:
+        """Start the processes and let them join; nothing is built yet.
+
+        Raises:
+            WorkerFailure: One of them failed.
+        """
+        self.name = pool.name
+        remote = ray.remote(WorkerProcess)
+        environment = {"env_vars": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}}
+        self._processes = [
+            remote.options(runtime_env=environment, **options).remote(run, pool.name, os.getcwd())
+            for options in pool.options()
+        ]
+        master = self._gather([self._processes[0].meeting_point.remote()], "meeting_point")[0]
+        self._gather(
+            [process.join.remote(rank, pool.size, master) for rank, process in enumerate(self._processes)], "join"
+        )
+
+    def build(self, role: str) -> None:
+        """Build a role in every process."""
+        self._all("build", role)
+
+    def drop(self, role: str) -> None:
+        """Drop a role in every process."""
+        self._all("drop", role)
+
+    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+        """Let a role do something in every process.
+
+        Returns:
+            What each rank answered, in rank order.
+
+        Raises:
+            WorkerFailure: A process failed; the group is ended.
+        """
+        shared = [ray.put(argument) for argument in args]
+        return self._all("call", role, verb, *shared)
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            ray.kill(process)
+
+    def _all(self, method: str, *args: Any) -> list[Any]:
+        what = ".".join(str(argument) for argument in args[:2]) or method
+        return self._gather([getattr(process, method).remote(*args) for process in self._processes], what)
+
+    def _gather(self, answers: Sequence[Any], what: str) -> list[Any]:
+        ranks = {answer: rank for rank, answer in enumerate(answers)}
+        waiting = list(answers)
+        while waiting:
+            done, waiting = ray.wait(waiting, num_returns=1)
+            failures = _failures(done, ranks)
+            if failures:
+                late, _ = ray.wait(waiting, num_returns=len(waiting), timeout=CAUSE_WAIT_S) if waiting else ([], [])
+                self._end({**failures, **_failures(late, ranks)}, what)
+        return ray.get(list(answers))
+
+    def _end(self, failures: dict[int, Exception], what: str) -> None:
+        self.stop()
+        # A process that died is the cause; the others only lost their connection to it.
+        rank, cause = min(failures.items(), key=lambda item: (not _is_death(item[1]), item[0]))
+        raise WorkerFailure(
+            f"{self.name} rank {rank} failed in {what}: {_reason(cause)}; see {self.name}_{rank}.log in the run's logs"
+        ) from cause
+
+
+def _failures(done: Sequence[Any], ranks: dict[Any, int]) -> dict[int, Exception]:
+    found: dict[int, Exception] = {}
+    for answer in done:
+        try:
+            ray.get(answer)
+        except ray.exceptions.RayError as error:
+            found[ranks[answer]] = error
+    return found
+
+
+def _is_death(error: Exception) -> bool:
+    return isinstance(error, ray.exceptions.RayActorError)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return f"{type(error.cause).__name__}: {error.cause}"
+    return "the process died" + (f" ({error})" if str(error) else "")

@@ -1,0 +1,75 @@
+"""Pools of devices as Ray placement groups: each entry of a pool's list is so many processes on one node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from mindspeed_dpo.controller.cluster import ClusterError
+from mindspeed_dpo.device import Accelerator
+
+PLACEMENT_TIMEOUT_S = 60
+
+
+class Pool:
+    """Devices reserved for one group of processes."""
+
+    def __init__(self, name: str, sizes: Sequence[int], accelerator: Accelerator) -> None:
+        """Reserve them.
+
+        Args:
+            name: Of the pool, for messages.
+            sizes: Processes per entry; each entry lies on one node.
+            accelerator: Says which Ray resource a process takes.
+
+        Raises:
+            ClusterError: The cluster did not give them in time.
+        """
+        self.name = name
+        self._accelerator = accelerator
+        self._groups = [self._reserve(size) for size in sizes]
+        self._sizes = tuple(sizes)
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return sum(self._sizes)
+
+    def options(self) -> list[dict[str, Any]]:
+        """Ray actor options of each process, in rank order."""
+        return [
+            {
+                **self._resources(),
+                "scheduling_strategy": PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index),
+            }
+            for group, size in zip(self._groups, self._sizes, strict=True)
+            for index in range(size)
+        ]
+
+    def release(self) -> None:
+        """Give the devices back."""
+        for group in self._groups:
+            remove_placement_group(group)
+
+    def _resources(self) -> dict[str, Any]:
+        name = self._accelerator.ray_resource
+        if self._accelerator.is_custom_resource:
+            return {"num_cpus": 1, "resources": {name: 1}}
+        return {"num_cpus": 1, "num_gpus": 1} if name == "GPU" else {"num_cpus": 1}
+
+    def _reserve(self, size: int) -> PlacementGroup:
+        bundle = {"CPU": 1, self._accelerator.ray_resource: 1}
+        group = placement_group([bundle] * size, strategy="STRICT_PACK")
+        try:
+            ray.get(group.ready(), timeout=PLACEMENT_TIMEOUT_S)
+        except ray.exceptions.GetTimeoutError as error:
+            remove_placement_group(group)
+            raise ClusterError(
+                f"the cluster did not give {size} processes on one node to pool {self.name} within "
+                f"{PLACEMENT_TIMEOUT_S} s; another run may hold them: see `ray status`"
+            ) from error
+        return group

@@ -1,0 +1,1 @@
+"""The stories: what a run does, step by step, and how its objects are put together from the configuration."""

@@ -1,0 +1,135 @@
+"""Offline DPO: learn from given pairs of answers (Rafailov et al. 2023, arXiv:2305.18290).
+
+Only the order of things is here. Who computes what on which device is behind the roles; rows are numbers, and no token
+passes through this process.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.trainers.interruption import Interruption
+from mindspeed_dpo.trainers.stopwatch import Stopwatch
+from mindspeed_dpo.workers.roles import Actor, Reference
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what happens along the way, in optimizer steps.
+
+    Attributes:
+        first_step: Steps done before; where this run begins.
+        last_step: Steps done when the run is complete.
+        save_interval: Steps between checkpoints, or None for one at the end only.
+        eval_interval: Steps between evaluations, or None for none.
+    """
+
+    first_step: int
+    last_step: int
+    save_interval: int | None = None
+    eval_interval: int | None = None
+
+
+@dataclass
+class OfflineDPOTrainer:
+    """Drives the actor through the pairs of a dataset.
+
+    Attributes:
+        actor: The policy.
+        reference: Knows the reference's log-probabilities.
+        sampler: Says which training rows a step takes; its numbers index `train_rows`.
+        train_rows: [n] int64 dataset rows to learn from.
+        eval_rows: [m] int64 held-out dataset rows.
+        row_tokens: [rows] int64 input tokens of each dataset row, the prompt counted once per response.
+        plan: Length and intervals.
+        tracker: Takes the metrics.
+    """
+
+    actor: Actor
+    reference: Reference
+    sampler: PairSampler
+    train_rows: NDArray[np.int64]
+    eval_rows: NDArray[np.int64]
+    row_tokens: NDArray[np.int64]
+    plan: Plan
+    tracker: Tracker
+
+    def fit(self) -> int:
+        """Train to the end, or to the end of the step in which the run is asked to stop.
+
+        Returns:
+            Steps done. A checkpoint of exactly that step has been written.
+        """
+        saved = done = self.plan.first_step
+        with Interruption() as interruption:
+            while done < self.plan.last_step and not interruption.requested:
+                metrics = self.step(done)
+                done += 1
+                metrics.update(self.evaluate(done))
+                if _is_due(done, self.plan.save_interval):
+                    saved = self.save(done, metrics)
+                self.tracker.log(done, metrics)
+            if saved != done:
+                self.save(done, {})
+        return done
+
+    def step(self, step: int) -> dict[str, float]:
+        """Look up the reference, learn, measure: one policy update."""
+        watch = Stopwatch()
+        rows = self.train_rows[self.sampler.rows(step)]
+        with watch("timing/ref"):
+            ref_logps = self.reference.log_probs(rows)
+        with watch("timing/update_actor"):
+            metrics = self.actor.update(step, rows, ref_logps)
+        return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
+
+    def evaluate(self, done: int) -> dict[str, float]:
+        """Measure the held-out rows when it is time to."""
+        if not len(self.eval_rows) or not (_is_due(done, self.plan.eval_interval) or self._is_last(done)):
+            return {}
+        watch = Stopwatch()
+        with watch("timing/eval"):
+            metrics = self.actor.evaluate(self.eval_rows, self.reference.log_probs(self.eval_rows))
+        return {**metrics, **watch.seconds}
+
+    def save(self, done: int, metrics: dict[str, float]) -> int:
+        """Write a checkpoint after `done` steps, noting how long it took."""
+        watch = Stopwatch()
+        with watch("timing/save"):
+            folder = self.actor.save(done)
+        metrics.update(watch.seconds)
+        logger.info("checkpoint of step %d written to %s", done, folder)
+        return done
+
+    def _is_last(self, done: int) -> bool:
+        return self.plan.eval_interval is not None and done == self.plan.last_step
+
+    def _amounts(self, done: int, rows: NDArray[np.int64], seconds: float) -> dict[str, float]:
+        tokens = int(self.row_tokens[rows].sum())
+        return {
+            "epoch": self.sampler.epoch(done),
+            "consumed_samples": done * self.sampler.global_batch_size,
+            "num_tokens": self._tokens_until(done),
+            "tokens_per_s": tokens / seconds,
+            "pairs_per_s": len(rows) / seconds,
+            "timing/all": seconds,
+        }
+
+    def _tokens_until(self, done: int) -> int:
+        """Input tokens of all steps so far: whole epochs by their sum, the rest row by row."""
+        tokens = self.row_tokens[self.train_rows]
+        epochs, rest = divmod(done * self.sampler.global_batch_size, self.sampler.num_rows)
+        part = tokens[self.sampler.window(epochs * self.sampler.num_rows, rest)].sum() if rest else 0
+        return int(epochs * tokens.sum() + part)
+
+
+def _is_due(done: int, interval: int | None) -> bool:
+    return bool(interval) and done % interval == 0  # type: ignore[operator]
