@@ -1,0 +1,53 @@
+"""Ten steps of training against the numbers recorded from TRL, under every layout.
+
+Two micro-batches of two pairs make a step in the recording; other sizes must give the same.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.oracle_runs import CASES, LAYOUTS, compare, oracle_run
+from tests.support.runs import Layout, train
+
+pytestmark = pytest.mark.distributed
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("case", CASES)
+def test_training_follows_the_recording(case: str, layout: Layout, tmp_path: Path) -> None:
+    # Every case meets every layout; the other axes alternate, so that each value of them meets each layout as well.
+    index = list(CASES).index(case)
+    size = micro_batch_sizes(layout)[index % len(micro_batch_sizes(layout))]
+    run = oracle_run(case, layout, tmp_path, micro_batch_size=size, sequence_parallel=layout[0] > 1 and index % 2 == 0)
+    compare(case, train(run), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_micro_batches_and_shared_prompts_change_nothing(size: int, share_prompt: bool, tmp_path: Path) -> None:
+    run = oracle_run("sigmoid", (1, 1, 1), tmp_path, micro_batch_size=size, share_prompt=share_prompt)
+    compare("sigmoid", train(run), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
+        {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+        {"recompute_granularity": "selective", "sequence_parallel": True, "tensor_model_parallel_size": 2},
+        {"reference": "live", "no_shuffle": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_speed_and_memory_options_change_nothing(options: dict[str, Any], tmp_path: Path) -> None:
+    layout = (options.get("tensor_model_parallel_size", 1), 1, 2)
+    compare("sigmoid", train(oracle_run("sigmoid", layout, tmp_path, **options)), tmp_path / "checkpoints")
+
+
+def micro_batch_sizes(layout: Layout) -> list[int]:
+    """Sizes that divide a replica's share of the four pairs of a step."""
+    return [size for size in (1, 2, 4) if (4 // layout[2]) % size == 0]

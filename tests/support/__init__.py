@@ -1,0 +1,1 @@
+"""What several tests share: tiny models, tiny tokenizers, the recorded reference numbers."""

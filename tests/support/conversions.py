@@ -1,0 +1,52 @@
+"""The command lines around training, as end-to-end tests use them: pairs to tokens, weights to Megatron-core and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from mindspeed_dpo.models.weights import open_weights
+from tests.support.commands import succeed
+from tests.support.runs import Layout
+
+
+def preprocessing(raw: Path, tokenizer: Path, prefix: Path) -> list[str]:
+    """Arguments of `preprocess_data.py` for rows of `prompt`, `chosen` and `rejected`."""
+    return [
+        f"--input={raw}",
+        f"--output-prefix={prefix}",
+        "--handler-name=AlpacaStylePairwiseHandler",
+        '--map-keys={"prompt": "prompt", "query": "", "chosen": "chosen", "rejected": "rejected"}',
+        "--prompt-type=chat_template",
+        "--tokenizer-type=PretrainedFromHF",
+        f"--tokenizer-name-or-path={tokenizer}",
+        "--seq-length=256",
+    ]
+
+
+def to_mcore_arguments(source: Path, target: Path, layout: Layout = (1, 1, 1)) -> list[str]:
+    """Arguments of `convert_ckpt.py` from a Hugging Face Llama to Megatron-core weights for a layout."""
+    types = ["--load-model-type=hf", "--save-model-type=mg", "--model-type-hf=llama2"]
+    sizes = [f"--target-tensor-parallel-size={layout[0]}", f"--target-pipeline-parallel-size={layout[1]}"]
+    return [*types, *sizes, f"--load-dir={source}", f"--save-dir={target}"]
+
+
+def to_mcore(source: Path, target: Path, layout: Layout = (1, 1, 1)) -> Path:
+    """Convert, and return the target."""
+    succeed("convert_ckpt.py", *to_mcore_arguments(source, target, layout))
+    return target
+
+
+def assert_exported_whole(checkpoints: Path, folder: Path) -> None:
+    """Convert back; transformers must load every weight of the checkpoint, and the model must compute."""
+    types = ["--load-model-type=mg", "--save-model-type=hf"]
+    succeed("convert_ckpt.py", *types, f"--load-dir={checkpoints}", f"--save-dir={folder}")
+    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    assert not any(report.values()), report
+    source = open_weights(checkpoints)
+    saved, loaded = dict(source.hf_tensors(source.model_config())), model.state_dict()
+    assert saved.keys() == loaded.keys()
+    assert [name for name, tensor in saved.items() if not torch.equal(tensor, loaded[name])] == []
+    assert torch.isfinite(model(torch.arange(8)[None]).logits).all()

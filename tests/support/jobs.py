@@ -1,0 +1,123 @@
+"""What tests let a pool of processes do with a model: build it from a folder, score or differentiate a fixed batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mindspeed_dpo.algorithms.objective import PreferenceObjective
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.learning import OptimizerConfig
+from mindspeed_dpo.config.machine import ParallelConfig
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.engine import checkpoint
+from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
+from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Place, Topology, shard
+from tests.support.processes import leave_layout
+
+
+@dataclass(frozen=True)
+class Job:
+    """A model under a layout and a way to cut the batch."""
+
+    weights: Path
+    tp: int = 1
+    pp: int = 1
+    sequence_parallel: bool = False
+    share_prompt: bool = True
+    micro_batch_size: int = 2
+    recompute: str | None = None
+    multiple_of: int = 1
+    options: dict[str, bool] = field(default_factory=dict)
+    """Further keys of `ParallelConfig`."""
+
+
+def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
+    """Logits [T, V] of the packed batch from the last stage's first rank, whole over the vocabulary."""
+    model, place = _build(job)
+    packed = pack(batch, share_prompt=job.share_prompt, multiple_of=_multiple(job))
+    shard_of_logits = model.logits(packed)
+    parts: list[Tensor | None] = [None] * job.tp
+    dist.all_gather_object(parts, shard_of_logits)
+    return torch.cat([part for part in parts if part is not None], dim=-1) if place.is_output else None
+
+
+def scores_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
+    """Log-probabilities [P, 2] of this replica's pairs."""
+    model, place = _build(job)
+    batches = _micro_batches(job, batch, place)
+    outputs = ScoringEngine(model).score(batches)
+    scored = [b.sum_by_response(o[:, LOGP]) for b, o in zip(batches, outputs, strict=False)]
+    return torch.cat(scored) if place.is_output else None
+
+
+def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
+    """Write the gradient of the mean sigmoid loss as a checkpoint, as if it were the weights; gives its norm."""
+    model, place = _build(job)
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=job.tp,
+        pipeline_model_parallel_size=job.pp,
+        sequence_parallel=job.sequence_parallel,
+        **job.options,
+    )
+    engine = TrainingEngine(model, OptimizerConfig(lr=0.0, clip_grad=1e9), parallel)
+    objective = PreferenceObjective()
+
+    def loss_sum(packed: PackedBatch, columns: Tensor) -> Tensor:
+        logps = packed.sum_by_response(columns[:, LOGP])
+        return objective(logps, packed.response_lengths, packed.ref_logps, packed.weights).losses.sum()
+
+    engine.accumulate(_micro_batches(job, batch, place), loss_sum, num_pairs=batch.num_prompts)
+    norm = engine.step(0.0)
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            parameter.copy_(parameter.main_grad)
+    metadata = {"iteration": 1, "model": open_weights(job.weights).model_config().as_dict()}
+    checkpoint.save(folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
+    return norm
+
+
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder of weights under their Hugging Face names."""
+    source = open_weights(folder)
+    return dict(source.hf_tensors(source.model_config()))
+
+
+def _build(job: Job) -> tuple[PolicyModel, Place]:
+    leave_layout()
+    topology = Topology.of(dist.get_world_size(), job.tp, job.pp)
+    groups.split(topology)
+    groups.seed(1)
+    place = topology.place(dist.get_rank())
+    source = open_weights(job.weights)
+    config = source.model_config()
+    recompute = {"recompute_granularity": job.recompute}
+    if job.recompute == "full":
+        recompute |= {"recompute_method": "uniform", "recompute_num_layers": 1}
+    model = PolicyModel(config, Execution(topology, sequence_parallel=job.sequence_parallel, **recompute))
+    placement = Placement.even(
+        config.num_layers, tp_rank=place.tp_rank, tp_size=topology.tp, pp_rank=place.pp_rank, pp_size=topology.pp
+    )
+    assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
+    return model, place
+
+
+def _micro_batches(job: Job, batch: PreferenceBatch, place: Place) -> list[PackedBatch]:
+    mine = list(shard(batch.num_prompts, place.dp_rank, place.topology.dp))
+    parts = [mine[start : start + job.micro_batch_size] for start in range(0, len(mine), job.micro_batch_size)]
+    return [pack(batch.select(part), share_prompt=job.share_prompt, multiple_of=_multiple(job)) for part in parts]
+
+
+def _multiple(job: Job) -> int:
+    return job.tp if job.sequence_parallel else job.multiple_of

@@ -1,0 +1,157 @@
+"""A pool of gloo processes that run functions as one job, kept alive between tests because their start is what costs.
+
+`pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
+megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
+"""
+
+from __future__ import annotations
+
+import atexit
+import socket
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from megatron.core import parallel_state
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.device import activate, find_accelerator
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.workers.crew import Crew
+
+RESULT_TIMEOUT_S = 300
+_pools: dict[int, Pool] = {}
+
+
+def pool(world_size: int) -> Pool:
+    """The pool of this size, started at the first call."""
+    if world_size not in _pools:
+        _pools[world_size] = Pool(world_size)
+    return _pools[world_size]
+
+
+class Pool:
+    """Processes of one size, each with a pipe to this one."""
+
+    def __init__(self, world_size: int) -> None:
+        context = mp.get_context("spawn")
+        master = f"127.0.0.1:{free_port()}"
+        pairs = [context.Pipe() for _ in range(world_size)]
+        self._ends = [parent for parent, _ in pairs]
+        self._processes = [
+            context.Process(target=_serve, args=(rank, world_size, master, child))
+            for rank, (_, child) in enumerate(pairs)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call the function in every process; a failure anywhere raises here with its traceback."""
+        for end in self._ends:
+            end.send((function, args))
+        answers = []
+        for rank, end in enumerate(self._ends):
+            if not end.poll(RESULT_TIMEOUT_S):
+                self.stop()
+                raise AssertionError(f"rank {rank} gave no result within {RESULT_TIMEOUT_S} s")
+            answers.append(end.recv())
+        failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(answers) if not ok]
+        if failures:
+            self.stop()
+            raise AssertionError("\n".join(failures))
+        return [value for _, value in answers]
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return len(self._processes)
+
+    def stop(self) -> None:
+        """End the processes."""
+        for process in self._processes:
+            process.kill()
+        _pools.pop(len(self._processes), None)
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def _serve(rank: int, world_size: int, master: str, end: Connection) -> None:
+    torch.set_num_threads(1)
+    accelerator = activate("cpu")
+    groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3)
+    while True:
+        function, args = end.recv()
+        try:
+            end.send((True, function(*args)))
+        except Exception:  # whatever went wrong belongs into the test's report
+            end.send((False, traceback.format_exc()))
+
+
+@atexit.register
+def _stop_all() -> None:
+    for one in list(_pools.values()):
+        one.stop()
+
+
+class PoolGroup:
+    """A pool that plays the roles of a run, as the controller's worker group does on Ray."""
+
+    def __init__(self, run: RunConfig, size: int) -> None:
+        self._pool = pool(size)
+        self._pool.run(_seat, run)
+
+    def build(self, role: str) -> None:
+        """Build a role in every process."""
+        self._pool.run(_build, role)
+
+    def drop(self, role: str) -> None:
+        """Drop a role in every process."""
+        self._pool.run(_drop, role)
+
+    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+        """Let a role do something in every process."""
+        return self._pool.run(_call, role, verb, args)
+
+    def inspect(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """Call `function(crew, *args)` in every process: for tests that look inside."""
+        return self._pool.run(_inspect, function, args)
+
+
+def leave_layout() -> None:
+    """Forget the process groups of the job before, so that the next one can have another layout."""
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+
+
+_crew: list[Crew] = []
+
+
+def _seat(run: RunConfig) -> None:
+    leave_layout()
+    _crew.clear()
+    _crew.append(Crew.seated(run, run.actor, find_accelerator("cpu"), dist.get_rank(), dist.get_world_size()))
+
+
+def _build(role: str) -> None:
+    _crew[0].build(role)
+
+
+def _drop(role: str) -> None:
+    _crew[0].drop(role)
+
+
+def _call(role: str, verb: str, args: tuple[Any, ...]) -> Any:
+    return getattr(_crew[0].roles[role], verb)(*args)
+
+
+def _inspect(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return function(_crew[0], *args)

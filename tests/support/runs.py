@@ -1,0 +1,59 @@
+"""Runs of the tiny model for tests: their configuration, and a way to train without Ray on a pool of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.trainers.assemble import open_inputs, train_on
+from tests.support.processes import PoolGroup
+
+ACTOR = "actor_rollout_ref.actor_rollout"
+Layout = tuple[int, int, int]
+"""Tensor-, pipeline- and data-parallel size."""
+
+
+def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
+    """The configuration of the tiny model under a layout; settings are keys of training, or of the actor."""
+    tp, pp, dp = layout
+    keys: dict[str, Any] = {
+        "tensor_model_parallel_size": tp,
+        "pipeline_model_parallel_size": pp,
+        "sequence_parallel": False,
+        "tensorboard": False,
+        "eval_interval": 0,
+        "split": "100,0,0",
+        **settings,
+    }
+    return load_run("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{tp * pp * dp}]"])
+
+
+def overrides(keys: Mapping[str, Any]) -> list[str]:
+    """Command-line overrides that put each key into the section it belongs to."""
+    return [f"{_section(key)}.{key}={_text(value)}" for key, value in keys.items()]
+
+
+def train(run: RunConfig) -> list[dict[str, float]]:
+    """Train on a pool of processes and give back what `metrics.jsonl` holds."""
+    group = PoolGroup(run, run.num_processes("actor"))
+    assert train_on(run, open_inputs(run), {"actor_rollout": group}) == 0
+    return read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")
+
+
+_TRAINING = {field.name for field in fields(LoopConfig)} | {
+    "global_batch_size", "seq_length", "split", "tokenizer_name_or_path", "save_interval",
+}  # fmt: skip
+
+
+def _section(key: str) -> str:
+    return "training" if key in _TRAINING else ACTOR
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
