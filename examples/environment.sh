@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Sourced by quickstart.sh and tests/run.sh: makes a virtual environment with this package, once.
+#
+# make_environment DIR EXTRAS   e.g. make_environment .venv "[test]"; afterwards DIR/bin/python is ready.
+#   PYTHON             Python to build it with, 3.10 or newer (default: python3)
+#   TORCH_REQUIREMENT  what pip installs for torch if the environment lacks it (default: torch==2.13.0; the CPU build is
+#                      enough here. Where pip's index offers only a large CUDA build, add PyTorch's CPU index through
+#                      PIP_EXTRA_INDEX_URL and set TORCH_REQUIREMENT=torch==2.13.0+cpu)
+
+make_environment() {
+    local venv="$1" extras="$2" base="${PYTHON:-python3}" root stamp key
+    root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+    stamp="$venv/.mindspeed_dpo_stamp"
+    key="$("$base" - "$root" "$extras" "${TORCH_REQUIREMENT:-torch==2.13.0}" <<'PY'
+import hashlib, pathlib, sys
+if sys.version_info < (3, 10):
+    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")
+project = pathlib.Path(sys.argv[1], "pyproject.toml").read_bytes()
+print(hashlib.sha256(repr((project, sys.version_info[:2], sys.argv[1:])).encode()).hexdigest())
+PY
+    )" || return 1
+    if [[ -f "$stamp" && "$(<"$stamp")" == "$key" && -x "$venv/bin/python" ]]; then
+        echo "environment $venv is up to date"
+        return 0
+    fi
+    if [[ ! -x "$venv/bin/python" ]]; then
+        echo "making environment $venv"
+        "$base" -m venv "$venv" || return 1
+    fi
+    rm -f "$stamp"
+    if ! "$venv/bin/python" -c "import importlib.metadata as m; m.version('torch')" 2>/dev/null; then
+        echo "installing ${TORCH_REQUIREMENT:-torch==2.13.0}"
+        "$venv/bin/python" -m pip install --quiet --no-input "${TORCH_REQUIREMENT:-torch==2.13.0}" || return 1
+    fi
+    echo "installing mindspeed-dpo$extras"
+    "$venv/bin/python" -m pip install --quiet --no-input -e "$root$extras" || return 1
+    echo "$key" >"$stamp"
+}

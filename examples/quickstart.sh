@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# From nothing to a DPO-trained model on two CPU processes: bash examples/quickstart.sh
+#
+# Makes a virtual environment, a tiny model and a preference set, then preprocesses, converts, trains twice (tensor
+# parallel, data parallel) and converts back. Everything lies in outputs/quickstart, which each run makes anew.
+#
+# Environment:
+#   VENV    virtual environment to make and use (default: .venv in the repository)
+#   PYTHON, TORCH_REQUIREMENT: see examples/environment.sh
+set -euo pipefail
+exec </dev/null
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+# shellcheck source=examples/environment.sh
+source examples/environment.sh
+
+venv="${VENV:-$root/.venv}"
+out="outputs/quickstart"
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1 HF_HUB_OFFLINE=1 HYDRA_FULL_ERROR=1
+
+steps=9
+number=0
+current="start"
+step() {
+    number=$((number + 1))
+    current="$number/$steps $1"
+    echo
+    echo "=== $current"
+}
+trap 'echo "quickstart stopped in step $current" >&2' ERR
+
+step "environment in $venv"
+make_environment "$venv" ""
+python="$venv/bin/python"
+export PATH="$venv/bin:$PATH"
+SECONDS=0
+rm -rf "$out"
+mkdir -p "$out"
+
+step "tiny Hugging Face model and tokenizer"
+"$python" examples/tiny/make_model.py "$out/hf"
+
+step "preference set"
+"$python" examples/tiny/make_preferences.py "$out/preferences.jsonl"
+
+step "preprocess: text to token files"
+"$python" preprocess_data.py \
+    --input "$out/preferences.jsonl" \
+    --output-prefix "$out/data/pairs" \
+    --handler-name AlpacaStylePairwiseHandler \
+    --map-keys '{"prompt": "prompt", "query": "", "chosen": "chosen", "rejected": "rejected"}' \
+    --prompt-type chat_template \
+    --tokenizer-type PretrainedFromHF \
+    --tokenizer-name-or-path "$out/hf" \
+    --seq-length 256
+
+step "convert: Hugging Face to Megatron-core, tensor parallel 2"
+"$python" convert_ckpt.py \
+    --load-model-type hf --save-model-type mg --model-type-hf llama2 \
+    --target-tensor-parallel-size 2 --target-pipeline-parallel-size 1 \
+    --load-dir "$out/hf" --save-dir "$out/mcore_tp2"
+
+step "train, tensor parallel over 2 processes"
+"$python" ray_gpt.py --config-name offline_dpo_trainer_tiny \
+    training.output_dir="$out/run_tp2" training.log_interval=10 \
+    actor_rollout_ref.actor_rollout.load="$out/mcore_tp2"
+"$python" examples/tiny/show_training.py "$out/run_tp2/metrics.jsonl"
+
+step "train again, data parallel over 2 processes, straight from the Hugging Face folder"
+"$python" ray_gpt.py --config-name offline_dpo_trainer_tiny \
+    training.output_dir="$out/run_dp2" training.log_interval=10 \
+    actor_rollout_ref.actor_rollout.tensor_model_parallel_size=1 \
+    actor_rollout_ref.actor_rollout.sequence_parallel=false
+"$python" examples/tiny/show_training.py "$out/run_dp2/metrics.jsonl"
+
+step "convert the result back to Hugging Face"
+"$python" convert_ckpt.py \
+    --load-model-type mg --save-model-type hf \
+    --load-dir "$out/run_tp2/checkpoints" --save-dir "$out/trained_hf"
+
+step "load it with transformers"
+"$python" examples/tiny/try_model.py "$out/trained_hf"
+
+cat <<DONE
+
+Done, $SECONDS s after the installation. In $root/$out:
+  hf/                 the model we started from, with its tokenizer
+  preferences.jsonl   the raw pairs; data/ holds their tokens
+  mcore_tp2/          the start in Megatron-core's format, split for tensor parallel 2
+  run_tp2/, run_dp2/  the two runs: metrics.jsonl, config.yaml, logs/, tensorboard/, checkpoints/
+  trained_hf/         the trained model; AutoModelForCausalLM.from_pretrained loads it
+Curves: $venv/bin/tensorboard --logdir $out
+DONE

@@ -1,0 +1,86 @@
+"""Make a tiny Llama with random weights and its byte-level tokenizer, as a Hugging Face folder.
+
+Small enough to train on a laptop's CPU in seconds; nothing is downloaded. The vocabulary of 262 (256 bytes and six
+special tokens) is no multiple of 128, so padded vocabularies are met as with real models.
+
+    python examples/tiny/make_model.py OUTPUT_FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+PAD, BOS, EOS, USER, ASSISTANT, END = "<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"
+SPECIAL = (PAD, BOS, EOS, USER, ASSISTANT, END)
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}"
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One token per byte, no merges, six special tokens first."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT, END],
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def make_model(vocab_size: int, seed: int) -> LlamaForCausalLM:
+    """Two layers of width 64 with grouped-query attention, untied embeddings, float32."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab_size,
+        hidden_size=64,
+        intermediate_size=176,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=256,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return LlamaForCausalLM(config).to(torch.float32)
+
+
+def main() -> None:
+    """Write model and tokenizer to the folder named on the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, help="folder to write; files in it are replaced")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random weights")
+    options = parser.parse_args()
+    tokenizer = make_tokenizer()
+    model = make_model(len(tokenizer), options.seed)
+    # The end of a turn ends a generated answer too.
+    model.generation_config = GenerationConfig(
+        bos_token_id=1, pad_token_id=0, eos_token_id=[2, tokenizer.convert_tokens_to_ids(END)]
+    )
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    print(f"{options.output}: Llama with {parameters:,} random weights and {len(tokenizer)} tokens")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Merge mode: the sets of a folder joined into one, column by column, in the numeric order of their names.
+
+Columns are matched by their exact names, and a set takes part whole or not at all.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mindspeed_dpo.data.preprocess import Outcome, PreprocessError
+from mindspeed_dpo.data.settings import PreprocessSettings
+from mindspeed_dpo.data.tally import Tally
+from mindspeed_dpo.data.token_set import columns_present, open_columns, read_meta, writing
+from mindspeed_dpo.data.token_store import TokenReader
+
+_COLUMN_FILE = re.compile(r"(?P<prefix>.+)_packed_(?P<column>.+)_document\.idx")
+_SAME = ("tokenizer_fingerprint", "template_fingerprint", "prompt_type")
+
+
+def merge(settings: PreprocessSettings) -> Outcome:
+    """Join all sets in the folder `input` that have the columns `merge_group_keys`.
+
+    Raises:
+        FileNotFoundError: The folder is missing.
+        ValueError: No set has these columns, one has only some or further ones, or they were made differently.
+    """
+    folder = Path(settings.input).expanduser()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"input: for a merge there should be a folder {folder}")
+    columns = tuple(_bare(key) for key in settings.merge_group_keys)
+    prefixes = _prefixes(folder, columns, Path(settings.output_prefix).expanduser())
+    metas = _common_identity(prefixes)
+    tally = Tally()
+    with writing(settings.output_prefix, columns) as writer:
+        for prefix in prefixes:
+            readers = open_columns(prefix, columns)
+            _check_types(prefix, readers)
+            writer.append_all(readers)
+            longest = Counter({name: int(reader.lengths.max(initial=0)) for name, reader in readers.items()})
+            rows = len(readers[columns[0]])
+            tally.add(Tally(rows_in=rows, kept=rows, longest=longest))
+        identity = metas[0] if metas else {}
+        meta = writer.commit({**identity, **tally.as_dict(), "merged": [prefix.name for prefix in prefixes]})
+    return Outcome(writer.prefix, columns, tally, (), meta)
+
+
+def _bare(key: str) -> str:
+    """`packed_labels_document` and `labels` name the same column."""
+    return key.removeprefix("packed_").removesuffix("_document")
+
+
+def _prefixes(folder: Path, columns: Sequence[str], output: Path) -> list[Path]:
+    """The prefixes of the sets that are joined."""
+    matches = (_COLUMN_FILE.fullmatch(path.name) for path in folder.iterdir())
+    names = {match["prefix"] for match in matches if match and match["column"] in columns}
+    prefixes = sorted((folder / name for name in names), key=lambda path: _natural(path.name))
+    prefixes = [prefix for prefix in prefixes if prefix.resolve() != output.resolve()]
+    if not prefixes:
+        raise PreprocessError(f"input: no set in {folder} has the columns {', '.join(columns)}")
+    for prefix in prefixes:
+        present = columns_present(prefix)
+        if set(present) != set(columns):
+            raise PreprocessError(
+                f"{prefix} has the columns {', '.join(present)}, but merge_group_keys names {', '.join(columns)}; "
+                "columns of a set belong together, so name all of them and no other"
+            )
+    return prefixes
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _common_identity(prefixes: Sequence[Path]) -> list[dict[str, Any]]:
+    """The descriptions of the sets, where they have one, which agree in tokenizer and template."""
+    described = [(prefix, meta) for prefix in prefixes if (meta := read_meta(prefix)) is not None]
+    for prefix, meta in described[1:]:
+        first, expected = described[0]
+        for key in _SAME:
+            if meta.get(key) != expected.get(key):
+                raise PreprocessError(f"cannot merge {prefix} and {first}: they were made with different {key}")
+    return [meta for _, meta in described]
+
+
+def _check_types(prefix: Path, readers: dict[str, TokenReader]) -> None:
+    for column, reader in readers.items():
+        if reader.dtype.kind not in "iu":
+            raise PreprocessError(f"{prefix}: column {column} holds {reader.dtype}, not integers")

@@ -1,0 +1,287 @@
+"""Raw rows of every style, read as pairs and prompts, and the rows that are left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mindspeed_dpo.data.columns import map_key_problems, resolve_columns
+from mindspeed_dpo.data.handlers import HANDLERS, REJECTED, handler_problem
+from mindspeed_dpo.data.messages import OPENAI_TAGS
+from mindspeed_dpo.data.rows import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
+
+ALPACA, SHAREGPT = "AlpacaStylePairwiseHandler", "SharegptStylePairwiseHandler"
+BETTER, DIALOGUE = "BetterResponsePairwiseHandler", "DialoguePairwiseHandler"
+
+
+def read(handler_name: str, row: dict[str, Any], map_keys: dict[str, Any] | None = None) -> Any:
+    handler = HANDLERS[handler_name]
+    assert not map_key_problems(handler.columns, map_keys or {})
+    return handler.read(row, resolve_columns(handler.columns, map_keys or {}, list(row), "data"))
+
+
+def reason(handler_name: str, row: dict[str, Any], map_keys: dict[str, Any] | None = None) -> str:
+    with pytest.raises(RowDropped) as dropped:
+        read(handler_name, row, map_keys)
+    return dropped.value.reason
+
+
+def human(text: str) -> dict[str, str]:
+    return {"from": "human", "value": text}
+
+
+def gpt(text: str) -> dict[str, str]:
+    return {"from": "gpt", "value": text}
+
+
+def prompt(*texts: str, system: str = "") -> Prompt:
+    roles = ("user", "assistant")
+    return Prompt(tuple(Turn(roles[place % 2], text) for place, text in enumerate(texts)), system)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("AlpacaStylePairwiseHandle", "did you mean AlpacaStylePairwiseHandler"),
+        ("os", "handler_name 'os' is unknown"),
+        ("GeneralPretrainHandler", "it makes pre-training data"),
+        ("AlpacaStyleInstructionHandler", "supervised fine-tuning"),
+        ("", "handler_name is missing"),
+    ],
+)
+def test_unknown_and_foreign_handlers_get_a_sentence(name: str, sentence: str) -> None:
+    assert sentence in str(handler_problem(name))
+
+
+def test_no_handler_is_both_known_and_rejected() -> None:
+    assert not set(HANDLERS) & set(REJECTED)
+    assert all(handler_problem(name) is None for name in HANDLERS)
+
+
+# Alpaca
+
+
+def test_alpaca_rows_join_prompt_query_history_and_system() -> None:
+    row = {"q": "Q", "extra": "E", "sys": "S", "past": [["q0", "a0"]], "chosen": "good", "rejected": "bad"}
+    map_keys = {"prompt": "q", "query": "extra", "system": "sys", "history": "past"}
+    assert read(ALPACA, row, map_keys) == PairExample(prompt("q0", "a0", "Q\nE", system="S"), "good", "bad")
+
+
+def test_a_default_column_that_is_absent_counts_as_none() -> None:
+    row = {"instruction": "Q", "chosen": "good", "rejected": "bad"}
+    assert read(ALPACA, row).prompt == prompt("Q")
+
+
+def test_an_empty_map_key_means_no_column() -> None:
+    row = {"instruction": "Q", "input": "E", "chosen": "good", "rejected": "bad"}
+    assert read(ALPACA, row, {"query": ""}).prompt == prompt("Q")
+    assert read(ALPACA, row, {"query": None}).prompt == prompt("Q")
+
+
+MESSAGES = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "last"}]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "map_keys", "expected"),
+    [
+        ("good", "bad", {}, ("good", "bad")),
+        (["good", "second"], ["bad", "second"], {}, ("good", "bad")),
+        (["good"], ["bad"], {}, ("good", "bad")),
+        (["good", "bad"], None, {"rejected": "chosen"}, ("good", "bad")),
+        (["good", "bad", "worse"], None, {"rejected": "chosen"}, ("good", "bad")),
+        (MESSAGES, [{"role": "assistant", "content": "bad"}], {}, ("last", "bad")),
+    ],
+)
+def test_answers_come_in_several_forms(
+    chosen: Any, rejected: Any, map_keys: dict[str, str], expected: tuple[str, str]
+) -> None:
+    example = read(ALPACA, {"instruction": "Q", "chosen": chosen, "rejected": rejected}, map_keys)
+    assert (example.chosen, example.rejected) == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"chosen": ""}, "empty_response"),
+        ({"rejected": "  \n"}, "empty_response"),
+        ({"rejected": None}, "empty_response"),
+        ({"chosen": []}, "empty_response"),
+        ({"chosen": "bad"}, "identical_responses"),
+        ({"instruction": ""}, "empty_prompt"),
+        ({"instruction": None}, "empty_prompt"),
+        ({"instruction": 3}, "not_text"),
+        ({"chosen": 3}, "bad_turns"),
+        ({"chosen": [{"role": "user", "content": "x"}]}, "bad_turns"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_dropped_by_reason(change: dict[str, Any], expected: str) -> None:
+    assert reason(ALPACA, {"instruction": "Q", "chosen": "good", "rejected": "bad", **change}) == expected
+
+
+def test_a_column_missing_in_one_row_is_malformed() -> None:
+    handler = HANDLERS[ALPACA]
+    columns = resolve_columns(handler.columns, {}, ["instruction", "chosen", "rejected"], "data")
+    with pytest.raises(RowDropped) as dropped:
+        handler.read({"instruction": "Q", "chosen": "good"}, columns)
+    assert dropped.value.reason == "missing_column" and "missing_column" in MALFORMED
+
+
+# map_keys
+
+
+def test_map_keys_are_checked_without_data() -> None:
+    spec = HANDLERS[SHAREGPT].columns
+    problems = map_key_problems(spec, {"message": "x", "chosen": 3, "tags": {"role": "x"}})
+    assert len(problems) == 3
+    assert "did you mean messages" in problems[0]
+    assert "chosen should be a column name, got 3" in problems[1]
+    assert "'role' is not a tag" in problems[2]
+
+
+def test_a_column_that_is_not_in_the_data_lists_those_that_are() -> None:
+    with pytest.raises(
+        ValueError, match=r"prompt should come from column 'questoin'; did you mean question.*chosen, q"
+    ):
+        resolve_columns(HANDLERS[ALPACA].columns, {"prompt": "questoin"}, ["question", "chosen", "rejected"], "x.json")
+    with pytest.raises(ValueError, match=r"prompt should come from column 'instruction'"):
+        resolve_columns(HANDLERS[ALPACA].columns, {}, ["question", "chosen", "rejected"], "x.json")
+    with pytest.raises(ValueError, match="prompt needs a column"):
+        resolve_columns(HANDLERS[ALPACA].columns, {"prompt": ""}, ["chosen", "rejected"], "x.json")
+
+
+# ShareGPT and messages
+
+
+def test_sharegpt_rows_keep_all_turns() -> None:
+    row = {"conversations": [human("Q1"), gpt("A1"), human("Q2")], "chosen": gpt("good"), "rejected": gpt("bad")}
+    assert read(SHAREGPT, row) == PairExample(prompt("Q1", "A1", "Q2"), "good", "bad")
+
+
+def test_a_leading_system_turn_is_the_system_text() -> None:
+    turns = [{"from": "system", "value": "S"}, human("Q")]
+    row = {"conversations": turns, "system": "column", "chosen": "good", "rejected": "bad"}
+    assert read(SHAREGPT, row, {"system": "system"}).prompt == prompt("Q", system="S")
+    row["conversations"] = turns[1:]
+    assert read(SHAREGPT, row, {"system": "system"}).prompt == prompt("Q", system="column")
+
+
+def test_partial_tags_keep_the_other_defaults() -> None:
+    row = {"conversations": [{"from": "human", "text": "Q"}], "chosen": "good", "rejected": "bad"}
+    assert read(SHAREGPT, row, {"tags": {"content_tag": "text"}}).prompt == prompt("Q")
+
+
+def test_openai_messages_are_read_with_tags() -> None:
+    row = {"messages": MESSAGES[:1], "chosen": [MESSAGES[1]], "rejected": "bad"}
+    map_keys = {"messages": "messages", "tags": dict(OPENAI_TAGS)}
+    assert read(SHAREGPT, row, map_keys) == PairExample(prompt("Q"), "last", "bad")
+
+
+@pytest.mark.parametrize(
+    ("turns", "expected"),
+    [
+        ([], "empty_prompt"),
+        ([gpt("A")], "bad_turns"),
+        ([human("Q"), human("Q")], "bad_turns"),
+        ([human("Q"), gpt("A")], "bad_turns"),
+        ([{"from": "narrator", "value": "x"}], "unknown_role"),
+        ([{"role": "user", "content": "x"}], "bad_turns"),
+        ("Q", "bad_turns"),
+        ([human("Q"), {"from": "function_call", "value": "{}"}, {"from": "observation", "value": "1"}], "tools"),
+        ([{"from": "system", "value": "S"}], "empty_prompt"),
+    ],
+)
+def test_dialogues_that_break_a_rule_are_dropped(turns: Any, expected: str) -> None:
+    assert reason(SHAREGPT, {"conversations": turns, "chosen": "good", "rejected": "bad"}) == expected
+
+
+def test_tool_text_is_not_lost_silently() -> None:
+    row = {"conversations": [human("Q")], "tools": '[{"name": "f"}]', "chosen": "good", "rejected": "bad"}
+    assert reason(SHAREGPT, row, {"tools": "tools"}) == "tools"
+    call = {"from": "function_call", "value": "{}"}
+    assert reason(SHAREGPT, {"conversations": [human("Q")], "chosen": call, "rejected": "bad"}) == "tools"
+
+
+# Two responses and the number of the better one
+
+
+@pytest.mark.parametrize(("better", "expected"), [(0, ("a", "b")), (1, ("b", "a")), ("1", ("b", "a"))])
+def test_the_better_response_is_chosen(better: Any, expected: tuple[str, str]) -> None:
+    row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": better}
+    example = read(BETTER, row)
+    assert (example.prompt, example.chosen, example.rejected) == (prompt("Q"), *expected)
+
+
+@pytest.mark.parametrize(("better", "expected"), [(None, "no_preference"), (-1, "no_preference"), (2, "not_text")])
+def test_a_row_without_a_better_response_is_dropped(better: Any, expected: str) -> None:
+    row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": better}
+    assert reason(BETTER, row) == expected
+
+
+def test_response_columns_can_be_named() -> None:
+    row = {"prompt": "Q", "x": "a", "y": "b", "safer": 1}
+    example = read(BETTER, row, {"responses": ["x", "y"], "better": "safer"})
+    assert (example.chosen, example.rejected) == ("b", "a")
+
+
+# Whole dialogues
+
+
+def test_message_lists_share_their_leading_turns() -> None:
+    start = [{"role": "system", "content": "S"}, *MESSAGES, {"role": "user", "content": "Q2"}]
+    row = {
+        "prompt": "ignored",
+        "chosen": [*start, {"role": "assistant", "content": "good"}],
+        "rejected": [*start, {"role": "assistant", "content": "bad"}],
+    }
+    assert read(DIALOGUE, row) == PairExample(prompt("Q", "last", "Q2", system="S"), "good", "bad")
+
+
+def test_transcripts_are_cut_at_turns() -> None:
+    start = "\n\nHuman: Hi there\n\nAssistant: Hello\n\nHuman: Two\n\nlines: Human: x\n\nAssistant:"
+    row = {"chosen": f"{start} The sky is blue", "rejected": f"{start} The sky is black"}
+    expected = PairExample(prompt("Hi there", "Hello", "Two\n\nlines: Human: x"), "The sky is blue", "The sky is black")
+    assert read(DIALOGUE, row) == expected
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "expected"),
+    [
+        ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: b\n\nAssistant: y", "no_common_prompt"),
+        (
+            "\n\nHuman: a\n\nAssistant: x\n\nHuman: q\n\nAssistant: z",
+            "\n\nHuman: a\n\nAssistant: y",
+            "no_common_prompt",
+        ),
+        ("\n\nHuman: a\n\nAssistant: x\n\nHuman: q", "\n\nHuman: a\n\nAssistant: y", "bad_turns"),
+        ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: a\n\nAssistant:", "empty_response"),
+        ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: a\n\nAssistant: x", "identical_responses"),
+        ("no speaker", "\n\nHuman: a\n\nAssistant: x", "bad_turns"),
+        ("", "\n\nHuman: a\n\nAssistant: x", "empty_response"),
+        ([], MESSAGES, "empty_response"),
+        ("\n\nAssistant: x", "\n\nAssistant: y", "empty_prompt"),
+    ],
+)
+def test_dialogues_without_a_common_question_are_dropped(chosen: Any, rejected: Any, expected: str) -> None:
+    assert reason(DIALOGUE, {"chosen": chosen, "rejected": rejected}) == expected
+
+
+# Prompts
+
+
+@pytest.mark.parametrize("name", ["PPOAlpacaStyleInstructionHandler", "R1AlpacaStyleInstructionHandler"])
+def test_prompts_need_no_response(name: str) -> None:
+    assert read(name, {"instruction": "Q"}) == PromptExample(prompt("Q"), {"labels": ""})
+    assert read(name, {"instruction": "Q", "output": ["A", "B"]}) == PromptExample(prompt("Q"), {"labels": "A"})
+    assert read(name, {"p": "Q", "a": 42}, {"prompt": "p", "response": "a"}).extras == {"labels": "42"}
+
+
+@pytest.mark.parametrize("name", ["PPOSharegptStyleInstructionHandler", "R1SharegptStyleInstructionHandler"])
+def test_prompts_keep_earlier_answers_and_part_with_the_last(name: str) -> None:
+    turns = [human("Q1"), gpt("A1"), human("Q2")]
+    assert read(name, {"conversations": turns}) == PromptExample(prompt("Q1", "A1", "Q2"), {"labels": ""})
+    expected = PromptExample(prompt("Q1", "A1", "Q2"), {"labels": "A2"})
+    assert read(name, {"conversations": [*turns, gpt("A2")]}) == expected
