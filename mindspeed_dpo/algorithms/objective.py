@@ -63,6 +63,8 @@ class PreferenceObjective:
                 f"dpo_label_smoothing={self.label_smoothing} has no effect with dpo_loss_type={self.loss_type}: "
                 f"set it to 0 or choose {able}"
             )
+        elif not self.label_smoothing and "label_smoothing" in pair_loss(self.loss_type).needs:
+            problems.append(f"dpo_loss_type={self.loss_type} needs dpo_label_smoothing above 0, e.g. 0.001")
         if not (math.isfinite(self.pref_ftx) and self.pref_ftx >= 0):
             problems.append(f"pref_ftx={self.pref_ftx} must be a number of at least 0")
         if problems:

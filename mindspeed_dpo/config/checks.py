@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from mindspeed_dpo.config.coerce import show
+from mindspeed_dpo.config.learning import SMOOTHED_LOSSES
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -151,10 +152,12 @@ def _schedule(run: RunConfig) -> Iterator[Wrong]:
 
 def _loss(run: RunConfig) -> Iterator[Wrong]:
     loss = run.actor.loss
-    if loss.dpo_label_smoothing and loss.dpo_loss_type != "sigmoid":
+    if loss.dpo_loss_type == "exo_pair" and not loss.dpo_label_smoothing:
+        yield Wrong(("dpo_loss_type", "dpo_label_smoothing"), "needs dpo_label_smoothing above 0, e.g. 0.001")
+    if loss.dpo_label_smoothing and loss.dpo_loss_type not in SMOOTHED_LOSSES:
         yield Wrong(
             ("dpo_label_smoothing", "dpo_loss_type"),
-            f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose sigmoid",
+            f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose {listing(SMOOTHED_LOSSES)}",
         )
 
 

@@ -36,14 +36,22 @@ class OptimizerConfig:
     adam_eps: float = setting(1e-8, help="Added to the root of Adam's second moment.", check=POSITIVE)
 
 
+SMOOTHED_LOSSES = ("sigmoid", "robust", "exo_pair")
+LOSSES = (
+    *SMOOTHED_LOSSES, "hinge", "ipo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
     """The preference loss, a value per pair."""
 
-    dpo_loss_type: str = setting("sigmoid", help="Which preference loss.", choices=("sigmoid", "hinge", "ipo"))
+    dpo_loss_type: str = setting("sigmoid", help="Which preference loss.", choices=LOSSES)
     dpo_beta: float = setting(0.1, help="Strength of the pull towards the reference.", unit="1/nat", check=POSITIVE)
     dpo_label_smoothing: float = setting(
-        0.0, help="Assumed probability that a preference label is flipped; sigmoid only.", check=within(0, 0.5)
+        0.0,
+        help="Assumed probability that a preference label is flipped; sigmoid, robust, exo_pair.",
+        check=within(0, 0.5),
     )
     pref_ftx: float = setting(
         0.0, help="Weight of the chosen response's mean negative log-probability, added to the loss.", check=at_least(0)

@@ -8,9 +8,15 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.losses.apo import apo_down_loss, apo_zero_loss
+from mindspeed_dpo.algorithms.losses.bco import bco_pair_loss
+from mindspeed_dpo.algorithms.losses.exo import exo_pair_loss
 from mindspeed_dpo.algorithms.losses.hinge import hinge_loss
 from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
-from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss
+from mindspeed_dpo.algorithms.losses.nca import nca_pair_loss
+from mindspeed_dpo.algorithms.losses.robust import robust_loss
+from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
+from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
 
 
 @dataclass(frozen=True)
@@ -22,16 +28,29 @@ class PairLoss:
             returns [P].
         reads: What the loss reads besides beta: "lengths" and names of settings. A setting that is not read must stay
             at its default, so that no setting is silently without effect.
+        needs: Settings that must be above 0.
     """
 
     function: Callable[..., Tensor]
     reads: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
 
+
+_LENGTHS = frozenset({"lengths"})
+_SMOOTHING = frozenset({"label_smoothing"})
 
 PAIR_LOSSES: dict[str, PairLoss] = {
-    "sigmoid": PairLoss(sigmoid_loss, frozenset({"label_smoothing"})),
+    "sigmoid": PairLoss(sigmoid_loss, _SMOOTHING),
     "hinge": PairLoss(hinge_loss),
-    "ipo": PairLoss(ipo_loss, frozenset({"lengths"})),
+    "ipo": PairLoss(ipo_loss, _LENGTHS),
+    "sigmoid_norm": PairLoss(sigmoid_norm_loss, _LENGTHS),
+    "robust": PairLoss(robust_loss, _SMOOTHING),
+    "exo_pair": PairLoss(exo_pair_loss, _SMOOTHING, needs=_SMOOTHING),
+    "nca_pair": PairLoss(nca_pair_loss),
+    "bco_pair": PairLoss(bco_pair_loss),
+    "sppo_hard": PairLoss(sppo_hard_loss),
+    "apo_zero": PairLoss(apo_zero_loss),
+    "apo_down": PairLoss(apo_down_loss),
 }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, hinge_loss, ipo_loss, pair_loss, sigmoid_loss
 from mindspeed_dpo.algorithms.losses.ratios import implicit_rewards
 
+SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])
 
 
@@ -23,7 +24,8 @@ def some_logps(seed: int = 0, pairs: int = 4) -> Tensor:
 
 def value(name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, beta: float = 0.1) -> Tensor:
     loss = pair_loss(name)
-    extra = {"lengths": lengths} if "lengths" in loss.reads else {}
+    extra: dict = {"lengths": lengths} if "lengths" in loss.reads else {}
+    extra |= {"label_smoothing": SMOOTHING} if loss.needs else {}
     return loss.function(policy, ref, beta=beta, **extra)
 
 
@@ -53,7 +55,19 @@ def test_ipo_divides_each_log_ratio_by_its_own_length() -> None:
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.7])
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("sigmoid", lambda beta: math.log(2)), ("hinge", lambda beta: 1.0), ("ipo", lambda beta: 1 / (4 * beta**2))],
+    [
+        ("sigmoid", lambda beta: math.log(2)),
+        ("hinge", lambda beta: 1.0),
+        ("ipo", lambda beta: 1 / (4 * beta**2)),
+        ("sigmoid_norm", lambda beta: math.log(2)),
+        ("robust", lambda beta: math.log(2)),
+        ("exo_pair", lambda beta: -math.log(2) - math.log(SMOOTHING * (1 - SMOOTHING)) / 2),
+        ("nca_pair", lambda beta: 2 * math.log(2)),
+        ("bco_pair", lambda beta: 2 * math.log(2)),
+        ("sppo_hard", lambda beta: 1 / (2 * beta**2)),
+        ("apo_zero", lambda beta: 1.0),
+        ("apo_down", lambda beta: 1.0),
+    ],
 )
 def test_the_loss_where_policy_equals_reference_is_known(name: str, expected, beta: float) -> None:
     logps = some_logps().float()
@@ -74,7 +88,20 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("sigmoid", (-0.05, 0.05)), ("hinge", (-0.1, 0.1)), ("ipo", (-1.0, 0.5))]
+    ("name", "expected"),
+    [
+        ("sigmoid", (-0.05, 0.05)),
+        ("hinge", (-0.1, 0.1)),
+        ("ipo", (-1.0, 0.5)),
+        ("sigmoid_norm", (-0.005, 0.0025)),
+        ("robust", (-0.05, 0.05)),
+        ("exo_pair", (-0.025 * math.log(9), 0.025 * math.log(9))),
+        ("nca_pair", (-0.025, 0.025)),
+        ("bco_pair", (-0.05, 0.05)),
+        ("sppo_hard", (-10.0, 10.0)),
+        ("apo_zero", (-0.025, 0.025)),
+        ("apo_down", (0.0, 0.025)),
+    ],
 )
 def test_the_first_gradient_has_its_known_value(name: str, expected: tuple[float, float]) -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
@@ -95,6 +122,16 @@ def test_permuting_pairs_permutes_their_losses(name: str) -> None:
     policy, ref, order = some_logps(1), some_logps(2), torch.tensor([2, 0, 3, 1])
     permuted = value(name, policy[order], ref[order], LENGTHS[order])
     assert torch.equal(permuted, value(name, policy, ref)[order])
+
+
+def test_robust_without_flips_is_the_sigmoid_loss() -> None:
+    policy, ref = some_logps(1), some_logps(2)
+    assert torch.equal(value("robust", policy, ref), value("sigmoid", policy, ref))
+
+
+def test_sigmoid_norm_of_lengths_one_is_the_sigmoid_loss() -> None:
+    policy, ref = some_logps(1), some_logps(2)
+    assert torch.equal(value("sigmoid_norm", policy, ref, torch.ones(4, 2)), value("sigmoid", policy, ref))
 
 
 def test_swapping_the_pair_changes_the_sigmoid_loss_by_the_margin() -> None:
@@ -127,7 +164,9 @@ def test_the_first_step_raises_chosen_and_lowers_rejected(name: str) -> None:
     policy = ref.clone().requires_grad_()
     value(name, policy, ref).sum().backward()
     assert policy.grad is not None
-    assert (policy.grad[:, 0] < 0).all() and (policy.grad[:, 1] > 0).all()
+    # apo_down means to lower both; where policy equals reference its chosen gradient is exactly 0.
+    assert (policy.grad[:, 0] == 0).all() if name == "apo_down" else (policy.grad[:, 0] < 0).all()
+    assert (policy.grad[:, 1] > 0).all()
 
 
 def test_extreme_margins_stay_finite() -> None:

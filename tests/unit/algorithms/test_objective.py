@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.losses import PAIR_LOSSES
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
+from mindspeed_dpo.config.learning import LOSSES, SMOOTHED_LOSSES
 
 LENGTHS = torch.tensor([[4, 2], [3, 9], [5, 5], [1, 2], [6, 7]])
 OBJECTIVES = [
@@ -133,3 +135,8 @@ def test_settings_out_of_range_or_without_effect_are_refused(settings: dict, mes
 def test_weights_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="weights must be"):
         PreferenceObjective()(some_logps(1), LENGTHS, some_logps(2), torch.ones(3))
+
+
+def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
+    assert set(LOSSES) == set(PAIR_LOSSES)
+    assert set(SMOOTHED_LOSSES) == {name for name, loss in PAIR_LOSSES.items() if "label_smoothing" in loss.reads}

@@ -12,7 +12,10 @@ from mindspeed_dpo.algorithms.objective import PreferenceObjective
 from mindspeed_dpo.algorithms.schedule import LearningRateSettings, lr_at
 from tests.support.oracle import require
 
-LOSS_CASES = ["sigmoid", "sigmoid_conversational", "sigmoid_trunc", "sigmoid_precompute", "hinge", "ipo"]
+LOSS_CASES = [
+    "sigmoid", "sigmoid_conversational", "sigmoid_trunc", "sigmoid_precompute", "hinge", "ipo", "sigmoid_norm",
+    "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
+]  # fmt: skip
 PAIR_METRICS = (
     "rewards/chosen",
     "rewards/rejected",
@@ -37,7 +40,11 @@ def response_lengths(micro_batch: dict) -> Tensor:
 
 
 def objective_of(case: dict) -> PreferenceObjective:
-    return PreferenceObjective(loss_type=case["knobs"]["loss_type"][0], beta=case["knobs"]["beta"])
+    knobs = case["knobs"]
+    loss_type, smoothing = knobs["loss_type"][0], knobs["label_smoothing"]
+    # TRL accepts smoothing where it has no effect; here that is an error.
+    used = smoothing if loss_type in ("robust", "exo_pair") else 0.0
+    return PreferenceObjective(loss_type=loss_type, beta=knobs["beta"], label_smoothing=used)
 
 
 @pytest.mark.parametrize("name", LOSS_CASES)

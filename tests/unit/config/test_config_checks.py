@@ -41,6 +41,7 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"lr_warmup_iters": 10}, "lr_warmup_iters=10 must be less than lr_decay_iters=10"),
     ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "hinge"}, "has no effect with dpo_loss_type=hinge"),
     ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "ipo"}, "has no effect with dpo_loss_type=ipo"),
+    ({"dpo_loss_type": "exo_pair"}, "needs dpo_label_smoothing above 0"),
     ({"recompute_granularity": "full"}, "needs recompute_method and recompute_num_layers"),
     ({"recompute_method": "block"}, "has no effect without recompute_granularity=full"),
     ({"overlap_param_gather": True}, "has no effect without use_distributed_optimizer"),
