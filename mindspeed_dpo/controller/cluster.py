@@ -73,7 +73,8 @@ def _connect(address: str | None, accelerator: Accelerator, needed: int) -> None
             ray.init(address=address, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise ClusterError(
-                f"no Ray cluster answers at {address} ({error}); check ray_address or RAY_ADDRESS, or leave both out"
+                f"no Ray cluster answers at {address} ({error}); check ray_address or RAY_ADDRESS, or leave both out. "
+                "A cluster that was started with token authentication answers only with RAY_AUTH_MODE=token"
             ) from error
         return
     try:

@@ -19,12 +19,38 @@ from mindspeed_dpo.workers.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
+_SHOW_ALL = (
+    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES",
+    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
+)
+
 # How long to listen for the cause after the first sign of a failure.
 CAUSE_WAIT_S = 3.0
 
 
 class WorkerFailure(RuntimeError):
     """A worker process failed or died."""
+
+
+class NodeProcess(WorkerProcess):
+    """A worker process that knows where Ray put it."""
+
+    def node_address(self) -> str:
+        """The address under which other nodes reach this one."""
+        return str(ray.util.get_node_ip_address())
+
+    def local_rank(self, resource: str) -> int:
+        """Index of this process's device among those it sees.
+
+        Ray shows a process its own devices only, so that is 0, unless it was told to leave that to the process.
+        """
+        ids = ray.get_runtime_context().get_accelerator_ids().get(resource, [])
+        shows_all = any(name in os.environ for name in _SHOW_ALL)
+        return int(ids[0]) if ids and shows_all else 0
+
+    def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
+        """`join` with the local rank that belongs to this process."""
+        self.join(rank, world_size, master, self.local_rank(resource))
 
 
 class WorkerGroup:
@@ -37,16 +63,13 @@ class WorkerGroup:
             WorkerFailure: One of them failed.
         """
         self.name = pool.name
-        remote = ray.remote(WorkerProcess)
-        environment = {"env_vars": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}}
-        self._processes = [
-            remote.options(runtime_env=environment, **options).remote(run, pool.name, os.getcwd())
-            for options in pool.options()
-        ]
-        master = self._gather([self._processes[0].meeting_point.remote()], "meeting_point")[0]
-        self._gather(
-            [process.join.remote(rank, pool.size, master) for rank, process in enumerate(self._processes)], "join"
-        )
+        remote = ray.remote(NodeProcess)
+        self._processes = [remote.options(**options).remote(run, pool.name, os.getcwd()) for options in pool.options()]
+        self._nodes = ["a node that is not known yet"] * pool.size
+        self._nodes = self._gather([process.node_address.remote() for process in self._processes], "start")
+        master = self._gather([self._processes[0].meeting_point.remote(self._nodes[0])], "meeting_point")[0]
+        places = enumerate(self._processes)
+        self._gather([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in places], "join")
 
     def build(self, role: str) -> None:
         """Build a role in every process."""
@@ -93,7 +116,8 @@ class WorkerGroup:
         # A process that died is the cause; the others only lost their connection to it.
         rank, cause = min(failures.items(), key=lambda item: (not _is_death(item[1]), item[0]))
         raise WorkerFailure(
-            f"{self.name} rank {rank} failed in {what}: {_reason(cause)}; see {self.name}_{rank}.log in the run's logs"
+            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {_reason(cause)}; "
+            f"see {self.name}_{rank}.log in the run's logs"
         ) from cause
 
 

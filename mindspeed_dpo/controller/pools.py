@@ -39,6 +39,11 @@ class Pool:
         """Number of processes."""
         return sum(self._sizes)
 
+    @property
+    def resource(self) -> str:
+        """The Ray resource that a process takes one of."""
+        return self._accelerator.ray_resource
+
     def options(self) -> list[dict[str, Any]]:
         """Ray actor options of each process, in rank order."""
         return [

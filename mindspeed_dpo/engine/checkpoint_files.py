@@ -57,7 +57,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{folder} is not a whole checkpoint: {', '.join(missing)} missing; use an earlier iteration, "
             f"or convert foreign weights with convert_ckpt.py"
         )
-    metadata: dict[str, Any] = json.loads((folder / METADATA).read_text())
+    try:
+        metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{folder / METADATA} is damaged ({error}); use an earlier iteration") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {metadata.get('format')}, this version reads format {FORMAT}")
     return metadata

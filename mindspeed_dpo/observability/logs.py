@@ -13,6 +13,7 @@ from pathlib import Path
 FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
+PACKAGE = "mindspeed_dpo"
 
 
 class LogSession:
@@ -33,6 +34,8 @@ class LogSession:
         """Add the handlers to the root logger; call it again after a library has reset that logger."""
         root = logging.getLogger()
         root.setLevel(self._level)
+        # Our own details go into the file; the console and other libraries keep to their levels.
+        logging.getLogger(PACKAGE).setLevel(logging.DEBUG)
         for handler in self._handlers:
             root.addHandler(handler)  # does nothing where the handler is there already
 
@@ -44,6 +47,7 @@ class LogSession:
             handler.close()
         if self._handlers:
             root.setLevel(self._level_before)
+            logging.getLogger(PACKAGE).setLevel(logging.NOTSET)
         self._handlers = []
 
     def __enter__(self) -> LogSession:

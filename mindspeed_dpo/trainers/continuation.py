@@ -56,6 +56,37 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
     return Continuation(folder, int(metadata["iteration"]), optimizer, rng, metadata)
 
 
+def check_fresh_save(run: RunConfig) -> None:
+    """See that a run which starts at step 0 does not write between another run's checkpoints.
+
+    Raises:
+        CheckpointError: It would.
+    """
+    save = Path(run.actor.checkpoint.save)
+    if (save / TRACKER).is_file():
+        raise CheckpointError(
+            f"{save} holds the checkpoints of another run; continue that one with resume_from={save}, "
+            "choose another output_dir or save, or move them away"
+        )
+
+
+def with_reference_of(run: RunConfig, found: Continuation) -> RunConfig:
+    """The run with the reference of the run it continues, where it names none of its own.
+
+    With `load` of a training checkpoint the policy to start from is a trained one, and no reference.
+    """
+    assert run.ref is not None
+    names_its_own = run.ref.checkpoint.load != run.actor.checkpoint.load
+    earlier = found.metadata["reference"]
+    if names_its_own or run.actor.checkpoint.resume_from or earlier is None:
+        return run
+    if not Path(earlier).exists():
+        raise CheckpointError(
+            f"{found.folder} was trained against {earlier}, which is not there; name it with ref_model"
+        )
+    return replace(run, ref=replace(run.ref, checkpoint=replace(run.ref.checkpoint, load=earlier)))
+
+
 def continued_in_place(run: RunConfig) -> RunConfig:
     """The run with the output folder of the one it resumes, unless it was given one of its own."""
     resume_from = run.actor.checkpoint.resume_from

@@ -7,6 +7,7 @@ passes through this process.
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ from mindspeed_dpo.trainers.stopwatch import Stopwatch
 from mindspeed_dpo.workers.roles import Actor, Reference
 
 logger = logging.getLogger(__name__)
+
+
+class DivergenceError(ValueError):
+    """Loss or gradient are no numbers any more."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,10 @@ class OfflineDPOTrainer:
     plan: Plan
     tracker: Tracker
 
+    def __post_init__(self) -> None:
+        """Count the tokens of the steps before the first."""
+        self._num_tokens = self._tokens_until(self.plan.first_step)
+
     def fit(self) -> int:
         """Train to the end, or to the end of the step in which the run is asked to stop.
 
@@ -89,6 +98,7 @@ class OfflineDPOTrainer:
             ref_logps = self.reference.log_probs(rows)
         with watch("timing/update_actor"):
             metrics = self.actor.update(step, rows, ref_logps)
+        _check_finite(step, metrics)
         return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
 
     def evaluate(self, done: int) -> dict[str, float]:
@@ -114,10 +124,11 @@ class OfflineDPOTrainer:
 
     def _amounts(self, done: int, rows: NDArray[np.int64], seconds: float) -> dict[str, float]:
         tokens = int(self.row_tokens[rows].sum())
+        self._num_tokens += tokens
         return {
             "epoch": self.sampler.epoch(done),
             "consumed_samples": done * self.sampler.global_batch_size,
-            "num_tokens": self._tokens_until(done),
+            "num_tokens": self._num_tokens,
             "tokens_per_s": tokens / seconds,
             "pairs_per_s": len(rows) / seconds,
             "timing/all": seconds,
@@ -133,3 +144,13 @@ class OfflineDPOTrainer:
 
 def _is_due(done: int, interval: int | None) -> bool:
     return bool(interval) and done % interval == 0  # type: ignore[operator]
+
+
+def _check_finite(step: int, metrics: dict[str, float]) -> None:
+    """Stop before a checkpoint of broken weights is written."""
+    broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+    if broken:
+        raise DivergenceError(
+            f"step {step + 1}: {' and '.join(broken)}; the run stops, and its checkpoints are those of earlier steps. "
+            "Lower lr or clip_grad, or look for a broken row in the data"
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch.distributed as dist
@@ -101,6 +102,10 @@ class ActorWorker:
         speaks = place.is_output and place.dp_rank == 0
         return MetricSums.from_vector(sums.names, vector).means(prefix) if speaks else None
 
+    def _reference_path(self) -> str | None:
+        ref = self.seat.run.ref
+        return os.path.abspath(ref.checkpoint.load) if ref is not None and ref.checkpoint.load else None
+
     def _metadata(self, iteration: int) -> dict[str, object]:
         topology = self.seat.place.topology
         return {
@@ -110,4 +115,5 @@ class ActorWorker:
             "global_batch_size": self.role.batch.global_batch_size,
             "seed": self.seat.run.loop.seed,
             "rows": len(self.feed.dataset),
+            "reference": self._reference_path(),
         }

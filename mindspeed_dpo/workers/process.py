@@ -42,13 +42,12 @@ class WorkerProcess:
         self._crew: Any = None
         self._log: LogSession | None = None
 
-    def meeting_point(self) -> str:
-        """`host:port` where the job's processes can meet, if this one is rank 0.
+    def meeting_point(self, host: str) -> str:
+        """`host:port` where the job's processes can meet, if this one is rank 0 and lies on `host`.
 
         Raises:
             PortInUseError: `master_port` is set and taken.
         """
-        host = socket.gethostbyname(socket.gethostname())
         port = self.run.loop.master_port
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,7 +55,7 @@ class WorkerProcess:
                 probe.bind(("", port or 0))
             except OSError as error:
                 raise PortInUseError(
-                    f"master_port={port} is in use on {socket.gethostname()}; choose another, or null for any free one"
+                    f"master_port={port} is in use on {host}; choose another, or null for any free one"
                 ) from error
             return f"{host}:{probe.getsockname()[1]}"
 

@@ -8,7 +8,12 @@ from mindspeed_dpo.models.weights import WeightSource, open_weights
 
 
 def open_dataset(role: RoleConfig) -> PreferenceDataset:
-    """The role's preference pairs; tokens are read on demand."""
+    """The role's preference pairs; tokens are read on demand.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or no row is left.
+    """
     data = role.data
     return PreferenceDataset.open(data.data_path, seq_length=data.seq_length, truncation=data.truncation)
 

@@ -1,0 +1,99 @@
+"""What a run reads, opened and checked on the driver: nothing that does not fit gets as far as a device."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset, Splits
+from mindspeed_dpo.data.splits import parse_data_path
+from mindspeed_dpo.data.token_set import check_identity
+from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
+from mindspeed_dpo.models.hf_config import describe_differences, model_config_from_hf, read_hf_config
+from mindspeed_dpo.trainers.continuation import (
+    Continuation,
+    check_fresh_save,
+    find_continuation,
+    with_reference_of,
+)
+from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
+from mindspeed_dpo.workers.sources import open_dataset, open_initial_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads, opened and checked on the driver before any device is taken.
+
+    Attributes:
+        config: The run, with what it takes over from an earlier one.
+        dataset: All pairs that are fit for training or evaluation.
+        splits: Which of them are for what.
+        continuation: Where the run goes on from, if it does.
+    """
+
+    config: RunConfig
+    dataset: PreferenceDataset
+    splits: Splits
+    continuation: Continuation | None
+
+    @property
+    def first_step(self) -> int:
+        """Steps done before."""
+        return 0 if self.continuation is None else self.continuation.iteration
+
+
+def open_inputs(config: RunConfig) -> Inputs:
+    """Open data, weights and checkpoint and see that they fit the configuration.
+
+    Raises:
+        ValueError: Something does not fit.
+        OSError: Something cannot be read.
+    """
+    objective_of(config.actor)
+    learning_rate_of(config.actor, config.loop.train_iters)
+    check_data(config.actor)
+    dataset = open_dataset(config.actor)
+    logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
+    continuation = find_continuation(config, len(dataset))
+    if continuation is None:
+        check_fresh_save(config)
+    else:
+        config = with_reference_of(config, continuation)
+    for role in (config.actor, config.ref):
+        if role is not None:
+            check_weights(role)
+    return Inputs(config, dataset, dataset.splits(config.actor.data.split), continuation)
+
+
+def check_data(role: RoleConfig) -> None:
+    """See that a role's data was made with its tokenizer and template, as far as the data says.
+
+    Raises:
+        ValueError: It was made with others.
+    """
+    data = role.data
+    tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
+    for source in parse_data_path(data.data_path):
+        check_identity(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
+
+
+def check_weights(role: RoleConfig) -> None:
+    """See that the weights a role loads are those of its model.
+
+    Raises:
+        ValueError: A tensor is missing or has another shape, or the Hugging Face config beside the weights says
+            something else than the model section about what they compute.
+    """
+    source = open_initial_weights(role)
+    if source is None:
+        return
+    source.check(role.model)
+    assets = source.assets()
+    if assets is None or not (assets / "config.json").is_file():
+        return
+    differences = describe_differences(role.model, model_config_from_hf(read_hf_config(assets)))
+    if differences:
+        raise ValueError(f"{source.path} holds another model than the configuration: {'; '.join(differences)}")
