@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.oracle_runs import CASES, LAYOUTS, compare, oracle_run
+from tests.support.oracle_runs import CASES, FURTHER_CASES, LAYOUTS, compare, oracle_run, recording
 from tests.support.runs import Layout, train
 
 pytestmark = pytest.mark.distributed
@@ -19,11 +19,31 @@ pytestmark = pytest.mark.distributed
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("case", CASES)
 def test_training_follows_the_recording(case: str, layout: Layout, tmp_path: Path) -> None:
-    # Every case meets every layout; the other axes alternate, so that each value of them meets each layout as well.
-    index = list(CASES).index(case)
-    size = micro_batch_sizes(layout)[index % len(micro_batch_sizes(layout))]
-    run = oracle_run(case, layout, tmp_path, micro_batch_size=size, sequence_parallel=layout[0] > 1 and index % 2 == 0)
+    # Every case meets every layout. Micro-batch size and sequence parallelism take turns, so that every layout meets
+    # each pair of their values.
+    turn, index = divmod(list(CASES).index(case), len(micro_batch_sizes(layout)))
+    run = oracle_run(
+        case,
+        layout,
+        tmp_path,
+        micro_batch_size=micro_batch_sizes(layout)[index],
+        sequence_parallel=layout[0] > 1 and turn % 2 == 0,
+    )
     compare(case, train(run), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("case", FURTHER_CASES)
+def test_further_losses_follow_the_recording(case: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[list(FURTHER_CASES).index(case) % len(LAYOUTS)]
+    compare(case, train(oracle_run(case, layout, tmp_path)), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (2, 2, 1)], ids=str)
+def test_bfloat16_stays_near_the_recording(layout: Layout, tmp_path: Path) -> None:
+    metrics = train(oracle_run("sigmoid", layout, tmp_path, bf16=True, sequence_parallel=layout[0] > 1))
+    for ours, theirs in zip(metrics, recording("sigmoid")["steps"], strict=True):
+        for name in ("loss", "rewards/margins", "logps/chosen"):
+            assert ours[name] == pytest.approx(theirs[name], rel=3e-2, abs=3e-2), (name, ours["step"])
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

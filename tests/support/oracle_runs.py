@@ -29,7 +29,18 @@ CASES: dict[str, dict[str, Any]] = {
     "hinge": {"dpo_loss_type": "hinge"},
     "ipo": {"dpo_loss_type": "ipo"},
 }
-"""The recorded cases and the keys in which they differ."""
+"""The recorded cases that are run under every layout, and the keys in which they differ."""
+FURTHER_CASES: dict[str, dict[str, Any]] = {
+    "sigmoid_norm": {"dpo_loss_type": "sigmoid_norm"},
+    "robust": {"dpo_loss_type": "robust", "dpo_label_smoothing": 0.1},
+    "exo_pair": {"dpo_loss_type": "exo_pair", "dpo_label_smoothing": 0.001},
+    "nca_pair": {"dpo_loss_type": "nca_pair"},
+    "bco_pair": {"dpo_loss_type": "bco_pair"},
+    "sppo_hard": {"dpo_loss_type": "sppo_hard"},
+    "apo_zero": {"dpo_loss_type": "apo_zero"},
+    "apo_down": {"dpo_loss_type": "apo_down"},
+}
+"""Losses that differ from those in what is made of the log-probabilities only."""
 LAYOUTS: list[Layout] = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2)]
 # Token statistics are not among them: TRL averages over micro-batches, we over the tokens of the step.
 COMPARED = (
@@ -103,7 +114,7 @@ def oracle_keys(case: str, prefix: Path, folder: Path) -> dict[str, Any]:
         "adam_eps": hyper["eps"],
         "dpo_beta": knobs["beta"],
         "no_save_optim": True,
-        **CASES[case],
+        **{**CASES, **FURTHER_CASES}[case],
     }
 
 

@@ -11,7 +11,8 @@ from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loop import LoopConfig
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.observability.jsonl import read_metrics
-from mindspeed_dpo.trainers.assemble import open_inputs, train_on
+from mindspeed_dpo.trainers.assemble import train_on
+from mindspeed_dpo.trainers.inputs import open_inputs
 from tests.support.processes import PoolGroup
 
 ACTOR = "actor_rollout_ref.actor_rollout"
@@ -42,7 +43,7 @@ def overrides(keys: Mapping[str, Any]) -> list[str]:
 def train(run: RunConfig) -> list[dict[str, float]]:
     """Train on a pool of processes and give back what `metrics.jsonl` holds."""
     group = PoolGroup(run, run.num_processes("actor"))
-    assert train_on(run, open_inputs(run), {"actor_rollout": group}) == 0
+    assert train_on(open_inputs(run), {"actor_rollout": group}) == 0
     return read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")
 
 
