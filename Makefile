@@ -2,7 +2,7 @@
 PYTHON ?= python
 export PYTHON
 
-.PHONY: check format test bench
+.PHONY: check format test
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -13,9 +13,3 @@ format:  ## put the source in the style that `check` asks for
 
 test:  ## all tests that this machine can run
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
-
-bench:  ## speed and memory of the parts: every program in benchmarks/
-	@set -e; for program in benchmarks/*.py; do \
-	    test -f "$$program" || { echo "there are no benchmarks yet"; break; }; \
-	    echo "== $$program"; OMP_NUM_THREADS=1 $(PYTHON) "$$program" $(ARGS); \
-	done

@@ -54,10 +54,15 @@ class LoopConfig:
         shared=True,
     )
     master_port: int | None = setting(
-        None, help="Port where processes meet; null takes any free one.", check=within(1, 65536), shared=True
+        None,
+        help="Port where the processes of the first pool meet, the next pool's is one higher; null takes free ones.",
+        check=within(1, 65536),
+        shared=True,
     )
     ray_address: str | None = setting(
-        None, help="Address of a running Ray cluster; null starts a local one.", shared=True
+        None,
+        help="Address of a running Ray cluster; null: RAY_ADDRESS, else what `ray start` began here, else its own.",
+        shared=True,
     )
     tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
     log_token_statistics: bool = setting(

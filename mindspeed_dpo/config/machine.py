@@ -44,7 +44,7 @@ class PrecisionConfig:
         False, help="Compute in float16.", not_yet={True: "float16 is not implemented yet; use bf16: true"}
     )
     use_deter_comp: bool = setting(
-        False, help="Use only kernels that give the same bits every time (also spelled npu_deterministic)."
+        False, help="Ask for kernels that give the same bits every time (also spelled npu_deterministic); others warn."
     )
 
     @property

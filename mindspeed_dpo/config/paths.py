@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 from mindspeed_dpo.config.checks import Wrong, report
@@ -39,7 +40,7 @@ def _absent(actor: RoleConfig, exists: Callable[[str], bool]) -> Iterator[Wrong]
 
 def pair_files(data_path: str) -> list[str]:
     """The files that the preprocessed pairs of every prefix in `a`, `a,b` or `weight,a,weight,b` consist of."""
-    prefixes = [word.strip() for word in data_path.split(",") if not _is_number(word)]
+    prefixes = [os.path.expanduser(word.strip()) for word in data_path.split(",") if not _is_number(word)]
     ends = [f"_packed_{column}_document.{ending}" for column in PAIR_COLUMNS for ending in ("bin", "idx")]
     return [prefix + end for prefix in prefixes for end in ends]
 

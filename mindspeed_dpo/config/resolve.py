@@ -137,7 +137,8 @@ def _reference(sections: Sections, actor: RoleConfig, findings: Findings) -> tup
     }
     built["batch"] = dataclasses.replace(built["batch"], global_batch_size=actor.batch.global_batch_size)
     built["parallel"] = _usable(built["parallel"])
-    load = _value(values, "load") or named
+    # `training.load` is every role's; only the section's own may outrank ref_model.
+    load = _value(sections.roles["ref"], "load") or named
     if not load and not _value(values, "random_init"):
         load = actor.checkpoint.load
     checkpoint = dataclasses.replace(
@@ -183,7 +184,9 @@ def _filled(
     if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
         findings.note("sequence_parallel is off: it needs tensor_model_parallel_size above 1")
     if actor.data.prompt_type or actor.data.prompt_type_path:
-        findings.note("prompt_type has no effect while training offline: preprocess_data.py has applied the template")
+        findings.note(
+            "prompt_type is only compared with what the data was made with: preprocess_data.py has applied the template"
+        )
     output_dir = loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}"
     on_cpu = loop.device == "auto" and actor.parallel.distributed_backend == "gloo"
     loop = dataclasses.replace(loop, output_dir=output_dir, device="cpu" if on_cpu else loop.device)

@@ -136,6 +136,10 @@ def _is_death(error: Exception) -> bool:
 
 
 def _reason(error: Exception) -> str:
+    """The cause in one line; Ray's own text, which has many, goes into the log with the failure in full."""
     if isinstance(error, ray.exceptions.RayTaskError):
-        return f"{type(error.cause).__name__}: {error.cause}"
-    return "the process died" + (f" ({error})" if str(error) else "")
+        lines = str(error.cause).strip().splitlines() or [""]
+        return f"{type(error.cause).__name__}: {lines[0]}"
+    if _is_death(error):
+        return "the process died (killed by a signal, out of memory, or crashed)"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

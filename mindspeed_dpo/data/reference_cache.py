@@ -7,7 +7,6 @@ content carries its own checksum: a damaged file counts as absent and is written
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.data.splits import parse_data_path
-from mindspeed_dpo.data.token_set import PAIR_COLUMNS, column_stem, meta_path
+from mindspeed_dpo.data.token_set import PAIR_COLUMNS, column_stem
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +66,7 @@ def data_fingerprint(data: DataConfig) -> str:
 
 
 def _content_hash(prefix: str) -> str:
-    """The hash noted beside a set, or that of its files where another program wrote it."""
-    meta = meta_path(prefix)
-    if meta.is_file():
-        return str(json.loads(meta.read_text(encoding="utf-8"))["content_hash"])
+    """Of the files themselves: what is noted beside them may be older than they are."""
     files = hashlib.sha256()
     for column in PAIR_COLUMNS:
         with open(f"{column_stem(prefix, column)}.bin", "rb") as file:

@@ -32,9 +32,9 @@ class Accelerator:
     ray_resource: str
     is_custom_resource: bool = False
 
-    def device(self, local_rank: int = 0) -> torch.device:
-        """The torch device of a process with the given local rank."""
-        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, local_rank)
+    def device(self) -> torch.device:
+        """The device of this process: the current one, after `set_device`."""
+        return torch.device("cpu") if self.kind == "cpu" else torch.device(self.kind, self._module.current_device())
 
     @property
     def _module(self) -> Any:
@@ -54,15 +54,6 @@ class Accelerator:
         """Restore what `rng_state` gave."""
         setter: Callable[[Tensor], None] = torch.set_rng_state if self.kind == "cpu" else self._module.set_rng_state
         setter(state)
-
-    def synchronize(self) -> None:
-        """Wait for the device; nothing to wait for on the CPU."""
-        if self.kind != "cpu":
-            self._module.synchronize()
-
-    def peak_memory_bytes(self) -> int | None:
-        """Most device memory allocated by torch in this process so far, or None on the CPU."""
-        return None if self.kind == "cpu" else int(self._module.max_memory_allocated())
 
 
 _ACCELERATORS = {

@@ -49,6 +49,8 @@ def save(
     iteration: int = metadata["iteration"]
     folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(folder, 0)
+    if not Path(str(folder[0])).is_dir():
+        raise files.CheckpointError(f"{folder[0]} is not seen from this node: save must lie on storage that all share")
     with engine.parameters_gathered():
         state = _state(engine, accelerator, parts, is_loading=False)
         dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
@@ -66,11 +68,9 @@ def load(folder: Path, engine: TrainingEngine, accelerator: Accelerator, parts: 
         CheckpointError: The checkpoint lacks a part that is asked for.
     """
     metadata = files.read_metadata(folder)
-    for part in ("optimizer", "rng"):
-        if getattr(parts, part) and not metadata[part]:
-            raise files.CheckpointError(
-                f"{folder} was saved without {part} state; set no_load_{part[:5]}=true to go on"
-            )
+    lacking = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
+    if lacking:
+        raise files.CheckpointError(f"{folder} was saved without {' and '.join(lacking)} state")
     state = dist_checkpointing.load(_state(engine, accelerator, parts, is_loading=True), str(folder))
     engine.model.load_state_dict({k: v for k, v in state["model"].items() if v is not None}, strict=False)
     if parts.optimizer:

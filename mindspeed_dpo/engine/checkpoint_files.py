@@ -16,7 +16,7 @@ from typing import Any
 
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = "mindspeed_dpo.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class CheckpointError(ValueError):
@@ -36,7 +36,9 @@ def latest(root: Path) -> Path:
     """
     tracker = root / TRACKER
     if not tracker.is_file():
-        raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; check the path or start without it")
+        raise CheckpointError(
+            f"{root} holds no checkpoint: {TRACKER} is missing; give the folder that `save` of that run names"
+        )
     text = tracker.read_text().strip()
     if not text.isdigit():
         raise CheckpointError(f"{tracker} should hold an iteration number, it holds {text!r}")
@@ -55,7 +57,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(
             f"{folder} is not a whole checkpoint: {', '.join(missing)} missing; use an earlier iteration, "
-            f"or convert foreign weights with convert_ckpt.py"
+            "or finetune=true to take only its weights"
         )
     try:
         metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -63,6 +65,12 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / METADATA} is damaged ({error}); use an earlier iteration") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(f"{folder} has format {metadata.get('format')}, this version reads format {FORMAT}")
+    damaged = [name for name, size in metadata.get("files", {}).items() if _size(folder / name) != size]
+    if damaged:
+        raise CheckpointError(
+            f"{folder} is damaged: {', '.join(damaged)} missing or not of the size it was written with; use an earlier "
+            "iteration"
+        )
     return metadata
 
 
@@ -77,9 +85,14 @@ def begin(root: Path, iteration: int) -> Path:
 def finish(root: Path, iteration: int, metadata: Mapping[str, Any]) -> None:
     """Make what `begin` started the newest checkpoint."""
     partial, final = _partial(root, iteration), iteration_dir(root, iteration)
-    (partial / METADATA).write_text(json.dumps({"format": FORMAT, **metadata}, indent=2) + "\n")
-    shutil.rmtree(final, ignore_errors=True)
+    sizes = {path.name: _size(path) for path in sorted(partial.iterdir())}
+    (partial / METADATA).write_text(json.dumps({"format": FORMAT, **metadata, "files": sizes}, indent=2) + "\n")
+    replaced = final.with_name(f"{final.name}.replaced")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        final.rename(replaced)
     partial.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
     temporary = root / f"{TRACKER}.partial"
     temporary.write_text(str(iteration))
     os.replace(temporary, root / TRACKER)
@@ -88,3 +101,7 @@ def finish(root: Path, iteration: int, metadata: Mapping[str, Any]) -> None:
 def _partial(root: Path, iteration: int) -> Path:
     folder = iteration_dir(root, iteration)
     return folder.with_name(f"{folder.name}.partial")
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None

@@ -11,6 +11,7 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
@@ -70,3 +71,11 @@ def set_rates(optimizer: Any, learning_rate: float, weight_decay: float) -> None
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_mult"]
         group["weight_decay"] = weight_decay * group["wd_mult"]
+
+
+def clip(optimizer: Any, norm: float) -> None:
+    """Scale the gradients by min(1, clip_grad / (norm + 1e-6)), where clipping is on."""
+    for inner in optimizer.chained_optimizers:
+        parameters = [] if getattr(inner, "is_stub_optimizer", False) else inner.get_parameters()
+        if parameters and inner.config.clip_grad > 0:
+            clip_grad_by_total_norm_fp32(parameters, max_norm=inner.config.clip_grad, total_norm=norm)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from megatron.core import parallel_state
 from torch import Tensor
@@ -13,7 +13,7 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
 from mindspeed_dpo.engine import schedule
-from mindspeed_dpo.engine.optimizer import build_optimizer, set_rates, wrap
+from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.models.policy import PolicyModel
 
 
@@ -44,10 +44,18 @@ class TrainingEngine:
         schedule.forward_backward(self.wrapped, batches, loss_sum, scale)
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update the parameters, and return the global gradient norm before clipping."""
+        """Clip and update the parameters, unless the gradient is not finite.
+
+        Returns:
+            The global gradient norm before clipping.
+        """
         set_rates(self.optimizer, learning_rate, self._weight_decay)
-        _, grad_norm, _ = self.optimizer.step()
-        return float(self.optimizer.get_grad_norm() if grad_norm is None else grad_norm)
+        self.optimizer.prepare_grads()
+        norm = float(self.optimizer.get_grad_norm())
+        if math.isfinite(norm):
+            clip(self.optimizer, norm)
+            self.optimizer.step_with_ready_grads()
+        return norm
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """The head's columns for each micro-batch, without gradient; empty off the last stage."""
@@ -82,8 +90,3 @@ class ScoringEngine:
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """The head's columns for each micro-batch; empty off the last stage."""
         return schedule.forward(self.model, batches)
-
-
-def gradients(engine: TrainingEngine) -> dict[str, Any]:
-    """This rank's full gradients by parameter name, float32; not with a distributed optimizer, which shards them."""
-    return {name: parameter.main_grad.clone() for name, parameter in engine.model.named_parameters()}

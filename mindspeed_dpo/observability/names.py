@@ -95,7 +95,6 @@ METRICS: dict[str, Metric] = {
     "timing/sync": Metric("s", "Moving weights to the rollout."),
     "timing/update_actor": Metric("s", "Forward, backward and optimizer."),
     "timing/eval": Metric("s", "Evaluation."),
-    "timing/save": Metric("s", "Writing a checkpoint."),
     "timing/all": Metric("s", "The whole step."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -16,13 +17,14 @@ from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.models.weights.assets import FOLDER, copy_assets
 from mindspeed_dpo.observability.jsonl import MetricsFile
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import Trackers
-from mindspeed_dpo.trainers.continuation import continued_in_place
+from mindspeed_dpo.trainers.continuation import METRICS_FILE, continued_in_place
 from mindspeed_dpo.trainers.inputs import Inputs, open_inputs
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer, Plan
 from mindspeed_dpo.trainers.references import cached_reference
@@ -40,18 +42,32 @@ def run(config: RunConfig) -> int:
     Returns:
         Exit code: 0 when the run is complete, 130 when it was asked to stop and saved, 1 when it failed.
     """
-    config = continued_in_place(config)
-    output_dir = Path(config.loop.output_dir)
-    with start_logging(output_dir, "driver", console_level=logging.INFO):
-        try:
-            inputs = open_inputs(config)
-            # Not before: a run that cannot be resumed must keep the settings it had.
-            (output_dir / "config.yaml").write_text(inputs.config.as_yaml(), encoding="utf-8")
-            return _train(inputs)
-        except (ClusterError, WorkerFailure, ValueError, OSError) as error:
-            logger.error("%s", error)
-            logger.debug("the failure in full", exc_info=True)
-            return FAILED
+    try:
+        config = continued_in_place(config)
+        with start_logging(config.loop.output_dir, "driver", console_level=logging.INFO):
+            return _run_logged(config)
+    except CheckpointError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return FAILED
+    except OSError as error:
+        # Raised by the log file itself: what happens later is logged.
+        sys.stderr.write(f"error: output_dir={config.loop.output_dir} cannot be written ({error}); choose another\n")
+        return FAILED
+
+
+def _run_logged(config: RunConfig) -> int:
+    try:
+        inputs = open_inputs(config)
+        # Not before: a run that cannot be resumed must keep the settings it had.
+        Path(config.loop.output_dir, "config.yaml").write_text(inputs.config.as_yaml(), encoding="utf-8")
+        return _train(inputs)
+    except KeyboardInterrupt:
+        logger.warning("interrupted outside a step; what was saved before is whole")
+        return INTERRUPTED
+    except (ClusterError, WorkerFailure, ValueError, OSError) as error:
+        logger.error("%s", error)
+        logger.debug("the failure in full", exc_info=True)
+        return FAILED
 
 
 def _train(inputs: Inputs) -> int:
@@ -120,7 +136,7 @@ def _trackers(inputs: Inputs) -> Iterator[Trackers]:
     output_dir, done = Path(config.loop.output_dir), inputs.first_step
     trackers = Trackers(
         [
-            MetricsFile(output_dir / "metrics.jsonl", completed_steps=done),
+            MetricsFile(output_dir / METRICS_FILE, completed_steps=done),
             *([TensorBoard(output_dir / "tensorboard", completed_steps=done)] if config.loop.tensorboard else []),
             ProgressLine(config.loop.train_iters, completed_steps=done, interval=config.loop.log_interval),
         ]

@@ -6,12 +6,28 @@ the older way, continues with the parts that `no_load_optim` and `no_load_rng` l
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError, latest, read_metadata
+from mindspeed_dpo.engine.checkpoint_files import (
+    METADATA,
+    TRACKER,
+    CheckpointError,
+    iteration_dir,
+    latest,
+    read_metadata,
+)
+from mindspeed_dpo.models.hf_config import describe_differences
+from mindspeed_dpo.workers.sources import sampling_of
+
+DEFAULT_SAVE = "checkpoints"
+METRICS_FILE = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,22 +68,28 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
     else:
         return None
     metadata = read_metadata(folder)
-    _check_same_sampling(run, num_rows, folder, metadata)
+    rng = rng and metadata["topology"] == _topology(run)
+    _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
+    _check_same_sampling(run, num_rows, folder, metadata["sampling"])
+    _check_same_models(run, folder, metadata)
+    _check_places(run, folder, metadata)
     return Continuation(folder, int(metadata["iteration"]), optimizer, rng, metadata)
 
 
-def check_fresh_save(run: RunConfig) -> None:
-    """See that a run which starts at step 0 does not write between another run's checkpoints.
+def check_fresh_places(run: RunConfig) -> None:
+    """See that a run which starts at step 0 does not write over what another run wrote.
 
     Raises:
         CheckpointError: It would.
     """
-    save = Path(run.actor.checkpoint.save)
+    save, metrics = Path(run.actor.checkpoint.save), Path(run.loop.output_dir) / METRICS_FILE
     if (save / TRACKER).is_file():
         raise CheckpointError(
             f"{save} holds the checkpoints of another run; continue that one with resume_from={save}, "
             "choose another output_dir or save, or move them away"
         )
+    if metrics.is_file() and metrics.stat().st_size:
+        raise CheckpointError(f"{metrics} is of another run; choose another output_dir, or move it away")
 
 
 def with_reference_of(run: RunConfig, found: Continuation) -> RunConfig:
@@ -92,46 +114,95 @@ def continued_in_place(run: RunConfig) -> RunConfig:
     resume_from = run.actor.checkpoint.resume_from
     if not resume_from or "loop.output_dir" in run.origins:
         return run
-    output_dir = _output_dir_of(Path(resume_from))
-    if output_dir is None:
+    folder = _newest_below(Path(resume_from))
+    # Where the checkpoint lies tells more than where it was written: folders are moved.
+    beside = folder.parent.parent
+    output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(read_metadata(folder)["output_dir"])
+    if not output_dir.is_dir():
         return run
     checkpoints = run.actor.checkpoint
     if "actor.save" not in run.origins:
-        checkpoints = replace(checkpoints, save=str(output_dir / "checkpoints"))
+        checkpoints = replace(checkpoints, save=str(folder.parent))
     return replace(
         run, loop=replace(run.loop, output_dir=str(output_dir)), actor=replace(run.actor, checkpoint=checkpoints)
     )
 
 
-def _output_dir_of(path: Path) -> Path | None:
-    """The run's folder, from itself, from its checkpoints or from one of these."""
-    for candidate in (path, path.parent, path.parent.parent):
-        if (candidate / "checkpoints" / TRACKER).is_file():
-            return candidate
-    return None
-
-
 def _newest_below(path: Path) -> Path:
+    """The newest checkpoint of a run's output folder or of a folder of checkpoints, or the one that is given."""
     if (path / METADATA).is_file():
         read_metadata(path)
         return path
-    return latest(path / "checkpoints" if (path / "checkpoints").is_dir() else path)
+    return latest(_save_of(path))
+
+
+def _save_of(path: Path) -> Path:
+    """The folder of checkpoints that is meant: the path itself, or that of the run whose output folder it is."""
+    if (path / TRACKER).is_file():
+        return path
+    if (path / DEFAULT_SAVE).is_dir():
+        return path / DEFAULT_SAVE
+    if (path / "config.yaml").is_file():
+        written = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
+        return Path(written["actor_rollout_ref"]["actor_rollout"]["save"])
+    return path
 
 
 def _is_training_checkpoint(path: Path) -> bool:
-    if (path / METADATA).is_file():
-        return True
+    """Whether a path holds what this program saves, whole or not; rank files of a converter are something else."""
+    folder = path
     tracker = path / TRACKER
-    if not tracker.is_file() or not tracker.read_text().strip().isdigit():
-        return False
-    return (path / f"iter_{int(tracker.read_text()):07d}" / METADATA).is_file()
+    if tracker.is_file() and tracker.read_text().strip().isdigit():
+        folder = iteration_dir(path, int(tracker.read_text()))
+    return (folder / METADATA).is_file() or any(folder.glob("*.distcp"))
 
 
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:
-    now = {"global_batch_size": run.actor.batch.global_batch_size, "seed": run.loop.seed, "rows": num_rows}
+    now = sampling_of(run.actor, run.loop.seed, num_rows)
     changed = [f"{key} was {saved[key]}, is {value}" for key, value in now.items() if saved[key] != value]
     if changed:
         raise CheckpointError(
             f"{folder} cannot be continued, its data order would change: {'; '.join(changed)}. "
             "Restore these values, or start anew from its weights with load and finetune=true"
         )
+
+
+def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None:
+    lacking = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
+    if lacking:
+        raise CheckpointError(
+            f"{folder} was saved without {' and '.join(lacking)} state, so it cannot be continued exactly; give it as "
+            "load with no_load_optim=true and no_load_rng=true, or with finetune=true to start anew from its weights"
+        )
+
+
+def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
+    """The model must be the one that was trained, and a resumed run must keep its reference."""
+    changed = describe_differences(run.actor.model, ModelConfig.from_dict(metadata["model"]))
+    if run.actor.checkpoint.resume_from and run.ref is not None:
+        now = os.path.abspath(run.ref.checkpoint.load) if run.ref.checkpoint.load else None
+        changed += [f"the reference was {metadata['reference']}, is {now}"] if now != metadata["reference"] else []
+        if now is None and metadata["topology"]["pp"] != _topology(run)["pp"]:
+            changed.append("a random reference is another one with another pipeline_model_parallel_size")
+    if changed:
+        raise CheckpointError(f"{folder} cannot be continued: {'; '.join(changed)}")
+
+
+def _check_places(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
+    save, output_dir = Path(run.actor.checkpoint.save), Path(run.loop.output_dir)
+    if (save / TRACKER).is_file() and save.resolve() != folder.parent.resolve():
+        raise CheckpointError(
+            f"{save} holds the checkpoints of another run than {folder}; choose another output_dir or save"
+        )
+    own = output_dir.resolve() in (Path(metadata["output_dir"]).resolve(), folder.parent.parent.resolve())
+    if (output_dir / METRICS_FILE).is_file() and not own:
+        raise CheckpointError(f"{output_dir} holds another run than that of {folder}; choose another output_dir")
+
+
+def _topology(run: RunConfig) -> dict[str, int]:
+    parallel = run.actor.parallel
+    return {
+        "tp": parallel.tensor_model_parallel_size,
+        "pp": parallel.pipeline_model_parallel_size,
+        "dp": run.data_parallel_size("actor"),
+    }

@@ -13,7 +13,7 @@ from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.models.hf_config import describe_differences, model_config_from_hf, read_hf_config
 from mindspeed_dpo.trainers.continuation import (
     Continuation,
-    check_fresh_save,
+    check_fresh_places,
     find_continuation,
     with_reference_of,
 )
@@ -59,7 +59,7 @@ def open_inputs(config: RunConfig) -> Inputs:
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
     continuation = find_continuation(config, len(dataset))
     if continuation is None:
-        check_fresh_save(config)
+        check_fresh_places(config)
     else:
         config = with_reference_of(config, continuation)
     for role in (config.actor, config.ref):

@@ -6,6 +6,7 @@ passes through this process.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.interruption import Interruption
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
-from mindspeed_dpo.workers.roles import Actor, Reference
+from mindspeed_dpo.workers.roles import Actor, Logps, Reference
 
 logger = logging.getLogger(__name__)
 
@@ -80,14 +81,21 @@ class OfflineDPOTrainer:
         saved = done = self.plan.first_step
         with Interruption() as interruption:
             while done < self.plan.last_step and not interruption.requested:
-                metrics = self.step(done)
+                try:
+                    metrics = self.step(done)
+                except DivergenceError:
+                    # The weights are still those of the step before.
+                    if saved != done:
+                        self.save(done)
+                    raise
                 done += 1
                 metrics.update(self.evaluate(done))
-                if _is_due(done, self.plan.save_interval):
-                    saved = self.save(done, metrics)
+                # Before the checkpoint: a run that resumes from it must not miss this step's line.
                 self.tracker.log(done, metrics)
+                if _is_due(done, self.plan.save_interval):
+                    saved = self.save(done)
             if saved != done:
-                self.save(done, {})
+                self.save(done)
         return done
 
     def step(self, step: int) -> dict[str, float]:
@@ -107,16 +115,20 @@ class OfflineDPOTrainer:
             return {}
         watch = Stopwatch()
         with watch("timing/eval"):
-            metrics = self.actor.evaluate(self.eval_rows, self.reference.log_probs(self.eval_rows))
+            metrics = self.actor.evaluate(self.eval_rows, self._eval_ref_logps)
         return {**metrics, **watch.seconds}
 
-    def save(self, done: int, metrics: dict[str, float]) -> int:
-        """Write a checkpoint after `done` steps, noting how long it took."""
+    @functools.cached_property
+    def _eval_ref_logps(self) -> Logps:
+        """Once is enough: neither the rows nor the reference change."""
+        return self.reference.log_probs(self.eval_rows)
+
+    def save(self, done: int) -> int:
+        """Write a checkpoint after `done` steps and return their number."""
         watch = Stopwatch()
         with watch("timing/save"):
             folder = self.actor.save(done)
-        metrics.update(watch.seconds)
-        logger.info("checkpoint of step %d written to %s", done, folder)
+        logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done
 
     def _is_last(self, done: int) -> bool:
@@ -151,6 +163,6 @@ def _check_finite(step: int, metrics: dict[str, float]) -> None:
     broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
     if broken:
         raise DivergenceError(
-            f"step {step + 1}: {' and '.join(broken)}; the run stops, and its checkpoints are those of earlier steps. "
-            "Lower lr or clip_grad, or look for a broken row in the data"
+            f"step {step + 1}: {' and '.join(broken)}; the weights were not updated, and the newest checkpoint is that "
+            f"of step {step}. Lower lr or clip_grad, or look for a broken row in the data"
         )

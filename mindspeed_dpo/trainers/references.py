@@ -45,8 +45,8 @@ def cached_reference(
     assert run.ref is not None
     if run.ref.checkpoint.random_init:
         # Random weights have no file to tell them by; they are the same again for the same seed and layout.
-        return CachedReference(_compute(initial_actor, num_rows, run))
-    fingerprint = reference_fingerprint(run.ref)
+        return CachedReference(_compute_with(run, num_rows, initial_actor, group, live))
+    fingerprint = reference_fingerprint(run.ref, run.loop.seed)
     cache = ReferenceCache(run.ref.reference.reference_cache_dir, fingerprint, num_rows)
     values = cache.read()
     if values is None:
@@ -58,16 +58,19 @@ def cached_reference(
     return CachedReference(values)
 
 
-def reference_fingerprint(ref: RoleConfig) -> str:
+def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
     """What reference log-probabilities depend on, as a hash: weights, architecture, number format, token ids."""
     weights = open_initial_weights(ref)
     assert weights is not None, "random weights have no files to tell them by"
     model = json.dumps(ref.model.as_dict(), sort_keys=True)
+    # What loosely fitting weights leave out is drawn from the seed.
+    drawn = f"loosely, seed {seed}" if weights.loosely else ""
     parts = (
         weights.fingerprint(),
         model,
         ref.precision.dtype,
         data_fingerprint(ref.data),
+        drawn,
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
@@ -98,5 +101,11 @@ def _compute(source: Reference, count: int, run: RunConfig) -> NDArray[np.float3
     """Every row once, in chunks of a few steps, so that no process holds all rows at once."""
     logger.info("computing reference log-probabilities of %d pairs", count)
     size = 4 * run.actor.batch.global_batch_size
-    chunks = [source.log_probs(np.arange(start, min(start + size, count))) for start in range(0, count, size)]
+    chunks, told = [], 0
+    for start in range(0, count, size):
+        chunks.append(source.log_probs(np.arange(start, min(start + size, count))))
+        tenth = 10 * min(start + size, count) // count
+        if tenth > told:
+            logger.info("reference: %d%%", 10 * tenth)
+            told = tenth
     return np.concatenate(chunks)

@@ -13,7 +13,7 @@ from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PreferenceDataset
-from mindspeed_dpo.engine import checkpoint, checkpoint_files
+from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.observability.metrics import MetricSums
@@ -22,6 +22,7 @@ from mindspeed_dpo.workers.building import Seat, build_feed, build_model
 from mindspeed_dpo.workers.roles import Logps, Rows
 from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
 from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
+from mindspeed_dpo.workers.sources import sampling_of
 
 
 class ActorWorker:
@@ -34,6 +35,9 @@ class ActorWorker:
         self.statistics = seat.run.loop.log_token_statistics
         self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
         self.feed = build_feed(seat, role, dataset)
+        # Only the first rank describes checkpoints, and the hash may read all of the data.
+        writes = dist.get_rank() == 0
+        self._sampling = sampling_of(role, seat.run.loop.seed, len(dataset)) if writes else None
         self.objective = objective_of(role)
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
 
@@ -78,11 +82,8 @@ class ActorWorker:
         return str(folder)
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        """Continue from a checkpoint; random state only under the layout that wrote it."""
-        saved = checkpoint_files.read_metadata(Path(folder))
-        same_layout = saved["topology"] == self._metadata(0)["topology"]
-        parts = checkpoint.Parts(optimizer=optimizer, rng=rng and same_layout)
-        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, parts)
+        """Continue from a checkpoint; random state fits only the layout that wrote it."""
+        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, checkpoint.Parts(optimizer, rng))
 
     def _measure(self, batch: PackedBatch, columns: Tensor) -> tuple[Tensor, MetricSums]:
         """Losses [P], each times its pair's weight, and the metrics of a micro-batch."""
@@ -106,14 +107,16 @@ class ActorWorker:
         ref = self.seat.run.ref
         return os.path.abspath(ref.checkpoint.load) if ref is not None and ref.checkpoint.load else None
 
-    def _metadata(self, iteration: int) -> dict[str, object]:
+    def _topology(self) -> dict[str, int]:
         topology = self.seat.place.topology
+        return {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp}
+
+    def _metadata(self, iteration: int) -> dict[str, object]:
         return {
             "iteration": iteration,
             "model": self.role.model.as_dict(),
-            "topology": {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp},
-            "global_batch_size": self.role.batch.global_batch_size,
-            "seed": self.seat.run.loop.seed,
-            "rows": len(self.feed.dataset),
+            "topology": self._topology(),
+            "output_dir": os.path.abspath(self.seat.run.loop.output_dir),
+            "sampling": self._sampling,
             "reference": self._reference_path(),
         }

@@ -72,7 +72,8 @@ def execution(seat: Seat, role: RoleConfig) -> Execution:
         recompute_method=role.recompute.recompute_method,
         recompute_num_layers=role.recompute.recompute_num_layers,
         on_cpu=seat.accelerator.kind == "cpu",
-        initialise=role.checkpoint.random_init,
+        # What a loosely fitting checkpoint leaves out must not be whatever lay in memory.
+        initialise=role.checkpoint.random_init or role.checkpoint.load_checkpoint_loosely,
     )
 
 

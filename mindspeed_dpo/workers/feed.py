@@ -41,14 +41,18 @@ class Feed:
     vocab_size: int
 
     def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> list[PackedBatch]:
-        """This rank's part of the rows [N], at least one micro-batch.
+        """This rank's part of the rows [N], at least one micro-batch."""
+        return list(self.stream(rows, ref_logps))
+
+    def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
+        """As `micro_batches`, one after the other, for more rows than should be held at once.
 
         A rank without rows of its own gets one pair of weight 0: every rank must take part in the collectives.
         """
         mine = list(shard(len(rows), self.place.dp_rank, self.place.topology.dp))
         positions = np.asarray(mine or [0])
         references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=torch.float32)
-        return list(self._packed(np.asarray(rows), positions, references, weight=1.0 if mine else 0.0))
+        return self._packed(np.asarray(rows), positions, references, weight=1.0 if mine else 0.0)
 
     def _packed(
         self, rows: np.ndarray, positions: np.ndarray, references: torch.Tensor | None, weight: float

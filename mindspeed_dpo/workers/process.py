@@ -12,10 +12,9 @@ import os
 import socket
 from typing import Any
 
-import torch
-
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.device import activate
+from mindspeed_dpo.device import activate, find_accelerator
+from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,8 @@ class WorkerProcess:
         Raises:
             PortInUseError: `master_port` is set and taken.
         """
-        port = self.run.loop.master_port
+        first = self.run.loop.master_port
+        port = None if first is None else first + list(self.run.pools).index(self.pool)
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -72,10 +72,10 @@ class WorkerProcess:
         self._log = start_logging(self.run.loop.output_dir, self.pool, rank)
         logging.captureWarnings(True)
         role = self._leading_role()
+        if role.precision.use_deter_comp:
+            make_deterministic(find_accelerator(self.run.loop.device).kind)
         accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role))
         self._log.attach()
-        # Warn only: an operator without a repeatable form should not stop a run that asked for repeatable ones.
-        torch.use_deterministic_algorithms(role.precision.use_deter_comp, warn_only=True)
         crew = importlib.import_module("mindspeed_dpo.workers.crew")
         self._crew = crew.Crew.join(self.run, role, accelerator, rank, world_size, master)
         logger.info("rank %d of %d joined at %s on %s", rank, world_size, master, accelerator.kind)

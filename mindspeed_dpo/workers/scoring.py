@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Protocol
 
 import numpy as np
@@ -15,6 +16,9 @@ from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import Place, shard
 from mindspeed_dpo.workers.feed import Feed
 from mindspeed_dpo.workers.roles import Logps, Rows
+
+# Micro-batches on the device at once while scoring; some, so that a pipeline has work for every stage.
+HELD_MICRO_BATCHES = 16
 
 
 class Engine(Protocol):
@@ -31,11 +35,12 @@ def score_rows(engine: Engine, feed: Feed, rows: Rows) -> Logps | None:
         [n, 2] float32 for the n rows of this data-parallel rank, in order, from the one process that speaks for the
         replica; None from the others.
     """
-    batches = feed.micro_batches(rows)
-    columns = engine.score(batches)
+    scored, batches = [], feed.stream(rows)
+    while held := list(islice(batches, HELD_MICRO_BATCHES)):
+        # Off the last stage nothing comes back.
+        scored += [b.sum_by_response(c[:, LOGP]) for b, c in zip(held, engine.score(held), strict=False)]
     if not feed.place.is_output:
         return None
-    scored = [b.sum_by_response(c[:, LOGP]) for b, c in zip(batches, columns, strict=True)]
     count = len(shard(len(rows), feed.place.dp_rank, feed.place.topology.dp))
     return np.asarray(torch.cat(scored)[:count].cpu().numpy(), dtype=np.float32)
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.reference_cache import data_fingerprint
+from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.models.weights import WeightSource, open_weights
 
 
@@ -25,3 +29,16 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     source = open_weights(str(role.checkpoint.load))
     source.loosely = role.checkpoint.load_checkpoint_loosely
     return source
+
+
+def sampling_of(role: RoleConfig, seed: int, num_rows: int) -> dict[str, Any]:
+    """All that decides which rows a step takes: equal for two runs exactly if they take the same ones."""
+    return {
+        "global_batch_size": role.batch.global_batch_size,
+        "seed": seed,
+        "rows": num_rows,
+        "split": role.data.split,
+        "no_shuffle": role.data.no_shuffle,
+        "weights": [source.weight for source in parse_data_path(role.data.data_path)],
+        "data": data_fingerprint(role.data),
+    }

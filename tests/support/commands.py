@@ -1,27 +1,26 @@
-"""The project's command lines as a user starts them: processes of their own, at the repository's root, environment clean.
+"""The project's command lines as a user starts them: processes at the repository's root, in a clean environment.
 
-What a command prints goes to files, so that a process it leaves behind can neither block it nor hide. A command is given
-up after a bounded time, and nothing here sleeps: conditions are waited for.
+What a command prints goes to a file, so that a process it leaves behind can neither block it nor hide. A command is
+given up after a bounded time, and nothing here sleeps: conditions are waited for.
 """
 
 from __future__ import annotations
 
-import atexit
-import functools
 import os
-import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import psutil
+import pytest
 
 from tests.support.processes import free_port
 from tests.support.runs import Layout, overrides
@@ -31,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 240.0
 # Between two looks at a condition.
 LOOK_S = 0.01
-WORKER_TITLE = "ray::WorkerProcess"
+START_ATTEMPTS = 4
 _NOT_INHERITED = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
 
@@ -40,29 +39,25 @@ class Finished:
     """A command that has ended: its exit code, negative for a signal, and what it printed."""
 
     code: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> str:
-        """Everything it printed."""
-        return self.out + self.err
+    told: str
 
 
 class Running:
     """A command in a session of its own; leaving the block kills it with all it started."""
 
-    def __init__(self, arguments: Sequence[str | Path]) -> None:
-        self._out, self._err = (tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") for _ in range(2))
-        self._process = subprocess.Popen(
-            [sys.executable, *map(str, arguments)],
-            cwd=ROOT,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            start_new_session=True,
-        )
+    def __init__(self, arguments: Sequence[str | Path], **environment: str) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="dpo", ignore_cleanup_errors=True)
+        self._output = Path(self._folder.name) / "output"
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, *map(str, arguments)],
+                cwd=ROOT,
+                env={**_environment(self._folder.name), **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         self._seen: set[psutil.Process] = set()
 
     @property
@@ -70,22 +65,28 @@ class Running:
         """Process id of the command itself."""
         return self._process.pid
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the command itself is over."""
+        return self._process.poll() is not None
+
+    def printed(self) -> str:
+        """What it has printed until now."""
+        return self._output.read_text(encoding="utf-8", errors="replace")
+
     def until(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
         """Wait for a condition; fails if the command ends without it."""
 
-        def met_or_over() -> bool:
-            return condition() or self._process.poll() is not None
-
-        until(met_or_over, what, timeout_s)
-        assert condition(), f"ended with {self._process.returncode} before {what}:\n{self._printed().told}"
+        until(lambda: condition() or self.has_ended, what, timeout_s)
+        assert condition(), f"ended with {self._process.returncode} before {what}:\n{self.printed()}"
 
     def finish(self, timeout_s: float = TIMEOUT_S) -> Finished:
         """Wait for the end."""
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise AssertionError(f"no end within {timeout_s:g} s:\n{self._printed().told}") from error
-        return self._printed()
+            raise AssertionError(f"no end within {timeout_s:g} s:\n{self.printed()}") from error
+        return Finished(self._process.returncode, self.printed())
 
     def signal(self, number: int) -> None:
         """Send a signal to the command itself."""
@@ -94,21 +95,23 @@ class Running:
 
     def family(self) -> set[psutil.Process]:
         """What the command has started, and what they have, as seen until now."""
-        try:
+        with suppress(psutil.NoSuchProcess):
             self._seen.update(psutil.Process(self.pid).children(recursive=True))
-        except psutil.NoSuchProcess:
-            pass
         return self._seen
 
-    def workers(self) -> list[psutil.Process]:
-        """Ray actors of the command, oldest first."""
-        found = [process for process in self.family() if _title(process).startswith(WORKER_TITLE)]
-        return sorted(found, key=lambda process: process.create_time())
+    def writing(self, name: str) -> psutil.Process:
+        """The one process of the family that writes a file of this name, for example the log of a rank."""
+        (process,) = [process for process in self.family() if name in _open_files(process)]
+        return process
 
-    def left_behind(self, timeout_s: float = 30.0) -> list[str]:
-        """Titles of what still runs of the family, after some time to end."""
-        psutil.wait_procs([*self.family(), *self._session()], timeout=timeout_s)
-        return [_title(process) for process in {*self._seen, *self._session()} if _lives(process)]
+    def left_behind(self, timeout_s: float = 60.0) -> list[str]:
+        """Titles of what still runs of the family, after some time to end.
+
+        Ray's own agents are left out: they notice within about a minute that a killed command is gone.
+        """
+        with suppress(AssertionError):
+            until(lambda: not self._lasting(), "the end of all processes", timeout_s)
+        return self._lasting()
 
     def __enter__(self) -> Running:
         return self
@@ -121,24 +124,31 @@ class Running:
                 process.kill()
         self._process.kill()
         self._process.wait()
-        self._out.close()
-        self._err.close()
+        self._folder.cleanup()
+
+    def _lasting(self) -> list[str]:
+        titles = [_title(process) for process in {*self._seen, *self._session()} if _lives(process)]
+        return [title for title in titles if "agent" not in title.lower()]
 
     def _session(self) -> list[psutil.Process]:
         """Processes of the session that the command leads, itself left out."""
         return [p for p in psutil.process_iter() if p.pid != self.pid and _session_of(p) == self.pid]
-
-    def _printed(self) -> Finished:
-        for stream in (self._out, self._err):
-            stream.seek(0)
-        code = self._process.returncode
-        return Finished(-999 if code is None else code, self._out.read(), self._err.read())
 
 
 def command(*arguments: str | Path, timeout_s: float = TIMEOUT_S) -> Finished:
     """Run a program of the repository to its end, e.g. `command("convert_ckpt.py", "--load-dir", folder)`."""
     with Running(arguments) as running:
         return running.finish(timeout_s)
+
+
+def call(
+    main: Callable[[list[str]], int], arguments: Sequence[str | Path], capture: pytest.CaptureFixture[str]
+) -> Finished:
+    """A command line called in this process: what escapes it as an exception fails the test, with its traceback."""
+    capture.readouterr()
+    code = main([str(argument) for argument in arguments])
+    printed = capture.readouterr()
+    return Finished(code, printed.out + printed.err)
 
 
 def succeed(*arguments: str | Path) -> Finished:
@@ -175,25 +185,29 @@ def ray_cluster(num_cpus: int) -> Iterator[str]:
         "--node-ip-address=127.0.0.1", f"--ray-client-server-port={free_port()}", f"--num-cpus={num_cpus}",
         "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
     ]  # fmt: skip
-    with Running(arguments) as running:
-        running.until(lambda: "Ray runtime started" in running._printed().out, "the Ray cluster's start")
-        yield address
-        running.signal(15)
-        running.finish()
+    for _ in range(START_ATTEMPTS):
+        # With an address Ray sends no token, not even one that lies where it would look for it.
+        with Running(arguments, RAY_AUTH_MODE="disabled") as running:
+            until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
+            if running.has_ended:  # Ray waits 30 s for its own processes, too little for a machine that is very busy.
+                continue
+            yield address
+            running.signal(signal.SIGTERM)
+            running.finish()
+            return
+    raise AssertionError(f"Ray did not start in {START_ATTEMPTS} attempts")
 
 
-def _environment() -> dict[str, str]:
+def _environment(ray_folder: str) -> dict[str, str]:
+    """This process's own, without what would tell a command of another job.
+
+    Args:
+        ray_folder: Ray's own files lie there. A folder for each command, so that none finds the cluster of another; a
+            short path, as sockets lie in it.
+    """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k not in _NOT_INHERITED}
-    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    return {**inherited, **own, "RAY_TMPDIR": _ray_folder()}
-
-
-@functools.cache
-def _ray_folder() -> str:
-    """Ray's own files; a short path, as sockets lie in it, and apart, so that no other cluster is found or lost."""
-    folder = tempfile.mkdtemp(prefix="dpo")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    own = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "RAY_TMPDIR": ray_folder}
+    return {**inherited, **own}
 
 
 def _title(process: psutil.Process) -> str:
@@ -201,6 +215,13 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline()) or process.name()
     except psutil.Error:
         return ""
+
+
+def _open_files(process: psutil.Process) -> set[str]:
+    try:
+        return {Path(file.path).name for file in process.open_files()}
+    except psutil.Error:
+        return set()
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -1,4 +1,4 @@
-"""The command lines around training, as end-to-end tests use them: pairs to tokens, weights to Megatron-core and back."""
+"""The command lines around training, as end-to-end tests use them: pairs to tokens, weights there and back."""
 
 from __future__ import annotations
 

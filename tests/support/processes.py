@@ -51,19 +51,25 @@ class Pool:
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call the function in every process; a failure anywhere raises here with its traceback."""
-        for end in self._ends:
-            end.send((function, args))
-        answers = []
-        for rank, end in enumerate(self._ends):
-            if not end.poll(RESULT_TIMEOUT_S):
-                self.stop()
-                raise AssertionError(f"rank {rank} gave no result within {RESULT_TIMEOUT_S} s")
-            answers.append(end.recv())
+        try:
+            answers = self._ask(function, args)
+        except (EOFError, OSError) as error:
+            self.stop()
+            raise AssertionError(f"a process of the pool died: {error!r}") from error
         failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(answers) if not ok]
         if failures:
             self.stop()
             raise AssertionError("\n".join(failures))
         return [value for _, value in answers]
+
+    def _ask(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+        for end in self._ends:
+            end.send((function, args))
+        for rank, end in enumerate(self._ends):
+            if not end.poll(RESULT_TIMEOUT_S):
+                self.stop()
+                raise AssertionError(f"rank {rank} gave no result within {RESULT_TIMEOUT_S} s")
+        return [end.recv() for end in self._ends]
 
     @property
     def size(self) -> int:

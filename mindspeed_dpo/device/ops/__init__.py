@@ -1,4 +1,4 @@
-"""Operators with a plain definition each: the definition is the reference, a device may have a faster form."""
+"""Operators, each by its plain definition; faster forms of a device are to be compared with these."""
 
 from mindspeed_dpo.device.ops.attention import segment_attention
 from mindspeed_dpo.device.ops.rms_norm import rms_norm

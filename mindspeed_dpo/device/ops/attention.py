@@ -1,6 +1,6 @@
 """Attention over segments: each segment's queries see their prefix entirely and their own segment causally.
 
-The plain form loops over segments and is the definition; one variable-length call replaces the loop on devices.
+The plain form loops over segments; it is the definition that a device's one variable-length call has to meet.
 """
 
 from __future__ import annotations

@@ -98,6 +98,14 @@ def test_what_does_not_change_the_tokens_does_not_change_the_fingerprint(data: D
     assert data_fingerprint(replace(data, no_shuffle=True, split="90,10,0")) == data_fingerprint(data)
 
 
+def test_the_files_count_and_not_what_is_noted_beside_them(data: DataConfig, tmp_path: Path) -> None:
+    noted = meta_path(data.data_path).read_text()
+    before = data_fingerprint(data)
+    write_set(tmp_path / "pairs", 8)
+    meta_path(data.data_path).write_text(noted)
+    assert data_fingerprint(data) != before
+
+
 def test_sets_of_other_programs_are_told_apart_by_their_content(data: DataConfig, tmp_path: Path) -> None:
     same, changed = write_set(tmp_path / "same", 7), write_set(tmp_path / "changed", 8)
     prints = []

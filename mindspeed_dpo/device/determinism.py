@@ -1,0 +1,31 @@
+"""The same bits every time, as far as a device's libraries can: on NPU what MindSpeed's own switch would do.
+
+MindSpeed's `npu_deterministic` needs a part of Megatron that is not installed here. Unverified on a device.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+ENVIRONMENT = {
+    "npu": {
+        "HCCL_DETERMINISTIC": "true",
+        "CLOSE_MATMUL_K_SHIFT": "1",
+        "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
+        "LCCL_DETERMINISTIC": "1",
+    },
+    "cuda": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
+    "cpu": {},
+}
+
+
+def make_deterministic(kind: str) -> None:
+    """Ask for repeatable kernels and reductions; call it before the device is used. A user's own values win.
+
+    An operator without a repeatable form warns: that should not stop a run.
+    """
+    for name, value in ENVIRONMENT[kind].items():
+        os.environ.setdefault(name, value)
+    torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,0 +1,44 @@
+"""From raw rows and Hugging Face weights to a trained Hugging Face model by the commands alone, against a recording.
+
+The sigmoid case under every layout. `tests/distributed` has the other cases and settings, without commands and Ray.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.observability.jsonl import read_metrics
+from tests.support.commands import succeed, training
+from tests.support.conversions import assert_exported_whole, to_mcore
+from tests.support.oracle import require
+from tests.support.oracle_runs import LAYOUTS, compare, oracle_keys, preprocess_arguments
+from tests.support.runs import Layout
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+CASE = "sigmoid"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recorded rows as token files."""
+    prefix = tmp_path_factory.mktemp("recorded") / "pairs"
+    succeed("preprocess_data.py", *preprocess_arguments(CASE, prefix))
+    return prefix
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "tp{}-pp{}-dp{}".format(*layout))
+def test_the_commands_follow_the_recording(layout: Layout, pairs: Path, ray_address: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    keys = {
+        **oracle_keys(CASE, pairs, run),
+        "load": to_mcore(require("oracle", "policy"), tmp_path / "mcore", layout),
+        "sequence_parallel": layout[0] > 1 and layout[2] == 1,
+        "split": "100,0,0",
+        "eval_interval": 0,
+    }
+    succeed(*training(layout, **keys), f"training.ray_address={ray_address}")
+    compare(CASE, read_metrics(run / "metrics.jsonl"), run / "checkpoints")
+    assert_exported_whole(run / "checkpoints", tmp_path / "hf")

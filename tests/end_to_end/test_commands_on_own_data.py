@@ -1,0 +1,78 @@
+"""A whole run on data of the repository's own making: what it measures, what it writes, what becomes of it."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.observability.jsonl import read_metrics
+from tests.end_to_end.conftest import OwnRun
+from tests.support.commands import succeed, training
+from tests.support.conversions import assert_exported_whole
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def metrics(own_run: OwnRun) -> list[dict[str, float]]:
+    """Of the run, step by step."""
+    return read_metrics(own_run.output_dir / "metrics.jsonl")
+
+
+def test_the_first_loss_is_ln_2_and_the_margin_rises(metrics: list[dict[str, float]]) -> None:
+    assert [step["step"] for step in metrics] == list(range(1, 25))
+    assert metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert metrics[0]["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    thirds = [sum(step["rewards/margins"] for step in metrics[start : start + 8]) for start in (0, 8, 16)]
+    assert thirds == sorted(thirds) and thirds[2] > thirds[0] + 1
+
+
+def test_held_out_pairs_are_measured_when_asked_and_at_the_end(metrics: list[dict[str, float]]) -> None:
+    measured = [step for step in metrics if any(name.startswith("eval_") for name in step)]
+    assert [step["step"] for step in measured] == [8, 16, 24]
+    assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] < math.log(2)
+    assert {"eval_rewards/margins", "eval_rewards/accuracies"} <= measured[0].keys()
+
+
+def test_everything_of_a_run_lies_in_its_folder(own_run: OwnRun, metrics: list[dict[str, float]]) -> None:
+    folder = own_run.output_dir
+    for log in ("driver_0.log", "actor_rollout_0.log", "actor_rollout_1.log"):
+        assert (folder / "logs" / log).read_text().strip(), log
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert checkpoints == ["hf", "iter_0000012", "iter_0000024", "latest_checkpointed_iteration.txt"]
+    assert (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "24"
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    losses = [event.value for event in events.Scalars("loss")]
+    assert losses == pytest.approx([step["loss"] for step in metrics], rel=1e-6)
+    assert not list(folder.rglob("*.partial")) and not list(folder.rglob("*.tmp"))
+
+
+def test_the_written_configuration_is_the_run(own_run: OwnRun) -> None:
+    keys = {**own_run.keys, "sequence_parallel": True, "output_dir": own_run.output_dir}
+    _, _, name, *overrides = training((2, 1, 1), **keys)
+    again = load_run("config", config_dir=own_run.output_dir)
+    assert again == load_run(name, overrides)
+
+
+def test_the_result_is_a_hugging_face_model(own_run: OwnRun, tmp_path: Path) -> None:
+    assert_exported_whole(own_run.output_dir / "checkpoints", tmp_path / "hf")
+    succeed("examples/tiny/try_model.py", tmp_path / "hf")
+
+
+def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(
+    own_run: OwnRun, metrics: list[dict[str, float]], ray_address: str, tmp_path: Path
+) -> None:
+    keys = {**own_run.keys, "sequence_parallel": True, "train_iters": 6, "reference": "live", "output_dir": tmp_path}
+    succeed(*training((2, 1, 1), **keys), "resource_pool.ref=[2]", f"training.ray_address={ray_address}")
+    live = read_metrics(tmp_path / "metrics.jsonl")
+    assert (tmp_path / "logs" / "ref_1.log").is_file()
+    names = [name for name in metrics[0] if name != "step" and not name.startswith("timing/") and "_per_s" not in name]
+    ours = torch.tensor([[step[name] for name in names] for step in live], dtype=torch.float64)
+    cached = torch.tensor([[step[name] for name in names] for step in metrics[:6]], dtype=torch.float64)
+    torch.testing.assert_close(ours, cached, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,154 @@
+"""A run that is struck down and taken up again must give the numbers of one that was left alone, bit by bit.
+
+One run over two replicas with the distributed optimizer and shuffled pairs is struck three times in a row; one in bf16
+over two tensor ranks is struck while it writes a checkpoint.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.end_to_end.conftest import OwnRun
+from tests.support.commands import succeed, training
+from tests.support.resuming import (
+    Blow,
+    Struck,
+    ask_to_stop,
+    different_weights,
+    kill_all,
+    kill_driver,
+    kill_worker,
+    num_steps,
+    numbers,
+    resume,
+    saved_iteration,
+    strike,
+)
+from tests.support.runs import ACTOR, Layout
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+STEPS, SAVE_INTERVAL = 60, 7
+
+
+@dataclass(frozen=True)
+class Story:
+    """Two runs of the same settings: one left alone, one struck and taken up until it was done."""
+
+    alone: Path
+    struck: Path
+    blows: list[Struck]
+
+
+def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
+    """Settings of a run in its own folder."""
+    return {
+        **own_run.keys,
+        "output_dir": folder,
+        "reference_cache_dir": folder / "cache",
+        "train_iters": STEPS,
+        "lr_decay_iters": STEPS,
+        "eval_interval": 10,
+        "save_interval": SAVE_INTERVAL,
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def thrice(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A worker killed, then the driver, then a polite stop."""
+    folder, layout = tmp_path_factory.mktemp("thrice"), (1, 1, 2)
+    blows: list[Struck] = []
+    more = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
+    succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
+    first = training(layout, **keys_of(own_run, folder / "struck", **more))
+    again = resume(first, folder / "struck")
+    for blow in (kill_worker(1), kill_driver, ask_to_stop):
+        blows.append(_strike_later(again if blows else first, folder / "struck", blow))
+    succeed(*again)
+    return Story(folder / "alone", folder / "struck", blows)
+
+
+def _strike_later(arguments: list[str], output_dir: Path, blow: Blow) -> Struck:
+    """Strike once a checkpoint was written and a few steps more were done than ever before."""
+    before, saved = num_steps(output_dir), saved_iteration(output_dir)
+    return strike(
+        arguments,
+        output_dir,
+        blow,
+        lambda: num_steps(output_dir) >= before + 2 and saved_iteration(output_dir) > saved,
+    )
+
+
+@pytest.mark.parametrize("number", range(3), ids=["worker killed", "driver killed", "asked to stop"])
+def test_a_run_is_struck_before_its_end_and_nothing_stays_running(thrice: Story, number: int) -> None:
+    struck = thrice.blows[number]
+    assert 0 < struck.saved <= struck.steps[-1] < STEPS
+    assert struck.finished.code == [1, -9, 130][number], struck.finished.told
+    assert struck.left_behind == []
+    assert "Traceback" not in struck.finished.told
+
+
+def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(thrice: Story) -> None:
+    told = [line for line in thrice.blows[0].finished.told.splitlines() if "actor_rollout rank" in line]
+    assert len(told) == 1, thrice.blows[0].finished.told
+    assert "actor_rollout rank 1" in told[0] and "the process died" in told[0] and "actor_rollout_1.log" in told[0]
+
+
+def test_a_polite_stop_saves_the_step_it_ends_with(thrice: Story) -> None:
+    assert thrice.blows[2].saved == thrice.blows[2].steps[-1]
+
+
+def test_the_numbers_are_those_of_a_run_left_alone(thrice: Story) -> None:
+    ours, alone = numbers(thrice.struck), numbers(thrice.alone)
+    assert [step["step"] for step in ours] == list(range(1, STEPS + 1))
+    assert ours == alone
+    assert different_weights(thrice.struck, thrice.alone) == []
+
+
+def test_a_run_struck_while_it_saves_goes_on_from_the_checkpoint_before(
+    own_run: OwnRun, ray_address: str, tmp_path: Path
+) -> None:
+    layout, more = (2, 1, 1), {"sequence_parallel": True, "bf16": True}
+    alone, struck = tmp_path / "alone", tmp_path / "struck"
+    succeed(*training(layout, **keys_of(own_run, alone, **more)), f"training.ray_address={ray_address}")
+    arguments = training(layout, **keys_of(own_run, struck, **more))
+    checkpoints = struck / "checkpoints"
+    blow = strike(
+        arguments, struck, kill_all, lambda: saved_iteration(struck) > 0 and bool(list(checkpoints.glob("*.partial")))
+    )
+    assert 0 < blow.saved < STEPS and blow.left_behind == []
+    leave_half_written(checkpoints, blow.saved)
+    succeed(*resume(arguments, struck))
+    assert numbers(struck) == numbers(alone)
+    assert different_weights(struck, alone) == []
+    assert list(checkpoints.glob("*.partial")) == []
+
+
+def leave_half_written(checkpoints: Path, saved: int) -> None:
+    """Make sure of what a crash leaves: the next checkpoint without its end, the tracker's successor empty."""
+    partial = checkpoints / f"iter_{saved + SAVE_INTERVAL:07d}.partial"
+    if not partial.is_dir():  # The checkpoint was finished in the last moment.
+        shutil.copytree(checkpoints / f"iter_{saved:07d}", partial)
+    for path in sorted(partial.glob("*.distcp"))[:1]:
+        path.write_bytes(path.read_bytes()[:100])
+    for name in (".metadata", "mindspeed_dpo.json"):
+        (partial / name).unlink(missing_ok=True)
+    (checkpoints / "latest_checkpointed_iteration.txt.partial").write_text("")
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 2), (1, 2, 1)], ids=["dp2", "pp2"])
+def test_a_run_goes_on_under_another_layout(own_run: OwnRun, layout: Layout, ray_address: str, tmp_path: Path) -> None:
+    keys = {**own_run.keys, "output_dir": tmp_path}
+    middle = own_run.output_dir / "checkpoints" / "iter_0000012"
+    succeed(*training(layout, **keys), f"training.ray_address={ray_address}", f"{ACTOR}.resume_from={middle}")
+    ours, before = numbers(tmp_path), numbers(own_run.output_dir)[12:]
+    assert [step["step"] for step in ours] == list(range(13, 25))
+    for name in ("loss", "rewards/margins", "logps/chosen", "learning_rate", "consumed_samples", "num_tokens"):
+        assert [step[name] for step in ours] == pytest.approx([step[name] for step in before], rel=1e-5), name
+    assert ours[-1]["eval_loss"] == pytest.approx(before[-1]["eval_loss"], rel=1e-5)

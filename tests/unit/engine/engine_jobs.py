@@ -1,0 +1,152 @@
+"""What the tests of the engine let a pool of processes do: train a tiny model with random weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.learning import OptimizerConfig
+from mindspeed_dpo.config.machine import ParallelConfig
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Topology, shard
+from tests.support.processes import leave_layout
+
+# 21 tokens are padded to 22 rows under TP2 and to no row more with one tensor rank.
+MODEL = ModelConfig(
+    num_layers=2,
+    hidden_size=16,
+    num_attention_heads=4,
+    num_query_groups=2,
+    ffn_hidden_size=24,
+    vocab_size=21,
+    make_vocab_size_divisible_by=1,
+    max_position_embeddings=64,
+    untie_embeddings_and_output_weights=True,
+    add_qkv_bias=True,
+    init_method_std=0.3,
+)
+BATCH = PreferenceBatch.from_lists(
+    [[5, 1, 2], [7, 20], [11], [3, 3, 0, 9]],
+    [[[3], [4, 9, 6]], [[8, 1], [2, 0]], [[20, 19, 0], [1]], [[10, 2], [2, 10]]],
+)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a model is trained."""
+
+    tp: int = 1
+    pp: int = 1
+    bf16: bool = False
+    distributed_optimizer: bool = False
+    micro_batch_size: int = 1
+    clip_grad: float = 1.0
+    weight_decay: float = 0.01
+
+
+def build(setup: Setup, seed: int = 3) -> TrainingEngine:
+    """An engine around random weights."""
+    leave_layout()
+    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp)
+    groups.split(topology)
+    groups.seed(seed)
+    dtype = torch.bfloat16 if setup.bf16 else torch.float32
+    model = PolicyModel(MODEL, Execution(topology, dtype=dtype, initialise=True))
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=setup.tp,
+        pipeline_model_parallel_size=setup.pp,
+        use_distributed_optimizer=setup.distributed_optimizer,
+    )
+    optimizer = OptimizerConfig(lr=0.0, weight_decay=setup.weight_decay, clip_grad=setup.clip_grad)
+    return TrainingEngine(model, optimizer, parallel)
+
+
+def micro_batches(setup: Setup) -> list[PackedBatch]:
+    """This replica's part of the batch."""
+    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp)
+    mine = list(shard(BATCH.num_prompts, topology.place(dist.get_rank()).dp_rank, topology.dp))
+    size = setup.micro_batch_size
+    return [pack(BATCH.select(mine[start : start + size])) for start in range(0, len(mine), size)]
+
+
+def pair_losses(batch: PackedBatch, columns: Tensor) -> Tensor:
+    """[P] of a preference loss."""
+    logps = batch.sum_by_response(columns[:, LOGP])
+    return -logsigmoid(0.3 * (logps[:, 0] - logps[:, 1]))
+
+
+def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
+    """The summed losses of a micro-batch."""
+    return pair_losses(batch, columns).sum()
+
+
+def train(engine: TrainingEngine, setup: Setup, steps: int, learning_rate: float = 0.02) -> list[float]:
+    """Gradient norms of some steps."""
+    norms = []
+    for _ in range(steps):
+        engine.accumulate(micro_batches(setup), loss_sum, BATCH.num_prompts)
+        norms.append(engine.step(learning_rate))
+    return norms
+
+
+def gradient_and_loss(setup: Setup, repeats: int = 1) -> tuple[dict[str, Tensor], float]:
+    """Gradient by parameter, and the sum of this replica's losses in the last repeat."""
+    engine = build(setup)
+    for _ in range(repeats):
+        losses: list[float] = []
+
+        def collecting(batch: PackedBatch, columns: Tensor, into: list[float] = losses) -> Tensor:
+            values = pair_losses(batch, columns)
+            into += values.tolist()
+            return values.sum()
+
+        engine.accumulate(micro_batches(setup), collecting, BATCH.num_prompts)
+    return {name: parameter.main_grad.clone() for name, parameter in engine.model.named_parameters()}, sum(losses)
+
+
+def decayed(weight_decay: float, learning_rate: float) -> dict[str, tuple[Tensor, Tensor]]:
+    """Parameters before and after a step whose gradient is zero."""
+    setup = Setup(weight_decay=weight_decay)
+    engine = build(setup)
+    before = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
+    engine.accumulate(micro_batches(setup), lambda batch, columns: columns.sum() * 0, BATCH.num_prompts)
+    engine.step(learning_rate)
+    return {name: (before[name], parameter.detach()) for name, parameter in engine.model.named_parameters()}
+
+
+def scores(setup: Setup, steps: int) -> tuple[list[Tensor], dict[str, bool]]:
+    """The head's columns after some steps, and whether scoring left a gradient or changed a weight."""
+    engine = build(setup)
+    train(engine, setup, steps)
+    before = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
+    columns = engine.score(micro_batches(setup))
+    same = all(torch.equal(parameter, before[name]) for name, parameter in engine.model.named_parameters())
+    return columns, {"same": same, "requires_grad": any(column.requires_grad for column in columns)}
+
+
+def after_a_broken_gradient(setup: Setup) -> tuple[float, bool, list[float]]:
+    """Norm of a gradient that is not finite, whether the step changed a weight, and norms of the steps after it."""
+    engine = build(setup)
+    train(engine, setup, 1)
+    before = [parameter.detach().clone() for parameter in engine.model.parameters()]
+    engine.accumulate(micro_batches(setup), lambda batch, columns: loss_sum(batch, columns) * float("inf"), 1)
+    norm = engine.step(0.02)
+    pairs = zip(before, engine.model.parameters(), strict=True)
+    changed = any(not torch.equal(one, other) for one, other in pairs)
+    return norm, changed, train(engine, setup, 2)
+
+
+def norms(setup: Setup, steps: int) -> list[float]:
+    """Gradient norms of some steps."""
+    return train(build(setup), setup, steps)

@@ -1,0 +1,145 @@
+"""Checkpoint folders as files: whole or absent, the newest one by its tracker, a sentence for everything else."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.engine.checkpoint_files import (
+    FORMAT,
+    METADATA,
+    TRACKER,
+    CheckpointError,
+    begin,
+    finish,
+    iteration_dir,
+    latest,
+    read_metadata,
+)
+
+TENSOR_FILES = ("metadata.json", "common.pt", ".metadata")
+
+
+def write(root: Path, iteration: int, **metadata: object) -> Path:
+    folder = begin(root, iteration)
+    for name in TENSOR_FILES:
+        (folder / name).touch()
+    finish(root, iteration, {"iteration": iteration, **metadata})
+    return iteration_dir(root, iteration)
+
+
+def test_the_newest_finished_checkpoint_is_found_and_says_what_it_is(tmp_path: Path) -> None:
+    write(tmp_path / "new" / "root", 20)
+    newest = write(tmp_path / "new" / "root", 30, seed=7)
+    assert latest(tmp_path / "new" / "root") == newest == tmp_path / "new" / "root" / "iter_0000030"
+    sizes = dict.fromkeys(TENSOR_FILES, 0)
+    assert read_metadata(newest) == {"format": FORMAT, "iteration": 30, "seed": 7, "files": sizes}
+
+
+def test_the_last_one_written_counts_as_newest_even_if_its_number_is_smaller(tmp_path: Path) -> None:
+    write(tmp_path, 30)
+    write(tmp_path, 20)
+    assert latest(tmp_path).name == "iter_0000020"
+
+
+def test_a_save_that_was_killed_changes_nothing(tmp_path: Path) -> None:
+    whole = write(tmp_path, 10)
+    (begin(tmp_path, 20) / ".metadata").touch()
+    assert latest(tmp_path) == whole
+    assert not iteration_dir(tmp_path, 20).exists()
+
+
+def test_a_save_begins_in_an_empty_folder(tmp_path: Path) -> None:
+    first = begin(tmp_path, 10)
+    (first / "inner").mkdir()
+    (first / "inner" / "left").touch()
+    assert begin(tmp_path, 10) == first and list(first.iterdir()) == []
+
+
+def test_writing_an_iteration_again_replaces_it(tmp_path: Path) -> None:
+    (write(tmp_path, 10, seed=1) / "stray").touch()
+    folder = write(tmp_path, 10, seed=2)
+    assert read_metadata(folder)["seed"] == 2
+    assert not (folder / "stray").exists()
+
+
+def test_only_finished_files_are_left(tmp_path: Path) -> None:
+    write(tmp_path, 10)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["iter_0000010", TRACKER]
+    assert (tmp_path / TRACKER).read_text() == "10"
+
+
+@pytest.mark.parametrize("name", [METADATA, *TENSOR_FILES])
+def test_a_folder_that_lacks_a_file_is_not_whole(name: str, tmp_path: Path) -> None:
+    (write(tmp_path, 10) / name).unlink()
+    for read in (lambda: read_metadata(tmp_path / "iter_0000010"), lambda: latest(tmp_path)):
+        with pytest.raises(CheckpointError, match=rf"iter_0000010 is not a whole checkpoint: {name} missing; use an"):
+            read()
+
+
+def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
+    sentence = "mindspeed_dpo.json, metadata.json, common.pt, .metadata missing"
+    with pytest.raises(CheckpointError, match=sentence):
+        read_metadata(tmp_path)
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=rf"holds no checkpoint: {TRACKER} is missing; give the folder"):
+        latest(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "release", "-3", "1.5"])
+def test_a_tracker_that_holds_no_number_is_shown(text: str, tmp_path: Path) -> None:
+    (tmp_path / TRACKER).write_text(f"{text}\n")
+    with pytest.raises(CheckpointError, match=f"should hold an iteration number, it holds '{text}'"):
+        latest(tmp_path)
+
+
+def test_a_tracker_may_end_with_a_newline(tmp_path: Path) -> None:
+    folder = write(tmp_path, 10)
+    (tmp_path / TRACKER).write_text("10\n")
+    assert latest(tmp_path) == folder
+
+
+def test_a_tracker_that_names_an_absent_iteration_is_an_error(tmp_path: Path) -> None:
+    write(tmp_path, 10)
+    (tmp_path / TRACKER).write_text("11")
+    with pytest.raises(CheckpointError, match="iter_0000011 is not a whole checkpoint"):
+        latest(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [b"", b"longer than it was"])
+def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None:
+    folder = begin(tmp_path, 10)
+    for name in (*TENSOR_FILES, "__0_0.distcp"):
+        (folder / name).write_bytes(b"tensors")
+    finish(tmp_path, 10, {"iteration": 10})
+    assert latest(tmp_path) == iteration_dir(tmp_path, 10)
+    (iteration_dir(tmp_path, 10) / "__0_0.distcp").write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"iter_0000010 is damaged: __0_0\.distcp missing or not of the size"):
+        latest(tmp_path)
+
+
+def test_a_description_that_is_cut_off_is_damage(tmp_path: Path) -> None:
+    path = write(tmp_path, 10) / METADATA
+    path.write_text(path.read_text()[:-5])
+    with pytest.raises(CheckpointError, match=rf"{METADATA} is damaged .*; use an earlier iteration"):
+        latest(tmp_path)
+
+
+def test_writing_again_after_a_kill_while_replacing_succeeds(tmp_path: Path) -> None:
+    left = write(tmp_path, 10, seed=1).with_name("iter_0000010.replaced")
+    left.mkdir()
+    (left / "old").touch()
+    assert read_metadata(write(tmp_path, 10, seed=2))["seed"] == 2
+    assert not left.exists()
+
+
+@pytest.mark.parametrize("value", [FORMAT + 1, None])
+def test_another_format_is_refused(value: int | None, tmp_path: Path) -> None:
+    folder = write(tmp_path, 10)
+    (folder / METADATA).write_text(json.dumps({"format": value}))
+    with pytest.raises(CheckpointError, match=f"has format {value}, this version reads format {FORMAT}"):
+        read_metadata(folder)

@@ -1,0 +1,67 @@
+"""Weights into a model: all of them, or a list of everything that is wrong."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mindspeed_dpo.engine.weights import load_into
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1, bias=False))
+
+
+def tensors(**changes: Tensor | None) -> list[tuple[str, Tensor]]:
+    right = {"0.weight": torch.full((3, 2), 2.0), "0.bias": torch.full((3,), 3.0), "1.weight": torch.full((1, 3), 4.0)}
+    wanted = {**right, **{name.replace("_", ".", 1): value for name, value in changes.items()}}
+    return [(name.removeprefix("."), value) for name, value in wanted.items() if value is not None]
+
+
+def test_every_parameter_takes_its_tensor(model: nn.Module) -> None:
+    assert load_into(model, iter(tensors()), "folder") == []
+    assert {name: p.unique().tolist() for name, p in model.named_parameters()} == {
+        "0.weight": [2], "0.bias": [3], "1.weight": [4],
+    }  # fmt: skip
+
+
+def test_tensors_take_the_dtype_of_the_parameter_and_are_copied(model: nn.Module) -> None:
+    given = [(name, value.to(torch.bfloat16)) for name, value in tensors()]
+    load_into(model, given, "folder")
+    given[0][1].zero_()
+    assert model[0].weight.dtype == torch.float32 and model[0].weight.unique().tolist() == [2]  # type: ignore[index]
+
+
+def test_everything_that_is_wrong_is_listed_at_once(model: nn.Module) -> None:
+    wrong = [("0.weight", torch.ones(2, 3)), ("0.bias", torch.ones(3)), ("2.weight", torch.ones(1))]
+    with pytest.raises(ValueError, match=r"^folder does not fit the model: ") as error:
+        load_into(model, wrong, "folder")
+    text = str(error.value)
+    assert "0.weight is [2, 3] in the weights and [3, 2] in the model" in text
+    assert "2.weight is in the weights, but not in the model" in text
+    assert "1.weight is in the model, but not in the weights" in text
+    assert "0.bias" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (tensors()[:-1], "1.weight is in the model, but not in the weights"),
+        ([*tensors(), ("3.bias", torch.ones(1))], "3.bias is in the weights, but not in the model"),
+    ],
+    ids=["missing", "unexpected"],
+)
+def test_missing_and_unexpected_names_are_tolerated_only_when_asked(
+    given: list[tuple[str, Tensor]], problem: str, model: nn.Module
+) -> None:
+    with pytest.raises(ValueError, match=problem):
+        load_into(model, given, "folder")
+    assert load_into(model, given, "folder", loosely=True) == [problem]
+    assert model[0].bias.unique().tolist() == [3]  # type: ignore[index]
+
+
+def test_a_wrong_shape_is_never_tolerated(model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"0.bias is \[4\] in the weights and \[3\] in the model"):
+        load_into(model, [*tensors()[:1], ("0.bias", torch.ones(4)), *tensors()[2:]], "folder", loosely=True)

@@ -1,0 +1,155 @@
+"""The log-probability head against log-softmax in float64: values, gradients, chunks, padding, vocabulary shards."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.models import head
+from mindspeed_dpo.models.head import ENTROPY, HIT, LOGP, MEAN_LOGIT, VocabShard
+from tests.support.processes import pool
+from tests.unit.models.head_jobs import Case, Scored, score, score_shard
+
+# Token 0, the first ids of shards of eight, the last one; some twice.
+LABELS = [0, 8, 20, 7, 0, 16, 12, 8, 1]
+CHUNKS = pytest.mark.parametrize("chunk_elements", [1, 48, 1 << 24], ids=["one row", "two rows", "all rows"])
+
+
+def case(vocab_size: int = 21, dtype: torch.dtype = torch.float32) -> Case:
+    """Rows and weights whose logits are a few nats apart; the vocabulary is padded to 24."""
+    generator = torch.Generator().manual_seed(vocab_size)
+    hidden, weight = torch.randn(9, 6, generator=generator), torch.randn(24, 6, generator=generator)
+    upstream = torch.randn(9, generator=generator)
+    labels = torch.tensor(LABELS) % vocab_size
+    return Case(hidden.to(dtype), weight.to(dtype), labels, upstream, vocab_size)
+
+
+def by_definition(asked: Case) -> Scored:
+    """Everything in float64 from whole logits over the real vocabulary."""
+    hidden, weight = asked.hidden.double().requires_grad_(), asked.weight.double().requires_grad_()
+    logits = (hidden @ weight.t())[:, : asked.vocab_size]
+    log_probs = logits.log_softmax(-1)
+    logps = log_probs.gather(1, asked.labels[:, None])[:, 0]
+    logps.backward(asked.upstream.double())
+    entropy = -(log_probs.exp() * log_probs).sum(-1)
+    hit = (logits.argmax(-1) == asked.labels).double()
+    columns = torch.stack((logps, entropy, hit, logits.mean(-1)), -1).detach()
+    assert hidden.grad is not None and weight.grad is not None
+    return Scored(columns, hidden.grad, weight.grad)
+
+
+def whole(asked: Case, statistics: bool = True) -> Scored:
+    return score(asked, VocabShard(0, len(asked.weight), asked.vocab_size), asked.weight, statistics)
+
+
+def close(found: Scored, expected: Scored, tolerance: float = 3e-6) -> None:
+    for name in ("columns", "hidden_grad", "weight_grad"):
+        one, other = getattr(found, name), getattr(expected, name)
+        torch.testing.assert_close(
+            one.double(), other, rtol=tolerance, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}"
+        )
+
+
+@CHUNKS
+@pytest.mark.parametrize("vocab_size", [21, 24])
+def test_scores_and_gradients_follow_log_softmax(
+    chunk_elements: int, vocab_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+    asked = case(vocab_size)
+    close(whole(asked), by_definition(asked))
+
+
+def test_some_labels_are_hit_and_some_are_not() -> None:
+    asked = case()
+    likeliest = (asked.hidden @ asked.weight.t())[:, : asked.vocab_size].argmax(-1)
+    asked = Case(
+        asked.hidden, asked.weight, asked.labels.where(torch.arange(9) % 2 == 0, likeliest), asked.upstream, 21
+    )
+    assert whole(asked).columns[1::2, HIT].tolist() == [1.0] * 4
+    close(whole(asked), by_definition(asked))
+
+
+def test_without_statistics_there_is_one_column_with_the_same_values() -> None:
+    found, plain = whole(case()), whole(case(), statistics=False)
+    assert plain.columns.shape == (9, 1)
+    assert torch.equal(plain.columns[:, LOGP], found.columns[:, LOGP])
+    assert torch.equal(plain.hidden_grad, found.hidden_grad) and torch.equal(plain.weight_grad, found.weight_grad)
+
+
+@pytest.mark.parametrize("column", [ENTROPY, HIT, MEAN_LOGIT])
+def test_statistics_carry_no_gradient(column: int) -> None:
+    asked = case()
+    shard = VocabShard(0, 24, asked.vocab_size)
+    found = score(asked, shard, asked.weight, statistics=True, column=column)
+    assert not found.hidden_grad.any() and not found.weight_grad.any()
+
+
+@CHUNKS
+def test_padded_rows_of_the_weight_change_nothing_and_get_no_gradient(
+    chunk_elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+    asked = case()
+    huge = asked.weight.clone()
+    huge[asked.vocab_size :] = 1e30
+    before, after = whole(asked), whole(Case(asked.hidden, huge, asked.labels, asked.upstream, asked.vocab_size))
+    assert torch.equal(after.columns, before.columns)
+    assert torch.equal(after.hidden_grad, before.hidden_grad)
+    assert torch.equal(after.weight_grad, before.weight_grad)
+    assert not after.weight_grad[asked.vocab_size :].any()
+
+
+def test_large_logits_do_not_overflow() -> None:
+    asked = case()
+    asked = Case(asked.hidden * 300, asked.weight, asked.labels, asked.upstream, asked.vocab_size)
+    close(whole(asked), by_definition(asked), tolerance=2e-4)
+
+
+@CHUNKS
+def test_low_precision_is_summed_in_float32(chunk_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+    asked = case(dtype=torch.bfloat16)
+    found, expected = whole(asked), by_definition(asked)
+    assert found.columns.dtype == torch.float32
+    assert (found.hidden_grad.dtype, found.weight_grad.dtype) == (torch.bfloat16, torch.bfloat16)
+    logps = found.columns[:, LOGP].double()
+    torch.testing.assert_close(logps, expected.columns[:, LOGP], rtol=0, atol=3e-2)
+    torch.testing.assert_close(found.weight_grad.double(), expected.weight_grad, rtol=2e-2, atol=2e-2)
+
+
+def test_no_more_logits_exist_than_a_chunk_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", 48)
+    largest, mask = [0], head._mask
+
+    def watched(logits: Tensor, shard: VocabShard) -> Tensor:
+        largest[0] = max(largest[0], logits.numel())
+        return mask(logits, shard)
+
+    monkeypatch.setattr(head, "_mask", watched)
+    whole(case())
+    assert largest[0] == 48
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("chunk_elements", [1, 1 << 24])
+@pytest.mark.parametrize("vocab_size", [24, 21, 13, 12, 9], ids=lambda size: f"{size} of 24 tokens")
+def test_a_split_vocabulary_scores_like_a_whole_one(vocab_size: int, chunk_elements: int) -> None:
+    asked = case(vocab_size)
+    expected = by_definition(asked)
+    parts = pool(2).run(score_shard, asked, chunk_elements)
+    for part in parts:
+        close(Scored(part.columns, part.hidden_grad, torch.cat([p.weight_grad for p in parts])), expected)
+    assert torch.equal(parts[0].columns, parts[1].columns)
+
+
+@pytest.mark.parametrize(("start", "size", "vocab_size", "real"), [(0, 8, 21, 8), (16, 8, 21, 5), (24, 8, 21, 0)])
+def test_a_shard_knows_its_real_columns(start: int, size: int, vocab_size: int, real: int) -> None:
+    assert VocabShard(start, size, vocab_size).real == real
+
+
+def test_a_shard_finds_exactly_its_own_labels() -> None:
+    column, here = VocabShard(8, 8, 21).local(torch.tensor([0, 7, 8, 15, 16, 20]))
+    assert column.tolist() == [0, 0, 0, 7, 0, 0]
+    assert here.tolist() == [False, False, True, True, False, False]

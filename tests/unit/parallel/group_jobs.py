@@ -1,0 +1,72 @@
+"""What the tests of process groups let a pool of processes do."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Topology
+from tests.support.processes import leave_layout
+
+
+@dataclass(frozen=True)
+class Seen:
+    """megatron-core's own word for where a process stands, beside ours, and what its generators draw."""
+
+    theirs: tuple[int, int, int]
+    ours: tuple[int, int, int]
+    sizes: tuple[int, int, int]
+    replica_sum: float
+    drawn: tuple[float, ...]
+    drawn_for_tensor_parallel: tuple[float, ...]
+
+
+def stand(topology: Topology, seed: int) -> Seen:
+    """Split the processes and look around."""
+    leave_layout()
+    groups.split(topology)
+    groups.seed(seed)
+    place = topology.place(dist.get_rank())
+    ranks = torch.tensor(float(dist.get_rank()))
+    dist.all_reduce(ranks, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
+    drawn = torch.rand(3)
+    with tensor_parallel.get_cuda_rng_tracker().fork():
+        parted = torch.rand(3)
+    return Seen(
+        theirs=(
+            parallel_state.get_tensor_model_parallel_rank(),
+            parallel_state.get_data_parallel_rank(),
+            parallel_state.get_pipeline_model_parallel_rank(),
+        ),
+        ours=(place.tp_rank, place.dp_rank, place.pp_rank),
+        sizes=(
+            parallel_state.get_tensor_model_parallel_world_size(),
+            parallel_state.get_data_parallel_world_size(),
+            parallel_state.get_pipeline_model_parallel_world_size(),
+        ),
+        replica_sum=float(ranks),
+        drawn=tuple(drawn.tolist()),
+        drawn_for_tensor_parallel=tuple(parted.tolist()),
+    )
+
+
+def join_and_leave(port: str) -> None:
+    """Join a job of one, split it, leave it, and join again: nothing may be left behind."""
+    for _ in range(2):
+        groups.join(0, 1, f"127.0.0.1:{port}", "gloo", timeout_minutes=1)
+        groups.split(Topology(), timeout_minutes=1)
+        ready = dist.is_initialized() and parallel_state.is_initialized()
+        groups.leave()
+        assert ready and not dist.is_initialized() and not parallel_state.is_initialized()
+    groups.leave()
+    assert os.environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
+
+
+if __name__ == "__main__":
+    join_and_leave(sys.argv[1])

@@ -1,0 +1,54 @@
+"""Process groups: our places are megatron-core's, generators differ where they should, leaving leaves nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from mindspeed_dpo.parallel.topology import Topology
+from tests.support.processes import free_port, pool
+from tests.unit.parallel.group_jobs import Seen, stand
+
+pytestmark = pytest.mark.distributed
+
+LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_places_are_those_of_megatron(layout: tuple[int, int, int]) -> None:
+    tp, pp, dp = layout
+    for rank, seen in enumerate(look_around(Topology(tp, pp, dp))):
+        assert seen.ours == seen.theirs, rank
+        assert seen.sizes == (tp, dp, pp)
+
+
+def test_a_sum_over_replicas_meets_the_ranks_that_share_the_other_axes() -> None:
+    assert [seen.replica_sum for seen in look_around(Topology(tp=2, dp=2))] == [2, 4, 2, 4]
+    assert [seen.replica_sum for seen in look_around(Topology(pp=2, dp=2))] == [1, 1, 5, 5]
+
+
+def test_tensor_ranks_share_their_draws_except_inside_tensor_parallel_regions() -> None:
+    seen = look_around(Topology(tp=2, pp=2))
+    assert seen[0].drawn == seen[1].drawn and seen[2].drawn == seen[3].drawn
+    assert seen[0].drawn != seen[2].drawn
+    assert len({one.drawn_for_tensor_parallel for one in seen}) == 4
+
+
+def test_replicas_draw_the_same_and_the_seed_decides_what() -> None:
+    first, second = look_around(Topology(dp=2))
+    assert first.drawn == second.drawn and first.drawn_for_tensor_parallel == second.drawn_for_tensor_parallel
+    again, other = look_around(Topology(dp=2))[0], look_around(Topology(dp=2), seed=8)[0]
+    assert again.drawn == first.drawn != other.drawn
+
+
+def test_leaving_ends_everything_and_can_be_followed_by_joining() -> None:
+    module = "tests.unit.parallel.group_jobs"
+    command = [sys.executable, "-m", module, str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def look_around(topology: Topology, seed: int = 7) -> list[Seen]:
+    return pool(topology.world_size).run(stand, topology, seed)

@@ -1,0 +1,66 @@
+"""A trainer whose roles are pretended and tell what they were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer, Plan
+
+TRAIN_ROWS = np.array([7, 2, 9, 4, 0])
+EVAL_ROWS = np.array([1, 3])
+ROW_TOKENS = 10 ** np.arange(10) // 7 + 3
+BATCH = 3
+Call = tuple[Any, ...]
+
+
+@dataclass
+class Pretended:
+    """Actor, reference and tracker at once, telling what they were asked; a row's reference is twice the row."""
+
+    calls: list[Call] = field(default_factory=list)
+    logged: dict[int, dict[str, float]] = field(default_factory=dict)
+    during_update: Callable[[int], None] = lambda step: None
+    metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0})
+
+    def log_probs(self, rows: np.ndarray) -> np.ndarray:
+        self.calls.append(("ref", rows.tolist()))
+        return np.stack([rows, 2 * rows], 1).astype(np.float32)
+
+    def update(self, step: int, rows: np.ndarray, ref_logps: np.ndarray) -> dict[str, float]:
+        assert ref_logps.tolist() == [[row, 2 * row] for row in rows.tolist()]
+        self.calls.append(("update", step, rows.tolist()))
+        self.during_update(step)
+        return dict(self.metrics)
+
+    def evaluate(self, rows: np.ndarray, ref_logps: np.ndarray) -> dict[str, float]:
+        assert ref_logps.tolist() == [[row, 2 * row] for row in rows.tolist()]
+        self.calls.append(("evaluate", rows.tolist()))
+        return {"eval_loss": 0.25}
+
+    def save(self, iteration: int) -> str:
+        self.calls.append(("save", iteration))
+        return f"iter_{iteration}"
+
+    def load(self, folder: str, optimizer: bool, rng: bool) -> None:
+        raise AssertionError("the trainer loads nothing")
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self.calls.append(("log", step))
+        self.logged[step] = dict(metrics)
+
+    def close(self) -> None:
+        raise AssertionError("the trainer does not own its tracker")
+
+    def done(self, kind: str) -> list[Any]:
+        """The arguments of the calls of one kind."""
+        return [rest[0] if rest else None for name, *rest in self.calls if name == kind]
+
+
+def trainer(roles: Pretended, plan: Plan, eval_rows: np.ndarray = EVAL_ROWS, **sampling: Any) -> OfflineDPOTrainer:
+    sampler = PairSampler(len(TRAIN_ROWS), **{"global_batch_size": BATCH, "seed": 5, **sampling})
+    return OfflineDPOTrainer(roles, roles, sampler, TRAIN_ROWS, eval_rows, ROW_TOKENS, plan, roles)

@@ -1,0 +1,45 @@
+"""Checkpoints as far as files tell, and runs that ask for them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.engine.checkpoint_files import begin, finish
+from mindspeed_dpo.workers.sources import sampling_of
+
+NUM_ROWS = 5
+
+
+def write_checkpoint(root: Path, run: RunConfig, iteration: int, **changes: Any) -> Path:
+    """A whole checkpoint of a run, as far as files tell; where the root is `checkpoints`, in its output folder."""
+    folder = begin(root, iteration)
+    for name in ("metadata.json", "common.pt", ".metadata"):
+        (folder / name).touch()
+    said = {
+        "iteration": iteration,
+        "sampling": sampling_of(run.actor, run.loop.seed, NUM_ROWS),
+        "optimizer": True,
+        "rng": True,
+        "reference": os.path.abspath(run.ref.checkpoint.load) if run.ref and run.ref.checkpoint.load else None,
+        "model": run.actor.model.as_dict(),
+        "topology": {
+            "tp": run.actor.parallel.tensor_model_parallel_size,
+            "pp": run.actor.parallel.pipeline_model_parallel_size,
+            "dp": run.data_parallel_size("actor"),
+        },
+        "output_dir": os.path.abspath(run.loop.output_dir),
+    }
+    finish(root, iteration, {**said, **changes})
+    if root.name == "checkpoints":
+        (root.parent / "config.yaml").write_text(run.as_yaml())
+    return root / f"iter_{iteration:07d}"
+
+
+def asking(run: RunConfig, **changes: Any) -> RunConfig:
+    """The run with other settings of its checkpoints."""
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in changes.items()}
+    return replace(run, actor=replace(run.actor, checkpoint=replace(run.actor.checkpoint, **plain)))

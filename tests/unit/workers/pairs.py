@@ -1,0 +1,54 @@
+"""Preference pairs on disk, and runs of the tiny model over them, for tests of workers and trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, writing
+from tests.support.runs import Layout, tiny_run
+
+Pair = tuple[list[int], list[int], list[int]]
+PAIRS: list[Pair] = [
+    ([5, 1, 2], [3], [4, 9, 6]),
+    ([7, 20], [8, 1], [2, 0]),
+    ([11], [200, 19, 0], [1]),
+    ([3, 3, 0, 9], [10, 2], [2, 10]),
+    ([30, 31], [32, 33, 34, 35], [36]),
+]
+"""Five pairs: they divide by no number of replicas."""
+
+
+def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
+    """Write a pair set and return its prefix."""
+    with writing(prefix, PAIR_COLUMNS) as writer:
+        for prompt, chosen, rejected in pairs:
+            ignored = [IGNORE] * len(prompt)
+            rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
+            writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)))
+        writer.commit({})
+    return prefix
+
+
+def random_run(folder: Path, layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
+    """A run over `PAIRS` that starts from random weights."""
+    prefix = folder / "pairs"
+    if not folder.joinpath("pairs_packed_meta.json").exists():
+        write_pairs(prefix)
+    keys = {
+        "data_path": prefix,
+        "output_dir": folder / "out",
+        "tokenizer_name_or_path": None,
+        "load": None,
+        "finetune": False,
+        "random_init": True,
+        "train_iters": 4,
+        "lr_warmup_fraction": None,
+        "global_batch_size": 2 * layout[2],
+        "micro_batch_size": 1,
+        "save_interval": None,
+        **settings,
+    }
+    return tiny_run(layout, **keys)

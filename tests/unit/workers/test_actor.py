@@ -1,0 +1,171 @@
+"""The actor over a pool of processes: where policy equals reference, evaluation over any replicas, what it learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import logsigmoid
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
+from mindspeed_dpo.engine.checkpoint_files import read_metadata
+from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.workers.sources import sampling_of
+from tests.support.processes import PoolGroup
+from tests.support.runs import Layout
+from tests.unit.workers.pairs import PAIRS, random_run
+
+pytestmark = pytest.mark.distributed
+
+ROWS = np.array([3, 0, 4, 2, 1])
+LAYOUTS: list[Layout] = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
+Seat = Callable[..., tuple[PoolGroup, ActorHandle, RunConfig]]
+
+
+@pytest.fixture
+def seat(tmp_path: Path) -> Seat:
+    """Builds the actor of a random run under a layout."""
+
+    def build(layout: Layout = (1, 1, 1), **settings: Any) -> tuple[PoolGroup, ActorHandle, RunConfig]:
+        run = random_run(tmp_path, layout, **settings)
+        group = PoolGroup(run, layout[0] * layout[1] * layout[2])
+        group.build("actor")
+        return group, ActorHandle(group), run
+
+    return build
+
+
+@pytest.mark.parametrize("layout", [*LAYOUTS, (2, 1, 2)], ids=str)
+def test_a_policy_that_is_its_own_reference_has_loss_ln_2_and_no_reward(layout: Layout, seat: Seat) -> None:
+    _, actor, run = seat(layout, sequence_parallel=layout[0] > 1)
+    rows = ROWS[: run.actor.batch.global_batch_size]
+    metrics = actor.update(0, rows, actor.log_probs(rows))
+    assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    names = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
+    assert [metrics[name] for name in names] == [0.0] * 4
+    assert metrics["grad_norm"] > 0
+
+
+def expected_means(logps: np.ndarray, references: np.ndarray, beta: float) -> dict[str, float]:
+    rewards = beta * (logps.astype(np.float64) - references)
+    margins = rewards[:, 0] - rewards[:, 1]
+    return {
+        "eval_loss": float(np.log1p(np.exp(-margins)).mean()),
+        "eval_rewards/chosen": float(rewards[:, 0].mean()),
+        "eval_rewards/margins": float(margins.mean()),
+        "eval_rewards/accuracies": float((margins > 0).mean()),
+        "eval_logps/rejected": float(logps[:, 1].mean()),
+    }
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout, seat: Seat) -> None:
+    _, actor, run = seat(layout, micro_batch_size=2, global_batch_size=2 * layout[2])
+    references = np.linspace(-40, -5, 10, dtype=np.float32).reshape(5, 2)
+    before = actor.log_probs(ROWS)
+    found = actor.evaluate(ROWS, references)
+    for name, value in expected_means(before, references, run.actor.loss.dpo_beta).items():
+        assert found[name] == pytest.approx(value, rel=2e-6), name
+    assert np.array_equal(actor.log_probs(ROWS), before)
+    assert all(name.startswith("eval_") for name in found)
+
+
+def test_log_probabilities_come_in_the_order_of_the_rows(seat: Seat) -> None:
+    _, actor, _ = seat((1, 1, 2))
+    in_order = actor.log_probs(np.arange(5))
+    np.testing.assert_allclose(actor.log_probs(ROWS), in_order[ROWS], rtol=1e-5)
+    assert in_order.shape == (5, 2) and len(np.unique(in_order)) == 10
+
+
+def test_more_replicas_than_rows_answer_for_the_rows_alone(seat: Seat) -> None:
+    _, actor, _ = seat((1, 1, 2))
+    assert actor.log_probs(ROWS[:1]).shape == (1, 2)
+    metrics = actor.update(0, ROWS[:1], actor.log_probs(ROWS[:1]))
+    assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 1, 2)], ids=str)
+def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat) -> None:
+    group, actor, _ = seat(layout, reference="live")
+    group.build("ref")
+    reference = ReferenceHandle(group)
+    assert np.array_equal(reference.log_probs(ROWS), actor.log_probs(ROWS))
+    before = reference.log_probs(ROWS)
+    actor.update(0, ROWS, before)
+    assert np.array_equal(reference.log_probs(ROWS), before)
+    assert not np.array_equal(actor.log_probs(ROWS), before)
+
+
+def norm_of_the_mean_loss(crew: Crew, rows: np.ndarray, references: np.ndarray) -> float:
+    """Gradient norm of the mean loss over the rows, from one plain forward and backward pass in one process."""
+    actor, losses = crew.roles["actor"], []
+    actor.engine.wrapped.zero_grad_buffer()
+    for batch in actor.feed.micro_batches(rows, references):
+        ratios = batch.sum_by_response(actor.engine.model(batch)[:, LOGP]) - batch.ref_logps
+        losses.append(-logsigmoid(actor.role.loss.dpo_beta * (ratios[:, 0] - ratios[:, 1])))
+    torch.cat(losses).mean().backward()
+    return math.sqrt(sum(float(p.main_grad.double().square().sum()) for p in actor.engine.model.parameters()))
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:3]], ids=["five", "three"])
+def test_the_gradient_is_that_of_the_mean_over_the_rows(rows: np.ndarray, seat: Seat) -> None:
+    references = np.linspace(-40, -5, 2 * len(rows), dtype=np.float32).reshape(-1, 2)
+    group, actor, _ = seat(micro_batch_size=2)
+    (expected,) = group.inspect(norm_of_the_mean_loss, rows, references)
+    assert actor.update(0, rows, references)["grad_norm"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_learning_raises_the_margin_of_the_pairs_it_learns_from(seat: Seat) -> None:
+    _, actor, _ = seat(lr=1e-3)
+    references = actor.log_probs(ROWS)
+    first, *_, last = (actor.update(step, ROWS, references) for step in range(3))
+    assert last["loss"] < first["loss"] and last["rewards/margins"] > 0
+    assert first["learning_rate"] > last["learning_rate"] > 0
+
+
+@pytest.mark.parametrize("statistics", [True, False])
+def test_token_statistics_are_measured_where_asked(statistics: bool, seat: Seat) -> None:
+    _, actor, _ = seat(log_token_statistics=statistics)
+    metrics = actor.update(0, ROWS, actor.log_probs(ROWS))
+    assert ("entropy" in metrics) is ("mean_token_accuracy" in metrics) is statistics
+    assert metrics["tokens_computed"] == sum(len(part) for pair in PAIRS for part in pair)
+
+
+def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> None:
+    _, actor, run = seat((1, 1, 1), lr=1e-3)
+    references = actor.log_probs(ROWS)
+    actor.update(0, ROWS, references)
+    folder = actor.save(1)
+    learned = actor.log_probs(ROWS)
+    metadata = read_metadata(Path(folder))
+    assert Path(folder) == Path(run.actor.checkpoint.save) / "iter_0000001"
+    assert metadata["iteration"] == 1
+    assert metadata["sampling"] == sampling_of(run.actor, run.loop.seed, 5)
+    assert metadata["output_dir"] == str(Path(run.loop.output_dir).resolve())
+    assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1}
+    actor.update(1, ROWS, references)
+    assert not np.array_equal(actor.log_probs(ROWS), learned)
+    actor.load(folder, True, True)
+    assert np.array_equal(actor.log_probs(ROWS), learned)
+
+
+def test_random_state_is_left_alone_under_another_layout(seat: Seat) -> None:
+    _, actor, _ = seat((1, 1, 1))
+    folder = actor.save(1)
+    before = actor.log_probs(ROWS)
+    _, other, _ = seat((2, 1, 1))
+    other.load(folder, True, True)
+    np.testing.assert_allclose(other.log_probs(ROWS), before, rtol=1e-5)
+
+
+def test_parts_that_are_not_to_be_saved_are_not(seat: Seat) -> None:
+    _, actor, _ = seat(no_save_optim=True, no_save_rng=True)
+    metadata = read_metadata(Path(actor.save(1)))
+    assert (metadata["optimizer"], metadata["rng"]) == (False, False)

@@ -1,0 +1,102 @@
+"""From columns to numbers per row: sums by response, token statistics, amounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.workers import scoring
+from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
+
+BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
+
+
+@dataclass
+class GivenBatches:
+    """A feed that holds its batches already."""
+
+    batches: list[PackedBatch]
+    topology: Topology
+    rank: int = 0
+
+    @property
+    def place(self) -> Place:
+        return self.topology.place(self.rank)
+
+    def stream(self, rows: object) -> Iterator[PackedBatch]:
+        yield from self.batches
+
+
+@dataclass
+class LabelsAsScores:
+    """An engine whose log-probability of a token is minus its id, noting how many micro-batches it held at once."""
+
+    held: list[int] = field(default_factory=list)
+
+    def score(self, batches: list[PackedBatch]) -> list[Tensor]:
+        self.held.append(len(batches))
+        return [-batch.labels[:, None].float() for batch in batches]
+
+
+def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
+    feed = GivenBatches([pack(BATCH), pack(BATCH.select([1]))], Topology())
+    found = score_rows(LabelsAsScores(), feed, [0, 1, 1])  # type: ignore[arg-type]
+    assert found is not None and found.dtype == np.float32
+    assert found.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
+
+
+def test_only_some_micro_batches_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scoring, "HELD_MICRO_BATCHES", 2)
+    engine = LabelsAsScores()
+    feed = GivenBatches([pack(BATCH.select([p])) for p in (0, 1, 1, 0, 0)], Topology())
+    found = score_rows(engine, feed, range(5))  # type: ignore[arg-type]
+    assert found is not None and found[:, 0].tolist() == [-3, -15, -15, -3, -3]
+    assert engine.held == [2, 2, 1]
+
+
+def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
+    feed = GivenBatches([pack(BATCH.select([0]), weights=torch.zeros(1))], Topology(dp=3), rank=2)
+    found = score_rows(LabelsAsScores(), feed, [7, 8])  # type: ignore[arg-type]
+    assert found is not None and found.shape == (0, 2)
+
+
+@pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(pp=2), 0)])
+def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology, rank: int) -> None:
+    feed = GivenBatches([pack(BATCH)], topology, rank)
+    assert score_rows(LabelsAsScores(), feed, [0, 1]) is None  # type: ignore[arg-type]
+
+
+def test_statistics_are_averaged_over_the_tokens_they_speak_of() -> None:
+    packed = pack(BATCH)
+    # Tokens 0 to 6 belong to the responses 3 | 4 4 | 5 5 5 | 6; the first and the third are chosen.
+    tokens = torch.arange(7.0)
+    columns = torch.stack((tokens * 0, tokens, (tokens % 2 == 0).float(), tokens * 10), -1)
+    assert token_statistics(packed, columns).means() == pytest.approx(
+        {
+            "entropy": 21 / 7,
+            "mean_token_accuracy": 2 / 4,
+            "logits/chosen": 10 * (0 + 3 + 4 + 5) / 4,
+            "logits/rejected": 10 * (1 + 2 + 6) / 3,
+        }
+    )
+
+
+def test_pairs_of_weight_zero_count_in_no_statistic() -> None:
+    columns = torch.randn(7, 4)
+    half = token_statistics(pack(BATCH, weights=torch.tensor([0.0, 1.0])), columns).means()
+    assert half == pytest.approx(token_statistics(pack(BATCH.select([1])), columns[3:]).means())
+
+
+def test_computed_tokens_of_all_replicas_are_added_up() -> None:
+    place = Topology(dp=2).place(0)
+    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], place)
+    sums.merge(amounts([pack(BATCH)], Topology(dp=2).place(1)))
+    assert sums.means() == {"tokens_computed": 10 + 4 + 10}
