@@ -133,9 +133,16 @@ class PoolGroup:
 
 
 def leave_layout() -> None:
-    """Forget the process groups of the job before, so that the next one can have another layout."""
+    """End the process groups of the job before, so that the next one can have another layout.
+
+    megatron-core only forgets its groups; each keeps gloo threads until it is destroyed, and a pool that has seen a
+    hundred layouts would have thousands.
+    """
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
+    for group in list(dist.distributed_c10d._world.pg_map):
+        if group is not dist.group.WORLD:
+            dist.destroy_process_group(group)
 
 
 _crew: list[Crew] = []
