@@ -12,7 +12,9 @@ from megatron.core import parallel_state, tensor_parallel
 from mindspeed_dpo.parallel.topology import Topology
 
 
-def join(rank: int, world_size: int, master: str, backend: str, timeout_minutes: float) -> None:
+def join(
+    rank: int, world_size: int, master: str, backend: str, timeout_minutes: float, store: dist.TCPStore | None = None
+) -> None:
     """Join the job's default process group.
 
     Args:
@@ -21,14 +23,15 @@ def join(rank: int, world_size: int, master: str, backend: str, timeout_minutes:
         master: `host:port` of rank 0's store.
         backend: As `Accelerator.backend`.
         timeout_minutes: How long a collective may take.
+        store: The store itself, where this process hosts it already.
     """
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    timeout = timedelta(minutes=timeout_minutes)
+    if store is None:
+        host, port = master.rsplit(":", 1)
+        store = dist.TCPStore(host, int(port), is_master=rank == 0, timeout=timeout, wait_for_workers=False)
     dist.init_process_group(
-        backend,
-        init_method=f"tcp://{master}",
-        rank=rank,
-        world_size=world_size,
-        timeout=timedelta(minutes=timeout_minutes),
+        backend, store=dist.PrefixStore("job", store), rank=rank, world_size=world_size, timeout=timeout
     )
 
 

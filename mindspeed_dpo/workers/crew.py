@@ -30,11 +30,18 @@ class Crew:
 
     @classmethod
     def join(
-        cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int, master: str
+        cls,
+        run: RunConfig,
+        leading: RoleConfig,
+        accelerator: Accelerator,
+        rank: int,
+        world_size: int,
+        master: str,
+        store: Any = None,
     ) -> Crew:
         """Join the process group and split it by the leading role's layout; a collective."""
         parallel = leading.parallel
-        groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes)
+        groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes, store)
         return cls.seated(run, leading, accelerator, rank, world_size)
 
     @classmethod

@@ -9,13 +9,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import socket
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.observability.logs import LogSession, start_logging
+from mindspeed_dpo.parallel.store import host_store
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +39,7 @@ class WorkerProcess:
         self.pool = pool
         self._working_dir = working_dir
         self._crew: Any = None
+        self._store: Any = None
         self._log: LogSession | None = None
 
     def meeting_point(self, host: str) -> str:
@@ -49,15 +50,13 @@ class WorkerProcess:
         """
         first = self.run.loop.master_port
         port = None if first is None else first + list(self.run.pools).index(self.pool)
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port or 0))
-            except OSError as error:
-                raise PortInUseError(
-                    f"master_port={port} is in use on {host}; choose another, or null for any free one"
-                ) from error
-            return f"{host}:{probe.getsockname()[1]}"
+        try:
+            self._store = host_store(port or 0)
+        except RuntimeError as error:
+            raise PortInUseError(
+                f"master_port={port} is in use on {host}; choose another, or null for any free one"
+            ) from error
+        return f"{host}:{self._store.port}"
 
     def join(self, rank: int, world_size: int, master: str, local_rank: int = 0) -> None:
         """Take the device and join the other processes of the pool; a collective.
@@ -77,7 +76,7 @@ class WorkerProcess:
         accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role))
         self._log.attach()
         crew = importlib.import_module("mindspeed_dpo.workers.crew")
-        self._crew = crew.Crew.join(self.run, role, accelerator, rank, world_size, master)
+        self._crew = crew.Crew.join(self.run, role, accelerator, rank, world_size, master, self._store)
         logger.info("rank %d of %d joined at %s on %s", rank, world_size, master, accelerator.kind)
 
     def build(self, role: str) -> None:

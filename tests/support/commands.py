@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -168,8 +169,8 @@ def training(layout: Layout, **keys: Any) -> list[str]:
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
     """Wait for a condition, looking again and again for a bounded time."""
-    pause = threading.Event()
-    for _ in range(int(timeout_s / LOOK_S)):
+    pause, end_s = threading.Event(), time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
         if condition():
             return
         pause.wait(LOOK_S)
