@@ -58,8 +58,8 @@ def stand(topology: Topology, seed: int) -> Seen:
 
 def join_and_leave(port: str) -> None:
     """Join a job of one, split it, leave it, and join again: nothing may be left behind."""
-    for _ in range(2):
-        groups.join(0, 1, f"127.0.0.1:{port}", "gloo", timeout_minutes=1)
+    for offset in range(2):
+        groups.join(0, 1, f"127.0.0.1:{int(port) + offset}", "gloo", timeout_minutes=1)
         groups.split(Topology(), timeout_minutes=1)
         ready = dist.is_initialized() and parallel_state.is_initialized()
         groups.leave()
