@@ -97,10 +97,113 @@ class PreferenceBatch:
             ref_logps=None if self.ref_logps is None else self.ref_logps[index],
         )
 
+    @classmethod
+    def concat(cls, parts: Sequence[PreferenceBatch]) -> PreferenceBatch:
+        """Several batches of the same K as one, in their order; reference values are kept where all have them."""
+        ref_logps = [part.ref_logps for part in parts if part.ref_logps is not None]
+        return cls(
+            prompt_tokens=torch.cat([part.prompt_tokens for part in parts]),
+            prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
+            response_tokens=torch.cat([part.response_tokens for part in parts]),
+            response_lengths=torch.cat([part.response_lengths for part in parts]),
+            ref_logps=torch.cat(ref_logps) if len(ref_logps) == len(parts) else None,
+        )
+
+    def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
+        """Some responses of some prompts, such as pairs of the K that were sampled.
+
+        Args:
+            prompts: [N] int64 positions of prompts, which may repeat.
+            responses: [N, k] int64 which of the K responses, in the wanted order.
+        """
+        all_prompts, all_responses = self.prompts(), self.responses()
+        chosen = [all_responses[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
+        return PreferenceBatch(
+            prompt_tokens=torch.cat([all_prompts[p] for p in prompts.tolist()]),
+            prompt_lengths=self.prompt_lengths[prompts],
+            response_tokens=torch.cat(chosen),
+            response_lengths=self.response_lengths[prompts[:, None], responses],
+            ref_logps=None if self.ref_logps is None else self.ref_logps[prompts[:, None], responses],
+        )
+
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
         """The same batch carrying reference log-probabilities [P, K] float32, in nats."""
         return PreferenceBatch(
             self.prompt_tokens, self.prompt_lengths, self.response_tokens, self.response_lengths, ref_logps
+        )
+
+
+@dataclass(frozen=True)
+class RolloutBatch:
+    """K sampled responses to each of P prompts, on the host.
+
+    Attributes:
+        answers: The P prompts and their K responses; a response keeps the stop token it ended with.
+        rows: [P] int64 dataset row of each prompt; columns for the reward are looked up by it.
+        ended: [P, K] bool, whether a response ended by itself with a stop token.
+        logps: [P, K] float32 log-probability of each response under the policy that sampled it, at temperature 1, in
+            nats; None where it was not asked for.
+        version: Of the policy that sampled: optimizer iterations it has learned from.
+    """
+
+    answers: PreferenceBatch
+    rows: Tensor
+    ended: Tensor
+    logps: Tensor | None = None
+    version: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that the shapes agree.
+
+        Raises:
+            ValueError: They do not; the message names the tensor.
+        """
+        shape = self.answers.response_lengths.shape
+        if len(self.rows) != shape[0]:
+            raise ValueError(f"rows must be [{shape[0]}], one per prompt, got {list(self.rows.shape)}")
+        for name in ("ended", "logps"):
+            value = getattr(self, name)
+            if value is not None and value.shape != shape:
+                raise ValueError(f"{name} must be {list(shape)}, got {list(value.shape)}")
+
+    @property
+    def num_prompts(self) -> int:
+        """P."""
+        return self.answers.num_prompts
+
+    @property
+    def num_responses(self) -> int:
+        """K."""
+        return self.answers.num_responses
+
+    def select(self, prompts: Sequence[int]) -> RolloutBatch:
+        """The rollouts of the given prompt positions, in the given order."""
+        index = torch.as_tensor(prompts, dtype=torch.long)
+        return RolloutBatch(
+            self.answers.select(prompts),
+            self.rows[index],
+            self.ended[index],
+            None if self.logps is None else self.logps[index],
+            self.version,
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
+        """The rollouts of several replicas as one batch, in their order.
+
+        Raises:
+            ValueError: Different versions of the policy sampled them.
+        """
+        versions = {part.version for part in parts}
+        if len(versions) != 1:
+            raise ValueError(f"rollouts of policy versions {sorted(versions)} cannot be one batch")
+        logps = [part.logps for part in parts if part.logps is not None]
+        return cls(
+            PreferenceBatch.concat([part.answers for part in parts]),
+            torch.cat([part.rows for part in parts]),
+            torch.cat([part.ended for part in parts]),
+            torch.cat(logps) if len(logps) == len(parts) else None,
+            parts[0].version,
         )
 
 
