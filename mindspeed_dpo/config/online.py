@@ -1,0 +1,148 @@
+"""What online DPO adds: how answers are sampled, what scores them, which of them become a pair. Settings only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindspeed_dpo.config.fields import POSITIVE, Check, at_least, setting, within
+
+SHARE = Check(lambda value: 0 < value <= 1, "more than 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How the policy answers prompts."""
+
+    n_samples_per_prompt: int = setting(
+        2, help="Responses to each prompt; 1, the predecessor's default, is read as 2.", unit="responses",
+        check=at_least(1),
+    )  # fmt: skip
+    max_prompt_length: int = setting(512, help="Longest prompt.", unit="tokens", check=at_least(1))
+    prompt_truncation: str = setting(
+        "drop",
+        help="Too long a prompt: drop leaves it out, keep_last takes tokens from its front.",
+        choices=("drop", "keep_last"),
+    )
+    do_sample: bool = setting(True, help="Sample; two likeliest answers are equal, so false is refused online.")
+    temperature: float = setting(0.7, help="Divides the logits while sampling.", check=POSITIVE)
+    top_k: int = setting(0, help="Sample among this many likeliest tokens; 0 is all.", check=at_least(0))
+    top_p: float = setting(
+        1.0, help="Sample among the likeliest tokens of this total probability; 1 is all.", check=SHARE
+    )
+    min_p: float = setting(
+        0.0, help="Leave out tokens below this share of the likeliest one's probability.", check=within(0, 1)
+    )
+    repetition_penalty: float = setting(
+        1.0, help="Divides positive and multiplies negative logits of tokens that occurred; 1 is off.", check=POSITIVE
+    )
+    num_samples_per_step: int | None = setting(
+        None, help="Prompts of one generation call; null is all of the iteration.", unit="prompts", check=at_least(1)
+    )
+    rollout_slots: int = setting(
+        64,
+        help="Responses that one replica decodes at once; a finished one makes room for the next.",
+        unit="responses",
+        check=at_least(1),
+    )
+    decode_rows: int = setting(
+        16,
+        help="Rows of one decoding pass, unused ones included: the same count always, so that a response does not "
+        "depend on what is decoded beside it.",
+        unit="rows",
+        check=at_least(1),
+    )
+    max_tokens_to_oom: int = setting(
+        12000,
+        help="Stop before a generation call whose cache would hold more tokens than this on one replica.",
+        unit="tokens",
+        check=at_least(1),
+    )
+    inference_tensor_model_parallel_size: int = setting(
+        derived="tensor_model_parallel_size",
+        help="Devices over which the rollout splits every matrix.",
+        unit="devices",
+        check=at_least(1),
+    )
+    num_gpus_for_train: int | None = setting(
+        None, help="Devices of resource_pool.actor_rollout that train; the rest generate.", unit="devices",
+        check=at_least(1),
+    )  # fmt: skip
+    num_gpus_for_infer: int | None = setting(
+        None,
+        help="Devices of resource_pool.actor_rollout that only generate; null generates on the training devices.",
+        unit="devices",
+        check=at_least(0),
+    )
+    publish_bucket_bytes: int = setting(
+        256 * 1024 * 1024,
+        help="Most bytes of weights on their way to the rollout at once.",
+        unit="bytes",
+        check=at_least(1),
+    )
+    md5_validate: bool = setting(
+        False, help="Compare hashes of all weights after they were handed to the rollout; stops on a difference."
+    )
+    log_samples_interval: int | None = setting(
+        None,
+        help="Iterations between tables of sample answers with their scores; null or 0 writes none.",
+        unit="iterations",
+        check=at_least(0),
+        shared=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingConfig:
+    """Which responses become a pair, and how often a step learns from it."""
+
+    pair_selection: str = setting(
+        "best_worst",
+        help="best_worst: highest against lowest score; random: two at random; all: every two of a prompt.",
+        choices=("best_worst", "random", "all"),
+    )
+    min_reward_margin: float = setting(
+        0.0, help="Pairs whose scores differ by less are left out; equal scores always are.", check=at_least(0)
+    )
+    missing_eos_penalty: float = setting(
+        0.0, help="Subtracted from the score of a response that did not end by itself.", check=at_least(0)
+    )
+    ppo_mini_batch_size: int = setting(
+        derived="global_batch_size", help="Pairs of one optimizer step.", unit="pairs", check=at_least(1)
+    )
+    ppo_epochs: int = setting(1, help="Passes over the pairs of one iteration.", check=at_least(1))
+    shuffle_minibatch: bool = setting(False, help="Shuffle the pairs before each pass.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What scores a response: a model (`load` of section reward), functions, or a judge; exactly one of the three."""
+
+    reward_functions: tuple[str, ...] = setting(
+        (), help="Dotted paths (package.module.function) of functions that score responses; scores are added up."
+    )
+    reward_weights: tuple[float, ...] = setting(
+        (), help="Factor on the score of each of reward_functions; empty is 1 for each."
+    )
+    judge: str | None = setting(None, help="Dotted path of a function that names the better of two responses.")
+    reward_timeout_s: float = setting(
+        60.0, help="A call of a reward function or judge that takes longer has failed.", unit="seconds", check=POSITIVE
+    )
+    reward_failure: str = setting(
+        "drop",
+        help="A prompt whose responses could not be scored: drop leaves it out and counts it, stop ends the run.",
+        choices=("drop", "stop"),
+    )
+    extract_content_for_reward: bool = setting(
+        False, help="Score only what stands between <answer> and </answer>; without them the whole response."
+    )
+    dataset_additional_keys: tuple[str, ...] = setting(
+        (), help="Columns of the prompt set that are handed to reward functions."
+    )
+    reward_tokenizer: str | None = setting(
+        None,
+        help="Directory of the reward model's tokenizer where it is not the policy's; responses are tokenised anew.",
+    )
+    reward_prompt_type: str | None = setting(
+        None, help="Template of the reward model: a name, or chat_template for its tokenizer's own; needs messages."
+    )
+    offload: bool = setting(False, help="Keep the weights of a frozen role on the host while it is not at work.")
