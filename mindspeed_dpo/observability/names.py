@@ -61,6 +61,7 @@ METRICS: dict[str, Metric] = {
     "num_tokens": Metric(
         "tokens", "Input tokens of both responses so far, the prompt counted per response.", form=_COUNT
     ),
+    "rollout_tokens_per_s": Metric("tokens/s", "Sampled tokens of the step per second of sampling.", form=_RATE),
     "tokens_computed": Metric("tokens", "Token rows the step really computed, padding included.", form=_COUNT),
     "tokens_per_s": Metric(
         "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
@@ -76,10 +77,13 @@ METRICS: dict[str, Metric] = {
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
     "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
     "val/contain_eos_token": Metric("1", "Share of responses that end by themselves."),
+    "pairs/count": Metric("pairs", "Pairs the step learned from.", form=_COUNT),
+    "pairs/failed": Metric("1", "Share of pairs left out because a response could not be scored."),
     "pairs/ties": Metric("1", "Share of pairs left out because their scores are equal."),
     "pairs/dropped": Metric("1", "Share of pairs left out for any reason."),
     "pairs/staleness": Metric("versions", "Mean lag of the policy version that sampled the pairs."),
     "reward/score/mean": Metric("reward", "Mean of the deciding scores, penalties included."),
+    "reward/score/std": Metric("reward", "Standard deviation of the deciding scores."),
     "reward/score/max": Metric("reward", "Largest deciding score."),
     "reward/score/min": Metric("reward", "Smallest deciding score."),
     "response_length/mean": Metric("tokens", "Mean length of a response."),

@@ -1,0 +1,87 @@
+"""What an online step says about its answers: scores, lengths, ends, distance to the reference. Plain numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.algorithms.pairing import FAILED, TIE, Selection
+from mindspeed_dpo.batches import RolloutBatch
+
+
+def rollout_metrics(
+    rollouts: RolloutBatch,
+    scores: NDArray[np.float32],
+    selection: Selection,
+    ref_logps: NDArray[np.float32] | None,
+    *,
+    beta: float,
+    version: int,
+) -> dict[str, float]:
+    """Metrics of P prompts with K responses each, by the names of the metric table.
+
+    Args:
+        rollouts: The responses.
+        scores: [P, K] float32 that decided the pairs; NaN where a response could not be scored.
+        selection: The pairs.
+        ref_logps: [P, K] float32 of the reference, in nats.
+        beta: Of this step, per nat.
+        version: Of the policy that learns from them.
+    """
+    found = {**_scores(scores, selection), **_pairs(selection), **_lengths(rollouts)}
+    found["val/contain_eos_token"] = float(rollouts.ended.float().mean())
+    found["pairs/staleness"] = float(version - rollouts.version)
+    if rollouts.logps is not None and ref_logps is not None:
+        found.update(_objective(rollouts.logps.numpy(), ref_logps, found.get("objective/scores"), beta))
+    return found
+
+
+def _scores(scores: NDArray[np.float32], selection: Selection) -> dict[str, float]:
+    """Of the responses that have one, and of the pairs."""
+    scored = scores[np.isfinite(scores)].astype(np.float64)
+    found: dict[str, float] = {}
+    if len(scored):
+        mean = float(scored.mean())
+        found = {"objective/scores": mean, "reward/score/mean": mean, "reward/score/std": float(scored.std())}
+        found.update({"reward/score/max": float(scored.max()), "reward/score/min": float(scored.min())})
+    if len(selection):
+        pairs = selection.of(scores).astype(np.float64)
+        found["objective/scores_margin"] = float((pairs[:, 0] - pairs[:, 1]).mean())
+    return found
+
+
+def _pairs(selection: Selection) -> dict[str, float]:
+    """Shares of all pairs that were looked at."""
+    whole = max(selection.candidates, 1)
+    return {
+        "pairs/count": len(selection),
+        "pairs/ties": selection.left_out.get(TIE, 0) / whole,
+        "pairs/failed": selection.left_out.get(FAILED, 0) / whole,
+        "pairs/dropped": (selection.candidates - len(selection)) / whole,
+    }
+
+
+def _lengths(rollouts: RolloutBatch) -> Mapping[str, float]:
+    found = {}
+    for name in ("prompt", "response"):
+        lengths = getattr(rollouts.answers, f"{name}_lengths").double()
+        for what in ("mean", "max", "min"):
+            found[f"{name}_length/{what}"] = float(getattr(lengths, what)())
+    return found
+
+
+def _objective(
+    logps: NDArray[np.float32], ref_logps: NDArray[np.float32], score: float | None, beta: float
+) -> dict[str, float]:
+    """KL by what was sampled, a mean over responses of sums over their tokens."""
+    kl = float((logps.astype(np.float64) - ref_logps).mean())
+    found = {
+        "objective/kl": kl,
+        "objective/entropy": float(-logps.astype(np.float64).mean()),
+        "objective/non_score_reward": -beta * kl,
+    }
+    if score is not None:
+        found["objective/rlhf_reward"] = score - beta * kl
+    return found
