@@ -72,17 +72,23 @@ class Link:
         return buffer.decode()
 
 
-def join_link(store: dist.Store, rank: int, size: int, *, backend: str, timeout_minutes: float) -> Link:
+def join_link(
+    address: str, rank: int, size: int, *, backend: str, timeout_minutes: float, store: dist.TCPStore | None = None
+) -> Link:
     """Join a link between jobs; returns once every process has come.
 
     Args:
-        store: Shared by the processes of the link, and by nobody else.
+        address: `host:port` of a store that serves this link alone.
         rank: Place in the link.
         size: Processes of the link.
         backend: As `Accelerator.backend`.
         timeout_minutes: How long joining, or a collective, may take.
+        store: The store itself, where this process hosts it.
     """
     timeout = timedelta(minutes=timeout_minutes)
+    if store is None:
+        host, port = address.rsplit(":", 1)
+        store = dist.TCPStore(host, int(port), is_master=False, timeout=timeout)
     if backend == "gloo":
         return Link(rank, size, dist.ProcessGroupGloo(dist.PrefixStore("link", store), rank, size, timeout))
     return Link(rank, size, device_group(store, rank, size, backend, timeout))
