@@ -19,6 +19,7 @@ from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Rows
 from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
 from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
@@ -34,6 +35,7 @@ class ActorWorker:
         self.role = role
         self.statistics = seat.run.loop.log_token_statistics
         self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
+        self.publishing = Publishing(seat, role, self.engine)
         self.feed = build_feed(seat, role, dataset)
         # Only the first rank describes checkpoints, and the hash may read all of the data.
         writes = dist.get_rank() == 0
@@ -84,6 +86,22 @@ class ActorWorker:
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""
         checkpoint.load(Path(folder), self.engine, self.seat.accelerator, checkpoint.Parts(optimizer, rng))
+
+    def host_link(self, host: str) -> str | None:
+        """See `Publishing.host_link`."""
+        return self.publishing.host_link(host)
+
+    def open_link(self, address: str, publishers: int, receivers: int) -> None:
+        """See `Publishing.open_link`."""
+        self.publishing.open_link(address, publishers, receivers)
+
+    def publish(self, version: int) -> None:
+        """See `Publishing.publish`."""
+        self.publishing.publish(version)
+
+    def weights_digest(self) -> dict[str, int] | None:
+        """See `Publishing.digest`."""
+        return self.publishing.digest()
 
     def _measure(self, batch: PackedBatch, columns: Tensor) -> tuple[Tensor, MetricSums]:
         """Losses [P], each times its pair's weight, and the metrics of a micro-batch."""

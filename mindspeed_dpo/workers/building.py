@@ -43,7 +43,7 @@ def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> Po
     model = PolicyModel(role.model, execution(seat, role), statistics=statistics).to(seat.device)
     source = open_initial_weights(role)
     if source is not None:
-        tensors = source.local_tensors(role.model, _placement(role, seat.place))
+        tensors = source.local_tensors(role.model, placement_of(role, seat.place))
         for problem in load_into(model, tensors, str(source.path), source.loosely):
             logger.warning("tolerated: %s", problem)
     return model
@@ -77,7 +77,8 @@ def execution(seat: Seat, role: RoleConfig) -> Execution:
     )
 
 
-def _placement(role: RoleConfig, place: Place) -> Placement:
+def placement_of(role: RoleConfig, place: Place) -> Placement:
+    """The part of the model that a process at this place holds."""
     return Placement.even(
         role.model.num_layers,
         tp_rank=place.tp_rank,

@@ -6,18 +6,28 @@ from collections.abc import Callable
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.reference import ReferenceWorker
-from mindspeed_dpo.workers.sources import open_dataset
+from mindspeed_dpo.workers.rollout import RolloutWorker
+from mindspeed_dpo.workers.sources import open_dataset, open_prompts
 
-BUILDERS: dict[str, Callable[[Seat, RoleConfig, PreferenceDataset], Any]] = {
-    "actor": ActorWorker,
-    "ref": ReferenceWorker,
+Roles = dict[str, Any]
+Builder = Callable[[Seat, RoleConfig, Roles], Any]
+"""Makes a role, given the roles that this process has already."""
+
+
+def _rollout(seat: Seat, role: RoleConfig, roles: Roles) -> RolloutWorker:
+    return RolloutWorker(seat, role, open_prompts(role), roles.get("actor"))
+
+
+BUILDERS: dict[str, Builder] = {
+    "actor": lambda seat, role, roles: ActorWorker(seat, role, open_dataset(role)),
+    "ref": lambda seat, role, roles: ReferenceWorker(seat, role, open_dataset(role)),
+    "rollout": _rollout,
 }
 
 
@@ -26,7 +36,7 @@ class Crew:
 
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
-        self.roles: dict[str, Any] = {}
+        self.roles: Roles = {}
 
     @classmethod
     def join(
@@ -53,9 +63,9 @@ class Crew:
         return cls(Seat(run, topology.place(rank), accelerator))
 
     def build(self, role: str) -> None:
-        """Build a role with its settings; every process of the pool must."""
+        """Build a role with its settings; every process of the pool must. A rollout is built after its actor."""
         settings: RoleConfig = getattr(self.seat.run, role)
-        self.roles[role] = BUILDERS[role](self.seat, settings, open_dataset(settings))
+        self.roles[role] = BUILDERS[role](self.seat, settings, self.roles)
 
     def drop(self, role: str) -> None:
         """Let go of a role and its memory."""

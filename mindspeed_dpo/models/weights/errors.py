@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class WeightsError(ValueError):
-    """Weights on disk are not what was asked for; the sentence names the file and the tensor."""
+    """Weights are not what was asked for; the sentence names the file or the side, and the tensor."""

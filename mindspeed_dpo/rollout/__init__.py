@@ -1,0 +1,1 @@
+"""Answers to prompts: a lean forward pass over Megatron's weights, a KV cache, sampling, continuous batching."""
