@@ -1,1 +1,1 @@
-"""What can score rollouts: models, functions of the user, a judge. The child process of functions imports this: no torch."""
+"""What can score rollouts: models, functions of the user, a judge. The functions' process starts here: no torch."""

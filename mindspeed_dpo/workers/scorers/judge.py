@@ -1,4 +1,4 @@
-"""A judge of the user, who names the better of two responses: a response's score is the share of comparisons it wins."""
+"""A judge of the user, who names the better of two responses: the score is the share of comparisons won."""
 
 from __future__ import annotations
 
