@@ -13,12 +13,12 @@ from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.reference import ReferenceWorker
 from mindspeed_dpo.workers.reward import RewardWorker
-from mindspeed_dpo.workers.sources import open_dataset
+from mindspeed_dpo.workers.sources import open_dataset, open_prompts
 
-BUILDERS: dict[str, Callable[[Seat, RoleConfig, Any], Any]] = {
-    "actor": ActorWorker,
-    "ref": ReferenceWorker,
-    "reward": RewardWorker,
+BUILDERS: dict[str, Callable[[Seat, RoleConfig], Any]] = {
+    "actor": lambda seat, role: ActorWorker(seat, role, open_dataset(role)),
+    "ref": lambda seat, role: ReferenceWorker(seat, role, open_dataset(role)),
+    "reward": lambda seat, role: RewardWorker(seat, role, open_prompts(role)),
 }
 
 
@@ -56,7 +56,7 @@ class Crew:
     def build(self, role: str) -> None:
         """Build a role with its settings; every process of the pool must."""
         settings: RoleConfig = getattr(self.seat.run, role)
-        self.roles[role] = BUILDERS[role](self.seat, settings, open_dataset(settings))
+        self.roles[role] = BUILDERS[role](self.seat, settings)
 
     def drop(self, role: str) -> None:
         """Let go of a role and its memory."""

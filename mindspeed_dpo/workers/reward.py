@@ -96,10 +96,12 @@ def _by_judge(seat: Seat, role: RoleConfig, dataset: PromptColumns) -> Scorer:
 
 def _reader(seat: Seat, role: RoleConfig, dataset: PromptColumns) -> TextReader:
     """Text by the tokenizer of the policy, whose tokens rollouts are."""
-    actor, settings = seat.run.actor, role.reward
-    tokenizer = load_tokenizer(str(actor.data.tokenizer_name_or_path or actor.checkpoint.load))
+    settings = role.reward
     return TextReader(
-        tokenizer, dataset, settings.dataset_additional_keys, extract_answer=settings.extract_content_for_reward
+        load_tokenizer(str(seat.run.actor.data.tokenizer_name_or_path)),
+        dataset,
+        settings.dataset_additional_keys,
+        extract_answer=settings.extract_content_for_reward,
     )
 
 

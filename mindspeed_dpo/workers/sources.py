@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.reference_cache import data_fingerprint
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.models.weights import WeightSource, open_weights
@@ -20,6 +20,19 @@ def open_dataset(role: RoleConfig) -> PreferenceDataset:
     """
     data = role.data
     return PreferenceDataset.open(data.data_path, seq_length=data.seq_length, truncation=data.truncation)
+
+
+def open_prompts(role: RoleConfig) -> PromptDataset:
+    """The role's prompts; tokens are read on demand.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or no row is left.
+    """
+    settings = role.rollout
+    return PromptDataset.open(
+        role.data.data_path, max_prompt_length=settings.max_prompt_length, truncation=settings.prompt_truncation
+    )
 
 
 def open_initial_weights(role: RoleConfig) -> WeightSource | None:

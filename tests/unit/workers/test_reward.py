@@ -43,9 +43,7 @@ def shared(functions: IsolatedFunctions, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def worker(topology: Topology = SINGLE, rank: int = 0, missing_eos_penalty: float = 0.0, **keys: Any) -> RewardWorker:
-    actor = SimpleNamespace(
-        data=SimpleNamespace(tokenizer_name_or_path=str(tokenizer_dir())), checkpoint=SimpleNamespace(load=None)
-    )
+    actor = SimpleNamespace(data=SimpleNamespace(tokenizer_name_or_path=str(tokenizer_dir())))
     run = SimpleNamespace(actor=actor, loop=SimpleNamespace(seed=5))
     role = SimpleNamespace(reward=RewardConfig(**keys), pairing=PairingConfig(missing_eos_penalty=missing_eos_penalty))
     seat = SimpleNamespace(run=run, place=topology.place(rank), accelerator=None)
