@@ -40,6 +40,7 @@ class PreferenceObjective:
         label_smoothing: Probability in [0, 0.5) that a preference label is flipped.
         pref_ftx: Weight, at least 0, of the mean negative log-probability per token of the chosen response, which is
             added to each pair's loss.
+        ipo_normalize: Whether `ipo` divides log-ratios by the response's length.
 
     Raises:
         ValueError: A setting is out of range or would have no effect; all problems at once.
@@ -49,6 +50,7 @@ class PreferenceObjective:
     beta: float = 0.1
     label_smoothing: float = 0.0
     pref_ftx: float = 0.0
+    ipo_normalize: bool = True
 
     def __post_init__(self) -> None:
         reads = pair_loss(self.loss_type).reads
@@ -103,7 +105,7 @@ class PreferenceObjective:
     def _terms(self, logps: Tensor, lengths: Tensor, ref_logps: Tensor) -> dict[str, Tensor]:
         """Every term of the loss, [P] each, before its coefficient."""
         loss = pair_loss(self.loss_type)
-        available = {"lengths": lengths, "label_smoothing": self.label_smoothing}
+        available = {"lengths": lengths, "label_smoothing": self.label_smoothing, "ipo_normalize": self.ipo_normalize}
         chosen = {name: available[name] for name in loss.reads}
         terms = {self.loss_type: loss.function(logps, ref_logps, beta=self.beta, **chosen)}
         if self.pref_ftx:

@@ -118,3 +118,14 @@ def lr_at(step: int, settings: LearningRateSettings) -> float:
     done = (position - settings.warmup_samples) / (settings.decay_samples - settings.warmup_samples)
     left = DECAY_STYLES[settings.style](min(done, 1.0))
     return settings.min_lr + left * (settings.lr - settings.min_lr)
+
+
+def beta_at(step: int, num_steps: int, *, start: float, end: float | None, style: str) -> float:
+    """The pull towards the reference of step `step` of `num_steps`, both counted in iterations, per nat.
+
+    It is `start` at the first step and `end` at the last; with style "constant", or no end, it stays.
+    """
+    if end is None:
+        return start
+    left = DECAY_STYLES[style](step / max(num_steps - 1, 1))
+    return end + left * (start - end)

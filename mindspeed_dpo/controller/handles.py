@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
-from mindspeed_dpo.workers.roles import Logps, Rows
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
+from mindspeed_dpo.workers.scorers.protocol import Scored
+
+
+class WeightsMismatch(RuntimeError):
+    """The rollout does not hold the weights that the actor has."""
+
+
+
+class Pending(Protocol):
+    """What a group was asked and has not answered yet."""
+
+    def result(self) -> list[Any]:
+        """Wait for all ranks; their answers in rank order."""
 
 
 class Group(Protocol):
     """Processes that act as one and answer in rank order."""
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+
+    @property
+    def host(self) -> str:
+        """Address of the node of rank 0."""
 
     def build(self, role: str) -> None:
         """Build a role in every process."""
@@ -21,19 +44,25 @@ class Group(Protocol):
     def call(self, role: str, verb: str, *args: Any) -> list[Any]:
         """Let a role do something in every process."""
 
+    def start(self, role: str, verb: str, *args: Any) -> Pending:
+        """As `call`, without waiting."""
+
 
 class ReferenceHandle:
-    """A role that scores rows."""
+    """A role that knows log-probabilities."""
 
     def __init__(self, group: Group, role: str = "ref") -> None:
         self._group = group
         self._role = role
 
-    def log_probs(self, rows: Rows) -> Logps:
+    def log_probs(self, pairs: Pairs) -> Logps:
         """See `roles.Reference`."""
-        answers = self._group.call(self._role, "log_probs", np.asarray(rows))
-        # One process of each replica answers; ranks grow with the replica, and replicas hold consecutive rows.
-        return np.concatenate([answer for answer in answers if answer is not None])
+        return self.start_log_probs(pairs)()
+
+    def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
+        """As `log_probs`, without waiting: what is returned waits."""
+        pending = self._group.start(self._role, "log_probs", _sent(pairs))
+        return lambda: np.concatenate(_spoken(pending.result()))
 
 
 class ActorHandle(ReferenceHandle):
@@ -42,9 +71,9 @@ class ActorHandle(ReferenceHandle):
     def __init__(self, group: Group, role: str = "actor") -> None:
         super().__init__(group, role)
 
-    def update(self, step: int, rows: Rows, ref_logps: Logps) -> dict[str, float]:
+    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
         """See `roles.Actor`."""
-        return _only(self._group.call(self._role, "update", step, np.asarray(rows), ref_logps))
+        return _only(self._group.call(self._role, "update", step, _sent(pairs), ref_logps))
 
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
         """See `roles.Actor`."""
@@ -59,6 +88,86 @@ class ActorHandle(ReferenceHandle):
         self._group.call(self._role, "load", folder, optimizer, rng)
 
 
+class RewardHandle:
+    """The role that scores."""
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def score(self, rollouts: RolloutBatch) -> Scored:
+        """See `roles.Reward`."""
+        return self.start_score(rollouts)()
+
+    def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
+        """As `score`, without waiting: what is returned waits."""
+        pending = self._group.start("reward", "score", rollouts)
+        return lambda: Scored.concat(_spoken(pending.result()))
+
+
+class RolloutHandle:
+    """The role that answers prompts, and the way on which it gets the actor's weights."""
+
+    def __init__(self, group: Group, actor: Group, *, publishers: int, validate: bool = False) -> None:
+        """Join the two, where they are different processes.
+
+        Args:
+            group: The rollout's processes, with the role built.
+            actor: The actor's, with the role built.
+            publishers: Pipeline stages of the actor.
+            validate: Compare hashes of all weights after every transfer.
+        """
+        self._group, self._actor, self._validate = group, actor, validate
+        self._apart = group is not actor
+        if self._apart:
+            address = _only(actor.call("actor", "host_link", actor.host))
+            join = (address, publishers, group.size)
+            _together(actor.start("actor", "open_link", *join), group.start("rollout", "open_link", *join))
+
+    def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
+        """See `roles.Rollout`."""
+        answers = self._group.call("rollout", "generate", np.asarray(rows), first_sample)
+        return RolloutBatch.concat(_spoken(answers))
+
+    def update_weights(self, version: int) -> None:
+        """See `roles.Rollout`.
+
+        Raises:
+            WeightsMismatch: The hashes differ.
+        """
+        if self._apart:
+            publish = self._actor.start("actor", "publish", version)
+            _together(publish, self._group.start("rollout", "receive", version))
+        else:
+            self._group.call("rollout", "receive", version)
+        if self._validate:
+            self._compare(version)
+
+    def _compare(self, version: int) -> None:
+        trained = _spoken(self._actor.call("actor", "weights_digest"))[0]
+        for held in _spoken(self._group.call("rollout", "weights_digest")):
+            different = sorted(name for name in trained if held.get(name) != trained[name])
+            if different:
+                raise WeightsMismatch(
+                    f"md5_validate: after the transfer of version {version} the rollout holds another "
+                    f"{different[0]} than the actor, and {len(different) - 1} more tensors differ"
+                )
+
+
+def _together(*pending: Pending) -> None:
+    """Wait for groups that may wait for each other."""
+    for one in pending:
+        one.result()
+
+
+def _sent(pairs: Pairs) -> Any:
+    return pairs if isinstance(pairs, PreferenceBatch) else np.asarray(pairs)
+
+
+def _spoken(answers: list[Any]) -> list[Any]:
+    """Answers of the replicas: one process of each speaks, ranks grow with it, and replicas hold consecutive parts."""
+    return [answer for answer in answers if answer is not None]
+
+
 def _only(answers: list[Any]) -> Any:
-    (answer,) = [one for one in answers if one is not None]
+    (answer,) = _spoken(answers)
     return answer

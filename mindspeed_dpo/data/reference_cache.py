@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.config.files import DataConfig
+from mindspeed_dpo.config.online import RolloutConfig
 from mindspeed_dpo.data.splits import parse_data_path
-from mindspeed_dpo.data.token_set import PAIR_COLUMNS, column_stem
+from mindspeed_dpo.data.token_set import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 
 logger = logging.getLogger(__name__)
 
@@ -60,15 +62,25 @@ class ReferenceCache:
 
 def data_fingerprint(data: DataConfig) -> str:
     """What the token ids of a dataset depend on, as a hash: the files' content and the cuts."""
-    contents = [_content_hash(source.prefix) for source in parse_data_path(data.data_path)]
-    parts = (*contents, str(data.seq_length), data.truncation)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
 
 
-def _content_hash(prefix: str) -> str:
+def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
+    """The same for a set of prompts."""
+    return _fingerprint(
+        data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation
+    )
+
+
+def _fingerprint(data_path: str, columns: Sequence[str], *cuts: str) -> str:
+    contents = [_content_hash(source.prefix, columns) for source in parse_data_path(data_path)]
+    return hashlib.sha256("\n".join((*contents, *cuts)).encode()).hexdigest()
+
+
+def _content_hash(prefix: str, columns: Sequence[str]) -> str:
     """Of the files themselves: what is noted beside them may be older than they are."""
     files = hashlib.sha256()
-    for column in PAIR_COLUMNS:
+    for column in columns:
         with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 files.update(block)

@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
         "tokens", "Input tokens of both responses so far, the prompt counted per response.", form=_COUNT
     ),
     "rollout_tokens_per_s": Metric("tokens/s", "Sampled tokens of the step per second of sampling.", form=_RATE),
-    "tokens_computed": Metric("tokens", "Token rows the step really computed, padding included.", form=_COUNT),
+    "tokens_computed": Metric("tokens", "Token rows an optimizer step really computed, padding included.", form=_COUNT),
     "tokens_per_s": Metric(
         "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
     ),

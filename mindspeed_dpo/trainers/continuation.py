@@ -158,7 +158,7 @@ def _is_training_checkpoint(path: Path) -> bool:
 
 
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:
-    now = sampling_of(run.actor, run.loop.seed, num_rows)
+    now = sampling_of(run, num_rows)
     changed = [f"{key} was {saved[key]}, is {value}" for key, value in now.items() if saved[key] != value]
     if changed:
         raise CheckpointError(

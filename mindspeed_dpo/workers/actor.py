@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch.distributed as dist
@@ -12,57 +15,73 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.publishing import Publishing
-from mindspeed_dpo.workers.roles import Logps, Rows
-from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
-from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
+from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
+from mindspeed_dpo.workers.scoring import amounts, score_pairs, token_statistics
+from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.sources import sampling_of
 
 
 class ActorWorker:
     """One process of the policy: its stage of the model, its share of the data, the objective."""
 
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset) -> None:
+    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset | PromptDataset) -> None:
         """Build the model, load its weights, and make it trainable."""
         self.seat = seat
         self.role = role
         self.statistics = seat.run.loop.log_token_statistics
         self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
         self.publishing = Publishing(seat, role, self.engine)
-        self.feed = build_feed(seat, role, dataset)
+        # Prompts are of no use here: pairs made of the policy's own answers come with the call.
+        self.feed = build_feed(seat, role, dataset if isinstance(dataset, PreferenceDataset) else None)
         # Only the first rank describes checkpoints, and the hash may read all of the data.
         writes = dist.get_rank() == 0
-        self._sampling = sampling_of(role, seat.run.loop.seed, len(dataset)) if writes else None
+        self._sampling = sampling_of(seat.run, len(dataset)) if writes else None
         self.objective = objective_of(role)
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
 
-    def log_probs(self, rows: Rows) -> Logps | None:
-        """See `score_rows`."""
-        return score_rows(self.engine, self.feed, rows)
+    def log_probs(self, pairs: Pairs) -> Logps | None:
+        """See `score_pairs`."""
+        return score_pairs(self.engine, self.feed, pairs)
 
-    def update(self, step: int, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
-        """Learn from one step; metrics from the one process that speaks for the job, None from the others."""
-        batches = self.feed.micro_batches(rows, ref_logps)
-        sums = MetricSums()
+    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float] | None:
+        """Learn from one iteration; metrics from the one process that speaks for the job, None from the others.
+
+        Metrics are means over the pairs of all optimizer steps; a gradient that is not finite ends the iteration.
+        """
+        run, sums = self.seat.run, MetricSums()
+        beta = beta_of(self.role, step, run.loop.train_iters)
+        self.objective = replace(self.objective, beta=beta)
+        feed, rows = self.feed.over(pairs)
+        norms, rate = [], 0.0
+        for lesson in lessons(run, step, len(rows)):
+            batches = feed.micro_batches(rows[lesson.positions], ref_logps[lesson.positions])
+            rate = lr_at(step * steps_per_iteration(self.role) + lesson.number, self.learning_rate)
+            norms.append(self._learn(batches, len(lesson.positions), rate, sums))
+            if not math.isfinite(norms[-1]):
+                break
+        metrics = self._means(sums)
+        return metrics and {**metrics, "grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": beta}
+
+    def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
+        """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
 
         def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
             losses, measured = self._measure(batch, columns)
             sums.merge(measured)
             return losses.sum()
 
-        self.engine.accumulate(batches, loss_sum, num_pairs=len(rows))
-        learning_rate = lr_at(step, self.learning_rate)
-        grad_norm = self.engine.step(learning_rate)
+        self.engine.accumulate(batches, loss_sum, num_pairs)
         sums.merge(amounts(batches, self.seat.place))
-        metrics = self._means(sums)
-        return metrics and {**metrics, "grad_norm": grad_norm, "learning_rate": learning_rate}
+        return self.engine.step(rate)
 
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
         """Measure rows without learning; metrics as in `update`, with the evaluation prefix."""

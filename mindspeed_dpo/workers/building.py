@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.policy import PolicyModel
@@ -16,7 +15,7 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.weights.placement import Placement
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place
-from mindspeed_dpo.workers.feed import Feed
+from mindspeed_dpo.workers.feed import Feed, PairSource
 from mindspeed_dpo.workers.sources import open_initial_weights
 
 logger = logging.getLogger(__name__)
@@ -49,7 +48,7 @@ def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> Po
     return model
 
 
-def build_feed(seat: Seat, role: RoleConfig, dataset: PreferenceDataset) -> Feed:
+def build_feed(seat: Seat, role: RoleConfig, dataset: PairSource | None) -> Feed:
     """The role's view of a dataset."""
     return Feed(
         dataset=dataset,

@@ -12,22 +12,19 @@ from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.reference import ReferenceWorker
+from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.rollout import RolloutWorker
-from mindspeed_dpo.workers.sources import open_dataset, open_prompts
+from mindspeed_dpo.workers.sources import open_dataset, open_pairs, open_prompts
 
 Roles = dict[str, Any]
 Builder = Callable[[Seat, RoleConfig, Roles], Any]
 """Makes a role, given the roles that this process has already."""
 
-
-def _rollout(seat: Seat, role: RoleConfig, roles: Roles) -> RolloutWorker:
-    return RolloutWorker(seat, role, open_prompts(role), roles.get("actor"))
-
-
 BUILDERS: dict[str, Builder] = {
-    "actor": lambda seat, role, roles: ActorWorker(seat, role, open_dataset(role)),
-    "ref": lambda seat, role, roles: ReferenceWorker(seat, role, open_dataset(role)),
-    "rollout": _rollout,
+    "actor": lambda seat, role, _: ActorWorker(seat, role, open_dataset(seat.run)),
+    "ref": lambda seat, role, _: ReferenceWorker(seat, role, None if seat.run.is_online else open_pairs(role)),
+    "rollout": lambda seat, role, roles: RolloutWorker(seat, role, open_prompts(role), roles.get("actor")),
+    "reward": lambda seat, role, _: RewardWorker(seat, role, open_prompts(role)),
 }
 
 

@@ -6,16 +6,35 @@ Every worker is given the rows of all ranks and takes its own part, so no token 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.dataset import PreferenceDataset
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.parallel.topology import Place, shard
-from mindspeed_dpo.workers.roles import Logps, Rows
+from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
+
+
+class PairSource(Protocol):
+    """Where pairs are looked up by number: a dataset, or a batch at hand."""
+
+    def batch(self, rows: NDArray[np.int64]) -> PreferenceBatch:
+        """The pairs of the given numbers, in their order."""
+
+
+@dataclass(frozen=True)
+class GivenPairs:
+    """Pairs at hand, such as the policy's own answers."""
+
+    pairs: PreferenceBatch
+
+    def batch(self, rows: NDArray[np.int64]) -> PreferenceBatch:
+        """The pairs of the given positions."""
+        return self.pairs.select(rows.tolist())
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,7 @@ class Feed:
     """Reads, packs and moves a worker's micro-batches.
 
     Attributes:
-        dataset: Preference pairs by row.
+        dataset: Preference pairs by row; None where they always come with the call.
         place: Where this worker stands.
         device: Where the batches go.
         micro_batch_size: Pairs per micro-batch.
@@ -32,13 +51,19 @@ class Feed:
         vocab_size: Token ids the model knows.
     """
 
-    dataset: PreferenceDataset
+    dataset: PairSource | None
     place: Place
     device: torch.device
     micro_batch_size: int
     share_prompt: bool
     sequence_parallel: bool
     vocab_size: int
+
+    def over(self, pairs: Pairs) -> tuple[Feed, NDArray[np.int64]]:
+        """A feed and the numbers by which it knows the pairs: those given, or those at hand."""
+        if isinstance(pairs, PreferenceBatch):
+            return replace(self, dataset=GivenPairs(pairs)), np.arange(pairs.num_prompts)
+        return self, np.asarray(pairs, dtype=np.int64)
 
     def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> list[PackedBatch]:
         """This rank's part of the rows [N], at least one micro-batch."""
@@ -60,6 +85,7 @@ class Feed:
         multiple_of = self.place.topology.tp if self.sequence_parallel else 1
         for start in range(0, len(positions), self.micro_batch_size):
             part = positions[start : start + self.micro_batch_size]
+            assert self.dataset is not None, "pairs must come with the call where there is no dataset"
             batch = self.dataset.batch(rows[part])
             self._check_tokens(batch, rows[part])
             if references is not None:
@@ -72,6 +98,6 @@ class Feed:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
         if highest >= self.vocab_size:
             raise ValueError(
-                f"dataset rows {rows.tolist()} hold token {highest}, but the model has vocab_size={self.vocab_size}: "
+                f"rows {rows.tolist()} hold token {highest}, but the model has vocab_size={self.vocab_size}: "
                 "the data was made with another tokenizer; preprocess it again with the model's own"
             )

@@ -8,29 +8,34 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.workers.scorers.protocol import Scored
+
 Rows = Sequence[int] | NDArray[np.int64]
 Logps = NDArray[np.float32]
+Pairs = Rows | PreferenceBatch
+"""Pairs by dataset row, or themselves."""
 
 
 class Reference(Protocol):
     """Whoever knows the reference's log-probabilities: a live model or a cache."""
 
-    def log_probs(self, rows: Rows) -> Logps:
-        """Summed response log-probabilities [N, 2] float32 of dataset rows [N], in nats."""
+    def log_probs(self, pairs: Pairs) -> Logps:
+        """Summed response log-probabilities [N, K] float32 of N prompts with K responses (2 for pairs), in nats."""
 
 
 class Actor(Protocol):
     """The model that is trained."""
 
-    def log_probs(self, rows: Rows) -> Logps:
+    def log_probs(self, pairs: Pairs) -> Logps:
         """As `Reference.log_probs`, of the policy as it is now."""
 
-    def update(self, step: int, rows: Rows, ref_logps: Logps) -> dict[str, float]:
+    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
         """Learn from the pairs of one step.
 
         Args:
-            step: Optimizer step, from 0.
-            rows: [N] dataset rows of all data-parallel ranks.
+            step: Iteration, from 0.
+            pairs: N pairs of all data-parallel ranks.
             ref_logps: [N, 2] float32 of the reference.
 
         Returns:
@@ -45,3 +50,20 @@ class Actor(Protocol):
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint, with the parts that are asked for."""
+
+
+class Rollout(Protocol):
+    """The policy as it answers prompts."""
+
+    def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
+        """Answers to the prompts of dataset rows [N]; the first is sample `first_sample` of the run."""
+
+    def update_weights(self, version: int) -> None:
+        """Have the actor's weights as they are after `version` iterations."""
+
+
+class Reward(Protocol):
+    """Whoever scores answers."""
+
+    def score(self, rollouts: RolloutBatch) -> Scored:
+        """A score for each response, and a sentence for each prompt that could not be scored."""

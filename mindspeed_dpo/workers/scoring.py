@@ -15,7 +15,7 @@ from mindspeed_dpo.models.head import ENTROPY, HIT, LOGP, MEAN_LOGIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import Place, shard
 from mindspeed_dpo.workers.feed import Feed
-from mindspeed_dpo.workers.roles import Logps, Rows
+from mindspeed_dpo.workers.roles import Logps, Pairs
 
 # Micro-batches on the device at once while scoring; some, so that a pipeline has work for every stage.
 HELD_MICRO_BATCHES = 16
@@ -28,13 +28,14 @@ class Engine(Protocol):
         """The head's columns for each micro-batch; empty off the last stage."""
 
 
-def score_rows(engine: Engine, feed: Feed, rows: Rows) -> Logps | None:
-    """Log-probabilities of this replica's rows.
+def score_pairs(engine: Engine, feed: Feed, pairs: Pairs) -> Logps | None:
+    """Log-probabilities of this replica's share of the pairs.
 
     Returns:
-        [n, 2] float32 for the n rows of this data-parallel rank, in order, from the one process that speaks for the
+        [n, K] float32 for the n prompts of this data-parallel rank, in order, from the one process that speaks for the
         replica; None from the others.
     """
+    feed, rows = feed.over(pairs)
     scored, batches = [], feed.stream(rows)
     while held := list(islice(batches, HELD_MICRO_BATCHES)):
         # Off the last stage nothing comes back.

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
-from mindspeed_dpo.algorithms.schedule import LearningRateSettings
+from mindspeed_dpo.algorithms.schedule import LearningRateSettings, beta_at
 from mindspeed_dpo.config.run import RoleConfig
 
 
 def objective_of(role: RoleConfig) -> PreferenceObjective:
     """The role's objective."""
     loss = role.loss
-    return PreferenceObjective(loss.dpo_loss_type, loss.dpo_beta, loss.dpo_label_smoothing, loss.pref_ftx)
+    return PreferenceObjective(
+        loss.dpo_loss_type, loss.dpo_beta, loss.dpo_label_smoothing, loss.pref_ftx, loss.ipo_normalize
+    )
+
+
+def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:
+    """The pull towards the reference of an iteration, per nat."""
+    loss = role.loss
+    return beta_at(iteration, train_iters, start=loss.dpo_beta, end=loss.dpo_beta_end, style=loss.dpo_beta_style)
+
+
+def steps_per_pass(role: RoleConfig) -> int:
+    """Optimizer steps over which the pairs of an iteration are spread in each pass."""
+    return role.batch.global_batch_size // role.pairing.ppo_mini_batch_size
+
+
+def steps_per_iteration(role: RoleConfig) -> int:
+    """Optimizer steps of an iteration; 1 offline."""
+    return role.pairing.ppo_epochs * steps_per_pass(role)
 
 
 def learning_rate_of(role: RoleConfig, train_iters: int) -> LearningRateSettings:
@@ -25,4 +43,5 @@ def learning_rate_of(role: RoleConfig, train_iters: int) -> LearningRateSettings
         lr_decay_iters=optimizer.lr_decay_iters,
         lr_warmup_fraction=optimizer.lr_warmup_fraction,
         lr_warmup_iters=optimizer.lr_warmup_iters,
+        steps_per_iteration=steps_per_iteration(role),
     )

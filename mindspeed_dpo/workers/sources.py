@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.reference_cache import data_fingerprint
+from mindspeed_dpo.data.reference_cache import data_fingerprint, prompts_fingerprint
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.models.weights import WeightSource, open_weights
 
 
-def open_dataset(role: RoleConfig) -> PreferenceDataset:
+def open_dataset(run: RunConfig) -> PreferenceDataset | PromptDataset:
+    """What the run learns from: pairs, or prompts that it answers itself. Raises what `open_pairs` raises."""
+    return open_prompts(run.actor) if run.is_online else open_pairs(run.actor)
+
+
+def open_pairs(role: RoleConfig) -> PreferenceDataset:
     """The role's preference pairs; tokens are read on demand.
 
     Raises:
@@ -35,21 +40,6 @@ def open_prompts(role: RoleConfig) -> PromptDataset:
     return PromptDataset.open(
         role.data.data_path, max_prompt_length=settings.max_prompt_length, truncation=settings.prompt_truncation
     )
-
-
-def max_new_tokens(role: RoleConfig) -> int:
-    """Tokens a response may have: what the longest prompt leaves of `seq_length`.
-
-    Raises:
-        ValueError: Nothing is left.
-    """
-    left = role.data.seq_length - role.rollout.max_prompt_length
-    if left < 1:
-        raise ValueError(
-            f"max_prompt_length={role.rollout.max_prompt_length} leaves no token of seq_length={role.data.seq_length} "
-            "for a response; lower the one or raise the other"
-        )
-    return left
 
 
 def stop_ids(role: RoleConfig) -> frozenset[int]:
@@ -77,14 +67,15 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     return source
 
 
-def sampling_of(role: RoleConfig, seed: int, num_rows: int) -> dict[str, Any]:
+def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:
     """All that decides which rows a step takes: equal for two runs exactly if they take the same ones."""
+    role = run.actor
     return {
         "global_batch_size": role.batch.global_batch_size,
-        "seed": seed,
+        "seed": run.loop.seed,
         "rows": num_rows,
         "split": role.data.split,
         "no_shuffle": role.data.no_shuffle,
         "weights": [source.weight for source in parse_data_path(role.data.data_path)],
-        "data": data_fingerprint(role.data),
+        "data": prompts_fingerprint(role.data, role.rollout) if run.is_online else data_fingerprint(role.data),
     }

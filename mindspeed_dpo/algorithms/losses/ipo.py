@@ -1,4 +1,4 @@
-"""Identity preference optimisation, normalised by length."""
+"""Identity preference optimisation, normalised by length or not."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.losses.ratios import log_ratios, per_token
 
 
-def ipo_loss(policy_logps: Tensor, ref_logps: Tensor, lengths: Tensor, *, beta: float) -> Tensor:
+def ipo_loss(
+    policy_logps: Tensor, ref_logps: Tensor, lengths: Tensor, *, beta: float, ipo_normalize: bool = True
+) -> Tensor:
     """IPO loss (r_w/n_w - r_l/n_l - 1/(2 beta))^2, after equation 17 of Azar et al. 2023 (arXiv:2310.12036).
 
-    Log-ratios are means per token, as TRL and MindSpeed-LLM do offline, so that one beta serves responses of any
-    length. The form with sums is this one with all lengths 1.
+    Normalised, log-ratios are means per token, as TRL and MindSpeed-LLM do offline, so that one beta serves responses
+    of any length; else they are sums, as both do online and the paper has it.
 
     Args:
         policy_logps: [P, 2] float32, summed response log-probabilities of the policy, in nats.
         ref_logps: [P, 2] float32, the same from the frozen reference.
         lengths: [P, 2] response tokens, integers; 0 counts as 1.
-        beta: Inverse of twice the wanted margin per token in nats.
+        beta: Inverse of twice the wanted margin in nats, per token where normalised.
+        ipo_normalize: Divide log-ratios by the response's length.
 
     Returns:
         Loss [P]. Where policy equals reference every loss is 1 / (4 beta^2).
@@ -25,5 +28,6 @@ def ipo_loss(policy_logps: Tensor, ref_logps: Tensor, lengths: Tensor, *, beta: 
     Raises:
         ValueError: The inputs differ in shape or are not [P, 2].
     """
-    scores = per_token(log_ratios(policy_logps, ref_logps), lengths)
+    ratios = log_ratios(policy_logps, ref_logps)
+    scores = per_token(ratios, lengths) if ipo_normalize else ratios
     return (scores[:, 0] - scores[:, 1] - 1 / (2 * beta)) ** 2

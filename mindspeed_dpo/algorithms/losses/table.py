@@ -42,7 +42,7 @@ _SMOOTHING = frozenset({"label_smoothing"})
 PAIR_LOSSES: dict[str, PairLoss] = {
     "sigmoid": PairLoss(sigmoid_loss, _SMOOTHING),
     "hinge": PairLoss(hinge_loss),
-    "ipo": PairLoss(ipo_loss, _LENGTHS),
+    "ipo": PairLoss(ipo_loss, _LENGTHS | {"ipo_normalize"}),
     "sigmoid_norm": PairLoss(sigmoid_norm_loss, _LENGTHS),
     "robust": PairLoss(robust_loss, _SMOOTHING),
     "exo_pair": PairLoss(exo_pair_loss, _SMOOTHING, needs=_SMOOTHING),
