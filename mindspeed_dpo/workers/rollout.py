@@ -16,7 +16,7 @@ from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.roles import Rows
 from mindspeed_dpo.workers.rollout_weights import placement, rollout_weights
-from mindspeed_dpo.workers.sources import max_new_tokens, stop_ids
+from mindspeed_dpo.workers.sources import stop_ids
 
 
 class RolloutWorker:
@@ -38,7 +38,7 @@ class RolloutWorker:
         self.generator = Generator(
             RolloutModel(role.model, self.weights.tensors, self.weights.tp),
             role.rollout,
-            max_new_tokens=max_new_tokens(role),
+            max_new_tokens=role.max_new_tokens,
             stop_ids=stop_ids(role),
             seed=seat.run.loop.seed,
         )

@@ -37,21 +37,6 @@ def open_prompts(role: RoleConfig) -> PromptDataset:
     )
 
 
-def max_new_tokens(role: RoleConfig) -> int:
-    """Tokens a response may have: what the longest prompt leaves of `seq_length`.
-
-    Raises:
-        ValueError: Nothing is left.
-    """
-    left = role.data.seq_length - role.rollout.max_prompt_length
-    if left < 1:
-        raise ValueError(
-            f"max_prompt_length={role.rollout.max_prompt_length} leaves no token of seq_length={role.data.seq_length} "
-            "for a response; lower the one or raise the other"
-        )
-    return left
-
-
 def stop_ids(role: RoleConfig) -> frozenset[int]:
     """The tokens that end a response: of tokenizer, template and generation config, none without a tokenizer.
 
