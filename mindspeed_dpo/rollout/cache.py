@@ -81,7 +81,9 @@ class KvCache:
         tiles: Tiles of `rows` slots each; the last may have fewer.
     """
 
-    def __init__(self, layers: int, slots: int, capacity: int, rows: int, groups: int, width: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, slots: int, capacity: int, rows: int, groups: int, width: int, like: Tensor
+    ) -> None:
         """Allocate.
 
         Args:

@@ -70,6 +70,7 @@ class OwnWeights:
         self._seat = seat
         self._role = role
         self._link: Link | None = None
+        self.tensors: Mapping[str, Tensor]
         self.tensors, self._shards = _empty(role, seat.place, seat.device)
         self.is_filled = _read(role, seat.place, self.tensors)
 
@@ -138,6 +139,7 @@ class CopiedWeights:
         tp = role.parallel.tensor_model_parallel_size
         self.place = Topology.of(trained.topology.world_size, tp, 1).place(dist.get_rank())
         self.tp = _new_groups(self.place.topology)
+        self.tensors: Mapping[str, Tensor]
         self.tensors, self._shards = _empty(role, self.place, seat.device)
         self._engine, self._bucket_bytes = actor.engine, role.rollout.publish_bucket_bytes
         source = trained.pp_rank * trained.topology.tp * trained.topology.dp

@@ -18,20 +18,21 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from megatron.core import parallel_state
 
-from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.workers.crew import Crew
 
 RESULT_TIMEOUT_S = 300
-_pools: dict[int, Pool] = {}
+ACTOR = "actor_rollout"
+_pools: dict[tuple[str, int], Pool] = {}
 
 
-def pool(world_size: int) -> Pool:
-    """The pool of this size, started at the first call."""
-    if world_size not in _pools:
-        _pools[world_size] = Pool(world_size)
-    return _pools[world_size]
+def pool(world_size: int, name: str = ACTOR) -> Pool:
+    """The pool of this size, started at the first call; pools of different names are different jobs."""
+    if (name, world_size) not in _pools:
+        _pools[name, world_size] = Pool(world_size)
+    return _pools[name, world_size]
 
 
 class Pool:
@@ -80,7 +81,8 @@ class Pool:
         """End the processes."""
         for process in self._processes:
             process.kill()
-        _pools.pop(len(self._processes), None)
+        for key in [key for key, one in _pools.items() if one is self]:
+            del _pools[key]
 
 
 def free_port() -> int:
@@ -109,11 +111,11 @@ def _stop_all() -> None:
 
 
 class PoolGroup:
-    """A pool that plays the roles of a run, as the controller's worker group does on Ray."""
+    """A pool that plays the roles of a run, as the controller's worker group does on Ray; `name` is the pool's."""
 
-    def __init__(self, run: RunConfig, size: int) -> None:
-        self._pool = pool(size)
-        self._pool.run(_seat, run)
+    def __init__(self, run: RunConfig, size: int, name: str = ACTOR) -> None:
+        self._pool = pool(size, name)
+        self._pool.run(_seat, run, run.actor if name == ACTOR else getattr(run, name))
 
     def build(self, role: str) -> None:
         """Build a role in every process."""
@@ -148,10 +150,10 @@ def leave_layout() -> None:
 _crew: list[Crew] = []
 
 
-def _seat(run: RunConfig) -> None:
+def _seat(run: RunConfig, leading: RoleConfig) -> None:
     leave_layout()
     _crew.clear()
-    _crew.append(Crew.seated(run, run.actor, find_accelerator("cpu"), dist.get_rank(), dist.get_world_size()))
+    _crew.append(Crew.seated(run, leading, find_accelerator("cpu"), dist.get_rank(), dist.get_world_size()))
 
 
 def _build(role: str) -> None:

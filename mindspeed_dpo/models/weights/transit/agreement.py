@@ -91,5 +91,5 @@ def _sentence(differences: list[tuple[str, str]]) -> str:
     (name, what), *others = differences
     names = ", ".join(other for other, _ in others[:_LISTED])
     more = f" and {len(others) - _LISTED} more" if len(others) > _LISTED else ""
-    also = f" (so do {names}{more})" if others else ""
+    also = f" (others: {names}{more})" if others else ""
     return f"weights of actor and rollout differ: {name} is {what}{also}; give both the same model and number format"

@@ -65,6 +65,7 @@ def buckets(tensors: Sequence[Described], source: int, limit_bytes: int) -> Iter
     Raises:
         WeightsError: One row alone is larger than a bucket.
     """
+    _check_rows(tensors, limit_bytes)
     held: list[Piece] = []
     dtype = None
     for tensor in tensors:
@@ -74,7 +75,6 @@ def buckets(tensors: Sequence[Described], source: int, limit_bytes: int) -> Iter
             held = []
         dtype, row_shape = this_dtype, tensor.shape[1:]
         row, capacity = math.prod(row_shape), limit_bytes // dtype.itemsize
-        _check_row(tensor, row * dtype.itemsize, limit_bytes)
         start = 0
         while start < tensor.shape[0]:
             offset = held[-1].offset + held[-1].numel if held else 0
@@ -89,9 +89,15 @@ def buckets(tensors: Sequence[Described], source: int, limit_bytes: int) -> Iter
         yield Bucket(source, dtype, tuple(held))
 
 
-def _check_row(tensor: Described, row_bytes: int, limit_bytes: int) -> None:
+def _check_rows(tensors: Sequence[Described], limit_bytes: int) -> None:
+    row_bytes, widest = max(((_row_bytes(tensor), tensor) for tensor in tensors), key=lambda found: found[0])
     if row_bytes > limit_bytes:
         raise WeightsError(
-            f"publish_bucket_bytes={limit_bytes} holds no row of {tensor.name}, which is {tensor}; "
+            f"publish_bucket_bytes={limit_bytes} holds no row of {widest.name}, which is {widest}; "
             f"set it to {row_bytes} at least"
         )
+
+
+def _row_bytes(tensor: Described) -> int:
+    dtype: torch.dtype = getattr(torch, tensor.dtype)
+    return math.prod(tensor.shape[1:]) * dtype.itemsize

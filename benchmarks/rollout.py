@@ -1,0 +1,225 @@
+"""Tokens per second of the rollout beside Hugging Face's `generate`: same weights, prompts, sampling, dtype and threads.
+
+    python benchmarks/rollout.py                     # both scenarios, three alternating rounds
+    python benchmarks/rollout.py --scenario equal --rounds 1 --decode-rows 16
+
+Each measurement is a process of its own, so that its peak memory is its own; the two sides alternate, so that whatever
+else the machine does meets both. CPU seconds stand beside wall seconds, because they suffer less from neighbours.
+The model is a 40M Llama with random weights. Its next-token distribution is nearly flat, so answers of mixed length come
+from a set of stop tokens whose total probability is 1 / mean length, the same set on both sides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+from mindspeed_dpo.config.online import RolloutConfig
+from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.rollout.generation import Generator
+from mindspeed_dpo.rollout.model import RolloutModel
+
+VOCAB, ANSWERS, TEMPERATURE = 32_000, 2, 0.7
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """Prompts and limits of one comparison; `stops` tokens end an answer, none leaves all of equal length."""
+
+    prompts: int
+    shortest: int
+    longest: int
+    new_tokens: int
+    stops: int
+
+    def draw(self) -> list[Tensor]:
+        """The prompts; lengths are spread evenly on a logarithmic scale."""
+        generator = torch.Generator().manual_seed(0)
+        shares = torch.rand(self.prompts, generator=generator)
+        lengths = (self.shortest * (self.longest / self.shortest) ** shares).round().int().tolist()
+        return [torch.randint(self.stops, VOCAB, (n,), generator=generator) for n in lengths]
+
+
+SCENARIOS = {
+    # 500 of 32 000 tokens: 64 tokens on average, cut at 192.
+    "mixed": Scenario(prompts=64, shortest=16, longest=256, new_tokens=192, stops=500),
+    "equal": Scenario(prompts=32, shortest=128, longest=128, new_tokens=128, stops=0),
+}
+
+
+def main() -> None:
+    """Measure in child processes and print the table, or be such a child."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    if options.side:
+        print(json.dumps(measure(options)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder), options.dtype)
+        for name in options.scenario:
+            rounds = [{side: in_child(side, name, folder, options) for side in ("ours", "hf")}
+                      for _ in range(options.rounds)]  # fmt: skip
+            report(name, rounds, options)
+
+
+def parse() -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, alternating")
+    parser.add_argument("--batch", type=int, default=64, help="responses at once: our slots and their batch")
+    parser.add_argument("--decode-rows", type=int, default=64, help="rows of one of our decoding passes")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--hf-cache", choices=("dynamic", "static"), default="dynamic")
+    parser.add_argument("--side", choices=("ours", "hf"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def save_model(folder: Path, dtype: str) -> None:
+    """The 40M Llama: hidden 512, 8 layers, 8 heads, 4 key-value heads, tied head."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+
+
+def in_child(side: str, name: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
+    """One measurement in a process of its own."""
+    command = [sys.executable, __file__, "--side", side, "--scenario", name, "--folder", folder]
+    for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache"):
+        command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    print(f"{name} {side}: {json.dumps(result)}", file=sys.stderr, flush=True)
+    return result
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """Load, warm up with a few tokens, measure one whole run."""
+    scenario = SCENARIOS[options.scenario[0]]
+    answer = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
+    prompts = scenario.draw()
+    answer(prompts[: options.batch // ANSWERS], 2)
+    loaded = peak_mib()
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = answer(prompts, scenario.new_tokens)
+    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+    return {"tokens": tokens, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak_mib(), "warm_mib": loaded}
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
+    """Our generator, log-probabilities included, as a function of prompts and limit that returns its tokens."""
+    source = open_weights(folder)
+    config = source.model_config()
+    weights = {name: t.clone() for name, t in source.local_tensors(config, Placement.even(config.num_layers))}
+    model = RolloutModel(config, weights, TensorGroup())
+    settings = RolloutConfig(
+        n_samples_per_prompt=ANSWERS, temperature=TEMPERATURE, rollout_slots=options.batch,
+        decode_rows=options.decode_rows, max_tokens_to_oom=1_000_000,
+    )  # fmt: skip
+
+    def answer(prompts: list[Tensor], new_tokens: int) -> int:
+        generator = Generator(
+            model, settings, max_new_tokens=new_tokens, stop_ids=frozenset(range(scenario.stops)), seed=1
+        )
+        generator.generate(prompts, range(len(prompts)))
+        return generator.work.response_tokens
+
+    return answer
+
+
+def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
+    """`generate` as its documentation advises: batches sorted by length, left padding, sdpa, cache."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="sdpa").eval()
+    pad = VOCAB - 1
+    stops = torch.arange(scenario.stops)
+    extra: dict[str, Any] = {"eos_token_id": stops.tolist()} if scenario.stops else {"eos_token_id": None}
+    if options.hf_cache == "static":
+        extra |= {"cache_implementation": "static", "disable_compile": True}
+
+    def answer(prompts: list[Tensor], new_tokens: int) -> int:
+        ordered = sorted(prompts, key=len)
+        per_call = options.batch // ANSWERS
+        total = 0
+        for start in range(0, len(ordered), per_call):
+            part = ordered[start : start + per_call]
+            width = max(map(len, part))
+            ids = torch.stack([torch.nn.functional.pad(p, (width - len(p), 0), value=pad) for p in part])
+            mask = torch.stack([(torch.arange(width) >= width - len(p)).long() for p in part])
+            with torch.inference_mode():
+                out = model.generate(
+                    ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=True, temperature=TEMPERATURE,
+                    top_k=0, num_return_sequences=ANSWERS, use_cache=True, pad_token_id=pad, **extra,
+                )[:, width:]  # fmt: skip
+            is_stop = torch.isin(out, stops)
+            ends = is_stop.int().argmax(1) + 1
+            total += int(torch.where(is_stop.any(1), ends, out.shape[1]).sum())
+        return total
+
+    return answer
+
+
+def report(name: str, rounds: list[dict[str, dict[str, float]]], options: argparse.Namespace) -> None:
+    """Medians of both sides and of the ratio within a round."""
+    table = Table(title=f"{name}: {SCENARIOS[name]}")
+    for column in ("", "tokens/s wall", "tokens/s CPU", "tokens", "peak MiB"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def median(side: str, value: Any) -> float:
+        return statistics.median(value(one[side]) for one in rounds)
+
+    for side in ("ours", "hf"):
+        wall, cpu = (median(side, lambda r, key=key: r["tokens"] / r[key]) for key in ("wall_s", "cpu_s"))
+        table.add_row(side, f"{wall:.1f}", f"{cpu:.1f}", f"{median(side, lambda r: r['tokens']):.0f}",
+                      f"{median(side, lambda r: r['peak_mib']):.0f}")  # fmt: skip
+    ratios = []
+    for key in ("wall_s", "cpu_s"):
+        each = [one["ours"]["tokens"] / one["ours"][key] / (one["hf"]["tokens"] / one["hf"][key]) for one in rounds]
+        ratios.append(f"{statistics.median(each):.2f}x ({min(each):.2f}-{max(each):.2f})")
+    memory = median("ours", lambda r: r["peak_mib"]) / median("hf", lambda r: r["peak_mib"])
+    table.add_row("ratio", *ratios, "", f"{memory:.2f}x")
+    table.caption = (
+        f"{options.rounds} rounds, batch {options.batch}, decode_rows {options.decode_rows}, {options.dtype}, "
+        f"{options.threads} thread(s); {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}; torch "
+        f"{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+    )
+    Console(width=120).print(table)
+
+
+def cpu_name() -> str:
+    """The processor as Linux calls it."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,184 @@
+"""A response is bitwise a function of weights, prompt, seed, sample number and k: nothing beside it may matter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.rollout.attention import block_attention, visible_bias
+from mindspeed_dpo.rollout.cache import BLOCK, CacheTile
+from mindspeed_dpo.rollout.model import RolloutModel
+from tests.support.tiny_models import save_tiny_model
+from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
+
+# Wide enough that a matrix library picks its real kernels.
+WIDE = ModelConfig(
+    num_layers=2,
+    hidden_size=256,
+    num_attention_heads=4,
+    num_query_groups=2,
+    ffn_hidden_size=704,
+    vocab_size=2000,
+    max_position_embeddings=4096,
+    sliding_window=300,
+)
+ROWS = 16
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> RolloutModel:
+    return rollout_model(save_tiny_model("qwen3", tmp_path_factory.mktemp("model")))
+
+
+@pytest.fixture(scope="module")
+def whole(model: RolloutModel) -> dict[int, tuple[object, ...]]:
+    return by_sample(rollout(model), range(len(PROMPTS)))
+
+
+def by_sample(batch: RolloutBatch, numbers: range | list[int]) -> dict[int, tuple[object, ...]]:
+    """Everything about the responses of each sample number; floats as they are, to be equal bitwise."""
+    assert batch.logps is not None
+    return {
+        number: ([r.tolist() for r in row], batch.ended[p].tolist(), batch.logps[p].tolist())
+        for p, (number, row) in enumerate(zip(numbers, batch.answers.responses(), strict=True))
+    }
+
+
+def test_responses_differ_by_k_sample_number_and_seed(model: RolloutModel) -> None:
+    prompt = [PROMPTS[0]] * 3
+    batch = rollout(model, prompt, stop_ids=frozenset())
+    responses = {tuple(r.tolist()) for row in batch.answers.responses() for r in row}
+    assert len(responses) == 6
+    other = rollout(model, prompt, stop_ids=frozenset(), seed=2)
+    assert responses.isdisjoint({tuple(r.tolist()) for row in other.answers.responses() for r in row})
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 5, 7, 64])
+def test_the_number_of_slots_changes_nothing(
+    slots: int, model: RolloutModel, whole: dict[int, tuple[object, ...]]
+) -> None:
+    assert by_sample(rollout(model, rollout_slots=slots), range(len(PROMPTS))) == whole
+
+
+def test_order_and_company_change_nothing(model: RolloutModel, whole: dict[int, tuple[object, ...]]) -> None:
+    order = [4, 1, 5, 0, 3, 2]
+    assert by_sample(rollout(model, [PROMPTS[p] for p in order], order), order) == whole
+    for p in range(len(PROMPTS)):
+        assert by_sample(rollout(model, [PROMPTS[p]], [p]), [p]) == {p: whole[p]}
+
+
+def test_further_responses_leave_the_first_ones_as_they_are(
+    model: RolloutModel, whole: dict[int, tuple[object, ...]]
+) -> None:
+    more = by_sample(rollout(model, n_samples_per_prompt=5), range(len(PROMPTS)))
+    assert {p: tuple(column[:2] for column in row) for p, row in more.items()} == whole  # type: ignore[index]
+
+
+def test_a_longer_cache_changes_nothing(model: RolloutModel, whole: dict[int, tuple[object, ...]]) -> None:
+    beside = [[1] * 300]
+    batch = rollout(model, PROMPTS + beside, list(range(7)))
+    assert {p: row for p, row in by_sample(batch, range(7)).items() if p < 6} == whole
+
+
+def test_a_longer_limit_only_prolongs_what_had_not_ended(
+    model: RolloutModel, whole: dict[int, tuple[object, ...]]
+) -> None:
+    longer = rollout(model, max_new_tokens=20).answers.responses()
+    for p, row in enumerate(longer):
+        assert [r.tolist()[:12] for r in row] == whole[p][0]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_at_every_place_of_a_tile_beside_anyone(dtype: torch.dtype, threads: int) -> None:
+    model = wide_model(dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = decoded(model, row=0, lengths=[140] + [0] * (ROWS - 1), slots=1, capacity=256)
+        for row in (0, 3, 11, 15):
+            for other in (0, 17, 500):
+                lengths = [other] * ROWS
+                lengths[row] = 140
+                beside = decoded(model, row, lengths, slots=ROWS, capacity=1024)
+                assert torch.equal(beside, alone), (row, other)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_attention_over_blocks_is_exact_softmax_attention() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(3, 2, 4, 16, generator=generator)
+    keys, values = (torch.randn(5, 3, 2, BLOCK, 16, generator=generator) for _ in range(2))
+    positions = torch.tensor([2, 5 * BLOCK - 1, 300])
+    for window in (None, 7, 200):
+        found = block_attention(query, keys, values, visible_bias(positions, 0, 5, BLOCK, window), 0.25)
+        for row, position in enumerate(positions.tolist()):
+            start = 0 if window is None else max(0, position + 1 - window)
+            flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys, values)]
+            weights = (query[row] @ flat[0].transpose(1, 2) * 0.25).softmax(-1)
+            torch.testing.assert_close(found[row], weights @ flat[1])
+
+
+def test_hidden_blocks_before_and_after_change_no_bit() -> None:
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(2, 2, 4, 64, generator=generator)
+    keys, values = (torch.randn(40, 2, 2, BLOCK, 64, generator=generator) for _ in range(2))
+    positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 77])
+    results = [
+        block_attention(query, keys[a:b], values[a:b], visible_bias(positions, a, b, BLOCK, 2 * BLOCK), 0.125)
+        for a, b in [(18, 21), (18, 40), (0, 21), (3, 33)]
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def wide_model(dtype: torch.dtype) -> RolloutModel:
+    generator = torch.Generator().manual_seed(0)
+    h, f, d = WIDE.hidden_size, WIDE.ffn_hidden_size, WIDE.kv_channels
+    shapes = {"embedding.word_embeddings.weight": (WIDE.padded_vocab(1), h), "decoder.final_layernorm.weight": (h,)}
+    for layer in range(WIDE.num_layers):
+        prefix = f"decoder.layers.{layer}."
+        shapes |= {
+            prefix + "input_layernorm.weight": (h,),
+            prefix + "pre_mlp_layernorm.weight": (h,),
+            prefix + "self_attention.linear_qkv.weight": (8 * d, h),
+            prefix + "self_attention.linear_proj.weight": (h, h),
+            prefix + "mlp.linear_fc1.weight": (2 * f, h),
+            prefix + "mlp.linear_fc2.weight": (h, f),
+        }
+    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return RolloutModel(WIDE, {name: t.to(dtype) for name, t in weights.items()}, TensorGroup())
+
+
+def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capacity: int) -> Tensor:
+    """Logits of three steps of one row, whose neighbours have read other prompts; length 0 is an idle row."""
+    cache = model.new_cache(slots, capacity, ROWS)
+    generator = torch.Generator().manual_seed(1)
+    own = torch.randint(WIDE.vocab_size, (lengths[row],), generator=generator)
+    steps = torch.randint(WIDE.vocab_size, (3,), generator=generator).tolist()
+    neighbour = torch.randint(WIDE.vocab_size, (max(lengths),), generator=generator)
+    prefixes = {length: model.prefill(neighbour[:length])[0] for length in set(lengths) if length}
+    prefixes[lengths[row]] = model.prefill(own)[0]
+    for slot, length in enumerate(lengths[:slots]):
+        if length:
+            cache.write(slot, prefixes[length])
+    rows = []
+    tile: CacheTile = cache.tiles[0]
+    for step, token in enumerate(steps):
+        tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
+        positions = [length + step if length else 0 for length in lengths]
+        rows.append(model.decode(tokens, positions, tile)[row])
+    return torch.stack(rows)
+
+
+def test_weights_are_held_not_copied(tmp_path: Path) -> None:
+    model = rollout_model(save_tiny_model("llama", tmp_path), dtype=torch.float64)
+    before = model.prefill(torch.tensor(PROMPTS[0]))[1]
+    model.layers[1].down.mul_(2)
+    assert not torch.equal(model.prefill(torch.tensor(PROMPTS[0]))[1], before)
