@@ -14,6 +14,8 @@ FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGE = "mindspeed_dpo"
+# `extra=` of a line that the user has seen already: it goes to the file only.
+SHOWN = {"shown": True}
 
 
 class LogSession:
@@ -94,6 +96,8 @@ class _Console(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record and flush."""
+        if getattr(record, "shown", False):
+            return
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()

@@ -94,6 +94,7 @@ class OfflineDPOTrainer:
                 self.tracker.log(done, metrics)
                 if _is_due(done, self.plan.save_interval):
                     saved = self.save(done)
+            interruption.log()
             if saved != done:
                 self.save(done)
         return done
