@@ -95,7 +95,7 @@ METRICS: dict[str, Metric] = {
     # Durations.
     "timing/gen": Metric("s", "Sampling."),
     "timing/ref": Metric("s", "Reference log-probabilities."),
-    "timing/adv": Metric("s", "Reward scoring."),
+    "timing/adv": Metric("s", "Reward scoring, with the reference passes that run beside it."),
     "timing/sync": Metric("s", "Moving weights to the rollout."),
     "timing/update_actor": Metric("s", "Forward, backward and optimizer."),
     "timing/eval": Metric("s", "Evaluation."),

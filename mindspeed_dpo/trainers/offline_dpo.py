@@ -7,56 +7,30 @@ passes through this process.
 from __future__ import annotations
 
 import functools
-import logging
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.interruption import Interruption
+from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
 from mindspeed_dpo.workers.roles import Actor, Logps, Reference
 
-logger = logging.getLogger(__name__)
-
-
-class DivergenceError(ValueError):
-    """Loss or gradient are no numbers any more."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long a run is and what happens along the way, in optimizer steps.
-
-    Attributes:
-        first_step: Steps done before; where this run begins.
-        last_step: Steps done when the run is complete.
-        save_interval: Steps between checkpoints, or None for one at the end only.
-        eval_interval: Steps between evaluations, or None for none.
-    """
-
-    first_step: int
-    last_step: int
-    save_interval: int | None = None
-    eval_interval: int | None = None
-
 
 @dataclass
-class OfflineDPOTrainer:
+class OfflineDPOTrainer(TrainingLoop):
     """Drives the actor through the pairs of a dataset.
 
     Attributes:
         actor: The policy.
+        plan: Length and intervals.
+        tracker: Takes the metrics.
         reference: Knows the reference's log-probabilities.
         sampler: Says which training rows a step takes; its numbers index `train_rows`.
         train_rows: [n] int64 dataset rows to learn from.
         eval_rows: [m] int64 held-out dataset rows.
         row_tokens: [rows] int64 input tokens of each dataset row, the prompt counted once per response.
-        plan: Length and intervals.
-        tracker: Takes the metrics.
     """
 
     actor: Actor
@@ -65,39 +39,10 @@ class OfflineDPOTrainer:
     train_rows: NDArray[np.int64]
     eval_rows: NDArray[np.int64]
     row_tokens: NDArray[np.int64]
-    plan: Plan
-    tracker: Tracker
 
     def __post_init__(self) -> None:
         """Count the tokens of the steps before the first."""
         self._num_tokens = self._tokens_until(self.plan.first_step)
-
-    def fit(self) -> int:
-        """Train to the end, or to the end of the step in which the run is asked to stop.
-
-        Returns:
-            Steps done. A checkpoint of exactly that step has been written.
-        """
-        saved = done = self.plan.first_step
-        with Interruption() as interruption:
-            while done < self.plan.last_step and not interruption.requested:
-                try:
-                    metrics = self.step(done)
-                except DivergenceError:
-                    # The weights are still those of the step before.
-                    if saved != done:
-                        self.save(done)
-                    raise
-                done += 1
-                metrics.update(self.evaluate(done))
-                # Before the checkpoint: a run that resumes from it must not miss this step's line.
-                self.tracker.log(done, metrics)
-                if _is_due(done, self.plan.save_interval):
-                    saved = self.save(done)
-            interruption.log()
-            if saved != done:
-                self.save(done)
-        return done
 
     def step(self, step: int) -> dict[str, float]:
         """Look up the reference, learn, measure: one policy update."""
@@ -107,12 +52,12 @@ class OfflineDPOTrainer:
             ref_logps = self.reference.log_probs(rows)
         with watch("timing/update_actor"):
             metrics = self.actor.update(step, rows, ref_logps)
-        _check_finite(step, metrics)
+        check_finite(step, metrics)
         return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
 
     def evaluate(self, done: int) -> dict[str, float]:
         """Measure the held-out rows when it is time to."""
-        if not len(self.eval_rows) or not (_is_due(done, self.plan.eval_interval) or self._is_last(done)):
+        if not len(self.eval_rows) or not (is_due(done, self.plan.eval_interval) or self._is_last(done)):
             return {}
         watch = Stopwatch()
         with watch("timing/eval"):
@@ -123,14 +68,6 @@ class OfflineDPOTrainer:
     def _eval_ref_logps(self) -> Logps:
         """Once is enough: neither the rows nor the reference change."""
         return self.reference.log_probs(self.eval_rows)
-
-    def save(self, done: int) -> int:
-        """Write a checkpoint after `done` steps and return their number."""
-        watch = Stopwatch()
-        with watch("timing/save"):
-            folder = self.actor.save(done)
-        logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
-        return done
 
     def _is_last(self, done: int) -> bool:
         return self.plan.eval_interval is not None and done == self.plan.last_step
@@ -153,17 +90,3 @@ class OfflineDPOTrainer:
         epochs, rest = divmod(done * self.sampler.global_batch_size, self.sampler.num_rows)
         part = tokens[self.sampler.window(epochs * self.sampler.num_rows, rest)].sum() if rest else 0
         return int(epochs * tokens.sum() + part)
-
-
-def _is_due(done: int, interval: int | None) -> bool:
-    return bool(interval) and done % interval == 0  # type: ignore[operator]
-
-
-def _check_finite(step: int, metrics: dict[str, float]) -> None:
-    """Stop before a checkpoint of broken weights is written."""
-    broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
-    if broken:
-        raise DivergenceError(
-            f"step {step + 1}: {' and '.join(broken)}; the weights were not updated, and the newest checkpoint is that "
-            f"of step {step}. Lower lr or clip_grad, or look for a broken row in the data"
-        )

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 
 class Stopwatch:
-    """Measures named phases one after the other; `with watch("timing/ref"): …`."""
+    """Measures named phases; `with watch("timing/ref"): …`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self._start_s = time.perf_counter()
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -24,5 +25,10 @@ class Stopwatch:
 
     @property
     def total_s(self) -> float:
-        """Seconds of all phases."""
+        """Seconds of all phases, those that lie in another counted twice."""
         return sum(self.seconds.values())
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the watch was made."""
+        return time.perf_counter() - self._start_s

@@ -1,0 +1,124 @@
+"""The loop that every trainer has: step after step, with saves, evaluations, a polite stop and an end to divergence.
+
+What a step is, a trainer says itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.trainers.interruption import Interruption
+from mindspeed_dpo.trainers.stopwatch import Stopwatch
+
+logger = logging.getLogger(__name__)
+
+
+class DivergenceError(ValueError):
+    """Loss or gradient are no numbers any more."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is and what happens along the way, in iterations.
+
+    Attributes:
+        first_step: Steps done before; where this run begins.
+        last_step: Steps done when the run is complete.
+        save_interval: Steps between checkpoints, or None for one at the end only.
+        eval_interval: Steps between evaluations, or None for none.
+    """
+
+    first_step: int
+    last_step: int
+    save_interval: int | None = None
+    eval_interval: int | None = None
+
+
+class Saves(Protocol):
+    """Whoever can write a checkpoint."""
+
+    def save(self, iteration: int) -> str:
+        """Write one after `iteration` steps and return its folder."""
+
+
+@dataclass
+class TrainingLoop(ABC):
+    """Repeats a trainer's step.
+
+    Attributes:
+        actor: The policy.
+        plan: Length and intervals.
+        tracker: Takes the metrics.
+    """
+
+    actor: Saves
+    plan: Plan
+    tracker: Tracker
+
+    @abstractmethod
+    def step(self, step: int) -> dict[str, float]:
+        """Do one step and give its metrics."""
+
+    def evaluate(self, done: int) -> dict[str, float]:
+        """Metrics of held-out data when it is time for them."""
+        return {}
+
+    def fit(self) -> int:
+        """Train to the end, or to the end of the step in which the run is asked to stop.
+
+        Returns:
+            Steps done. A checkpoint of exactly that step has been written.
+        """
+        saved = done = self.plan.first_step
+        with Interruption() as interruption:
+            while done < self.plan.last_step and not interruption.requested:
+                try:
+                    metrics = self.step(done)
+                except DivergenceError:
+                    # The weights are still those of the step before.
+                    if saved != done:
+                        self.save(done)
+                    raise
+                done += 1
+                metrics.update(self.evaluate(done))
+                # Before the checkpoint: a run that resumes from it must not miss this step's line.
+                self.tracker.log(done, metrics)
+                if is_due(done, self.plan.save_interval):
+                    saved = self.save(done)
+            interruption.log()
+            if saved != done:
+                self.save(done)
+        return done
+
+    def save(self, done: int) -> int:
+        """Write a checkpoint after `done` steps and return their number."""
+        watch = Stopwatch()
+        with watch("timing/save"):
+            folder = self.actor.save(done)
+        logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
+        return done
+
+
+def is_due(done: int, interval: int | None) -> bool:
+    """Whether something that happens at an interval happens after `done` steps; never without an interval."""
+    return bool(interval) and done % interval == 0  # type: ignore[operator]
+
+
+def check_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Stop before a checkpoint of broken weights is written.
+
+    Raises:
+        DivergenceError: Loss or gradient are not finite.
+    """
+    broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
+    if broken:
+        raise DivergenceError(
+            f"step {step + 1}: {' and '.join(broken)}; the weights were not updated, and the newest checkpoint is that "
+            f"of step {step}. Lower lr or clip_grad, or look for a broken row in the data"
+        )
