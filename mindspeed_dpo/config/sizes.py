@@ -7,10 +7,11 @@ Bytes per parameter on a device:
     optimizer  8 for Adam's moments, 4 more for float32 weights beside bfloat16 ones; divided by the data-parallel size
                with use_distributed_optimizer
 
-Activations of a layer and token without recomputation, h = hidden_size, t = tensor-parallel size, in elements: 4h (inputs
-and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries, keys, values,
-attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole layers keeps h
-of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are stages.
+Activations of a layer and token without recomputation, h = hidden_size, t = tensor-parallel size, in elements:
+4h (inputs and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries,
+keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
+layers keeps h of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are
+stages.
 """
 
 from __future__ import annotations

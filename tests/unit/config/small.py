@@ -41,6 +41,15 @@ def small_tree() -> Tree:
     return copy.deepcopy(_TREE)
 
 
+def online_tree(**rollout: Any) -> Tree:
+    """An online configuration without problems: a function scores, and everything sits on two processes."""
+    tree = small_tree()
+    tree["training"] |= {"stage": "ray_online_dpo", "tokenizer_name_or_path": "hf", "max_prompt_length": 128}
+    tree["actor_rollout_ref"]["actor_rollout"] |= {"data_path": "prompts", **rollout}
+    tree["reward"] = {"reward_functions": ["package.score"]}
+    return tree
+
+
 def put(tree: Tree, key: str, value: Any) -> Tree:
     """Give `key` a value in the section that has it already, else in `training`."""
     actor, model = tree["actor_rollout_ref"]["actor_rollout"], tree["model"]["small"]

@@ -36,6 +36,8 @@ def test_every_shipped_configuration_has_no_problems(name: str) -> None:
 def test_the_promised_configurations_are_shipped() -> None:
     models = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_8b")
     assert {f"offline_dpo_trainer_{model}" for model in models} <= set(available())
+    online = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b")
+    assert {f"online_dpo_trainer_{model}" for model in online} <= set(available())
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (SHIPPED.parent / "model").glob("*.yaml")))

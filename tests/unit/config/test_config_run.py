@@ -11,7 +11,7 @@ import pytest
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.run import RoleConfig
-from tests.unit.config.small import NOON, Tree, put, resolved, small_tree
+from tests.unit.config.small import NOON, Tree, online_tree, put, resolved, small_tree
 
 
 def _variants() -> list[Tree]:
@@ -34,9 +34,34 @@ def test_the_written_run_reads_back_equal(tree: Tree, tmp_path: Path) -> None:
     assert again.as_yaml() == run.as_yaml()
 
 
-def test_a_role_survives_json() -> None:
-    actor = resolved(small_tree()).actor
-    assert RoleConfig.from_dict(json.loads(json.dumps(actor.as_dict()))) == actor
+def _online_variants() -> dict[str, Tree]:
+    by_model = online_tree(num_gpus_for_train=1, num_gpus_for_infer=3, inference_tensor_model_parallel_size=1)
+    by_model["reward"] = {"load": "reward", "tensor_model_parallel_size": 2, "no_post_layer_norm": True}
+    by_model["resource_pool"] = {"actor_rollout": [2, 2], "ref": "reward", "reward": [2]}
+    by_judge = put(put(online_tree(), "dpo_loss_type", "ipo"), "ipo_normalize", True)
+    by_judge["reward"] = {"judge": "package.judge", "reward_timeout_s": 5, "dataset_additional_keys": ["labels"]}
+    by_judge["resource_pool"]["reward"] = [1]
+    sharing = online_tree(num_gpus_for_infer=2, tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+    sharing["resource_pool"] = {"actor_rollout": [4, 2], "ref": "rollout"}
+    sharing["training"] |= {"dpo_beta_end": 0.5, "dpo_beta_style": "cosine", "log_samples_interval": 3}
+    return {"in place": online_tree(), "own pools": by_model, "a judge": by_judge, "a shared rollout": sharing}
+
+
+@pytest.mark.parametrize("tree", _online_variants().values(), ids=_online_variants())
+def test_the_written_online_run_reads_back_equal_and_without_a_word(tree: Tree, tmp_path: Path) -> None:
+    run = resolved(tree)
+    assert run.notes == ()
+    (tmp_path / "config.yaml").write_text(run.as_yaml())
+    again = load_run("config", config_dir=tmp_path, exists=lambda path: True)
+    assert again == run
+    assert again.notes == ()
+    assert again.as_yaml() == run.as_yaml()
+
+
+@pytest.mark.parametrize("tree", [small_tree(), *_online_variants().values()], ids=["offline", *_online_variants()])
+def test_a_role_survives_json(tree: Tree) -> None:
+    for role in resolved(tree).roles:
+        assert RoleConfig.from_dict(json.loads(json.dumps(role.as_dict()))) == role
 
 
 def test_a_run_cannot_be_changed() -> None:

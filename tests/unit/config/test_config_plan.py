@@ -1,0 +1,124 @@
+"""The plan of a run: parameters as they are really built, bytes by hand, and a line for every role."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen2Config, Qwen3Config
+
+from mindspeed_dpo.config import sizes
+from mindspeed_dpo.config.compose import available
+from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.plan import plan_lines
+from mindspeed_dpo.config.run import RoleConfig
+from tests.support.processes import pool
+from tests.unit.config.small import online_tree, put, resolved, small_tree
+from tests.unit.models import policy_jobs as jobs
+
+
+def _huggingface(model: ModelConfig, **head: Any) -> Any:
+    kind = Qwen3Config if model.qk_layernorm else Qwen2Config if model.add_qkv_bias else LlamaConfig
+    return kind(
+        num_hidden_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        intermediate_size=model.ffn_hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_key_value_heads=model.num_query_groups,
+        head_dim=model.kv_channels,
+        vocab_size=model.vocab_size,
+        tie_word_embeddings=not model.untie_embeddings_and_output_weights,
+        **head,
+    )
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("name", [name for name in available() if name.startswith("offline")])
+def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
+    model = load_run(name, exists=lambda path: True).actor.model
+    with torch.device("meta"):
+        policy = AutoModelForCausalLM.from_config(_huggingface(model))
+        reward = AutoModelForSequenceClassification.from_config(_huggingface(model, num_labels=1))
+    assert sizes.parameters(model) == _count(policy)
+    assert sizes.parameters(model, scores=True) == _count(reward)
+
+
+def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
+    actor = resolved(small_tree()).actor
+    parallel = dataclasses.replace(
+        actor.parallel, tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, **groups.pop("parallel", {})
+    )
+    return dataclasses.replace(actor, model=model, parallel=parallel, **groups)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("model", [jobs.MODEL, jobs.TIED], ids=["untied", "tied"])
+@pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 2)])
+def test_the_fullest_device_holds_what_is_said(model: ModelConfig, tp: int, pp: int) -> None:
+    stages = pool(2).run(jobs.describe, model, tp, pp, False, False)
+    built = max(sum(math.prod(item.shape) for item in stage.values()) for stage in stages)
+    assert sizes.device_parameters(_role(model, tp, pp)) == built
+
+
+def test_the_bytes_of_training_by_hand() -> None:
+    bf16 = dataclasses.replace(resolved(small_tree()).actor.precision, bf16=True)
+    role = _role(jobs.MODEL, 1, 1, precision=bf16, parallel={"use_distributed_optimizer": True})
+    count = sizes.device_parameters(role)
+    assert (sizes.weight_bytes(role), sizes.gradient_bytes(role)) == (2 * count, 4 * count)
+    assert sizes.optimizer_bytes(role, 4) == 12 * count // 4
+    plain = _role(jobs.MODEL, 1, 1)
+    assert (sizes.weight_bytes(plain), sizes.optimizer_bytes(plain, 4)) == (4 * count, 8 * count)
+
+
+def test_the_cache_by_hand() -> None:
+    role = _role(jobs.MODEL, 2, 1)
+    # Keys and values of 2 layers x 1 of 2 groups x 4 wide, in float32.
+    assert sizes.cache_bytes(role, 10) == 2 * 2 * 1 * 4 * 10 * 4
+
+
+def test_recomputing_layers_keeps_less() -> None:
+    role = _role(jobs.MODEL, 1, 1)
+    full = dataclasses.replace(role.recompute, recompute_granularity="full")
+    assert sizes.activation_bytes(dataclasses.replace(role, recompute=full)) < sizes.activation_bytes(role)
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_plan_names_every_role_and_the_memory_of_every_pool(name: str) -> None:
+    run = load_run(name, exists=lambda path: True)
+    lines = plan_lines(run)
+    for role in run.roles:
+        assert sum(line.startswith(f"{role.name} on {run.pool_of(role.name)} [") for line in lines) == 1
+    assert [line.split(",")[0].split()[-1] for line in lines if line.startswith("a device of")] == list(run.pools)
+
+
+def test_the_shipped_runs_fit_their_devices() -> None:
+    for name in available():
+        run = load_run(name, exists=lambda path: True)
+        for line in plan_lines(run):
+            if line.startswith("a device of"):
+                number, unit = line.split("estimated: ")[1].split()[:2]
+                assert unit == "MiB" or float(number) < 48, f"{name}: {line} leaves little of 64 GB"
+
+
+def test_the_plan_of_a_small_online_run() -> None:
+    tree = put(online_tree(num_gpus_for_infer=1), "n_samples_per_prompt", 3)
+    lines = plan_lines(resolved(tree))
+    assert lines[1:9] == [
+        "actor on actor_rollout [1]: TP 1 x PP 1 x DP 1, 0.2 M parameters, float32",
+        "rollout on rollout [1]: TP 1 x PP 1 x DP 1, 0.2 M parameters, float32",
+        "ref on actor_rollout [1]: TP 1 x PP 1 x DP 1, 0.2 M parameters, float32",
+        "reward on actor_rollout [1]: functions package.score",
+        "a step: 8 prompts x 3 = 24 responses, at most 8 pairs",
+        "a prompt: at most 128 tokens; a response: at most 128",
+        "generating: 1 replica x 8 prompts, 24 responses at once",
+        "learning: 1 pass in mini-batches of 8 pairs, at most 1 optimizer step; on 1 replica micro-batches of 2 pairs",
+    ]
+    assert "rollout weights" in lines[-1]
+    assert "rollout weights" not in plan_lines(resolved(online_tree()))[-1]
