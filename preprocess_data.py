@@ -65,6 +65,8 @@ def report(outcome: Outcome) -> None:
         print(f"not read: {file}")
     print(outcome.tally.table())
     print(f"wrote {outcome.prefix}_packed_*_document.bin/.idx ({', '.join(outcome.columns)})")
+    if outcome.text_columns:
+        print(f"wrote {outcome.prefix}_packed_columns.arrow ({', '.join(outcome.text_columns)})")
     print(f"train on it with data_path={outcome.prefix}")
 
 

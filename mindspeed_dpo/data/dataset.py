@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +18,8 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.data.pair_set import PairSet
 from mindspeed_dpo.data.splits import DataSource, mix_rows, parse_data_path, split_rows
-from mindspeed_dpo.data.token_set import open_columns
+from mindspeed_dpo.data.text_columns import TextColumnsReader
+from mindspeed_dpo.data.token_set import open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.truncation import PAIR_RULES
 
 
@@ -178,6 +180,10 @@ class PromptDataset(_Rows):
         _check_limit("max_prompt_length", max_prompt_length, least=1)
         sources = parse_data_path(data_path)
         self._readers = [open_columns(source.prefix, ("input_ids",))["input_ids"] for source in sources]
+        self._texts = [
+            open_text_columns(source.prefix, len(reader)) for source, reader in zip(sources, self._readers, strict=True)
+        ]
+        self._prefixes = [source.prefix for source in sources]
         full = np.concatenate([reader.lengths for reader in self._readers])
         limit = int(full.max(initial=0)) if max_prompt_length is None else max_prompt_length
         fits = np.ones(len(full), bool) if truncation == "keep_last" else full <= limit
@@ -209,6 +215,51 @@ class PromptDataset(_Rows):
         """The prompts of the given rows, each [length] int32."""
         located = ((int(row), *self._locate(int(row))) for row in rows)
         return [self._readers[part][inner][-int(self._lengths[row]) :] for row, part, inner in located]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """What the prompts of every set carry beside their tokens: `messages`, and the additional keys."""
+        first, *others = ((texts.names if texts else ()) for texts in self._texts)
+        return tuple(name for name in first if all(name in names for names in others))
+
+    def columns(
+        self, rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """What prompts carry beside their tokens, as it was in the raw data.
+
+        Args:
+            rows: Of the dataset, as for `prompts`; dropped rows are not counted.
+            names: Which columns; None gives all that every set has.
+
+        Returns:
+            Column -> the values of the rows, in their order. `messages` is a list of {role, content}, uncut.
+
+        Raises:
+            ValueError: A set lacks a column; says how to make it.
+        """
+        for prefix, texts in zip(self._prefixes, self._texts, strict=True):
+            _check_columns(prefix, texts, names)
+        located = [self._locate(int(row)) for row in rows]
+        wanted = self.column_names if names is None else names
+        return {name: [self._value(part, inner, name) for part, inner in located] for name in wanted}
+
+    def _value(self, part: int, row: int, name: str) -> Any:
+        texts = self._texts[part]
+        return texts.value(row, name) if texts else None
+
+
+def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence[str] | None) -> None:
+    if texts is None:
+        raise ValueError(
+            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which holds the messages and further "
+            "columns of prompts: the set was made by an earlier version or another tool. Run preprocess_data.py again"
+        )
+    for name in names or ():
+        if name not in texts.names:
+            raise ValueError(
+                f"data_path {prefix}: prompts have no column {name!r}, only {', '.join(texts.names)}"
+                f"{did_you_mean(name, texts.names)}; run preprocess_data.py again with it in dataset_additional_keys"
+            )
 
 
 def _check_limit(name: str, value: int | None, least: int) -> None:

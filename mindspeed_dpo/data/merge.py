@@ -1,6 +1,7 @@
 """Merge mode: the sets of a folder joined into one, column by column, in the numeric order of their names.
 
-Columns are matched by their exact names, and a set takes part whole or not at all.
+Columns are matched by their exact names, and a set takes part whole or not at all; what prompts carry beside their
+tokens comes along.
 """
 
 from __future__ import annotations
@@ -14,7 +15,16 @@ from typing import Any
 from mindspeed_dpo.data.preprocess import Outcome, PreprocessError
 from mindspeed_dpo.data.settings import PreprocessSettings
 from mindspeed_dpo.data.tally import Tally
-from mindspeed_dpo.data.token_set import columns_present, open_columns, read_meta, writing
+from mindspeed_dpo.data.text_columns import TextColumnsReader
+from mindspeed_dpo.data.token_set import (
+    PROMPT_COLUMNS,
+    columns_present,
+    open_columns,
+    open_text_columns,
+    read_meta,
+    text_columns_path,
+    writing,
+)
 from mindspeed_dpo.data.token_store import TokenReader
 
 _COLUMN_FILE = re.compile(r"(?P<prefix>.+)_packed_(?P<column>.+)_document\.idx")
@@ -35,13 +45,13 @@ def merge(settings: PreprocessSettings) -> Outcome:
     prefixes = _prefixes(folder, columns, Path(settings.output_prefix).expanduser())
     metas = _common_identity(prefixes)
     tally = Tally()
-    with writing(settings.output_prefix, columns) as writer:
+    with writing(settings.output_prefix, columns, _text_columns(prefixes, columns)) as writer:
         for prefix in prefixes:
             readers = open_columns(prefix, columns)
             _check_types(prefix, readers)
-            writer.append_all(readers)
-            longest = Counter({name: int(reader.lengths.max(initial=0)) for name, reader in readers.items()})
             rows = len(readers[columns[0]])
+            writer.append_all(readers, open_text_columns(prefix, rows) if writer.text_columns else None)
+            longest = Counter({name: int(reader.lengths.max(initial=0)) for name, reader in readers.items()})
             tally.add(Tally(rows_in=rows, kept=rows, longest=longest))
         identity = metas[0] if metas else {}
         meta = writer.commit({**identity, **tally.as_dict(), "merged": [prefix.name for prefix in prefixes]})
@@ -84,6 +94,22 @@ def _common_identity(prefixes: Sequence[Path]) -> list[dict[str, Any]]:
             if meta.get(key) != expected.get(key):
                 raise PreprocessError(f"cannot merge {prefix} and {first}: they were made with different {key}")
     return [meta for _, meta in described]
+
+
+def _text_columns(prefixes: Sequence[Path], columns: Sequence[str]) -> tuple[str, ...]:
+    """What the prompts of all sets carry beside their tokens: the same in each."""
+    if PROMPT_COLUMNS[0] not in columns:
+        return ()
+    paths = {prefix: text_columns_path(prefix) for prefix in prefixes}
+    names = {prefix: TextColumnsReader(path).names if path.is_file() else () for prefix, path in paths.items()}
+    first = names[prefixes[0]]
+    for prefix, own in names.items():
+        if own != first:
+            raise PreprocessError(
+                f"cannot merge {prefix} and {prefixes[0]}: beside tokens, prompts have {', '.join(own) or 'nothing'} in "
+                f"the one and {', '.join(first) or 'nothing'} in the other; preprocess one of them again"
+            )
+    return first
 
 
 def _check_types(prefix: Path, readers: dict[str, TokenReader]) -> None:

@@ -1,6 +1,6 @@
 """Dialogues: lists of messages under any spelling of the roles, and plain text with `Human:` and `Assistant:`.
 
-Both become `Turn`s. Which column holds a dialogue is the business of the handlers.
+Both become `Turn`s, and prompts become messages again. Which column holds a dialogue is the business of the handlers.
 """
 
 from __future__ import annotations
@@ -99,6 +99,13 @@ def make_prompt(turns: Sequence[Turn], system: str = "", tools: str = "") -> Pro
     if not turns[-1].content.strip():
         raise RowDropped("empty_prompt", "the last turn of the user is empty")
     return Prompt(tuple(turns), system)
+
+
+def write_messages(prompt: Prompt) -> list[dict[str, str]]:
+    """A prompt as messages with the keys role and content: system, user, assistant and tool."""
+    roles = {"observation": "tool"}
+    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    return system + [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in prompt.turns]
 
 
 def read_transcript(text: str) -> list[Turn]:

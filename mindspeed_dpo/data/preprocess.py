@@ -25,7 +25,13 @@ from mindspeed_dpo.data.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.rows import Row, RowDropped
 from mindspeed_dpo.data.settings import PreprocessSettings
 from mindspeed_dpo.data.tally import Tally
-from mindspeed_dpo.data.token_set import TokenSetWriter, open_columns, partial_name, writing
+from mindspeed_dpo.data.token_set import (
+    TokenSetWriter,
+    open_columns,
+    open_text_columns,
+    partial_name,
+    writing,
+)
 from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
 
 _CHUNK_ROWS = 64
@@ -44,7 +50,7 @@ class Outcome:
 
     Attributes:
         prefix: Where the set lies.
-        columns: Its columns.
+        columns: Its columns of tokens.
         tally: What became of the rows.
         left_out: Files that were not read.
         meta: The description written beside the set.
@@ -55,6 +61,11 @@ class Outcome:
     tally: Tally
     left_out: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """What prompts carry beside their tokens."""
+        return tuple(self.meta.get("text_columns", ()))
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def preprocess(settings: PreprocessSettings) -> Outcome:
     encoder = _row_encoder(job)
     if encoder.note:
         logger.warning(encoder.note)
-    with writing(settings.output_prefix, encoder.column_names) as writer:
+    with writing(settings.output_prefix, encoder.column_names, encoder.text_names) as writer:
         tally = _encode(job, raw, settings, writer)
         _check(tally, settings, raw)
         meta = writer.commit(_description(settings, encoder, tally))
@@ -101,7 +112,7 @@ def _encode_rows(
     tally, started = Tally(), time.monotonic()
     for result in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings.workers)):
         if isinstance(result, EncodedRow):
-            writer.append(result.columns)
+            writer.append(result.columns, result.texts)
             tally.keep({name: len(ids) for name, ids in result.columns.items()}, result.prompt_tail)
         else:
             tally.drop(first_row + tally.rows_in, *result)
@@ -188,12 +199,14 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
         for number, (part, prefix) in enumerate(zip(parts, prefixes, strict=True), start=1):
             tally.add(part.result())
             logger.info("part %d of %d done: %d rows, %d kept", number, len(parts), tally.rows_in, tally.kept)
-            writer.append_all(open_columns(prefix, writer.columns))
+            readers = open_columns(prefix, writer.columns)
+            writer.append_all(readers, open_text_columns(prefix, len(readers[writer.columns[0]])))
     return tally
 
 
 def _encode_part(job: _Job, raw: RawData, start: int, stop: int, prefix: str) -> Tally:
-    with writing(prefix, _row_encoder(job).column_names) as writer:
+    encoder = _row_encoder(job)
+    with writing(prefix, encoder.column_names, encoder.text_names) as writer:
         rows = itertools.islice(raw.rows(), start, stop)
         tally = _encode_rows(job, rows, raw.settings, writer, first_row=start + 1)
         writer.commit({})

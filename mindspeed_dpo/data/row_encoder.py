@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,21 @@ from numpy.typing import NDArray
 from mindspeed_dpo.data.columns import resolve_columns
 from mindspeed_dpo.data.encode import Encoder, make_encoder
 from mindspeed_dpo.data.handlers import HANDLERS
+from mindspeed_dpo.data.messages import write_messages
 from mindspeed_dpo.data.rows import PairExample, PairTokens, PromptExample, Row, RowDropped
 from mindspeed_dpo.data.settings import PreprocessSettings
-from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, PROMPT_COLUMNS
+from mindspeed_dpo.data.text_columns import json_text
+from mindspeed_dpo.data.token_set import IGNORE, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """The columns of one stored row, and what is worth counting about it."""
+    """The columns of one stored row, tokens and JSON texts, and what is worth counting about it."""
 
     columns: dict[str, NDArray[np.int32]]
     prompt_tail: int = 0
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 class RowEncoder:
@@ -45,7 +47,7 @@ class RowEncoder:
         self.settings = settings
         self._handler = HANDLERS[settings.handler_name]
         self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
-        missing = [key for key in settings.dataset_additional_keys if key != "labels" and key not in available]
+        missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
         if missing:
             there = ", ".join(available)
             raise ValueError(f"{source}: dataset_additional_keys: no column {missing[0]!r}; there are {there}")
@@ -63,6 +65,11 @@ class RowEncoder:
         """The columns every stored row has."""
         extra = self.settings.dataset_additional_keys
         return PAIR_COLUMNS if self._handler.kind == "pair" else (*PROMPT_COLUMNS, *extra)
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """What every stored prompt carries beside its tokens, as JSON texts."""
+        return () if self._handler.kind == "pair" else (MESSAGES, *self.settings.dataset_additional_keys)
 
     @property
     def note(self) -> str | None:
@@ -104,12 +111,23 @@ class RowEncoder:
             raise RowDropped("empty_prompt", "the prompt has no tokens")
         self._check_length(len(ids))
         columns = {"input_ids": _array(ids), "attention_mask": np.ones(len(ids), np.int32)}
+        texts = {MESSAGES: json_text(write_messages(example.prompt))}
         for key in self.settings.dataset_additional_keys:
-            text = example.extras["labels"] if key == "labels" else _text(row.get(key))
-            columns[key] = _array(self.encoder.tokenizer.encode(text, add_special_tokens=False))
-            if not len(columns[key]):
-                raise RowDropped("empty_response", f"the additional key {key} has no tokens")
-        return EncodedRow(columns)
+            value = example.extras[LABELS] if key == LABELS else row.get(key)
+            columns[key], texts[key] = self._additional(key, value)
+        return EncodedRow(columns, texts=texts)
+
+    def _additional(self, key: str, value: Any) -> tuple[NDArray[np.int32], str]:
+        """A further column's value twice: as tokens, for MindSpeed's own readers, and as it is."""
+        try:
+            text = json_text(value)
+        except TypeError as error:
+            raise RowDropped("not_text", f"the additional key {key}: {error}") from error
+        plain = "" if value is None else value if isinstance(value, str) else text
+        ids = _array(self.encoder.tokenizer.encode(plain, add_special_tokens=False))
+        if key == LABELS and not len(ids):
+            raise RowDropped("empty_response", f"the additional key {key} has no tokens")
+        return ids, text
 
     def _check_length(self, length: int) -> None:
         limit = self.settings.seq_length
@@ -119,7 +137,3 @@ class RowEncoder:
 
 def _array(ids: Sequence[int]) -> NDArray[np.int32]:
     return np.asarray(ids, dtype=np.int32)
-
-
-def _text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -12,6 +12,7 @@ from jinja2.exceptions import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from mindspeed_dpo.data.digest import digest
+from mindspeed_dpo.data.messages import write_messages
 from mindspeed_dpo.data.rows import PairExample, PairTokens, Prompt, RowDropped
 from mindspeed_dpo.data.tokenizer import with_padding
 
@@ -45,7 +46,7 @@ class ChatTemplateEncoder:
 
     def pair(self, example: PairExample) -> PairTokens:
         """Ids of a pair."""
-        messages = _messages(example.prompt)
+        messages = write_messages(example.prompt)
         answered = [
             self._ids([*messages, {"role": "assistant", "content": answer}])
             for answer in (example.chosen, example.rejected)
@@ -54,7 +55,7 @@ class ChatTemplateEncoder:
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Ids of a prompt with the header of the answer."""
-        return self._ids(_messages(prompt), add_generation_prompt=True)
+        return self._ids(write_messages(prompt), add_generation_prompt=True)
 
     def _ids(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
         try:
@@ -110,12 +111,6 @@ class PlainEncoder:
     def _ended(self, ids: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id
         return ids if ids and ids[-1] == end else [*ids, end]
-
-
-def _messages(prompt: Prompt) -> list[dict[str, str]]:
-    roles = {"observation": "tool"}
-    system = [{"role": "system", "content": prompt.system}] if prompt.system else []
-    return system + [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in prompt.turns]
 
 
 def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[int]) -> PairTokens:

@@ -1,7 +1,8 @@
 """Columns that belong together: a pair set or a prompt set under one prefix, with a small JSON that says what made it.
 
-Files: `{prefix}_packed_{column}_document.{bin,idx}` and `{prefix}_packed_meta.json`. A set is written in a folder of
-its own beside its destination and moved there as a whole, so that a killed run leaves what was there before.
+Files: `{prefix}_packed_{column}_document.{bin,idx}`, for prompts `{prefix}_packed_columns.arrow`, and
+`{prefix}_packed_meta.json`. A set is written in a folder of its own beside its destination and moved there as a whole,
+so that a killed run leaves what was there before.
 """
 
 from __future__ import annotations
@@ -20,10 +21,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.data.text_columns import TextColumnsReader, TextColumnsWriter
 from mindspeed_dpo.data.token_store import TokenReader, TokenStoreError, TokenWriter
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
+MESSAGES, LABELS = "messages", "labels"
+"""Text columns: the prompt as a list of messages, and the text of its known answer."""
 IGNORE = -100
 """Label of a token that is not trained on."""
 
@@ -42,6 +46,12 @@ def meta_path(prefix: str | Path) -> Path:
     return prefix.with_name(f"{prefix.name}_packed_meta.json")
 
 
+def text_columns_path(prefix: str | Path) -> Path:
+    """Where the columns that prompts carry beside their tokens lie."""
+    prefix = Path(prefix).expanduser()
+    return prefix.with_name(f"{prefix.name}_packed_columns.arrow")
+
+
 def _replacing_path(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}_packed_replacing")
 
@@ -54,10 +64,17 @@ def partial_name(prefix: Path) -> str:
 class TokenSetWriter:
     """Writes the columns of one set row by row, into a folder that only `commit` empties into place."""
 
-    def __init__(self, prefix: str | Path, columns: Sequence[str]) -> None:
-        """Start a set, making the parent folder where it is missing."""
+    def __init__(self, prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> None:
+        """Start a set, making the parent folder where it is missing.
+
+        Args:
+            prefix: Where it shall lie.
+            columns: Of tokens.
+            text_columns: Of JSON texts; none writes no file for them.
+        """
         self.prefix = Path(prefix).expanduser()
         self.columns = tuple(columns)
+        self.text_columns = tuple(text_columns)
         self.committed = False
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         pattern = partial_name(self.prefix)
@@ -68,30 +85,42 @@ class TokenSetWriter:
         self._writers = {
             column: TokenWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
+        staged = text_columns_path(self._folder / self.prefix.name)
+        self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
 
     @property
     def rows(self) -> int:
         """Rows written so far."""
         return len(self._writers[self.columns[0]].lengths)
 
-    def append(self, row: Mapping[str, Sequence[int] | NDArray[np.integer]]) -> None:
+    def append(
+        self, row: Mapping[str, Sequence[int] | NDArray[np.integer]], texts: Mapping[str, str] | None = None
+    ) -> None:
         """Add one row to every column."""
         for column, writer in self._writers.items():
             writer.append(row[column])
+        if self._texts is not None:
+            self._texts.append(texts or {})
 
-    def append_all(self, readers: Mapping[str, TokenReader]) -> None:
-        """Add all rows of another set."""
+    def append_all(self, readers: Mapping[str, TokenReader], texts: TextColumnsReader | None = None) -> None:
+        """Add all rows of another set, which has the same columns."""
         for column, writer in self._writers.items():
             writer.append_all(readers[column])
+        if self._texts is not None and texts is not None:
+            self._texts.append_all(texts)
 
     def commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Put the set in place, replacing the one that was there; returns the description as written."""
         for writer in self._writers.values():
             writer.close()
         hashes = [self._writers[column].content_hash for column in sorted(self.columns)]
+        if self._texts is not None:
+            self._texts.close()
+            hashes.append(self._texts.content_hash)
         full = {
             **meta,
             "columns": list(self.columns),
+            **({"text_columns": list(self.text_columns)} if self.text_columns else {}),
             "rows": self.rows,
             "content_hash": hashlib.sha256("".join(hashes).encode()).hexdigest(),
         }
@@ -107,34 +136,39 @@ class TokenSetWriter:
         for path in staged:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        outdated = self._outdated_columns()
+        outdated = self._outdated()
         mark = _replacing_path(self.prefix)
         mark.touch()
         for path in staged:
             os.replace(path, self.prefix.parent / path.name)
-        for column in outdated:
-            for suffix in ("bin", "idx"):
-                stem = column_stem(self.prefix, column)
-                stem.with_name(f"{stem.name}.{suffix}").unlink(missing_ok=True)
+        for path in outdated:
+            path.unlink(missing_ok=True)
         mark.unlink()
         self._folder.rmdir()
 
-    def _outdated_columns(self) -> set[str]:
-        """Columns of the set that is replaced which this one lacks; another kind of set may share the prefix."""
+    def _outdated(self) -> list[Path]:
+        """Files of the set that is replaced which this one lacks; another kind of set may share the prefix."""
         before = set((read_meta(self.prefix) or {}).get("columns", ()))
-        return before - set(self.columns) if before & set(self.columns) else set()
+        outdated = before - set(self.columns) if before & set(self.columns) else set()
+        stems = [column_stem(self.prefix, column) for column in outdated]
+        files = [stem.with_name(f"{stem.name}.{suffix}") for stem in stems for suffix in ("bin", "idx")]
+        # Only prompts have text columns, so they go with the tokens of prompts.
+        left_alone = self.text_columns or PROMPT_COLUMNS[0] not in self.columns
+        return files if left_alone else [*files, text_columns_path(self.prefix)]
 
     def discard(self) -> None:
         """Remove everything written; what lay at the destination stays."""
         for writer in self._writers.values():
             writer.abandon()
+        if self._texts is not None:
+            self._texts.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def writing(prefix: str | Path, columns: Sequence[str]) -> Iterator[TokenSetWriter]:
+def writing(prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> Iterator[TokenSetWriter]:
     """A writer that is discarded unless it was committed."""
-    writer = TokenSetWriter(prefix, columns)
+    writer = TokenSetWriter(prefix, columns, text_columns)
     try:
         yield writer
     finally:
@@ -167,6 +201,28 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, TokenR
     if len(set(rows.values())) > 1:
         raise TokenStoreError(f"data_path {prefix}: columns have different numbers of rows, {rows}")
     return readers
+
+
+def open_text_columns(prefix: str | Path, rows: int) -> TextColumnsReader | None:
+    """Open what the prompts of a set carry beside their tokens; None where the set was made without it.
+
+    Args:
+        prefix: Of the set.
+        rows: Of its token columns.
+
+    Raises:
+        TokenStoreError: The file is damaged, or has another number of rows.
+    """
+    path = text_columns_path(prefix)
+    if not path.is_file():
+        return None
+    reader = TextColumnsReader(path)
+    if len(reader) != rows:
+        raise TokenStoreError(
+            f"{path} has {len(reader)} rows, but the token columns have {rows}: they are of different runs; "
+            "preprocess again"
+        )
+    return reader
 
 
 def columns_present(prefix: str | Path) -> list[str]:
