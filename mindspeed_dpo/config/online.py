@@ -145,4 +145,5 @@ class RewardConfig:
     reward_prompt_type: str | None = setting(
         None, help="Template of the reward model: a name, or chat_template for its tokenizer's own; needs messages."
     )
+    no_post_layer_norm: bool = setting(False, help="Leave out the final norm before the reward head.")
     offload: bool = setting(False, help="Keep the weights of a frozen role on the host while it is not at work.")

@@ -100,6 +100,7 @@ def packed(**changes: Any) -> PackedBatch:
         "score_rows": torch.arange(7),
         "labels": torch.arange(7),
         "response_ids": torch.tensor([0, 1, 1, 2, 3, 3, 3]),
+        "last_rows": torch.tensor([0, 2, 3, 6]),
         "response_lengths": torch.tensor([[1, 2], [1, 3]]),
         "ref_logps": torch.zeros(2, 2),
         "weights": torch.ones(2),
