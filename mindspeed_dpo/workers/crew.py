@@ -6,18 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.reference import ReferenceWorker
+from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.sources import open_dataset
 
-BUILDERS: dict[str, Callable[[Seat, RoleConfig, PreferenceDataset], Any]] = {
+BUILDERS: dict[str, Callable[[Seat, RoleConfig, Any], Any]] = {
     "actor": ActorWorker,
     "ref": ReferenceWorker,
+    "reward": RewardWorker,
 }
 
 
