@@ -1,4 +1,4 @@
-"""One pipeline stage of a decoder, without a head: embedding, layers, and the rows on their way to whatever head follows.
+"""One pipeline stage of a decoder, without a head: embedding, layers, and the rows for whatever head follows.
 
 It stands on megatron-core's blocks; the pipeline schedule, the data-parallel wrapper, the optimizer and the checkpoints
 of megatron-core treat it as any model of theirs. Parameter names are those of its GPT model.

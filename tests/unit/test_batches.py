@@ -121,6 +121,6 @@ def test_values_are_summed_over_the_tokens_of_each_response() -> None:
 def test_a_packed_batch_moves_with_every_tensor(key_rows: torch.Tensor | None) -> None:
     moved = packed(key_rows=key_rows).to(torch.device("meta"))
     tensors = {name: value for name, value in vars(moved).items() if torch.is_tensor(value)}
-    assert len(tensors) == 8 + (key_rows is not None)
+    assert len(tensors) == 9 + (key_rows is not None)
     assert {value.device.type for value in tensors.values()} == {"meta"}
     assert (moved.query_lengths, moved.key_lengths) == ((9,), (9,))
