@@ -1,129 +1,55 @@
 """What must hold between settings: sizes divide, choices fit together. Nothing is opened; `paths` looks at the disk.
 
-A check yields what is wrong, blaming the first key it names. A key blamed once is not blamed again, so one mistake is
-one problem; the order of the tables is therefore the order of causes.
+The model of a role and its layout are checked in `checks_model`, what only online DPO has in `checks_online`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from mindspeed_dpo.config.coerce import show
+from mindspeed_dpo.config.checks_model import check_model, check_pool, check_sharing, check_split
+from mindspeed_dpo.config.checks_online import check_online
 from mindspeed_dpo.config.learning import SMOOTHED_LOSSES
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-
-_NEEDED_BY_ROPE: dict[str | None, tuple[str, ...]] = {
-    "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
-    "yarn": ("original_max_position_embeddings",),
-}
-
-
-class Wrong(NamedTuple):
-    """What is wrong with the first of `keys` given the others; `says` finishes the sentence "key=value …"."""
-
-    keys: tuple[str, ...]
-    says: str
-
-
-def report(run: RunConfig, role: RoleConfig, wrong: Wrong, findings: Findings) -> None:
-    """Add what is wrong with a role, telling in which section the blamed value stands."""
-    key = wrong.keys[0]
-    origin = run.origins.get(f"{role.name}.{key}") or run.origins.get(f"loop.{key}")
-    value = {**vars(run.loop), **role.settings(), **_pools(run)}[key]
-    path = f"{origin.section}.{key}" if origin else f"resource_pool.{key}" if key in run.pools else key
-    findings.problem(f"{path}={show(value)} {wrong.says}", *wrong.keys, role=role.name)
+from mindspeed_dpo.config.wrong import Wrong, report
 
 
 def check_run(run: RunConfig, findings: Findings) -> None:
     """Apply every check to every role that has settings of its own."""
-    own = run.ref is not None and run.ref.model is not run.actor.model
-    roles = [run.actor, run.ref] if run.ref is not None and own else [run.actor]
-    for role in roles:
-        for role_check in (_model, _split_model, _pool):
-            for wrong in role_check(role, run):
-                report(run, role, wrong, findings)
-    for actor_check in (_batch, _schedule, _loss, _memory, _evaluation, _weights, _devices):
+    for role in (run.actor, run.ref, run.reward):
+        if role is not None:
+            _check_role(role, run, findings)
+    for actor_check in (_batch, _schedule, _loss, _beta, _memory, _evaluation, _weights, _devices):
         for wrong in actor_check(run):
             report(run, run.actor, wrong, findings)
     if run.ref is not None:
         for wrong in _reference(run, run.ref):
             report(run, run.ref, wrong, findings)
+    if run.is_online:
+        check_online(run, findings)
 
 
-def _pools(run: RunConfig) -> dict[str, list[int]]:
-    return {name: list(sizes) for name, sizes in run.pools.items()}
-
-
-def _divisors(number: int) -> list[int]:
-    return [size for size in range(1, number + 1) if number % size == 0]
-
-
-def _model(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
-    model = role.model
-    heads, groups = model.num_attention_heads, model.num_query_groups
-    if not model.vocab_size:
-        yield Wrong(("vocab_size", "padded_vocab_size", "model"), "must be given: the number of token ids")
-    elif model.padded_vocab_size is not None and model.padded_vocab_size < model.vocab_size:
-        yield Wrong(("padded_vocab_size", "vocab_size"), f"is less than vocab_size={model.vocab_size}")
-    if model.hidden_size % heads and model.kv_channels == model.hidden_size // heads:
-        yield Wrong(
-            ("num_attention_heads", "hidden_size", "kv_channels"),
-            f"does not divide hidden_size={model.hidden_size}; set kv_channels, the width of a head",
-        )
-    if heads % groups:
-        yield Wrong(
-            ("num_query_groups", "num_attention_heads"),
-            f"does not divide num_attention_heads={heads}; choose {listing(_divisors(heads))}",
-        )
-    missing = [key for key in _NEEDED_BY_ROPE.get(model.rope_scaling_type, ()) if getattr(model, key) is None]
-    if missing:
-        yield Wrong(("rope_scaling_type", *missing), f"needs {listing(missing, 'and')} as well")
-    if role.data.seq_length > model.max_position_embeddings:
-        yield Wrong(
-            ("seq_length", "max_position_embeddings"),
-            f"is more than max_position_embeddings={model.max_position_embeddings} of the model",
-        )
-
-
-def _split_model(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
-    model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
-    split = ["num_attention_heads", "num_query_groups", "ffn_hidden_size"]
-    split += ["padded_vocab_size"] if model.padded_vocab_size is not None else []
-    sizes = {name: getattr(model, name) for name in split}
-    uneven = [f"{name}={size}" for name, size in sizes.items() if size % tp]
-    if uneven:
-        good = listing(_divisors(math.gcd(*sizes.values())))
-        yield Wrong(
-            ("tensor_model_parallel_size", *split, "hidden_size"),
-            f"does not divide {listing(uneven, 'and')}; choose {good}",
-        )
-    if model.num_layers % pp:
-        yield Wrong(
-            ("pipeline_model_parallel_size", "num_layers"),
-            f"does not divide num_layers={model.num_layers}; choose {listing(_divisors(model.num_layers))}",
-        )
-    if role.parallel.overlap_param_gather and not role.parallel.use_distributed_optimizer:
-        yield Wrong(
-            ("overlap_param_gather", "use_distributed_optimizer"),
-            "has no effect without use_distributed_optimizer: true",
-        )
-
-
-def _pool(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
-    total, replica = run.num_processes(role.name), role.model_parallel_size
-    if total % replica:
-        yield Wrong(
-            (run.pool_of(role.name), "tensor_model_parallel_size", "pipeline_model_parallel_size"),
-            f"holds {total} processes, which is no multiple of tensor x pipeline = {replica}; "
-            f"choose {listing(replica * count for count in (1, 2, 4))} in all",
-        )
+def _check_role(role: RoleConfig, run: RunConfig, findings: Findings) -> None:
+    """Check a role's model and layout, as far as they are not those of the actor, which were checked before."""
+    checks = []
+    if role is run.actor or role.model != run.actor.model:
+        checks.append(check_model)
+    if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
+        checks.append(check_split)
+    stands_in = role.name == "reward" and role.scores_by != "model"
+    if not stands_in:
+        checks.append(check_pool if run.leader_of(run.pool_of(role.name)) is role else check_sharing)
+    for check in checks:
+        for wrong in check(role, run):
+            report(run, role, wrong, findings)
 
 
 def _batch(run: RunConfig) -> Iterator[Wrong]:
+    if run.is_online:  # Pairs drop out, so there is nothing to divide.
+        return
     batch, replicas = run.actor.batch, max(1, run.data_parallel_size("actor"))
     together = batch.micro_batch_size * replicas
     if batch.global_batch_size % together:
@@ -159,6 +85,21 @@ def _loss(run: RunConfig) -> Iterator[Wrong]:
             ("dpo_label_smoothing", "dpo_loss_type"),
             f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose {listing(SMOOTHED_LOSSES)}",
         )
+    if loss.ipo_normalize is run.is_online and loss.dpo_loss_type != "ipo":
+        yield Wrong(
+            ("ipo_normalize", "dpo_loss_type"),
+            f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose ipo",
+        )
+
+
+def _beta(run: RunConfig) -> Iterator[Wrong]:
+    loss = run.actor.loss
+    if loss.dpo_beta_end is not None and loss.dpo_beta_style == "constant":
+        yield Wrong(
+            ("dpo_beta_end", "dpo_beta_style"), "has no effect with dpo_beta_style=constant; choose linear or cosine"
+        )
+    if loss.dpo_beta_end is None and loss.dpo_beta_style != "constant":
+        yield Wrong(("dpo_beta_style", "dpo_beta_end"), "needs dpo_beta_end, the value that dpo_beta goes to")
 
 
 def _memory(run: RunConfig) -> Iterator[Wrong]:
@@ -221,11 +162,3 @@ def _reference(run: RunConfig, ref: RoleConfig) -> Iterator[Wrong]:
             ("vocab_size", "padded_vocab_size"),
             f"differs from {run.actor.model.vocab_size} of the actor, with whose tokens the reference is asked",
         )
-    if run.pool_of("ref") != "actor_rollout":
-        return
-    for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size"):
-        own, actors = getattr(ref.parallel, key), getattr(run.actor.parallel, key)
-        if own != actors:
-            yield Wrong(
-                (key,), f"differs from {actors} of the actor, whose devices it shares; give ref a resource_pool"
-            )

@@ -16,6 +16,8 @@ def show(value: object) -> str:
     """A value as YAML would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(show, value))}]"
     return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
 
 
@@ -27,13 +29,26 @@ def coerce(value: Any, declared: Declared) -> Any:
     Raises:
         ValueError: The value does not fit; the text finishes the sentence "key=value …".
     """
-    kinds = typing.get_args(declared.type) or (declared.type,)
-    kind = next(item for item in kinds if item is not type(None))
-    if value is None or (value == "" and kind is str):
+    kind, is_list = kind_of(declared.type)
+    if value is None or (value == "" and (kind is str or is_list)):
         return None
-    read = _READERS[kind](value)
+    read = tuple(map(_READERS[kind], _items(value))) if is_list else _READERS[kind](value)
     _judge(read, declared)
     return read
+
+
+def kind_of(declared_type: Any) -> tuple[type, bool]:
+    """The scalar type behind a declared one, None left out, and whether a list of it is declared."""
+    inside = typing.get_args(declared_type) or (declared_type,)
+    kind = next(item for item in inside if item is not type(None))
+    return kind, typing.get_origin(declared_type) is tuple
+
+
+def _items(value: Any) -> list[Any]:
+    """The elements of a list; one text stands for its parts between commas."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",")]
+    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _judge(value: Any, declared: Declared) -> None:

@@ -9,16 +9,17 @@ from mindspeed_dpo.config.fields import at_least, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Preprocessed pairs and the tokenizer they were made with."""
+    """Preprocessed pairs or prompts and the tokenizer they were made with."""
 
     data_path: str = setting(
-        help="Prefix of the files that preprocess_data.py wrote, up to before `_packed`; several as `a,b`, or with "
-        "shares of an epoch as `weight,a,weight,b`."
+        help="Prefix of the files that preprocess_data.py wrote (pairs, or prompts online), up to before `_packed`; "
+        "several as `a,b`, or with shares of an epoch as `weight,a,weight,b`."
     )
     split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, e.g. 98,2,0.")
     seq_length: int = setting(
         derived="max_position_embeddings",
-        help="Longest prompt plus response; longer rows are treated by `truncation`.",
+        help="Longest prompt plus response; longer rows are treated by `truncation`. Online, a response has at most "
+        "seq_length - max_prompt_length tokens.",
         unit="tokens",
         check=at_least(2),
     )
@@ -34,8 +35,11 @@ class DataConfig:
         help="A local Hugging Face tokenizer; both names mean the same.",
         choices=("PretrainedFromHF", "HuggingFaceTokenizer"),
     )
-    tokenizer_name_or_path: str | None = setting(None, help="Directory of the tokenizer.")
-    prompt_type: str | None = setting(None, help="Name of the chat template; offline data has it applied already.")
+    tokenizer_name_or_path: str | None = setting(None, help="Directory of the tokenizer; online it must be given.")
+    prompt_type: str | None = setting(
+        None,
+        help="Name of the chat template, which the data has applied already; online it also tells how answers end.",
+    )
     prompt_type_path: str | None = setting(None, help="File of chat templates; null is the one shipped here.")
 
 
@@ -50,8 +54,8 @@ class CheckpointConfig:
     save: str = setting(derived="<output_dir>/checkpoints", help="Directory of the checkpoints this run writes.")
     save_interval: int | None = setting(
         None,
-        help="Optimizer steps between checkpoints; one is always written at the end.",
-        unit="optimizer steps",
+        help="Steps between checkpoints; one is always written at the end.",
+        unit="steps",
         check=at_least(1),
         shared=True,
     )

@@ -25,9 +25,9 @@ class OptimizerConfig:
     lr_warmup_fraction: float | None = setting(
         None, help="Warm-up as a part of lr_decay_iters; instead of lr_warmup_iters.", check=within(0, 1)
     )
-    lr_warmup_iters: int = setting(0, help="Length of the warm-up.", unit="optimizer steps", check=at_least(0))
+    lr_warmup_iters: int = setting(0, help="Length of the warm-up.", unit="steps", check=at_least(0))
     lr_decay_iters: int = setting(
-        derived="train_iters", help="Where the decay ends, warm-up included.", unit="optimizer steps", check=at_least(1)
+        derived="train_iters", help="Where the decay ends, warm-up included.", unit="steps", check=at_least(1)
     )
     weight_decay: float = setting(0.01, help="Decoupled decay of weight matrices.", check=at_least(0))
     clip_grad: float = setting(1.0, help="Largest global L2 norm of the gradient; 0 does not clip.", check=at_least(0))
@@ -37,6 +37,7 @@ class OptimizerConfig:
 
 
 SMOOTHED_LOSSES = ("sigmoid", "robust", "exo_pair")
+BETA_STYLES = ("constant", "linear", "cosine")
 LOSSES = (
     *SMOOTHED_LOSSES, "hinge", "ipo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
 )  # fmt: skip
@@ -48,6 +49,16 @@ class LossConfig:
 
     dpo_loss_type: str = setting("sigmoid", help="Which preference loss.", choices=LOSSES)
     dpo_beta: float = setting(0.1, help="Strength of the pull towards the reference.", unit="1/nat", check=POSITIVE)
+    dpo_beta_end: float | None = setting(
+        None, help="Where dpo_beta ends after train_iters, on the way of dpo_beta_style.", unit="1/nat", check=POSITIVE
+    )
+    dpo_beta_style: str = setting(
+        "constant", help="How dpo_beta goes to dpo_beta_end over the run.", choices=BETA_STYLES
+    )
+    ipo_normalize: bool = setting(
+        derived="true with stage dpo, false online",
+        help="Loss ipo divides log-ratios by the response length; otherwise it takes their sums.",
+    )
     dpo_label_smoothing: float = setting(
         0.0,
         help="Assumed probability that a preference label is flipped; sigmoid, robust, exo_pair.",
@@ -64,7 +75,7 @@ class ReferenceConfig:
 
     reference: str = setting(
         "cached",
-        help="cached: computed once before training and kept on disk; live: computed at every step.",
+        help="cached: computed once before training and kept on disk; live: computed at every step, as always online.",
         choices=("cached", "live"),
     )
     ref_model: str | None = setting(None, help="Weights of the reference; null means those the policy starts from.")
@@ -80,7 +91,7 @@ class BatchConfig:
 
     global_batch_size: int = setting(
         derived="micro_batch_size x data-parallel size",
-        help="Pairs of one optimizer step over all devices.",
+        help="Pairs of one optimizer step over all devices; online: prompts of one iteration.",
         unit="pairs",
         check=at_least(1),
         shared=True,

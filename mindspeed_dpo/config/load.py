@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -9,7 +10,6 @@ from pathlib import Path
 
 from mindspeed_dpo.config.checks import check_run
 from mindspeed_dpo.config.compose import Composed, compose
-from mindspeed_dpo.config.online_keys import ONLINE_STAGE
 from mindspeed_dpo.config.paths import check_paths
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.resolve import resolve
@@ -46,10 +46,8 @@ def check(
     """Check a composed configuration; see `load_run`."""
     findings = Findings()
     sections = SectionReader(composed, findings).read()
-    if sections.stage == ONLINE_STAGE:  # Its stage is a problem by now; sizes mean other things there.
-        findings.stop_on_problems()
     run = resolve(sections, now or datetime.now(), findings)
     check_run(run, findings)
     check_paths(run, exists, findings)
     findings.stop_on_problems()
-    return run
+    return dataclasses.replace(run, notes=tuple(dict.fromkeys(findings.notes)))

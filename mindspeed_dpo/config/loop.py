@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.fields import at_least, setting, within
 
-_OTHER = "another trainer; this project trains dpo"
-_NOT_YET = "not built yet in this version; stage dpo is"
+ONLINE_STAGE = "ray_online_dpo"
+
+_OTHER = "another trainer; this project trains dpo and ray_online_dpo"
+_NOT_YET = "not built yet in this version; stages dpo and ray_online_dpo are"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +17,22 @@ class LoopConfig:
     """Settings of the driver; every one of them holds for all roles."""
 
     stage: str = setting(
-        help="Which trainer.",
-        choices=("dpo",),
+        help="Which trainer: dpo learns from given pairs, ray_online_dpo from the policy's own answers. A step is an "
+        "optimizer step of the one and an iteration of the other.",
+        choices=("dpo", ONLINE_STAGE),
         not_yet={
-            "ray_online_dpo": f"online DPO is {_NOT_YET}",
             "simpo": f"SimPO is {_NOT_YET}",
             "orm": f"reward-model training is {_NOT_YET}",
             **dict.fromkeys(("sft", "prm", "ray_ppo", "ray_grpo", "trl_ppo"), _OTHER),
         },
         shared=True,
     )
-    train_iters: int = setting(help="Length of the run.", unit="optimizer steps", check=at_least(1), shared=True)
-    log_interval: int = setting(
-        1, help="Steps between progress lines.", unit="optimizer steps", check=at_least(1), shared=True
-    )
+    train_iters: int = setting(help="Length of the run.", unit="steps", check=at_least(1), shared=True)
+    log_interval: int = setting(1, help="Steps between progress lines.", unit="steps", check=at_least(1), shared=True)
     eval_interval: int | None = setting(
         None,
         help="Steps between evaluations on the second share of `split`; null or 0 evaluates never.",
-        unit="optimizer steps",
+        unit="steps",
         check=at_least(0),
         shared=True,
     )
@@ -43,7 +43,9 @@ class LoopConfig:
         check=at_least(0),
         shared=True,
     )
-    seed: int = setting(1234, help="Seed of data order and random weights.", check=within(0, 2**31), shared=True)
+    seed: int = setting(
+        1234, help="Seed of data order, random weights and sampling.", check=within(0, 2**31), shared=True
+    )
     output_dir: str = setting(
         derived="outputs/<config name>/<start time>", help="Everything a run writes lies here.", shared=True
     )
@@ -68,3 +70,8 @@ class LoopConfig:
     log_token_statistics: bool = setting(
         True, help="Also measure entropy and token accuracy of the policy, at some cost.", shared=True
     )
+
+    @property
+    def is_online(self) -> bool:
+        """Whether the policy learns from its own answers."""
+        return self.stage == ONLINE_STAGE

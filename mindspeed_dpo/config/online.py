@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.fields import POSITIVE, Check, at_least, setting, within
 
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
+PATH = Check(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")
+PATHS = Check(lambda paths: all(map(PATH.holds, paths)), "dotted paths such as package.module.function")
 SHARE = Check(lambda value: 0 < value <= 1, "more than 0 and at most 1")
 
 
@@ -36,7 +40,10 @@ class RolloutConfig:
         1.0, help="Divides positive and multiplies negative logits of tokens that occurred; 1 is off.", check=POSITIVE
     )
     num_samples_per_step: int | None = setting(
-        None, help="Prompts of one generation call; null is all of the iteration.", unit="prompts", check=at_least(1)
+        None,
+        help="Prompts of one generation call of a replica; null is all of its share.",
+        unit="prompts",
+        check=at_least(1),
     )
     rollout_slots: int = setting(
         64,
@@ -64,12 +71,12 @@ class RolloutConfig:
         check=at_least(1),
     )
     num_gpus_for_train: int | None = setting(
-        None, help="Devices of resource_pool.actor_rollout that train; the rest generate.", unit="devices",
+        None, help="Devices of resource_pool.actor_rollout that train, its first ones.", unit="devices",
         check=at_least(1),
     )  # fmt: skip
     num_gpus_for_infer: int | None = setting(
         None,
-        help="Devices of resource_pool.actor_rollout that only generate; null generates on the training devices.",
+        help="Devices of resource_pool.actor_rollout that only generate, its last ones; 0: those that train do.",
         unit="devices",
         check=at_least(0),
     )
@@ -118,12 +125,16 @@ class RewardConfig:
     """What scores a response: a model (`load` of section reward), functions, or a judge; exactly one of the three."""
 
     reward_functions: tuple[str, ...] = setting(
-        (), help="Dotted paths (package.module.function) of functions that score responses; scores are added up."
+        (),
+        help="Dotted paths (package.module.function) of functions that score responses; scores are added up.",
+        check=PATHS,
     )
     reward_weights: tuple[float, ...] = setting(
         (), help="Factor on the score of each of reward_functions; empty is 1 for each."
     )
-    judge: str | None = setting(None, help="Dotted path of a function that names the better of two responses.")
+    judge: str | None = setting(
+        None, help="Dotted path of a function that names the better of two responses.", check=PATH
+    )
     reward_timeout_s: float = setting(
         60.0, help="A call of a reward function or judge that takes longer has failed.", unit="seconds", check=POSITIVE
     )
@@ -136,7 +147,7 @@ class RewardConfig:
         False, help="Score only what stands between <answer> and </answer>; without them the whole response."
     )
     dataset_additional_keys: tuple[str, ...] = setting(
-        (), help="Columns of the prompt set that are handed to reward functions."
+        (), help="Columns of the prompt set that are handed to reward functions or the judge."
     )
     reward_tokenizer: str | None = setting(
         None,
@@ -147,3 +158,10 @@ class RewardConfig:
     )
     no_post_layer_norm: bool = setting(False, help="Leave out the final norm before the reward head.")
     offload: bool = setting(False, help="Keep the weights of a frozen role on the host while it is not at work.")
+
+    @property
+    def scores_by(self) -> str:
+        """What scores: `model`, `functions` or `judge`."""
+        if self.reward_functions:
+            return "functions"
+        return "judge" if self.judge else "model"

@@ -1,42 +1,35 @@
-"""Keys of online DPO, known before the online trainer is: a YAML of MindSpeed-LLM 2.0.0 is understood as a whole.
+"""Keys without effect for one of the two stages, and the predecessor's PPO words, which mean nothing to either.
 
-`ONLINE_KEYS` become settings with that trainer; until then they are accepted, and reported where the stage is another.
-`LEFTOVERS` and `ALGORITHM` stay what they are: the predecessor's PPO words, which mean nothing to DPO.
+The keys that only online DPO uses are those of its groups in `schema`.
 """
 
 from __future__ import annotations
 
 from mindspeed_dpo.config.legacy_keys import Known, no_effect, only
 
-ONLINE_STAGE = "ray_online_dpo"
-
-ONLINE_KEYS: dict[str, str] = {
-    "ppo_mini_batch_size": "Pairs of one optimizer step.",
-    "ppo_epochs": "Passes over the pairs of one iteration.",
-    "shuffle_minibatch": "Shuffle the pairs between passes.",
-    "max_prompt_length": "Longest prompt, in tokens.",
-    "do_sample": "Sample instead of taking the likeliest token.",
-    "temperature": "Divides the logits while sampling.",
-    "top_k": "Sample among this many tokens; 0 is all.",
-    "top_p": "Sample among the likeliest tokens of this total probability.",
-    "num_samples_per_step": "Prompts of one generation call.",
-    "n_samples_per_prompt": "Responses of each prompt.",
-    "use_kv_cache": "Keep keys and values while generating.",
-    "max_tokens_to_oom": "Most tokens of one generation call.",
-    "inference_tensor_model_parallel_size": "Tensor-parallel size of the rollout.",
-    "num_gpus_for_train": "Devices of the pool that train.",
-    "num_gpus_for_infer": "Devices of the pool that generate.",
-    "missing_eos_penalty": "Subtracted from the score of a response without an end.",
-    "md5_validate": "Compare weights after they were handed to the rollout.",
-    "dataset_additional_keys": "Columns carried along to the reward.",
-    "extract_content_for_reward": "Score only what stands between <answer> and </answer>.",
-    "verifier": "Score by rules instead of a model.",
-    "no_post_layer_norm": "Leave out the final norm before the reward head.",
+_NO_PAIRS_KEPT = no_effect("online DPO keeps no pairs to evaluate on; the rewards of its answers are logged", 0)
+OFFLINE_KEYS: dict[str, Known] = {
+    "truncation": no_effect("prompt_truncation decides what happens to long prompts, and answers are never too long"),
+    "reference": no_effect("answers are new in every iteration, so online the reference is always live", "live"),
+    "reference_cache_dir": no_effect("online the reference is always live"),
+    "eval_interval": _NO_PAIRS_KEPT,
+    "eval_iters": _NO_PAIRS_KEPT,
 }
-"""Key -> what it says, for the settings to come."""
+"""Settings that only stage dpo uses; the accepted values say what holds online anyway."""
+
+REWARD_KEYS_OF: dict[str, tuple[str, ...]] = {
+    "reward_timeout_s": ("functions", "judge"),
+    "dataset_additional_keys": ("functions", "judge"),
+    "reward_tokenizer": ("model",),
+    "reward_prompt_type": ("model",),
+    "no_post_layer_norm": ("model",),
+}
+"""Settings of the reward that only some ways of scoring use."""
 
 LEFTOVERS: dict[str, Known] = {
     "shuffle": only("it was never a key of the predecessor either; use shuffle_minibatch", False),
+    "use_kv_cache": no_effect("keys and values are always kept while generating", True),
+    "verifier": only("rules are functions here; name them in reward_functions", False),
     "clip_ratio": no_effect("only PPO clips"),
     "entropy_coeff": no_effect("no loss here has an entropy term"),
     "rollout_batch_size": no_effect("no predecessor read it"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,9 @@ from mindspeed_dpo.config.learning import BatchConfig, LossConfig, OptimizerConf
 from mindspeed_dpo.config.loop import LoopConfig
 from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.config.schema import FROZEN_KEYS, ROLE_GROUPS
+from mindspeed_dpo.config.online import PairingConfig, RewardConfig, RolloutConfig
+from mindspeed_dpo.config.online_keys import OFFLINE_KEYS, REWARD_KEYS_OF
+from mindspeed_dpo.config.schema import FROZEN_KEYS, ONLINE_KEYS, REWARD_KEYS, ROLE_GROUPS
 from mindspeed_dpo.config.sections import Origin
 
 
@@ -33,6 +35,9 @@ class RoleConfig:
     data: DataConfig
     batch: BatchConfig
     checkpoint: CheckpointConfig
+    rollout: RolloutConfig
+    pairing: PairingConfig
+    reward: RewardConfig
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values by group and key, fit for JSON; `from_dict` reads them back."""
@@ -41,7 +46,7 @@ class RoleConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RoleConfig:
         """The inverse of `as_dict`; values are trusted, as this project wrote them."""
-        groups = {group: kind(**values[group]) for group, kind in ROLE_GROUPS.items()}
+        groups = {group: kind(**_frozen(values[group])) for group, kind in ROLE_GROUPS.items()}
         return cls(name=values["name"], **groups)
 
     def settings(self) -> dict[str, Any]:
@@ -53,6 +58,16 @@ class RoleConfig:
         """Processes of one replica: tensor x pipeline."""
         return self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size
 
+    @property
+    def max_new_tokens(self) -> int:
+        """Longest response online, in tokens."""
+        return self.data.seq_length - self.rollout.max_prompt_length
+
+    @property
+    def scores_by(self) -> str:
+        """What scores responses: `model`, `functions` or `judge`; for the last two the role's model is a stand-in."""
+        return self.reward.scores_by
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -63,8 +78,11 @@ class RunConfig:
         loop: Settings of the driver.
         actor: The trained role.
         ref: The frozen reference; None where the stage has none.
-        reward: The role that scores; None where the stage has none.
-        pools: Processes per node of each pool: `actor_rollout`, and `ref` or `reward` where they have their own.
+        rollout: The policy as it generates; None offline.
+        reward: The role that scores; None offline.
+        pools: Processes per node of each pool: `actor_rollout`, and `rollout`, `ref` or `reward` where they have
+            their own. Each has the layout of the role it is named after.
+        sharing: Role to the pool of another than the actor, where it has none of its own.
         notes: What the reader should know: keys without effect, and why; sizes that were filled in.
         origins: `actor.lr` to where its value came from; a setting that is absent has its default.
     """
@@ -73,14 +91,31 @@ class RunConfig:
     loop: LoopConfig
     actor: RoleConfig
     ref: RoleConfig | None = None
+    rollout: RoleConfig | None = None
     reward: RoleConfig | None = None
     pools: dict[str, tuple[int, ...]]
+    sharing: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=(), compare=False)
     origins: dict[str, Origin] = field(default_factory=dict, compare=False)
 
+    @property
+    def is_online(self) -> bool:
+        """Whether the policy learns from its own answers."""
+        return self.loop.is_online
+
+    @property
+    def roles(self) -> list[RoleConfig]:
+        """The roles there are."""
+        return [role for role in (self.actor, self.rollout, self.ref, self.reward) if role is not None]
+
     def pool_of(self, role: str) -> str:
-        """The pool a role (`actor`, `ref`, `reward`) runs on: its own, else the actor's."""
-        return role if role in self.pools else "actor_rollout"
+        """The pool a role (`actor`, `rollout`, `ref`, `reward`) runs on: its own, another's, else the actor's."""
+        return role if role in self.pools else self.sharing.get(role, "actor_rollout")
+
+    def leader_of(self, pool: str) -> RoleConfig:
+        """The role whose layout a pool has."""
+        name = "actor" if pool == "actor_rollout" else pool
+        return next(role for role in self.roles if role.name == name)
 
     def num_processes(self, role: str) -> int:
         """Processes of a role over all nodes; one device each."""
@@ -93,26 +128,57 @@ class RunConfig:
 
     def as_yaml(self) -> str:
         """The resolved run as a YAML file that composes to an equal `RunConfig`."""
-        loop = {key: value for key, value in vars(self.loop).items() if value is not None}
-        roles = {"actor_rollout": {"model": "actor", **_written(self.actor)}}
-        models = {"actor": _known(self.actor.model.as_dict())}
+        idle = {*(OFFLINE_KEYS if self.is_online else ONLINE_KEYS), *REWARD_KEYS}
+        if self.actor.loss.dpo_loss_type != "ipo":
+            idle.add("ipo_normalize")
+        roles = {"actor_rollout": {"model": "actor", **_written(self.actor, without=idle)}}
         if self.ref is not None:
-            roles["ref"] = {"model": "ref", **{k: v for k, v in _written(self.ref).items() if k in FROZEN_KEYS}}
-            models["ref"] = _known(self.ref.model.as_dict())
+            roles["ref"] = {"model": "ref", **_frozen_part(self.ref)}
         tree = {
             "name": self.name,
-            "model": models,
-            "training": loop,
+            "model": self._written_models(),
+            "training": {key: value for key, value in _known(vars(self.loop)).items() if key not in idle},
             "actor_rollout_ref": roles,
-            "resource_pool": {name: list(sizes) for name, sizes in self.pools.items()},
+            "reward": _reward_section(self.reward),
+            "resource_pool": {**self._written_pools(), **self.sharing},
         }
-        return OmegaConf.to_yaml(OmegaConf.create(tree))
+        return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in tree.items() if value is not None}))
+
+    def _written_models(self) -> dict[str, Any]:
+        """The models that are there: the rollout's is the actor's, and functions that score have none."""
+        named = [self.actor, self.ref, self.reward if self.actor.scores_by == "model" else None]
+        return {role.name: _known(role.model.as_dict()) for role in named if role is not None}
+
+    def _written_pools(self) -> dict[str, list[int]]:
+        """The pools as a file has them: the rollout's processes are the last of `actor_rollout`."""
+        pools = {name: list(sizes) for name, sizes in self.pools.items()}
+        pools["actor_rollout"] += pools.pop("rollout", [])
+        return pools
 
 
-def _written(role: RoleConfig) -> dict[str, Any]:
-    return _known({key: value for key, value in role.settings().items() if not hasattr(role.model, key)})
+def _reward_section(role: RoleConfig | None) -> dict[str, Any] | None:
+    if role is None:
+        return None
+    idle = {key for key, ways in REWARD_KEYS_OF.items() if role.scores_by not in ways}
+    own = {key: value for key, value in _known(vars(role.reward)).items() if key not in idle}
+    return {"model": role.name, **_frozen_part(role), **own} if role.scores_by == "model" else own
+
+
+def _frozen_part(role: RoleConfig) -> dict[str, Any]:
+    return {key: value for key, value in _written(role, without=()).items() if key in FROZEN_KEYS}
+
+
+def _written(role: RoleConfig, without: Container[str]) -> dict[str, Any]:
+    settings = _known(role.settings())
+    return {k: v for k, v in settings.items() if not hasattr(role.model, k) and k not in without}
 
 
 def _known(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Null says no more than an absent key does."""
-    return {key: value for key, value in values.items() if value is not None}
+    """Null says no more than an absent key does; YAML has lists, not tuples."""
+    given = {key: value for key, value in values.items() if value is not None}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+
+def _frozen(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Lists back to the tuples they were before JSON."""
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}

@@ -10,6 +10,7 @@ from mindspeed_dpo.config.learning import BatchConfig, LossConfig, OptimizerConf
 from mindspeed_dpo.config.loop import LoopConfig
 from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.online import PairingConfig, RewardConfig, RolloutConfig
 
 ROLE_GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -22,12 +23,21 @@ ROLE_GROUPS: dict[str, type] = {
     "data": DataConfig,
     "batch": BatchConfig,
     "checkpoint": CheckpointConfig,
+    "rollout": RolloutConfig,
+    "pairing": PairingConfig,
+    "reward": RewardConfig,
 }
 GROUPS: dict[str, type] = {"loop": LoopConfig, **ROLE_GROUPS}
 
 SETTINGS: dict[str, Declared] = {key: item for group in GROUPS.values() for key, item in declared(group).items()}
-SHARED_KEYS = tuple(key for key, item in SETTINGS.items() if item.about.shared)
 _GROUP_OF = {key: name for name, group in GROUPS.items() for key in declared(group)}
+
+REWARD_KEYS = tuple(declared(RewardConfig))
+SHARED_KEYS = tuple(key for key, item in SETTINGS.items() if item.about.shared or key in REWARD_KEYS)
+"""Keys with one value for the whole run. What scores is one of them, in whichever section it is told."""
+ONLINE_GROUPS = ("rollout", "pairing", "reward")
+ONLINE_KEYS = tuple(key for key, group in _GROUP_OF.items() if group in ONLINE_GROUPS)
+"""Keys that only online DPO uses."""
 
 FROZEN_GROUPS = ("model", "parallel", "precision", "batch")
 """Groups a role that is not trained has of its own; the others are the actor's."""
@@ -42,7 +52,8 @@ FROZEN_KEYS = {key for key, group in _GROUP_OF.items() if group in FROZEN_GROUPS
 def home(key: str) -> str:
     """The section of a YAML file where a setting usually stands."""
     group = _GROUP_OF[key]
-    return {"loop": "training", "model": "model"}.get(group, "training or actor_rollout_ref.actor_rollout")
+    usual = {"loop": "training", "model": "model", "reward": "reward"}
+    return usual.get(group, "training or actor_rollout_ref.actor_rollout")
 
 
 def stand_in(item: Declared) -> Any:

@@ -12,8 +12,8 @@ from typing import Any
 from mindspeed_dpo.config.coerce import coerce, show
 from mindspeed_dpo.config.compose import Composed
 from mindspeed_dpo.config.legacy_keys import PROFILER, RL_CONFIG, ROLE_KEYS, Known
-from mindspeed_dpo.config.names import ALIASES, canonical, did_you_mean, nearest, plain
-from mindspeed_dpo.config.online_keys import ALGORITHM, LEFTOVERS, ONLINE_KEYS, ONLINE_STAGE
+from mindspeed_dpo.config.names import ALIASES, canonical, did_you_mean, listing, nearest, plain
+from mindspeed_dpo.config.online_keys import ALGORITHM, LEFTOVERS
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.schema import SETTINGS, home
 
@@ -23,6 +23,8 @@ _TOP_LEVEL = (
     *("algorithm", "resource_pool", "rl_config", "profiler_config"),
 )
 POOLS = ("actor_rollout", "ref", "reward")
+ALL_POOLS = ("actor_rollout", "rollout", "ref", "reward")
+"""`rollout` is not in the file: it is the end of `actor_rollout`."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,18 @@ Values = dict[str, Given]
 
 @dataclass
 class Sections:
-    """The settings of each section by key; a role that has no section is absent from `roles`."""
+    """The settings of each section by key; a role that has no section is absent from `roles`.
+
+    A pool is in `pools` with its processes per node, or in `same_pool` with the name of the pool it is to be.
+    """
 
     name: str
-    stage: str = ""
     models: dict[str, Values] = field(default_factory=dict)
     training: Values = field(default_factory=dict)
     roles: dict[str, Values] = field(default_factory=dict)
     model_of: dict[str, str] = field(default_factory=dict)
     pools: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    same_pool: dict[str, str] = field(default_factory=dict)
 
 
 class SectionReader:
@@ -64,13 +69,11 @@ class SectionReader:
         """Keep the tree with its top-level names spelled plainly."""
         self._composed, self._findings = composed, findings
         self._tree = {plain(key): value for key, value in composed.tree.items()}
-        trainings = [self._mapping(self._tree, key) for key in ("training", "megatron_training")]
-        self._stage = next((part["stage"] for part in trainings if part.get("stage")), None)
 
     def read(self) -> Sections:
         """Read every section; what is wrong is in the findings afterwards."""
         self._check_top_level()
-        out = Sections(name=str(self._tree.get("name") or self._composed.name), stage=str(self._stage))
+        out = Sections(name=str(self._tree.get("name") or self._composed.name))
         for name, block in self._mapping(self._tree, "model").items():
             out.models[str(name)] = self._settings(f"model.{name}", block, f"model/{name}.yaml")
         out.training = self._settings("training", self._tree.get("training"))
@@ -141,11 +144,8 @@ class SectionReader:
     def _older_key(self, label: str, written: str, key: str, value: Any) -> None:
         if key in _KNOWN_KEYS:
             self._known(f"{label}.{written}", _KNOWN_KEYS[key], value)
-        elif key in ONLINE_KEYS:
-            if self._stage != ONLINE_STAGE and value is not None:
-                self._findings.note(f"{label}.{key}={show(value)} has no effect: only {ONLINE_STAGE} uses it")
         else:
-            near = nearest(key, [*SETTINGS, *_KNOWN_KEYS, *ONLINE_KEYS, *ALIASES])
+            near = nearest(key, [*SETTINGS, *_KNOWN_KEYS, *ALIASES])
             where = f" (section {home(near)})" if near in SETTINGS else ""
             hint = f"; did you mean {near}{where}?" if near else ""
             self._findings.problem(f"{label}.{key} is not a known key{hint}", key)
@@ -176,17 +176,25 @@ class SectionReader:
         pools = self._mapping(self._tree, "resource_pool")
         if pools.get("critic") is not None:
             self._findings.problem("resource_pool.critic is refused: PPO is not trained here; remove it")
-        self._only_known("resource_pool", pools, (*POOLS, "critic"))
+        if pools.get("rollout") is not None:
+            text = "the rollout has the last num_gpus_for_infer processes of resource_pool.actor_rollout"
+            self._findings.problem(f"resource_pool.rollout is refused: {text}")
+        self._only_known("resource_pool", pools, (*POOLS, "rollout", "critic"))
         for name in POOLS:
-            sizes = pools.get(name)
-            if sizes is None:
-                continue
-            counts: list[Any] = sizes if isinstance(sizes, list) else [sizes]
-            if counts and all(type(count) is int and count > 0 for count in counts):
-                out.pools[name] = tuple(counts)
-            else:
-                text = f"resource_pool.{name}={show(sizes)} must list processes per node, such as [8] or [8, 8]"
-                self._findings.problem(text, name)
+            if pools.get(name) is not None:
+                self._read_pool(out, name, pools[name])
+
+    def _read_pool(self, out: Sections, name: str, sizes: Any) -> None:
+        others = tuple(other for other in ALL_POOLS if other != name)
+        counts: list[Any] = sizes if isinstance(sizes, list) else [sizes]
+        if name != "actor_rollout" and sizes in others:
+            out.same_pool[name] = sizes
+        elif counts and all(type(count) is int and count > 0 for count in counts):
+            out.pools[name] = tuple(counts)
+        else:
+            shared = "" if name == "actor_rollout" else f", or name another pool: {listing(others)}"
+            text = f"resource_pool.{name}={show(sizes)} must list processes per node, such as [8] or [8, 8]{shared}"
+            self._findings.problem(text, name)
 
     def _only_known(self, label: str, block: Mapping[Any, Any], known: tuple[str, ...]) -> None:
         for key in block:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
+from mindspeed_dpo.config.coerce import kind_of
 from mindspeed_dpo.config.fields import Declared, declared
 from mindspeed_dpo.config.schema import GROUPS, SETTINGS
 from tests.unit.config.small import problems, put, resolved, small_tree
-
-
-def _kind(item: Declared) -> type:
-    return (get_args(item.type) or (item.type,))[0]
 
 
 def _bad_values(item: Declared) -> list[Any]:
@@ -24,11 +21,15 @@ def _bad_values(item: Declared) -> list[Any]:
         float: ["much", True],
         str: [[1, 2]],
     }
-    bad = [*wrong_type[_kind(item)], *item.about.not_yet]
+    kind, is_list = kind_of(item.type)
+    if is_list:
+        return [{"a": 1}, [[1, 2]]]
+    bad = [*wrong_type[kind], *item.about.not_yet]
     if item.about.choices:
         bad.append("bogus")
     if item.about.check:
-        bad += [value for value in (-1, 0, 10**9) if not item.about.check.holds(value)]
+        unfit = (-1, 0, 10**9) if kind is not str else ("one word",)
+        bad += [value for value in unfit if not item.about.check.holds(value)]
     return bad
 
 

@@ -1,0 +1,106 @@
+"""What must hold for the model of one role and the processes it is laid over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.names import listing
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.config.wrong import Wrong
+
+_NEEDED_BY_ROPE: dict[str | None, tuple[str, ...]] = {
+    "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "yarn": ("original_max_position_embeddings",),
+}
+_LAYOUT = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+
+
+def divisors(number: int) -> list[int]:
+    """The numbers that divide it, smallest first."""
+    return [size for size in range(1, number + 1) if number % size == 0]
+
+
+def check_model(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
+    """The architecture fits together and to the length of sequences."""
+    model = role.model
+    heads, groups = model.num_attention_heads, model.num_query_groups
+    if not model.vocab_size:
+        yield Wrong(("vocab_size", "padded_vocab_size", "model"), "must be given: the number of token ids")
+    elif model.padded_vocab_size is not None and model.padded_vocab_size < model.vocab_size:
+        yield Wrong(("padded_vocab_size", "vocab_size"), f"is less than vocab_size={model.vocab_size}")
+    if model.hidden_size % heads and model.kv_channels == model.hidden_size // heads:
+        yield Wrong(
+            ("num_attention_heads", "hidden_size", "kv_channels"),
+            f"does not divide hidden_size={model.hidden_size}; set kv_channels, the width of a head",
+        )
+    if heads % groups:
+        yield Wrong(
+            ("num_query_groups", "num_attention_heads"),
+            f"does not divide num_attention_heads={heads}; choose {listing(divisors(heads))}",
+        )
+    missing = [key for key in _NEEDED_BY_ROPE.get(model.rope_scaling_type, ()) if getattr(model, key) is None]
+    if missing:
+        yield Wrong(("rope_scaling_type", *missing), f"needs {listing(missing, 'and')} as well")
+    if role.data.seq_length > model.max_position_embeddings:
+        whose = "the model" if role.name == "actor" else f"the model of {role.name}"
+        yield Wrong(
+            ("seq_length", "max_position_embeddings"),
+            f"is more than max_position_embeddings={model.max_position_embeddings} of {whose}",
+        )
+
+
+def split_sizes(model: ModelConfig) -> dict[str, int]:
+    """The sizes that every tensor-parallel size must divide."""
+    padded = ["padded_vocab_size"] if model.padded_vocab_size is not None else []
+    return {key: getattr(model, key) for key in ("num_attention_heads", "num_query_groups", "ffn_hidden_size", *padded)}
+
+
+def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
+    """The model divides over the parallel sizes of its role."""
+    model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
+    sizes = split_sizes(model)
+    uneven = [f"{name}={size}" for name, size in sizes.items() if size % tp]
+    if uneven:
+        yield Wrong(
+            ("tensor_model_parallel_size", *sizes, "hidden_size"),
+            f"does not divide {listing(uneven, 'and')}; choose {listing(divisors(math.gcd(*sizes.values())))}",
+        )
+    if model.num_layers % pp:
+        yield Wrong(
+            ("pipeline_model_parallel_size", "num_layers"),
+            f"does not divide num_layers={model.num_layers}; choose {listing(divisors(model.num_layers))}",
+        )
+    if role.parallel.overlap_param_gather and not role.parallel.use_distributed_optimizer:
+        yield Wrong(
+            ("overlap_param_gather", "use_distributed_optimizer"),
+            "has no effect without use_distributed_optimizer: true",
+        )
+
+
+def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
+    """The pool that a role leads holds whole replicas."""
+    total, replica, pool = run.num_processes(role.name), role.model_parallel_size, run.pool_of(role.name)
+    if total % replica:
+        good = f"choose {listing(replica * count for count in (1, 2, 4))}"
+        if role.name == "actor" and "rollout" in run.pools:
+            yield Wrong(("num_gpus_for_train", *_LAYOUT), f"is no multiple of tensor x pipeline = {replica}; {good}")
+            return
+        yield Wrong(
+            (pool, *_LAYOUT),
+            f"holds {total} processes, which is no multiple of tensor x pipeline = {replica}; {good} in all",
+        )
+
+
+def check_sharing(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
+    """A role without processes of its own has the layout of those it shares."""
+    leader = run.leader_of(run.pool_of(role.name))
+    for key in _LAYOUT:
+        own, theirs = getattr(role.parallel, key), getattr(leader.parallel, key)
+        if own != theirs:
+            yield Wrong(
+                (key,),
+                f"differs from {theirs} of the {leader.name}, whose devices it shares; give {role.name} a "
+                "resource_pool",
+            )

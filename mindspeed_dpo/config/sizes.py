@@ -1,0 +1,95 @@
+"""How large a model is and what it takes on one device. Parameters are exact; activations are a rough upper bound.
+
+Bytes per parameter on a device:
+
+    weights    2 in bfloat16, else 4
+    gradient   4, float32 (trained roles)
+    optimizer  8 for Adam's moments, 4 more for float32 weights beside bfloat16 ones; divided by the data-parallel size
+               with use_distributed_optimizer
+
+Activations of a layer and token without recomputation, h = hidden_size, t = tensor-parallel size, in elements: 4h (inputs
+and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries, keys, values,
+attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole layers keeps h
+of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are stages.
+"""
+
+from __future__ import annotations
+
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.run import RoleConfig
+
+PAIR = 2
+"""Sequences of a pair."""
+
+
+def layer_parameters(model: ModelConfig, tp: int = 1) -> int:
+    """Parameters of one layer on one of `tp` devices."""
+    hidden, width = model.hidden_size, model.kv_channels
+    queries, attention = model.num_attention_heads * width, (model.num_attention_heads + 2 * model.num_query_groups)
+    split = hidden * attention * width + queries * hidden + 3 * hidden * model.ffn_hidden_size
+    split += attention * width if model.add_qkv_bias else 0
+    whole = 2 * hidden + (2 * width if model.qk_layernorm else 0)
+    return split // tp + whole
+
+
+def parameters(model: ModelConfig, *, scores: bool = False) -> int:
+    """Parameters of the whole model, without padded rows of the vocabulary; with a scalar head where it `scores`."""
+    table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
+    output = table if model.untie_embeddings_and_output_weights else 0
+    return model.num_layers * layer_parameters(model) + table + hidden + (hidden if scores else output)
+
+
+def device_parameters(role: RoleConfig, *, scores: bool = False) -> int:
+    """Parameters on a device of the fullest pipeline stage.
+
+    Args:
+        role: Its model and parallel sizes.
+        scores: The output layer is a scalar head, as of a reward model.
+    """
+    model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
+    layers = model.num_layers // pp * layer_parameters(model, tp)
+    table = model.padded_vocab(tp) // tp * model.hidden_size
+    # A tied output layer is the embedding, of which another stage needs a copy.
+    output = table if model.untie_embeddings_and_output_weights or pp > 1 else 0
+    last = model.hidden_size + (model.hidden_size // tp if scores else output)
+    return layers + (table + last if pp == 1 else max(table, last))
+
+
+def weight_bytes(role: RoleConfig, *, scores: bool = False) -> int:
+    """Bytes of a role's weights on one device."""
+    return device_parameters(role, scores=scores) * _element(role)
+
+
+def gradient_bytes(role: RoleConfig) -> int:
+    """Bytes of a trained role's gradient on one device."""
+    return 4 * device_parameters(role)
+
+
+def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
+    """Bytes of a trained role's optimizer state on one device."""
+    per_parameter = 12 if role.precision.bf16 else 8
+    shards = max(1, data_parallel_size) if role.parallel.use_distributed_optimizer else 1
+    return per_parameter * device_parameters(role) // shards
+
+
+def cache_bytes(role: RoleConfig, tokens: int) -> int:
+    """Bytes of keys and values of so many tokens on one device."""
+    model, tp = role.model, role.parallel.tensor_model_parallel_size
+    return 2 * model.num_layers * model.num_query_groups * model.kv_channels * tokens * _element(role) // tp
+
+
+def activation_bytes(role: RoleConfig) -> int:
+    """Bytes that the backward pass of a trained role keeps on one device, at most and roughly."""
+    model, parallel = role.model, role.parallel
+    tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+    rows = PAIR * role.batch.micro_batch_size * role.data.seq_length
+    residual = model.hidden_size // (tp if parallel.sequence_parallel else 1)
+    attention = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.kv_channels
+    layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp
+    layers = model.num_layers // pp
+    kept = layers * residual + layer if role.recompute.recompute_granularity == "full" else layers * layer
+    return rows * kept * pp * _element(role)
+
+
+def _element(role: RoleConfig) -> int:
+    return 2 if role.precision.bf16 else 4

@@ -1,0 +1,52 @@
+"""How much one iteration of online DPO is, in prompts, responses, pairs and optimizer steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from mindspeed_dpo.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """One iteration.
+
+    Attributes:
+        prompts: Of the iteration.
+        responses: Of the iteration.
+        pairs: Most there can be; prompts whose responses score alike have none.
+        mini_batch: Pairs of one optimizer step.
+        optimizer_steps: Most there can be, all epochs together.
+        prompts_of_replica: Most prompts that one rollout replica answers.
+        slots: Most responses that one rollout replica decodes at once.
+        cache_tokens: Most tokens in the cache of one rollout replica.
+    """
+
+    prompts: int
+    responses: int
+    pairs: int
+    mini_batch: int
+    optimizer_steps: int
+    prompts_of_replica: int
+    slots: int
+    cache_tokens: int
+
+
+def work_of(run: RunConfig) -> Work:
+    """The work of one iteration of an online run."""
+    actor, rollout, pairing = run.actor, run.actor.rollout, run.actor.pairing
+    prompts, count = actor.batch.global_batch_size, rollout.n_samples_per_prompt
+    pairs = prompts * (math.comb(count, 2) if pairing.pair_selection == "all" else 1)
+    share = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))
+    slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * count)
+    return Work(
+        prompts=prompts,
+        responses=prompts * count,
+        pairs=pairs,
+        mini_batch=pairing.ppo_mini_batch_size,
+        optimizer_steps=pairing.ppo_epochs * math.ceil(pairs / pairing.ppo_mini_batch_size),
+        prompts_of_replica=share,
+        slots=slots,
+        cache_tokens=slots * actor.data.seq_length,
+    )
