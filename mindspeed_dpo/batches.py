@@ -223,6 +223,7 @@ class PackedBatch:
         score_rows: [R] int64 row whose hidden state predicts each response token.
         labels: [R] int64 response tokens.
         response_ids: [R] int64 in [0, P * K): the response each label belongs to.
+        last_rows: [P * K] int64 row of the last token of each response.
         response_lengths: [P, K] int64.
         ref_logps: [P, K] float32, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
@@ -236,6 +237,7 @@ class PackedBatch:
     score_rows: Tensor
     labels: Tensor
     response_ids: Tensor
+    last_rows: Tensor
     response_lengths: Tensor
     ref_logps: Tensor
     weights: Tensor

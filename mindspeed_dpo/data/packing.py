@@ -53,6 +53,7 @@ class _Row:
     score_rows: list[Tensor] = field(default_factory=list)
     labels: list[Tensor] = field(default_factory=list)
     response_ids: list[Tensor] = field(default_factory=list)
+    last_rows: list[int] = field(default_factory=list)
 
     def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...]) -> None:
         start = self.length
@@ -85,9 +86,11 @@ class _Row:
         self.length += len(tokens)
 
     def _score(self, response: Tensor, rows: Tensor) -> None:
+        """Note the rows that predict a response, which is the last thing that was laid out."""
         self.score_rows.append(rows)
         self.labels.append(response)
         self.response_ids.append(torch.full((len(response),), self.responses))
+        self.last_rows.append(self.length - 1)
         self.responses += 1
 
     def finish(self, batch: PreferenceBatch, weights: Tensor | None, *, has_prefixes: bool) -> PackedBatch:
@@ -101,6 +104,7 @@ class _Row:
             score_rows=torch.cat(self.score_rows),
             labels=torch.cat(self.labels).long(),
             response_ids=torch.cat(self.response_ids),
+            last_rows=torch.tensor(self.last_rows),
             response_lengths=batch.response_lengths.long(),
             ref_logps=torch.zeros(batch.response_lengths.shape) if ref_logps is None else ref_logps,
             weights=torch.ones(batch.num_prompts) if weights is None else weights,

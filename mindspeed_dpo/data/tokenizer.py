@@ -53,14 +53,23 @@ def tokenizer_fingerprint(directory: str | Path) -> str:
     tokenizer_config.json is left out: saving a tokenizer anew rewrites it without changing a single id, and what it may
     change (end token, chat template) is part of the template's identity.
     """
-    path = Path(directory).expanduser()
-    files = [path / name for name in _VOCABULARY_FILES if (path / name).is_file()]
-    files = files[:1] if files and files[0].name == "tokenizer.json" else files
     digest = hashlib.sha256()
-    for file in files or sorted(child for child in path.glob("*") if child.suffix in (".model", ".tiktoken")):
+    for file in _vocabulary_files(directory):
         digest.update(file.name.encode())
         digest.update(file.read_bytes())
     return digest.hexdigest()[:32]
+
+
+def has_tokenizer(directory: str | Path) -> bool:
+    """Whether a directory holds the vocabulary of a tokenizer."""
+    return bool(_vocabulary_files(directory))
+
+
+def _vocabulary_files(directory: str | Path) -> list[Path]:
+    path = Path(directory).expanduser()
+    files = [path / name for name in _VOCABULARY_FILES if (path / name).is_file()]
+    files = files[:1] if files and files[0].name == "tokenizer.json" else files
+    return files or sorted(child for child in path.glob("*") if child.suffix in (".model", ".tiktoken"))
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:

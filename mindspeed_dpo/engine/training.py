@@ -15,6 +15,7 @@ from mindspeed_dpo.config.machine import ParallelConfig
 from mindspeed_dpo.engine import schedule
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.stage import DecoderStage
 
 
 class TrainingEngine:
@@ -83,10 +84,10 @@ class TrainingEngine:
 class ScoringEngine:
     """One rank's stage of a frozen model."""
 
-    def __init__(self, model: PolicyModel) -> None:
+    def __init__(self, model: DecoderStage) -> None:
         self.model = model.eval()
         model.requires_grad_(False)
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """The head's columns for each micro-batch; empty off the last stage."""
+        """What the head says of each micro-batch; empty off the last stage."""
         return schedule.forward(self.model, batches)

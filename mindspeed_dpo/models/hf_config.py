@@ -42,6 +42,11 @@ class Architecture:
     has_window: bool = False
     flagged_window: bool = False
 
+    @property
+    def classifier(self) -> str:
+        """The Hugging Face class of the family's reward models."""
+        return self.causal_lm.replace("ForCausalLM", "ForSequenceClassification")
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture("llama", "LlamaForCausalLM"),
@@ -88,7 +93,7 @@ def architecture_of(hf: HfConfig) -> Architecture:
     """The row of the families table for a config.
 
     Raises:
-        HfConfigError: The model type or its head is not supported.
+        HfConfigError: The model type or its head is not supported; a classifier must have one label.
     """
     known = ", ".join(ARCHITECTURES)
     model_type = hf.get("model_type")
@@ -98,9 +103,44 @@ def architecture_of(hf: HfConfig) -> Architecture:
         raise HfConfigError(f"model_type {model_type!r} of config.json is not supported{hint}; supported: {known}")
     row = ARCHITECTURES[model_type]
     heads = hf.get("architectures") or [row.causal_lm]
-    if row.causal_lm not in heads:
-        raise HfConfigError(f"architectures {heads} of config.json are not supported; expected {row.causal_lm}")
+    if row.causal_lm not in heads and row.classifier not in heads:
+        raise HfConfigError(
+            f"architectures {heads} of config.json are not supported; expected {row.causal_lm}, or {row.classifier} "
+            "for a reward model"
+        )
+    if row.causal_lm not in heads and num_labels(hf) != 1:
+        raise HfConfigError(
+            f"config.json describes a classifier of {num_labels(hf)} labels; a reward model has num_labels 1"
+        )
     return row
+
+
+def is_reward_config(hf: HfConfig) -> bool:
+    """Whether a config is that of a reward model: a classifier with one label.
+
+    Raises:
+        HfConfigError: See `architecture_of`.
+    """
+    row = architecture_of(hf)
+    return row.causal_lm not in (hf.get("architectures") or [row.causal_lm])
+
+
+def as_reward_config(hf: HfConfig) -> dict[str, Any]:
+    """The same model as a reward model; a config that is one already stays as it is."""
+    if is_reward_config(hf):
+        return dict(hf)
+    label = "LABEL_0"
+    return {
+        **hf,
+        "architectures": [architecture_of(hf).classifier],
+        "id2label": {"0": label},
+        "label2id": {label: 0},
+    }
+
+
+def num_labels(hf: HfConfig) -> int:
+    """Labels of a classifier; a config that does not say has two, as transformers has it."""
+    return len(hf["id2label"]) if hf.get("id2label") is not None else int(hf.get("num_labels", 2))
 
 
 def hf_family(hf: HfConfig) -> str:
@@ -166,13 +206,19 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
     )
 
 
-def describe_differences(model: ModelConfig, hf: ModelConfig) -> list[str]:
+def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
     """One sentence for each field in which a YAML model section and the weights' config disagree.
 
     Only what changes shapes or results is compared: `max_position_embeddings` is a bound, the padding and
     the initialisation are free.
+
+    Args:
+        model: The YAML's model.
+        hf: The model of the weights' config.
+        reward: Whether both are reward models, which have no output layer that could be tied.
     """
-    fields = (*_SAME_AS_WEIGHTS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
+    compared = (*_SAME_AS_WEIGHTS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
+    fields = [name for name in compared if not (reward and name == "untie_embeddings_and_output_weights")]
     return [
         f"{name} is {getattr(model, name)} in the model section, but {getattr(hf, name)} in the weights' config"
         for name in fields

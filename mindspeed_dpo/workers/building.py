@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -11,7 +12,9 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.stage import DecoderStage
 from mindspeed_dpo.models.weights.placement import Placement
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place
@@ -19,6 +22,8 @@ from mindspeed_dpo.workers.feed import Feed, PairSource
 from mindspeed_dpo.workers.sources import open_initial_weights
 
 logger = logging.getLogger(__name__)
+
+Stage = TypeVar("Stage", bound=DecoderStage)
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,19 @@ def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> Po
     """The role's model with its weights: random where that is asked for, else those of `load`."""
     # Each model starts from the same seed, so that a random policy and its random reference are one.
     groups.seed(seat.run.loop.seed)
-    model = PolicyModel(role.model, execution(seat, role), statistics=statistics).to(seat.device)
+    model = PolicyModel(role.model, execution(seat, role), statistics=statistics)
+    return _loaded(model.to(seat.device), seat, role)
+
+
+def build_reward_model(seat: Seat, role: RoleConfig) -> RewardModel:
+    """The role's reward model with its weights, as `build_model` makes a language model."""
+    groups.seed(seat.run.loop.seed)
+    model = RewardModel(role.model, execution(seat, role), no_post_layer_norm=role.reward.no_post_layer_norm)
+    return _loaded(model.to(seat.device), seat, role)
+
+
+def _loaded(model: Stage, seat: Seat, role: RoleConfig) -> Stage:
+    """The same model, with weights where there are some to load."""
     source = open_initial_weights(role)
     if source is not None:
         tensors = source.local_tensors(role.model, placement_of(role, seat.place))

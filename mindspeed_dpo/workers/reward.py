@@ -14,6 +14,7 @@ from mindspeed_dpo.parallel.topology import shard
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.scorers.functions import FunctionScorer, open_functions
 from mindspeed_dpo.workers.scorers.judge import JudgeScorer
+from mindspeed_dpo.workers.scorers.model import model_scorer
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.texts import TextReader
 
@@ -108,6 +109,7 @@ def _reader(seat: Seat, role: RoleConfig, dataset: PromptColumns) -> TextReader:
 SCORERS: dict[str, Callable[[Seat, RoleConfig, PromptColumns], Scorer]] = {
     "functions": _by_functions,
     "judge": _by_judge,
+    "model": model_scorer,
 }
 """Kind of scorer -> how it is built."""
 

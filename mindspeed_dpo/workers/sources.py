@@ -10,7 +10,9 @@ from mindspeed_dpo.data.reference_cache import data_fingerprint, prompts_fingerp
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenizer import load_tokenizer, stop_token_ids
-from mindspeed_dpo.models.weights import WeightSource, open_weights
+from mindspeed_dpo.models.weights import WeightsError, WeightSource, open_weights
+
+REWARD = "reward"
 
 
 def open_dataset(run: RunConfig) -> PreferenceDataset | PromptDataset:
@@ -59,12 +61,33 @@ def stop_ids(role: RoleConfig) -> frozenset[int]:
 
 
 def open_initial_weights(role: RoleConfig) -> WeightSource | None:
-    """The weights the role starts from, or None where they are drawn at random."""
+    """The weights the role starts from, or None where they are drawn at random.
+
+    Raises:
+        WeightsError: They are a reward model's where a language model is needed, or the other way round.
+    """
     if role.checkpoint.random_init:
         return None
     source = open_weights(str(role.checkpoint.load))
     source.loosely = role.checkpoint.load_checkpoint_loosely
+    _check_head(source, role)
+    if role.name == REWARD:
+        source.final_norm = not role.reward.no_post_layer_norm
     return source
+
+
+def _check_head(source: WeightSource, role: RoleConfig) -> None:
+    if source.is_reward_model and role.name != REWARD:
+        raise WeightsError(
+            f"load of {role.name}: {source.path} is a reward model, which has no output layer to answer with; give it "
+            "as load of section reward, and here a language model"
+        )
+    if role.name == REWARD and not source.is_reward_model:
+        raise WeightsError(
+            f"load of {role.name}: {source.path} is a language model, which has no head that scores; give a reward "
+            "model: a Hugging Face ...ForSequenceClassification with one label, or a checkpoint of "
+            "convert_ckpt.py --orm"
+        )
 
 
 def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:

@@ -100,6 +100,7 @@ def packed(**changes: Any) -> PackedBatch:
         "score_rows": torch.arange(7),
         "labels": torch.arange(7),
         "response_ids": torch.tensor([0, 1, 1, 2, 3, 3, 3]),
+        "last_rows": torch.tensor([0, 2, 3, 6]),
         "response_lengths": torch.tensor([[1, 2], [1, 3]]),
         "ref_logps": torch.zeros(2, 2),
         "weights": torch.ones(2),
@@ -120,6 +121,6 @@ def test_values_are_summed_over_the_tokens_of_each_response() -> None:
 def test_a_packed_batch_moves_with_every_tensor(key_rows: torch.Tensor | None) -> None:
     moved = packed(key_rows=key_rows).to(torch.device("meta"))
     tensors = {name: value for name, value in vars(moved).items() if torch.is_tensor(value)}
-    assert len(tensors) == 8 + (key_rows is not None)
+    assert len(tensors) == 9 + (key_rows is not None)
     assert {value.device.type for value in tensors.values()} == {"meta"}
     assert (moved.query_lengths, moved.key_lengths) == ((9,), (9,))

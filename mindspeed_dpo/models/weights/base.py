@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.model import ModelConfig
@@ -19,7 +20,7 @@ from mindspeed_dpo.models.weights.errors import WeightsError
 from mindspeed_dpo.models.weights.families import rules_for
 from mindspeed_dpo.models.weights.kinds import WHOLE, Cut, Kind, Shape
 from mindspeed_dpo.models.weights.placement import Placement
-from mindspeed_dpo.models.weights.rules import Entry, local_entries, model_entries
+from mindspeed_dpo.models.weights.rules import Entry, RuleTable, local_entries, model_entries
 
 logger = logging.getLogger(__name__)
 
@@ -34,11 +35,18 @@ class WeightSource(ABC):
         path: What was opened.
         folder: Where the weight files lie: the same, or one iteration in it.
         loosely: Leave out tensors the folder lacks, with a warning, and overlook unknown ones.
+        final_norm: Of a reward model: whether its head reads normed hidden states. Otherwise the norm is overlooked.
     """
 
     path: Path
     folder: Path
     loosely: bool = False
+    final_norm: bool = True
+
+    @property
+    @abstractmethod
+    def is_reward_model(self) -> bool:
+        """Whether the weights are those of a reward model: a scalar head instead of the vocabulary's."""
 
     @abstractmethod
     def model_config(self) -> ModelConfig:
@@ -80,6 +88,18 @@ class WeightSource(ABC):
         """The folder with config.json and tokenizer that belongs to the weights, where there is one."""
         return None
 
+    def rules(self, model: ModelConfig) -> RuleTable:
+        """The table of the tensors that a model of this architecture has."""
+        return rules_for(model, reward=self.is_reward_model, final_norm=self.final_norm)
+
+    def overlooked(self, model: ModelConfig) -> RuleTable:
+        """Tensors that may be there and are not read.
+
+        MindSpeed-LLM stores an output layer with its reward models that never had a value.
+        """
+        read = {rule.mcore for rule in self.rules(model)}
+        return tuple(rule for rule in rules_for(model) if rule.mcore not in read)
+
     def check(self, model: ModelConfig) -> None:
         """Compare names and shapes of the tensors with the model, without reading them.
 
@@ -87,7 +107,7 @@ class WeightSource(ABC):
             WeightsError: Tensors are missing, unexpected or of another shape; the sentence names the first of them.
         """
         self._check_names(model)
-        for entry in model_entries(rules_for(model), model):
+        for entry in model_entries(self.rules(model), model):
             if self.has(entry):
                 self.check_shapes(entry, model)
 
@@ -111,7 +131,7 @@ class WeightSource(ABC):
         Raises:
             WeightsError: The sizes do not divide, or the weights do not fit the model.
         """
-        rules = rules_for(model)
+        rules = self.rules(model)
         for rule in rules:
             rule.kind.check_tp(model, placement.tp_size)
         self.check(model)
@@ -155,13 +175,32 @@ class WeightSource(ABC):
     ) -> Iterator[tuple[str, Tensor]]:
         cut = Cut(placement.tp_rank, placement.tp_size)
         for name, entry in entries:
-            if self.has(entry) or not self.loosely:
-                yield name, entry.rule.kind.to_mcore(self.pieces(entry, model, cut), model, cut)
+            if self.has(entry) or entry.rule.optional or not self.loosely:
+                yield name, entry.rule.kind.to_mcore(self._pieces(entry, model, cut), model, cut)
 
     def _hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
-        for entry in model_entries(rules_for(model), model):
-            if self.has(entry) or not self.loosely:
+        for entry in model_entries(self.rules(model), model):
+            if not entry.hf_names:
+                self._warn_of_loss(entry, model)
+            elif self.has(entry) or not self.loosely:
                 yield from zip(entry.hf_names, self.pieces(entry, model, WHOLE), strict=True)
+
+    def _pieces(self, entry: Entry, model: ModelConfig, cut: Cut) -> tuple[Tensor, ...]:
+        """As `pieces`, with zeros for an optional tensor that is not stored."""
+        if entry.rule.optional and not self.has(entry):
+            return tuple(torch.zeros(shape) for shape in entry.rule.kind.hf_shapes(model))
+        return self.pieces(entry, model, cut)
+
+    def _warn_of_loss(self, entry: Entry, model: ModelConfig) -> None:
+        """Tell of a tensor that Hugging Face has no place for, unless it says nothing."""
+        for tensor in self._pieces(entry, model, WHOLE):
+            if bool(tensor.any()):
+                logger.warning(
+                    "%s: %s is %s and has no place in a Hugging Face folder; it is lost",
+                    self.path,
+                    entry.rule.mcore,
+                    tensor.tolist(),
+                )
 
 
 def check_shape(found: Shape, expected: Shape, file: object, name: str) -> None:

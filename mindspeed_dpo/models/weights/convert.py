@@ -44,6 +44,7 @@ class Request:
         layout: How Megatron files are to divide the model.
         dtype: Type to cast to, or None to keep each tensor's own.
         families: Families the caller expects, or None for any.
+        reward_model: Whether the weights are those of a reward model; they must be as the caller says.
         hf_config_dir: Folder with config.json and tokenizer, where the weights do not carry them.
         vocab_size: True vocabulary, where the weights do not tell.
         vocab_multiple: The padded vocabulary divides by this times the tensor-parallel size.
@@ -59,6 +60,7 @@ class Request:
     layout: Layout = field(default_factory=Layout)
     dtype: torch.dtype | None = None
     families: frozenset[str] | None = None
+    reward_model: bool = False
     hf_config_dir: Path | None = None
     vocab_size: int | None = None
     vocab_multiple: int | None = None
@@ -91,6 +93,7 @@ def convert(request: Request) -> Summary:
     source = open_weights(request.load_dir)
     source.loosely = request.loosely
     _check_form(source, request)
+    _check_head(source, request)
     summary = _to_hf(source, request) if request.save_as == "hf" else _to_mcore(source, request)
     tally = summary.tally
     types = ", ".join(f"{count} {name.removeprefix('torch.')}" for name, count in sorted(tally.dtypes.items()))
@@ -129,7 +132,8 @@ def _to_hf(source: WeightSource, request: Request) -> Summary:
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     model = _model(source, request, assets)
     source.check_copies(model)
-    return Summary(target, write_hf(source.hf_tensors(model), assets, target, request.dtype))
+    tensors = source.hf_tensors(model)
+    return Summary(target, write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model))
 
 
 def _check_form(source: WeightSource, request: Request) -> None:
@@ -137,6 +141,18 @@ def _check_form(source: WeightSource, request: Request) -> None:
     if request.load_as not in (None, found):
         names = {"hf": "a Hugging Face folder", "mg": "a Megatron checkpoint"}
         raise WeightsError(f"{source.path} is {names[found]}; give --load-model-type {found} or another --load-dir")
+
+
+def _check_head(source: WeightSource, request: Request) -> None:
+    if source.is_reward_model and not request.reward_model:
+        raise WeightsError(f"{source.path} holds a reward model; give --orm to convert it")
+    if request.reward_model and not source.is_reward_model:
+        raise WeightsError(
+            f"{source.path} holds a language model, but --orm asks for a reward model (score.weight of a Hugging Face "
+            "...ForSequenceClassification, or rm_head.weight of Megatron); leave --orm out, or give another --load-dir"
+        )
+    if source.is_reward_model and isinstance(source, HfSource) and request.save_as == "mg":
+        logger.info("rm_head.bias is written as 0: a Hugging Face classifier has none")
 
 
 def _model(source: WeightSource, request: Request, assets: Path | None) -> ModelConfig:
@@ -174,7 +190,7 @@ def _warn_of_differences(source: WeightSource, model: ModelConfig) -> None:
     if stated.vocab_size > model.vocab_size:
         # Old checkpoints know the padded vocabulary only.
         stated = dataclasses.replace(stated, vocab_size=model.vocab_size)
-    for sentence in describe_differences(stated, model):
+    for sentence in describe_differences(stated, model, reward=source.is_reward_model):
         logger.warning("%s: %s", source.path, sentence.replace("the model section", "the checkpoint"))
 
 

@@ -21,14 +21,13 @@ from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.models.weights.assets import find_assets
 from mindspeed_dpo.models.weights.base import WeightSource, check_mcore_shape
 from mindspeed_dpo.models.weights.errors import WeightsError
-from mindspeed_dpo.models.weights.families import rules_for
 from mindspeed_dpo.models.weights.kinds import Cut
-from mindspeed_dpo.models.weights.rules import Entry, model_entries
+from mindspeed_dpo.models.weights.rules import SCORE_HEAD, Entry, model_entries
 from mindspeed_dpo.models.weights.safe_pickle import Inert, refuse_placeholders
 from mindspeed_dpo.models.weights.torch_file import read_pickle, read_torch_bytes
 
 METADATA, COMPLETE, DESCRIPTION = ".metadata", "metadata.json", "mindspeed_dpo.json"
-_MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.")
+_MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.", "rm_head.")
 _DCP = "torch.distributed.checkpoint."
 _RECORDS = frozenset(
     {f"{_DCP}metadata.{name}" for name in (
@@ -75,6 +74,11 @@ class DistSource(WeightSource):
         if absent:
             raise WeightsError(f"{folder} lacks {', '.join(absent)}: the checkpoint was not written to its end")
 
+    @property
+    def is_reward_model(self) -> bool:
+        """By the key of the head."""
+        return SCORE_HEAD in self._tensors
+
     def model_config(self) -> ModelConfig:
         """The architecture noted beside the checkpoint."""
         file = self.folder / DESCRIPTION
@@ -99,9 +103,11 @@ class DistSource(WeightSource):
 
     def unfit_names(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """By the keys of the metadata; optimizer states and `_extra_state` are overlooked."""
-        missing, known = [], set()
-        for entry in model_entries(rules_for(model), model):
+        missing, known = [], {rule.mcore for rule in self.overlooked(model)}
+        for entry in model_entries(self.rules(model), model):
             key = self._find(entry)
+            if key is None and entry.rule.optional:
+                continue
             if key is None:
                 missing.append(entry.mcore_names(entry.layer)[0])
             else:

@@ -61,7 +61,6 @@ NO_EFFECT: dict[str, tuple[int | str, str]] = {
 """Flag → number of values, and why it has no effect. `--tokenizer-model` was required once, so it goes unmentioned."""
 
 REFUSED: dict[str, tuple[int | str, str]] = {
-    "--orm": (0, "reward models are not supported yet"),
     "--lora-load": (1, _NO_LORA),
     "--add-dense-bias": (0, "no supported family has biases on dense layers"),
     "--load-from-legacy": (0, "only checkpoints of megatron-core models are supported"),
@@ -114,6 +113,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--true-vocab-size", type=int, help="vocabulary without padding, where the source does not tell")
     add("--make-vocab-size-divisible-by", type=int, help="pad the vocabulary to a multiple of this x TP (default 1)")
     add("--add-qkv-bias", action="store_true", help="expect biases on query, key and value")
+    add("--orm", action="store_true", help="a reward model: a head of one score instead of the vocabulary's")
     add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
     add("--overwrite", action="store_true", help="replace what --save-dir holds")
     add("--use-mcore-models", action="store_true", help="always on")
@@ -156,6 +156,7 @@ def parse(arguments: Sequence[str]) -> Request:
         dtype=DTYPES[flags.params_dtype] if flags.params_dtype else None,
         families=_families(flags),
         hf_config_dir=flags.hf_cfg_dir,
+        reward_model=flags.orm,
         vocab_size=flags.true_vocab_size,
         vocab_multiple=flags.make_vocab_size_divisible_by,
         num_layers=flags.num_layers,

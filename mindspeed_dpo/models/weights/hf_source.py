@@ -17,15 +17,15 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.models.hf_config import model_config_from_hf, read_hf_config
+from mindspeed_dpo.models.hf_config import is_reward_config, model_config_from_hf, read_hf_config
 from mindspeed_dpo.models.weights.base import WeightSource, check_dtypes, check_shape
 from mindspeed_dpo.models.weights.errors import WeightsError
-from mindspeed_dpo.models.weights.families import rules_for
 from mindspeed_dpo.models.weights.kinds import Cut
 from mindspeed_dpo.models.weights.rules import Entry, is_tied, model_entries
 from mindspeed_dpo.models.weights.safe_pickle import refuse_placeholders
 from mindspeed_dpo.models.weights.torch_file import read_torch_file
 
+SCORE = "score.weight"
 # Buffers that older transformers stored beside the weights.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
 
@@ -36,6 +36,13 @@ class HfSource(WeightSource):
     def __init__(self, path: Path) -> None:
         self.path = self.folder = path
         self._open_files: dict[Path, Any] = {}
+
+    @cached_property
+    def is_reward_model(self) -> bool:
+        """By config.json, and where there is none by the tensors."""
+        if (self.path / "config.json").is_file():
+            return is_reward_config(read_hf_config(self.path))
+        return SCORE in self._places
 
     def model_config(self) -> ModelConfig:
         """The architecture of config.json."""
@@ -51,7 +58,7 @@ class HfSource(WeightSource):
 
     def has(self, entry: Entry) -> bool:
         """Whether all tensors of an entry are there."""
-        return all(name in self._places for name in entry.hf_names)
+        return bool(entry.hf_names) and all(name in self._places for name in entry.hf_names)
 
     def unfit_names(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """By the names of the shards or their index; buffers are overlooked.
@@ -59,8 +66,9 @@ class HfSource(WeightSource):
         Raises:
             WeightsError: A tied model's output layer differs from its embedding.
         """
-        wanted = [name for entry in model_entries(rules_for(model), model) for name in entry.hf_names]
-        unknown = sorted(name for name in set(self._places) - set(wanted) if not _BUFFERS.search(name))
+        wanted = [name for entry in model_entries(self.rules(model), model) for name in entry.hf_names]
+        overlooked = {name for rule in self.overlooked(model) for name in rule.hf}
+        unknown = sorted(name for name in set(self._places) - overlooked.union(wanted) if not _BUFFERS.search(name))
         if is_tied(model) and "lm_head.weight" in unknown:
             if not self._tied_copy_agrees:
                 raise WeightsError(

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mindspeed_dpo.models.hf_config import read_hf_config
+from mindspeed_dpo.models.hf_config import as_reward_config, read_hf_config
 from mindspeed_dpo.models.weights.assets import copy_assets
 from mindspeed_dpo.models.weights.casting import Tally, cast
 from mindspeed_dpo.models.weights.publish import put_in_place, unfinished_folder
@@ -31,6 +31,8 @@ def write_hf(
     target: Path,
     dtype: torch.dtype | None,
     shard_bytes: int = SHARD_BYTES,
+    *,
+    reward_model: bool = False,
 ) -> Tally:
     """Write the folder under another name and move it in place.
 
@@ -40,6 +42,7 @@ def write_hf(
         target: The folder to make, or to replace.
         dtype: Type to cast to, or None to keep each tensor's own.
         shard_bytes: Largest shard; a single larger tensor has one of its own.
+        reward_model: Have config.json name the classifier of the family, also where it names the language model.
     """
     tally = Tally()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -56,6 +59,8 @@ def write_hf(
             place.chmod((folder / "config.json").stat().st_mode)
         _name_shards(shards, tally)
         _state_dtype(folder, tally)
+        if reward_model:
+            _write_json(folder / "config.json", as_reward_config(read_hf_config(folder)))
         put_in_place(folder, target)
     return tally
 

@@ -122,6 +122,22 @@ class Down(Columns):
         return ((model.hidden_size, model.ffn_hidden_size),)
 
 
+class ScoreHead(Columns):
+    """The reward model's head, [1, h]: one score for each position."""
+
+    def hf_shapes(self, model: ModelConfig) -> tuple[Shape, ...]:
+        """[1, h]."""
+        return ((1, model.hidden_size),)
+
+
+class ScoreBias(Kind):
+    """A number added to every score, [1]; Hugging Face's classifiers have none."""
+
+    def hf_shapes(self, model: ModelConfig) -> tuple[Shape, ...]:
+        """[1], as if there were one."""
+        return ((1,),)
+
+
 class GateUp(Kind):
     """Gate above up, [2f, h]. A rank holds its gate rows above its up rows, which is no slice of the whole."""
 

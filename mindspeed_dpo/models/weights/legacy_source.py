@@ -19,11 +19,18 @@ from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.models.weights.assets import find_assets
 from mindspeed_dpo.models.weights.base import WeightSource, check_mcore_shape
 from mindspeed_dpo.models.weights.errors import WeightsError
-from mindspeed_dpo.models.weights.families import rules_for
 from mindspeed_dpo.models.weights.kinds import Cut
 from mindspeed_dpo.models.weights.namespace import layout_of, model_of, plain_args
 from mindspeed_dpo.models.weights.placement import Layout, Placement
-from mindspeed_dpo.models.weights.rules import OUTPUT_LAYER, Entry, is_tied, local_entries, tied_entry
+from mindspeed_dpo.models.weights.rules import (
+    OUTPUT_LAYER,
+    SCORE_HEAD,
+    Entry,
+    RuleTable,
+    is_tied,
+    local_entries,
+    tied_entry,
+)
 from mindspeed_dpo.models.weights.safe_pickle import refuse_placeholders
 from mindspeed_dpo.models.weights.torch_file import read_torch_file
 
@@ -41,6 +48,11 @@ class LegacySource(WeightSource):
         self.path = path
         self.folder = folder
         self._files: dict[tuple[int, int], list[StateDict]] = {}
+
+    @cached_property
+    def is_reward_model(self) -> bool:
+        """By the head in the last stage."""
+        return SCORE_HEAD in self._chunks(0, self.layout.pp - 1)[-1]
 
     def model_config(self) -> ModelConfig:
         """The architecture of the stored args."""
@@ -75,27 +87,27 @@ class LegacySource(WeightSource):
         """
         if model.num_layers != self._num_layers:
             raise WeightsError(f"{self.path} holds {self._num_layers} layers, but the model has {model.num_layers}")
+        rules, overlooked = self.rules(model), {rule.mcore for rule in self.overlooked(model)}
         missing, unexpected = [], []
         for tp_rank in range(self.layout.tp):
             for pp_rank, chunk, placement in self.layout.stages(model.num_layers, tp_rank):
                 place = f"{self._file(tp_rank, pp_rank).parent.name}:"
                 state = self._chunks(tp_rank, pp_rank)[chunk]
-                known = set()
-                for local_name, names in _expected(model, placement):
+                known = set(overlooked)
+                for local_name, names, optional in _expected(rules, model, placement):
                     found = [name for name in names if name in state]
                     known.update(found)
-                    optional = is_tied(model) and local_name == OUTPUT_LAYER
                     missing += [] if found or optional else [place + local_name]
                 unexpected += [place + name for name in state if name not in known and "_extra_state" not in name]
         return missing, unexpected
 
     def check_copies(self, model: ModelConfig) -> None:
         """The last stage's copy of a tied embedding must equal the embedding."""
-        if not is_tied(model) or self.layout.pp == 1:
+        if not is_tied(model) or self.layout.pp == 1 or self.is_reward_model:
             return
         for tp_rank in range(self.layout.tp):
             copy = self._chunks(tp_rank, self.layout.pp - 1)[-1].get(OUTPUT_LAYER)
-            name, state = self._find(tied_entry(rules_for(model)), tp_rank)
+            name, state = self._find(tied_entry(self.rules(model)), tp_rank)
             if copy is not None and name is not None and not torch.equal(copy, state[name]):
                 file = self._file(tp_rank, self.layout.pp - 1)
                 raise WeightsError(
@@ -228,12 +240,15 @@ def _numbered_chunks(content: Mapping[str, StateDict]) -> Iterator[StateDict]:
         chunk += 1
 
 
-def _expected(model: ModelConfig, placement: Placement) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Each local name of a chunk, with all names under which it may be stored."""
+def _expected(
+    rules: RuleTable, model: ModelConfig, placement: Placement
+) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+    """Each local name of a chunk, all names under which it may be stored, and whether it may be absent."""
     where = {layer: local for local, layer in enumerate(placement.layers)}
-    for local_name, entry in local_entries(rules_for(model), model, placement):
-        is_copy = local_name == OUTPUT_LAYER
-        yield local_name, (local_name,) if is_copy else entry.mcore_names(where.get(entry.layer))
+    for local_name, entry in local_entries(rules, model, placement):
+        is_output = local_name == OUTPUT_LAYER
+        names = (local_name,) if is_output else entry.mcore_names(where.get(entry.layer))
+        yield local_name, names, entry.rule.optional or (is_output and is_tied(model))
 
 
 def _narrow(parts: Sequence[Tensor], dim: int, start: int, length: int) -> Tensor:

@@ -14,6 +14,7 @@ from mindspeed_dpo.models.weights.kinds import Kind
 from mindspeed_dpo.models.weights.placement import Placement
 
 OUTPUT_LAYER = "output_layer.weight"
+SCORE_HEAD = "rm_head.weight"
 
 
 @dataclass(frozen=True)
@@ -22,10 +23,11 @@ class Rule:
 
     Attributes:
         mcore: Megatron's name; `{i}` is the layer, local to its chunk.
-        hf: Hugging Face's names; `{g}` is the layer in the model.
+        hf: Hugging Face's names; `{g}` is the layer in the model. None where only Megatron has such a tensor.
         kind: How the tensors relate.
         where: The first or last chunk of the model, or every layer.
         aliases: Older or fused names under which Megatron checkpoints may hold the same tensor.
+        optional: Zeros stand for the tensor where it is not stored.
     """
 
     mcore: str
@@ -33,6 +35,7 @@ class Rule:
     kind: Kind
     where: Literal["first", "layer", "last"] = "layer"
     aliases: tuple[str, ...] = ()
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def local_entries(rules: RuleTable, model: ModelConfig, placement: Placement) ->
             yield from ((r.mcore.format(i=local), Entry(r, layer)) for r in rules if r.where == "layer")
     if placement.last:
         yield from ((rule.mcore, Entry(rule)) for rule in _last(rules, model))
-        if is_tied(model) and not placement.first:
+        if is_tied(model) and not placement.first and _has_output_layer(rules):
             yield OUTPUT_LAYER, tied_entry(rules)
 
 
@@ -87,6 +90,11 @@ def is_tied(model: ModelConfig) -> bool:
 def tied_entry(rules: RuleTable) -> Entry:
     """The embedding, which serves as output layer where the two are tied."""
     return next(Entry(rule) for rule in rules if rule.where == "first")
+
+
+def _has_output_layer(rules: RuleTable) -> bool:
+    """Whether the model has a language-model head at all, tied or not."""
+    return any(rule.mcore == OUTPUT_LAYER for rule in rules)
 
 
 def _last(rules: RuleTable, model: ModelConfig) -> Iterator[Rule]:

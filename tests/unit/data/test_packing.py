@@ -73,6 +73,21 @@ def expected(batch: PreferenceBatch) -> list[list[Step]]:
 
 @EITHER
 @given(batch=batches(), multiple_of=st.integers(1, 9))
+def test_the_last_row_of_a_response_sees_all_of_it_and_its_prompt(
+    share_prompt: bool, batch: PreferenceBatch, multiple_of: int
+) -> None:
+    packed = pack(batch, share_prompt=share_prompt, multiple_of=multiple_of)
+    visible = visible_rows(packed)
+    seen = [packed.tokens[visible[row]].tolist() for row in packed.last_rows.tolist()]
+    assert seen == [
+        prompt.tolist() + response.tolist()
+        for prompt, row in zip(batch.prompts(), batch.responses(), strict=True)
+        for response in row
+    ]
+
+
+@EITHER
+@given(batch=batches(), multiple_of=st.integers(1, 9))
 def test_every_response_token_is_predicted_from_its_prompt_and_what_came_before(
     share_prompt: bool, batch: PreferenceBatch, multiple_of: int
 ) -> None:

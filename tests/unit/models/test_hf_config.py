@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import LlamaConfig
 
 from mindspeed_dpo.models.hf_config import (
     ARCHITECTURES,
     HfConfigError,
+    as_reward_config,
     describe_differences,
     family_of,
     hf_dtype,
     hf_family,
+    is_reward_config,
     model_config_from_hf,
+    num_labels,
     read_hf_config,
 )
 from mindspeed_dpo.models.weights.families import FAMILIES as RULES
@@ -108,7 +112,8 @@ def test_keys_that_cannot_be_guessed_are_required(key: str) -> None:
         ({"model_type": "gemma2"}, "'gemma2' .*supported: llama, mistral, qwen2, qwen3"),
         ({"model_type": "qwen2_moe"}, "nearest: qwen2"),
         ({"model_type": None}, "supported: llama"),
-        ({"architectures": ["LlamaForSequenceClassification"]}, "expected LlamaForCausalLM"),
+        ({"architectures": ["LlamaForTokenClassification"]}, "expected LlamaForCausalLM, or LlamaForSequenceClass"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "a classifier of 2 labels; a reward model has num_la"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu'.*silu"),
         ({"attention_bias": True}, "attention_bias=True"),
         ({"mlp_bias": True}, "mlp_bias=True"),
@@ -180,6 +185,43 @@ def test_differences_are_named_field_by_field() -> None:
     ]
     no_scaling = dataclasses.replace(hf, rope_scaling_type=None)
     assert "rope_scaling_type is None" in describe_differences(no_scaling, hf)[0]
+
+
+def test_a_tied_embedding_makes_no_difference_to_reward_models() -> None:
+    hf = model_config_from_hf(LLAMA32)
+    untied = dataclasses.replace(hf, untie_embeddings_and_output_weights=True)
+    assert "untie_embeddings_and_output_weights is True" in describe_differences(untied, hf)[0]
+    assert describe_differences(untied, hf, reward=True) == []
+    other = dataclasses.replace(untied, num_layers=3)
+    assert len(describe_differences(other, hf, reward=True)) == 1
+
+
+ONE_LABEL = {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "good"}}
+
+
+def test_a_classifier_of_one_label_is_a_reward_model_of_the_same_architecture() -> None:
+    assert not is_reward_config(LLAMA32)
+    for labels in ({"id2label": {"0": "good"}}, {"num_labels": 1}):
+        config = {**LLAMA32, "architectures": ["LlamaForSequenceClassification"], **labels}
+        assert is_reward_config(config) and num_labels(config) == 1
+        assert model_config_from_hf(config) == model_config_from_hf(LLAMA32)
+
+
+def test_a_language_models_config_becomes_that_of_its_reward_model() -> None:
+    config = as_reward_config(LLAMA32)
+    assert is_reward_config(config) and LlamaConfig(**config).num_labels == 1
+    assert {**config, "architectures": LLAMA32["architectures"], "id2label": None, "label2id": None} == {
+        **LLAMA32, "id2label": None, "label2id": None
+    }  # fmt: skip
+    named = {**LLAMA32, **ONE_LABEL}
+    assert as_reward_config(named) == named
+
+
+@pytest.mark.parametrize("labels", [{}, {"num_labels": 3}, {"id2label": {"0": "bad", "1": "good"}}])
+def test_classifiers_of_several_labels_are_refused(labels: dict[str, Any]) -> None:
+    config = {**LLAMA32, "architectures": ["LlamaForSequenceClassification"], **labels}
+    with pytest.raises(HfConfigError, match=rf"a classifier of {num_labels(config)} labels; .* num_labels 1"):
+        is_reward_config(config)
 
 
 def test_unreadable_configs_are_told(tmp_path: Path) -> None:

@@ -123,7 +123,6 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_told(
     ("more", "words"),
     [
         (["--target-pipeline-paralel-size", "2"], "did you mean --target-pipeline-parallel-size?"),
-        (["--orm"], "reward models are not supported yet"),
         (["--model-type-hf", "mixtral"], "mixtral is not supported yet"),
         (["--model-type-hf", "qwen33"], "did you mean qwen3?"),
         (["--model-type-hf", "baichuan2"], "supported: llama, llama2, llama3, mistral, qwen2, qwen25, qwen3"),
@@ -160,11 +159,12 @@ def test_flags_reach_the_request() -> None:
         [*MINIMAL, "--target-tensor-parallel-size", "2", "--target-pipeline-parallel-size", "2", "--noop-layers", "1,3",
          "--num-layers-per-virtual-pipeline-stage", "1", "--params-dtype", "fp16", "--true-vocab-size", "9",
          "--make-vocab-size-divisible-by", "8", "--load-checkpoint-loosely", "--overwrite", "--hf-cfg-dir", "c",
-         "--num-layers", "4", "--load-model-type", "mg", "--save-model-type", "hf", "--model-type-hf", "llama2"]
+         "--num-layers", "4", "--load-model-type", "mg", "--save-model-type", "hf", "--model-type-hf", "llama2",
+         "--orm"]
     )  # fmt: skip
     assert request.layout == Layout(2, 2, layers_per_virtual_stage=1, noop_layers=(1, 3))
     assert (request.dtype, request.vocab_size, request.vocab_multiple) == (torch.float16, 9, 8)
-    assert request.loosely and request.overwrite and request.hf_config_dir == Path("c")
+    assert request.loosely and request.overwrite and request.reward_model and request.hf_config_dir == Path("c")
     assert (request.num_layers, request.load_as, request.save_as) == (4, "mg", "hf")
     assert request.families == {"llama", "qwen2"}
 

@@ -44,12 +44,12 @@ def main(source: str, target: str, tp: int, stacked: bool) -> None:
 
 def shards(name: str, tensor: torch.Tensor, rank: int, tp: int, layers: int, stacked: bool) -> list[ShardedTensor]:
     """The sharded tensors megatron-core's layers would make of one rank's tensor."""
-    dim = 1 if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else 0
+    dim = 1 if name.endswith(("linear_proj.weight", "linear_fc2.weight", "rm_head.weight")) else 0
     key, lead = name, []
     if name.startswith("decoder.layers.") and stacked:
         _, _, layer, rest = name.split(".", 3)
         key, lead = f"decoder.layers.{rest}", [(0, int(layer), layers)]
-    if "layernorm" in name:
+    if "layernorm" in name or name == "rm_head.bias":
         offsets = [[]] if rank == 0 else []
         parts = [tensor]
     elif "linear_fc1" in name:

@@ -1,0 +1,81 @@
+"""The reward model: a decoder with one linear score on its last stage, read at the last token of each response."""
+
+from __future__ import annotations
+
+import torch
+from megatron.core.tensor_parallel import (
+    reduce_from_tensor_model_parallel_region,
+    scatter_to_tensor_model_parallel_region,
+    set_tensor_model_parallel_attributes,
+)
+from torch import Tensor, nn
+
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
+
+
+class ScoreHead(nn.Module):
+    """hidden . weight + bias, in float32 whatever the model's type: scores that lie close must not round to a tie.
+
+    The weight [1, h / tp] is split along its input, as MindSpeed-LLM stores it; the bias [1] is whole on every rank.
+    """
+
+    def __init__(self, model: ModelConfig, execution: Execution) -> None:
+        super().__init__()
+        device = "cpu" if execution.on_cpu else torch.cuda.current_device()
+        share = model.hidden_size // execution.topology.tp
+        self.weight = nn.Parameter(torch.empty(1, share, dtype=torch.float32, device=device))
+        self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32, device=device))
+        set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
+        if execution.initialise:
+            nn.init.normal_(self.weight, std=model.init_method_std)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Score rows.
+
+        Args:
+            hidden: [N, h], equal on all tensor ranks.
+
+        Returns:
+            [N] float32, equal on all tensor ranks.
+        """
+        mine = scatter_to_tensor_model_parallel_region(hidden.float())
+        products: Tensor = reduce_from_tensor_model_parallel_region(mine @ self.weight.t())
+        return products[:, 0] + self.bias
+
+
+class RewardModel(DecoderStage):
+    """One pipeline stage of the model."""
+
+    def __init__(self, model: ModelConfig, execution: Execution, *, no_post_layer_norm: bool = False) -> None:
+        """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
+
+        Args:
+            model: The architecture; whether its embedding is tied does not matter, there is no output layer.
+            execution: How it runs.
+            no_post_layer_norm: Score the hidden states of the last layer as they are, without the final norm.
+        """
+        super().__init__(model, execution, final_norm=not no_post_layer_norm)
+        self.share_embeddings_and_output_weights = False
+        if self.post_process:
+            self.rm_head = ScoreHead(model, execution)
+        mark_tensor_parallel(self)
+
+    def forward(self, batch: PackedBatch) -> Tensor:
+        """Score the responses of a packed row.
+
+        Args:
+            batch: One micro-batch; its length is a multiple of the tensor-parallel size under sequence parallelism.
+
+        Returns:
+            On the last stage [P, K] float32, the score at the last token of each response; elsewhere hidden states
+            [T(/tp), 1, h].
+        """
+        hidden = self._decode(batch)
+        if not self.post_process:
+            return hidden
+        rows = self._gather(hidden).index_select(0, batch.last_rows)
+        scores: Tensor = self.rm_head(rows)
+        return scores.view(batch.response_lengths.shape)

@@ -1,0 +1,93 @@
+"""One pipeline stage of a decoder, without a head: embedding, layers, and the rows for whatever head follows.
+
+It stands on megatron-core's blocks; the pipeline schedule, the data-parallel wrapper, the optimizer and the checkpoints
+of megatron-core treat it as any model of theirs. Parameter names are those of its GPT model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
+from megatron.core.models.common.language_module.language_module import LanguageModule
+from megatron.core.tensor_parallel import (
+    ColumnParallelLinear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    gather_from_sequence_parallel_region,
+    set_tensor_model_parallel_attributes,
+)
+from megatron.core.transformer.enums import ModelType
+from megatron.core.transformer.transformer_block import TransformerBlock
+from torch import Tensor, nn
+
+from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.models.layers import SegmentParams
+from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.models.spec import Execution, block_spec, transformer_config
+
+
+class DecoderStage(LanguageModule):
+    """What the stages of all our models have in common; each adds its head on the last one."""
+
+    def __init__(self, model: ModelConfig, execution: Execution, *, final_norm: bool = True) -> None:
+        """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
+
+        Args:
+            model: The architecture.
+            execution: How it runs.
+            final_norm: Whether the hidden states of the last stage are normed.
+        """
+        super().__init__(config=transformer_config(model, execution))
+        self.model_type = ModelType.encoder_or_decoder
+        self.pre_process = parallel_state.is_pipeline_first_stage()
+        self.post_process = parallel_state.is_pipeline_last_stage()
+        # Not a buffer: casting the module to a low precision must not round the frequencies.
+        self.frequencies, self.amplitude = inverse_frequencies(model), amplitude(model)
+        if self.pre_process:
+            self.embedding = LanguageModelEmbedding(
+                self.config, model.padded_vocab(execution.topology.tp), model.max_position_embeddings, "none"
+            )
+        self.decoder = TransformerBlock(
+            self.config,
+            block_spec(self.config),
+            post_layer_norm=final_norm,
+            pre_process=self.pre_process,
+            post_process=self.post_process,
+        )
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Receive the previous stage's hidden states, as the pipeline schedule hands them over."""
+        (hidden,) = input_tensor if isinstance(input_tensor, list) else [input_tensor]
+        self.decoder.set_input_tensor(hidden)
+
+    def _decode(self, batch: PackedBatch) -> Tensor:
+        """Hidden states [T(/tp), 1, h] of this stage's layers."""
+        embedded = self.embedding(batch.tokens[None], None) if self.pre_process else None
+        self.frequencies = self.frequencies.to(batch.positions.device)
+        cos, sin = angles(batch.positions, self.frequencies, self.amplitude)
+        return self.decoder(embedded, attention_mask=None, packed_seq_params=SegmentParams.of(batch, cos, sin))
+
+    def _gather(self, hidden: Tensor) -> Tensor:
+        """All rows [T, h]. The head's backward already sums over tensor ranks, so the gather's must not."""
+        if self.config.sequence_parallel:
+            hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
+        return hidden.squeeze(1)
+
+
+def mark_tensor_parallel(model: nn.Module) -> None:
+    """Mark parameters that are split over tensor ranks.
+
+    megatron-core does so only while it draws random weights. Without the marks the gradient norm leaves out what lies
+    on the other ranks, and clipping goes wrong.
+    """
+    dims = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
+    for module in model.modules():
+        for kind, dim in dims.items():
+            if isinstance(module, kind):
+                for name, parameter in module.named_parameters(recurse=False):
+                    # A row-parallel layer's bias is whole on every rank.
+                    if not (kind is RowParallelLinear and name == "bias") and not hasattr(parameter, "partition_dim"):
+                        set_tensor_model_parallel_attributes(parameter, True, dim, 1)

@@ -1,0 +1,237 @@
+"""Any Hugging Face sequence classifier with one label as scorer, such as BERT or DeBERTa: text in, logit out.
+
+Families that are built here run as our own reward model instead, see `model`. A classifier is not split: the one
+process that speaks for a replica holds all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.encode import make_encoder
+from mindspeed_dpo.data.rows import PairExample, RowDropped
+from mindspeed_dpo.data.tokenizer import load_tokenizer
+from mindspeed_dpo.models.hf_config import ARCHITECTURES, num_labels, read_hf_config
+from mindspeed_dpo.workers.building import Seat
+from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.scorers.texts import PromptText, TextReader
+from mindspeed_dpo.workers.scorers.writing import conversation, decoded, reason
+
+Features = Mapping[str, list[int]]
+"""What a tokenizer makes of a text: `input_ids` and, for some models, `token_type_ids`."""
+# What a tokenizer has for "no limit".
+_UNLIMITED = 10**9
+
+
+class TextInputs:
+    """Texts in the form a classifier was trained on, as far as its tokenizer tells."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_type: str | None = None) -> None:
+        """Settle the form.
+
+        Args:
+            tokenizer: The classifier's.
+            prompt_type: `reward_prompt_type`; without it the tokenizer's chat template is used if there is one.
+
+        Raises:
+            ValueError: The template does not fit the tokenizer.
+        """
+        self._tokenizer = tokenizer
+        self._needs_messages = prompt_type is not None
+        prompt_type = prompt_type or ("chat_template" if tokenizer.chat_template else None)
+        self._encoder = make_encoder(tokenizer, prompt_type) if prompt_type else None
+
+    def features(self, text: PromptText, prompt: str, response: str) -> Features:
+        """One response with its prompt: a conversation, or a pair of texts, or one text.
+
+        Args:
+            text: The prompt, for its messages.
+            prompt: Its text.
+            response: The response's text.
+
+        Raises:
+            RowDropped: The conversation cannot be written.
+            ValueError: A template was asked for and the prompt set has no messages.
+        """
+        encoder = self._encoder
+        if encoder is not None and (turns := conversation(text)) is not None:
+            tokens = encoder.pair(PairExample(turns, response, response))
+            return {"input_ids": tokens.prompt + tokens.chosen}
+        if self._needs_messages:
+            raise ValueError("reward_prompt_type needs the messages of the prompts, which the prompt set does not have")
+        # A tokenizer with a separator, such as BERT's, knows how to write two texts.
+        texts = (prompt, response) if self._tokenizer.sep_token_id is not None else (prompt + response,)
+        encoded = self._tokenizer(*texts)
+        return {name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded}
+
+
+class ClassifierScorer:
+    """The logit of a classifier for each response."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: TextInputs,
+        reader: TextReader,
+        policy: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None,
+        micro_batch_size: int,
+    ) -> None:
+        """Score by a classifier.
+
+        Args:
+            model: With one label, on its device.
+            inputs: Makes its inputs of texts.
+            reader: Makes text of rollouts.
+            policy: The policy's tokenizer, for the text of prompts without messages.
+            max_length: Longest input in tokens; None is any.
+            micro_batch_size: Prompts whose responses make one pass.
+        """
+        self._model = model.eval().requires_grad_(False)
+        self._inputs = inputs
+        self._reader = reader
+        self._policy = policy
+        self._max_length = max_length
+        # Without a padding token a model cannot tell where a padded input ends.
+        self._pad = model.config.pad_token_id
+        self._micro_batch_size = micro_batch_size
+
+    def score(self, rollouts: RolloutBatch) -> Scored:
+        """See `protocol.Scorer`."""
+        k = rollouts.num_responses
+        features: list[Features] = []
+        positions, failures = [], {}
+        prompts = [decoded(self._policy, ids.tolist()) for ids in rollouts.answers.prompts()]
+        for p, text in enumerate(self._reader.read(rollouts)):
+            try:
+                features += self._written(text, prompts[p])
+                positions.append(p)
+            except RowDropped as error:
+                failures[p] = f"the reward model cannot read it ({reason(error)}): {text}"
+        scores = np.full((rollouts.num_prompts, k), np.nan, np.float32)
+        if positions:
+            scores[positions] = self._logits(features, self._micro_batch_size * k).reshape(-1, k).cpu().numpy()
+        return Scored(scores, failures)
+
+    def _written(self, text: PromptText, prompt: str) -> list[Features]:
+        """The inputs of the K responses to a prompt."""
+        written = [self._inputs.features(text, prompt, answer) for answer in text.completions]
+        longest = max(len(features["input_ids"]) for features in written)
+        if self._max_length is not None and longest > self._max_length:
+            raise RowDropped("too_long", f"{longest} tokens, the model takes {self._max_length}")
+        return written
+
+    def _logits(self, features: Sequence[Features], count: int) -> Tensor:
+        """[N] float32, `count` inputs at a time; those of like length share a pass, so that little is padded."""
+        count = 1 if self._pad is None else count
+        order = sorted(range(len(features)), key=lambda n: len(features[n]["input_ids"]))
+        logits = torch.empty(len(features), device=self._model.device)
+        with torch.no_grad():
+            for start in range(0, len(order), count):
+                part = order[start : start + count]
+                inputs = dict(_padded([features[n] for n in part], self._pad or 0, self._model.device))
+                logits[part] = self._model(**inputs).logits[:, 0].float()
+        return logits
+
+
+def _padded(features: Sequence[Features], pad: int, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Tensors [n, longest] int64 by name, padded on the right, with the mask of what is real."""
+    lengths = torch.tensor([len(one["input_ids"]) for one in features])
+    for name in features[0]:
+        rows = [torch.tensor(one[name]) for one in features]
+        fill = pad if name == "input_ids" else 0
+        yield name, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill).to(device)
+    yield "attention_mask", (torch.arange(int(lengths.max())) < lengths[:, None]).long().to(device)
+
+
+def is_classifier(role: RoleConfig) -> bool:
+    """Whether the reward's weights are of a kind that is not built here: a Hugging Face folder of another model type.
+
+    Raises:
+        HfConfigError: config.json cannot be read.
+    """
+    load = role.checkpoint.load
+    if role.checkpoint.random_init or not load or not (Path(load) / "config.json").is_file():
+        return False
+    return read_hf_config(load).get("model_type") not in ARCHITECTURES
+
+
+def load_classifier_tokenizer(role: RoleConfig) -> PreTrainedTokenizerBase:
+    """The classifier's own tokenizer, after a look at its config and at what its inputs will be.
+
+    Raises:
+        ValueError: There is none, the classifier has several labels, or the template does not fit.
+    """
+    load = str(role.checkpoint.load)
+    labels = num_labels(read_hf_config(load))
+    if labels != 1:
+        raise ValueError(f"load of section reward: {load} is a classifier of {labels} labels; one with one is needed")
+    tokenizer = load_tokenizer(role.reward.reward_tokenizer or load)
+    TextInputs(tokenizer, role.reward.reward_prompt_type)
+    return tokenizer
+
+
+def load_classifier(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A classifier whose every weight is in the folder; nothing is fetched, and no code in the folder runs.
+
+    Raises:
+        ValueError: It cannot be loaded, or lacks weights.
+    """
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ValueError(f"load of section reward: {folder} holds no classifier that can be loaded: {cause}") from error
+    # Else transformers would go on with random numbers for the head.
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise ValueError(f"load of section reward: {folder} lacks {missing}: it was not trained to classify")
+    return model
+
+
+def classifier_scorer(role: RoleConfig, seat: Seat, policy: Path, prompts: PromptColumns) -> Scorer:
+    """The scorer of a classifier, in the process that speaks for its replica; a silent one elsewhere.
+
+    Args:
+        role: Settings of the reward.
+        seat: Where this process sits.
+        policy: Directory of the policy's tokenizer.
+        prompts: The prompts that rollouts answer, for their messages.
+    """
+    if not seat.place.is_output:
+        return Silent()
+    tokenizer, policy_tokenizer = load_classifier_tokenizer(role), load_tokenizer(policy)
+    model = load_classifier(str(role.checkpoint.load), getattr(torch, role.precision.dtype)).to(seat.device)
+    return ClassifierScorer(
+        model,
+        TextInputs(tokenizer, role.reward.reward_prompt_type),
+        TextReader(policy_tokenizer, prompts, extract_answer=role.reward.extract_content_for_reward),
+        policy_tokenizer,
+        max_length=max_length(model.config, tokenizer),
+        micro_batch_size=role.batch.micro_batch_size,
+    )
+
+
+def max_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Longest input that model and tokenizer allow, in tokens; None where neither says."""
+    limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    return min((limit for limit in limits if limit is not None and 0 < limit < _UNLIMITED), default=None)
+
+
+class Silent:
+    """Stands where another process of the replica scores."""
+
+    def score(self, rollouts: RolloutBatch) -> None:
+        """Nothing to say."""

@@ -1,0 +1,102 @@
+"""A reward model as scorer: packed, run under the replica's layout, one score for each response."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.workers.building import Seat, build_reward_model
+from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
+from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer, reward_writer
+from mindspeed_dpo.workers.scorers.writing import Writer
+from mindspeed_dpo.workers.scoring import HELD_MICRO_BATCHES, Engine
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """The scores of a reward model at the last token of each response.
+
+    Attributes:
+        engine: Runs the model; all processes of a replica together.
+        writer: Gives rollouts the model's tokens.
+        device: Where micro-batches go.
+        speaks: Whether this process answers for its replica.
+        micro_batch_size: Prompts per micro-batch.
+        share_prompt: Compute a prompt once for all its responses.
+        multiple_of: What the rows of a micro-batch must divide by.
+        vocab_size: Token ids the model knows.
+    """
+
+    engine: Engine
+    writer: Writer
+    device: torch.device
+    speaks: bool
+    micro_batch_size: int
+    share_prompt: bool
+    multiple_of: int
+    vocab_size: int
+
+    def score(self, rollouts: RolloutBatch) -> Scored | None:
+        """See `protocol.Scorer`."""
+        written = self.writer.write(rollouts)
+        found = self._run(written.batch) if written.batch is not None else []
+        if not self.speaks:
+            return None
+        scores = np.full((rollouts.num_prompts, rollouts.num_responses), np.nan, np.float32)
+        if found:
+            scores[list(written.positions)] = torch.cat(found).cpu().numpy()
+        return Scored(scores, written.failures)
+
+    def _run(self, batch: PreferenceBatch) -> list[Tensor]:
+        """Scores [p, K] of each micro-batch; nothing off the last stage."""
+        self._check_tokens(batch)
+        found, packed = [], self._micro_batches(batch)
+        while held := list(islice(packed, HELD_MICRO_BATCHES)):
+            found += self.engine.score(held)
+        return found
+
+    def _micro_batches(self, batch: PreferenceBatch) -> Iterator[PackedBatch]:
+        for start in range(0, batch.num_prompts, self.micro_batch_size):
+            part: Sequence[int] = range(start, min(start + self.micro_batch_size, batch.num_prompts))
+            packed = pack(batch.select(part), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
+            yield packed.to(self.device)
+
+    def _check_tokens(self, batch: PreferenceBatch) -> None:
+        highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
+        if highest >= self.vocab_size:
+            raise ValueError(
+                f"the rollouts hold token {highest}, but the reward model has vocab_size={self.vocab_size}: it has "
+                "another tokenizer than the policy; name it in reward_tokenizer"
+            )
+
+
+def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer:
+    """The scorer of the model that section `reward` loads: one of ours, or a classifier of any other kind.
+
+    Args:
+        seat: Where this process sits.
+        role: Settings of the reward.
+        prompts: The prompts that rollouts answer, for their messages.
+    """
+    if is_classifier(role):
+        return classifier_scorer(role, seat, policy_tokenizer(seat.run), prompts)
+    return ModelScorer(
+        engine=ScoringEngine(build_reward_model(seat, role)),
+        writer=reward_writer(seat.run, role, prompts),
+        device=seat.device,
+        speaks=seat.place.is_output,
+        micro_batch_size=role.batch.micro_batch_size,
+        share_prompt=role.batch.share_prompt,
+        multiple_of=seat.place.topology.tp if role.parallel.sequence_parallel else 1,
+        vocab_size=role.model.vocab_size,
+    )

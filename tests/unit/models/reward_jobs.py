@@ -1,0 +1,84 @@
+"""What the tests of the reward model let a pool of processes do: build stages, score a batch, differentiate scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.reward import RewardModel
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Place, Topology
+from tests.support.processes import leave_layout
+
+
+@dataclass(frozen=True)
+class Job:
+    """A reward model under a layout, and a way to lay out the batch."""
+
+    weights: Path
+    tp: int = 1
+    pp: int = 1
+    sequence_parallel: bool = False
+    share_prompt: bool = True
+    no_post_layer_norm: bool = False
+    dtype: torch.dtype = torch.float32
+
+
+def scores(job: Job, batch: PreferenceBatch) -> Tensor | None:
+    """Scores [P, K], one micro-batch per prompt, from the process that speaks."""
+    model, place = _build(job)
+    multiple_of = job.tp if job.sequence_parallel else 1
+    parts = [batch.select([p]) for p in range(batch.num_prompts)]
+    packed = [pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of) for part in parts]
+    found = ScoringEngine(model).score(packed)
+    return torch.cat(found) if place.is_output else None
+
+
+def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, int | None]]:
+    """Shape, type and the dim along which it is split, of every parameter of this stage."""
+    model, _ = _build(job)
+    return {
+        name: (
+            tuple(parameter.shape),
+            parameter.dtype,
+            parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None,
+        )
+        for name, parameter in model.named_parameters()
+    }
+
+
+def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
+    """Gradient of the summed scores with respect to the whole head, and to the final norm."""
+    model, _ = _build(job)
+    model(pack(batch)).sum().backward()
+    parts = [torch.empty_like(model.rm_head.weight) for _ in range(job.tp)]
+    dist.all_gather(parts, model.rm_head.weight.grad)
+    return torch.cat(parts, dim=1), model.decoder.final_layernorm.weight.grad
+
+
+def _build(job: Job) -> tuple[RewardModel, Place]:
+    leave_layout()
+    topology = Topology.of(dist.get_world_size(), job.tp, job.pp)
+    groups.split(topology)
+    groups.seed(1)
+    place = topology.place(dist.get_rank())
+    source = open_weights(job.weights)
+    source.final_norm = not job.no_post_layer_norm
+    config = source.model_config()
+    execution = Execution(topology, dtype=job.dtype, sequence_parallel=job.sequence_parallel)
+    model = RewardModel(config, execution, no_post_layer_norm=job.no_post_layer_norm)
+    placement = Placement.even(
+        config.num_layers, tp_rank=place.tp_rank, tp_size=topology.tp, pp_rank=place.pp_rank, pp_size=topology.pp
+    )
+    assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
+    return model, place
