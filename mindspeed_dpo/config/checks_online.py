@@ -9,7 +9,7 @@ from mindspeed_dpo.config.checks_model import divisors, split_sizes
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.work import Work, work_of
+from mindspeed_dpo.config.work import CACHE_BLOCK, Work, work_of
 from mindspeed_dpo.config.wrong import Wrong, report
 
 
@@ -84,14 +84,14 @@ def _generating(run: RunConfig) -> Iterator[Wrong]:
 
 
 def _cache(run: RunConfig, work: Work) -> Iterator[Wrong]:
-    most, length = run.actor.rollout.max_tokens_to_oom, run.actor.data.seq_length
+    most = run.actor.rollout.max_tokens_to_oom
     if work.cache_tokens > most:
-        fitting = most // length
+        fitting = most // work.capacity
         slots = f", or set rollout_slots={fitting}" if fitting else ""
         yield Wrong(
             ("max_tokens_to_oom", "rollout_slots", "seq_length", "max_position_embeddings", "global_batch_size"),
-            f"is less than the {work.cache_tokens} tokens that a rollout replica may hold: {work.slots} responses x "
-            f"seq_length={length}; raise it{slots}",
+            f"is less than the {work.cache_tokens} tokens that a rollout replica may hold: {work.slots} responses of "
+            f"seq_length={run.actor.data.seq_length} in blocks of {CACHE_BLOCK}; raise it{slots}",
         )
 
 

@@ -76,7 +76,7 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
         yield "activations", sizes.activation_bytes(role)
     elif role.name == "rollout":
         yield "rollout weights", 0 if rollout_in_place(run) else sizes.weight_bytes(role)
-        yield "rollout cache", sizes.cache_bytes(role, work_of(run).cache_tokens)
+        yield "rollout cache", sizes.cache_bytes(role, work_of(run).reserved_tokens)
     elif not (role.name == "reward" and role.scores_by != "model") and not _is_cached(role):
         yield f"{role.name} weights", sizes.weight_bytes(role, scores=role.name == "reward")
 

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.run import RunConfig
 
+CACHE_BLOCK = 64
+"""Tokens of a block, in which the rollout's cache reserves room for a response."""
+
 
 @dataclass(frozen=True)
 class Work:
@@ -20,7 +23,9 @@ class Work:
         optimizer_steps: Most there can be, all epochs together.
         prompts_of_replica: Most prompts that one rollout replica answers.
         slots: Most responses that one rollout replica decodes at once.
+        capacity: Tokens for which the cache has room in one response: prompt and answer, in whole blocks.
         cache_tokens: Most tokens in the cache of one rollout replica.
+        reserved_tokens: The same with the unused rows of its last decoding pass.
     """
 
     prompts: int
@@ -30,7 +35,9 @@ class Work:
     optimizer_steps: int
     prompts_of_replica: int
     slots: int
+    capacity: int
     cache_tokens: int
+    reserved_tokens: int
 
 
 def work_of(run: RunConfig) -> Work:
@@ -40,6 +47,7 @@ def work_of(run: RunConfig) -> Work:
     pairs = prompts * (math.comb(count, 2) if pairing.pair_selection == "all" else 1)
     share = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))
     slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * count)
+    capacity = math.ceil(actor.data.seq_length / CACHE_BLOCK) * CACHE_BLOCK
     return Work(
         prompts=prompts,
         responses=prompts * count,
@@ -48,5 +56,7 @@ def work_of(run: RunConfig) -> Work:
         optimizer_steps=pairing.ppo_epochs * math.ceil(pairs / pairing.ppo_mini_batch_size),
         prompts_of_replica=share,
         slots=slots,
-        cache_tokens=slots * actor.data.seq_length,
+        capacity=capacity,
+        cache_tokens=slots * capacity,
+        reserved_tokens=math.ceil(slots / rollout.decode_rows) * rollout.decode_rows * capacity,
     )

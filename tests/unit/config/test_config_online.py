@@ -33,10 +33,11 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"max_tokens_to_oom": 1000},
-        "max_tokens_to_oom=1000 is less than the 2048 tokens that a rollout replica may hold: 8 responses x "
-        "seq_length=256; raise it, or set rollout_slots=3",
+        "max_tokens_to_oom=1000 is less than the 2048 tokens that a rollout replica may hold: 8 responses of "
+        "seq_length=256 in blocks of 64; raise it, or set rollout_slots=3",
     ),
-    ({"max_tokens_to_oom": 100}, "8 responses x seq_length=256; raise it"),
+    ({"max_tokens_to_oom": 100}, "8 responses of seq_length=256 in blocks of 64; raise it"),
+    ({"max_tokens_to_oom": 1600, "seq_length": 200}, "is less than the 2048 tokens"),
     ({"verifier": True}, "verifier=true is refused: rules are functions here; name them in reward_functions"),
     ({"reward_weights": [1, 2]}, "reward_weights=[1.0, 2.0] has 2 of 1 weights: give each of reward_functions one"),
     ({"judge": "package.judge"}, "reward.reward_functions=[package.score] and judge exclude each other; keep one"),
@@ -271,6 +272,7 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
         put(tree, key, value)
     work = work_of(resolved(tree))
     assert (work.pairs, work.optimizer_steps, work.slots, work.prompts_of_replica) == (pairs, steps, slots, 4)
+    assert (work.cache_tokens, work.reserved_tokens) == (slots * 256, 16 * 256)
 
 
 @pytest.mark.parametrize(
