@@ -16,7 +16,6 @@ class WeightsMismatch(RuntimeError):
     """The rollout does not hold the weights that the actor has."""
 
 
-
 class Pending(Protocol):
     """What a group was asked and has not answered yet."""
 

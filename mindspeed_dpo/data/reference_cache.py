@@ -67,9 +67,7 @@ def data_fingerprint(data: DataConfig) -> str:
 
 def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
     """The same for a set of prompts."""
-    return _fingerprint(
-        data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation
-    )
+    return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
 
 
 def _fingerprint(data_path: str, columns: Sequence[str], *cuts: str) -> str:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import numpy as np
-
+from mindspeed_dpo.config.plan import plan_lines
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.cluster import ClusterError, cluster
 from mindspeed_dpo.controller.group import WorkerFailure, WorkerGroup
-from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
+from mindspeed_dpo.controller.handles import Group, WeightsMismatch
 from mindspeed_dpo.controller.pools import Pool
-from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.models.weights.assets import FOLDER, copy_assets
@@ -24,11 +22,11 @@ from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import Trackers
+from mindspeed_dpo.trainers.assemble_offline import offline_trainer
+from mindspeed_dpo.trainers.assemble_online import online_trainer
 from mindspeed_dpo.trainers.continuation import METRICS_FILE, continued_in_place
 from mindspeed_dpo.trainers.inputs import Inputs, open_inputs
-from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer, Plan
-from mindspeed_dpo.trainers.references import cached_reference
-from mindspeed_dpo.workers.roles import Reference
+from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.workers.sources import open_initial_weights
 
 logger = logging.getLogger(__name__)
@@ -60,11 +58,13 @@ def _run_logged(config: RunConfig) -> int:
         inputs = open_inputs(config)
         # Not before: a run that cannot be resumed must keep the settings it had.
         Path(config.loop.output_dir, "config.yaml").write_text(inputs.config.as_yaml(), encoding="utf-8")
+        for line in plan_lines(inputs.config):
+            logger.info("%s", line)
         return _train(inputs)
     except KeyboardInterrupt:
         logger.warning("interrupted outside a step; what was saved before is whole")
         return INTERRUPTED
-    except (ClusterError, WorkerFailure, ValueError, OSError) as error:
+    except (ClusterError, WorkerFailure, WeightsMismatch, ValueError, OSError) as error:
         logger.error("%s", error)
         logger.debug("the failure in full", exc_info=True)
         return FAILED
@@ -75,7 +75,8 @@ def _train(inputs: Inputs) -> int:
     accelerator = find_accelerator(config.loop.device)
     with ExitStack() as stack:
         stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools))
-        groups = {name: stack.enter_context(_group(config, name)) for name in config.pools}
+        watched: list[WorkerGroup] = []
+        groups = {name: stack.enter_context(_group(config, name, watched)) for name in config.pools}
         return train_on(inputs, groups)
 
 
@@ -86,40 +87,27 @@ def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
         Exit code, as `run`.
     """
     config = inputs.config
-    actor_group = groups["actor_rollout"]
-    actor_group.build("actor")
-    actor = ActorHandle(actor_group)
-    # Before the actor takes up an earlier run's weights: it may be its own reference.
-    reference = _reference(inputs, actor, groups.get("ref", actor_group))
-    if inputs.continuation is not None:
-        actor.load(str(inputs.continuation.folder), inputs.continuation.optimizer, inputs.continuation.rng)
-    _carry_assets(config)
+    make_trainer: Callable[..., TrainingLoop] = online_trainer if config.is_online else offline_trainer
     with _trackers(inputs) as trackers:
-        done = _trainer(inputs, actor, reference, trackers).fit()
+        trainer = make_trainer(inputs, groups, trackers)
+        _carry_assets(config)
+        done = trainer.fit()
     logger.info("done: everything of this run lies in %s", config.loop.output_dir)
     return DONE if done >= config.loop.train_iters else INTERRUPTED
 
 
 @contextmanager
-def _group(config: RunConfig, pool_name: str) -> Iterator[WorkerGroup]:
-    """The processes of a pool, ended and their devices given back at the end."""
+def _group(config: RunConfig, pool_name: str, watched: list[WorkerGroup]) -> Iterator[WorkerGroup]:
+    """The processes of a pool, ended and their devices given back at the end; all groups watch each other."""
     pool = Pool(pool_name, config.pools[pool_name], find_accelerator(config.loop.device))
     try:
-        group = WorkerGroup(config, pool)
+        group = WorkerGroup(config, pool, watched)
         try:
             yield group
         finally:
             group.stop()
     finally:
         pool.release()
-
-
-def _reference(inputs: Inputs, actor: ActorHandle, group: Group) -> Reference:
-    config, live = inputs.config, ReferenceHandle(group)
-    if config.actor.reference.reference == "live":
-        group.build("ref")
-        return live
-    return cached_reference(config, len(inputs.dataset), actor, group, live)
 
 
 def _carry_assets(config: RunConfig) -> None:
@@ -145,21 +133,3 @@ def _trackers(inputs: Inputs) -> Iterator[Trackers]:
         yield trackers
     finally:
         trackers.close()
-
-
-def _trainer(inputs: Inputs, actor: ActorHandle, reference: Reference, trackers: Trackers) -> OfflineDPOTrainer:
-    config = inputs.config
-    loop, batch = config.loop, config.actor.batch
-    train_rows = inputs.splits.train
-    eval_rows = inputs.splits.valid[: loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0]
-    lengths = inputs.dataset.lengths().astype(np.int64)
-    return OfflineDPOTrainer(
-        actor=actor,
-        reference=reference,
-        sampler=PairSampler(len(train_rows), batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle),
-        train_rows=train_rows,
-        eval_rows=eval_rows,
-        row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
-        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval, loop.eval_interval),
-        tracker=trackers,
-    )

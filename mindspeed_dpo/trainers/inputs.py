@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, Splits
+from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset, Splits
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.token_set import check_identity
 from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
@@ -17,6 +17,10 @@ from mindspeed_dpo.trainers.continuation import (
     find_continuation,
     with_reference_of,
 )
+from mindspeed_dpo.workers.roles import Actor
+from mindspeed_dpo.workers.scorers.classifier import is_classifier
+from mindspeed_dpo.workers.scorers.functions import check_functions
+from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
 from mindspeed_dpo.workers.sources import open_dataset, open_initial_weights
 
@@ -29,13 +33,13 @@ class Inputs:
 
     Attributes:
         config: The run, with what it takes over from an earlier one.
-        dataset: All pairs that are fit for training or evaluation.
+        dataset: All pairs, or online all prompts, that are fit for training or evaluation.
         splits: Which of them are for what.
         continuation: Where the run goes on from, if it does.
     """
 
     config: RunConfig
-    dataset: PreferenceDataset
+    dataset: PreferenceDataset | PromptDataset
     splits: Splits
     continuation: Continuation | None
 
@@ -43,6 +47,11 @@ class Inputs:
     def first_step(self) -> int:
         """Steps done before."""
         return 0 if self.continuation is None else self.continuation.iteration
+
+    def continue_with(self, actor: Actor) -> None:
+        """Let a freshly built actor take up the earlier run, if there is one."""
+        if self.continuation is not None:
+            actor.load(str(self.continuation.folder), self.continuation.optimizer, self.continuation.rng)
 
 
 def open_inputs(config: RunConfig) -> Inputs:
@@ -55,8 +64,10 @@ def open_inputs(config: RunConfig) -> Inputs:
     objective_of(config.actor)
     learning_rate_of(config.actor, config.loop.train_iters)
     check_data(config.actor)
-    dataset = open_dataset(config.actor)
+    dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
+    if isinstance(dataset, PromptDataset):
+        _check_reward(config, dataset)
     continuation = find_continuation(config, len(dataset))
     if continuation is None:
         check_fresh_places(config)
@@ -66,6 +77,20 @@ def open_inputs(config: RunConfig) -> Inputs:
         if role is not None:
             check_weights(role)
     return Inputs(config, dataset, dataset.splits(config.actor.data.split), continuation)
+
+
+def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
+    """See that whatever scores can be called, and reads the columns that there are.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    role = config.reward
+    assert role is not None
+    check_functions(role.reward)
+    check_reward_tokenizer(config, prompts)
+    if role.scores_by == "model" and not is_classifier(role):
+        check_weights(role)
 
 
 def check_data(role: RoleConfig) -> None:

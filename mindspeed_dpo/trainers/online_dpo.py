@@ -97,7 +97,9 @@ class OnlineDPOTrainer(TrainingLoop):
             found = scored()
         if found.failures:
             first = next(iter(found.failures.values()))
-            logger.warning("step %d: %d prompts could not be scored; the first: %s", step + 1, len(found.failures), first)
+            logger.warning(
+                "step %d: %d prompts could not be scored; the first: %s", step + 1, len(found.failures), first
+            )
             if len(found.failures) == rollouts.num_prompts:
                 raise NothingScoredError(f"step {step + 1}: no response could be scored: {first}")
         return found.scores, known
@@ -123,9 +125,7 @@ class OnlineDPOTrainer(TrainingLoop):
         tokens = int((pairs.prompt_lengths[:, None] + pairs.response_lengths).sum())
         return {**metrics, "tokens_per_s": tokens / watch.seconds["timing/update_actor"]}
 
-    def _amounts(
-        self, done: int, rollouts: RolloutBatch, selection: Selection, watch: Stopwatch
-    ) -> dict[str, float]:
+    def _amounts(self, done: int, rollouts: RolloutBatch, selection: Selection, watch: Stopwatch) -> dict[str, float]:
         sampled = int(rollouts.answers.response_lengths.sum())
         return {
             "epoch": self.sampler.epoch(done),

@@ -25,9 +25,9 @@ class CachedReference:
 
     values: NDArray[np.float32]
 
-    def log_probs(self, rows: Rows) -> Logps:
+    def log_probs(self, pairs: Rows) -> Logps:
         """See `roles.Reference`."""
-        return self.values[np.asarray(rows)]
+        return self.values[np.asarray(pairs)]
 
 
 def cached_reference(

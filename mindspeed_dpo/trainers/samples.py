@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 Decode = Callable[[Sequence[int]], str]
 
+SAMPLES_FILE = "samples.jsonl"
 TABLE_PROMPTS, TABLE_WIDTH = 4, 120
 
 
@@ -33,11 +34,21 @@ class SampleTable:
         path: Of `samples.jsonl`.
         decode: From token ids to text.
         interval: Steps between tables; None or 0 writes none.
+        completed_steps: Steps done before this run starts; rows of later ones are dropped, as this run writes them
+            again.
     """
 
     path: Path
     decode: Decode
     interval: int | None
+    completed_steps: int = 0
+
+    def __post_init__(self) -> None:
+        """Drop what a run wrote after the checkpoint that this one goes on from."""
+        if self.path.is_file():
+            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
+            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps]
+            self.path.write_text("".join(kept), encoding="utf-8")
 
     def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
         """Write the step's answers, if it is time to.

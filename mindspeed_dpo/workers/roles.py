@@ -18,17 +18,17 @@ Pairs = Rows | PreferenceBatch
 
 
 class Reference(Protocol):
-    """Whoever knows the reference's log-probabilities: a live model or a cache."""
+    """Whoever knows the reference's log-probabilities of dataset rows: a live model or a cache."""
 
-    def log_probs(self, pairs: Pairs) -> Logps:
-        """Summed response log-probabilities [N, K] float32 of N prompts with K responses (2 for pairs), in nats."""
+    def log_probs(self, pairs: Rows) -> Logps:
+        """Summed response log-probabilities [N, 2] float32 of the pairs in dataset rows [N], in nats."""
 
 
 class Actor(Protocol):
     """The model that is trained."""
 
     def log_probs(self, pairs: Pairs) -> Logps:
-        """As `Reference.log_probs`, of the policy as it is now."""
+        """Summed response log-probabilities [N, K] float32 of the policy as it is now, in nats."""
 
     def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
         """Learn from the pairs of one step.

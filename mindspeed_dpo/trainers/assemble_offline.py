@@ -1,0 +1,51 @@
+"""The objects of an offline run, put together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.trainers.inputs import Inputs
+from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
+from mindspeed_dpo.trainers.references import cached_reference
+from mindspeed_dpo.workers.roles import Reference
+
+
+def offline_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker) -> OfflineDPOTrainer:
+    """The trainer of an offline run, its roles built on the groups and standing where the run goes on."""
+    config, dataset = inputs.config, inputs.dataset
+    assert isinstance(dataset, PreferenceDataset)
+    actor_group = groups["actor_rollout"]
+    actor_group.build("actor")
+    actor = ActorHandle(actor_group)
+    # Before the actor takes up an earlier run's weights: it may be its own reference.
+    reference = _reference(inputs, actor, groups[config.pool_of("ref")])
+    inputs.continue_with(actor)
+    loop, batch = config.loop, config.actor.batch
+    train_rows = inputs.splits.train
+    eval_rows = inputs.splits.valid[: loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0]
+    lengths = dataset.lengths().astype(np.int64)
+    return OfflineDPOTrainer(
+        actor=actor,
+        reference=reference,
+        sampler=PairSampler(len(train_rows), batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle),
+        train_rows=train_rows,
+        eval_rows=eval_rows,
+        row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
+        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval, loop.eval_interval),
+        tracker=tracker,
+    )
+
+
+def _reference(inputs: Inputs, actor: ActorHandle, group: Group) -> Reference:
+    config, live = inputs.config, ReferenceHandle(group)
+    if config.actor.reference.reference == "live":
+        group.build("ref")
+        return live
+    return cached_reference(config, len(inputs.dataset), actor, group, live)

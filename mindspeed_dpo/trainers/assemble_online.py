@@ -1,0 +1,63 @@
+"""The objects of an online run, put together from its configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle, RewardHandle, RolloutHandle
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.data.tokenizer import load_tokenizer
+from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.trainers.inputs import Inputs
+from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from mindspeed_dpo.trainers.samples import SAMPLES_FILE, SampleTable
+
+ROLES = ("actor", "rollout", "ref", "reward")
+"""In the order in which they are built: a rollout may use the weights of the actor beside it."""
+
+
+def online_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker) -> OnlineDPOTrainer:
+    """The trainer of an online run, its roles built on the groups and standing where the run goes on."""
+    config, seats = inputs.config, {role: groups[inputs.config.pool_of(role)] for role in ROLES}
+    for role, group in seats.items():
+        group.build(role)
+    actor = ActorHandle(seats["actor"])
+    inputs.continue_with(actor)
+    loop, rows = config.loop, inputs.splits.train
+    return OnlineDPOTrainer(
+        actor=actor,
+        rollout=_rollout(inputs, seats),
+        reward=RewardHandle(seats["reward"]),
+        reference=ReferenceHandle(seats["ref"]),
+        sampler=PairSampler(
+            len(rows), config.actor.batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle
+        ),
+        train_rows=rows,
+        pairing=config.actor.pairing,
+        samples=_samples(config, inputs.first_step),
+        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
+        tracker=tracker,
+    )
+
+
+def _rollout(inputs: Inputs, seats: Mapping[str, Group]) -> RolloutHandle:
+    """The rollout with the actor's weights as they are now."""
+    actor = inputs.config.actor
+    handle = RolloutHandle(
+        seats["rollout"],
+        seats["actor"],
+        publishers=actor.parallel.pipeline_model_parallel_size,
+        validate=actor.rollout.md5_validate,
+    )
+    handle.update_weights(inputs.first_step)
+    return handle
+
+
+def _samples(config: RunConfig, done: int) -> SampleTable:
+    tokenizer = load_tokenizer(str(config.actor.data.tokenizer_name_or_path))
+    return SampleTable(
+        Path(config.loop.output_dir, SAMPLES_FILE), tokenizer.decode, config.actor.rollout.log_samples_interval, done
+    )
