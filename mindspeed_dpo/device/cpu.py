@@ -7,7 +7,7 @@ Only literal "cuda" devices are redirected; everything else is left as it is.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -33,23 +33,22 @@ def remove() -> None:
     _saved.clear()
 
 
-def _redirects() -> list[tuple[Any, str, Callable[[Any], Any]]]:
+def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     # Found by removing each in turn: without it megatron-core raises, or dropout is not reproducible (the last two).
-    torch_entries: list[tuple[Any, str, Callable[[Any], Any]]] = [
-        (torch.cuda, "current_device", lambda _: lambda: torch.device("cpu")),
-        (torch.cuda, "synchronize", lambda _: lambda *_args: None),
-        (torch.cuda, "get_rng_state", lambda _: lambda *_args, **_kwargs: torch.get_rng_state()),
-        (torch.cuda, "manual_seed", lambda _: torch.manual_seed),
-        (torch, "zeros", _on_host),
-        (torch, "tensor", _on_host),
-        (torch.Tensor, "cuda", lambda _: lambda tensor, *_args, **_kwargs: tensor),
-        (torch.Tensor, "type", _type_named_as_cuda),
-    ]
-    install_order = list(torch_entries)
+    yield torch.cuda, "current_device", lambda _: lambda: torch.device("cpu")
+    yield torch.cuda, "synchronize", lambda _: lambda *_args: None
+    yield torch.cuda, "get_rng_state", lambda _: lambda *_args, **_kwargs: torch.get_rng_state()
+    yield torch.cuda, "manual_seed", lambda _: torch.manual_seed
+    yield torch, "zeros", _on_host
+    yield torch, "tensor", _on_host
+    yield torch.Tensor, "cuda", lambda _: lambda tensor, *_args, **_kwargs: tensor
+    yield torch.Tensor, "type", _type_named_as_cuda
+    # For speed alone: megatron-core asks for it at import, and the import of the compiler is a third of a start.
+    yield torch, "compile", lambda _: _as_written
+    # From here on with what is above in place.
     random = importlib.import_module("megatron.core.tensor_parallel.random")
-    install_order.append((random, "_get_cuda_rng_state", lambda _: _get_rng_state))
-    install_order.append((random, "_set_cuda_rng_state", lambda _: _set_rng_state))
-    return install_order
+    yield random, "_get_cuda_rng_state", lambda _: _get_rng_state
+    yield random, "_set_cuda_rng_state", lambda _: _set_rng_state
 
 
 def _on_host(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -59,6 +58,10 @@ def _on_host(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
         return factory(*args, **kwargs)
 
     return create
+
+
+def _as_written(function: Any = None, **_kwargs: Any) -> Any:
+    return _as_written if function is None else function
 
 
 def _type_named_as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -97,9 +97,8 @@ class OnlineDPOTrainer(TrainingLoop):
             found = scored()
         if found.failures:
             first = next(iter(found.failures.values()))
-            logger.warning(
-                "step %d: %d prompts could not be scored; the first: %s", step + 1, len(found.failures), first
-            )
+            told = "step %d: %d prompts could not be scored; the first: %s"
+            logger.warning(told, step + 1, len(found.failures), first)
             if len(found.failures) == rollouts.num_prompts:
                 raise NothingScoredError(f"step {step + 1}: no response could be scored: {first}")
         return found.scores, known

@@ -2,11 +2,16 @@
 
 `pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
 megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
+
+They are forked from one process that has imported torch and megatron-core and done nothing else. A group that exists
+costs even when nothing is asked of it, as each of its gloo threads looks around a hundred times per second: so a layout
+is left as soon as its job is done.
 """
 
 from __future__ import annotations
 
 import atexit
+import gc
 import socket
 import traceback
 from collections.abc import Callable
@@ -39,7 +44,8 @@ class Pool:
     """Processes of one size, each with a pipe to this one."""
 
     def __init__(self, world_size: int) -> None:
-        context = mp.get_context("spawn")
+        context = mp.get_context("forkserver")
+        context.set_forkserver_preload([__name__])
         master = f"127.0.0.1:{free_port()}"
         pairs = [context.Pipe() for _ in range(world_size)]
         self._ends = [parent for parent, _ in pairs]
@@ -96,18 +102,35 @@ def _serve(rank: int, world_size: int, master: str, end: Connection) -> None:
     torch.set_num_threads(1)
     accelerator = activate("cpu")
     groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3)
+    gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:
-        function, args = end.recv()
-        try:
-            end.send((True, function(*args)))
-        except Exception:  # whatever went wrong belongs into the test's report
-            end.send((False, traceback.format_exc()))
+        end.send(_answer(*end.recv()))
+        if not _crew:
+            leave_layout()
+
+
+def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
+    try:
+        return True, function(*args)
+    except Exception:  # whatever went wrong belongs into the test's report
+        return False, traceback.format_exc()
 
 
 @atexit.register
 def _stop_all() -> None:
     for one in list(_pools.values()):
         one.stop()
+
+
+class Answered:
+    """Answers that are there already."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+
+    def result(self) -> list[Any]:
+        """The answers in rank order."""
+        return self._answers
 
 
 class PoolGroup:
@@ -125,9 +148,27 @@ class PoolGroup:
         """Drop a role in every process."""
         self._pool.run(_drop, role)
 
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return self._pool.size
+
+    @property
+    def host(self) -> str:
+        """This machine."""
+        return "127.0.0.1"
+
     def call(self, role: str, verb: str, *args: Any) -> list[Any]:
         """Let a role do something in every process."""
         return self._pool.run(_call, role, verb, args)
+
+    def start(self, role: str, verb: str, *args: Any) -> Answered:
+        """Let a role do something in every process; it is done at once."""
+        return Answered(self.call(role, verb, *args))
+
+    def leave(self) -> None:
+        """End the roles and the layout in every process."""
+        self._pool.run(leave_layout)
 
     def inspect(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call `function(crew, *args)` in every process: for tests that look inside."""
@@ -135,16 +176,23 @@ class PoolGroup:
 
 
 def leave_layout() -> None:
-    """End the process groups of the job before, so that the next one can have another layout.
+    """End the roles and process groups of the job before, so that the next one can have another layout.
 
-    megatron-core only forgets its groups; each keeps gloo threads until it is destroyed, and a pool that has seen a
-    hundred layouts would have thousands.
+    megatron-core only forgets its groups; each keeps gloo threads until it is destroyed and nothing, such as a model in
+    a reference cycle, holds it any more. A pool that has seen a hundred layouts would have thousands.
     """
+    _crew.clear()
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
-    for group in list(dist.distributed_c10d._world.pg_map):
-        if group is not dist.group.WORLD:
-            dist.destroy_process_group(group)
+    if _destroy_groups():
+        gc.collect()
+
+
+def _destroy_groups() -> int:
+    groups_left = [group for group in dist.distributed_c10d._world.pg_map if group is not dist.group.WORLD]
+    for group in groups_left:
+        dist.destroy_process_group(group)
+    return len(groups_left)
 
 
 _crew: list[Crew] = []
@@ -152,7 +200,6 @@ _crew: list[Crew] = []
 
 def _seat(run: RunConfig, leading: RoleConfig) -> None:
     leave_layout()
-    _crew.clear()
     _crew.append(Crew.seated(run, leading, find_accelerator("cpu"), dist.get_rank(), dist.get_world_size()))
 
 

@@ -44,6 +44,7 @@ def train(run: RunConfig) -> list[dict[str, float]]:
     """Train on a pool of processes and give back what `metrics.jsonl` holds."""
     group = PoolGroup(run, run.num_processes("actor"))
     assert train_on(open_inputs(run), {"actor_rollout": group}) == 0
+    group.leave()
     return read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ ENTRIES = [
     ("torch", "tensor"),
     ("torch.Tensor", "cuda"),
     ("torch.Tensor", "type"),
+    ("torch", "compile"),
     (RANDOM, "_get_cuda_rng_state"),
     (RANDOM, "_set_cuda_rng_state"),
 ]
@@ -109,6 +112,24 @@ def test_the_type_string_says_cuda_and_conversion_still_works(redirected: None) 
     assert torch.ones(1).type() == "torch.cuda.FloatTensor"
     assert torch.ones(1, dtype=torch.bfloat16).type() == "torch.cuda.BFloat16Tensor"
     assert torch.ones(1).type(torch.int64).dtype == torch.int64
+
+
+def test_functions_stay_as_written(redirected: None) -> None:
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    assert torch.compile(double) is double and torch.compile(mode="max-autotune")(double) is double
+
+
+def test_a_process_on_the_cpu_does_not_wait_for_the_compiler() -> None:
+    code = """
+import sys
+from mindspeed_dpo.device import activate
+activate("cpu")
+import mindspeed_dpo.workers.crew
+assert "megatron.core" in sys.modules and "torch._inductor.compile_fx" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_the_device_generator_is_that_of_the_host(redirected: None) -> None:
