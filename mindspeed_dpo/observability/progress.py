@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 FIRST = (
     "loss",
+    "objective/scores",
+    "objective/kl",
+    "val/contain_eos_token",
     "rewards/chosen",
     "rewards/rejected",
     "rewards/margins",
@@ -27,6 +30,7 @@ FIRST = (
     "learning_rate",
     "grad_norm",
     "pairs_per_s",
+    "rollout_tokens_per_s",
     "tokens_per_s",
 )
 LAST = "timing/all"

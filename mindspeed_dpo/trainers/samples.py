@@ -118,4 +118,5 @@ def _drawn(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _plain(text: str) -> str:
-    return text.replace("\n", "\\n")
+    """Line ends and control characters as escapes, which would break the table."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer, Plan
+from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 
 TRAIN_ROWS = np.array([7, 2, 9, 4, 0])
 EVAL_ROWS = np.array([1, 3])
@@ -63,4 +64,7 @@ class Pretended:
 
 def trainer(roles: Pretended, plan: Plan, eval_rows: np.ndarray = EVAL_ROWS, **sampling: Any) -> OfflineDPOTrainer:
     sampler = PairSampler(len(TRAIN_ROWS), **{"global_batch_size": BATCH, "seed": 5, **sampling})
-    return OfflineDPOTrainer(roles, roles, sampler, TRAIN_ROWS, eval_rows, ROW_TOKENS, plan, roles)
+    return OfflineDPOTrainer(
+        actor=roles, reference=roles, tracker=roles, plan=plan, sampler=sampler, train_rows=TRAIN_ROWS,
+        eval_rows=eval_rows, row_tokens=ROW_TOKENS,
+    )  # fmt: skip

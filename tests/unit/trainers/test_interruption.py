@@ -13,7 +13,7 @@ import pytest
 
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.trainers.interruption import SIGNALS
-from mindspeed_dpo.trainers.offline_dpo import Plan
+from mindspeed_dpo.trainers.loop import Plan
 from tests.unit.trainers.pretended import Pretended, trainer
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.trainers.offline_dpo import DivergenceError, Plan
+from mindspeed_dpo.trainers.loop import DivergenceError, Plan
 from tests.unit.trainers.pretended import BATCH, EVAL_ROWS, ROW_TOKENS, TRAIN_ROWS, Pretended, trainer
 
 

@@ -1,0 +1,172 @@
+"""The online trainer with pretended roles: order of calls, what is learned from, steps without a pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.online import PairingConfig
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
+from mindspeed_dpo.trainers.samples import SampleTable
+from mindspeed_dpo.workers.scorers.protocol import Scored
+
+ROWS = np.array([7, 2, 9, 4, 0])
+BATCH, COUNT = 3, 2
+
+
+def answers_to(rows: np.ndarray) -> PreferenceBatch:
+    """The first response to row r is [r + 1], the second [r + 1, 50]."""
+    return PreferenceBatch.from_lists([[int(row), 1] for row in rows], [[[int(r) + 1], [int(r) + 1, 50]] for r in rows])
+
+
+@dataclass
+class Pretended:
+    """All roles and the tracker at once; the second response of a row scores 1, the first 0, unless told otherwise."""
+
+    calls: list[tuple[Any, ...]] = field(default_factory=list)
+    logged: dict[int, dict[str, float]] = field(default_factory=dict)
+    scores: Callable[[np.ndarray], np.ndarray] = lambda rows: np.tile(np.array([0.0, 1.0], np.float32), (len(rows), 1))
+    metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
+    version: int = 0
+
+    def generate(self, rows: np.ndarray, first_sample: int) -> RolloutBatch:
+        self.calls.append(("generate", rows.tolist(), first_sample, self.version))
+        shape = (len(rows), COUNT)
+        return RolloutBatch(
+            answers_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
+            self.version,
+        )  # fmt: skip
+
+    def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
+        rows = rollouts.rows.numpy()
+        self.calls.append(("score", rows.tolist()))
+        return lambda: self.calls.append(("scored",)) or Scored(self.scores(rows)).settled(rows.tolist())
+
+    def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], np.ndarray]:
+        firsts = pairs.prompt_tokens[::2].numpy()
+        self.calls.append(("ref", firsts.tolist()))
+        return lambda: np.stack([firsts, 2 * firsts], 1).astype(np.float32)
+
+    def update(self, step: int, pairs: PreferenceBatch, ref_logps: np.ndarray) -> dict[str, float]:
+        chosen = [responses[0].tolist() for responses in pairs.responses()]
+        self.calls.append(("update", step, chosen, ref_logps.tolist()))
+        return dict(self.metrics)
+
+    def update_weights(self, version: int) -> None:
+        self.calls.append(("publish", version))
+        self.version = version
+
+    def save(self, iteration: int) -> str:
+        self.calls.append(("save", iteration))
+        return f"iter_{iteration}"
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.calls.append(("log", step))
+        self.logged[step] = dict(metrics)
+
+    def done(self, kind: str) -> list[Any]:
+        return [call for call in self.calls if call[0] == kind]
+
+
+def trainer(roles: Pretended, plan: Plan, folder: Path, interval: int | None = None, **pairing: Any) -> OnlineDPOTrainer:
+    settings = replace(PairingConfig(ppo_mini_batch_size=BATCH), **pairing)
+    samples = SampleTable(folder / "samples.jsonl", lambda ids: " ".join(map(str, ids)), interval)
+    return OnlineDPOTrainer(
+        actor=roles, rollout=roles, reward=roles, reference=roles, tracker=roles, plan=plan, train_rows=ROWS,
+        sampler=PairSampler(len(ROWS), BATCH, seed=5), pairing=settings, samples=samples,
+    )  # type: ignore[arg-type]  # fmt: skip
+
+
+def rows_of_step(step: int) -> list[int]:
+    return ROWS[PairSampler(len(ROWS), BATCH, seed=5).rows(step)].tolist()
+
+
+def test_a_step_samples_scores_beside_the_reference_pairs_learns_and_publishes(tmp_path: Path) -> None:
+    roles = Pretended()
+    assert trainer(roles, Plan(0, 1), tmp_path).fit() == 1
+    rows = rows_of_step(0)
+    assert roles.calls == [
+        ("generate", rows, 0, 0), ("score", rows), ("ref", rows), ("scored",),
+        ("update", 0, [[row + 1, 50] for row in rows], [[2 * row, row] for row in rows]),
+        ("publish", 1), ("log", 1), ("save", 1),
+    ]  # fmt: skip
+
+
+def test_sample_numbers_go_on_where_the_run_does(tmp_path: Path) -> None:
+    roles = Pretended(version=2)
+    trainer(roles, Plan(2, 5), tmp_path).fit()
+    assert [(call[2], call[3]) for call in roles.done("generate")] == [(6, 2), (9, 3), (12, 4)]
+    assert [logged["pairs/staleness"] for logged in roles.logged.values()] == [0.0] * 3
+
+
+def test_prompts_with_equal_scores_are_not_learned_from(tmp_path: Path) -> None:
+    tied = rows_of_step(0)[1]
+    roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
+    trainer(roles, Plan(0, 1), tmp_path).fit()
+    ((_, _, chosen, _),) = roles.done("update")
+    assert chosen == [[row + 1] for row in rows_of_step(0) if row != tied]
+    assert roles.logged[1]["pairs/ties"] == pytest.approx(1 / 3) and roles.logged[1]["pairs/count"] == 2
+
+
+def test_a_step_without_a_pair_leaves_the_policy_and_goes_on(tmp_path: Path) -> None:
+    roles = Pretended(scores=lambda rows: np.ones((len(rows), COUNT), np.float32))
+    assert trainer(roles, Plan(0, 2), tmp_path).fit() == 2
+    assert roles.done("update") == [] and "loss" not in roles.logged[2]
+    assert roles.logged[2]["pairs/ties"] == 1.0
+
+
+def test_a_step_in_which_nothing_could_be_scored_ends_the_run_with_the_cause(tmp_path: Path) -> None:
+    roles = Pretended(scores=lambda rows: np.full((len(rows), COUNT), np.nan, np.float32))
+    with pytest.raises(NothingScoredError, match="step 1: no response could be scored: the responses to dataset row"):
+        trainer(roles, Plan(0, 2), tmp_path).fit()
+
+
+def test_a_policy_that_diverges_is_not_published(tmp_path: Path) -> None:
+    roles = Pretended(metrics={"loss": float("nan"), "grad_norm": 1.0, "beta": 0.1})
+    with pytest.raises(DivergenceError):
+        trainer(roles, Plan(0, 2), tmp_path).fit()
+    assert roles.done("publish") == []
+
+
+def test_metrics_have_seconds_of_every_phase_and_names_of_the_table(tmp_path: Path) -> None:
+    roles = Pretended()
+    trainer(roles, Plan(0, 1), tmp_path).fit()
+    names = {"timing/gen", "timing/ref", "timing/adv", "timing/update_actor", "timing/sync", "timing/all"}
+    assert {name for name in roles.logged[1] if name.startswith("timing/")} == names
+    assert all(metric(name) for name in roles.logged[1])
+    assert roles.logged[1]["timing/ref"] <= roles.logged[1]["timing/adv"] <= roles.logged[1]["timing/all"]
+
+
+def test_sample_answers_are_written_at_their_interval_with_score_and_role(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        trainer(Pretended(), Plan(0, 3), tmp_path, interval=2).fit()
+    records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records] == [2] * (BATCH * COUNT)
+    row = rows_of_step(1)[0]
+    assert records[:2] == [
+        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1}", "score": 0.0, "ended": True,
+         "role": "rejected"},
+        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1} 50", "score": 1.0, "ended": True,
+         "role": "chosen"},
+    ]  # fmt: skip
+    assert f"{row + 1} 50" in caplog.text and "1.0000" in caplog.text
+
+
+def test_samples_after_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6')
+    SampleTable(path, str, 2, completed_steps=3)
+    assert path.read_text() == '{"step": 2}\n'
