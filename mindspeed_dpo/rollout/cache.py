@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 128
-"""Positions of a block: the unit of the cache's capacity."""
+BLOCK = 64
+"""Positions of a block, the unit of the cache's capacity: half a block of each response is read in vain."""
 
 
 def capacity_of(tokens: int) -> int:
@@ -81,7 +81,9 @@ class KvCache:
         tiles: Tiles of `rows` slots each; the last may have fewer.
     """
 
-    def __init__(self, layers: int, slots: int, capacity: int, rows: int, groups: int, width: int, like: Tensor) -> None:
+    def __init__(
+        self, layers: int, slots: int, capacity: int, rows: int, groups: int, width: int, like: Tensor
+    ) -> None:
         """Allocate.
 
         Args:
