@@ -62,7 +62,7 @@ class Scenario:
 SCENARIOS = {
     # 500 of 32 000 tokens: 64 tokens on average, cut at 192.
     "mixed": Scenario(prompts=64, shortest=16, longest=256, new_tokens=192, stops=500),
-    "equal": Scenario(prompts=32, shortest=128, longest=128, new_tokens=128, stops=0),
+    "equal": Scenario(prompts=32, shortest=256, longest=256, new_tokens=128, stops=0),
 }
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 128
-"""Positions of a block: the unit of the cache's capacity."""
+BLOCK = 64
+"""Positions of a block, the unit of the cache's capacity: half a block of each response is read in vain."""
 
 
 def capacity_of(tokens: int) -> int:

@@ -119,7 +119,7 @@ class Generator:
         for place, prompt in enumerate(prompts):
             if not len(prompt):
                 raise ValueError(
-                    f"prompt {place} of {len(prompts)} is empty; a response needs at least one token before"
+                    f"prompt {place} of {len(prompts)} is empty; a response needs a token before it"
                 )
             if int(prompt.min()) < 0 or int(prompt.max()) >= vocab:
                 raise ValueError(

@@ -117,11 +117,11 @@ class RolloutModel:
         cos, sin = angles(positions, self.frequencies, self.amplitude)
         epsilon = self.model.norm_epsilon
         for index, layer in enumerate(self.layers):
-            mixed = F.linear(ops.rms_norm(x, layer.attention_norm, epsilon), layer.qkv, layer.qkv_bias)
+            mixed = _linear(ops.rms_norm(x, layer.attention_norm, epsilon), layer.qkv, layer.qkv_bias)
             context = attend(index, *self._heads(mixed, layer, cos, sin))
-            x = x + self.tp.sum(F.linear(context.reshape(len(x), -1), layer.projection))
-            gated = ops.swiglu(F.linear(ops.rms_norm(x, layer.mlp_norm, epsilon), layer.gate_up))
-            x = x + self.tp.sum(F.linear(gated, layer.down))
+            x = x + self.tp.sum(_linear(context.reshape(len(x), -1), layer.projection))
+            gated = ops.swiglu(_linear(ops.rms_norm(x, layer.mlp_norm, epsilon), layer.gate_up))
+            x = x + self.tp.sum(_linear(gated, layer.down))
         return x
 
     def _heads(self, mixed: Tensor, layer: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -150,4 +150,16 @@ class RolloutModel:
     def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, V] float32 over the true vocabulary."""
         normal = ops.rms_norm(hidden, self.final_norm, self.model.norm_epsilon)
-        return self.tp.gather_columns(F.linear(normal, self.head).float())[:, : self.model.vocab_size]
+        logits = self.tp.gather_columns(_linear(normal, self.head).float().contiguous())
+        return logits[:, : self.model.vocab_size]
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Rows [n, in] times the transposed weight [out, in], as the transpose of a contiguous [out, n].
+
+    With the large matrix on the left, matrix libraries need less time for few rows than by F.linear, and what follows
+    keeps this order in memory, so that nothing is transposed between layers.
+    """
+    if bias is None:
+        return torch.mm(weight, x.t()).t()
+    return torch.addmm(bias[:, None], weight, x.t()).t()

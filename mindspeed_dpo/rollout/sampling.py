@@ -16,6 +16,8 @@ HIDDEN = float("-inf")
 _WORD = (1 << 64) - 1
 # Columns that are summed in float32 before sums go on in float64.
 _RUN = 128
+# On the host a few rows at a time, so that what is made of their logits stays in the processor's cache.
+_HOST_ELEMENTS = 1 << 17
 INVALID = -1
 """The token of a row whose logits are not finite."""
 
@@ -26,6 +28,20 @@ def uniforms(seed: int, sample_number: int, k: int, count: int) -> np.ndarray:
     # The highest word of the counter keeps the streams of a prompt's responses apart.
     counter = np.array([0, 0, 0, k], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(count)
+
+
+def draw(
+    logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tensor | None, with_logps: bool
+) -> tuple[Tensor, Tensor]:
+    """Tokens [R] int64 of `choose` and their log-probabilities [R] float32, zero where they are not asked for."""
+    rows = max(1, _HOST_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    tokens, logps = [], []
+    for start in range(0, len(logits), rows):
+        part = logits[start : start + rows].contiguous()
+        seen_part = None if seen is None else seen[start : start + rows]
+        tokens.append(choose(part, numbers[start : start + rows], settings, seen_part))
+        logps.append(log_probs(part, tokens[-1]) if with_logps else torch.zeros_like(part[:, 0]))
+    return torch.cat(tokens), torch.cat(logps)
 
 
 def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tensor | None = None) -> Tensor:

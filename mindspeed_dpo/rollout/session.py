@@ -13,7 +13,7 @@ from torch import Tensor
 from mindspeed_dpo.config.online import RolloutConfig
 from mindspeed_dpo.rollout.cache import Prefix
 from mindspeed_dpo.rollout.model import RolloutModel
-from mindspeed_dpo.rollout.sampling import choose, log_probs, uniforms
+from mindspeed_dpo.rollout.sampling import draw, uniforms
 from mindspeed_dpo.rollout.slots import Slots
 
 
@@ -184,8 +184,7 @@ class Session:
     def _draw(self, logits: Tensor, numbers: list[float], seen: Tensor | None) -> Tensor:
         """Token and log-probability [R, 2] of each row, rank 0's on all tensor ranks; float32 holds any token id."""
         at = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
-        tokens = choose(logits, at, self._settings, seen)
-        logps = log_probs(logits, tokens) if self._with_logps else torch.zeros_like(logits[:, 0])
+        tokens, logps = draw(logits, at, self._settings, seen, self._with_logps)
         return self._model.tp.from_first(torch.stack((tokens.float(), logps), dim=-1))
 
     def _add(self, response: Response, token: int, logp: float) -> bool:
@@ -196,8 +195,8 @@ class Session:
         """
         if token < 0:
             raise FloatingPointError(
-                "the policy's logits are not finite, so no token can be sampled; were its weights loaded whole, and did "
-                "training diverge?"
+                "the policy's logits are not finite, so no token can be sampled; were its weights loaded whole, and "
+                "did training diverge?"
             )
         response.tokens.append(token)
         response.logp += logp

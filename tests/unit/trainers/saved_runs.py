@@ -21,7 +21,7 @@ def write_checkpoint(root: Path, run: RunConfig, iteration: int, **changes: Any)
         (folder / name).touch()
     said = {
         "iteration": iteration,
-        "sampling": sampling_of(run.actor, run.loop.seed, NUM_ROWS),
+        "sampling": sampling_of(run, NUM_ROWS),
         "optimizer": True,
         "rng": True,
         "reference": os.path.abspath(run.ref.checkpoint.load) if run.ref and run.ref.checkpoint.load else None,

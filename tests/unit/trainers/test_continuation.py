@@ -101,7 +101,7 @@ def test_resuming_a_damaged_checkpoint_says_what_is_missing(run: RunConfig, tmp_
 def test_another_data_order_is_refused_and_named(
     key: str, before: int, way: str, run: RunConfig, tmp_path: Path
 ) -> None:
-    sampling = {**sampling_of(run.actor, run.loop.seed, NUM_ROWS), key: before}
+    sampling = {**sampling_of(run, NUM_ROWS), key: before}
     write_checkpoint(tmp_path, run, 10, sampling=sampling)
     with pytest.raises(CheckpointError, match=rf"its data order would change: {key} was {before}, is \d+\. Restore"):
         find_continuation(asking(run, **{way: tmp_path}), NUM_ROWS)

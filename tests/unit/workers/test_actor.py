@@ -147,7 +147,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
     metadata = read_metadata(Path(folder))
     assert Path(folder) == Path(run.actor.checkpoint.save) / "iter_0000001"
     assert metadata["iteration"] == 1
-    assert metadata["sampling"] == sampling_of(run.actor, run.loop.seed, 5)
+    assert metadata["sampling"] == sampling_of(run, 5)
     assert metadata["output_dir"] == str(Path(run.loop.output_dir).resolve())
     assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1}
     actor.update(1, ROWS, references)

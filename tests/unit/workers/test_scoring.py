@@ -14,7 +14,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.parallel.topology import Place, Topology
 from mindspeed_dpo.workers import scoring
-from mindspeed_dpo.workers.scoring import amounts, score_rows, token_statistics
+from mindspeed_dpo.workers.scoring import amounts, score_pairs, token_statistics
 
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
@@ -30,6 +30,9 @@ class GivenBatches:
     @property
     def place(self) -> Place:
         return self.topology.place(self.rank)
+
+    def over(self, pairs: object) -> tuple[GivenBatches, object]:
+        return self, pairs
 
     def stream(self, rows: object) -> Iterator[PackedBatch]:
         yield from self.batches
@@ -48,7 +51,7 @@ class LabelsAsScores:
 
 def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
     feed = GivenBatches([pack(BATCH), pack(BATCH.select([1]))], Topology())
-    found = score_rows(LabelsAsScores(), feed, [0, 1, 1])  # type: ignore[arg-type]
+    found = score_pairs(LabelsAsScores(), feed, [0, 1, 1])  # type: ignore[arg-type]
     assert found is not None and found.dtype == np.float32
     assert found.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
 
@@ -57,21 +60,21 @@ def test_only_some_micro_batches_are_held_at_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scoring, "HELD_MICRO_BATCHES", 2)
     engine = LabelsAsScores()
     feed = GivenBatches([pack(BATCH.select([p])) for p in (0, 1, 1, 0, 0)], Topology())
-    found = score_rows(engine, feed, range(5))  # type: ignore[arg-type]
+    found = score_pairs(engine, feed, range(5))  # type: ignore[arg-type]
     assert found is not None and found[:, 0].tolist() == [-3, -15, -15, -3, -3]
     assert engine.held == [2, 2, 1]
 
 
 def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
     feed = GivenBatches([pack(BATCH.select([0]), weights=torch.zeros(1))], Topology(dp=3), rank=2)
-    found = score_rows(LabelsAsScores(), feed, [7, 8])  # type: ignore[arg-type]
+    found = score_pairs(LabelsAsScores(), feed, [7, 8])  # type: ignore[arg-type]
     assert found is not None and found.shape == (0, 2)
 
 
 @pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(pp=2), 0)])
 def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology, rank: int) -> None:
     feed = GivenBatches([pack(BATCH)], topology, rank)
-    assert score_rows(LabelsAsScores(), feed, [0, 1]) is None  # type: ignore[arg-type]
+    assert score_pairs(LabelsAsScores(), feed, [0, 1]) is None  # type: ignore[arg-type]
 
 
 def test_statistics_are_averaged_over_the_tokens_they_speak_of() -> None:

@@ -8,18 +8,22 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.workers.sources import sampling_of
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
 
 @pytest.fixture
-def role(tmp_path: Path) -> RoleConfig:
-    return random_run(tmp_path).actor
+def run(tmp_path: Path) -> RunConfig:
+    return random_run(tmp_path)
 
 
-def changed(role: RoleConfig, group: str, **values: Any) -> RoleConfig:
-    return replace(role, **{group: replace(getattr(role, group), **values)})
+def changed(run: RunConfig, group: str, **values: Any) -> RunConfig:
+    return replace(run, actor=replace(run.actor, **{group: replace(getattr(run.actor, group), **values)}))
+
+
+def seeded(run: RunConfig, seed: int) -> RunConfig:
+    return replace(run, loop=replace(run.loop, seed=seed))
 
 
 @pytest.mark.parametrize(
@@ -32,19 +36,19 @@ def changed(role: RoleConfig, group: str, **values: Any) -> RoleConfig:
         ("data", {"truncation": "keep_start"}),
     ],
 )
-def test_whatever_changes_the_samples_shows(group: str, values: dict[str, Any], role: RoleConfig) -> None:
-    assert sampling_of(changed(role, group, **values), 1, 5) != sampling_of(role, 1, 5)
+def test_whatever_changes_the_samples_shows(group: str, values: dict[str, Any], run: RunConfig) -> None:
+    assert sampling_of(changed(run, group, **values), 5) != sampling_of(run, 5)
 
 
-def test_the_seed_the_rows_the_tokens_and_the_mixture_show(role: RoleConfig, tmp_path: Path) -> None:
+def test_the_seed_the_rows_the_tokens_and_the_mixture_show(run: RunConfig, tmp_path: Path) -> None:
     other = str(write_pairs(tmp_path / "other", PAIRS[:-1]))
-    paths = [other, f"1,{role.data.data_path},1,{other}", f"3,{role.data.data_path},1,{other}"]
-    variants = [sampling_of(role, 1, 5), sampling_of(role, 2, 5), sampling_of(role, 1, 4)]
-    variants += [sampling_of(changed(role, "data", data_path=path), 1, 5) for path in paths]
+    paths = [other, f"1,{run.actor.data.data_path},1,{other}", f"3,{run.actor.data.data_path},1,{other}"]
+    variants = [sampling_of(seeded(run, 1), 5), sampling_of(seeded(run, 2), 5), sampling_of(seeded(run, 1), 4)]
+    variants += [sampling_of(changed(run, "data", data_path=path), 5) for path in paths]
     assert len({str(variant) for variant in variants}) == 6
 
 
-def test_how_the_rows_are_computed_does_not_show(role: RoleConfig, tmp_path: Path) -> None:
-    moved = changed(role, "data", data_path=str(write_pairs(tmp_path / "moved")))
+def test_how_the_rows_are_computed_does_not_show(run: RunConfig, tmp_path: Path) -> None:
+    moved = changed(run, "data", data_path=str(write_pairs(tmp_path / "moved")))
     moved = changed(changed(moved, "batch", micro_batch_size=2, share_prompt=False), "optimizer", lr=0.5)
-    assert sampling_of(moved, 1, 5) == sampling_of(role, 1, 5)
+    assert sampling_of(moved, 5) == sampling_of(run, 5)
