@@ -51,9 +51,7 @@ def reference(ids: Tensor, scores: Tensor, settings: RolloutConfig) -> Tensor:
 def test_filters_keep_what_hugging_face_keeps(
     penalty: float, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
 ) -> None:
-    settings = RolloutConfig(
-        repetition_penalty=penalty, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
-    )
+    settings = RolloutConfig(repetition_penalty=penalty, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     scores = logits(seed=seed)
     ids = torch.randint(311, (4, 9), generator=torch.Generator().manual_seed(seed))
     seen = torch.zeros(4, 311, dtype=torch.bool).scatter_(1, ids, True)
@@ -65,7 +63,9 @@ def test_filters_keep_what_hugging_face_keeps(
 
 def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
-    assert filtered(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [[True, False, False, False, True]]
+    assert filtered(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
+        [True, False, False, False, True]
+    ]
 
 
 def test_without_sampling_the_likeliest_token_is_taken_after_the_penalty() -> None:
@@ -77,9 +77,7 @@ def test_without_sampling_the_likeliest_token_is_taken_after_the_penalty() -> No
 
 
 @pytest.mark.parametrize("columns", [3, 127, 128, 129, 1000])
-@pytest.mark.parametrize(
-    "changes", [{}, {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"temperature": 0.5}], ids=str
-)
+@pytest.mark.parametrize("changes", [{}, {"top_k": 7}, {"top_p": 0.6}, {"min_p": 0.1}, {"temperature": 0.5}], ids=str)
 def test_sampled_frequencies_follow_the_distribution(columns: int, changes: dict[str, float]) -> None:
     draws = 40_000
     settings = RolloutConfig(**{"temperature": 1.0, **changes})  # type: ignore[arg-type]
