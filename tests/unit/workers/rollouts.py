@@ -1,0 +1,139 @@
+"""Online runs of the tiny model over pools of processes, for tests of what generates."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.data.token_set import writing
+from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.workers.actor import ActorWorker
+from mindspeed_dpo.workers.crew import Crew
+from tests.support.processes import ACTOR, PoolGroup
+from tests.support.runs import Layout, overrides
+from tests.support.tokenizers import save_tokenizer
+from tests.unit.workers.pairs import write_pairs
+
+PROMPTS = [[5, 1, 2], [7, 20], [11], [3, 3, 0, 9], [30, 31, 200]]
+ROLLOUT = "rollout"
+
+
+def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **settings: Any) -> RunConfig:
+    """A run whose rollout sits on `own` processes, or in the actor's for 0."""
+    tp, pp, dp = layout
+    train = tp * pp * dp
+    if not (folder / "hf").exists():
+        _write(folder)
+    keys = {
+        "tensor_model_parallel_size": tp,
+        "pipeline_model_parallel_size": pp,
+        "inference_tensor_model_parallel_size": inference_tp,
+        "data_path": folder / "prompts",
+        "output_dir": folder / "out",
+        "tokenizer_name_or_path": folder / "tokenizer",
+        "load": folder / "hf",
+        "seq_length": 20,
+        "max_prompt_length": 8,
+        "n_samples_per_prompt": 2,
+        "global_batch_size": 2 * dp,
+        "ppo_mini_batch_size": 2 * dp,
+        "micro_batch_size": 1,
+        "train_iters": 4,
+        "publish_bucket_bytes": 10000,
+        **({"num_gpus_for_train": train, "num_gpus_for_infer": own} if own else {}),
+        **settings,
+    }
+    return load_run("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
+
+
+def _write(folder: Path) -> None:
+    """Weights of the tiny model, a tokenizer, prompts, and pairs to learn from."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=262, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-6, initializer_range=0.1, max_position_embeddings=256,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "hf")
+    save_tokenizer(folder / "tokenizer")
+    write_pairs(folder / "pairs")
+    with writing(folder / "prompts", ("input_ids",)) as writer:
+        for prompt in PROMPTS:
+            writer.append({"input_ids": prompt})
+        writer.commit({})
+
+
+class Jobs:
+    """The actor and the rollout of a run, built, as the driver sees them."""
+
+    def __init__(self, run: RunConfig, folder: Path) -> None:
+        self.run = run
+        self.actor = PoolGroup(run, run.num_processes("actor"))
+        self.actor.inspect(_build_actor, folder / "pairs")
+        own = run.pool_of(ROLLOUT) != ACTOR
+        self.rollout = PoolGroup(run, run.num_processes(ROLLOUT), ROLLOUT) if own else self.actor
+        self.rollout.build(ROLLOUT)
+        if own:
+            address = self.actor.call("actor", "host_link", "127.0.0.1")[0]
+            stages = run.actor.parallel.pipeline_model_parallel_size
+            self.at_once("open_link", "open_link", address, stages, run.num_processes(ROLLOUT))
+
+    def learn(self, step: int = 0) -> None:
+        """One update of the actor's weights."""
+        rows = np.arange(self.run.actor.batch.global_batch_size)
+        self.actor.call("actor", "update", step, rows, np.zeros((len(rows), 2), np.float32))
+
+    def hand_over(self, version: int) -> list[int]:
+        """Publish and receive; what the rollout says it has."""
+        if self.rollout is self.actor:
+            assert self.actor.call("actor", "publish", version) == [None] * self.run.num_processes("actor")
+            return self.rollout.call(ROLLOUT, "receive", version)
+        return self.at_once("publish", "receive", version)
+
+    def at_once(self, actor_verb: str, rollout_verb: str, *args: Any) -> list[Any]:
+        """Call both sides together; the rollout's answers."""
+        with ThreadPoolExecutor() as threads:
+            calls = [
+                threads.submit(self.actor.call, "actor", actor_verb, *args),
+                threads.submit(self.rollout.call, ROLLOUT, rollout_verb, *args),
+            ]
+            return [call.result() for call in calls][1]
+
+    def digests(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
+        """Those of the actor's and of the rollout's replicas."""
+        actor = self.actor.call("actor", "weights_digest")
+        rollout = self.rollout.call(ROLLOUT, "weights_digest")
+        return [one for one in actor if one is not None], [one for one in rollout if one is not None]
+
+    def generate(self, rows: list[int], *args: Any) -> RolloutBatch:
+        """The answers of all replicas."""
+        parts = self.rollout.call(ROLLOUT, "generate", rows, *args)
+        return RolloutBatch.concat([part for part in parts if part is not None])
+
+    def logps(self, answers: PreferenceBatch) -> Tensor:
+        """The actor's own log-probabilities [P, K] of answers."""
+        return next(one for one in self.actor.inspect(_score, answers) if one is not None)
+
+
+def _build_actor(crew: Crew, pairs: Path) -> None:
+    """The actor over pairs on disk: what it learns does not matter here, only that its weights change."""
+    role = crew.seat.run.actor
+    role = replace(role, data=replace(role.data, data_path=str(pairs)))
+    crew.roles["actor"] = ActorWorker(crew.seat, role, PreferenceDataset.open(str(pairs)))
+
+
+def _score(crew: Crew, answers: PreferenceBatch) -> Tensor | None:
+    packed = pack(answers, share_prompt=True)
+    columns = crew.roles["actor"].engine.score([packed])
+    return packed.sum_by_response(columns[0][:, LOGP]) if crew.seat.place.is_output else None

@@ -1,0 +1,124 @@
+"""The rollout over pools of processes: it answers with the actor's weights, wherever either of them sits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from mindspeed_dpo.models.weights.transit import first_difference
+from mindspeed_dpo.workers.crew import Crew
+from tests.support.runs import Layout
+from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
+
+pytestmark = pytest.mark.distributed
+
+OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}
+# Layout of training, tensor-parallel size of the rollout, processes of its own, further settings.
+SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
+    "own": ((2, 1, 1), 1, 1, {}),
+    "own, two ranks": ((1, 2, 1), 2, 2, {}),
+    "own, two replicas": ((1, 1, 2), 1, 2, OVERLAP),
+    "in place": ((1, 1, 1), 1, 0, {}),
+    "in place, two ranks": ((2, 1, 1), 2, 0, {}),
+    "in place, two replicas": ((1, 1, 2), 1, 0, OVERLAP),
+    "copy, two replicas": ((1, 2, 1), 1, 0, {}),
+    "copy, two ranks": ((1, 2, 1), 2, 0, {}),
+    "copy of replicas": ((1, 1, 2), 2, 0, OVERLAP),
+    "copy, other ranks": ((2, 1, 1), 1, 0, {}),
+}
+Build = Callable[..., Jobs]
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Builds actor and rollout."""
+    folder = tmp_path_factory.mktemp("online")
+
+    def jobs(layout: Layout = (1, 1, 1), inference_tp: int = 1, own: int = 0, **settings: Any) -> Jobs:
+        return Jobs(online_run(folder, layout, inference_tp, own, **settings), folder)
+
+    return jobs
+
+
+@pytest.mark.parametrize("seat", SEATS)
+def test_the_rollout_answers_with_the_weights_that_were_learned(build: Build, seat: str) -> None:
+    layout, inference_tp, own, settings = SEATS[seat]
+    jobs = build(layout, inference_tp, own, **settings)
+    initial = equal(*jobs.digests())
+    for version in (1, 2):
+        jobs.learn(step=version - 1)
+        assert jobs.hand_over(version) == [version] * jobs.run.num_processes(ROLLOUT)
+        assert first_difference(initial, equal(*jobs.digests())) is not None
+    rows = [4, 0, 2]
+    rollouts = jobs.generate(rows, 7, 2)
+    assert rollouts.version == 2 and rollouts.rows.tolist() == rows
+    assert [prompt.tolist() for prompt in rollouts.answers.prompts()] == [PROMPTS[row] for row in rows]
+    torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.answers), atol=1e-4, rtol=1e-4)
+
+
+def test_a_response_depends_on_its_number_and_not_on_who_answers(build: Build) -> None:
+    jobs = build((1, 1, 2))
+    everything = jobs.generate([0, 1, 2, 3], 10)
+    later = jobs.generate([2, 3], 12)
+    assert torch.equal(everything.select([2, 3]).answers.response_tokens, later.answers.response_tokens)
+    other = jobs.generate([2, 3], 13)
+    assert not torch.equal(later.answers.response_lengths, other.answers.response_lengths) or not torch.equal(
+        later.answers.response_tokens, other.answers.response_tokens
+    )
+    few = build((1, 1, 2), num_samples_per_step=1).generate([0, 1, 2, 3], 10)
+    assert torch.equal(few.answers.response_tokens, everything.answers.response_tokens)
+
+
+def test_a_replica_without_prompts_says_nothing(build: Build) -> None:
+    jobs = build((1, 1, 2))
+    first, second = jobs.rollout.call(ROLLOUT, "generate", [3], 0)
+    assert first.num_prompts == 1 and second is None
+
+
+def test_only_the_first_rank_of_a_replica_speaks(build: Build) -> None:
+    first, second = build((2, 1, 1), 2).rollout.call(ROLLOUT, "generate", [3, 1], 0)
+    assert first.num_prompts == 2 and second is None
+
+
+def test_responses_end_with_the_tokenizers_end_token(build: Build) -> None:
+    rollouts = build(n_samples_per_prompt=64, temperature=5.0, max_tokens_to_oom=100000).generate([0, 1, 2, 3, 4], 0)
+    responses = [response for row in rollouts.answers.responses() for response in row]
+    ended = rollouts.ended.flatten().tolist()
+    assert any(ended) and not all(ended)
+    for response, end in zip(responses, ended, strict=True):
+        assert (response == 2).nonzero().flatten().tolist() == ([len(response) - 1] if end else [])
+        assert end or len(response) == 12
+
+
+def test_training_weights_are_used_in_place_and_copies_are_copies(build: Build) -> None:
+    assert build((2, 1, 1), 2).actor.inspect(shares_memory) == [True, True]
+    assert build((2, 1, 1), 1).actor.inspect(shares_memory) == [False, False]
+
+
+def test_another_version_than_the_one_held_is_refused(build: Build) -> None:
+    jobs = build()
+    jobs.hand_over(3)
+    with pytest.raises(AssertionError, match="policy version 4 should answer, but the rollout holds version 3"):
+        jobs.generate([0], 0, 4)
+
+
+def test_a_rollout_that_received_nothing_does_not_answer(build: Build) -> None:
+    jobs = build((1, 1, 1), 1, 1, load=None, random_init=True, finetune=False)
+    with pytest.raises(AssertionError, match="no weights yet; the actor must publish before the first prompt"):
+        jobs.generate([0], 0)
+
+
+def equal(actor: list[dict[str, int]], rollout: list[dict[str, int]]) -> dict[str, int]:
+    """The one number of every replica on both sides."""
+    first = actor[0]
+    assert all(first_difference(first, other) is None for other in (*actor, *rollout))
+    return first
+
+
+def shares_memory(crew: Crew) -> bool:
+    actor, rollout = crew.roles["actor"], crew.roles[ROLLOUT]
+    trained = {parameter.data_ptr() for parameter in actor.engine.model.parameters()}
+    return {tensor.data_ptr() for tensor in rollout.weights.tensors.values()} == trained
