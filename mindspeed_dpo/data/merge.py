@@ -106,7 +106,7 @@ def _text_columns(prefixes: Sequence[Path], columns: Sequence[str]) -> tuple[str
     for prefix, own in names.items():
         if own != first:
             raise PreprocessError(
-                f"cannot merge {prefix} and {prefixes[0]}: beside tokens, prompts have {', '.join(own) or 'nothing'} in "
+                f"cannot merge {prefix} and {prefixes[0]}: beside tokens prompts have {', '.join(own) or 'nothing'} in "
                 f"the one and {', '.join(first) or 'nothing'} in the other; preprocess one of them again"
             )
     return first
