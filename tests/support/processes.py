@@ -111,6 +111,7 @@ def _serve(rank: int, world_size: int, end: Connection) -> None:
     while True:
         end.send(_answer(*end.recv()))
         if not _crew:
+            dist.barrier()  # nobody may still be in a collective of a group that ends
             leave_layout()
 
 
