@@ -21,7 +21,9 @@ settings.load_profile("project")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that are marked for a device this machine does not have."""
+    """Skip tests that are marked for a device this machine does not have, and keep together what shares fixtures."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_group(item)))
     absent = {}
     if not torch.cuda.is_available():
         absent["cuda"] = pytest.mark.skip(reason="needs a CUDA device")
@@ -31,6 +33,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, skip in absent.items():
             if item.get_closest_marker(marker):
                 item.add_marker(skip)
+
+
+def _group(item: pytest.Item) -> str:
+    """Tests of one group run on one of pytest-xdist's workers: those of a file, and all that share a Ray cluster."""
+    folder = item.path.parent
+    return folder.name if folder.name == "end_to_end" else f"{folder.name}/{item.path.name}"
 
 
 @pytest.fixture(autouse=True)

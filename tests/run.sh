@@ -24,7 +24,8 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # Tests start the command lines as users do, so the environment's programs come first.
 export PATH="$venv/bin:$PATH"
 tests=passed
-"$venv/bin/python" -m pytest "$@" || tests=failed
+# As many at a time as there are cores, four at most: each worker starts pools of processes of its own. `-n 0` for one.
+"$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup "$@" || tests=failed
 
 echo "== checks $checks, tests $tests"
 [[ $checks == passed && $tests == passed ]]

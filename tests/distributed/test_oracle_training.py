@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.conversions import assert_same_weights, convert_to_hf, convert_to_mcore
+from tests.support.oracle import require
 from tests.support.oracle_runs import CASES, FURTHER_CASES, LAYOUTS, compare, oracle_run, recording
 from tests.support.runs import Layout, train
 
@@ -30,6 +32,16 @@ def test_training_follows_the_recording(case: str, layout: Layout, tmp_path: Pat
         sequence_parallel=layout[0] > 1 and turn % 2 == 0,
     )
     compare(case, train(run), tmp_path / "checkpoints")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_converted_weights_are_trained_and_converted_back(layout: Layout, tmp_path: Path) -> None:
+    source = convert_to_mcore(require("oracle", "policy"), tmp_path / "mcore", layout)
+    sequence_parallel = layout[0] > 1 and layout[2] == 1
+    run = oracle_run("sigmoid", layout, tmp_path, load=source, sequence_parallel=sequence_parallel)
+    compare("sigmoid", train(run), tmp_path / "checkpoints")
+    convert_to_hf(tmp_path / "checkpoints", tmp_path / "hf")
+    assert_same_weights(tmp_path / "checkpoints", tmp_path / "hf")
 
 
 @pytest.mark.parametrize("case", FURTHER_CASES)

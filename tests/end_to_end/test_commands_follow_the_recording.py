@@ -1,6 +1,7 @@
 """From raw rows and Hugging Face weights to a trained Hugging Face model by the commands alone, against a recording.
 
-The sigmoid case under every layout. `tests/distributed` has the other cases and settings, without commands and Ray.
+The sigmoid case under the two layouts that combine the most. `tests/distributed` has every layout, from converted
+weights and back as here, and the other cases and settings, without commands and Ray.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole, to_mcore
 from tests.support.oracle import require
-from tests.support.oracle_runs import LAYOUTS, compare, oracle_keys, preprocess_arguments
+from tests.support.oracle_runs import compare, oracle_keys, preprocess_arguments
 from tests.support.runs import Layout
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -29,7 +30,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return prefix
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "tp{}-pp{}-dp{}".format(*layout))
+@pytest.mark.parametrize("layout", [(2, 2, 1), (2, 1, 2)], ids=lambda layout: "tp{}-pp{}-dp{}".format(*layout))
 def test_the_commands_follow_the_recording(layout: Layout, pairs: Path, ray_address: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     keys = {

@@ -180,19 +180,20 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S
 @contextmanager
 def ray_cluster(num_cpus: int) -> Iterator[str]:
     """A Ray cluster of one node on this machine, for as long as the block lasts; gives its address."""
-    address = f"127.0.0.1:{free_port()}"
-    arguments = [
-        "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={address.rpartition(':')[2]}",
-        "--node-ip-address=127.0.0.1", f"--ray-client-server-port={free_port()}", f"--num-cpus={num_cpus}",
-        "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
-    ]  # fmt: skip
     for _ in range(START_ATTEMPTS):
+        port = free_port()
+        arguments = [
+            "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
+            "--node-ip-address=127.0.0.1", f"--ray-client-server-port={free_port()}", f"--num-cpus={num_cpus}",
+            "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
+        ]  # fmt: skip
         # With an address Ray sends no token, not even one that lies where it would look for it.
         with Running(arguments, RAY_AUTH_MODE="disabled") as running:
             until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
-            if running.has_ended:  # Ray waits 30 s for its own processes, too little for a machine that is very busy.
+            # Another program took a port, or Ray waited 30 s for its own processes: too little on a very busy machine.
+            if running.has_ended:
                 continue
-            yield address
+            yield f"127.0.0.1:{port}"
             running.signal(signal.SIGTERM)
             running.finish()
             return

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+import convert_ckpt
 from mindspeed_dpo.models.weights import open_weights
 from tests.support.commands import succeed
 from tests.support.runs import Layout
@@ -39,10 +40,30 @@ def to_mcore(source: Path, target: Path, layout: Layout = (1, 1, 1)) -> Path:
     return target
 
 
+def to_hf_arguments(checkpoints: Path, target: Path) -> list[str]:
+    """Arguments of `convert_ckpt.py` from Megatron-core weights to a Hugging Face folder."""
+    return ["--load-model-type=mg", "--save-model-type=hf", f"--load-dir={checkpoints}", f"--save-dir={target}"]
+
+
+def convert_to_mcore(source: Path, target: Path, layout: Layout = (1, 1, 1)) -> Path:
+    """`to_mcore` in this process."""
+    assert convert_ckpt.main(to_mcore_arguments(source, target, layout)) == 0
+    return target
+
+
+def convert_to_hf(checkpoints: Path, target: Path) -> None:
+    """Convert back in this process."""
+    assert convert_ckpt.main(to_hf_arguments(checkpoints, target)) == 0
+
+
 def assert_exported_whole(checkpoints: Path, folder: Path) -> None:
-    """Convert back; transformers must load every weight of the checkpoint, and the model must compute."""
-    types = ["--load-model-type=mg", "--save-model-type=hf"]
-    succeed("convert_ckpt.py", *types, f"--load-dir={checkpoints}", f"--save-dir={folder}")
+    """Convert back by the command; the result must be the same weights."""
+    succeed("convert_ckpt.py", *to_hf_arguments(checkpoints, folder))
+    assert_same_weights(checkpoints, folder)
+
+
+def assert_same_weights(checkpoints: Path, folder: Path) -> None:
+    """Transformers must load every weight of the checkpoint from the folder, and the model must compute."""
     model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     assert not any(report.values()), report
     source = open_weights(checkpoints)

@@ -26,6 +26,7 @@ from megatron.core import parallel_state
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.store import host_store
 from mindspeed_dpo.workers.crew import Crew
 
 RESULT_TIMEOUT_S = 300
@@ -46,15 +47,16 @@ class Pool:
     def __init__(self, world_size: int) -> None:
         context = mp.get_context("forkserver")
         context.set_forkserver_preload([__name__])
-        master = f"127.0.0.1:{free_port()}"
         pairs = [context.Pipe() for _ in range(world_size)]
         self._ends = [parent for parent, _ in pairs]
         self._processes = [
-            context.Process(target=_serve, args=(rank, world_size, master, child))
-            for rank, (_, child) in enumerate(pairs)
+            context.Process(target=_serve, args=(rank, world_size, child)) for rank, (_, child) in enumerate(pairs)
         ]
         for process in self._processes:
             process.start()
+        master = self._ends[0].recv()
+        for end in self._ends[1:]:
+            end.send(master)
 
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call the function in every process; a failure anywhere raises here with its traceback."""
@@ -98,14 +100,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _serve(rank: int, world_size: int, master: str, end: Connection) -> None:
+def _serve(rank: int, world_size: int, end: Connection) -> None:
     torch.set_num_threads(1)
     accelerator = activate("cpu")
-    groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3)
+    # The first one listens before it tells where: nobody can take the port meanwhile.
+    store = host_store(0) if rank == 0 else None
+    if store is not None:
+        end.send(f"127.0.0.1:{store.port}")
+    master = f"127.0.0.1:{store.port}" if store is not None else end.recv()
+    groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:
         end.send(_answer(*end.recv()))
         if not _crew:
+            dist.barrier()  # nobody may still be in a collective of a group that ends
             leave_layout()
 
 
