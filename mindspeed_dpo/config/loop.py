@@ -66,6 +66,13 @@ class LoopConfig:
         help="Address of a running Ray cluster; null: RAY_ADDRESS, else what `ray start` began here, else its own.",
         shared=True,
     )
+    ray_resource: str | None = setting(
+        None,
+        help="Ray resource that a process takes one of; null is the device's own. NPU with device=cpu tries the "
+        "placement of a cluster without its devices.",
+        choices=("CPU", "GPU", "NPU"),
+        shared=True,
+    )
     tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
     log_token_statistics: bool = setting(
         True, help="Also measure entropy and token accuracy of the policy, at some cost.", shared=True

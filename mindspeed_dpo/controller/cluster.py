@@ -47,17 +47,17 @@ def check_room(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> 
         ClusterError: They do not.
     """
     resource = accelerator.ray_resource
-    free = {node["NodeManagerAddress"]: node["Resources"].get(resource, 0) for node in ray.nodes() if node["Alive"]}
-    left = dict(free)
+    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    left = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
+    told = sorted(f"{node['NodeManagerAddress']} has {left[name]:g}" for name, node in nodes.items())
     # Largest first into the fullest node that still fits: exact for equal nodes, which is what pools are written for.
     for size, pool in sorted(((size, pool) for pool, sizes in pools.items() for size in sizes), reverse=True):
         fitting = [name for name, count in left.items() if count >= size]
         if not fitting:
-            there = ", ".join(f"{name} has {count:g}" for name, count in sorted(free.items()))
             asked = ", ".join(f"{name}: {list(sizes)}" for name, sizes in pools.items())
             raise ClusterError(
                 f"too few devices: resource_pool asks for {asked}, and no node has {size} {resource} left for {pool}; "
-                f"the cluster's nodes: {there or 'none'}. Use fewer processes per node or start more nodes with "
+                f"the cluster's nodes: {', '.join(told) or 'none'}. Use fewer processes per node or start more nodes with "
                 f"ray start --resources='{{\"{resource}\": N}}'"
             )
         left[min(fitting, key=lambda name: left[name])] -= size

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ class Accelerator:
     backend: str
     ray_resource: str
     is_custom_resource: bool = False
+
+    def placed_by(self, ray_resource: str | None) -> Accelerator:
+        """The same kind of device, its processes placed by another Ray resource if one is named."""
+        return self if ray_resource is None else replace(
+            self, ray_resource=ray_resource, is_custom_resource=ray_resource not in ("CPU", "GPU")
+        )
 
     def device(self) -> torch.device:
         """The device of this process: the current one, after `set_device`."""

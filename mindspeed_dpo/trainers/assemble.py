@@ -14,7 +14,7 @@ from mindspeed_dpo.controller.cluster import ClusterError, cluster
 from mindspeed_dpo.controller.group import WorkerFailure, WorkerGroup
 from mindspeed_dpo.controller.handles import Group, WeightsMismatch
 from mindspeed_dpo.controller.pools import Pool
-from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.device import Accelerator, find_accelerator
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.models.weights.assets import FOLDER, copy_assets
 from mindspeed_dpo.observability.jsonl import MetricsFile
@@ -72,7 +72,7 @@ def _run_logged(config: RunConfig) -> int:
 
 def _train(inputs: Inputs) -> int:
     config = inputs.config
-    accelerator = find_accelerator(config.loop.device)
+    accelerator = _placed(config)
     with ExitStack() as stack:
         stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools))
         watched: list[WorkerGroup] = []
@@ -96,10 +96,14 @@ def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
     return DONE if done >= config.loop.train_iters else INTERRUPTED
 
 
+def _placed(config: RunConfig) -> Accelerator:
+    return find_accelerator(config.loop.device).placed_by(config.loop.ray_resource)
+
+
 @contextmanager
 def _group(config: RunConfig, pool_name: str, watched: list[WorkerGroup]) -> Iterator[WorkerGroup]:
     """The processes of a pool, ended and their devices given back at the end; all groups watch each other."""
-    pool = Pool(pool_name, config.pools[pool_name], find_accelerator(config.loop.device))
+    pool = Pool(pool_name, config.pools[pool_name], _placed(config))
     try:
         group = WorkerGroup(config, pool, watched)
         try:
