@@ -3,6 +3,9 @@
 Messages are JSON over a socket of its own, so that what a function prints is no message. A thread reads them, and the
 functions have the main thread, where they may use signals. When the other end goes away, however it ended, the thread
 ends this process and whatever it started.
+
+The process is not the other end's own child but that one's: Ray, which ends a worker together with its children, would
+otherwise leave nobody to end what the functions have started.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ def main() -> None:
     sys.argv[1:] = []
     sys.path.insert(0, os.getcwd())
     os.set_inheritable(descriptor, False)
+    _leave_guard(descriptor)
     link = Connection(descriptor)
     requests: queue.SimpleQueue[tuple[str, dict[str, Any]]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(link, requests), daemon=True).start()
@@ -50,13 +54,25 @@ def main() -> None:
         _send(link, answer(functions[path], arguments))
 
 
+def _leave_guard(descriptor: int) -> None:
+    """Go on in a child; the process left behind waits for it and ends the same way. There are no threads yet."""
+    child = os.fork()
+    if child == 0:
+        return
+    os.close(descriptor)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(abs(code))
+
+
 def _listen(link: Connection, requests: queue.SimpleQueue[tuple[str, dict[str, Any]]]) -> None:
     try:
         while True:
             requests.put(json.loads(link.recv_bytes()))
     except (EOFError, OSError):
-        # This process leads its own group: a program that a function has started must not stay behind either.
-        os.killpg(os.getpid(), signal.SIGKILL)
+        # The group is this process, its guard, and every program that a function has started.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 def _send(link: Connection, message: Any) -> None:

@@ -168,9 +168,7 @@ class _Child:
 
 def _end(process: subprocess.Popen[bytes], link: Connection) -> None:
     link.close()
-    # The process is waited for only here, so its number, which is also its group's, cannot be another's by now
-    # unless it is known to have ended.
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    # It leads a group, of which programs may be left even where it has died itself.
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from mindspeed_dpo.workers.scorers.isolation import CallFailed, IsolatedFunctions
@@ -81,6 +82,15 @@ def test_a_process_that_dies_is_started_again(functions: IsolatedFunctions, name
     assert before != after and ends(int(float(before)))
 
 
+def test_programs_of_a_process_that_died_end_too() -> None:
+    mortal = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in ("starts_a_program", "dying")], timeout_s=60)
+    (program, _) = call(mortal, "starts_a_program")
+    with pytest.raises(CallFailed, match="exit code 7"):
+        call(mortal, "dying", "bad")
+    assert ends(int(float(program)))
+    mortal.close()
+
+
 def test_leaving_the_interpreter_is_an_error_like_any_other(functions: IsolatedFunctions) -> None:
     before = call(functions, "process_ids")
     with pytest.raises(CallFailed, match="raised SystemExit: 3") as failure:
@@ -121,15 +131,18 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.parametrize("with_children", [False, True], ids=["alone", "with its children, as Ray does"])
 @pytest.mark.parametrize("state", ["hanging", "idle"])
-def test_no_process_outlives_a_parent_that_is_killed(state: str) -> None:
+def test_no_process_outlives_a_parent_that_is_killed(state: str, with_children: bool) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         started = [int(parent.stdout.readline()) for _ in range(2)]
         assert parent.stdout.readline().strip() == {"hanging": "hangs", "idle": "idle"}[state]
-        parent.kill()
+        children = psutil.Process(parent.pid).children() if with_children else []
+        for process in (parent, *children):
+            process.kill()
         assert all(map(ends, started))
 
 
