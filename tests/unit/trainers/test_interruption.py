@@ -25,6 +25,14 @@ def raising(*signals: signal.Signals, at: int) -> Callable[[int], None]:
     return during_update
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal() -> Iterator[None]:
+    """Python's own answer to SIGINT: pytest-xdist's workers and background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 @pytest.mark.parametrize("save_interval", [None, 2], ids=["end only", "due at that step"])
 def test_a_signal_lets_the_step_end_and_saves_it_once(number: signal.Signals, save_interval: int | None) -> None:
