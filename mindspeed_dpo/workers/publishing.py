@@ -26,6 +26,7 @@ class Publishing:
         self._store: dist.TCPStore | None = None
         self._link: Link | None = None
         self._sender: Sender | None = None
+        self._is_open = False
 
     def host_link(self, host: str) -> str | None:
         """`host:port` where a link can be joined, from the first process, which lies on `host`; None from the others.
@@ -45,7 +46,7 @@ class Publishing:
             publishers: Pipeline stages of the actor.
             receivers: Processes of the rollout, whose ranks in the link follow.
         """
-        place = self._seat.place
+        place, self._is_open = self._seat.place, True
         self._sender = sender_of(self._seat, self._role, self._engine, source=place.pp_rank)
         if self._sender is not None and place.tp_rank == 0:
             self._link = join_link(
@@ -65,6 +66,8 @@ class Publishing:
         Raises:
             WeightsError: The rollout expects something else; it raises the same, and no weight has moved.
         """
+        if not self._is_open:
+            return
         # On every replica: where the gather of updated parameters is overlapped, it takes all of them.
         with self._engine.parameters_gathered():
             if self._sender is not None:

@@ -48,15 +48,16 @@ def test_the_rollout_answers_with_the_weights_that_were_learned(build: Build, se
     layout, inference_tp, own, settings = SEATS[seat]
     jobs = build(layout, inference_tp, own, **settings)
     initial = equal(*jobs.digests())
+    rows = [4, 0, 2]
     for version in (1, 2):
         jobs.learn(step=version - 1)
         assert jobs.hand_over(version) == [version] * jobs.run.num_processes(ROLLOUT)
+        # Before anything asks the actor: what its last update made of the weights must be there already.
+        rollouts = jobs.generate(rows, 7, version)
+        torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.answers), atol=1e-4, rtol=1e-4)
         assert first_difference(initial, equal(*jobs.digests())) is not None
-    rows = [4, 0, 2]
-    rollouts = jobs.generate(rows, 7, 2)
-    assert rollouts.version == 2 and rollouts.rows.tolist() == rows
-    assert [prompt.tolist() for prompt in rollouts.answers.prompts()] == [PROMPTS[row] for row in rows]
-    torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.answers), atol=1e-4, rtol=1e-4)
+        assert rollouts.version == version and rollouts.rows.tolist() == rows
+        assert [prompt.tolist() for prompt in rollouts.answers.prompts()] == [PROMPTS[row] for row in rows]
 
 
 def test_a_response_depends_on_its_number_and_not_on_who_answers(build: Build) -> None:
@@ -101,14 +102,21 @@ def test_training_weights_are_used_in_place_and_copies_are_copies(build: Build) 
 def test_another_version_than_the_one_held_is_refused(build: Build) -> None:
     jobs = build()
     jobs.hand_over(3)
-    with pytest.raises(AssertionError, match="policy version 4 should answer, but the rollout holds version 3"):
-        jobs.generate([0], 0, 4)
+    (refusal,) = jobs.rollout.inspect(refused, "generate", [0], 0, 4)
+    assert refusal == "policy version 4 should answer, but the rollout holds version 3"
 
 
 def test_a_rollout_that_received_nothing_does_not_answer(build: Build) -> None:
     jobs = build((1, 1, 1), 1, 1, load=None, random_init=True, finetune=False)
-    with pytest.raises(AssertionError, match="no weights yet; the actor must publish before the first prompt"):
-        jobs.generate([0], 0)
+    (refusal,) = jobs.rollout.inspect(refused, "generate", [0], 0)
+    assert refusal == "the rollout has no weights yet; the actor must publish before the first prompt"
+
+
+def test_a_link_is_for_a_rollout_of_its_own_and_receiving_needs_it(build: Build) -> None:
+    (refusal,) = build().rollout.inspect(refused, "open_link", "127.0.0.1:1", 1, 1)
+    assert refusal == "a rollout in the actor's processes needs no link"
+    (refusal,) = build((1, 1, 1), 1, 1).rollout.inspect(refused_without_link)
+    assert refusal == "the rollout has no link to the actor; call open_link on both first"
 
 
 def equal(actor: list[dict[str, int]], rollout: list[dict[str, int]]) -> dict[str, int]:
@@ -122,3 +130,14 @@ def shares_memory(crew: Crew) -> bool:
     actor, rollout = crew.roles["actor"], crew.roles[ROLLOUT]
     trained = {parameter.data_ptr() for parameter in actor.engine.model.parameters()}
     return {tensor.data_ptr() for tensor in rollout.weights.tensors.values()} == trained
+
+
+def refused(crew: Crew, verb: str, *args: Any) -> str:
+    with pytest.raises((ValueError, RuntimeError)) as caught:
+        getattr(crew.roles[ROLLOUT], verb)(*args)
+    return str(caught.value)
+
+
+def refused_without_link(crew: Crew) -> str:
+    crew.build(ROLLOUT)
+    return refused(crew, "receive", 1)
