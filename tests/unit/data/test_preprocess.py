@@ -11,6 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
@@ -18,7 +20,7 @@ from mindspeed_dpo.data.token_set import open_columns, read_meta
 from mindspeed_dpo.data.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main
 from tests.support.oracle import require
-from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer, text_of
+from tests.support.tokenizers import CHAT_TEMPLATE, CHAT_TOKENS, save_chat_tokenizer, save_tokenizer, text_of
 
 
 @pytest.fixture(scope="module")
@@ -337,3 +339,36 @@ def test_the_shell_script_finds_its_way_from_anywhere(tmp_path: Path, tokenizer:
     )
     assert done.returncode == 0, done.stderr
     assert len(PreferenceDataset.open(str(tmp_path / "out"))) == 1
+
+
+@pytest.mark.parametrize("name", ["descriptiveness", "deepscaler"])
+def test_ready_prompt_sets_run_by_name_with_a_file_of_their_form(tmp_path: Path, name: str) -> None:
+    special = ["<|im_start|>", "<|im_end|>", *CHAT_TOKENS]
+    own = save_tokenizer(tmp_path / "tokenizer", special=special, chat_template=CHAT_TEMPLATE)
+    if name == "descriptiveness":
+        raw = tmp_path / "descriptiveness-00000-of-00001.parquet"
+        # As on the hub: descriptive answers and the like beside the prompt.
+        rows = {"prompt": ["Q0", "", "Q2"], "chosen": ["a"] * 3, "rejected": ["b"] * 3}
+        pyarrow.parquet.write_table(pyarrow.table(rows), raw)
+    else:
+        raw = tmp_path / "deepscaler.json"
+        rows = [
+            {"problem": f"Q{n}" if n != 1 else "", "answer": f"\\frac{{{n}}}{{2}}", "solution": ""} for n in range(3)
+        ]
+        raw.write_text(json.dumps(rows))
+    overrides = [f"input={raw}", f"output_prefix={tmp_path / 'out'}", f"tokenizer_name_or_path={own}", "workers=1"]
+    done = subprocess.run(
+        ["bash", str(ROOT / "examples" / "data" / "preprocess_data.sh"), name, *overrides],
+        env={"PYTHON": sys.executable, "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"dropped: empty_prompt +1 .*first in row 2", done.stdout)
+    dataset = PromptDataset.open(str(tmp_path / "out"))
+    columns = dataset.columns(range(2))
+    assert [messages[-1]["content"] for messages in columns["messages"]] == ["Q0", "Q2"]
+    assert columns.get("labels") == (None if name == "descriptiveness" else ["\\frac{0}{2}", "\\frac{2}{2}"])
+    header = "<|im_start|>assistant\n" if name == "deepscaler" else "<|assistant|>"
+    assert text_of(load_tokenizer(own), dataset.prompts([1])[0].tolist()).endswith(header)

@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# Sourced by run.sh: reads where this node stands in the cluster and checks it. Nothing is started or ended here.
+#
+#   NNODES         nodes of the cluster (default: 1)
+#   NPUS_PER_NODE  devices of each node
+#   MASTER_ADDR    address of the head node, and CURRENT_IP that of this one; with one node both may be left out
+#   MASTER_PORT    port of Ray on the head node (default: 6344)
+#   DEVICE         npu (default), or cpu: NPUs are then only declared, and processes on the CPU take their place
+#   JOIN_TIMEOUT_S how long nodes wait for each other, in seconds (default: 600)
+
+# One sentence, and the exit code of a wrong setting.
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+require() {
+    local name
+    for name in "$@"; do
+        [[ -n "${!name:-}" ]] || fail "$name is not set; examples/cluster/settings.sh says what it means"
+    done
+}
+
+require_number() {
+    local name="$1" least="$2" most="$3"
+    if ! [[ "${!name}" =~ ^[0-9]{1,9}$ ]] || ((10#${!name} < least || 10#${!name} > most)); then
+        fail "$name should be a number from $least to $most, got '${!name}'"
+    fi
+}
+
+# Whether a program listens there.
+answers() {
+    # shellcheck disable=SC2016  # the inner shell expands its own arguments
+    timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
+}
+
+own_addresses() {
+    hostname -I 2>/dev/null || ip -o addr show 2>/dev/null | awk '{sub("/.*", "", $4); print $4}'
+}
+
+# Whether an address is one of this machine; all of 127.* is.
+is_own() {
+    local address
+    [[ "$1" == localhost || "$1" == 127.* ]] && return 0
+    for address in $(own_addresses); do
+        [[ "$address" == "$1" ]] && return 0
+    done
+    return 1
+}
+
+count_devices() {
+    local devices=() shown
+    if [[ -n "${ASCEND_RT_VISIBLE_DEVICES:-}" ]]; then
+        IFS=, read -ra devices <<<"$ASCEND_RT_VISIBLE_DEVICES"
+    else
+        for shown in /dev/davinci[0-9]*; do
+            [[ -e "$shown" ]] && devices+=("$shown")
+        done
+    fi
+    echo "${#devices[@]}"
+}
+
+read_settings() {
+    NNODES="${NNODES:-1}"
+    require NPUS_PER_NODE
+    require_number NNODES 1 100000
+    require_number NPUS_PER_NODE 1 1024
+    if ((NNODES == 1)); then
+        MASTER_ADDR="${MASTER_ADDR:-${CURRENT_IP:-127.0.0.1}}"
+        CURRENT_IP="${CURRENT_IP:-$MASTER_ADDR}"
+    fi
+    require MASTER_ADDR CURRENT_IP
+    MASTER_PORT="${MASTER_PORT:-6344}"
+    JOIN_TIMEOUT_S="${JOIN_TIMEOUT_S:-600}"
+    require_number MASTER_PORT 1 65535
+    require_number JOIN_TIMEOUT_S 1 86400
+    is_own "$CURRENT_IP" || fail "CURRENT_IP=$CURRENT_IP is no address of this machine, which has $(own_addresses)"
+    DEVICE="${DEVICE:-npu}"
+    case "$DEVICE" in
+    cpu) ;;
+    npu)
+        local found
+        found="$(count_devices)"
+        ((found >= NPUS_PER_NODE)) ||
+            fail "NPUS_PER_NODE=$NPUS_PER_NODE, but this machine shows $found NPUs (/dev/davinci*, ASCEND_RT_VISIBLE_DEVICES);" \
+                "lower it, or try the scripts with DEVICE=cpu"
+        ;;
+    *) fail "DEVICE should be npu or cpu, got '$DEVICE'" ;;
+    esac
+}

@@ -1,0 +1,108 @@
+"""Train a tiny reward model on the rule of rewards.py: a Llama with one score, in seconds on the CPU.
+
+    python examples/tiny/make_reward_model.py MODEL_FOLDER OUTPUT_FOLDER
+
+MODEL_FOLDER is what make_model.py wrote: its sizes, weights and tokenizer are those the reward model starts from. The
+result is a Hugging Face folder that AutoModelForSequenceClassification loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from pathlib import Path
+
+import torch
+from make_prompts import make_prompts
+from rewards import FULL_LENGTH, VOWELS, vowels
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+STEPS, BATCH, LEARNING_RATE = 200, 32, 3e-3
+HELD_OUT = 256
+ENOUGH = 0.9
+"""Correlation with the rule on answers that were not trained on: less than this is a failure."""
+
+
+class Examples:
+    """Answers of every quality to the prompts of make_prompts.py, with the score that the rule gives them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
+        self._tokenizer = tokenizer
+        self._random = random.Random(seed)
+        asked = [[{"role": "user", "content": row["prompt"]}] for row in make_prompts(64, seed)]
+        texts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in asked]
+        self._prompts = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        self._vowels = [tokenizer.convert_tokens_to_ids(letter) for letter in sorted(VOWELS)]
+
+    def draw(self, count: int) -> tuple[list[list[int]], Tensor]:
+        """Token ids of prompt and answer, and [count] float32 scores."""
+        answers = [self._answer() for _ in range(count)]
+        texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
+        rows = [self._random.choice(self._prompts) + answer for answer in answers]
+        return rows, torch.tensor(vowels(texts))
+
+    def _answer(self) -> list[int]:
+        """Any tokens, with a share of vowels of its own; some answers end early."""
+        share, length = self._random.random(), self._random.randint(1, FULL_LENGTH)
+        length = FULL_LENGTH if self._random.random() < 0.7 else length
+        other = range(1, len(self._tokenizer))
+        ids = [self._random.choice(self._vowels if self._random.random() < share else other) for _ in range(length)]
+        return [*ids, self._tokenizer.eos_token_id] if self._random.random() < 0.3 else ids
+
+
+def scores(model: PreTrainedModel, rows: list[list[int]]) -> Tensor:
+    """[rows] float32, what the head says at the last token of each row."""
+    width = max(map(len, rows))
+    pad = model.config.pad_token_id
+    ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return model(input_ids=ids, attention_mask=mask).logits[:, 0]
+
+
+def train(model: PreTrainedModel, examples: Examples, steps: int) -> None:
+    """Least squares against the rule."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
+    for _ in range(steps):
+        rows, wanted = examples.draw(BATCH)
+        loss = (scores(model, rows) - wanted).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+
+
+def main() -> int:
+    """Train, measure, save; 1 where the model did not learn the rule."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", type=Path, help="folder of make_model.py")
+    parser.add_argument("output", type=Path, help="folder to write; files in it are replaced")
+    parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps")
+    parser.add_argument("--seed", type=int, default=0, help="seed of weights and answers")
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    tokenizer = AutoTokenizer.from_pretrained(options.model)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=1, dtype=torch.float32)
+    train(model, Examples(tokenizer, options.seed), options.steps)
+    rows, wanted = Examples(tokenizer, options.seed + 1).draw(HELD_OUT)
+    with torch.no_grad():
+        found = scores(model.eval(), rows)
+    correlation = float(torch.corrcoef(torch.stack([found, wanted]))[0, 1])
+    error = float((found - wanted).abs().mean())
+    if correlation < ENOUGH:
+        print(f"the reward model did not learn the rule: correlation {correlation:.3f}, not {ENOUGH}", file=sys.stderr)
+        return 1
+    model.save_pretrained(options.output)
+    tokenizer.save_pretrained(options.output)
+    print(f"{options.output}: reward model, correlation with the rule {correlation:.3f}, mean error {error:.3f}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
