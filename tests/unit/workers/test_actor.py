@@ -96,7 +96,8 @@ def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat
     group, actor, _ = seat(layout, reference="live")
     group.build("ref")
     reference = ReferenceHandle(group)
-    assert np.array_equal(reference.log_probs(ROWS), actor.log_probs(ROWS))
+    # Not bit by bit: where two copies of the weights lie in memory may choose another kernel for them.
+    np.testing.assert_allclose(reference.log_probs(ROWS), actor.log_probs(ROWS), rtol=1e-6)
     before = reference.log_probs(ROWS)
     actor.update(0, ROWS, before)
     assert np.array_equal(reference.log_probs(ROWS), before)
