@@ -2,7 +2,7 @@
 PYTHON ?= python
 export PYTHON
 
-.PHONY: check format test
+.PHONY: bench check format test
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -13,3 +13,6 @@ format:  ## put the source in the style that `check` asks for
 
 test:  ## all tests that this machine can run
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
+
+bench:  ## speed and memory of generation beside Hugging Face's (docs/benchmarks.md)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/rollout.py $(ARGS)

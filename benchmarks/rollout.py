@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,7 @@ def parse() -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--prompts", type=int, help="instead of the scenario's number, for a busy or slow machine")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, alternating")
     parser.add_argument("--batch", type=int, default=64, help="responses at once: our slots and their batch")
     parser.add_argument("--decode-rows", type=int, default=64, help="rows of one of our decoding passes")
@@ -109,8 +110,9 @@ def save_model(folder: Path, dtype: str) -> None:
 def in_child(side: str, name: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
     """One measurement in a process of its own."""
     command = [sys.executable, __file__, "--side", side, "--scenario", name, "--folder", folder]
-    for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache"):
-        command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
+    for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
+        if getattr(options, key) is not None:
+            command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{name} {side}: {json.dumps(result)}", file=sys.stderr, flush=True)
@@ -119,7 +121,7 @@ def in_child(side: str, name: str, folder: str, options: argparse.Namespace) -> 
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """Load, warm up with a few tokens, measure one whole run."""
-    scenario = SCENARIOS[options.scenario[0]]
+    scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
     answer = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
     prompts = scenario.draw()
     answer(prompts[: options.batch // ANSWERS], 2)
@@ -208,7 +210,7 @@ def report(name: str, rounds: list[dict[str, dict[str, float]]], options: argpar
     memory = median("ours", lambda r: r["peak_mib"]) / median("hf", lambda r: r["peak_mib"])
     table.add_row("ratio", *ratios, "", f"{memory:.2f}x")
     table.caption = (
-        f"{options.rounds} rounds, batch {options.batch}, decode_rows {options.decode_rows}, {options.dtype}, "
+        f"{options.rounds} rounds, {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, decode_rows {options.decode_rows}, {options.dtype}, "
         f"{options.threads} thread(s); {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}; torch "
         f"{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     )

@@ -118,9 +118,7 @@ class Generator:
         vocab = self.model.model.vocab_size
         for place, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(
-                    f"prompt {place} of {len(prompts)} is empty; a response needs a token before it"
-                )
+                raise ValueError(f"prompt {place} of {len(prompts)} is empty; a response needs a token before it")
             if int(prompt.min()) < 0 or int(prompt.max()) >= vocab:
                 raise ValueError(
                     f"prompt {place} of {len(prompts)} holds tokens from {int(prompt.min())} to {int(prompt.max())}, "
