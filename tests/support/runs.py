@@ -9,6 +9,7 @@ from typing import Any
 
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.online import RewardConfig
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.trainers.assemble import train_on
@@ -35,6 +36,20 @@ def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
     return load_run("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{tp * pp * dp}]"])
 
 
+def tiny_online_run(layout: Layout = (1, 1, 1), pools: Mapping[str, Any] | None = None, **settings: Any) -> RunConfig:
+    """The online configuration of the tiny model; settings as `tiny_run`, or of the reward; pools beside the actor's."""
+    return load_run("online_dpo_trainer_tiny", online_overrides(layout, pools, **settings))
+
+
+def online_overrides(layout: Layout, pools: Mapping[str, Any] | None = None, **settings: Any) -> list[str]:
+    """What turns the shipped online configuration of the tiny model into a run of a test."""
+    tp, pp, dp = layout
+    sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp}
+    keys = {**sizes, "tensorboard": False, **settings}
+    seats = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
+    return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in seats.items())]
+
+
 def overrides(keys: Mapping[str, Any]) -> list[str]:
     """Command-line overrides that put each key into the section it belongs to."""
     return [f"{_section(key)}.{key}={_text(value)}" for key, value in keys.items()]
@@ -42,9 +57,10 @@ def overrides(keys: Mapping[str, Any]) -> list[str]:
 
 def train(run: RunConfig) -> list[dict[str, float]]:
     """Train on a pool of processes and give back what `metrics.jsonl` holds."""
-    group = PoolGroup(run, run.num_processes("actor"))
-    assert train_on(open_inputs(run), {"actor_rollout": group}) == 0
-    group.leave()
+    groups = {name: PoolGroup(run, sum(sizes), name) for name, sizes in run.pools.items()}
+    assert train_on(open_inputs(run), groups) == 0
+    for group in groups.values():
+        group.leave()
     return read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")
 
 
@@ -53,9 +69,14 @@ _TRAINING = {field.name for field in fields(LoopConfig)} | {
 }  # fmt: skip
 
 
+_REWARD = {field.name for field in fields(RewardConfig)}
+
+
 def _section(key: str) -> str:
-    return "training" if key in _TRAINING else ACTOR
+    return "training" if key in _TRAINING else "reward" if key in _REWARD else ACTOR
 
 
 def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
