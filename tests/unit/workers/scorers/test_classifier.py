@@ -105,7 +105,9 @@ def plainly(path: Path, how: str) -> np.ndarray:
     for row, (prompt, answers) in zip(ROWS, PLAIN, strict=True):
         for answer in answers:
             if how == "conversation":
-                text = own.apply_chat_template([*question(row), {"role": "assistant", "content": answer}], False)
+                text = own.apply_chat_template(
+                    [*question(row), {"role": "assistant", "content": answer}], tokenize=False
+                )
                 inputs = own(text, add_special_tokens=False, return_tensors="pt")
             else:
                 inputs = own(*((prompt, answer) if how == "pair" else (prompt + answer,)), return_tensors="pt")
@@ -191,7 +193,7 @@ def test_a_model_that_was_never_trained_to_classify_is_refused(tmp_path: Path) -
     tensors = load_file(path / "model.safetensors")
     tensors.pop("classifier.weight")
     save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(AssertionError, match="lacks classifier.weight: it was not trained to classify"):
+    with pytest.raises(AssertionError, match=r"lacks classifier.weight: it was not trained to classify"):
         score(run_of(path), BATCH)
 
 

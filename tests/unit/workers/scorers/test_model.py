@@ -139,7 +139,7 @@ def test_a_named_template_is_used_instead_of_the_tokenizers() -> None:
     own = hugging_face(folder)[1]
 
     def alpaca(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
-        pieces = ["be brief\n\n", f"### Instruction:\nwhat is {row}?\n\n### Response:\n", answer]
+        pieces = ["be brief", f"### Instruction:\nwhat is {row}?\n\n### Response:\n", answer]
         return [token for piece in pieces for token in own.encode(piece, add_special_tokens=False)] + [own.eos_token_id]
 
     run = reward_run(folder, reward_tokenizer=str(folder), reward_prompt_type="alpaca")
