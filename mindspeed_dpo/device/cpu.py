@@ -20,6 +20,10 @@ def install() -> None:
     """Apply the redirects to this process; a second call does nothing."""
     if _saved:
         return
+    with torch.device("cpu"):
+        # torch notes which functions make tensors when a device context is first used. It must note the originals:
+        # else `with torch.device("meta")`, with which transformers builds models, would pass over those replaced here.
+        torch.empty(0)
     for owner, name, make in _redirects():
         original = getattr(owner, name)
         _saved[(owner, name)] = original

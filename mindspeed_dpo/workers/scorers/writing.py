@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -163,8 +163,8 @@ def shared_prompt(sequences: Sequence[tuple[Ids, Ids]]) -> tuple[Ids, list[Ids]]
         RowDropped: They have no token in common.
     """
     wholes = [whole for _, whole in sequences]
-    # It compares sequences of any kind, not just paths.
-    common = commonprefix([*wholes, *(prompt for prompt, _ in sequences)])
+    columns = zip(*wholes, *(prompt for prompt, _ in sequences), strict=False)
+    common = [tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
     cut = min(len(common), min(map(len, wholes)) - 1)
     if cut < 1:
         raise RowDropped("empty_prompt", "nothing stands before the responses")

@@ -148,3 +148,13 @@ def test_activating_the_cpu_installs_the_redirects(untouched: list[Any]) -> None
     accelerator = activate("cpu", local_rank=3)
     assert accelerator.kind == "cpu"
     assert torch.cuda.current_device() == torch.device("cpu")
+
+
+def test_device_contexts_still_cover_what_is_redirected() -> None:
+    # In a process of its own: torch notes once per process what a context covers.
+    code = (
+        "from mindspeed_dpo.device import activate; activate('cpu'); import torch\n"
+        "with torch.device('meta'): print(torch.tensor([1]).device, torch.zeros(2).device)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["meta", "meta"]
