@@ -21,6 +21,11 @@ ray_lives() {
     [[ -n "$RAY_PID" ]] && kill -0 "$RAY_PID" 2>/dev/null
 }
 
+# Whether it is ready.
+ray_started() {
+    grep -q "Ray runtime started" "$RAY_LOG"
+}
+
 # End what start_ray began, and wait for it.
 stop_ray() {
     [[ -n "$RAY_PID" ]] || return 0

@@ -66,7 +66,8 @@ start_head() {
     echo "starting Ray's head at $address with $NPUS_PER_NODE NPUs"
     start_ray --head --port="$MASTER_PORT" --include-dashboard=false
     local end=$((SECONDS + JOIN_TIMEOUT_S))
-    until answers "$MASTER_ADDR" "$MASTER_PORT"; do
+    # Its port answers earlier than it can be used.
+    until ray_started; do
         if ! ray_lives || ((SECONDS > end)) || [[ -n "$signalled" ]]; then
             ray_said
             fail "Ray's head did not start at $address; all it said is in $RAY_LOG"
@@ -90,7 +91,7 @@ join() {
         # `wait` wakes up for signals, `sleep` does not.
         sleep 1 &
         wait $!
-        if ! [[ "$joined" ]] && grep -q "Ray runtime started" "$RAY_LOG"; then
+        if ! [[ "$joined" ]] && ray_started; then
             joined=yes
             echo "joined $address with $NPUS_PER_NODE NPUs; staying until the head ends"
         fi

@@ -17,6 +17,20 @@ import ray
 PAUSE_S = 2.0
 
 
+def connect(address: str, end_s: float) -> bool:
+    """Connect, trying again until the time is up: a busy machine takes its time; tells why it did not work."""
+    while True:
+        try:
+            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            if time.monotonic() > end_s:
+                print(f"error: no Ray answers at {address}: {error}", file=sys.stderr)
+                return False
+            time.sleep(PAUSE_S)
+        else:
+            return True
+
+
 def count_npus() -> int:
     """NPUs of the nodes that live."""
     return int(sum(node["Resources"].get("NPU", 0) for node in ray.nodes() if node["Alive"]))
@@ -41,10 +55,7 @@ def main() -> int:
     parser.add_argument("timeout_s", type=float, help="seconds to wait at most")
     options = parser.parse_args()
     end_s = time.monotonic() + options.timeout_s
-    try:
-        ray.init(options.address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        print(f"error: no Ray answers at {options.address}: {error}", file=sys.stderr)
+    if not connect(options.address, end_s):
         return 1
     found = wait(options.count, end_s)
     ray.shutdown()

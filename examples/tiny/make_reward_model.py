@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-STEPS, BATCH, LEARNING_RATE = 200, 32, 3e-3
+STEPS, BATCH, LEARNING_RATE = 100, 32, 3e-3
 HELD_OUT = 256
 ENOUGH = 0.9
 """Correlation with the rule on answers that were not trained on: less than this is a failure."""

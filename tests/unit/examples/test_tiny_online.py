@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from examples.tiny.make_model import make_model, make_tokenizer
 from examples.tiny.rewards import vowels
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -89,11 +91,26 @@ def test_a_file_of_an_offline_run_gets_a_sentence(tmp_path: Path) -> None:
 # Reward model
 
 
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that make_model.py writes."""
+    folder = tmp_path_factory.mktemp("hf")
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    make_model(len(tokenizer), seed=0).save_pretrained(folder)
+    return folder
+
+
+def make_reward_model(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    """The command line, without a process of its own: importing torch takes longer than the training."""
+    monkeypatch.syspath_prepend(str(ROOT / "examples" / "tiny"))
+    monkeypatch.setattr(sys, "argv", ["make_reward_model.py", *map(str, arguments)])
+    return int(importlib.import_module("make_reward_model").main())
+
+
 @pytest.mark.slow
-def test_the_reward_model_follows_the_rule(tmp_path: Path) -> None:
-    assert example("make_model.py", tmp_path / "hf").returncode == 0
-    done = example("make_reward_model.py", tmp_path / "hf", tmp_path / "rm")
-    assert done.returncode == 0, done.stderr
+def test_the_reward_model_follows_the_rule(policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert make_reward_model(monkeypatch, policy, tmp_path / "rm") == 0
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
     assert model.config.num_labels == 1 and len(tokenizer) == model.config.vocab_size
@@ -109,8 +126,9 @@ def test_the_reward_model_follows_the_rule(tmp_path: Path) -> None:
     assert scores == sorted(scores) and scores[-1] - scores[0] > 0.6
 
 
-def test_too_little_training_is_not_saved(tmp_path: Path) -> None:
-    assert example("make_model.py", tmp_path / "hf").returncode == 0
-    done = example("make_reward_model.py", tmp_path / "hf", tmp_path / "rm", "--steps", "1")
-    assert done.returncode == 1 and "did not learn the rule" in done.stderr
+def test_too_little_training_is_not_saved(
+    policy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make_reward_model(monkeypatch, policy, tmp_path / "rm", "--steps", "1") == 1
+    assert "did not learn the rule" in capsys.readouterr().err
     assert not (tmp_path / "rm").exists()
