@@ -1,12 +1,12 @@
-"""Tokens per second of the rollout beside Hugging Face's `generate`: same weights, prompts, sampling, dtype and threads.
+"""Tokens per second of the rollout beside Hugging Face's `generate`: same weights, prompts, sampling, dtype, threads.
 
     python benchmarks/rollout.py                     # both scenarios, three alternating rounds
     python benchmarks/rollout.py --scenario equal --rounds 1 --decode-rows 16
 
 Each measurement is a process of its own, so that its peak memory is its own; the two sides alternate, so that whatever
 else the machine does meets both. CPU seconds stand beside wall seconds, because they suffer less from neighbours.
-The model is a 40M Llama with random weights. Its next-token distribution is nearly flat, so answers of mixed length come
-from a set of stop tokens whose total probability is 1 / mean length, the same set on both sides.
+The model is a 40M Llama with random weights. Its next-token distribution is nearly flat, so answers of mixed length
+come from a set of stop tokens whose total probability is 1 / mean length, the same set on both sides.
 """
 
 from __future__ import annotations
@@ -210,7 +210,8 @@ def report(name: str, rounds: list[dict[str, dict[str, float]]], options: argpar
     memory = median("ours", lambda r: r["peak_mib"]) / median("hf", lambda r: r["peak_mib"])
     table.add_row("ratio", *ratios, "", f"{memory:.2f}x")
     table.caption = (
-        f"{options.rounds} rounds, {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, decode_rows {options.decode_rows}, {options.dtype}, "
+        f"{options.rounds} rounds, {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, "
+        f"decode_rows {options.decode_rows}, {options.dtype}, "
         f"{options.threads} thread(s); {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}; torch "
         f"{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     )

@@ -1,6 +1,7 @@
 """Keys and values of what was already read, in blocks of fixed size, for tiles of consecutive slots.
 
-A tile is what one decoding pass reads: blocks come first, so the blocks in use of all its rows are one contiguous piece.
+A tile is what one decoding pass reads: blocks come first, so the blocks in use of all its rows are one contiguous
+piece.
 """
 
 from __future__ import annotations

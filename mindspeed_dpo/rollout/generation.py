@@ -1,7 +1,7 @@
 """Continuous batching: prompts become answers, and a finished response makes room for the next at once.
 
-A response is bitwise a function of the weights, the prompt, the settings, the seed, its sample number and its k: prompts
-are read one at a time, once for all their responses, and a decoding pass always has the same number of rows.
+A response is bitwise a function of the weights, the prompt, the settings, the seed, its sample number and its k:
+prompts are read one at a time, once for all their responses, and a decoding pass always has the same number of rows.
 """
 
 from __future__ import annotations
