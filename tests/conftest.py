@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 # Before torch is imported: several processes with many threads each would fight for the same cores.
@@ -39,6 +40,14 @@ def _group(item: pytest.Item) -> str:
     """Tests of one group run on one of pytest-xdist's workers: those of a file, and all that share a Ray cluster."""
     folder = item.path.parent
     return folder.name if folder.name == "end_to_end" else f"{folder.name}/{item.path.name}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pools_at_rest() -> Iterator[None]:
+    """Let the processes of pools leave their layouts: each group keeps a thread that looks for work again and again."""
+    yield
+    if "tests.support.processes" in sys.modules:
+        sys.modules["tests.support.processes"].rest()
 
 
 @pytest.fixture(autouse=True)

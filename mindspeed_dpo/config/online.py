@@ -157,7 +157,9 @@ class RewardConfig:
         None, help="Template of the reward model: a name, or chat_template for its tokenizer's own; needs messages."
     )
     no_post_layer_norm: bool = setting(False, help="Leave out the final norm before the reward head.")
-    offload: bool = setting(False, help="Keep the weights of a frozen role on the host while it is not at work.")
+    offload: bool = setting(
+        False, help="Keep the weights of reference and reward model on the host while they are not at work."
+    )
 
     @property
     def scores_by(self) -> str:

@@ -57,8 +57,8 @@ def check_room(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> 
             asked = ", ".join(f"{name}: {list(sizes)}" for name, sizes in pools.items())
             raise ClusterError(
                 f"too few devices: resource_pool asks for {asked}, and no node has {size} {resource} left for {pool}; "
-                f"the cluster's nodes: {', '.join(told) or 'none'}. Use fewer processes per node or start more nodes with "
-                f"ray start --resources='{{\"{resource}\": N}}'"
+                f"the cluster's nodes: {', '.join(told) or 'none'}. Use fewer processes per node or start more nodes "
+                f"with ray start --resources='{{\"{resource}\": N}}'"
             )
         left[min(fitting, key=lambda name: left[name])] -= size
 

@@ -34,8 +34,10 @@ class Accelerator:
 
     def placed_by(self, ray_resource: str | None) -> Accelerator:
         """The same kind of device, its processes placed by another Ray resource if one is named."""
-        return self if ray_resource is None else replace(
-            self, ray_resource=ray_resource, is_custom_resource=ray_resource not in ("CPU", "GPU")
+        return (
+            self
+            if ray_resource is None
+            else replace(self, ray_resource=ray_resource, is_custom_resource=ray_resource not in ("CPU", "GPU"))
         )
 
     def device(self) -> torch.device:

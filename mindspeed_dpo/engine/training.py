@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
@@ -84,9 +85,30 @@ class TrainingEngine:
 class ScoringEngine:
     """One rank's stage of a frozen model."""
 
-    def __init__(self, model: DecoderStage) -> None:
+    def __init__(self, model: DecoderStage, *, offload_from: torch.device | None = None) -> None:
+        """Freeze a model whose weights are already loaded.
+
+        Args:
+            model: The stage.
+            offload_from: Where it works, if its weights are to lie on the host in between.
+        """
         self.model = model.eval()
         model.requires_grad_(False)
+        self._works_on = offload_from
+        if offload_from is not None:
+            self.model.to("cpu")
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Have the weights on the device for a while, where they are offloaded."""
+        if self._works_on is None:
+            yield
+            return
+        self.model.to(self._works_on)
+        try:
+            yield
+        finally:
+            self.model.to("cpu")
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """What the head says of each micro-batch; empty off the last stage."""

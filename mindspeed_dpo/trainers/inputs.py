@@ -22,7 +22,7 @@ from mindspeed_dpo.workers.scorers.classifier import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
-from mindspeed_dpo.workers.sources import open_dataset, open_initial_weights
+from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,7 @@ def check_weights(role: RoleConfig) -> None:
     assets = source.assets()
     if assets is None or not (assets / "config.json").is_file():
         return
-    differences = describe_differences(role.model, model_config_from_hf(read_hf_config(assets)))
+    found = model_config_from_hf(read_hf_config(assets))
+    differences = describe_differences(role.model, found, reward=role.name == REWARD)
     if differences:
         raise ValueError(f"{source.path} holds another model than the configuration: {'; '.join(differences)}")

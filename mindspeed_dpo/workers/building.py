@@ -65,6 +65,11 @@ def _loaded(model: Stage, seat: Seat, role: RoleConfig) -> Stage:
     return model
 
 
+def offload_from(seat: Seat, role: RoleConfig) -> torch.device | None:
+    """The device a frozen role leaves while it is not at work; None where it stays."""
+    return seat.device if role.reward.offload else None
+
+
 def build_feed(seat: Seat, role: RoleConfig, dataset: PairSource | None) -> Feed:
     """The role's view of a dataset."""
     return Feed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.training import ScoringEngine
-from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
 from mindspeed_dpo.workers.feed import PairSource
 from mindspeed_dpo.workers.roles import Logps, Pairs
 from mindspeed_dpo.workers.scoring import score_pairs
@@ -14,9 +14,10 @@ class ReferenceWorker:
     """One process of the reference."""
 
     def __init__(self, seat: Seat, role: RoleConfig, dataset: PairSource | None) -> None:
-        self.engine = ScoringEngine(build_model(seat, role))
+        self.engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
         self.feed = build_feed(seat, role, dataset)
 
     def log_probs(self, pairs: Pairs) -> Logps | None:
         """See `score_pairs`."""
-        return score_pairs(self.engine, self.feed, pairs)
+        with self.engine.at_work():
+            return score_pairs(self.engine, self.feed, pairs)

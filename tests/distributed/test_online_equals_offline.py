@@ -98,7 +98,9 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
         )  # type: ignore[arg-type]
     else:
         trainer = OfflineDPOTrainer(  # type: ignore[assignment]
-            eval_rows=TRAIN_ROWS[:0], row_tokens=np.ones(len(PAIRS), np.int64), **common  # type: ignore[arg-type]
+            eval_rows=TRAIN_ROWS[:0],
+            row_tokens=np.ones(len(PAIRS), np.int64),
+            **common,  # type: ignore[arg-type]
         )
     trainer.fit()
     weights = group.inspect(parameters)

@@ -30,7 +30,9 @@ def test_the_shipped_example_learns_its_rule_from_random_weights(
     steps = train(tiny_online_run(**inputs.keys, reward_functions=[RULE], seed=seed, output_dir=tmp_path))
     assert steps[0]["objective/scores"] < 0.1
     assert mean(steps[-5:], "objective/scores") > 0.9
-    assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-6) and steps[0]["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-6) and steps[0]["objective/kl"] == pytest.approx(
+        0, abs=1e-4
+    )
 
 
 def test_the_score_of_a_trained_reward_model_rises_while_the_policy_stays_near_its_reference(

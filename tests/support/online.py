@@ -1,4 +1,4 @@
-"""What tests of online runs start from: the example's model, prompts and reward model, made by the examples' commands."""
+"""What tests of online runs start from: model, prompts and reward model, made by the commands of the example."""
 
 from __future__ import annotations
 

@@ -41,6 +41,12 @@ def pool(world_size: int, name: str = ACTOR) -> Pool:
     return _pools[name, world_size]
 
 
+def rest() -> None:
+    """Let all pools leave their layouts."""
+    for one in list(_pools.values()):
+        one.run(leave_layout)
+
+
 class Pool:
     """Processes of one size, each with a pipe to this one."""
 

@@ -37,7 +37,7 @@ def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
 
 
 def tiny_online_run(layout: Layout = (1, 1, 1), pools: Mapping[str, Any] | None = None, **settings: Any) -> RunConfig:
-    """The online configuration of the tiny model; settings as `tiny_run`, or of the reward; pools beside the actor's."""
+    """The online configuration of the tiny model; settings as `tiny_run`, or of the reward; pools of others."""
     return load_run("online_dpo_trainer_tiny", online_overrides(layout, pools, **settings))
 
 

@@ -14,12 +14,12 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.engine.training import ScoringEngine
-from mindspeed_dpo.workers.building import Seat, build_reward_model
+from mindspeed_dpo.workers.building import Seat, build_reward_model, offload_from
 from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer, reward_writer
 from mindspeed_dpo.workers.scorers.writing import Writer
-from mindspeed_dpo.workers.scoring import HELD_MICRO_BATCHES, Engine
+from mindspeed_dpo.workers.scoring import HELD_MICRO_BATCHES
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ModelScorer:
         vocab_size: Token ids the model knows.
     """
 
-    engine: Engine
+    engine: ScoringEngine
     writer: Writer
     device: torch.device
     speaks: bool
@@ -61,8 +61,9 @@ class ModelScorer:
         """Scores [p, K] of each micro-batch; nothing off the last stage."""
         self._check_tokens(batch)
         found, packed = [], self._micro_batches(batch)
-        while held := list(islice(packed, HELD_MICRO_BATCHES)):
-            found += self.engine.score(held)
+        with self.engine.at_work():
+            while held := list(islice(packed, HELD_MICRO_BATCHES)):
+                found += self.engine.score(held)
         return found
 
     def _micro_batches(self, batch: PreferenceBatch) -> Iterator[PackedBatch]:
@@ -91,7 +92,7 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
     if is_classifier(role):
         return classifier_scorer(role, seat, policy_tokenizer(seat.run), prompts)
     return ModelScorer(
-        engine=ScoringEngine(build_reward_model(seat, role)),
+        engine=ScoringEngine(build_reward_model(seat, role), offload_from=offload_from(seat, role)),
         writer=reward_writer(seat.run, role, prompts),
         device=seat.device,
         speaks=seat.place.is_output,

@@ -79,7 +79,9 @@ class Pretended:
         return [call for call in self.calls if call[0] == kind]
 
 
-def trainer(roles: Pretended, plan: Plan, folder: Path, interval: int | None = None, **pairing: Any) -> OnlineDPOTrainer:
+def trainer(
+    roles: Pretended, plan: Plan, folder: Path, interval: int | None = None, **pairing: Any
+) -> OnlineDPOTrainer:
     settings = replace(PairingConfig(ppo_mini_batch_size=BATCH), **pairing)
     samples = SampleTable(folder / "samples.jsonl", lambda ids: " ".join(map(str, ids)), interval)
     return OnlineDPOTrainer(
