@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# From nothing to a DPO-trained model on two CPU processes: bash examples/quickstart.sh
+# From nothing to DPO-trained models on two CPU processes: bash examples/quickstart.sh
 #
-# Makes a virtual environment, a tiny model and a preference set, then preprocesses, converts, trains twice (tensor
-# parallel, data parallel) and converts back. Everything lies in outputs/quickstart, which each run makes anew.
+# Makes a virtual environment, a tiny model, a preference set and prompts, then preprocesses, converts, trains offline
+# twice (tensor parallel, data parallel) and online once, and converts back. Everything lies in outputs/quickstart, which each run makes anew.
 #
 # Environment:
 #   VENV    virtual environment to make and use (default: .venv in the repository)
@@ -18,7 +18,7 @@ venv="${VENV:-$root/.venv}"
 out="outputs/quickstart"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_PROGRESS_BARS=1 HF_HUB_OFFLINE=1 HYDRA_FULL_ERROR=1
 
-steps=9
+steps=11
 number=0
 current="start"
 step() {
@@ -73,6 +73,22 @@ step "train again, data parallel over 2 processes, straight from the Hugging Fac
     actor_rollout_ref.actor_rollout.sequence_parallel=false
 "$python" examples/tiny/show_training.py "$out/run_dp2/metrics.jsonl"
 
+step "prompts for online DPO: text to token files"
+"$python" examples/tiny/make_prompts.py "$out/prompts.jsonl"
+"$python" preprocess_data.py \
+    --input "$out/prompts.jsonl" \
+    --output-prefix "$out/data/prompts" \
+    --handler-name PPOAlpacaStyleInstructionHandler \
+    --map-keys '{"prompt": "prompt", "query": ""}' \
+    --prompt-type chat_template \
+    --tokenizer-type PretrainedFromHF \
+    --tokenizer-name-or-path "$out/hf"
+
+step "train online: the policy answers, a rule scores, the better answer wins"
+"$python" ray_gpt.py --config-name online_dpo_trainer_tiny \
+    training.output_dir="$out/run_online" training.log_interval=10 training.log_samples_interval=30
+"$python" examples/tiny/show_online.py "$out/run_online/metrics.jsonl" --above 0.9
+
 step "convert the result back to Hugging Face"
 "$python" convert_ckpt.py \
     --load-model-type mg --save-model-type hf \
@@ -87,7 +103,8 @@ Done, $SECONDS s after the installation. In $root/$out:
   hf/                 the model we started from, with its tokenizer
   preferences.jsonl   the raw pairs; data/ holds their tokens
   mcore_tp2/          the start in Megatron-core's format, split for tensor parallel 2
-  run_tp2/, run_dp2/  the two runs: metrics.jsonl, config.yaml, logs/, tensorboard/, checkpoints/
+  run_tp2/, run_dp2/  the offline runs: metrics.jsonl, config.yaml, logs/, tensorboard/, checkpoints/
+  run_online/         the online run: the same, and samples.jsonl with answers and scores
   trained_hf/         the trained model; AutoModelForCausalLM.from_pretrained loads it
 Curves: $venv/bin/tensorboard --logdir $out
 DONE

@@ -80,7 +80,8 @@ be_head() {
     start_head
     do_run "$python" "$here/wait_for_devices.py" "$address" "$((NNODES * NPUS_PER_NODE))" "$JOIN_TIMEOUT_S" || return
     cd "$root" || return
-    do_run "$python" ray_gpt.py --config-name "$CONFIG_NAME" "training.ray_address=$address" "training.device=$DEVICE" "$@"
+    do_run "$python" ray_gpt.py --config-name "$CONFIG_NAME" "training.ray_address=$address" "training.device=$DEVICE" \
+        training.ray_resource=NPU "$@"
 }
 
 # One attempt to join; returns when the node has left again.

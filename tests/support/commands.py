@@ -6,6 +6,7 @@ given up after a bounded time, and nothing here sleeps: conditions are waited fo
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,8 +14,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -178,13 +179,30 @@ def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S
 
 
 @contextmanager
-def ray_cluster(num_cpus: int) -> Iterator[str]:
+def simulated_cluster(npus: Sequence[int]) -> Iterator[str]:
+    """A Ray cluster of several nodes on this machine, each declaring so many NPUs that are not there."""
+    with ExitStack() as stack:
+        address = stack.enter_context(ray_cluster(num_cpus=npus[0], resources={"NPU": npus[0]}))
+        for count in npus[1:]:
+            arguments = [
+                "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}", f"--num-cpus={count}",
+                f"--resources={json.dumps({'NPU': count})}", f"--object-store-memory={100 * 1024 * 1024}",
+                "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+            ]  # fmt: skip
+            node = stack.enter_context(Running(arguments, RAY_AUTH_MODE="disabled"))
+            node.until(lambda node=node: "Ray runtime started" in node.printed(), "the start of a node")
+        yield address
+
+
+@contextmanager
+def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> Iterator[str]:
     """A Ray cluster of one node on this machine, for as long as the block lasts; gives its address."""
     for _ in range(START_ATTEMPTS):
         port = free_port()
         arguments = [
             "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
             "--node-ip-address=127.0.0.1", f"--ray-client-server-port={free_port()}", f"--num-cpus={num_cpus}",
+            f"--resources={json.dumps(resources or {})}",
             "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
         ]  # fmt: skip
         # With an address Ray sends no token, not even one that lies where it would look for it.

@@ -123,7 +123,7 @@ def test_the_head_starts_ray_waits_runs_and_ends_what_it_started(tmp_path: Path,
     assert wait == f"python {WAIT} 127.0.0.1:{port} 8 600"
     assert run == (
         f"python ray_gpt.py --config-name some_trainer training.ray_address=127.0.0.1:{port} training.device=cpu "
-        "training.train_iters=5 a.b={x: 1}"
+        "training.ray_resource=NPU training.train_iters=5 a.b={x: 1}"
     )
     assert end == "ray ended"
     assert f"starting Ray's head at 127.0.0.1:{port} with 2 NPUs" in out

@@ -1,0 +1,129 @@
+"""Online runs by the command on a simulated cluster of three nodes: a pool for every role, any process may die."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import Finished, command, simulated_cluster, succeed
+from tests.support.online import RULE, OnlineInputs, online_inputs
+from tests.support.resuming import Blow, Struck, num_steps, numbers, resume, saved_iteration, strike
+from tests.support.runs import online_overrides
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+STEPS, SAVE_INTERVAL = 40, 4
+POOLS = {"ref": "[1]", "reward": "[1]"}
+STRUCK = ("rollout", "reward", "actor_rollout")
+
+
+@dataclass(frozen=True)
+class Story:
+    """Two runs of the same settings: one left alone, one struck and taken up until it was done."""
+
+    alone: Path
+    struck: Path
+    blows: dict[str, Struck]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> OnlineInputs:
+    return online_inputs(tmp_path_factory.mktemp("online"))
+
+
+@pytest.fixture(scope="module")
+def three_nodes() -> Iterator[str]:
+    """Address of a cluster whose nodes declare 2, 1 and 1 NPUs: as many as the shipped file asks for."""
+    with simulated_cluster([2, 1, 1]) as address:
+        yield address
+
+
+def online(inputs: OnlineInputs, address: str, output_dir: Path, *more: str) -> list[str]:
+    keys = {
+        **inputs.keys, "output_dir": output_dir, "ray_address": address, "ray_resource": "NPU", "train_iters": STEPS,
+        "global_batch_size": 4, "micro_batch_size": 2, "n_samples_per_prompt": 3, "num_gpus_for_infer": 1,
+        "md5_validate": True, "reward_functions": [RULE], "save_interval": SAVE_INTERVAL,
+    }  # fmt: skip
+    name = ["ray_gpt.py", "--config-name", "online_dpo_trainer_tiny"]
+    return [*name, *online_overrides((1, 1, 1), POOLS, **keys), *more]
+
+
+def kill(pool: str) -> Blow:
+    return lambda run: run.writing(f"{pool}_0.log").kill()
+
+
+@pytest.fixture(scope="module")
+def story(inputs: OnlineInputs, three_nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A process of each kind is killed, one after the other."""
+    folder = tmp_path_factory.mktemp("story")
+    succeed(*online(inputs, three_nodes, folder / "alone"))
+    first = online(inputs, three_nodes, folder / "struck")
+    again = resume(first, folder / "struck")
+    blows: dict[str, Struck] = {}
+    for pool in STRUCK:
+        blows[pool] = _strike_later(again if blows else first, folder / "struck", kill(pool))
+    succeed(*again)
+    return Story(folder / "alone", folder / "struck", blows)
+
+
+def _strike_later(arguments: list[str], output_dir: Path, blow: Blow) -> Struck:
+    before, saved = num_steps(output_dir), saved_iteration(output_dir)
+    return strike(
+        arguments,
+        output_dir,
+        blow,
+        lambda: num_steps(output_dir) > before and saved_iteration(output_dir) > saved,
+    )
+
+
+@pytest.mark.parametrize("pool", STRUCK)
+def test_a_dead_process_ends_the_run_with_one_message_that_names_it(story: Story, pool: str) -> None:
+    struck = story.blows[pool]
+    assert struck.finished.code == 1 and 0 < struck.saved < STEPS, struck.finished.told
+    told = [line for line in struck.finished.told.splitlines() if "the process died" in line]
+    assert len(told) == 1 and f"{pool} rank 0 on 127.0.0.1" in told[0] and f"{pool}_0.log" in told[0], told
+    assert "Traceback" not in struck.finished.told and struck.left_behind == []
+
+
+def test_the_numbers_are_those_of_a_run_left_alone(story: Story) -> None:
+    ours, alone = numbers(story.struck), numbers(story.alone)
+    assert [step["step"] for step in ours] == list(range(1, STEPS + 1))
+    assert ours == alone
+
+
+def test_every_role_wrote_the_log_of_its_pool(story: Story) -> None:
+    names = {path.name for path in (story.alone / "logs").glob("*.log")}
+    assert names == {"driver_0.log", "actor_rollout_0.log", "rollout_0.log", "ref_0.log", "reward_0.log"}
+
+
+def refused(inputs: OnlineInputs, address: str, output_dir: Path, *more: str) -> Finished:
+    finished = command(*online(inputs, address, output_dir, *more))
+    assert finished.code != 0 and "Traceback" not in finished.told, finished.told
+    assert not list(output_dir.glob("logs/rollout_*")) and not (output_dir / "checkpoints").exists()
+    return finished
+
+
+def test_too_few_devices_are_refused_saying_what_is_there_and_what_is_asked(
+    inputs: OnlineInputs, three_nodes: str, tmp_path: Path
+) -> None:
+    told = refused(inputs, three_nodes, tmp_path / "few", "resource_pool.ref=[2]").told
+    assert "too few devices" in told and "ref: [2]" in told and "has 2" in told and "has 1" in told
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("actor_rollout_ref.actor_rollout.num_gpus_for_infer=2", ("num_gpus_for_infer",)),
+        ("actor_rollout_ref.actor_rollout.inference_tensor_model_parallel_size=2", ("inference_tensor",)),
+        ("resource_pool.reward=[0]", ("resource_pool.reward",)),
+    ],
+)
+def test_a_layout_that_cannot_be_is_refused_before_anything_starts(
+    inputs: OnlineInputs, three_nodes: str, change: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    finished = refused(inputs, three_nodes, tmp_path / "no", change)
+    assert finished.code == 2 and all(word in finished.told for word in words), finished.told
+    assert not (tmp_path / "no").exists()
