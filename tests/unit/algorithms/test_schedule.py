@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.algorithms.schedule import DECAY_STYLES, LearningRateSettings, lr_at
+from mindspeed_dpo.algorithms.schedule import DECAY_STYLES, LearningRateSettings, beta_at, lr_at
 
 
 def settings(style: str = "linear", **changes) -> LearningRateSettings:
@@ -90,3 +90,20 @@ def test_the_rate_stays_between_floor_and_peak_after_warm_up(style: str) -> None
 def test_impossible_settings_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings(**changes)
+
+
+@pytest.mark.parametrize(
+    ("style", "halfway"), [("constant", 0.5), ("linear", 0.3), ("cosine", 0.3)], ids=["constant", "linear", "cosine"]
+)
+def test_beta_goes_from_its_start_to_its_end(style: str, halfway: float) -> None:
+    found = [beta_at(step, 5, start=0.5, end=0.1, style=style) for step in range(5)]
+    assert found[0] == 0.5 and found[2] == pytest.approx(halfway)
+    assert found[-1] == pytest.approx(0.5 if style == "constant" else 0.1)
+
+
+def test_beta_without_an_end_stays() -> None:
+    assert {beta_at(step, 3, start=0.2, end=None, style="linear") for step in range(3)} == {0.2}
+
+
+def test_a_run_of_one_step_has_the_first_beta() -> None:
+    assert beta_at(0, 1, start=0.5, end=0.1, style="linear") == 0.5

@@ -6,8 +6,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.controller.handles import (
+    ActorHandle,
+    ReferenceHandle,
+    RewardHandle,
+    RolloutHandle,
+    WeightsMismatch,
+)
+from mindspeed_dpo.workers.scorers.protocol import Scored
+from tests.support.processes import Answered
 
 
 class RecordingGroup:
@@ -17,9 +27,14 @@ class RecordingGroup:
         self.answers = list(answers)
         self.asked: list[tuple[Any, ...]] = []
 
+    size, host = 3, "10.0.0.1"
+
     def call(self, role: str, verb: str, *args: Any) -> list[Any]:
         self.asked.append((role, verb, *(a.tolist() if isinstance(a, np.ndarray) else a for a in args)))
         return self.answers
+
+    def start(self, role: str, verb: str, *args: Any) -> Answered:
+        return Answered(self.call(role, verb, *args))
 
     def build(self, role: str) -> None:
         raise AssertionError("a handle builds nothing")
@@ -65,3 +80,47 @@ def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     assert actor.save(3) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
     assert group.asked == [("another", "save", 3), ("another", "load", "out/iter_0000003", True, False)]
+
+
+def rollouts(*rows: int, version: int = 2) -> RolloutBatch:
+    answers = PreferenceBatch.from_lists([[row] for row in rows], [[[row], [row, row]] for row in rows])
+    return RolloutBatch(answers, torch.tensor(rows), torch.ones((len(rows), 2), dtype=torch.bool), version=version)
+
+
+def test_rollouts_and_scores_of_the_replicas_are_joined_in_their_order() -> None:
+    group = RecordingGroup(rollouts(4, 2), None, rollouts(9))
+    batch = RolloutHandle(group, group, publishers=1).generate(np.array([4, 2, 9]), 30)
+    assert batch.rows.tolist() == [4, 2, 9] and group.asked == [("rollout", "generate", [4, 2, 9], 30)]
+    parts = [Scored(logps(1, 2), {1: "why"}), None, Scored(logps(3), {0: "because"})]
+    scored = RewardHandle(RecordingGroup(*parts)).score(batch)
+    assert scored.scores.tolist() == logps(1, 2, 3).tolist() and scored.failures == {1: "why", 2: "because"}
+
+
+def test_rollouts_of_different_policies_are_no_batch() -> None:
+    group = RecordingGroup(rollouts(4), rollouts(5, version=3))
+    with pytest.raises(ValueError, match=r"versions \[2, 3\]"):
+        RolloutHandle(group, group, publishers=1).generate(np.array([4, 5]), 0)
+
+
+def test_a_rollout_in_the_processes_of_the_actor_only_takes_the_version() -> None:
+    group = RecordingGroup(1, 1)
+    RolloutHandle(group, group, publishers=1).update_weights(7)
+    assert group.asked == [("rollout", "receive", 7)]
+
+
+def test_a_rollout_elsewhere_is_linked_once_and_receives_what_is_published() -> None:
+    actor, rollout = RecordingGroup("10.0.0.1:5", None), RecordingGroup(None, None, None)
+    handle = RolloutHandle(rollout, actor, publishers=2)
+    handle.update_weights(7)
+    link = ("10.0.0.1:5", 2, 3)
+    asked = [("actor", "host_link", "10.0.0.1"), ("actor", "open_link", *link), ("actor", "publish", 7)]
+    assert actor.asked == asked
+    assert rollout.asked == [("rollout", "open_link", *link), ("rollout", "receive", 7)]
+
+
+def test_weights_that_differ_after_the_transfer_are_named() -> None:
+    actor, rollout = RecordingGroup({"a": 1, "b": 2}), RecordingGroup({"a": 1, "b": 2}, {"a": 1, "b": 3})
+    group = RolloutHandle.__new__(RolloutHandle)
+    group._group, group._actor, group._validate, group._apart = rollout, actor, True, True
+    with pytest.raises(WeightsMismatch, match="version 3 the rollout holds another b than the actor"):
+        group.update_weights(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.workers.crew import Crew
-from mindspeed_dpo.workers.sources import sampling_of
+from mindspeed_dpo.workers.sources import open_pairs, sampling_of
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import PAIRS, random_run
@@ -170,3 +171,57 @@ def test_parts_that_are_not_to_be_saved_are_not(seat: Seat) -> None:
     _, actor, _ = seat(no_save_optim=True, no_save_rng=True)
     metadata = read_metadata(Path(actor.save(1)))
     assert (metadata["optimizer"], metadata["rng"]) == (False, False)
+
+
+def test_pairs_at_hand_are_learned_from_like_rows(seat: Seat) -> None:
+    found = []
+    for at_hand in (False, True):
+        group, actor, run = seat((1, 1, 2), global_batch_size=4)
+        pairs = open_pairs(run.actor).batch(ROWS[:4]) if at_hand else ROWS[:4]
+        references = actor.log_probs(pairs)
+        found.append((references.tolist(), actor.update(1, pairs, references), actor.log_probs(ROWS).tolist()))
+        group.leave()
+    assert found[0] == found[1]
+
+
+def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(seat: Seat) -> None:
+    settings = {"global_batch_size": 4, "lr_decay_style": "constant", "lr": 1e-2}
+    group, actor, run = seat(**settings)
+    references = actor.log_probs(ROWS[:4])
+    for part in (slice(0, 2), slice(2, 4)):
+        actor.update(0, ROWS[:4][part], references[part])
+    expected = actor.log_probs(ROWS)
+    group.leave()
+    run = replace(run, actor=replace(run.actor, pairing=replace(run.actor.pairing, ppo_mini_batch_size=2)))
+    group = PoolGroup(run, 1)
+    group.build("actor")
+    actor = ActorHandle(group)
+    metrics = actor.update(0, ROWS[:4], references)
+    np.testing.assert_array_equal(actor.log_probs(ROWS), expected)
+    assert metrics["beta"] == run.actor.loss.dpo_beta
+
+
+def test_beta_follows_its_schedule(seat: Seat) -> None:
+    _, actor, run = seat(dpo_beta=0.4, dpo_beta_end=0.1, dpo_beta_style="linear", train_iters=4)
+    rows = ROWS[: run.actor.batch.global_batch_size]
+    references = actor.log_probs(rows) + np.array([0.5, -0.5], np.float32)
+    found = [actor.update(step, rows, references) for step in (0, 3)]
+    assert [metrics["beta"] for metrics in found] == pytest.approx([0.4, 0.1])
+    assert found[0]["rewards/chosen"] == pytest.approx(0.4 * -0.5, abs=1e-6)
+
+
+def test_an_offloaded_reference_says_the_same(seat: Seat) -> None:
+    found = []
+    for offload in (False, True):
+        group, _, run = seat(reference="live")
+        run = replace(run, ref=replace(run.ref, reward=replace(run.ref.reward, offload=offload)))
+        group = PoolGroup(run, 1)
+        group.build("ref")
+        found.append(ReferenceHandle(group).log_probs(ROWS).tolist())
+        assert group.inspect(is_offloaded) == [offload]
+        group.leave()
+    assert found[0] == found[1]
+
+
+def is_offloaded(crew: Crew) -> bool:
+    return crew.roles["ref"].engine._works_on is not None
