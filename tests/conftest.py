@@ -21,6 +21,8 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
+# First: pytest-xdist reads the groups in a hook of its own.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip tests that are marked for a device this machine does not have, and keep together what shares fixtures."""
     for item in items:
@@ -39,7 +41,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item) -> str:
     """Tests of one group run on one of pytest-xdist's workers: those of a file, and all that share a Ray cluster."""
     folder = item.path.parent
-    return folder.name if folder.name == "end_to_end" else f"{folder.name}/{item.path.name}"
+    shares_cluster = folder.name == "end_to_end" and "three_nodes" not in getattr(item, "fixturenames", ())
+    return folder.name if shares_cluster else f"{folder.name}/{item.path.name}"
 
 
 @pytest.fixture(scope="module", autouse=True)
