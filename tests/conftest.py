@@ -21,12 +21,8 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
-# First: pytest-xdist reads the groups in a hook of its own.
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that are marked for a device this machine does not have, and keep together what shares fixtures."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    """Skip tests that are marked for a device this machine does not have."""
     absent = {}
     if not torch.cuda.is_available():
         absent["cuda"] = pytest.mark.skip(reason="needs a CUDA device")
@@ -36,13 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, skip in absent.items():
             if item.get_closest_marker(marker):
                 item.add_marker(skip)
-
-
-def _group(item: pytest.Item) -> str:
-    """Tests of one group run on one of pytest-xdist's workers: those of a file, and all that share a Ray cluster."""
-    folder = item.path.parent
-    shares_cluster = folder.name == "end_to_end" and "three_nodes" not in getattr(item, "fixturenames", ())
-    return folder.name if shares_cluster else f"{folder.name}/{item.path.name}"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,7 +25,7 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 export PATH="$venv/bin:$PATH"
 tests=passed
 # As many at a time as there are cores, four at most: each worker starts pools of processes of its own. `-n 0` for one.
-"$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup "$@" || tests=failed
+"$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@" || tests=failed
 
 echo "== checks $checks, tests $tests"
 [[ $checks == passed && $tests == passed ]]
