@@ -15,9 +15,9 @@ from tests.support.runs import online_overrides
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
-STEPS, SAVE_INTERVAL = 40, 4
+STEPS, SAVE_INTERVAL = 24, 3
 POOLS = {"ref": "[1]", "reward": "[1]"}
-STRUCK = ("rollout", "reward", "actor_rollout")
+STRUCK = ("rollout", "reward")
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def kill(pool: str) -> Blow:
 
 @pytest.fixture(scope="module")
 def story(inputs: OnlineInputs, three_nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A process of each kind is killed, one after the other."""
+    """A process that generates is killed, then one that scores; that of an actor is in the story of offline runs."""
     folder = tmp_path_factory.mktemp("story")
     succeed(*online(inputs, three_nodes, folder / "alone"))
     first = online(inputs, three_nodes, folder / "struck")
