@@ -1,7 +1,7 @@
 """Tokens per second of the rollout beside Hugging Face's `generate`: same weights, prompts, sampling, dtype, threads.
 
     python benchmarks/rollout.py                     # both scenarios, three alternating rounds
-    python benchmarks/rollout.py --scenario equal --rounds 1 --decode-rows 16
+    python benchmarks/rollout.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
 
 Each measurement is a process of its own, so that its peak memory is its own; the two sides alternate, so that whatever
 else the machine does meets both. CPU seconds stand beside wall seconds, because they suffer less from neighbours.
@@ -60,9 +60,9 @@ class Scenario:
 
 
 SCENARIOS = {
-    # 500 of 32 000 tokens: 64 tokens on average, cut at 192.
-    "mixed": Scenario(prompts=64, shortest=16, longest=256, new_tokens=192, stops=500),
-    "equal": Scenario(prompts=32, shortest=256, longest=256, new_tokens=128, stops=0),
+    # 1000 of 32 000 tokens: answers of 32 tokens on average, cut at three times that.
+    "mixed": Scenario(prompts=128, shortest=16, longest=256, new_tokens=96, stops=1000),
+    "equal": Scenario(prompts=16, shortest=256, longest=256, new_tokens=128, stops=0),
 }
 
 
@@ -87,8 +87,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
     parser.add_argument("--prompts", type=int, help="instead of the scenario's number, for a busy or slow machine")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, alternating")
-    parser.add_argument("--batch", type=int, default=64, help="responses at once: our slots and their batch")
-    parser.add_argument("--decode-rows", type=int, default=64, help="rows of one of our decoding passes")
+    parser.add_argument("--batch", type=int, default=32, help="responses at once: our slots and their batch")
+    parser.add_argument("--decode-rows", type=int, default=32, help="rows of one of our decoding passes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hf-cache", choices=("dynamic", "static"), default="dynamic")

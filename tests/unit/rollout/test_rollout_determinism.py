@@ -130,7 +130,7 @@ def test_hidden_blocks_before_and_after_change_no_bit() -> None:
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(2, 2, 4, 64, generator=generator)
     keys, values = (torch.randn(40, 2, 2, BLOCK, 64, generator=generator) for _ in range(2))
-    positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 77])
+    positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 37])
     results = [
         block_attention(query, keys[a:b], values[a:b], visible_bias(positions, a, b, BLOCK, 2 * BLOCK), 0.125)
         for a, b in [(18, 21), (18, 40), (0, 21), (3, 33)]
