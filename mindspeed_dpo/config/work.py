@@ -19,7 +19,7 @@ class Work:
         prompts: Of the iteration.
         responses: Of the iteration.
         pairs: Most there can be; prompts whose responses score alike have none.
-        mini_batch: Pairs of one optimizer step.
+        mini_batch: Most pairs of one optimizer step.
         optimizer_steps: Most there can be, all epochs together.
         prompts_of_replica: Most prompts that one rollout replica answers.
         slots: Most responses that one rollout replica decodes at once.
@@ -44,6 +44,8 @@ def work_of(run: RunConfig) -> Work:
     """The work of one iteration of an online run."""
     actor, rollout, pairing = run.actor, run.actor.rollout, run.actor.pairing
     prompts, count = actor.batch.global_batch_size, rollout.n_samples_per_prompt
+    # However many pairs there are, they are spread over as many steps.
+    steps = max(1, prompts // pairing.ppo_mini_batch_size)
     pairs = prompts * (math.comb(count, 2) if pairing.pair_selection == "all" else 1)
     share = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))
     slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * count)
@@ -52,8 +54,8 @@ def work_of(run: RunConfig) -> Work:
         prompts=prompts,
         responses=prompts * count,
         pairs=pairs,
-        mini_batch=pairing.ppo_mini_batch_size,
-        optimizer_steps=pairing.ppo_epochs * math.ceil(pairs / pairing.ppo_mini_batch_size),
+        mini_batch=math.ceil(pairs / steps),
+        optimizer_steps=pairing.ppo_epochs * steps,
         prompts_of_replica=share,
         slots=slots,
         capacity=capacity,

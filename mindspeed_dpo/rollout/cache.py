@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-BLOCK = 64
-"""Positions of a block, the unit of the cache's capacity: half a block of each response is read in vain."""
+from mindspeed_dpo.config.work import CACHE_BLOCK
+
+# Positions of a block, the unit of the cache's capacity: half a block of each response is read in vain.
+BLOCK = CACHE_BLOCK
 
 
 def capacity_of(tokens: int) -> int:

@@ -70,7 +70,7 @@ class WorkerProcess:
         os.chdir(self._working_dir)
         self._log = start_logging(self.run.loop.output_dir, self.pool, rank)
         logging.captureWarnings(True)
-        role = self._leading_role()
+        role = self.run.leader_of(self.pool)
         if role.precision.use_deter_comp:
             make_deterministic(find_accelerator(self.run.loop.device).kind)
         accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role))
@@ -102,10 +102,6 @@ class WorkerProcess:
             self._crew.leave()
         if self._log is not None:
             self._log.close()
-
-    def _leading_role(self) -> RoleConfig:
-        """The role whose layout the pool has."""
-        return self.run.actor if self.pool == self.run.pool_of("actor") else getattr(self.run, self.pool)
 
 
 def megatron_settings(role: RoleConfig) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mindspeed_dpo.workers.scorers.judge import JudgeScorer
 from mindspeed_dpo.workers.scorers.model import model_scorer
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.texts import TextReader
+from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class RewardWorker:
         self._place = seat.place
         self._penalty = role.pairing.missing_eos_penalty
         self._stops = role.reward.reward_failure == "stop"
-        self._scorer = SCORERS[scorer_kind(role)](seat, role, dataset)
+        self._scorer = SCORERS[role.scores_by](seat, role, dataset)
 
     def score(self, rollouts: RolloutBatch) -> Scored | None:
         """Score this replica's share of the rollouts of all replicas.
@@ -99,7 +100,7 @@ def _reader(seat: Seat, role: RoleConfig, dataset: PromptColumns) -> TextReader:
     """Text by the tokenizer of the policy, whose tokens rollouts are."""
     settings = role.reward
     return TextReader(
-        load_tokenizer(str(seat.run.actor.data.tokenizer_name_or_path)),
+        load_tokenizer(policy_tokenizer(seat.run)),
         dataset,
         settings.dataset_additional_keys,
         extract_answer=settings.extract_content_for_reward,
@@ -112,10 +113,3 @@ SCORERS: dict[str, Callable[[Seat, RoleConfig, PromptColumns], Scorer]] = {
     "model": model_scorer,
 }
 """Kind of scorer -> how it is built."""
-
-
-def scorer_kind(role: RoleConfig) -> str:
-    """Which of `SCORERS` the settings of the reward ask for."""
-    if role.reward.reward_functions:
-        return "functions"
-    return "judge" if role.reward.judge else "model"

@@ -261,7 +261,7 @@ def test_too_few_prompts_and_too_long_a_call_are_told() -> None:
         ({}, 8, 1, 8),
         ({"ppo_mini_batch_size": 2, "ppo_epochs": 3}, 8, 12, 8),
         ({"n_samples_per_prompt": 4}, 8, 1, 16),
-        ({"n_samples_per_prompt": 4, "pair_selection": "all"}, 48, 6, 16),
+        ({"n_samples_per_prompt": 4, "pair_selection": "all"}, 48, 1, 16),
         ({"num_samples_per_step": 1}, 8, 1, 2),
         ({"rollout_slots": 3}, 8, 1, 3),
     ],
