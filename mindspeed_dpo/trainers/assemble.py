@@ -26,7 +26,7 @@ from mindspeed_dpo.trainers.assemble_offline import offline_trainer
 from mindspeed_dpo.trainers.assemble_online import online_trainer
 from mindspeed_dpo.trainers.continuation import METRICS_FILE, continued_in_place
 from mindspeed_dpo.trainers.inputs import Inputs, open_inputs
-from mindspeed_dpo.trainers.loop import TrainingLoop
+from mindspeed_dpo.trainers.loop import TrainerOf
 from mindspeed_dpo.workers.sources import open_initial_weights
 
 logger = logging.getLogger(__name__)
@@ -87,11 +87,12 @@ def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
         Exit code, as `run`.
     """
     config = inputs.config
-    make_trainer: Callable[..., TrainingLoop] = online_trainer if config.is_online else offline_trainer
+    prepare: Callable[..., TrainerOf] = online_trainer if config.is_online else offline_trainer
+    trainer_of = prepare(inputs, groups)
+    _carry_assets(config)
+    # Not before: the time of a step counts from here.
     with _trackers(inputs) as trackers:
-        trainer = make_trainer(inputs, groups, trackers)
-        _carry_assets(config)
-        done = trainer.fit()
+        done = trainer_of(tracker=trackers).fit()
     logger.info("done: everything of this run lies in %s", config.loop.output_dir)
     return DONE if done >= config.loop.train_iters else INTERRUPTED
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 
 from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
 from mindspeed_dpo.data.dataset import PreferenceDataset
 from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.inputs import Inputs
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.references import cached_reference
 from mindspeed_dpo.workers.roles import Reference
 
 
-def offline_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker) -> OfflineDPOTrainer:
+def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
     """The trainer of an offline run, its roles built on the groups and standing where the run goes on."""
     config, dataset = inputs.config, inputs.dataset
     assert isinstance(dataset, PreferenceDataset)
@@ -31,7 +31,8 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracke
     train_rows = inputs.splits.train
     eval_rows = inputs.splits.valid[: loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0]
     lengths = dataset.lengths().astype(np.int64)
-    return OfflineDPOTrainer(
+    return partial(
+        OfflineDPOTrainer,
         actor=actor,
         reference=reference,
         sampler=PairSampler(len(train_rows), batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle),
@@ -39,7 +40,6 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracke
         eval_rows=eval_rows,
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
         plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval, loop.eval_interval),
-        tracker=tracker,
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle, RewardHandle, RolloutHandle
 from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.data.tokenizer import load_tokenizer
-from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.inputs import Inputs
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.samples import SAMPLES_FILE, SampleTable
 
@@ -19,7 +19,7 @@ ROLES = ("actor", "rollout", "ref", "reward")
 """In the order in which they are built: a rollout may use the weights of the actor beside it."""
 
 
-def online_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker) -> OnlineDPOTrainer:
+def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
     """The trainer of an online run, its roles built on the groups and standing where the run goes on."""
     config, seats = inputs.config, {role: groups[inputs.config.pool_of(role)] for role in ROLES}
     for role, group in seats.items():
@@ -27,7 +27,8 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker
     actor = ActorHandle(seats["actor"])
     inputs.continue_with(actor)
     loop, rows = config.loop, inputs.splits.train
-    return OnlineDPOTrainer(
+    return partial(
+        OnlineDPOTrainer,
         actor=actor,
         rollout=_rollout(inputs, seats),
         reward=RewardHandle(seats["reward"]),
@@ -39,7 +40,6 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group], tracker: Tracker
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
         plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
-        tracker=tracker,
     )
 
 

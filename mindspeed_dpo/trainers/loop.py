@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -103,6 +103,10 @@ class TrainingLoop(ABC):
             folder = self.actor.save(done)
         logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done
+
+
+TrainerOf = Callable[..., TrainingLoop]
+"""A trainer that lacks its tracker only: called with `tracker` by keyword."""
 
 
 def is_due(done: int, interval: int | None) -> bool:

@@ -47,7 +47,7 @@ class Pretended:
 
 def write_weights(folder: Path, value: float) -> Path:
     folder.mkdir()
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text('{"model_type": "llama"}')
     save_file({"weight": torch.full((2,), value)}, folder / "model.safetensors")
     return folder
 
