@@ -29,7 +29,7 @@ from tests.support.runs import Layout, overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 # Far more than any command takes alone: machines that test are busy.
-TIMEOUT_S = 240.0
+TIMEOUT_S = 480.0
 # Between two looks at a condition.
 LOOK_S = 0.01
 START_ATTEMPTS = 4
