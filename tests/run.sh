@@ -24,8 +24,15 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 # Tests start the command lines as users do, so the environment's programs come first.
 export PATH="$venv/bin:$PATH"
 tests=passed
-# As many at a time as there are cores, four at most: each worker starts pools of processes of its own. `-n 0` for one.
-"$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile "$@" || tests=failed
+if (($#)); then
+    "$venv/bin/python" -m pytest "$@" || tests=failed
+else
+    # As many at a time as there are cores, four at most: each worker starts pools of processes of its own. Those that
+    # start Ray come alone, one after the other.
+    "$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --ignore tests/end_to_end ||
+        tests=failed
+    "$venv/bin/python" -m pytest tests/end_to_end || tests=failed
+fi
 
 echo "== checks $checks, tests $tests"
 [[ $checks == passed && $tests == passed ]]
