@@ -103,7 +103,7 @@ class Running:
 
     def writing(self, name: str) -> psutil.Process:
         """The one process of the family that writes a file of this name, for example the log of a rank."""
-        (process,) = [process for process in self.family() if name in _open_files(process)]
+        (process,) = [process for process in self.family() if name in {Path(path).name for path in open_files(process)}]
         return process
 
     def left_behind(self, timeout_s: float = 60.0) -> list[str]:
@@ -237,9 +237,10 @@ def _title(process: psutil.Process) -> str:
         return ""
 
 
-def _open_files(process: psutil.Process) -> set[str]:
+def open_files(process: psutil.Process) -> set[str]:
+    """Paths of the files that a process has open; none where it has ended."""
     try:
-        return {Path(file.path).name for file in process.open_files()}
+        return {file.path for file in process.open_files()}
     except psutil.Error:
         return set()
 
