@@ -131,27 +131,30 @@ class WorkerGroup:
     def _gather(self, answers: Sequence[Any], what: str) -> list[Any]:
         return Answers(self, answers, what).result()
 
-    def look_after_others(self) -> None:
+    def look_after_others(self, wait_s: float = 0.0) -> None:
         """See that no process of another group of the run has died.
+
+        Args:
+            wait_s: How long to listen to each group.
 
         Raises:
             WorkerFailure: One has.
         """
         for group in self._others:
             if group is not self:
-                group._look()
+                group._look(wait_s)
 
-    def _look(self) -> None:
+    def _look(self, wait_s: float) -> None:
         """A question waits behind what the process is at, but is answered at once when the process is dead."""
-        done, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=0) if self._pings else ([], [])
-        if failures := _failures(done, self._pings):
-            self.end(failures, "the background")
-        for answer in done:
-            del self._pings[answer]
         asked = set(self._pings.values())
         for rank, process in enumerate(self._processes):
             if rank not in asked:
                 self._pings[process.node_address.remote()] = rank
+        done, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=wait_s)
+        if failures := _failures(done, self._pings):
+            self.end(failures, "the background")
+        for answer in done:
+            del self._pings[answer]
 
     def end(self, failures: dict[int, Exception], what: str) -> None:
         """End the processes because of what went wrong in some ranks while they did `what`.
@@ -188,7 +191,11 @@ class Answers:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=WATCH_INTERVAL_S)
             if failures := _failures(done, ranks):
                 late, _ = ray.wait(waiting, num_returns=len(waiting), timeout=CAUSE_WAIT_S) if waiting else ([], [])
-                self._group.end({**failures, **_failures(late, ranks)}, self._what)
+                failures.update(_failures(late, ranks))
+                if not any(map(_is_death, failures.values())):
+                    # An error may only be the loss of a process elsewhere, which is then the one to name.
+                    self._group.look_after_others(CAUSE_WAIT_S)
+                self._group.end(failures, self._what)
             if not done:
                 self._group.look_after_others()
         found: list[Any] = ray.get(self._answers)

@@ -205,7 +205,7 @@ def leave_layout() -> None:
 
 
 def _cut_hooks() -> None:
-    """Let go of megatron-core's gradient hooks: they hold their wrapper in a cycle that Python's collector cannot see."""
+    """Let go of megatron-core's gradient hooks: they hold their wrapper in a cycle that no collector sees."""
     for wrapped in gc.get_objects():
         if type(wrapped) is DistributedDataParallel:
             wrapped.grad_accs.clear()
