@@ -22,7 +22,6 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from megatron.core import parallel_state
-from megatron.core.distributed import DistributedDataParallel
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
@@ -200,15 +199,7 @@ def leave_layout() -> None:
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     if _destroy_groups():
-        _cut_hooks()
         gc.collect()
-
-
-def _cut_hooks() -> None:
-    """Let go of megatron-core's gradient hooks: they hold their wrapper in a cycle that no collector sees."""
-    for wrapped in gc.get_objects():
-        if type(wrapped) is DistributedDataParallel:
-            wrapped.grad_accs.clear()
 
 
 def _destroy_groups() -> int:
