@@ -25,6 +25,8 @@ class PreferenceBatch:
         response_tokens: [sum of response lengths] int32; response (p, k) follows (p, k - 1).
         response_lengths: [P, K] int32, each at least 1.
         ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
+        margins: [P] float32 or None: by how much chosen should be ahead, in units of beta times nats.
+        factors: [P] float32 or None: factor on each pair's loss.
     """
 
     prompt_tokens: Tensor
@@ -32,6 +34,8 @@ class PreferenceBatch:
     response_tokens: Tensor
     response_lengths: Tensor
     ref_logps: Tensor | None = None
+    margins: Tensor | None = None
+    factors: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that the lengths describe the tokens.
@@ -50,6 +54,10 @@ class PreferenceBatch:
                 raise ValueError(f"{name}_lengths sum to {int(lengths.sum())}, there are {len(tokens)} {name}_tokens")
         if self.ref_logps is not None and self.ref_logps.shape != self.response_lengths.shape:
             raise ValueError(f"ref_logps must be {list(self.response_lengths.shape)}, got {list(self.ref_logps.shape)}")
+        for name in ("margins", "factors"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.prompt_lengths.shape:
+                raise ValueError(f"{name} must be [{self.num_prompts}], one per pair, got {list(value.shape)}")
 
     @classmethod
     def from_lists(
@@ -95,18 +103,21 @@ class PreferenceBatch:
             response_tokens=torch.cat([r for p in prompts for r in all_responses[p]]),
             response_lengths=self.response_lengths[index],
             ref_logps=None if self.ref_logps is None else self.ref_logps[index],
+            margins=None if self.margins is None else self.margins[index],
+            factors=None if self.factors is None else self.factors[index],
         )
 
     @classmethod
     def concat(cls, parts: Sequence[PreferenceBatch]) -> PreferenceBatch:
-        """Several batches of the same K as one, in their order; reference values are kept where all have them."""
-        ref_logps = [part.ref_logps for part in parts if part.ref_logps is not None]
+        """Several batches of the same K as one, in their order; what only some have is left out."""
         return cls(
             prompt_tokens=torch.cat([part.prompt_tokens for part in parts]),
             prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
             response_tokens=torch.cat([part.response_tokens for part in parts]),
             response_lengths=torch.cat([part.response_lengths for part in parts]),
-            ref_logps=torch.cat(ref_logps) if len(ref_logps) == len(parts) else None,
+            ref_logps=_joined([part.ref_logps for part in parts]),
+            margins=_joined([part.margins for part in parts]),
+            factors=_joined([part.factors for part in parts]),
         )
 
     def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
@@ -128,9 +139,7 @@ class PreferenceBatch:
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
         """The same batch carrying reference log-probabilities [P, K] float32, in nats."""
-        return PreferenceBatch(
-            self.prompt_tokens, self.prompt_lengths, self.response_tokens, self.response_lengths, ref_logps
-        )
+        return replace(self, ref_logps=ref_logps)
 
 
 @dataclass(frozen=True)
@@ -197,12 +206,11 @@ class RolloutBatch:
         versions = {part.version for part in parts}
         if len(versions) != 1:
             raise ValueError(f"rollouts of policy versions {sorted(versions)} cannot be one batch")
-        logps = [part.logps for part in parts if part.logps is not None]
         return cls(
             PreferenceBatch.concat([part.answers for part in parts]),
             torch.cat([part.rows for part in parts]),
             torch.cat([part.ended for part in parts]),
-            torch.cat(logps) if len(logps) == len(parts) else None,
+            _joined([part.logps for part in parts]),
             parts[0].version,
         )
 
@@ -227,6 +235,9 @@ class PackedBatch:
         response_lengths: [P, K] int64.
         ref_logps: [P, K] float32, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
+        pair_ids: [P] int64 place of each pair among those of the whole step.
+        margins: [P] float32 or None, see `PreferenceBatch`.
+        factors: [P] float32 or None, see `PreferenceBatch`.
     """
 
     tokens: Tensor
@@ -241,6 +252,9 @@ class PackedBatch:
     response_lengths: Tensor
     ref_logps: Tensor
     weights: Tensor
+    pair_ids: Tensor
+    margins: Tensor | None = None
+    factors: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on a device."""
@@ -251,7 +265,22 @@ class PackedBatch:
                 moved[field.name] = value.to(device, non_blocking=True)
         return replace(self, **moved)
 
+    def excess_weights(self, alpha: float) -> Tensor:
+        """Weight [R] float32 of each label: alpha past the length of the shorter response of its pair, else 1."""
+        lengths = self.response_lengths.flatten()
+        places = (
+            torch.arange(len(self.labels), device=self.labels.device) - (lengths.cumsum(0) - lengths)[self.response_ids]
+        )
+        shorter = self.response_lengths.amin(1, keepdim=True).expand_as(self.response_lengths).flatten()
+        return torch.where(places < shorter[self.response_ids], 1.0, alpha)
+
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum values [R] over the tokens of each response; result [P, K] in values' dtype."""
         flat = values.new_zeros(self.response_lengths.numel())
         return flat.index_add(0, self.response_ids, values).view(self.response_lengths.shape)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts as one tensor, or None where one of them is missing."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if len(there) == len(parts) else None

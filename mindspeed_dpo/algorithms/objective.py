@@ -1,20 +1,54 @@
-"""The objective of preference training: a pair loss with its settings, and the metrics that belong to it.
+"""The objective of preference training: pair losses with their settings, and the metrics that belong to them.
 
 The engine calls it once per micro-batch with log-probabilities and divides the summed losses by the number of pairs of
-the whole step; nothing here averages, so no split of a step changes the result.
+the whole step; nothing here averages, so no split of a step changes the result. Which settings fit together is checked
+in `config`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, pair_loss
-from mindspeed_dpo.algorithms.losses.ratios import check_pairs, implicit_rewards, per_token
+from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
+from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
+from mindspeed_dpo.algorithms.losses.ratios import log_ratios, per_token
+from mindspeed_dpo.algorithms.whole_step import PARTNERS, AcrossPairs, StepValues, adapted_beta
+from mindspeed_dpo.config.losses import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
+
+PREF_FTX = "pref_ftx"
+
+
+@dataclass(frozen=True)
+class PairValues:
+    """What is known of P pairs.
+
+    Attributes:
+        logps: [P, 2] float32, summed response log-probabilities of the policy, in nats; column 0 is chosen.
+        lengths: [P, 2] integers, response tokens.
+        ref_logps: [P, 2] float32, the same as `logps` from the frozen reference; takes no gradient.
+        weights: [P] float, 1 for a pair and 0 for padding, or None for all 1. A pair of weight 0 has loss and gradient
+            0 and counts nowhere, even if its log-probabilities are not finite.
+        factors: [P] float32 on each pair's loss, or None for all 1: the pair's own weight.
+        agreement: [P] float32, how much the policy would have written the pair itself (WPO), or None for all 1.
+        margins: [P] float32 by which chosen should be ahead, in units of beta times nats, or None for all 0.
+        across: What depends on the other pairs of the step, or None where these pairs are the step.
+    """
+
+    logps: Tensor
+    lengths: Tensor
+    ref_logps: Tensor
+    weights: Tensor | None = None
+    factors: Tensor | None = None
+    agreement: Tensor | None = None
+    margins: Tensor | None = None
+    across: AcrossPairs | None = None
 
 
 @dataclass(frozen=True)
@@ -32,91 +66,108 @@ class PairLosses:
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """A pair loss with its settings, checked when built.
+    """Pair losses with their settings.
 
     Attributes:
-        loss_type: A name of `PAIR_LOSSES`.
-        beta: Strength of the pull towards the reference, per nat; greater than 0.
-        label_smoothing: Probability in [0, 0.5) that a preference label is flipped.
-        pref_ftx: Weight, at least 0, of the mean negative log-probability per token of the chosen response, which is
-            added to each pair's loss.
-        ipo_normalize: Whether `ipo` divides log-ratios by the response's length.
-
-    Raises:
-        ValueError: A setting is out of range or would have no effect; all problems at once.
+        settings: Checked settings.
+        beta: Strength of the pull towards the reference in this step, per nat.
     """
 
-    loss_type: str = "sigmoid"
+    settings: LossConfig = field(default_factory=LossConfig)
     beta: float = 0.1
-    label_smoothing: float = 0.0
-    pref_ftx: float = 0.0
-    ipo_normalize: bool = True
 
-    def __post_init__(self) -> None:
-        reads = pair_loss(self.loss_type).reads
-        problems = []
-        if not (math.isfinite(self.beta) and self.beta > 0):
-            problems.append(f"dpo_beta={self.beta} must be a number greater than 0")
-        if not 0 <= self.label_smoothing < 0.5:
-            problems.append(f"dpo_label_smoothing={self.label_smoothing} must be in [0, 0.5)")
-        elif self.label_smoothing and "label_smoothing" not in reads:
-            able = ", ".join(name for name, loss in PAIR_LOSSES.items() if "label_smoothing" in loss.reads)
-            problems.append(
-                f"dpo_label_smoothing={self.label_smoothing} has no effect with dpo_loss_type={self.loss_type}: "
-                f"set it to 0 or choose {able}"
-            )
-        elif not self.label_smoothing and "label_smoothing" in pair_loss(self.loss_type).needs:
-            problems.append(f"dpo_loss_type={self.loss_type} needs dpo_label_smoothing above 0, e.g. 0.001")
-        if not (math.isfinite(self.pref_ftx) and self.pref_ftx >= 0):
-            problems.append(f"pref_ftx={self.pref_ftx} must be a number of at least 0")
-        if problems:
-            raise ValueError("; ".join(problems))
+    @cached_property
+    def coefficients(self) -> dict[str, float]:
+        """Every term of the loss with its factor."""
+        types = self.settings.dpo_loss_type
+        terms = dict(zip(types, self.settings.loss_weights or (1.0,) * len(types), strict=True))
+        return {**terms, **({PREF_FTX: self.settings.pref_ftx} if self.settings.pref_ftx else {})}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
         """Names of the sums a call returns, sorted: what a rank without pairs passes to `MetricSums.vector`."""
-        terms = (f"loss/{self.loss_type}", "loss/pref_ftx") if self.pref_ftx else ()
+        terms = [f"loss/{name}" for name in self.coefficients] if self._is_composed else []
         pairs = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
         return tuple(sorted(("loss", *terms, *pairs, "logps/chosen", "logps/rejected")))
 
-    def __call__(self, logps: Tensor, lengths: Tensor, ref_logps: Tensor, weights: Tensor | None = None) -> PairLosses:
-        """Losses and metric sums of P pairs.
+    @property
+    def _is_composed(self) -> bool:
+        return len(self.coefficients) > 1
 
-        Args:
-            logps: [P, 2] float32, summed response log-probabilities of the policy, in nats; column 0 is chosen.
-            lengths: [P, 2] integers, response tokens.
-            ref_logps: [P, 2] float32, the same as `logps` from the frozen reference; takes no gradient.
-            weights: [P] float, 1 for a pair and 0 for padding, or None for all 1. A pair of weight 0 has loss and
-                gradient 0 and counts nowhere, even if its log-probabilities are not finite.
+    def __call__(self, pairs: PairValues) -> PairLosses:
+        """Losses and metric sums of P pairs.
 
         Raises:
             ValueError: Shapes or dtypes do not fit.
         """
-        check_pairs("logps", logps)
-        weights = torch.ones_like(logps[:, 0]) if weights is None else weights.to(logps.dtype)
+        logps = pairs.logps
+        weights = torch.ones_like(logps[:, 0]) if pairs.weights is None else pairs.weights.to(logps.dtype)
         if weights.shape != logps.shape[:1]:
             raise ValueError(f"weights must be [{len(logps)}], one per pair, got {list(weights.shape)}")
-        logps, ref_logps = _blank_padding(logps, ref_logps.detach(), weights)
-        terms = self._terms(logps, lengths, ref_logps)
-        losses = terms[self.loss_type] + self.pref_ftx * terms["pref_ftx"] if self.pref_ftx else terms[self.loss_type]
-        sums = self._sums(losses, terms, logps, ref_logps, weights)
-        return PairLosses(losses * weights, sums)
+        logps, ref_logps = _blank_padding(logps, pairs.ref_logps.detach(), weights)
+        ratios = log_ratios(logps, ref_logps)
+        terms = self._terms(logps, ratios, pairs)
+        losses = sum((factor * terms[name] for name, factor in self.coefficients.items()), torch.zeros_like(weights))
+        losses = losses if pairs.factors is None else losses * pairs.factors
+        return PairLosses(losses * weights, self._sums(losses, terms, logps, ratios, pairs.lengths, weights))
 
-    def _terms(self, logps: Tensor, lengths: Tensor, ref_logps: Tensor) -> dict[str, Tensor]:
+    def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
         """Every term of the loss, [P] each, before its coefficient."""
-        loss = pair_loss(self.loss_type)
-        available = {"lengths": lengths, "label_smoothing": self.label_smoothing, "ipo_normalize": self.ipo_normalize}
-        chosen = {name: available[name] for name in loss.reads}
-        terms = {self.loss_type: loss.function(logps, ref_logps, beta=self.beta, **chosen)}
-        if self.pref_ftx:
-            terms["pref_ftx"] = -per_token(logps, lengths)[:, 0]
+        settings = self.settings
+        at_hand: dict[str, Any] = {
+            **vars(settings),
+            "label_smoothing": settings.dpo_label_smoothing,
+            "beta": self.beta,
+            "logps": logps,
+            "ratios": ratios,
+            "lengths": pairs.lengths,
+            "scores": self._scores(ratios, pairs.margins),
+            "nll": self._nll(logps, pairs),
+            **_partners(pairs.across),
+        }
+        terms = {}
+        for name in settings.dpo_loss_type:
+            term = PAIR_LOSSES[name](**{key: at_hand[key] for key in reads(name)})
+            terms[name] = term if pairs.agreement is None or name in LIKELIHOOD_LOSSES else term * pairs.agreement
+        if settings.pref_ftx:
+            terms[PREF_FTX] = -per_token(logps, pairs.lengths)[:, 0]
         return terms
 
+    def _scores(self, ratios: Tensor, margins: Tensor | None) -> Tensor:
+        """What log-ratios are worth [P, 2]; a pair's own margin is taken off its chosen response."""
+        scores = divergence_scores(ratios, self.settings.f_divergence_type, self.settings.f_alpha_divergence_coef)
+        if margins is None:
+            return scores
+        return scores - torch.stack([margins / self.beta, torch.zeros_like(margins)], 1)
+
+    @staticmethod
+    def _nll(logps: Tensor, pairs: PairValues) -> Tensor:
+        """Negative log-probability of the chosen response [P], scaled to a mean over the tokens of the step."""
+        if pairs.across is None:
+            return -logps[:, 0] * len(logps) / pairs.lengths[:, 0].sum().clamp(min=1)
+        return -logps[:, 0] * pairs.across.nll_scale
+
+    def _rewards(self, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:
+        """Implicit rewards [P, 2]: beta (policy - reference), equation 5 of Rafailov et al. 2023 (arXiv:2305.18290).
+
+        Whatever the loss; only those without a reference have their own, beta times what they compare.
+        """
+        first = self.settings.dpo_loss_type[0]
+        if first not in REFERENCE_FREE_LOSSES:
+            return self.beta * ratios
+        return self.beta * (logps if first == "cpo" else per_token(logps, lengths))
+
     def _sums(
-        self, losses: Tensor, terms: dict[str, Tensor], logps: Tensor, ref_logps: Tensor, weights: Tensor
+        self,
+        losses: Tensor,
+        terms: Mapping[str, Tensor],
+        logps: Tensor,
+        ratios: Tensor,
+        lengths: Tensor,
+        weights: Tensor,
     ) -> MetricSums:
         """The metrics of the pairs, summed with their weights."""
-        rewards = implicit_rewards(logps.detach(), ref_logps, beta=self.beta)
+        rewards = self._rewards(logps, ratios, lengths).detach()
         values = {
             "loss": losses,
             "rewards/chosen": rewards[:, 0],
@@ -127,12 +178,26 @@ class PreferenceObjective:
             "logps/chosen": logps[:, 0],
             "logps/rejected": logps[:, 1],
         }
-        if self.pref_ftx:
+        if self._is_composed:
             values.update({f"loss/{name}": term for name, term in terms.items()})
         sums, weight = MetricSums(), weights.sum()
         for name, value in values.items():
             sums.add(name, (value.detach() * weights).sum(), weight)
         return sums
+
+
+def adapted(objective: PreferenceObjective, values: StepValues, usual: float) -> tuple[PreferenceObjective, float]:
+    """The objective with the batch's own beta, and the running mean of margins after it; see `adapted_beta`."""
+    loss = objective.settings
+    beta, after = adapted_beta(
+        objective.beta, values, usual, alpha=loss.beta_dpo_alpha, momentum=loss.beta_dpo_momentum
+    )
+    return replace(objective, beta=beta), after
+
+
+def _partners(across: AcrossPairs | None) -> dict[str, Tensor | None]:
+    given = {} if across is None else across.partners
+    return {f"{name}_partners": given.get(name) for name in PARTNERS}
 
 
 def _blank_padding(logps: Tensor, ref_logps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from mindspeed_dpo.config.checks_loss import check_loss
 from mindspeed_dpo.config.checks_model import check_model, check_pool, check_sharing, check_split
 from mindspeed_dpo.config.checks_online import check_online
-from mindspeed_dpo.config.learning import SMOOTHED_LOSSES
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -22,7 +22,7 @@ def check_run(run: RunConfig, findings: Findings) -> None:
     for role in (run.actor, run.ref, run.reward):
         if role is not None:
             _check_role(role, run, findings)
-    for actor_check in (_batch, _schedule, _loss, _beta, _memory, _evaluation, _weights, _devices):
+    for actor_check in (_batch, _schedule, check_loss, _memory, _evaluation, _weights, _devices):
         for wrong in actor_check(run):
             report(run, run.actor, wrong, findings)
     if run.ref is not None:
@@ -74,32 +74,6 @@ def _schedule(run: RunConfig) -> Iterator[Wrong]:
             ("lr_warmup_iters", "lr_decay_iters", "train_iters"),
             f"must be less than lr_decay_iters={rate.lr_decay_iters}",
         )
-
-
-def _loss(run: RunConfig) -> Iterator[Wrong]:
-    loss = run.actor.loss
-    if loss.dpo_loss_type == "exo_pair" and not loss.dpo_label_smoothing:
-        yield Wrong(("dpo_loss_type", "dpo_label_smoothing"), "needs dpo_label_smoothing above 0, e.g. 0.001")
-    if loss.dpo_label_smoothing and loss.dpo_loss_type not in SMOOTHED_LOSSES:
-        yield Wrong(
-            ("dpo_label_smoothing", "dpo_loss_type"),
-            f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose {listing(SMOOTHED_LOSSES)}",
-        )
-    if loss.ipo_normalize is run.is_online and loss.dpo_loss_type != "ipo":
-        yield Wrong(
-            ("ipo_normalize", "dpo_loss_type"),
-            f"has no effect with dpo_loss_type={loss.dpo_loss_type}; remove it or choose ipo",
-        )
-
-
-def _beta(run: RunConfig) -> Iterator[Wrong]:
-    loss = run.actor.loss
-    if loss.dpo_beta_end is not None and loss.dpo_beta_style == "constant":
-        yield Wrong(
-            ("dpo_beta_end", "dpo_beta_style"), "has no effect with dpo_beta_style=constant; choose linear or cosine"
-        )
-    if loss.dpo_beta_end is None and loss.dpo_beta_style != "constant":
-        yield Wrong(("dpo_beta_style", "dpo_beta_end"), "needs dpo_beta_end, the value that dpo_beta goes to")
 
 
 def _memory(run: RunConfig) -> Iterator[Wrong]:

@@ -8,7 +8,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from mindspeed_dpo.config.fields import Declared
+from mindspeed_dpo.config.fields import Declared, Setting
 from mindspeed_dpo.config.names import did_you_mean, listing
 
 
@@ -33,7 +33,11 @@ def coerce(value: Any, declared: Declared) -> Any:
     if value is None or (value == "" and (kind is str or is_list)):
         return None
     read = tuple(map(_READERS[kind], _items(value))) if is_list else _READERS[kind](value)
-    _judge(read, declared)
+    about = declared.about
+    for item in read if is_list else (read,):
+        _choose(item, about)
+    if about.check and not about.check.holds(read):
+        raise ValueError(f"must be {about.check.words}")
     return read
 
 
@@ -51,15 +55,13 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _judge(value: Any, declared: Declared) -> None:
-    about = declared.about
+def _choose(value: Any, about: Setting) -> None:
+    """Refuse what is not among the choices; each item of a list has them."""
     if value in about.not_yet:
         raise ValueError(f"is refused: {about.not_yet[value]}")
     if about.choices and value not in about.choices:
         hint = did_you_mean(str(value), about.choices) if len(about.choices) > 1 else ""
         raise ValueError(f"is not known; choose {listing(about.choices)}{hint}")
-    if about.check and not about.check.holds(value):
-        raise ValueError(f"must be {about.check.words}")
 
 
 def _read_bool(value: Any) -> bool:

@@ -38,6 +38,7 @@ def within(low: float, high: float) -> Check:
     return Check(lambda value: low <= value < high, f"at least {low} and less than {high}")
 
 
+SHARE = Check(lambda value: 0 <= value <= 1, "at least 0 and at most 1")
 POSITIVE = Check(lambda value: value > 0, "more than 0")
 
 
@@ -49,7 +50,7 @@ class Setting:
         help: One sentence for the reader of a YAML file.
         unit: What a number counts, "" where nothing.
         derived: What the value is when absent, where that depends on other settings; "" where a default says it.
-        choices: Every accepted text; () where any text is.
+        choices: Every accepted text, of a list every accepted item; () where any text is.
         not_yet: Values known from other trainers that this version refuses, with the reason.
         check: The condition on a value, or None.
         shared: One value holds for the whole run: roles may repeat it but not differ.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from mindspeed_dpo.config.coerce import show
 from mindspeed_dpo.config.legacy_keys import Known, no_effect
 from mindspeed_dpo.config.loop import ONLINE_STAGE
+from mindspeed_dpo.config.losses import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.config.online_keys import OFFLINE_KEYS, REWARD_KEYS_OF
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.schema import FROZEN_KEYS, ONLINE_KEYS
@@ -32,6 +33,7 @@ def drop_idle(sections: Sections, findings: Findings) -> None:
     online = is_online(sections)
     if not online:
         _drop_reward(sections, findings)
+        _drop_reference(sections, findings)
     for block in _blocks(sections):
         _drop(block, OFFLINE_KEYS if online else _ONLINE_ONLY, findings)
     if online:
@@ -62,6 +64,25 @@ def _drop_reward(sections: Sections, findings: Findings) -> None:
     given = (sections.pools.pop("reward", None), sections.same_pool.pop("reward", None))
     if any(given):
         findings.note(f"resource_pool.reward has no effect: {_NOT_SCORED}")
+
+
+def _drop_reference(sections: Sections, findings: Findings) -> None:
+    """Take out the reference where no loss compares with one. Weights named for it stay a contradiction."""
+    blocks = (sections.roles.get("actor", {}), sections.training)
+    types = next((block["dpo_loss_type"].value for block in blocks if "dpo_loss_type" in block), None) or ()
+    if not set(types) & set(REFERENCE_FREE_LOSSES):
+        return
+    named = LossConfig(dpo_loss_type=types).named
+    section = sections.roles.pop("ref", None)
+    given = (section, sections.pools.pop("ref", None), sections.same_pool.pop("ref", None))
+    loads = [block["load"].value for block in (*blocks, section or {}) if "load" in block]
+    if section and "load" in section and len(set(loads)) > 1:
+        findings.problem(
+            f"actor_rollout_ref.ref.load={loads[-1]} names a reference, but dpo_loss_type={named} has none; remove it",
+            "load",
+        )
+    elif any(item is not None for item in given):
+        findings.note(f"actor_rollout_ref.ref and its pool have no effect: dpo_loss_type={named} has no reference")
 
 
 def _drop_of_other_scorers(sections: Sections, findings: Findings) -> None:

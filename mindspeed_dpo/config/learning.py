@@ -1,4 +1,4 @@
-"""What a step computes and how weights follow: loss, reference, batch sizes, optimizer and its schedule."""
+"""How weights follow from a loss: reference, batch sizes, optimizer and its schedule."""
 
 from __future__ import annotations
 
@@ -34,39 +34,6 @@ class OptimizerConfig:
     adam_beta1: float = setting(0.9, help="Decay of Adam's first moment.", check=within(0, 1))
     adam_beta2: float = setting(0.999, help="Decay of Adam's second moment.", check=within(0, 1))
     adam_eps: float = setting(1e-8, help="Added to the root of Adam's second moment.", check=POSITIVE)
-
-
-SMOOTHED_LOSSES = ("sigmoid", "robust", "exo_pair")
-BETA_STYLES = ("constant", "linear", "cosine")
-LOSSES = (
-    *SMOOTHED_LOSSES, "hinge", "ipo", "sigmoid_norm", "nca_pair", "bco_pair", "sppo_hard", "apo_zero", "apo_down",
-)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """The preference loss, a value per pair."""
-
-    dpo_loss_type: str = setting("sigmoid", help="Which preference loss.", choices=LOSSES)
-    dpo_beta: float = setting(0.1, help="Strength of the pull towards the reference.", unit="1/nat", check=POSITIVE)
-    dpo_beta_end: float | None = setting(
-        None, help="Where dpo_beta ends after train_iters, on the way of dpo_beta_style.", unit="1/nat", check=POSITIVE
-    )
-    dpo_beta_style: str = setting(
-        "constant", help="How dpo_beta goes to dpo_beta_end over the run.", choices=BETA_STYLES
-    )
-    ipo_normalize: bool = setting(
-        derived="true with stage dpo, false online",
-        help="Loss ipo divides log-ratios by the response length; otherwise it takes their sums.",
-    )
-    dpo_label_smoothing: float = setting(
-        0.0,
-        help="Assumed probability that a preference label is flipped; sigmoid, robust, exo_pair.",
-        check=within(0, 0.5),
-    )
-    pref_ftx: float = setting(
-        0.0, help="Weight of the chosen response's mean negative log-probability, added to the loss.", check=at_least(0)
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def only(why: str, *fine: Any) -> Known:
 _KERNEL = no_effect("each device picks its kernels, and they do not change results")
 _MOE = no_effect("mixture of experts is not implemented yet")
 _LORA = no_effect("LoRA is not implemented yet")
-_SIMPO = no_effect("only SimPO would use it, and SimPO is not implemented yet")
+_SIMPO = no_effect("SimPO is dpo_loss_type: simpo, with dpo_beta and dpo_label_smoothing like every loss")
 _LOADER = no_effect("rows are read in place from the preprocessed files, without loader processes or index caches")
 _NEVER_PADDED = no_effect("batches are never padded", True)
 _TRACKER = "only TensorBoard files and metrics.jsonl are written; other trackers are not implemented yet"
@@ -145,7 +145,6 @@ OTHER_METHODS: dict[str, Known] = {
     "qlora": only("4-bit base weights are not implemented", False),
     "qlora_save_dequantize": only("4-bit base weights are not implemented", False),
     "simpo_beta": _SIMPO,
-    "gamma_beta_ratio": _SIMPO,
     "simpo_loss_type": _SIMPO,
     "simpo_label_smoothing": _SIMPO,
 }

@@ -21,7 +21,7 @@ class LoopConfig:
         "optimizer step of the one and an iteration of the other.",
         choices=("dpo", ONLINE_STAGE),
         not_yet={
-            "simpo": f"SimPO is {_NOT_YET}",
+            "simpo": "use stage dpo with dpo_loss_type: simpo; simpo_beta is dpo_beta there",
             "orm": f"reward-model training is {_NOT_YET}",
             **dict.fromkeys(("sft", "prm", "ray_ppo", "ray_grpo", "trl_ppo"), _OTHER),
         },

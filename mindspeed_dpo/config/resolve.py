@@ -44,7 +44,7 @@ def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
         name=sections.name,
         loop=loop,
         actor=actor,
-        ref=casting.roles["ref"],
+        ref=casting.roles.get("ref"),
         rollout=casting.roles.get("rollout"),
         reward=casting.roles.get("reward"),
         pools=seats.pools,

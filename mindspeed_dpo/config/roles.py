@@ -36,7 +36,9 @@ class Casting:
         """Add reference and, online, reward; one that sits in the other's pool comes second."""
         for role in ("reward", "ref") if self._seats.pool_of("ref") == "reward" else ("ref", "reward"):
             if role == "ref":
-                self._add_reference()
+                # Online it stays without a loss that reads it: it tells how far the policy has gone.
+                if online or not self._actor.loss.is_reference_free:
+                    self._add_reference()
             elif online:
                 self._add_reward()
 

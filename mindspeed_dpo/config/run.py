@@ -10,8 +10,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.learning import BatchConfig, LossConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.learning import BatchConfig, OptimizerConfig, ReferenceConfig
 from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.losses import LossConfig
 from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.online import PairingConfig, RewardConfig, RolloutConfig
@@ -129,7 +130,7 @@ class RunConfig:
     def as_yaml(self) -> str:
         """The resolved run as a YAML file that composes to an equal `RunConfig`."""
         idle = {*(OFFLINE_KEYS if self.is_online else ONLINE_KEYS), *REWARD_KEYS}
-        if self.actor.loss.dpo_loss_type != "ipo":
+        if "ipo" not in self.actor.loss.dpo_loss_type:
             idle.add("ipo_normalize")
         roles = {"actor_rollout": {"model": "actor", **_written(self.actor, without=idle)}}
         if self.ref is not None:

@@ -6,8 +6,9 @@ from typing import Any
 
 from mindspeed_dpo.config.fields import Declared, declared
 from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.learning import BatchConfig, LossConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.learning import BatchConfig, OptimizerConfig, ReferenceConfig
 from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.losses import LossConfig
 from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.online import PairingConfig, RewardConfig, RolloutConfig

@@ -22,6 +22,8 @@ from mindspeed_dpo.data.text_columns import TextColumnsReader
 from mindspeed_dpo.data.token_set import open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.truncation import PAIR_RULES
 
+Numbers = NDArray[np.float32]
+
 
 @dataclass(frozen=True)
 class DataCounts:
@@ -105,6 +107,8 @@ class PreferenceDataset(_Rows):
         sources: Sequence[DataSource],
         seq_length: int | None = None,
         truncation: str = "cut_prompt",
+        margin_column: str | None = None,
+        weight_column: str | None = None,
     ) -> None:
         """Use `open` instead, unless the sets are already open."""
         if truncation not in PAIR_RULES:
@@ -130,10 +134,26 @@ class PreferenceDataset(_Rows):
             responses_cut=int((self._lengths[:, 1:] < full[keep][:, 1:]).sum()),
         )
         super().__init__(sources, _rows_by_set(keep, [len(pairs) for pairs in sets]), counts)
+        self._margins = self._numbers(margin_column, keep)
+        self._factors = self._numbers(weight_column, keep)
+        if self._factors is not None and (self._factors < 0).any():
+            row = int(np.argmax(self._factors < 0))
+            raise ValueError(
+                f"weight_column {weight_column!r} is {self._factors[row]} in row {row}; it must not be negative"
+            )
+
+    def _numbers(self, name: str | None, keep: NDArray[np.bool_]) -> Numbers | None:
+        return None if name is None else np.concatenate([pairs.numbers(name) for pairs in self._sets])[keep]
 
     @classmethod
     def open(
-        cls, data_path: str, *, seq_length: int | None = None, truncation: str = "cut_prompt"
+        cls,
+        data_path: str,
+        *,
+        seq_length: int | None = None,
+        truncation: str = "cut_prompt",
+        margin_column: str | None = None,
+        weight_column: str | None = None,
     ) -> PreferenceDataset:
         """Open pair sets.
 
@@ -141,13 +161,16 @@ class PreferenceDataset(_Rows):
             data_path: The prefix before `_packed`, or several as `a,b` or `weight,a,weight,b`.
             seq_length: Tokens that prompt and one response may have together; None leaves all rows whole.
             truncation: `cut_prompt`, `keep_start` or `drop`; see `truncation`.
+            margin_column: Numbers by which chosen should be ahead, kept with the pairs; None for none.
+            weight_column: Factors on the loss, at least 0, kept with the pairs; None for none.
 
         Raises:
             FileNotFoundError: A column is missing.
             ValueError: A file is damaged, no row is left, or an argument is wrong.
         """
         sources = parse_data_path(data_path)
-        return cls([PairSet(source.prefix) for source in sources], sources, seq_length, truncation)
+        sets = [PairSet(source.prefix) for source in sources]
+        return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
 
     def lengths(self) -> NDArray[np.int32]:
         """[rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
@@ -162,6 +185,8 @@ class PreferenceDataset(_Rows):
             prompt_lengths=lengths[:, 0].contiguous(),
             response_tokens=_flat([answer for _, *answers in pieces for answer in answers]),
             response_lengths=lengths[:, 1:].contiguous(),
+            margins=_of_rows(self._margins, rows),
+            factors=_of_rows(self._factors, rows),
         )
 
     def _pieces(self, row: int) -> tuple[NDArray[np.int32], ...]:
@@ -280,6 +305,10 @@ def _left_after(conditions: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bo
 def _rows_by_set(keep: NDArray[np.bool_], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
     """The kept rows of each set, counted from the start of that set."""
     return [np.flatnonzero(part) for part in np.split(keep, np.cumsum(sizes)[:-1])]
+
+
+def _of_rows(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values[np.asarray(rows, dtype=np.int64)])
 
 
 def _flat(pieces: Sequence[NDArray[np.int32]]) -> torch.Tensor:

@@ -35,14 +35,19 @@ class Handler:
         kind: Whether it yields pairs or prompts.
         columns: What it reads.
         read: Row and columns -> example; raises `RowDropped` for a row that cannot be used.
-        keeps_extras: Whether `dataset_additional_keys` may be given.
+        extras: Whether a handler of prompts takes `dataset_additional_keys`.
     """
 
     name: str
     kind: Literal["pair", "prompt"]
     columns: ColumnSpec
     read: Callable[[Row, Columns], PairExample | PromptExample]
-    keeps_extras: bool = False
+    extras: bool = False
+
+    @property
+    def keeps_extras(self) -> bool:
+        """Whether `dataset_additional_keys` may be given: with pairs always."""
+        return self.extras or self.kind == "pair"
 
 
 def _alpaca_prompt(row: Row, columns: Columns) -> Prompt:
@@ -182,10 +187,8 @@ HANDLERS: dict[str, Handler] = {
         ),
         Handler("PPOAlpacaStyleInstructionHandler", "prompt", _ALPACA_PROMPT, _read_alpaca_prompt),
         Handler("PPOSharegptStyleInstructionHandler", "prompt", _SHAREGPT_PROMPT, _read_sharegpt_prompt),
-        Handler("R1AlpacaStyleInstructionHandler", "prompt", _ALPACA_PROMPT, _read_alpaca_prompt, keeps_extras=True),
-        Handler(
-            "R1SharegptStyleInstructionHandler", "prompt", _SHAREGPT_PROMPT, _read_sharegpt_prompt, keeps_extras=True
-        ),
+        Handler("R1AlpacaStyleInstructionHandler", "prompt", _ALPACA_PROMPT, _read_alpaca_prompt, extras=True),
+        Handler("R1SharegptStyleInstructionHandler", "prompt", _SHAREGPT_PROMPT, _read_sharegpt_prompt, extras=True),
     )
 }
 

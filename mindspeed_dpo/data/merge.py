@@ -17,6 +17,7 @@ from mindspeed_dpo.data.settings import PreprocessSettings
 from mindspeed_dpo.data.tally import Tally
 from mindspeed_dpo.data.text_columns import TextColumnsReader
 from mindspeed_dpo.data.token_set import (
+    PAIR_COLUMNS,
     PROMPT_COLUMNS,
     columns_present,
     open_columns,
@@ -50,7 +51,7 @@ def merge(settings: PreprocessSettings) -> Outcome:
             readers = open_columns(prefix, columns)
             _check_types(prefix, readers)
             rows = len(readers[columns[0]])
-            writer.append_all(readers, open_text_columns(prefix, rows) if writer.text_columns else None)
+            writer.append_all(readers, open_text_columns(prefix, rows, columns) if writer.text_columns else None)
             longest = Counter({name: int(reader.lengths.max(initial=0)) for name, reader in readers.items()})
             tally.add(Tally(rows_in=rows, kept=rows, longest=longest))
         identity = metas[0] if metas else {}
@@ -97,16 +98,16 @@ def _common_identity(prefixes: Sequence[Path]) -> list[dict[str, Any]]:
 
 
 def _text_columns(prefixes: Sequence[Path], columns: Sequence[str]) -> tuple[str, ...]:
-    """What the prompts of all sets carry beside their tokens: the same in each."""
-    if PROMPT_COLUMNS[0] not in columns:
+    """What the rows of all sets carry beside their tokens: the same in each."""
+    if not {PROMPT_COLUMNS[0], PAIR_COLUMNS[0]} & set(columns):
         return ()
-    paths = {prefix: text_columns_path(prefix) for prefix in prefixes}
+    paths = {prefix: text_columns_path(prefix, columns) for prefix in prefixes}
     names = {prefix: TextColumnsReader(path).names if path.is_file() else () for prefix, path in paths.items()}
     first = names[prefixes[0]]
     for prefix, own in names.items():
         if own != first:
             raise PreprocessError(
-                f"cannot merge {prefix} and {prefixes[0]}: beside tokens prompts have {', '.join(own) or 'nothing'} in "
+                f"cannot merge {prefix} and {prefixes[0]}: beside tokens rows have {', '.join(own) or 'nothing'} in "
                 f"the one and {', '.join(first) or 'nothing'} in the other; preprocess one of them again"
             )
     return first

@@ -6,7 +6,7 @@ Repeated: each response is one segment that begins with its own copy of the prom
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -15,7 +15,12 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 
 
 def pack(
-    batch: PreferenceBatch, *, share_prompt: bool = True, multiple_of: int = 1, weights: Tensor | None = None
+    batch: PreferenceBatch,
+    *,
+    share_prompt: bool = True,
+    multiple_of: int = 1,
+    weights: Tensor | None = None,
+    pair_ids: Tensor | None = None,
 ) -> PackedBatch:
     """Lay a batch out as one row.
 
@@ -24,6 +29,7 @@ def pack(
         share_prompt: Compute each prompt once for all of its responses.
         multiple_of: The row is padded to a multiple of this (sequence parallelism splits it evenly).
         weights: [P] float32, see `PackedBatch`; all 1 when absent.
+        pair_ids: [P] int64, see `PackedBatch`; in order when absent.
 
     Returns:
         The packed row, on the host.
@@ -36,7 +42,8 @@ def pack(
             for response in responses:
                 row.add_repeated(prompt, response)
     row.pad(multiple_of)
-    return row.finish(batch, weights, has_prefixes=share_prompt)
+    packed = row.finish(batch, weights, has_prefixes=share_prompt)
+    return packed if pair_ids is None else replace(packed, pair_ids=pair_ids)
 
 
 @dataclass
@@ -108,4 +115,7 @@ class _Row:
             response_lengths=batch.response_lengths.long(),
             ref_logps=torch.zeros(batch.response_lengths.shape) if ref_logps is None else ref_logps,
             weights=torch.ones(batch.num_prompts) if weights is None else weights,
+            pair_ids=torch.arange(batch.num_prompts),
+            margins=batch.margins,
+            factors=batch.factors,
         )

@@ -6,12 +6,14 @@ is opened, tokens when a row is read.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, open_columns
+from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, open_columns, open_text_columns
 from mindspeed_dpo.data.token_store import TokenReader, TokenStoreError
 
 _SCAN_NUMBERS = 1 << 24
@@ -43,6 +45,25 @@ class PairSet:
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.lengths)
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """A column of numbers that pairs carry beside their tokens: [rows] float32.
+
+        Raises:
+            TokenStoreError: There is no such column, or a value is no finite number.
+        """
+        texts = open_text_columns(self.prefix, len(self), PAIR_COLUMNS)
+        if texts is None or name not in texts.names:
+            there = f"only {', '.join(texts.names)}{did_you_mean(name, texts.names)}" if texts else "none"
+            raise TokenStoreError(
+                f"data_path {self.prefix}: pairs have no column {name!r}, {there}; run preprocess_data.py again with "
+                "it in dataset_additional_keys"
+            )
+        values = [texts.value(row, name) for row in range(len(self))]
+        for row, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise TokenStoreError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
+        return np.asarray(values, dtype=np.float32)
 
     def _answer_lengths(self, answer: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, labels = self._columns[f"{answer}_input_ids"], self._columns[f"{answer}_labels"]

@@ -200,7 +200,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
             tally.add(part.result())
             logger.info("part %d of %d done: %d rows, %d kept", number, len(parts), tally.rows_in, tally.kept)
             readers = open_columns(prefix, writer.columns)
-            writer.append_all(readers, open_text_columns(prefix, len(readers[writer.columns[0]])))
+            writer.append_all(readers, open_text_columns(prefix, len(readers[writer.columns[0]]), writer.columns))
     return tally
 
 

@@ -68,8 +68,9 @@ class RowEncoder:
 
     @property
     def text_names(self) -> tuple[str, ...]:
-        """What every stored prompt carries beside its tokens, as JSON texts."""
-        return () if self._handler.kind == "pair" else (MESSAGES, *self.settings.dataset_additional_keys)
+        """What every stored row carries beside its tokens, as JSON texts."""
+        own = () if self._handler.kind == "pair" else (MESSAGES,)
+        return (*own, *self.settings.dataset_additional_keys)
 
     @property
     def note(self) -> str | None:
@@ -84,10 +85,10 @@ class RowEncoder:
         """
         example = self._handler.read(row, self._columns)
         if isinstance(example, PairExample):
-            return self._pair(self.encoder.pair(example))
+            return self._pair(self.encoder.pair(example), row)
         return self._prompt(example, row)
 
-    def _pair(self, tokens: PairTokens) -> EncodedRow:
+    def _pair(self, tokens: PairTokens, row: Row) -> EncodedRow:
         if not tokens.prompt:
             raise RowDropped("empty_prompt", "the prompt has no tokens")
         if not tokens.chosen or not tokens.rejected:
@@ -103,7 +104,8 @@ class RowEncoder:
             ignored + tokens.rejected,
         )
         columns = {name: _array(ids) for name, ids in zip(PAIR_COLUMNS, rows, strict=True)}
-        return EncodedRow(columns, tokens.prompt_tail)
+        texts = {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
+        return EncodedRow(columns, tokens.prompt_tail, texts)
 
     def _prompt(self, example: PromptExample, row: Row) -> EncodedRow:
         ids = self.encoder.prompt(example.prompt)
@@ -119,10 +121,7 @@ class RowEncoder:
 
     def _additional(self, key: str, value: Any) -> tuple[NDArray[np.int32], str]:
         """A further column's value twice: as tokens, for MindSpeed's own readers, and as it is."""
-        try:
-            text = json_text(value)
-        except TypeError as error:
-            raise RowDropped("not_text", f"the additional key {key}: {error}") from error
+        text = _json_text(key, value)
         plain = "" if value is None else value if isinstance(value, str) else text
         ids = _array(self.encoder.tokenizer.encode(plain, add_special_tokens=False))
         if key == LABELS and not len(ids):
@@ -133,6 +132,13 @@ class RowEncoder:
         limit = self.settings.seq_length
         if limit is not None and length >= limit:
             raise RowDropped("too_long", f"{length} tokens, seq_length is {limit}")
+
+
+def _json_text(key: str, value: Any) -> str:
+    try:
+        return json_text(value)
+    except TypeError as error:
+        raise RowDropped("not_text", f"the additional key {key}: {error}") from error
 
 
 def _array(ids: Sequence[int]) -> NDArray[np.int32]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from mindspeed_dpo.data.columns import map_key_problems
 from mindspeed_dpo.data.handlers import HANDLERS, handler_problem
-from mindspeed_dpo.data.token_set import MESSAGES, PROMPT_COLUMNS
+from mindspeed_dpo.data.token_set import LABELS, MESSAGES, PROMPT_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PreprocessSettings:
         prompt_type_path: Another template file.
         enable_thinking: For reasoning templates: true, false, or None to follow the answers.
         seq_length: Rows with this many tokens or more are dropped; None keeps all.
-        dataset_additional_keys: Further columns kept with prompts; `labels` is the answer's text.
+        dataset_additional_keys: Further columns kept with each row; with prompts, `labels` is the answer's text.
         max_invalid_share: Share of malformed rows above which the run fails, 0 to 1.
         max_samples: Rows read at most; None reads all.
         workers: Processes that tokenise.
@@ -93,11 +93,16 @@ class PreprocessSettings:
         handler = HANDLERS[self.handler_name]
         found = map_key_problems(handler.columns, self.map_keys)
         if self.dataset_additional_keys and not handler.keeps_extras:
-            keepers = [name for name, other in HANDLERS.items() if other.keeps_extras]
-            found.append(f"dataset_additional_keys needs {' or '.join(keepers)}, handler_name is {self.handler_name}")
+            keepers = [name for name, other in HANDLERS.items() if other.kind == "prompt" and other.keeps_extras]
+            found.append(
+                f"dataset_additional_keys needs a handler of pairs, or {' or '.join(keepers)}; handler_name is "
+                f"{self.handler_name}"
+            )
         taken = sorted({*PROMPT_COLUMNS, MESSAGES}.intersection(self.dataset_additional_keys))
         if taken:
             found.append(f"dataset_additional_keys: {', '.join(taken)} is written for every prompt set; leave it out")
+        if handler.kind == "pair" and LABELS in self.dataset_additional_keys:
+            found.append(f"dataset_additional_keys: {LABELS} is the answer of a prompt; pairs have two, leave it out")
         return found
 
     def to_json(self) -> str:

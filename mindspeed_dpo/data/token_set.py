@@ -1,8 +1,8 @@
 """Columns that belong together: a pair set or a prompt set under one prefix, with a small JSON that says what made it.
 
-Files: `{prefix}_packed_{column}_document.{bin,idx}`, for prompts `{prefix}_packed_columns.arrow`, and
-`{prefix}_packed_meta.json`. A set is written in a folder of its own beside its destination and moved there as a whole,
-so that a killed run leaves what was there before.
+Files: `{prefix}_packed_{column}_document.{bin,idx}`; what rows carry beside tokens in `{prefix}_packed_columns.arrow`
+for prompts and `{prefix}_packed_pair_columns.arrow` for pairs; and `{prefix}_packed_meta.json`. A set is written in a
+folder of its own beside its destination and moved there as a whole, so that a killed run leaves what was there before.
 """
 
 from __future__ import annotations
@@ -46,10 +46,11 @@ def meta_path(prefix: str | Path) -> Path:
     return prefix.with_name(f"{prefix.name}_packed_meta.json")
 
 
-def text_columns_path(prefix: str | Path) -> Path:
-    """Where the columns that prompts carry beside their tokens lie."""
+def text_columns_path(prefix: str | Path, columns: Sequence[str] = PROMPT_COLUMNS) -> Path:
+    """Where what the rows of a set carry beside their tokens lies; `columns` tells prompts and pairs apart."""
     prefix = Path(prefix).expanduser()
-    return prefix.with_name(f"{prefix.name}_packed_columns.arrow")
+    kind = "columns" if PROMPT_COLUMNS[0] in columns else "pair_columns"
+    return prefix.with_name(f"{prefix.name}_packed_{kind}.arrow")
 
 
 def _replacing_path(prefix: Path) -> Path:
@@ -85,7 +86,7 @@ class TokenSetWriter:
         self._writers = {
             column: TokenWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
-        staged = text_columns_path(self._folder / self.prefix.name)
+        staged = text_columns_path(self._folder / self.prefix.name, self.columns)
         self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
 
     @property
@@ -152,9 +153,7 @@ class TokenSetWriter:
         outdated = before - set(self.columns) if before & set(self.columns) else set()
         stems = [column_stem(self.prefix, column) for column in outdated]
         files = [stem.with_name(f"{stem.name}.{suffix}") for stem in stems for suffix in ("bin", "idx")]
-        # Only prompts have text columns, so they go with the tokens of prompts.
-        left_alone = self.text_columns or PROMPT_COLUMNS[0] not in self.columns
-        return files if left_alone else [*files, text_columns_path(self.prefix)]
+        return files if self.text_columns else [*files, text_columns_path(self.prefix, self.columns)]
 
     def discard(self) -> None:
         """Remove everything written; what lay at the destination stays."""
@@ -203,17 +202,20 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, TokenR
     return readers
 
 
-def open_text_columns(prefix: str | Path, rows: int) -> TextColumnsReader | None:
-    """Open what the prompts of a set carry beside their tokens; None where the set was made without it.
+def open_text_columns(
+    prefix: str | Path, rows: int, columns: Sequence[str] = PROMPT_COLUMNS
+) -> TextColumnsReader | None:
+    """Open what the rows of a set carry beside their tokens; None where the set was made without it.
 
     Args:
         prefix: Of the set.
         rows: Of its token columns.
+        columns: Of tokens, which tell prompts and pairs apart.
 
     Raises:
         TokenStoreError: The file is damaged, or has another number of rows.
     """
-    path = text_columns_path(prefix)
+    path = text_columns_path(prefix, columns)
     if not path.is_file():
         return None
     reader = TextColumnsReader(path)

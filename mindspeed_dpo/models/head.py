@@ -15,7 +15,7 @@ from megatron.core.tensor_parallel import ColumnParallelLinear
 from torch import Tensor
 
 # Columns of the head's result.
-LOGP, ENTROPY, HIT, MEAN_LOGIT = range(4)
+LOGP, ENTROPY, HIT, MEAN_LOGIT, LOG_COLLISION = range(5)
 CHUNK_ELEMENTS = 1 << 24
 
 
@@ -69,10 +69,11 @@ class LogProbHead(ColumnParallelLinear):
             labels: [R] int64.
             shard: This rank's share of the vocabulary.
             weight: [v, h] of tied embeddings, or None to use its own.
-            statistics: Also compute entropy (nats), whether the label is the arg-max, and the mean logit.
+            statistics: Also compute entropy (nats), whether the label is the arg-max, the mean logit, and the logarithm
+                of the probability that two draws agree (log of the sum of squared probabilities).
 
         Returns:
-            [R, 1 or 4] float32; column `LOGP` carries the gradient, the statistics do not.
+            [R, 1 or 5] float32; column `LOGP` carries the gradient, the statistics do not.
         """
         return _LogProbs.apply(hidden, self.weight if weight is None else weight, labels, shard, statistics)
 
@@ -129,7 +130,7 @@ def _mask(logits: Tensor, shard: VocabShard) -> Tensor:
 
 
 def _score_chunk(logits: Tensor, labels: Tensor, shard: VocabShard, statistics: bool) -> tuple[Tensor, Tensor]:
-    """Columns [rows, 1 or 4] and log-sum-exp [rows] of one chunk."""
+    """Columns [rows, 1 or 5] and log-sum-exp [rows] of one chunk."""
     logits = _mask(logits, shard)
     highest = shard.all_reduce(logits.amax(-1), dist.ReduceOp.MAX)
     # A rank whose share is all padding has only minus infinities; exp gives 0, but 0 * -inf would be NaN below.
@@ -139,7 +140,7 @@ def _score_chunk(logits: Tensor, labels: Tensor, shard: VocabShard, statistics: 
     sums = [weights.sum(-1), label_logit]
     if statistics:
         real = logits[:, : shard.real]
-        sums += [(weights[:, : shard.real] * real).sum(-1), real.sum(-1)]
+        sums += [(weights[:, : shard.real] * real).sum(-1), real.sum(-1), weights.square().sum(-1)]
     total = shard.all_reduce(torch.stack(sums, dim=-1))
     log_sum = highest + total[:, 0].log()
     logp = total[:, 1] - log_sum
@@ -147,4 +148,5 @@ def _score_chunk(logits: Tensor, labels: Tensor, shard: VocabShard, statistics: 
         return logp[:, None], log_sum
     entropy = log_sum - total[:, 2] / total[:, 0]
     hit = (total[:, 1] >= highest).float()
-    return torch.stack((logp, entropy, hit, total[:, 3] / shard.vocab_size), dim=-1), log_sum
+    collision = total[:, 4].log() - 2 * total[:, 0].log()
+    return torch.stack((logp, entropy, hit, total[:, 3] / shard.vocab_size, collision), dim=-1), log_sum

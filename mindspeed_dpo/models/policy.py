@@ -51,7 +51,7 @@ class PolicyModel(DecoderStage):
             batch: One micro-batch; its length is a multiple of the tensor-parallel size under sequence parallelism.
 
         Returns:
-            On the last stage [R, 1 or 4] float32 (columns of `models.head`); elsewhere hidden states [T(/tp), 1, h].
+            On the last stage [R, 1 or 5] float32 (columns of `models.head`); elsewhere hidden states [T(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:

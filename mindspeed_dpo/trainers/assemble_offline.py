@@ -13,7 +13,7 @@ from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.trainers.inputs import Inputs
 from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
-from mindspeed_dpo.trainers.references import cached_reference
+from mindspeed_dpo.trainers.references import NoReference, cached_reference
 from mindspeed_dpo.workers.roles import Reference
 
 
@@ -45,6 +45,8 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
 
 def _reference(inputs: Inputs, actor: ActorHandle, group: Group) -> Reference:
     config, live = inputs.config, ReferenceHandle(group)
+    if config.ref is None:
+        return NoReference()
     if config.actor.reference.reference == "live":
         group.build("ref")
         return live

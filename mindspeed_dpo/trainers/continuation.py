@@ -97,7 +97,8 @@ def with_reference_of(run: RunConfig, found: Continuation) -> RunConfig:
 
     With `load` of a training checkpoint the policy to start from is a trained one, and no reference.
     """
-    assert run.ref is not None
+    if run.ref is None:
+        return run
     names_its_own = run.ref.checkpoint.load != run.actor.checkpoint.load
     earlier = found.metadata["reference"]
     if names_its_own or run.actor.checkpoint.resume_from or earlier is None:

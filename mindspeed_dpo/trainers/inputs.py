@@ -21,7 +21,7 @@ from mindspeed_dpo.workers.roles import Actor
 from mindspeed_dpo.workers.scorers.classifier import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
-from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
+from mindspeed_dpo.workers.settings import learning_rate_of
 from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_weights
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,6 @@ def open_inputs(config: RunConfig) -> Inputs:
         ValueError: Something does not fit.
         OSError: Something cannot be read.
     """
-    objective_of(config.actor)
     learning_rate_of(config.actor, config.loop.train_iters)
     check_data(config.actor)
     dataset = open_dataset(config)

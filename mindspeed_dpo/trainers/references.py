@@ -19,6 +19,14 @@ from mindspeed_dpo.workers.sources import open_initial_weights
 logger = logging.getLogger(__name__)
 
 
+class NoReference:
+    """For losses that compare with none."""
+
+    def log_probs(self, pairs: Rows) -> Logps:
+        """Zeros [N, 2] that nothing reads."""
+        return np.zeros((len(pairs), 2), np.float32)
+
+
 @dataclass(frozen=True)
 class CachedReference:
     """Values [rows, 2] float32 of every dataset row."""
@@ -63,6 +71,8 @@ def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
     weights = open_initial_weights(ref)
     assert weights is not None, "random weights have no files to tell them by"
     model = json.dumps(ref.model.as_dict(), sort_keys=True)
+    # Written down only where it weighs: other caches keep their names.
+    weighted = f"ld_alpha {ref.loss.ld_alpha}" if ref.loss.ld_alpha != 1 else ""
     # What loosely fitting weights leave out is drawn from the seed.
     drawn = f"loosely, seed {seed}" if weights.loosely else ""
     parts = (
@@ -71,6 +81,7 @@ def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
         ref.precision.dtype,
         data_fingerprint(ref.data),
         drawn,
+        *([weighted] if weighted else []),
     )
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

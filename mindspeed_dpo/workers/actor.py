@@ -8,26 +8,30 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.objective import PairValues, adapted
 from mindspeed_dpo.algorithms.schedule import lr_at
+from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.engine import checkpoint
+from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
-from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model
 from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
-from mindspeed_dpo.workers.scoring import amounts, score_pairs, token_statistics
+from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
 from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.sources import sampling_of
+from mindspeed_dpo.workers.step_values import gather_step
 
 
 class ActorWorker:
@@ -38,7 +42,8 @@ class ActorWorker:
         self.seat = seat
         self.role = role
         self.statistics = seat.run.loop.log_token_statistics
-        self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
+        model = build_model(seat, role, statistics=self.statistics or role.loss.use_weighting)
+        self.engine = TrainingEngine(model, role.optimizer, role.parallel)
         self.publishing = Publishing(seat, role, self.engine)
         # Prompts are of no use here: pairs made of the policy's own answers come with the call.
         self.feed = build_feed(seat, role, dataset if isinstance(dataset, PreferenceDataset) else None)
@@ -46,11 +51,12 @@ class ActorWorker:
         writes = dist.get_rank() == 0
         self._sampling = sampling_of(seat.run, len(dataset)) if writes else None
         self.objective = objective_of(role)
+        self._usual_margin = 0.0
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
 
     def log_probs(self, pairs: Pairs) -> Logps | None:
         """See `score_pairs`."""
-        return score_pairs(self.engine, self.feed, pairs)
+        return score_pairs(self.engine, self.feed, pairs, self.role.loss.ld_alpha)
 
     def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float] | None:
         """Learn from one iteration; metrics from the one process that speaks for the job, None from the others.
@@ -59,23 +65,26 @@ class ActorWorker:
         """
         run, sums = self.seat.run, MetricSums()
         beta = beta_of(self.role, step, run.loop.train_iters)
-        self.objective = replace(self.objective, beta=beta)
         feed, rows = self.feed.over(pairs)
         norms, rate = [], 0.0
         for lesson in lessons(run, step, len(rows)):
+            self.objective = replace(self.objective, beta=beta)
             batches = feed.micro_batches(rows[lesson.positions], ref_logps[lesson.positions])
             rate = lr_at(step * steps_per_iteration(self.role) + lesson.number, self.learning_rate)
             norms.append(self._learn(batches, len(lesson.positions), rate, sums))
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        return metrics and {**metrics, "grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": beta}
+        used = {"learning_rate": rate, "beta": self.objective.beta}
+        return metrics and {**metrics, "grad_norm": sum(norms) / len(norms), **used}
 
     def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
+        ahead = self.engine.score(batches) if self.role.loss.looks_ahead else None
+        across = self._across(batches, ahead, num_pairs, adapt=True)
 
         def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
-            losses, measured = self._measure(batch, columns)
+            losses, measured = self._measure(batch, columns, across)
             sums.merge(measured)
             return losses.sum()
 
@@ -88,10 +97,13 @@ class ActorWorker:
         sums = MetricSums()
         size = self.role.batch.global_batch_size
         for start in range(0, len(rows), size):
-            batches = self.feed.micro_batches(rows[start : start + size], ref_logps[start : start + size])
+            part = rows[start : start + size]
+            batches = self.feed.micro_batches(part, ref_logps[start : start + size])
+            scored = self.engine.score(batches)
+            across = self._across(batches, scored, len(part))
             # Off the last stage nothing is scored, and there is nothing to measure.
-            for batch, columns in zip(batches, self.engine.score(batches), strict=False):
-                sums.merge(self._measure(batch, columns)[1])
+            for batch, columns in zip(batches, scored, strict=False):
+                sums.merge(self._measure(batch, columns, across)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
     def save(self, iteration: int) -> str:
@@ -99,12 +111,22 @@ class ActorWorker:
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, self._metadata(iteration))
-        return str(folder)
+        metadata = {**self._metadata(iteration), "usual_margin": self._usual_everywhere()}
+        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, metadata))
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""
         checkpoint.load(Path(folder), self.engine, self.seat.accelerator, checkpoint.Parts(optimizer, rng))
+        self._usual_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
+
+    def _usual_everywhere(self) -> float:
+        """The running mean of margins, which only the last stage knows; the first process writes it down."""
+        if not self.role.loss.beta_dpo_alpha:
+            return 0.0
+        speaks = self.seat.place.is_output and self.seat.place.dp_rank == 0
+        value = torch.tensor(self._usual_margin if speaks else 0.0, device=self.seat.device)
+        dist.all_reduce(value, dist.ReduceOp.SUM)
+        return value.item()
 
     def host_link(self, host: str) -> str | None:
         """See `Publishing.host_link`."""
@@ -122,10 +144,32 @@ class ActorWorker:
         """See `Publishing.digest`."""
         return self.publishing.digest()
 
-    def _measure(self, batch: PackedBatch, columns: Tensor) -> tuple[Tensor, MetricSums]:
+    def _across(
+        self, batches: Sequence[PackedBatch], scored: Sequence[Tensor] | None, num_pairs: int, *, adapt: bool = False
+    ) -> AcrossPairs | None:
+        """What the losses need of the whole step; may adapt this step's beta. None where they look at single pairs."""
+        loss = self.role.loss
+        if not loss.is_grouped or not self.seat.place.is_last_stage:
+            return None
+        values = gather_step(batches, scored, num_pairs, loss.ld_alpha)
+        if adapt and loss.beta_dpo_alpha:
+            self.objective, self._usual_margin = adapted(self.objective, values, self._usual_margin)
+        return across_pairs(values, loss.dpo_loss_type, loss.loss_group_size)
+
+    def _measure(self, batch: PackedBatch, columns: Tensor, across: AcrossPairs | None) -> tuple[Tensor, MetricSums]:
         """Losses [P], each times its pair's weight, and the metrics of a micro-batch."""
-        logps = batch.sum_by_response(columns[:, LOGP])
-        result = self.objective(logps, batch.response_lengths, batch.ref_logps, batch.weights)
+        loss = self.role.loss
+        pairs = PairValues(
+            logps=response_logps(batch, columns, loss.ld_alpha),
+            lengths=batch.response_lengths,
+            ref_logps=batch.ref_logps,
+            weights=batch.weights,
+            factors=batch.factors,
+            agreement=agreement(batch, columns, clamp=loss.clamp_weighting) if loss.use_weighting else None,
+            margins=batch.margins,
+            across=across and across.of(batch.pair_ids),
+        )
+        result = self.objective(pairs)
         if self.statistics:
             result.sums.merge(token_statistics(batch, columns))
         return result.losses, result.sums

@@ -91,7 +91,13 @@ class Feed:
             if references is not None:
                 batch = batch.with_ref_logps(references[part])
             weights = torch.full((len(part),), weight)
-            packed = pack(batch, share_prompt=self.share_prompt, multiple_of=multiple_of, weights=weights)
+            packed = pack(
+                batch,
+                share_prompt=self.share_prompt,
+                multiple_of=multiple_of,
+                weights=weights,
+                pair_ids=torch.from_numpy(part),
+            )
             yield packed.to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch, rows: np.ndarray) -> None:

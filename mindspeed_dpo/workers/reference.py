@@ -16,8 +16,9 @@ class ReferenceWorker:
     def __init__(self, seat: Seat, role: RoleConfig, dataset: PairSource | None) -> None:
         self.engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
         self.feed = build_feed(seat, role, dataset)
+        self._ld_alpha = role.loss.ld_alpha
 
     def log_probs(self, pairs: Pairs) -> Logps | None:
         """See `score_pairs`."""
         with self.engine.at_work():
-            return score_pairs(self.engine, self.feed, pairs)
+            return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.models.head import ENTROPY, HIT, LOGP, MEAN_LOGIT
+from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import Place, shard
 from mindspeed_dpo.workers.feed import Feed
@@ -28,8 +28,35 @@ class Engine(Protocol):
         """The head's columns for each micro-batch; empty off the last stage."""
 
 
-def score_pairs(engine: Engine, feed: Feed, pairs: Pairs) -> Logps | None:
-    """Log-probabilities of this replica's share of the pairs.
+def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -> Tensor:
+    """Log-probability of each response [P, K] float32, in nats.
+
+    Below 1, `ld_alpha` is the weight of the tokens by which a response is longer than the other of its pair: equation 9
+    of Liu et al. 2024 (LD-DPO, arXiv:2409.06411), for policy and reference alike.
+    """
+    values = columns[:, LOGP]
+    return batch.sum_by_response(values if ld_alpha == 1 else values * batch.excess_weights(ld_alpha))
+
+
+def agreement(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Tensor:
+    """How much the policy would have written each pair itself: [P] float32, without gradient.
+
+    The product over both responses of exp(mean over tokens of log p - log(sum of p^2)): equation 5 of Zhou et al. 2024
+    (WPO, arXiv:2406.11827).
+
+    Args:
+        batch: The micro-batch.
+        columns: [R, 5] of the head.
+        clamp: Keep it at 1 or less, as TRL 0.24 does.
+    """
+    values = columns.detach()
+    sums = batch.sum_by_response(values[:, LOGP] - values[:, LOG_COLLISION])
+    product = (sums / batch.response_lengths.clamp(min=1)).sum(1).exp()
+    return product.clamp(max=1) if clamp else product
+
+
+def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0) -> Logps | None:
+    """Log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
     Returns:
         [n, K] float32 for the n prompts of this data-parallel rank, in order, from the one process that speaks for the
@@ -39,7 +66,7 @@ def score_pairs(engine: Engine, feed: Feed, pairs: Pairs) -> Logps | None:
     scored, batches = [], feed.stream(rows)
     while held := list(islice(batches, HELD_MICRO_BATCHES)):
         # Off the last stage nothing comes back.
-        scored += [b.sum_by_response(c[:, LOGP]) for b, c in zip(held, engine.score(held), strict=False)]
+        scored += [response_logps(b, c, ld_alpha) for b, c in zip(held, engine.score(held), strict=False)]
     if not feed.place.is_output:
         return None
     count = len(shard(len(rows), feed.place.dp_rank, feed.place.topology.dp))
@@ -51,7 +78,7 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
 
     Args:
         batch: The micro-batch.
-        columns: [R, 4] of the head.
+        columns: [R, 5] of the head.
     """
     values = columns.detach()
     is_chosen = (batch.response_ids % 2 == 0).to(values.dtype)

@@ -8,11 +8,8 @@ from mindspeed_dpo.config.run import RoleConfig
 
 
 def objective_of(role: RoleConfig) -> PreferenceObjective:
-    """The role's objective."""
-    loss = role.loss
-    return PreferenceObjective(
-        loss.dpo_loss_type, loss.dpo_beta, loss.dpo_label_smoothing, loss.pref_ftx, loss.ipo_normalize
-    )
+    """The role's objective, as it begins."""
+    return PreferenceObjective(role.loss, role.loss.dpo_beta)
 
 
 def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:

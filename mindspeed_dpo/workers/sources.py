@@ -27,8 +27,14 @@ def open_pairs(role: RoleConfig) -> PreferenceDataset:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or no row is left.
     """
-    data = role.data
-    return PreferenceDataset.open(data.data_path, seq_length=data.seq_length, truncation=data.truncation)
+    data, loss = role.data, role.loss
+    return PreferenceDataset.open(
+        data.data_path,
+        seq_length=data.seq_length,
+        truncation=data.truncation,
+        margin_column=loss.margin_column,
+        weight_column=loss.weight_column,
+    )
 
 
 def open_prompts(role: RoleConfig) -> PromptDataset:

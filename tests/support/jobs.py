@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.objective import PreferenceObjective
+from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
@@ -76,7 +76,8 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
 
     def loss_sum(packed: PackedBatch, columns: Tensor) -> Tensor:
         logps = packed.sum_by_response(columns[:, LOGP])
-        return objective(logps, packed.response_lengths, packed.ref_logps, packed.weights).losses.sum()
+        pairs = PairValues(logps, packed.response_lengths, packed.ref_logps, packed.weights)
+        return objective(pairs).losses.sum()
 
     engine.accumulate(_micro_batches(job, batch, place), loss_sum, num_pairs=batch.num_prompts)
     norm = engine.step(0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -104,6 +105,7 @@ def packed(**changes: Any) -> PackedBatch:
         "response_lengths": torch.tensor([[1, 2], [1, 3]]),
         "ref_logps": torch.zeros(2, 2),
         "weights": torch.ones(2),
+        "pair_ids": torch.arange(2),
     }
     return PackedBatch(**{**values, **changes})
 
@@ -121,6 +123,23 @@ def test_values_are_summed_over_the_tokens_of_each_response() -> None:
 def test_a_packed_batch_moves_with_every_tensor(key_rows: torch.Tensor | None) -> None:
     moved = packed(key_rows=key_rows).to(torch.device("meta"))
     tensors = {name: value for name, value in vars(moved).items() if torch.is_tensor(value)}
-    assert len(tensors) == 9 + (key_rows is not None)
+    assert len(tensors) == 10 + (key_rows is not None)
     assert {value.device.type for value in tensors.values()} == {"meta"}
     assert (moved.query_lengths, moved.key_lengths) == ((9,), (9,))
+
+
+def test_tokens_past_the_shorter_response_of_their_pair_weigh_alpha() -> None:
+    weights = packed().excess_weights(0.25)
+    assert weights.tolist() == [1.0, 1.0, 0.25, 1.0, 1.0, 0.25, 0.25]
+
+
+def test_what_a_pair_carries_follows_it() -> None:
+    batch = PreferenceBatch.from_lists([[1], [2], [3]], [[[4], [5]], [[6], [7]], [[8], [9]]])
+    carrying = replace(batch, margins=torch.tensor([0.1, 0.2, 0.3]), factors=torch.tensor([1.0, 2.0, 3.0]))
+    picked = carrying.select([2, 0])
+    assert picked.margins is not None and picked.margins.tolist() == pytest.approx([0.3, 0.1])
+    joined = PreferenceBatch.concat([picked, carrying])
+    assert joined.factors is not None and joined.factors.tolist() == [3.0, 1.0, 1.0, 2.0, 3.0]
+    assert PreferenceBatch.concat([picked, batch]).factors is None
+    with pytest.raises(ValueError, match=r"margins must be \[3\]"):
+        replace(batch, margins=torch.zeros(2))

@@ -27,16 +27,26 @@ def log_ratios(policy_logps: Tensor, ref_logps: Tensor) -> Tensor:
     return policy_logps - ref_logps
 
 
-def check_pairs(name: str, logps: Tensor) -> None:
+def check_pairs(name: str, values: Tensor) -> None:
     """Refuse anything that is not [P, 2] in float32 or float64.
 
     Raises:
         ValueError: Shape or dtype differ; the message names the tensor.
     """
-    if logps.dim() != 2 or logps.shape[1] != 2:
-        raise ValueError(f"{name} must be [P, 2] (chosen, rejected), got {list(logps.shape)}")
-    if logps.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} must be float32 (or float64 in tests), got {logps.dtype}")
+    if values.dim() != 2 or values.shape[1] != 2:
+        raise ValueError(f"{name} must be [P, 2] (chosen, rejected), got {list(values.shape)}")
+    if values.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"{name} must be float32 (or float64 in tests), got {values.dtype}")
+
+
+def margin(scores: Tensor) -> Tensor:
+    """Score of the chosen minus score of the rejected response: [P] of [P, 2].
+
+    Raises:
+        ValueError: The scores are not [P, 2] in float32 or float64.
+    """
+    check_pairs("scores", scores)
+    return scores[:, 0] - scores[:, 1]
 
 
 def per_token(values: Tensor, lengths: Tensor) -> Tensor:
@@ -48,11 +58,3 @@ def per_token(values: Tensor, lengths: Tensor) -> Tensor:
     if values.shape != lengths.shape:
         raise ValueError(f"lengths must be {list(values.shape)} like the log-probabilities, got {list(lengths.shape)}")
     return values / lengths.clamp(min=1).to(values.dtype)
-
-
-def implicit_rewards(policy_logps: Tensor, ref_logps: Tensor, *, beta: float) -> Tensor:
-    """Implicit reward of each response, beta (policy - reference): [P, 2], whatever the loss.
-
-    Equation 5 of Rafailov et al. 2023 (arXiv:2305.18290), without the term that depends on the prompt alone.
-    """
-    return beta * log_ratios(policy_logps, ref_logps)

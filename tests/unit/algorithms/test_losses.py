@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -10,8 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, hinge_loss, ipo_loss, pair_loss, sigmoid_loss
-from mindspeed_dpo.algorithms.losses.ratios import implicit_rewards
+from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
+from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
+from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
+from mindspeed_dpo.algorithms.losses.ratios import log_ratios
+from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss
+from mindspeed_dpo.algorithms.whole_step import StepValues, across_pairs
+from mindspeed_dpo.config.losses import MATCHED_LOSSES, SMOOTHED_LOSSES
 
 SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])
@@ -22,34 +28,136 @@ def some_logps(seed: int = 0, pairs: int = 4) -> Tensor:
     return -30 + 8 * torch.randn(pairs, 2, dtype=torch.float64, generator=generator)
 
 
-def value(name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, beta: float = 0.1) -> Tensor:
-    loss = pair_loss(name)
-    extra: dict = {"lengths": lengths} if "lengths" in loss.reads else {}
-    extra |= {"label_smoothing": SMOOTHING} if loss.needs else {}
-    return loss.function(policy, ref, beta=beta, **extra)
+def value(name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, **settings: Any) -> Tensor:
+    """The loss of some pairs that are a whole step, with the settings' usual values."""
+    ratios = policy - ref
+    values = StepValues(lengths.to(policy.dtype), policy.detach(), ref)
+    across = across_pairs(values, (name,), settings.pop("group", None))
+    at_hand = {
+        "beta": 0.1, "label_smoothing": SMOOTHING if name == "exo_pair" else 0.0, "ipo_normalize": True,
+        "discopop_tau": 0.05, "gamma_beta_ratio": 1.4, "cpo_alpha": 1.0, "logps": policy, "ratios": ratios,
+        "scores": ratios, "lengths": lengths, "nll": -policy[:, 0] * across.nll_scale,
+        **{f"{key}_partners": partners for key, partners in across.partners.items()}, **settings,
+    }  # fmt: skip
+    return PAIR_LOSSES[name](**{key: at_hand[key] for key in reads(name)})
+
+
+def ls(x: Tensor) -> Tensor:
+    return -torch.log1p(torch.exp(-x))
+
+
+def independent(name: str, lp: Tensor, rp: Tensor, n: Tensor, beta: float, e: float, tau: float) -> Tensor:
+    """Every loss a second time, written plainly from its paper; all pairs are one step."""
+    r = lp - rp
+    r_w, r_l = r.unbind(1)
+    z, a, t = beta * (r_w - r_l), lp / n, 1 / (2 * beta)
+    nll = -lp[:, 0] * len(lp) / n[:, 0].sum()
+
+    def smoothed(x: Tensor) -> Tensor:
+        return -(1 - e) * ls(x) - e * ls(-x)
+
+    match name:
+        case "sigmoid":
+            return smoothed(z)
+        case "hinge":
+            return (1 - z).clamp(min=0)
+        case "ipo":
+            return (r_w / n[:, 0] - r_l / n[:, 1] - t) ** 2
+        case "sigmoid_norm":
+            return -ls(beta * (r_w / n[:, 0] - r_l / n[:, 1]))
+        case "robust":
+            return (-(1 - e) * ls(z) + e * ls(-z)) / (1 - 2 * e)
+        case "exo_pair":
+            return z.sigmoid() * (ls(z) - math.log(1 - e)) + (-z).sigmoid() * (ls(-z) - math.log(e))
+        case "nca_pair":
+            return -ls(beta * r_w) - (ls(-beta * r_w) + ls(-beta * r_l)) / 2
+        case "bco_pair":
+            return -ls(beta * r_w) - ls(-beta * r_l)
+        case "sppo_hard":
+            return (r_w - t) ** 2 + (r_l + t) ** 2
+        case "aot":
+            return smoothed(beta * ((lp[:, 0] - lp[:, 1]).sort().values - (rp[:, 0] - rp[:, 1]).sort().values))
+        case "aot_unpaired":
+            return smoothed(beta * (r_w.sort().values - r_l.sort().values))
+        case "apo_zero":
+            return 1 - (beta * r_w).sigmoid() + (beta * r_l).sigmoid()
+        case "apo_down":
+            return (beta * r_w).sigmoid() + 1 - z.sigmoid()
+        case "discopop":
+            m = (z / tau).sigmoid()
+            return -(1 - m) * ls(z) + m * torch.exp(-z)
+        case "sft":
+            return nll
+        case "simpo":
+            return smoothed(beta * (a[:, 0] - a[:, 1] - 1.4))
+        case "cpo":
+            return smoothed(beta * (lp[:, 0] - lp[:, 1])) + 1.0 * nll
+        case "orpo":
+            odds = a - torch.log(1 - torch.exp(a))
+            return nll - beta * ls(odds[:, 0] - odds[:, 1])
+    raise AssertionError(name)
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("beta", [0.1, 0.5])
+def test_losses_equal_their_papers(name: str, beta: float) -> None:
+    policy, ref = some_logps(1, 6).requires_grad_(), some_logps(2, 6)
+    lengths = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2], [9, 9], [12, 30]])
+    smoothing = SMOOTHING if name in SMOOTHED_LOSSES else 0.0
+    losses = value(name, policy, ref, lengths, beta=beta, label_smoothing=smoothing, discopop_tau=0.3)
+    expected = independent(name, policy, ref, lengths.double(), beta, smoothing, 0.3)
+    # aot gives each pair the loss of its rank, so only the sum is alike.
+    torch.testing.assert_close(losses.sum(), expected.sum(), rtol=1e-12, atol=1e-12)
+    if name not in MATCHED_LOSSES:
+        torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
+    gradient, expected_gradient = (torch.autograd.grad(x.sum(), policy)[0] for x in (losses, expected))
+    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MATCHED_LOSSES)
+def test_matching_within_groups_is_matching_group_by_group(name: str) -> None:
+    policy, ref, lengths = some_logps(3, 6), some_logps(4, 6), torch.ones(6, 2)
+    grouped = value(name, policy, ref, lengths, group=4)
+    apart = [value(name, policy[part], ref[part], lengths[part]) for part in (slice(0, 4), slice(4, 6))]
+    torch.testing.assert_close(grouped, torch.cat(apart))
+    assert not torch.allclose(grouped.sum(), value(name, policy, ref, lengths).sum())
+
+
+def test_likelihoods_average_over_the_tokens_of_their_group() -> None:
+    policy, ref = some_logps(1), some_logps(2)
+    nll, n = -policy[:, 0], LENGTHS[:, 0]
+    assert value("sft", policy, ref).mean().item() == pytest.approx((nll.sum() / n.sum()).item())
+    by_two = [nll[part].sum() / n[part].sum() for part in (slice(0, 2), slice(2, 4))]
+    assert value("sft", policy, ref, group=2).mean().item() == pytest.approx(float(sum(by_two)) / 2)
+
+
+def test_a_certain_response_leaves_orpo_finite() -> None:
+    policy = torch.tensor([[0.0, -5.0], [-1e-30, -1e4]], requires_grad=True)
+    loss = value("orpo", policy, torch.zeros(2, 2), torch.ones(2, 2))
+    loss.sum().backward()
+    assert loss.isfinite().all() and policy.grad is not None and policy.grad.isfinite().all()
 
 
 @given(st.floats(-200, 200), st.floats(0.01, 2), st.floats(0, 0.49))
 def test_sigmoid_equals_its_formula(margin: float, beta: float, smoothing: float) -> None:
-    policy = torch.tensor([[margin, 0.0]], dtype=torch.float64)
     z = beta * margin
     softplus = lambda x: max(x, 0) + math.log1p(math.exp(-abs(x)))  # noqa: E731
     expected = (1 - smoothing) * softplus(-z) + smoothing * softplus(z)
-    loss = sigmoid_loss(policy, torch.zeros_like(policy), beta=beta, label_smoothing=smoothing)
+    loss = sigmoid_loss(torch.tensor([[margin, 0.0]], dtype=torch.float64), beta=beta, label_smoothing=smoothing)
     assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
-@given(st.floats(-200, 200), st.floats(0.01, 2))
-def test_hinge_equals_its_formula(margin: float, beta: float) -> None:
-    policy = torch.tensor([[0.0, -margin]], dtype=torch.float64)
-    loss = hinge_loss(policy, torch.zeros_like(policy), beta=beta)
-    assert loss.item() == pytest.approx(max(0.0, 1 - beta * margin), rel=1e-12, abs=1e-12)
-
-
-def test_ipo_divides_each_log_ratio_by_its_own_length() -> None:
-    policy, ref = torch.tensor([[-20.0, -9.0]]), torch.tensor([[-25.0, -3.0]])
-    loss = ipo_loss(policy, ref, torch.tensor([[10, 2]]), beta=0.5)
-    assert loss.item() == pytest.approx((5 / 10 + 6 / 2 - 1) ** 2)
+@given(st.floats(-5, 5), st.floats(0, 3))
+def test_divergences_have_their_limits(ratio: float, alpha: float) -> None:
+    r = torch.tensor([[ratio, 0.0]], dtype=torch.float64)
+    assert torch.equal(divergence_scores(r, "reverse_kl", alpha), r)
+    torch.testing.assert_close(
+        divergence_scores(r, "alpha_divergence", 0.0), divergence_scores(r, "forward_kl", 0.0), rtol=1e-12, atol=1e-12
+    )
+    torch.testing.assert_close(divergence_scores(r, "alpha_divergence", 1 - 1e-5), r, rtol=1e-3, atol=1e-3)
+    js = divergence_scores(r, "js_divergence", alpha)
+    assert abs(js[0, 0] - js[0, 1]) <= abs(r[0, 0]) + 1e-12
+    assert js[0, 0].item() == pytest.approx(math.log(2) - math.log1p(math.exp(-ratio)), abs=1e-12)
 
 
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.7])
@@ -67,17 +175,29 @@ def test_ipo_divides_each_log_ratio_by_its_own_length() -> None:
         ("sppo_hard", lambda beta: 1 / (2 * beta**2)),
         ("apo_zero", lambda beta: 1.0),
         ("apo_down", lambda beta: 1.0),
+        ("aot", lambda beta: math.log(2)),
+        ("aot_unpaired", lambda beta: math.log(2)),
+        ("discopop", lambda beta: (math.log(2) + 1) / 2),
     ],
 )
 def test_the_loss_where_policy_equals_reference_is_known(name: str, expected, beta: float) -> None:
-    logps = some_logps().float()
-    assert torch.allclose(value(name, logps, logps, beta=beta), torch.tensor(expected(beta)), rtol=1e-6)
+    # One pair: those that compare pairs with others start so only where all margins are equal.
+    logps = some_logps().float()[:1]
+    assert torch.allclose(value(name, logps, logps, LENGTHS[:1], beta=beta), torch.tensor(expected(beta)), rtol=1e-6)
+
+
+def test_losses_without_a_reference_start_where_both_responses_are_equally_likely() -> None:
+    logps, lengths = torch.tensor([[-20.0, -20.0]]), torch.tensor([[10, 10]])
+    ref = torch.zeros(1, 2)
+    assert value("simpo", logps, ref, lengths, beta=2.0).item() == pytest.approx(math.log1p(math.exp(2.0 * 1.4)))
+    assert value("cpo", logps, ref, lengths, cpo_alpha=0.5).item() == pytest.approx(math.log(2) + 0.5 * 2)
+    assert value("orpo", logps, ref, lengths, beta=0.3).item() == pytest.approx(2 + 0.3 * math.log(2))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_smoothed_sigmoid_starts_at_ln_2_too(smoothing: float) -> None:
     logps = some_logps()
-    loss = sigmoid_loss(logps, logps, beta=0.3, label_smoothing=smoothing)
+    loss = sigmoid_loss(logps - logps, beta=0.3, label_smoothing=smoothing)
     assert torch.allclose(loss, torch.full_like(loss, math.log(2)), rtol=1e-12)
 
 
@@ -101,18 +221,21 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         ("sppo_hard", (-10.0, 10.0)),
         ("apo_zero", (-0.025, 0.025)),
         ("apo_down", (0.0, 0.025)),
+        ("aot", (-0.05, 0.05)),
+        ("aot_unpaired", (-0.05, 0.05)),
+        ("discopop", (0.0784, -0.0784)),
     ],
 )
 def test_the_first_gradient_has_its_known_value(name: str, expected: tuple[float, float]) -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     value(name, policy, torch.zeros(1, 2, dtype=torch.float64), LENGTHS[:1]).sum().backward()
     assert policy.grad is not None
-    assert policy.grad[0].tolist() == pytest.approx(expected, rel=1e-12)
+    assert policy.grad[0].tolist() == pytest.approx(expected, rel=1e-3 if name == "discopop" else 1e-12)
 
 
 def test_the_smoothed_gradient_has_its_known_value() -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
-    sigmoid_loss(policy, torch.zeros_like(policy), beta=0.1, label_smoothing=0.1).sum().backward()
+    sigmoid_loss(policy, beta=0.1, label_smoothing=0.1).sum().backward()
     assert policy.grad is not None
     assert policy.grad[0].tolist() == pytest.approx([-0.04, 0.04], rel=1e-12)
 
@@ -138,7 +261,7 @@ def test_swapping_the_pair_changes_the_sigmoid_loss_by_the_margin() -> None:
     policy, ref = some_logps(1), some_logps(2)
     ratios = policy - ref
     z = 0.1 * (ratios[:, 0] - ratios[:, 1])
-    there, back = sigmoid_loss(policy, ref, beta=0.1), sigmoid_loss(policy.flip(1), ref.flip(1), beta=0.1)
+    there, back = sigmoid_loss(ratios, beta=0.1), sigmoid_loss(ratios.flip(1), beta=0.1)
     assert torch.allclose(there - back, -z, rtol=1e-12)
 
 
@@ -153,12 +276,12 @@ def test_a_constant_on_both_log_ratios_leaves_margin_losses_alone() -> None:
 
 def test_ipo_of_equal_lengths_is_the_form_with_sums_at_another_beta() -> None:
     policy, ref, n = some_logps(1), some_logps(2), 6
-    normalised = ipo_loss(policy, ref, torch.full((4, 2), n), beta=0.1)
-    with_sums = ipo_loss(policy, ref, torch.ones(4, 2), beta=0.1 / n)
+    normalised = ipo_loss(policy - ref, torch.full((4, 2), n), beta=0.1)
+    with_sums = ipo_loss(policy - ref, torch.ones(4, 2), beta=0.1 / n)
     assert torch.allclose(n**2 * normalised, with_sums, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", PAIR_LOSSES)
+@pytest.mark.parametrize("name", sorted(set(PAIR_LOSSES) - {"discopop", "sft", "aot", "aot_unpaired"}))
 def test_the_first_step_raises_chosen_and_lowers_rejected(name: str) -> None:
     ref = some_logps()
     policy = ref.clone().requires_grad_()
@@ -171,19 +294,14 @@ def test_the_first_step_raises_chosen_and_lowers_rejected(name: str) -> None:
 
 def test_extreme_margins_stay_finite() -> None:
     policy = torch.tensor([[-1e4, 0.0], [0.0, -1e4]], requires_grad=True)
-    loss = sigmoid_loss(policy, torch.zeros(2, 2), beta=0.5)
+    loss = sigmoid_loss(policy, beta=0.5)
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([5000.0, 0.0]) and policy.grad is not None and policy.grad.isfinite().all()
 
 
 def test_an_empty_response_counts_as_one_token() -> None:
     logps = torch.zeros(1, 2)
-    assert ipo_loss(logps, logps, torch.tensor([[0, 4]]), beta=0.1).item() == pytest.approx(25.0)
-
-
-def test_rewards_are_beta_times_the_log_ratio() -> None:
-    policy, ref = torch.tensor([[-10.0, -12.0]]), torch.tensor([[-11.0, -9.0]])
-    assert torch.equal(implicit_rewards(policy, ref, beta=0.5), torch.tensor([[0.5, -1.5]]))
+    assert ipo_loss(logps, torch.tensor([[0, 4]]), beta=0.1).item() == pytest.approx(25.0)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +315,9 @@ def test_rewards_are_beta_times_the_log_ratio() -> None:
 )
 def test_wrong_shapes_and_dtypes_are_refused(policy: Tensor, ref: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sigmoid_loss(policy, ref, beta=0.1)
+        log_ratios(policy, ref)
 
 
 def test_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="lengths must be"):
-        ipo_loss(torch.zeros(3, 2), torch.zeros(3, 2), torch.ones(3), beta=0.1)
-
-
-def test_an_unknown_loss_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean sigmoid"):
-        pair_loss("sigmiod")
+        ipo_loss(torch.zeros(3, 2), torch.ones(3), beta=0.1)

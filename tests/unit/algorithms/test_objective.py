@@ -3,21 +3,46 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES
-from mindspeed_dpo.algorithms.objective import PreferenceObjective
-from mindspeed_dpo.config.learning import LOSSES, SMOOTHED_LOSSES
+from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
+from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective, adapted
+from mindspeed_dpo.algorithms.whole_step import StepValues
+from mindspeed_dpo.config.losses import (
+    DIVERGING_LOSSES,
+    LIKELIHOOD_LOSSES,
+    LOSSES,
+    MARGIN_LOSSES,
+    REFERENCE_FREE_LOSSES,
+    USED_BY,
+    LossConfig,
+)
 
 LENGTHS = torch.tensor([[4, 2], [3, 9], [5, 5], [1, 2], [6, 7]])
+
+
+def objective(*losses: str, beta: float = 0.1, **settings: Any) -> PreferenceObjective:
+    """An objective by the names of its losses; `ipo` divides by lengths unless told otherwise."""
+    settings = {"ipo_normalize": True, **settings}
+    return PreferenceObjective(LossConfig(dpo_loss_type=losses or ("sigmoid",), **settings), beta)
+
+
+def measure(using: PreferenceObjective, *values: Tensor | None, **more: Any) -> PairLosses:
+    return using(PairValues(*values, **more))  # type: ignore[arg-type]
+
+
 OBJECTIVES = [
-    PreferenceObjective(),
-    PreferenceObjective(beta=0.4, label_smoothing=0.1, pref_ftx=0.5),
-    PreferenceObjective(loss_type="hinge"),
-    PreferenceObjective(loss_type="ipo", pref_ftx=1.0),
+    objective(),
+    objective(beta=0.4, dpo_label_smoothing=0.1, pref_ftx=0.5),
+    objective("hinge"),
+    objective("ipo", pref_ftx=1.0),
+    objective("sigmoid", "bco_pair", loss_weights=(0.8, 0.2)),
+    objective("sigmoid", f_divergence_type="js_divergence"),
+    objective("simpo", beta=2.0),
 ]
 
 
@@ -25,26 +50,26 @@ def some_logps(seed: int) -> Tensor:
     return -20 + 5 * torch.randn(5, 2, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_splitting_a_step_changes_nothing(objective: PreferenceObjective) -> None:
+@pytest.mark.parametrize("using", OBJECTIVES, ids=str)
+def test_splitting_a_step_changes_nothing(using: PreferenceObjective) -> None:
     logps, ref = some_logps(1), some_logps(2)
-    whole = objective(logps, LENGTHS, ref)
-    parts = [objective(logps[s], LENGTHS[s], ref[s]) for s in (slice(0, 2), slice(2, 5))]
+    whole = measure(using, logps, LENGTHS, ref)
+    parts = [measure(using, logps[s], LENGTHS[s], ref[s]) for s in (slice(0, 2), slice(2, 5))]
     parts[0].sums.merge(parts[1].sums)
     assert torch.equal(torch.cat([part.losses for part in parts]), whole.losses)
     assert parts[0].sums.means() == pytest.approx(whole.sums.means(), rel=1e-6)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_padding_pairs_count_nowhere_even_when_not_finite(objective: PreferenceObjective) -> None:
+@pytest.mark.parametrize("using", OBJECTIVES, ids=str)
+def test_padding_pairs_count_nowhere_even_when_not_finite(using: PreferenceObjective) -> None:
     logps, ref = some_logps(1), some_logps(2)
-    real = objective(logps[:3], LENGTHS[:3], ref[:3])
+    real = measure(using, logps[:3], LENGTHS[:3], ref[:3])
     padded = logps.clone()
     padded[3], padded[4] = float("nan"), float("-inf")
     padded.requires_grad_()
     lengths = LENGTHS.clone()
     lengths[3:] = 0
-    result = objective(padded, lengths, ref, torch.tensor([1.0, 1, 1, 0, 0]))
+    result = measure(using, padded, lengths, ref, torch.tensor([1.0, 1, 1, 0, 0]))
     result.losses.sum().backward()
     assert torch.equal(result.losses[:3], real.losses) and torch.equal(result.losses[3:], torch.zeros(2))
     assert result.sums.means() == pytest.approx(real.sums.means())
@@ -53,19 +78,19 @@ def test_padding_pairs_count_nowhere_even_when_not_finite(objective: PreferenceO
 
 
 def test_all_pairs_are_padding_on_a_rank_without_work() -> None:
-    result = PreferenceObjective()(some_logps(1), LENGTHS, some_logps(2), torch.zeros(5))
+    result = measure(objective(), some_logps(1), LENGTHS, some_logps(2), torch.zeros(5))
     assert result.sums.means() == {} and result.losses.sum() == 0
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
-def test_metric_names_are_those_of_a_call(objective: PreferenceObjective) -> None:
-    assert objective.metric_names == objective(some_logps(1), LENGTHS, some_logps(2)).sums.names
+@pytest.mark.parametrize("using", OBJECTIVES, ids=str)
+def test_metric_names_are_those_of_a_call(using: PreferenceObjective) -> None:
+    assert using.metric_names == measure(using, some_logps(1), LENGTHS, some_logps(2)).sums.names
 
 
 def test_metrics_equal_their_definitions() -> None:
     logps = torch.tensor([[-10.0, -20.0], [-8.0, -6.0], [-5.0, -5.0]])
     ref = torch.tensor([[-12.0, -19.0], [-8.0, -7.0], [-5.0, -5.0]])
-    result = PreferenceObjective(beta=0.5)(logps, LENGTHS[:3], ref)
+    result = measure(objective(beta=0.5), logps, LENGTHS[:3], ref)
     z = [1.5, -0.5, 0.0]
     assert result.sums.means() == pytest.approx(
         {
@@ -83,15 +108,15 @@ def test_metrics_equal_their_definitions() -> None:
 
 def test_policy_equal_to_reference_gives_ln_2_and_exact_zeros() -> None:
     logps = some_logps(1)
-    means = PreferenceObjective(beta=0.37, label_smoothing=0.2)(logps, LENGTHS, logps).sums.means()
+    means = measure(objective(beta=0.37, dpo_label_smoothing=0.2), logps, LENGTHS, logps).sums.means()
     assert means["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert [means[f"rewards/{name}"] for name in ("chosen", "rejected", "margins", "accuracies")] == [0, 0, 0, 0]
 
 
 def test_pref_ftx_adds_the_mean_negative_log_probability_of_the_chosen_response() -> None:
     logps, ref = some_logps(1), some_logps(2)
-    plain = PreferenceObjective(loss_type="ipo")(logps, LENGTHS, ref)
-    added = PreferenceObjective(loss_type="ipo", pref_ftx=0.25)(logps, LENGTHS, ref)
+    plain = measure(objective("ipo"), logps, LENGTHS, ref)
+    added = measure(objective("ipo", pref_ftx=0.25), logps, LENGTHS, ref)
     nll = -logps[:, 0] / LENGTHS[:, 0]
     assert torch.allclose(added.losses - plain.losses, 0.25 * nll, atol=1e-4)
     means = added.sums.means()
@@ -99,44 +124,113 @@ def test_pref_ftx_adds_the_mean_negative_log_probability_of_the_chosen_response(
     assert means["loss"] == pytest.approx(means["loss/ipo"] + 0.25 * means["loss/pref_ftx"], rel=1e-6)
 
 
-def test_every_setting_changes_the_loss() -> None:
+CHANGES: list[tuple[PreferenceObjective, PreferenceObjective]] = [
+    (objective(), objective(beta=0.2)),
+    (objective(), objective(dpo_label_smoothing=0.1)),
+    (objective(), objective(pref_ftx=0.1)),
+    (objective(), objective("hinge")),
+    (objective("sigmoid", "sft"), objective("sigmoid", "sft", loss_weights=(1.0, 2.0))),
+    (objective("ipo"), objective("ipo", ipo_normalize=False)),
+    (objective("discopop"), objective("discopop", discopop_tau=0.2)),
+    (objective("simpo"), objective("simpo", gamma_beta_ratio=0.5)),
+    (objective("cpo"), objective("cpo", cpo_alpha=0.5)),
+    (objective(), objective(f_divergence_type="forward_kl")),
+    (
+        objective(f_divergence_type="alpha_divergence"),
+        objective(f_divergence_type="alpha_divergence", f_alpha_divergence_coef=0.7),
+    ),
+]
+
+
+@pytest.mark.parametrize(("usual", "changed"), CHANGES, ids=str)
+def test_every_setting_changes_the_loss(usual: PreferenceObjective, changed: PreferenceObjective) -> None:
+    values = some_logps(1), LENGTHS, some_logps(2)
+    assert not torch.allclose(measure(changed, *values).losses, measure(usual, *values).losses)
+
+
+def test_several_losses_are_their_weighted_sum() -> None:
+    values = some_logps(1), LENGTHS, some_logps(2)
+    both = measure(objective("sigmoid", "bco_pair", loss_weights=(0.8, 0.2)), *values)
+    apart = [measure(objective(name), *values).losses for name in ("sigmoid", "bco_pair")]
+    torch.testing.assert_close(both.losses, 0.8 * apart[0] + 0.2 * apart[1])
+    means = both.sums.means()
+    assert [means["loss/sigmoid"], means["loss/bco_pair"]] == pytest.approx([float(x.mean()) for x in apart])
+
+
+def test_a_margin_is_taken_off_and_a_factor_multiplies() -> None:
     logps, ref = some_logps(1), some_logps(2)
-    default = PreferenceObjective()(logps, LENGTHS, ref).losses
-    for change in ({"beta": 0.2}, {"label_smoothing": 0.1}, {"pref_ftx": 0.1}, {"loss_type": "ipo"}):
-        assert not torch.allclose(PreferenceObjective(**change)(logps, LENGTHS, ref).losses, default)
+    margins, factors = torch.tensor([0.0, 0.5, 1.0, -0.5, 2.0]), torch.tensor([1.0, 0.0, 2.0, 0.5, 1.0])
+    ratios = logps - ref
+    z = 0.1 * (ratios[:, 0] - ratios[:, 1])
+    losses = measure(objective(), logps, LENGTHS, ref, margins=margins, factors=factors).losses
+    torch.testing.assert_close(losses, -torch.nn.functional.logsigmoid(z - margins) * factors)
+
+
+def test_agreement_weighs_preferences_but_not_likelihoods() -> None:
+    values, agreement = (some_logps(1), LENGTHS, some_logps(2)), torch.tensor([0.5, 1.0, 2.0, 0.1, 0.0])
+    plain = {name: measure(objective(name), *values).losses for name in ("sigmoid", "sft")}
+    weighed = measure(objective("sigmoid", "sft"), *values, agreement=agreement).losses
+    torch.testing.assert_close(weighed, plain["sigmoid"] * agreement + plain["sft"])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("sigmoid", lambda lp, rp, n: lp - rp),
+        ("cpo", lambda lp, rp, n: lp),
+        ("simpo", lambda lp, rp, n: lp / n),
+        ("orpo", lambda lp, rp, n: lp / n),
+    ],
+)
+def test_rewards_are_beta_times_what_the_loss_compares(name: str, expected: Any) -> None:
+    logps, ref = some_logps(1), some_logps(2)
+    means = measure(objective(name, beta=0.5), logps, LENGTHS, ref).sums.means()
+    rewards = 0.5 * expected(logps, ref, LENGTHS).mean(0)
+    assert [means["rewards/chosen"], means["rewards/rejected"]] == pytest.approx(rewards.tolist())
+
+
+def test_beta_follows_the_batch() -> None:
+    logps, ref = some_logps(1), some_logps(2)
+    loss = objective(beta_dpo_alpha=0.6, beta_dpo_momentum=0.9)
+    mean = 0.1 * float(((logps - ref)[:, 0] - (logps - ref)[:, 1]).mean())
+    changed, usual = adapted(loss, StepValues(LENGTHS.float(), logps, ref), usual=0.2)
+    assert changed.beta == pytest.approx(0.1 * (1 + 0.6 * (mean - 0.2)))
+    assert usual == pytest.approx(0.9 * 0.2 + 0.1 * mean)
+    far = adapted(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), usual=0.2)[0]
+    assert far.beta == pytest.approx(0.001)
 
 
 def test_the_reference_takes_no_gradient() -> None:
     ref = some_logps(2).requires_grad_()
-    losses = PreferenceObjective()(some_logps(1).requires_grad_(), LENGTHS, ref).losses
+    losses = measure(objective(), some_logps(1).requires_grad_(), LENGTHS, ref).losses
     losses.sum().backward()
     assert ref.grad is None
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"beta": 0.0}, "dpo_beta"),
-        ({"beta": float("nan")}, "dpo_beta"),
-        ({"label_smoothing": 0.5}, r"\[0, 0.5\)"),
-        ({"label_smoothing": -0.1}, r"\[0, 0.5\)"),
-        ({"label_smoothing": 0.1, "loss_type": "hinge"}, "no effect with dpo_loss_type=hinge.*choose sigmoid"),
-        ({"label_smoothing": 0.1, "loss_type": "ipo"}, "no effect"),
-        ({"pref_ftx": -1.0}, "pref_ftx"),
-        ({"loss_type": "hing"}, "did you mean hinge"),
-        ({"beta": -1.0, "pref_ftx": -1.0}, "dpo_beta.*pref_ftx"),
-    ],
-)
-def test_settings_out_of_range_or_without_effect_are_refused(settings: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        PreferenceObjective(**settings)
-
-
 def test_weights_of_another_length_are_refused() -> None:
     with pytest.raises(ValueError, match="weights must be"):
-        PreferenceObjective()(some_logps(1), LENGTHS, some_logps(2), torch.ones(3))
+        measure(objective(), some_logps(1), LENGTHS, some_logps(2), torch.ones(3))
+
+
+READ_AS = {
+    "dpo_label_smoothing": "label_smoothing",
+    "loss_group_size": ("nll", "aot_partners", "aot_unpaired_partners"),
+    "f_divergence_type": "scores",
+}
 
 
 def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
     assert set(LOSSES) == set(PAIR_LOSSES)
-    assert set(SMOOTHED_LOSSES) == {name for name, loss in PAIR_LOSSES.items() if "label_smoothing" in loss.reads}
+
+
+@pytest.mark.parametrize("key", sorted(set(USED_BY) - {"margin_column"}))
+def test_the_configuration_knows_what_each_loss_reads(key: str) -> None:
+    names = READ_AS.get(key, key)
+    wanted = {names} if isinstance(names, str) else set(names)
+    assert set(USED_BY[key]) == {name for name in PAIR_LOSSES if wanted & set(reads(name))}
+
+
+def test_losses_without_a_reference_read_none() -> None:
+    reading = {name for name in PAIR_LOSSES if {"scores", "ratios", "aot_partners"} & set(reads(name))}
+    assert set(PAIR_LOSSES) - reading == {*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES}
+    assert set(MARGIN_LOSSES) <= set(DIVERGING_LOSSES)

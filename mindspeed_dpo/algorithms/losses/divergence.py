@@ -1,0 +1,51 @@
+"""f-divergences: what a log-ratio is worth when policy and reference are not held together by reverse KL.
+
+Equation 8 of Wang et al. 2023 (arXiv:2309.16240). Constants are those of TRL 1.16: they cancel between chosen and
+rejected, but not where each score is divided by its own length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+LARGEST_EXPONENT = 80.0
+"""exp of more overflows float32."""
+REVERSE_KL = "reverse_kl"
+
+
+def _forward_kl(ratios: Tensor, alpha: float) -> Tensor:
+    return 1 - (-ratios).clamp(max=LARGEST_EXPONENT).exp()
+
+
+def _js(ratios: Tensor, alpha: float) -> Tensor:
+    return math.log(2) + logsigmoid(ratios)
+
+
+def _alpha(ratios: Tensor, alpha: float) -> Tensor:
+    if abs(alpha - 1) < 1e-6:
+        return ratios
+    return (((alpha - 1) * ratios).clamp(max=LARGEST_EXPONENT).exp() - 1) / (alpha - 1)
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {
+    REVERSE_KL: lambda ratios, alpha: ratios,
+    "forward_kl": _forward_kl,
+    "js_divergence": _js,
+    "alpha_divergence": _alpha,
+}
+
+
+def divergence_scores(ratios: Tensor, divergence: str, alpha: float) -> Tensor:
+    """Scores [P, 2] of log-ratios [P, 2].
+
+    Args:
+        ratios: Log-ratio of policy to reference per response, in nats.
+        divergence: `reverse_kl` r; `forward_kl` 1 - e^-r; `js_divergence` ln 2 + log sigmoid(r); `alpha_divergence`
+            (e^((a - 1) r) - 1) / (a - 1).
+        alpha: a of the last; 1 is reverse KL, 0 forward KL.
+    """
+    return DIVERGENCES[divergence](ratios, alpha)
