@@ -109,7 +109,11 @@ def test_every_other_key_is_a_setting() -> None:
         (["--map-keys", '{"promt": "x"}'], "did you mean prompt"),
         (["--tokenizer-type", "GPT2BPETokenizer"], "tokenizer_type GPT2BPETokenizer is not supported"),
         (["--max-invalid-share", "2"], "max_invalid_share should lie between 0 and 1"),
-        (["--dataset-additional-keys", "labels"], "needs R1AlpacaStyleInstructionHandler or R1Sharegpt"),
+        (["--dataset-additional-keys", "labels"], "labels is the answer of a prompt; pairs have two, leave it out"),
+        (
+            ["--handler-name", "PPOAlpacaStyleInstructionHandler", "--dataset-additional-keys", "level"],
+            "needs a handler of pairs, or R1AlpacaStyleInstructionHandler or R1Sharegpt",
+        ),
         (["--workers"], "--workers needs a value"),
         (["--seq-length", "1", "2"], "--seq-length: expected one value, got 1 2"),
         (["--seq-length", "2.5"], "seq_length should be a whole number, got '2.5'"),

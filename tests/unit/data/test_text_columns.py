@@ -261,7 +261,7 @@ def test_sets_without_them_are_merged_with_their_kind_only(tmp_path: Path, capsy
     assert len(PromptDataset.open(str(tmp_path / "out" / "all"))) == 2
     write_set(tmp_path / "parts" / "b", [[2]])
     assert merge(tmp_path / "parts", tmp_path / "out" / "again") == 1
-    assert "prompts have messages in the one and nothing in the other" in capsys.readouterr().err
+    assert "rows have messages in the one and nothing in the other" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("again*"))
 
 
@@ -362,3 +362,44 @@ def test_pairs_have_no_such_file(tmp_path: Path, tokenizer: Path) -> None:
     assert preprocess(raw, tokenizer, tmp_path / "out", handler_name="AlpacaStylePairwiseHandler") == 0
     assert len(PreferenceDataset.open(str(tmp_path / "out"))) == 1
     assert not text_columns_path(tmp_path / "out").exists()
+
+
+PAIRS = [
+    {"instruction": "Q", "chosen": "a", "rejected": "b", "gap": 0.5, "trust": 1},
+    {"instruction": "Q", "chosen": "same", "rejected": "same", "gap": 9, "trust": 9},
+    {"instruction": "R", "chosen": "c", "rejected": "d", "gap": -1, "trust": 0.25},
+]
+
+
+def pair_set(folder: Path, tokenizer: Path, rows: list[dict], **options: Any) -> str:
+    raw = save(folder / "raw.jsonl", rows)
+    options = {"handler_name": "AlpacaStylePairwiseHandler", "max_invalid_share": 1, **options}
+    assert preprocess(raw, tokenizer, folder / "out", **options) == 0
+    return str(folder / "out")
+
+
+def test_numbers_stay_with_their_pair(tmp_path: Path, tokenizer: Path) -> None:
+    path = pair_set(tmp_path, tokenizer, PAIRS, dataset_additional_keys="gap,trust")
+    dataset = PreferenceDataset.open(path, margin_column="gap", weight_column="trust")
+    batch = dataset.batch([1, 0])
+    assert batch.margins is not None and batch.margins.tolist() == [-1.0, 0.5]
+    assert batch.factors is not None and batch.factors.tolist() == [0.25, 1.0]
+    assert PreferenceDataset.open(path).batch([0]).margins is None
+
+
+def test_numbers_that_are_none_or_not_there_are_refused(tmp_path: Path, tokenizer: Path) -> None:
+    rows = [*PAIRS, {"instruction": "S", "chosen": "e", "rejected": "f", "gap": "wide", "trust": -1}]
+    path = pair_set(tmp_path, tokenizer, rows, dataset_additional_keys="gap,trust")
+    with pytest.raises(ValueError, match="row 2: gap is 'wide', not a finite number"):
+        PreferenceDataset.open(path, margin_column="gap")
+    with pytest.raises(ValueError, match=r"weight_column 'trust' is -1\.0 in row 2; it must not be negative"):
+        PreferenceDataset.open(path, weight_column="trust")
+    with pytest.raises(ValueError, match=r"no column 'gapp', only gap, trust; did you mean gap.*additional_keys"):
+        PreferenceDataset.open(path, margin_column="gapp")
+
+
+def test_pairs_without_columns_leave_none_of_the_old_ones_behind(tmp_path: Path, tokenizer: Path) -> None:
+    pair_set(tmp_path, tokenizer, PAIRS, dataset_additional_keys="gap")
+    path = pair_set(tmp_path, tokenizer, PAIRS)
+    with pytest.raises(ValueError, match=r"no column 'gap', none; run preprocess_data\.py again"):
+        PreferenceDataset.open(path, margin_column="gap")
