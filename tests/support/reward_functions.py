@@ -174,3 +174,7 @@ def _spoiled(prompts: list[str], completions: list[str], value: Any) -> list[Any
         if "bad" in prompt and prompts[index + 1 : index + 2] != [prompt]:
             values[index] = value
     return values
+
+
+def first_token(completion_ids: list[list[int]]) -> list[float]:
+    return [float(tokens[0]) for tokens in completion_ids]

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.models.head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import Place, Topology
 from mindspeed_dpo.workers import scoring
-from mindspeed_dpo.workers.scoring import amounts, score_pairs, token_statistics
+from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
 
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
@@ -103,3 +104,27 @@ def test_computed_tokens_of_all_replicas_are_added_up() -> None:
     sums = amounts([pack(BATCH), pack(BATCH.select([0]))], place)
     sums.merge(amounts([pack(BATCH)], Topology(dp=2).place(1)))
     assert sums.means() == {"tokens_computed": 10 + 4 + 10}
+
+
+def test_agreement_is_how_likely_the_pair_is() -> None:
+    logits = torch.randn(7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    batch = pack(BATCH)
+    logits[torch.arange(3), batch.labels[:3]] += 5.0
+    logps = logits.log_softmax(-1)
+    columns = torch.zeros(7, 5, dtype=torch.float64)
+    columns[:, LOGP] = logps.gather(1, batch.labels[:, None])[:, 0]
+    columns[:, LOG_COLLISION] = logps.exp().square().sum(-1).log()
+    ratio = columns[:, LOGP] - columns[:, LOG_COLLISION]
+    responses = [ratio[0], ratio[1:3].mean(), ratio[3:6].mean(), ratio[6]]
+    expected = torch.stack([responses[0] + responses[1], responses[2] + responses[3]]).exp()
+    torch.testing.assert_close(agreement(batch, columns), expected)
+    assert (expected > 1).any()
+    # What clamp_weighting asks for.
+    torch.testing.assert_close(agreement(batch, columns, clamp=True), expected.clamp(max=1))
+
+
+def test_tokens_beyond_the_shorter_response_weigh_less() -> None:
+    batch = pack(BATCH)
+    columns = -batch.labels[:, None].float()
+    assert response_logps(batch, columns, 0.5).tolist() == [[-3, -6], [-10, -6]]
+    assert response_logps(batch, columns).tolist() == [[-3, -8], [-15, -6]]

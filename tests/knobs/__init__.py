@@ -1,0 +1,1 @@
+"""Every key of the schema, turned: what it changes, shown."""
