@@ -44,7 +44,9 @@ ELSEWHERE: dict[str, Shown] = {
     "reference_cache_dir": Shown(
         "unit/trainers/test_references.py::test_what_changes_the_values_changes_the_fingerprint"
     ),
-    "tokenizer_name_or_path": Shown("unit/workers/scorers/test_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"),
+    "tokenizer_name_or_path": Shown(
+        "unit/workers/scorers/test_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"
+    ),
     "load": Shown(f"{_CONFIG}/test_config_layering.py::test_the_reference_inherits_nothing_from_the_actor_section"),
     "random_init": Shown(f"{_CONFIG}/test_config_layering.py::test_a_randomly_started_policy_is_its_own_reference"),
     "save": Shown(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),

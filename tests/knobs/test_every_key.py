@@ -160,6 +160,6 @@ def test_log_samples_interval_writes_a_table_of_answers() -> None:
 
 
 def test_reward_timeout_s_ends_the_wait_for_a_function() -> None:
-    functions = {"reward_functions": ["tests.support.reward_functions.hanging"], "reward_failure": "stop"}
+    functions = {"reward_functions": ["tests.support.reward_functions.stuck"], "reward_failure": "stop"}
     with pytest.raises(Exception, match=r"1\.5 s"):
         turning.train(online({**functions, "reward_timeout_s": 1.5}))

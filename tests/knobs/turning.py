@@ -82,7 +82,7 @@ def prompts_with_text() -> Path:
     prefix = folder() / "asked"
     with writing(prefix, ("input_ids",), (MESSAGES,)) as writer:
         for number, prompt in enumerate(PROMPTS):
-            messages = [{"role": "user", "content": f"a bad question, {number}"}]
+            messages = [{"role": "user", "content": f"question {number}"}]
             writer.append({"input_ids": prompt}, {MESSAGES: json.dumps(messages)})
         writer.commit({})
     return prefix

@@ -87,6 +87,11 @@ def hanging(prompts: list[str], completions: list[str]) -> list[float]:
     return length(completions)
 
 
+def stuck(completions: list[str]) -> list[float]:
+    """Hangs whatever the prompt."""
+    return hanging(["bad"], completions)
+
+
 def not_a_number(prompts: list[str], completions: list[str]) -> list[Any]:
     return _spoiled(prompts, completions, float("nan"))
 
