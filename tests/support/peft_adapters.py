@@ -15,7 +15,7 @@ def save_random_adapter(weights: Path, folder: Path, modules: Sequence[str], **s
     """Save an adapter whose A and B are random, so that it changes something, and return its folder."""
     torch.manual_seed(5)
     options: dict[str, Any] = {"r": 3, "lora_alpha": 6, "task_type": "CAUSAL_LM", **settings}
-    model = get_peft_model(_base(weights), LoraConfig(target_modules=list(modules), **options))
+    model = get_peft_model(base_model(weights), LoraConfig(target_modules=list(modules), **options))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
@@ -26,8 +26,9 @@ def save_random_adapter(weights: Path, folder: Path, modules: Sequence[str], **s
 
 def loaded(weights: Path, adapter: Path, trainable: bool = False) -> PeftModel:
     """A model with an adapter, as PEFT loads them."""
-    return PeftModel.from_pretrained(_base(weights), adapter, is_trainable=trainable).eval()
+    return PeftModel.from_pretrained(base_model(weights), adapter, is_trainable=trainable).eval()
 
 
-def _base(weights: Path) -> Any:
+def base_model(weights: Path) -> Any:
+    """A Hugging Face model in float32."""
     return AutoModelForCausalLM.from_pretrained(weights, dtype=torch.float32, attn_implementation="eager")
