@@ -70,13 +70,10 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         found = load_file(file)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{file} is damaged or truncated: {error}") from error
-    foreign = [
-        name for name in found if not name.startswith(_PREFIX) or name.split(".")[-2] not in ("lora_A", "lora_B")
-    ]
+    foreign = [name for name in found if not _NAME.fullmatch(name)]
     if foreign or not found:
-        raise WeightsError(
-            f"{file} holds {foreign[0] if foreign else 'nothing'}; only LoRA of linear layers is supported"
-        )
+        what = foreign[0] if foreign else "nothing"
+        raise WeightsError(f"{file} holds {what}; only LoRA of linear layers is supported")
     return {name.removeprefix(_PREFIX): tensor for name, tensor in found.items()}
 
 
