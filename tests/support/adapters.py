@@ -15,9 +15,9 @@ from tests.unit.workers.pairs import random_run
 TINY_MODULES = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
-def save_tiny_policy(folder: Path) -> Path:
+def save_tiny_policy(folder: Path, seed: int = 2) -> Path:
     """Save random weights of the shipped tiny model, and return their folder."""
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=262,
         hidden_size=64,
