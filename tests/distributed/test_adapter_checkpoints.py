@@ -63,7 +63,7 @@ def test_weights_that_have_moved_are_named(
     train(adapter_run(tmp_path, policy, train_iters=1))
     saved = tmp_path / "out" / "checkpoints"
     moved = shutil.move(policy, tmp_path / "moved")
-    with pytest.raises(WeightsError, match="which are not there; bring them back, or merge with convert_ckpt.py"):
+    with pytest.raises(WeightsError, match=r"which are not there; bring them back, or merge with convert_ckpt\.py"):
         open_weights(saved)
     to_hf = ["--save-model-type=hf", f"--lora-load={saved}"]
     assert convert_ckpt.main([*to_hf, f"--load-dir={moved}", f"--save-dir={tmp_path / 'merged'}"]) == 0
