@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from mindspeed_dpo.config.checks_adapters import check_adapters
 from mindspeed_dpo.config.checks_loss import check_loss
 from mindspeed_dpo.config.checks_model import check_model, check_pool, check_sharing, check_split
 from mindspeed_dpo.config.checks_online import check_online
@@ -22,7 +23,7 @@ def check_run(run: RunConfig, findings: Findings) -> None:
     for role in (run.actor, run.ref, run.reward):
         if role is not None:
             _check_role(role, run, findings)
-    for actor_check in (_batch, _schedule, check_loss, _memory, _evaluation, _weights, _devices):
+    for actor_check in (_batch, _schedule, check_loss, _memory, _evaluation, check_adapters, _weights, _devices):
         for wrong in actor_check(run):
             report(run, run.actor, wrong, findings)
     if run.ref is not None:

@@ -37,7 +37,6 @@ def only(why: str, *fine: Any) -> Known:
 
 _KERNEL = no_effect("each device picks its kernels, and they do not change results")
 _MOE = no_effect("mixture of experts is not implemented yet")
-_LORA = no_effect("LoRA is not implemented yet")
 _SIMPO = no_effect("SimPO is dpo_loss_type: simpo, with dpo_beta and dpo_label_smoothing like every loss")
 _LOADER = no_effect("rows are read in place from the preprocessed files, without loader processes or index caches")
 _NEVER_PADDED = no_effect("batches are never padded", True)
@@ -135,13 +134,9 @@ DATA: dict[str, Known] = {
 }
 
 OTHER_METHODS: dict[str, Known] = {
-    "lora_target_modules": only("LoRA is not implemented yet", []),
-    "lora_load": only("LoRA is not implemented yet", ""),
-    "lora_r": _LORA,
-    "lora_alpha": _LORA,
-    "lora_ckpt_filter": _LORA,
-    "lora_fusion": _LORA,
-    "lora_modules_to_save": _LORA,
+    "lora_ckpt_filter": no_effect("with adapters a checkpoint always holds them and not the weights beneath", True),
+    "lora_fusion": no_effect("it overlaps communication with computation and does not change results", False),
+    "lora_modules_to_save": only("beside adapters no other weights are trained", []),
     "qlora": only("4-bit base weights are not implemented", False),
     "qlora_save_dequantize": only("4-bit base weights are not implemented", False),
     "simpo_beta": _SIMPO,

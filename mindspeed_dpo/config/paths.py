@@ -32,6 +32,7 @@ def _absent(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) ->
         "load": actor.checkpoint.load,
         "resume_from": actor.checkpoint.resume_from,
         "ref_model": actor.reference.ref_model,
+        "lora_load": actor.adapters.lora_load,
         "tokenizer_name_or_path": actor.data.tokenizer_name_or_path,
         "prompt_type_path": actor.data.prompt_type_path,
         "reward_tokenizer": actor.reward.reward_tokenizer,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from mindspeed_dpo.config import sizes
 from mindspeed_dpo.config.coerce import show
+from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.work import work_of
 
@@ -27,11 +28,17 @@ def _seats(run: RunConfig) -> Iterator[str]:
         if role.name == "reward" and role.scores_by != "model":
             named = role.reward.reward_functions if role.scores_by == "functions" else (role.reward.judge,)
             yield f"{seat}: {role.scores_by} {', '.join(map(str, named))}"
+        elif role.name == "ref" and run.is_ref_within_actor:
+            when = "once before training" if _is_cached(role) else "at each step"
+            yield f"{seat}: the actor with its adapters off, {when}"
         elif _is_cached(role):
             yield f"{seat}: computed once before training"
         else:
             tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
             yield f"{seat}: TP {tp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+    if run.actor.adapters.is_on:
+        count = sizes.adapter_parameters(run.actor)
+        yield f"adapters of {listing(run.actor.adapters.modules, 'and')}: {count:,} parameters learn"
 
 
 def _work(run: RunConfig) -> Iterator[str]:
@@ -71,12 +78,16 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
     """What a role keeps on a device: name and bytes."""
     if role.name == "actor":
         yield "weights", sizes.weight_bytes(role)
+        yield "adapters", sizes.adapter_bytes(role)
+        yield "merged weights", sizes.merged_bytes(role) if run.is_online and role.adapters.is_on else 0
         yield "gradient", sizes.gradient_bytes(role)
         yield "optimizer", sizes.optimizer_bytes(role, run.data_parallel_size("actor"))
         yield "activations", sizes.activation_bytes(role)
     elif role.name == "rollout":
         yield "rollout weights", 0 if rollout_in_place(run) else sizes.weight_bytes(role)
         yield "rollout cache", sizes.cache_bytes(role, work_of(run).reserved_tokens)
+    elif role.name == "ref" and run.is_ref_within_actor:
+        return
     elif not (role.name == "reward" and role.scores_by != "model") and not _is_cached(role):
         yield f"{role.name} weights", sizes.weight_bytes(role, scores=role.name == "reward")
 

@@ -25,6 +25,7 @@ _TITLES = {
     "optimizer": "Optimizer and schedule",
     "loss": "Loss",
     "reference": "Reference",
+    "adapters": "Adapters (LoRA)",
     "data": "Data",
     "batch": "Batch",
     "checkpoint": "Checkpoints",

@@ -9,6 +9,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from mindspeed_dpo.config.adapters import AdapterConfig
+from mindspeed_dpo.config.fields import declared
 from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
 from mindspeed_dpo.config.learning import BatchConfig, OptimizerConfig, ReferenceConfig
 from mindspeed_dpo.config.loop import LoopConfig
@@ -33,6 +35,7 @@ class RoleConfig:
     optimizer: OptimizerConfig
     loss: LossConfig
     reference: ReferenceConfig
+    adapters: AdapterConfig
     data: DataConfig
     batch: BatchConfig
     checkpoint: CheckpointConfig
@@ -118,6 +121,21 @@ class RunConfig:
         name = "actor" if pool == "actor_rollout" else pool
         return next(role for role in self.roles if role.name == name)
 
+    @property
+    def is_ref_initial_policy(self) -> bool:
+        """Whether the reference is the policy as it is before the first update."""
+        ref, actor = self.ref, self.actor
+        return ref is not None and (
+            (ref.checkpoint.load, ref.checkpoint.random_init) == (actor.checkpoint.load, actor.checkpoint.random_init)
+            and ref.model == actor.model
+            and ref.precision == actor.precision
+        )
+
+    @property
+    def is_ref_within_actor(self) -> bool:
+        """Whether the reference is the actor with its adapters off, in the actor's processes: no model of its own."""
+        return self.actor.adapters.is_on and self.is_ref_initial_policy and self.pool_of("ref") == self.pool_of("actor")
+
     def num_processes(self, role: str) -> int:
         """Processes of a role over all nodes; one device each."""
         return sum(self.pools[self.pool_of(role)])
@@ -132,6 +150,8 @@ class RunConfig:
         idle = {*(OFFLINE_KEYS if self.is_online else ONLINE_KEYS), *REWARD_KEYS}
         if "ipo" not in self.actor.loss.dpo_loss_type:
             idle.add("ipo_normalize")
+        if not self.actor.adapters.is_on:
+            idle.update(declared(AdapterConfig))
         roles = {"actor_rollout": {"model": "actor", **_written(self.actor, without=idle)}}
         if self.ref is not None:
             roles["ref"] = {"model": "ref", **_frozen_part(self.ref)}

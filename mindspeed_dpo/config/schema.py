@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mindspeed_dpo.config.adapters import AdapterConfig
 from mindspeed_dpo.config.fields import Declared, declared
 from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
 from mindspeed_dpo.config.learning import BatchConfig, OptimizerConfig, ReferenceConfig
@@ -21,6 +22,7 @@ ROLE_GROUPS: dict[str, type] = {
     "optimizer": OptimizerConfig,
     "loss": LossConfig,
     "reference": ReferenceConfig,
+    "adapters": AdapterConfig,
     "data": DataConfig,
     "batch": BatchConfig,
     "checkpoint": CheckpointConfig,

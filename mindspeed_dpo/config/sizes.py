@@ -7,6 +7,9 @@ Bytes per parameter on a device:
     optimizer  8 for Adam's moments, 4 more for float32 weights beside bfloat16 ones; divided by the data-parallel size
                with use_distributed_optimizer
 
+With adapters only they have gradient and optimizer state, and the weights are there besides. An adapter of a matrix
+[out, in] has r (in + out) parameters; the side along which the matrix is split is divided by the tensor-parallel size.
+
 Activations of a layer and token without recomputation, h = hidden_size, t = tensor-parallel size, in elements:
 4h (inputs and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries,
 keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
@@ -16,6 +19,7 @@ stages.
 
 from __future__ import annotations
 
+from mindspeed_dpo.config.adapters import FUSED
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.run import RoleConfig
 
@@ -56,21 +60,64 @@ def device_parameters(role: RoleConfig, *, scores: bool = False) -> int:
     return layers + (table + last if pp == 1 else max(table, last))
 
 
+def adapter_parameters(role: RoleConfig, tp: int = 1, pp: int = 1) -> int:
+    """Parameters of a role's adapters on one of `tp` x `pp` devices; by default of all."""
+    model, rank = role.model, role.adapters.lora_r
+    hidden, inner = model.hidden_size, model.ffn_hidden_size // tp
+    queries, keys = (
+        model.num_attention_heads * model.kv_channels // tp,
+        model.num_query_groups * model.kv_channels // tp,
+    )
+    ends = {
+        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden,
+        "gate_proj": hidden + inner, "up_proj": hidden + inner, "down_proj": inner + hidden,
+    }  # fmt: skip
+    return model.num_layers // pp * rank * sum(ends[module] for module in role.adapters.modules)
+
+
+def trained_parameters(role: RoleConfig) -> int:
+    """Parameters that a trained role's optimizer updates, on a device of the fullest pipeline stage."""
+    if not role.adapters.is_on:
+        return device_parameters(role)
+    parallel = role.parallel
+    return adapter_parameters(role, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+
+
 def weight_bytes(role: RoleConfig, *, scores: bool = False) -> int:
-    """Bytes of a role's weights on one device."""
+    """Bytes of a role's weights on one device, without adapters."""
     return device_parameters(role, scores=scores) * _element(role)
+
+
+def adapter_bytes(role: RoleConfig) -> int:
+    """Bytes of a trained role's adapters on one device."""
+    return trained_parameters(role) * _element(role) if role.adapters.is_on else 0
+
+
+def merged_bytes(role: RoleConfig) -> int:
+    """Bytes of the matrices with an adapter, which are merged with it in a copy for the rollout, on one device."""
+    model, parallel = role.model, role.parallel
+    hidden, heads, groups = model.hidden_size, model.num_attention_heads, model.num_query_groups
+    sizes = {
+        "linear_qkv": hidden * (heads + 2 * groups) * model.kv_channels,
+        "linear_proj": hidden * heads * model.kv_channels,
+        "linear_fc1": 2 * hidden * model.ffn_hidden_size,
+        "linear_fc2": hidden * model.ffn_hidden_size,
+    }
+    copied = sum(size for fused, size in sizes.items() if set(FUSED[fused]) & set(role.adapters.modules))
+    layers = model.num_layers // parallel.pipeline_model_parallel_size
+    return layers * copied // parallel.tensor_model_parallel_size * _element(role)
 
 
 def gradient_bytes(role: RoleConfig) -> int:
     """Bytes of a trained role's gradient on one device."""
-    return 4 * device_parameters(role)
+    return 4 * trained_parameters(role)
 
 
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
     shards = max(1, data_parallel_size) if role.parallel.use_distributed_optimizer else 1
-    return per_parameter * device_parameters(role) // shards
+    return per_parameter * trained_parameters(role) // shards
 
 
 def cache_bytes(role: RoleConfig, tokens: int) -> int:

@@ -1,5 +1,7 @@
 """Checkpoints of a training run: weights, optimizer and random state through megatron-core's distributed format.
 
+With adapters the weights beneath them, which stay as they are, are left out.
+
 Which folders they lie in, and how a half-written one is kept apart, is told in `checkpoint_files`.
 """
 
@@ -18,9 +20,11 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
+from mindspeed_dpo.engine.adapter_state import export_peft, sharded_adapters
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.storage import InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.adapters import adapters_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def save(
         engine: Whose weights and optimizer state are written.
         accelerator: Whose random state is written.
         parts: What is written beside the weights.
-        metadata: Plain values; must hold `iteration`.
+        metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
 
     Returns:
         The finished folder.
@@ -56,6 +60,8 @@ def save(
         dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
     dist.barrier()
     if dist.get_rank() == 0:
+        if metadata.get("adapters"):
+            export_peft(Path(str(folder[0])), metadata["adapters"])
         files.finish(root, iteration, {"optimizer": parts.optimizer, "rng": parts.rng, **metadata})
     dist.barrier()
     return files.iteration_dir(root, iteration)
@@ -82,7 +88,8 @@ def load(folder: Path, engine: TrainingEngine, accelerator: Accelerator, parts: 
 
 
 def _state(engine: TrainingEngine, accelerator: Accelerator, parts: Parts, *, is_loading: bool) -> dict[str, Any]:
-    model = engine.model.sharded_state_dict()
+    adapters = adapters_of(engine.model)
+    model = sharded_adapters(adapters) if adapters else engine.model.sharded_state_dict()
     state: dict[str, Any] = {"model": model}
     if parts.optimizer:
         optimizer = OptimizerState(engine.optimizer)
@@ -102,12 +109,16 @@ def _optimizer_tensors(
     """
     is_writer = parallel_state.get_data_parallel_rank() == 0
     described: dict[str, dict[str, Any]] = {}
-    for name, parameter in engine.model.named_parameters():
+    for name, parameter in _trained(engine):
         for kind in KINDS:
             whole = torch.empty(parameter.shape) if is_loading else optimizer.gather(parameter, kind).cpu()
             if is_loading or is_writer:
                 described.setdefault(kind, {})[name] = _like(model[name], f"optimizer.state.{kind}", whole)
     return described
+
+
+def _trained(engine: TrainingEngine) -> list[tuple[str, torch.nn.Parameter]]:
+    return [(name, parameter) for name, parameter in engine.model.named_parameters() if parameter.requires_grad]
 
 
 def _like(entry: ShardedTensor | ShardedTensorFactory, prefix: str, data: torch.Tensor) -> Any:
@@ -119,7 +130,7 @@ def _like(entry: ShardedTensor | ShardedTensorFactory, prefix: str, data: torch.
 
 def _restore_optimizer(engine: TrainingEngine, tensors: Mapping[str, Mapping[str, torch.Tensor]], steps: int) -> None:
     optimizer = OptimizerState(engine.optimizer)
-    for name, parameter in engine.model.named_parameters():
+    for name, parameter in _trained(engine):
         for kind in KINDS:
             optimizer.scatter(parameter, kind, tensors[kind][name])
     optimizer.step_count = steps

@@ -100,12 +100,12 @@ class _LogProbs(torch.autograd.Function):
         return columns
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
         hidden, weight, labels, log_sums = ctx.saved_tensors
         shard: VocabShard = ctx.shard
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         # Summed in float32 over chunks and rounded once: rounding each chunk biases low-precision training.
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32)
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         pieces = zip(*(_chunks(t, shard) for t in (hidden, labels, log_sums, grad[:, LOGP], grad_hidden)), strict=True)
         for h, y, log_sum, g, out in pieces:
             probs = (_mask(h @ weight.t(), shard) - log_sum[:, None]).exp_()
@@ -113,8 +113,10 @@ class _LogProbs(torch.autograd.Function):
             probs.scatter_add_(1, column[:, None], -here.to(probs.dtype)[:, None])
             d_logits = probs.mul_(-g[:, None]).to(weight.dtype)
             out.copy_(d_logits @ weight)
-            grad_weight += d_logits.t() @ h
-        return shard.all_reduce(grad_hidden).to(hidden.dtype), grad_weight.to(weight.dtype), None, None, None
+            if grad_weight is not None:
+                grad_weight += d_logits.t() @ h
+        summed = None if grad_weight is None else grad_weight.to(weight.dtype)
+        return shard.all_reduce(grad_hidden).to(hidden.dtype), summed, None, None, None
 
 
 def _chunks(rows: Tensor, shard: VocabShard) -> tuple[Tensor, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mindspeed_dpo.config.coerce import show
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import (
@@ -24,7 +25,8 @@ from mindspeed_dpo.engine.checkpoint_files import (
     read_metadata,
 )
 from mindspeed_dpo.models.hf_config import describe_differences
-from mindspeed_dpo.workers.sources import sampling_of
+from mindspeed_dpo.models.weights.adapters import base_mark, settings_from
+from mindspeed_dpo.workers.sources import open_initial_weights, sampling_of
 
 DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
@@ -68,6 +70,7 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
     else:
         return None
     metadata = read_metadata(folder)
+    _check_adapters(run, folder, metadata.get("adapters"))
     rng = rng and metadata["topology"] == _topology(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
@@ -187,6 +190,29 @@ def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -
             changed.append("a random reference is another one with another pipeline_model_parallel_size")
     if changed:
         raise CheckpointError(f"{folder} cannot be continued: {'; '.join(changed)}")
+
+
+def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) -> None:
+    """A run with adapters continues one with the same adapters on the same weights, and no other."""
+    settings, start = run.actor.adapters, "start anew from its weights with load and finetune=true"
+    if saved is None:
+        if settings.is_on:
+            raise CheckpointError(f"{folder} holds all weights and no adapters; {start}, or remove lora_target_modules")
+        return
+    trained = settings_from(saved["settings"])
+    if not run.actor.checkpoint.resume_from:
+        raise CheckpointError(
+            f"{folder} holds adapters only; continue its run with resume_from and load={saved['base']}, or {start}, "
+            "which merges them"
+        )
+    if not (settings.is_on and settings.describes(trained)):
+        raise CheckpointError(
+            f"{folder} holds adapters of other settings; continue it with lora_target_modules={show(trained.modules)}, "
+            f"lora_r={trained.lora_r}, lora_alpha={trained.lora_alpha:g} and use_rslora={show(trained.use_rslora)}"
+        )
+    source = open_initial_weights(run.actor)
+    if source is not None and base_mark(source) != saved["base_mark"]:
+        raise CheckpointError(f"{folder} was trained on the weights in {saved['base']}; {source.path} holds others")
 
 
 def _check_places(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:

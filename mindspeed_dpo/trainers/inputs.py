@@ -22,7 +22,7 @@ from mindspeed_dpo.workers.scorers.classifier import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of
-from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_weights
+from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_adapter, open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +75,8 @@ def open_inputs(config: RunConfig) -> Inputs:
     for role in (config.actor, config.ref):
         if role is not None:
             check_weights(role)
+    # Opened for its checks alone.
+    open_initial_adapter(config.actor)
     return Inputs(config, dataset, dataset.splits(config.actor.data.split), continuation)
 
 

@@ -88,19 +88,14 @@ def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
 
 def is_initial_policy(run: RunConfig) -> bool:
     """Whether the reference is the policy as it is before the first update."""
-    assert run.ref is not None
-    ref, actor = run.ref, run.actor
-    return (
-        (ref.checkpoint.load, ref.checkpoint.random_init) == (actor.checkpoint.load, actor.checkpoint.random_init)
-        and ref.model == actor.model
-        and ref.precision == actor.precision
-    )
+    return run.is_ref_initial_policy
 
 
 def _compute_with(
     run: RunConfig, count: int, initial_actor: Reference, group: Group, live: Reference
 ) -> NDArray[np.float32]:
-    if is_initial_policy(run):
+    # With adapters that policy may not be the reference; a role of its own then asks it with adapters off.
+    if is_initial_policy(run) and not run.actor.adapters.is_on:
         return _compute(initial_actor, count, run)
     group.build("ref")
     values = _compute(live, count, run)

@@ -24,13 +24,13 @@ from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
-from mindspeed_dpo.workers.building import Seat, build_feed, build_model
+from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
 from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
 from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
-from mindspeed_dpo.workers.sources import sampling_of
+from mindspeed_dpo.workers.sources import adapters_on_weights, sampling_of
 from mindspeed_dpo.workers.step_values import gather_step
 
 
@@ -42,7 +42,7 @@ class ActorWorker:
         self.seat = seat
         self.role = role
         self.statistics = seat.run.loop.log_token_statistics
-        model = build_model(seat, role, statistics=self.statistics or role.loss.use_weighting)
+        model = build_trained_model(seat, role, statistics=self.statistics or role.loss.use_weighting)
         self.engine = TrainingEngine(model, role.optimizer, role.parallel)
         self.publishing = Publishing(seat, role, self.engine)
         # Prompts are of no use here: pairs made of the policy's own answers come with the call.
@@ -50,6 +50,7 @@ class ActorWorker:
         # Only the first rank describes checkpoints, and the hash may read all of the data.
         writes = dist.get_rank() == 0
         self._sampling = sampling_of(seat.run, len(dataset)) if writes else None
+        self._adapters = adapters_on_weights(role) if writes else None
         self.objective = objective_of(role)
         self._usual_margin = 0.0
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
@@ -200,4 +201,5 @@ class ActorWorker:
             "output_dir": os.path.abspath(self.seat.run.loop.output_dir),
             "sampling": self._sampling,
             "reference": self._reference_path(),
+            "adapters": self._adapters,
         }

@@ -11,6 +11,7 @@ import torch
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.adapters import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
@@ -19,7 +20,7 @@ from mindspeed_dpo.models.weights.placement import Placement
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.feed import Feed, PairSource
-from mindspeed_dpo.workers.sources import open_initial_weights
+from mindspeed_dpo.workers.sources import open_initial_adapter, open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +47,17 @@ def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> Po
     groups.seed(seat.run.loop.seed)
     model = PolicyModel(role.model, execution(seat, role), statistics=statistics)
     return _loaded(model.to(seat.device), seat, role)
+
+
+def build_trained_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> PolicyModel:
+    """As `build_model`, with the role's adapters where it trains those."""
+    model = build_model(seat, role, statistics=statistics)
+    if role.adapters.is_on:
+        add_adapters(model, role.model, placement_of(role, seat.place), role.adapters, seat.run.loop.seed)
+        adapter = open_initial_adapter(role)
+        if adapter is not None:
+            load_adapters(model, adapter)
+    return model
 
 
 def build_reward_model(seat: Seat, role: RoleConfig) -> RewardModel:

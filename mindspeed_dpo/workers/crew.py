@@ -11,7 +11,7 @@ from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat
-from mindspeed_dpo.workers.reference import ReferenceWorker
+from mindspeed_dpo.workers.reference import reference_of
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.rollout import RolloutWorker
 from mindspeed_dpo.workers.sources import open_dataset, open_pairs, open_prompts
@@ -22,7 +22,9 @@ Builder = Callable[[Seat, RoleConfig, Roles], Any]
 
 BUILDERS: dict[str, Builder] = {
     "actor": lambda seat, role, _: ActorWorker(seat, role, open_dataset(seat.run)),
-    "ref": lambda seat, role, _: ReferenceWorker(seat, role, None if seat.run.is_online else open_pairs(role)),
+    "ref": lambda seat, role, roles: reference_of(
+        seat, role, None if seat.run.is_online else open_pairs(role), roles.get("actor")
+    ),
     "rollout": lambda seat, role, roles: RolloutWorker(seat, role, open_prompts(role), roles.get("actor")),
     "reward": lambda seat, role, _: RewardWorker(seat, role, open_prompts(role)),
 }

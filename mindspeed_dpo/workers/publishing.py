@@ -7,6 +7,7 @@ from megatron.core import parallel_state
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.adapters import merged_parameters
 from mindspeed_dpo.models.weights.transit import Sender, Shards, digests, transfer
 from mindspeed_dpo.parallel.link import Link, join_link
 from mindspeed_dpo.parallel.store import host_store
@@ -25,7 +26,6 @@ class Publishing:
         self._engine = engine
         self._store: dist.TCPStore | None = None
         self._link: Link | None = None
-        self._sender: Sender | None = None
         self._is_open = False
 
     def host_link(self, host: str) -> str | None:
@@ -47,8 +47,7 @@ class Publishing:
             receivers: Processes of the rollout, whose ranks in the link follow.
         """
         place, self._is_open = self._seat.place, True
-        self._sender = sender_of(self._seat, self._role, self._engine, source=place.pp_rank)
-        if self._sender is not None and place.tp_rank == 0:
+        if place.dp_rank == 0 and place.tp_rank == 0:
             self._link = join_link(
                 address,
                 place.pp_rank,
@@ -70,9 +69,10 @@ class Publishing:
             return
         # On every replica: where the gather of updated parameters is overlapped, it takes all of them.
         with self._engine.parameters_gathered():
-            if self._sender is not None:
+            sender = sender_of(self._seat, self._role, self._engine, source=self._seat.place.pp_rank)
+            if sender is not None:
                 bucket_bytes = self._role.rollout.publish_bucket_bytes
-                transfer(self._link, self._sender, None, version=version, bucket_bytes=bucket_bytes)
+                transfer(self._link, sender, None, version=version, bucket_bytes=bucket_bytes)
 
     def digest(self) -> dict[str, int] | None:
         """See `transit.digests`; from the one process that speaks for each replica, None from the others."""
@@ -87,7 +87,9 @@ class Publishing:
 
 
 def sender_of(seat: Seat, role: RoleConfig, engine: TrainingEngine, source: int) -> Sender | None:
-    """What this training process publishes; None outside the first replica.
+    """What this training process publishes now; None outside the first replica.
+
+    Adapters are merged into a copy of the weights, so what was made before an update must not be sent after it.
 
     Args:
         seat: Of the actor.
@@ -103,5 +105,5 @@ def sender_of(seat: Seat, role: RoleConfig, engine: TrainingEngine, source: int)
 
 
 def shards_of(seat: Seat, role: RoleConfig, engine: TrainingEngine) -> Shards:
-    """The weights of this training process."""
-    return Shards(role.model, dict(engine.model.named_parameters()), placement_of(role, seat.place))
+    """The weights of this training process as they are now, adapters merged."""
+    return Shards(role.model, merged_parameters(engine.model), placement_of(role, seat.place))

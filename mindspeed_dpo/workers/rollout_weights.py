@@ -12,6 +12,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.models.adapters import merged_parameters
 from mindspeed_dpo.models.weights import Placement
 from mindspeed_dpo.models.weights.transit import Shards, empty_tensors, transfer
 from mindspeed_dpo.parallel.link import Link, join_link, world_link
@@ -102,7 +103,10 @@ class OwnWeights:
 
 
 class TrainingWeights:
-    """The training weights themselves: nothing is copied, and nothing has to travel."""
+    """The training weights themselves: nothing is copied, and nothing has to travel.
+
+    Only matrices with an adapter are a copy, into which it is merged for each version.
+    """
 
     is_filled = True
 
@@ -110,7 +114,7 @@ class TrainingWeights:
         self._engine = actor.engine
         self.place = actor.seat.place
         self.tp = _megatron_group(self.place)
-        self.tensors: Mapping[str, Tensor] = dict(actor.engine.model.named_parameters())
+        self.tensors: Mapping[str, Tensor] = merged_parameters(actor.engine.model)
 
     def open_link(self, address: str, publishers: int, receivers: int) -> None:
         """Refused.
@@ -121,7 +125,9 @@ class TrainingWeights:
         raise RuntimeError("a rollout in the actor's processes needs no link")
 
     def receive(self, version: int) -> None:
-        """They are there already."""
+        """They are there already; adapters are merged."""
+        with self.whole():
+            merged_parameters(self._engine.model, into=self.tensors)
 
     def whole(self) -> AbstractContextManager[None]:
         """With an overlapped parameter gather they are whole only on request."""
@@ -142,8 +148,8 @@ class CopiedWeights:
         self.tensors: Mapping[str, Tensor]
         self.tensors, self._shards = _empty(role, self.place, seat.device)
         self._engine, self._bucket_bytes = actor.engine, role.rollout.publish_bucket_bytes
-        source = trained.pp_rank * trained.topology.tp * trained.topology.dp
-        self._sender = sender_of(seat, actor.role, actor.engine, source)
+        self._seat, self._trained_role = seat, actor.role
+        self._source = trained.pp_rank * trained.topology.tp * trained.topology.dp
         self._link = world_link()
         self.receive(0)
 
@@ -158,7 +164,8 @@ class CopiedWeights:
     def receive(self, version: int) -> None:
         """Copy the training weights; a collective of all of the actor's processes."""
         with self._engine.parameters_gathered():
-            transfer(self._link, self._sender, self._shards, version=version, bucket_bytes=self._bucket_bytes)
+            sender = sender_of(self._seat, self._trained_role, self._engine, self._source)
+            transfer(self._link, sender, self._shards, version=version, bucket_bytes=self._bucket_bytes)
 
     def whole(self) -> AbstractContextManager[None]:
         """They always are."""

@@ -10,7 +10,8 @@ from mindspeed_dpo.data.reference_cache import data_fingerprint, prompts_fingerp
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenizer import load_tokenizer, stop_token_ids
-from mindspeed_dpo.models.weights import WeightsError, WeightSource, open_weights
+from mindspeed_dpo.models.weights import WeightsError, WeightSource, open_adapter, open_weights
+from mindspeed_dpo.models.weights.adapters import AdapterSource, check_adapter, described
 
 REWARD = "reward"
 
@@ -80,6 +81,27 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     if role.name == REWARD:
         source.final_norm = not role.reward.no_post_layer_norm
     return source
+
+
+def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:
+    """The adapters that a role's own start from, or None where they start from nothing.
+
+    Raises:
+        FileNotFoundError: There are none.
+        WeightsError: They are not what the role's settings and model say.
+    """
+    if role.adapters.lora_load is None:
+        return None
+    adapter = open_adapter(role.adapters.lora_load)
+    check_adapter(adapter, role.adapters)
+    adapter.check(role.model)
+    return adapter
+
+
+def adapters_on_weights(role: RoleConfig) -> dict[str, Any] | None:
+    """What a checkpoint of the role says about its adapters and the weights beneath; None without adapters."""
+    source = open_initial_weights(role) if role.adapters.is_on else None
+    return None if source is None else described(role.adapters, source)
 
 
 def _check_head(source: WeightSource, role: RoleConfig) -> None:

@@ -18,10 +18,12 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.adapters import add_adapters, load_adapters
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.models.weights import Placement, open_adapter, open_weights
+from mindspeed_dpo.models.weights.adapters import described
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology, shard
 from tests.support.processes import leave_layout
@@ -39,6 +41,8 @@ class Job:
     micro_batch_size: int = 2
     recompute: str | None = None
     multiple_of: int = 1
+    adapter: Path | None = None
+    """A folder of PEFT whose adapters lie over the weights."""
     options: dict[str, bool] = field(default_factory=dict)
     """Further keys of `ParallelConfig`."""
 
@@ -83,8 +87,12 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     norm = engine.step(0.0)
     with torch.no_grad():
         for parameter in engine.model.parameters():
-            parameter.copy_(parameter.main_grad)
-    metadata = {"iteration": 1, "model": open_weights(job.weights).model_config().as_dict()}
+            if parameter.requires_grad:
+                parameter.copy_(parameter.main_grad)
+    source = open_weights(job.weights)
+    metadata = {"iteration": 1, "model": source.model_config().as_dict()}
+    if job.adapter is not None:
+        metadata["adapters"] = described(open_adapter(job.adapter).settings, source)
     checkpoint.save(folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
     return norm
 
@@ -111,6 +119,10 @@ def _build(job: Job) -> tuple[PolicyModel, Place]:
         config.num_layers, tp_rank=place.tp_rank, tp_size=topology.tp, pp_rank=place.pp_rank, pp_size=topology.pp
     )
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
+    if job.adapter is not None:
+        adapter = open_adapter(job.adapter)
+        add_adapters(model, config, placement, adapter.settings, seed=1)
+        load_adapters(model, adapter)
     return model, place
 
 

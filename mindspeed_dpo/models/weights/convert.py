@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,16 +16,17 @@ import torch
 
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.models.hf_config import describe_differences, family_of, model_config_from_hf, read_hf_config
+from mindspeed_dpo.models.weights.adapters import AdapterSource, MergedSource, SavedAdapter, write_peft
 from mindspeed_dpo.models.weights.assets import tokenizer_size
 from mindspeed_dpo.models.weights.base import WeightSource
-from mindspeed_dpo.models.weights.casting import Tally
+from mindspeed_dpo.models.weights.casting import Tally, cast
 from mindspeed_dpo.models.weights.errors import WeightsError
 from mindspeed_dpo.models.weights.hf_source import HfSource
 from mindspeed_dpo.models.weights.hf_writer import write_hf
 from mindspeed_dpo.models.weights.legacy_writer import write_legacy
 from mindspeed_dpo.models.weights.placement import Layout
 from mindspeed_dpo.models.weights.publish import check_target
-from mindspeed_dpo.models.weights.source import open_weights
+from mindspeed_dpo.models.weights.source import open_adapter, open_weights
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +51,9 @@ class Request:
         vocab_size: True vocabulary, where the weights do not tell.
         vocab_multiple: The padded vocabulary divides by this times the tensor-parallel size.
         num_layers: Layers the caller expects, noops counted, or None for any.
+        adapter_dir: Adapters to merge into `load_dir`, where that does not hold some itself.
+        adapter_only: Write the adapters for PEFT, instead of merged weights.
+        adapter_wishes: What the caller says about the adapters, by key; it must be so.
         loosely: Tolerate missing and unknown tensors, with a warning.
         overwrite: Replace what `save_dir` holds.
     """
@@ -65,6 +70,9 @@ class Request:
     vocab_size: int | None = None
     vocab_multiple: int | None = None
     num_layers: int | None = None
+    adapter_dir: Path | None = None
+    adapter_only: bool = False
+    adapter_wishes: Mapping[str, object] = field(default_factory=dict)
     loosely: bool = False
     overwrite: bool = False
 
@@ -90,15 +98,58 @@ def convert(request: Request) -> Summary:
         HfConfigError: The model is not supported.
         WeightsError: Source, target and wishes do not fit each other; nothing is left half-written.
     """
-    source = open_weights(request.load_dir)
-    source.loosely = request.loosely
-    _check_form(source, request)
-    _check_head(source, request)
-    summary = _to_hf(source, request) if request.save_as == "hf" else _to_mcore(source, request)
+    if request.adapter_only:
+        summary = _to_peft(request)
+    else:
+        source = _source(request)
+        summary = _to_hf(source, request) if request.save_as == "hf" else _to_mcore(source, request)
     tally = summary.tally
     types = ", ".join(f"{count} {name.removeprefix('torch.')}" for name, count in sorted(tally.dtypes.items()))
     logger.info("wrote %d tensors (%s), %s, to %s", tally.num_tensors, types, _size(tally.num_bytes), summary.path)
     return summary
+
+
+def _source(request: Request) -> WeightSource:
+    """The weights to convert, with adapters merged where there are some."""
+    source = open_weights(request.load_dir)
+    _check_form(source, request)
+    if request.adapter_dir is not None:
+        source = MergedSource(source, open_adapter(request.adapter_dir))
+    if isinstance(source, MergedSource):
+        _check_wishes(source.adapter, request)
+        logger.info("merging the adapters of %s into the weights of %s", source.adapter.path, source.base.path)
+    elif request.adapter_wishes:
+        logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.adapter_wishes)))
+    source.loosely = request.loosely
+    _check_head(source, request)
+    return source
+
+
+def _to_peft(request: Request) -> Summary:
+    """Adapters alone; the weights beneath them need not be there."""
+    check_target(request.save_dir, overwrite=request.overwrite)
+    adapter = open_adapter(request.adapter_dir or request.load_dir)
+    _check_wishes(adapter, request)
+    base = adapter.base if isinstance(adapter, SavedAdapter) else request.load_dir if request.adapter_dir else None
+    tensors = {name: cast(tensor, request.dtype, name) for name, tensor in adapter.tensors.items()}
+    write_peft(tensors, adapter.settings, str(base) if base else None, request.save_dir)
+    tally = Tally()
+    for tensor in tensors.values():
+        tally.add(tensor)
+    return Summary(request.save_dir, tally)
+
+
+def _check_wishes(adapter: AdapterSource, request: Request) -> None:
+    found = adapter.settings
+    told: dict[str, object] = {"lora_r": found.lora_r, "lora_alpha": found.lora_alpha, "modules": found.modules}
+    for key, wish in request.adapter_wishes.items():
+        if told[key] != wish:
+            (flag,) = _flags([key])
+            raise WeightsError(f"{flag} asks for {wish}, but {adapter.path} has {told[key]}; leave the flag out")
+
+
+def _flags(wishes: Iterable[str]) -> list[str]:
+    return ["--lora-target-modules" if key == "modules" else f"--{key.replace('_', '-')}" for key in wishes]
 
 
 def _to_mcore(source: WeightSource, request: Request) -> Summary:

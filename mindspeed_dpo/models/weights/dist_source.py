@@ -133,6 +133,18 @@ class DistSource(WeightSource):
         blocks = [self._read(key, lead + box).flatten(0, len(lead)) for box in boxes]
         return kind.to_hf(blocks[0] if len(blocks) == 1 else torch.cat(blocks, kind.dim or 0), model)
 
+    def keys(self) -> list[str]:
+        """Names of all tensors, as stored."""
+        return list(self._tensors)
+
+    def whole(self, key: str) -> Tensor:
+        """A tensor by its stored name.
+
+        Raises:
+            WeightsError: It is not there whole.
+        """
+        return self._read(key, tuple((0, size) for size in self._tensors[key].shape))
+
     def _find(self, entry: Entry) -> str | None:
         """The key of an entry: layers stacked under one key, or each under its own."""
         names = entry.mcore_names(entry.layer)

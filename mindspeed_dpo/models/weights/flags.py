@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mindspeed_dpo.config.adapters import TARGETS, AdapterConfig
 from mindspeed_dpo.models.weights.casting import DTYPES
 from mindspeed_dpo.models.weights.convert import Request
 from mindspeed_dpo.models.weights.errors import WeightsError
@@ -20,7 +21,6 @@ from mindspeed_dpo.models.weights.placement import Layout
 logger = logging.getLogger(__name__)
 
 _DENSE = "weights of dense models only so far"
-_NO_LORA = "merging adapters is not supported yet; merge them before converting"
 
 FAMILIES: dict[str, frozenset[str]] = {
     "llama": frozenset({"llama"}),
@@ -53,15 +53,10 @@ NO_EFFECT: dict[str, tuple[int | str, str]] = {
     "--trust-remote-code": (0, "code of a model folder is never run"),
     "--transformer-impl": (1, "both spellings of the norms are read, the plain one is written"),
     "--save-layer-by-layer": (0, "tensors are streamed"),
-    "--save-lora-to-hf": (0, "there is no adapter"),
-    "--lora-r": (1, "there is no adapter"),
-    "--lora-alpha": (1, "there is no adapter"),
-    "--lora-target-modules": ("+", "there is no adapter"),
 }
 """Flag → number of values, and why it has no effect. `--tokenizer-model` was required once, so it goes unmentioned."""
 
 REFUSED: dict[str, tuple[int | str, str]] = {
-    "--lora-load": (1, _NO_LORA),
     "--add-dense-bias": (0, "no supported family has biases on dense layers"),
     "--load-from-legacy": (0, "only checkpoints of megatron-core models are supported"),
     "--save-to-legacy": (0, "only checkpoints of megatron-core models are supported"),
@@ -114,6 +109,11 @@ def build_parser() -> argparse.ArgumentParser:
     add("--make-vocab-size-divisible-by", type=int, help="pad the vocabulary to a multiple of this x TP (default 1)")
     add("--add-qkv-bias", action="store_true", help="expect biases on query, key and value")
     add("--orm", action="store_true", help="a reward model: a head of one score instead of the vocabulary's")
+    add("--lora-load", type=Path, help="adapters to merge: a folder of PEFT, or a training checkpoint that holds some")
+    add("--save-lora-to-hf", action="store_true", help="write the adapters alone, for PEFT, instead of merging them")
+    add("--lora-r", type=int, help="rank to expect of the adapters (default: as they say)")
+    add("--lora-alpha", type=float, help="strength to expect (default: as they say)")
+    add("--lora-target-modules", nargs="+", help="matrices to expect (default: as they say)")
     add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
     add("--overwrite", action="store_true", help="replace what --save-dir holds")
     add("--use-mcore-models", action="store_true", help="always on")
@@ -160,9 +160,24 @@ def parse(arguments: Sequence[str]) -> Request:
         vocab_size=flags.true_vocab_size,
         vocab_multiple=flags.make_vocab_size_divisible_by,
         num_layers=flags.num_layers,
+        adapter_dir=flags.lora_load,
+        adapter_only=flags.save_lora_to_hf,
+        adapter_wishes=_adapter_wishes(flags),
         loosely=flags.load_checkpoint_loosely,
         overwrite=flags.overwrite,
     )
+
+
+def _adapter_wishes(flags: argparse.Namespace) -> dict[str, object]:
+    """What the flags say about adapters, by setting."""
+    unknown = [name for name in flags.lora_target_modules or () if name not in TARGETS]
+    if unknown:
+        raise UsageError(f"--lora-target-modules: {unknown[0]} has no adapter; choose among {', '.join(TARGETS)}")
+    if flags.save_lora_to_hf and flags.save_model_type != "hf":
+        raise UsageError("--save-lora-to-hf writes for Hugging Face's PEFT; give --save-model-type hf")
+    modules = AdapterConfig(lora_target_modules=tuple(flags.lora_target_modules or ())).modules
+    wishes = {"lora_r": flags.lora_r, "lora_alpha": flags.lora_alpha, "modules": modules or None}
+    return {key: wish for key, wish in wishes.items() if wish is not None}
 
 
 def _add_silent(parser: argparse.ArgumentParser, name: str, values: int | str) -> None:

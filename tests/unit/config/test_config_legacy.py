@@ -149,7 +149,7 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
         ("megatron_training", "swiglu", False, "gated SiLU"),
         ("megatron_training", "num_experts", 128, "mixture of experts"),
         ("megatron_training", "optimizer", "sgd", "only Adam"),
-        ("megatron_training", "lora_target_modules", ["linear_qkv"], "LoRA"),
+        ("megatron_training", "lora_modules_to_save", ["norm"], "beside adapters no other weights"),
         ("megatron_training", "shuffle", True, "use shuffle_minibatch"),
         ("megatron_training", "stage", "sft", "this project trains dpo and ray_online_dpo"),
     ],

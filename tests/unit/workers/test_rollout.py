@@ -16,6 +16,7 @@ from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
 pytestmark = pytest.mark.distributed
 
 OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}
+ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
 # Layout of training, tensor-parallel size of the rollout, processes of its own, further settings.
 SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "own": ((2, 1, 1), 1, 1, {}),
@@ -28,6 +29,9 @@ SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "copy, two ranks": ((1, 2, 1), 2, 0, {}),
     "copy of replicas": ((1, 1, 2), 2, 0, OVERLAP),
     "copy, other ranks": ((2, 1, 1), 1, 0, {}),
+    "own, with adapters": ((2, 1, 1), 1, 1, ADAPTERS),
+    "in place, with adapters": ((1, 1, 2), 1, 0, {**OVERLAP, **ADAPTERS}),
+    "copy, with adapters": ((1, 2, 1), 2, 0, ADAPTERS),
 }
 Build = Callable[..., Jobs]
 
