@@ -61,6 +61,20 @@ ELSEWHERE: dict[str, Shown] = {
         "unit/trainers/test_references.py::test_the_seed_counts_where_loose_weights_leave_something_out"
     ),
     "clamp_weighting": Shown("unit/workers/test_scoring.py::test_agreement_is_how_likely_the_pair_is"),
+    # Adapters.
+    "lora_target_modules": Shown(
+        "unit/config/test_config_adapters.py::test_targets_are_named_by_megatron_or_by_hugging_face"
+    ),
+    "lora_r": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "lora_alpha": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "use_rslora": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "lora_dropout": Shown(
+        "distributed/test_adapter_training.py::test_dropout_changes_learning_and_not_scoring_and_recomputation_repeats_it"
+    ),
+    "lora_load": Shown(
+        "distributed/test_adapter_training.py::"
+        "test_an_adapter_to_start_from_is_taken_and_the_reference_stays_without_it"
+    ),
     # Online.
     "num_samples_per_step": Shown(f"{_CONFIG}/test_config_online.py::test_the_work_of_an_iteration"),
     "rollout_slots": Shown("unit/rollout/test_generation.py::test_a_finished_response_makes_room_at_once"),
