@@ -29,10 +29,17 @@ ALL_POOLS = ("actor_rollout", "rollout", "ref", "reward")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from: the section (`training`) and the source (a file, an override, or `default`)."""
+    """Where a value came from.
+
+    Attributes:
+        section: The section, such as `training`.
+        source: A file or an override.
+        written: The value there, which the resolved one may differ from.
+    """
 
     section: str
     source: str
+    written: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -132,7 +139,7 @@ class SectionReader:
                 continue
             if key != plain(raw):
                 self._findings.note(f"{label}.{plain(raw)} is read as {key}")
-            values[key] = Given(read, Origin(label, self._source(label, plain(raw), file)))
+            values[key] = Given(read, Origin(label, self._source(label, plain(raw), file), read))
         return values
 
     def _spelled_twice(self, label: str, key: str, block: Mapping[Any, Any]) -> bool:

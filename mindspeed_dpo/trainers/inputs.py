@@ -6,7 +6,8 @@ import logging
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset, Splits
+from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.kept import Splits
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.token_set import check_identity
 from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
