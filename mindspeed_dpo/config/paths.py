@@ -43,6 +43,10 @@ def _absent(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) ->
     missing = [path for path in data_files(actor.data.data_path, columns) if not exists(path)]
     if missing:
         yield Wrong(("data_path",), f"has no {missing[0]}; make it with preprocess_data.py")
+    for name, path in (run.loop.eval_data_path or {}).items():
+        missing = [path for path in data_files(path, columns) if not exists(path)]
+        if missing:
+            yield Wrong(("eval_data_path",), f"has no {missing[0]} for set {name}; make it with preprocess_data.py")
 
 
 def data_files(data_path: str, columns: Iterable[str]) -> list[str]:

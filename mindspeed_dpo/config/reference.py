@@ -97,7 +97,8 @@ def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]], l
 def _row(item: Declared) -> tuple[str, ...]:
     about = item.about
     scalar, is_list = kind_of(item.type)
-    kind = f"list of {scalar.__name__}" if is_list else scalar.__name__
+    name = "str, or names with a str each" if scalar is dict else scalar.__name__
+    kind = f"list of {name}" if is_list else name
     kind = f"{kind}, {about.unit}" if about.unit else kind
     default = about.derived or ("required" if item.required else f"`{show(item.default)}`")
     mark = " †" if item.name in SHARED_KEYS else ""

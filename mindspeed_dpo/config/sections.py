@@ -220,8 +220,9 @@ class SectionReader:
         return block or {}
 
     def _source(self, label: str, key: str, file: str) -> str:
-        typed = self._composed.overrides.get(plain(f"{label}.{key}"))
-        return f"override {typed}" if typed else file or f"{self._composed.name}.yaml"
+        path = plain(f"{label}.{key}")
+        typed = [text for name, text in self._composed.overrides.items() if name == path or name.startswith(f"{path}.")]
+        return f"override {' '.join(typed)}" if typed else file or f"{self._composed.name}.yaml"
 
 
 def _flat(block: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

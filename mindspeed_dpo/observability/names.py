@@ -6,6 +6,7 @@ A metric that is not in this table is an error, so a misspelt name cannot start 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -26,7 +27,7 @@ class Metric:
     form: str = ".4f"
 
 
-EVAL_PREFIX = "eval_"
+EVAL_PREFIX = "eval/"
 LOSS_TERM_PREFIX = "loss/"
 
 _SCIENTIFIC = ".3E"
@@ -103,17 +104,25 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def of_set(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of an evaluation under the names they have where there are several sets: `eval/<set>/<name>`."""
+    return {f"{EVAL_PREFIX}{name}/{key.removeprefix(EVAL_PREFIX)}": value for key, value in metrics.items()}
+
+
 def metric(name: str) -> Metric:
-    """The table's row for a name; `eval_<name>` and `loss/<term>` belong to the row of their family.
+    """The table's row for a name; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` are in the row of their family.
 
     Raises:
         ValueError: The name is not in the table; the message gives the nearest one.
     """
     base = name.removeprefix(EVAL_PREFIX)
-    if base.startswith(LOSS_TERM_PREFIX) and base != LOSS_TERM_PREFIX:
-        return Metric("1", f"Mean of the loss term {base.removeprefix(LOSS_TERM_PREFIX)}, before its coefficient.")
-    if base in METRICS:
-        return METRICS[base]
+    candidates = [base] if base == name else [base, base.partition("/")[2]]
+    for candidate in candidates:
+        if candidate.startswith(LOSS_TERM_PREFIX) and candidate != LOSS_TERM_PREFIX:
+            term = candidate.removeprefix(LOSS_TERM_PREFIX)
+            return Metric("1", f"Mean of the loss term {term}, before its coefficient.")
+        if candidate in METRICS:
+            return METRICS[candidate]
     nearest = difflib.get_close_matches(base, METRICS, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     raise ValueError(f"metric {name!r} is not in the table of observability/names.py{hint}")

@@ -119,7 +119,9 @@ class ProgressLine:
 
 
 def _is_headline(name: str) -> bool:
-    return name == LAST or name.removeprefix(EVAL_PREFIX) in FIRST
+    """Also of an evaluation, whichever set it is of."""
+    base = name.removeprefix(EVAL_PREFIX)
+    return name == LAST or base in FIRST or (base != name and base.partition("/")[2] in FIRST)
 
 
 def _live_bar(console: Console, total_steps: int, completed_steps: int) -> Progress | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.dataset import PromptDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.data.kept import Splits
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.token_set import check_identity
@@ -23,7 +25,7 @@ from mindspeed_dpo.workers.scorers.classifier import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of, objective_of
-from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_weights
+from mindspeed_dpo.workers.sources import REWARD, evaluation_data, open_dataset, open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -34,13 +36,13 @@ class Inputs:
 
     Attributes:
         config: The run, with what it takes over from an earlier one.
-        dataset: All pairs, or online all prompts, that are fit for training or evaluation.
+        dataset: All pairs, or online all prompts, that are fit for training, and the sets to evaluate on.
         splits: Which of them are for what.
         continuation: Where the run goes on from, if it does.
     """
 
     config: RunConfig
-    dataset: PreferenceDataset | PromptDataset
+    dataset: EvaluatedPairs | PromptDataset
     splits: Splits
     continuation: Continuation | None
 
@@ -64,7 +66,8 @@ def open_inputs(config: RunConfig) -> Inputs:
     """
     objective_of(config.actor)
     learning_rate_of(config.actor, config.loop.train_iters)
-    check_data(config.actor)
+    for data in (config.actor.data, *evaluation_data(config).values()):
+        check_data(data)
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
     if isinstance(dataset, PromptDataset):
@@ -94,13 +97,12 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
         check_weights(role)
 
 
-def check_data(role: RoleConfig) -> None:
-    """See that a role's data was made with its tokenizer and template, as far as the data says.
+def check_data(data: DataConfig) -> None:
+    """See that data was made with the tokenizer and template that are named, as far as it says.
 
     Raises:
         ValueError: It was made with others.
     """
-    data = role.data
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
         check_identity(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)

@@ -32,12 +32,14 @@ class Plan:
         last_step: Steps done when the run is complete.
         save_interval: Steps between checkpoints, or None for one at the end only.
         eval_interval: Steps between evaluations, or None for none.
+        eval_at_start: Evaluate before the first step of all, too.
     """
 
     first_step: int
     last_step: int
     save_interval: int | None = None
     eval_interval: int | None = None
+    eval_at_start: bool = False
 
 
 class Saves(Protocol):
@@ -66,7 +68,7 @@ class TrainingLoop(ABC):
         """Do one step and give its metrics."""
 
     def evaluate(self, done: int) -> dict[str, float]:
-        """Metrics of held-out data when it is time for them."""
+        """Metrics of held-out data when it is time for them, as it is after 0 steps."""
         return {}
 
     def fit(self) -> int:
@@ -77,6 +79,8 @@ class TrainingLoop(ABC):
         """
         saved = done = self.plan.first_step
         with Interruption() as interruption:
+            if done == 0 and self.plan.eval_at_start:
+                self.tracker.log(0, self.evaluate(0))
             while done < self.plan.last_step and not interruption.requested:
                 try:
                     metrics = self.step(done)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mindspeed_dpo.config.evaluation import HOLD_OUT
 from mindspeed_dpo.config.plan import memory_of, seats, show_bytes, work_lines
 from mindspeed_dpo.config.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
@@ -70,24 +71,30 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
     what = "prompts" if run.is_online else "pairs"
     yield "steps", f"{steps}, {steps * size} {what}"
     try:
-        rows = kept_rows(run)
-        train = len(rows.splits(run.actor.data.split).train)
+        rows = kept_rows(run, run.actor.data.data_path)
+        splits = rows.splits(run.actor.data.split)
+        evaluated = {name: kept_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
     except (OSError, ValueError) as error:
         yield "epochs", f"unknown: the data cannot be read ({error})"
         return
+    train, held_out = len(splits.train), len(splits.valid)
     yield "data", rows.counts.sentence()
     yield "epochs", f"{steps * size / train:.4g} of {train} {what}" if train else "none: no row is left for training"
+    if run.loop.evaluates and not run.is_online:
+        most = run.loop.eval_iters * size
+        for name, count in ((HOLD_OUT, held_out), *((name, len(rows)) for name, rows in evaluated.items())):
+            yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
 
 
-def kept_rows(run: RunConfig) -> KeptRows:
-    """The rows that the run would learn from, by their lengths.
+def kept_rows(run: RunConfig, data_path: str) -> KeptRows:
+    """The rows that the run would keep of a set, by their lengths.
 
     Raises:
         OSError: A file cannot be read.
         ValueError: A file is damaged, or no row is left.
     """
     data, rollout = run.actor.data, run.actor.rollout
-    sources = parse_data_path(data.data_path)
+    sources = parse_data_path(data_path)
     if run.is_online:
         key = PROMPT_COLUMNS[0]
         lengths = [open_columns(source.prefix, (key,))[key].lengths for source in sources]

@@ -15,7 +15,8 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.dataset import PromptDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
@@ -33,7 +34,7 @@ from mindspeed_dpo.workers.sources import sampling_of
 class ActorWorker:
     """One process of the policy: its stage of the model, its share of the data, the objective."""
 
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset | PromptDataset) -> None:
+    def __init__(self, seat: Seat, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
         """Build the model, load its weights, and make it trainable."""
         self.seat = seat
         self.role = role
@@ -41,7 +42,7 @@ class ActorWorker:
         self.engine = TrainingEngine(build_model(seat, role, statistics=self.statistics), role.optimizer, role.parallel)
         self.publishing = Publishing(seat, role, self.engine)
         # Prompts are of no use here: pairs made of the policy's own answers come with the call.
-        self.feed = build_feed(seat, role, dataset if isinstance(dataset, PreferenceDataset) else None)
+        self.feed = build_feed(seat, role, None if isinstance(dataset, PromptDataset) else dataset)
         # Only the first rank describes checkpoints, and the hash may read all of the data.
         writes = dist.get_rank() == 0
         self._sampling = sampling_of(seat.run, len(dataset)) if writes else None

@@ -22,7 +22,7 @@ Builder = Callable[[Seat, RoleConfig, Roles], Any]
 
 BUILDERS: dict[str, Builder] = {
     "actor": lambda seat, role, _: ActorWorker(seat, role, open_dataset(seat.run)),
-    "ref": lambda seat, role, _: ReferenceWorker(seat, role, None if seat.run.is_online else open_pairs(role)),
+    "ref": lambda seat, role, _: ReferenceWorker(seat, role, None if seat.run.is_online else open_pairs(seat.run)),
     "rollout": lambda seat, role, roles: RolloutWorker(seat, role, open_prompts(role), roles.get("actor")),
     "reward": lambda seat, role, _: RewardWorker(seat, role, open_prompts(role)),
 }

@@ -33,10 +33,10 @@ def test_the_first_loss_is_ln_2_and_the_margin_rises(metrics: list[dict[str, flo
 
 
 def test_held_out_pairs_are_measured_when_asked_and_at_the_end(metrics: list[dict[str, float]]) -> None:
-    measured = [step for step in metrics if any(name.startswith("eval_") for name in step)]
+    measured = [step for step in metrics if any(name.startswith("eval/") for name in step)]
     assert [step["step"] for step in measured] == [8, 16, 24]
-    assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] < math.log(2)
-    assert {"eval_rewards/margins", "eval_rewards/accuracies"} <= measured[0].keys()
+    assert measured[-1]["eval/loss"] < measured[0]["eval/loss"] < math.log(2)
+    assert {"eval/rewards/margins", "eval/rewards/accuracies"} <= measured[0].keys()
 
 
 def test_everything_of_a_run_lies_in_its_folder(own_run: OwnRun, metrics: list[dict[str, float]]) -> None:

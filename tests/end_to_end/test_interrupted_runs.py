@@ -151,4 +151,4 @@ def test_a_run_goes_on_under_another_layout(own_run: OwnRun, layout: Layout, ray
     assert [step["step"] for step in ours] == list(range(13, 25))
     for name in ("loss", "rewards/margins", "logps/chosen", "learning_rate", "consumed_samples", "num_tokens"):
         assert [step[name] for step in ours] == pytest.approx([step[name] for step in before], rel=1e-5), name
-    assert ours[-1]["eval_loss"] == pytest.approx(before[-1]["eval_loss"], rel=1e-5)
+    assert ours[-1]["eval/loss"] == pytest.approx(before[-1]["eval/loss"], rel=1e-5)
