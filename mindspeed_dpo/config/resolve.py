@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
+from mindspeed_dpo.config.evaluation import best_mode
 from mindspeed_dpo.config.idle import drop_idle, is_online
 from mindspeed_dpo.config.layers import build, layered, settle_shared
 from mindspeed_dpo.config.loop import LoopConfig
@@ -77,6 +78,7 @@ def _filled_loop(name: str, loop: LoopConfig, actor: RoleConfig, now: datetime) 
         loop,
         output_dir=loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}",
         device="cpu" if on_cpu else loop.device,
+        best_metric_mode=loop.best_metric_mode or (best_mode(loop.best_metric) if loop.best_metric else None),
     )
 
 

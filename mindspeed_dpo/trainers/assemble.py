@@ -92,9 +92,10 @@ def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
     _carry_assets(config)
     # Not before: the time of a step counts from here.
     with _trackers(inputs) as trackers:
-        done = trainer_of(tracker=trackers).fit()
+        trainer = trainer_of(tracker=trackers)
+        done = trainer.fit()
     logger.info("done: everything of this run lies in %s", config.loop.output_dir)
-    return DONE if done >= config.loop.train_iters else INTERRUPTED
+    return DONE if trainer.is_complete(done) else INTERRUPTED
 
 
 def _placed(config: RunConfig) -> Accelerator:

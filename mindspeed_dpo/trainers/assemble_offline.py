@@ -7,6 +7,7 @@ from functools import partial
 
 import numpy as np
 
+from mindspeed_dpo.config.checks_evaluation import evaluation_sets
 from mindspeed_dpo.config.evaluation import HOLD_OUT
 from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
 from mindspeed_dpo.data.evaluated import EvaluatedPairs
@@ -15,6 +16,7 @@ from mindspeed_dpo.trainers.inputs import Inputs
 from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.references import cached_reference
+from mindspeed_dpo.trainers.watch import Watch
 from mindspeed_dpo.workers.roles import Reference
 
 
@@ -31,7 +33,7 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
     loop, batch = config.loop, config.actor.batch
     train_rows = inputs.splits.train
     most = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
-    eval_sets = {HOLD_OUT: inputs.splits.valid, **dataset.rows_of}
+    rows_of = {HOLD_OUT: inputs.splits.valid, **dataset.rows_of}
     lengths = dataset.lengths().astype(np.int64)
     return partial(
         OfflineDPOTrainer,
@@ -39,7 +41,7 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         reference=reference,
         sampler=PairSampler(len(train_rows), batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle),
         train_rows=train_rows,
-        eval_sets={name: rows[:most] for name, rows in eval_sets.items()},
+        eval_sets={name: rows_of[name][:most] for name in evaluation_sets(config)},
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
         plan=Plan(
             inputs.first_step,
@@ -48,6 +50,7 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
             loop.eval_interval,
             loop.eval_at_start,
         ),
+        watch=Watch.of(config, inputs.continuation),
     )
 
 

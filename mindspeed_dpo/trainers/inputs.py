@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from mindspeed_dpo.config.checks_evaluation import evaluation_sets
+from mindspeed_dpo.config.evaluation import HOLD_OUT
 from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.dataset import PromptDataset
@@ -72,6 +74,8 @@ def open_inputs(config: RunConfig) -> Inputs:
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
     if isinstance(dataset, PromptDataset):
         _check_reward(config, dataset)
+    splits = dataset.splits(config.actor.data.split)
+    _check_best(config, splits)
     continuation = find_continuation(config, len(dataset))
     if continuation is None:
         check_fresh_places(config)
@@ -80,7 +84,20 @@ def open_inputs(config: RunConfig) -> Inputs:
     for role in (config.actor, config.ref):
         if role is not None:
             check_weights(role)
-    return Inputs(config, dataset, dataset.splits(config.actor.data.split), continuation)
+    return Inputs(config, dataset, splits, continuation)
+
+
+def _check_best(config: RunConfig, splits: Splits) -> None:
+    """See that best_metric is not of a hold-out that has turned out empty.
+
+    Raises:
+        ValueError: It is.
+    """
+    if config.loop.best_metric and not len(splits.valid) and HOLD_OUT in evaluation_sets(config):
+        raise ValueError(
+            f"split={config.actor.data.split} leaves no row for evaluation, so there is no best_metric="
+            f"{config.loop.best_metric}; give evaluation a larger share"
+        )
 
 
 def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:

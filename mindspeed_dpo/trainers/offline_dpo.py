@@ -44,6 +44,7 @@ class OfflineDPOTrainer(TrainingLoop):
 
     def __post_init__(self) -> None:
         """Count the tokens of the steps before the first."""
+        self._several_sets = len(self.eval_sets) > 1
         self.eval_sets = {name: rows for name, rows in self.eval_sets.items() if len(rows)}
         self._num_tokens = self._tokens_until(self.plan.first_step)
 
@@ -66,7 +67,7 @@ class OfflineDPOTrainer(TrainingLoop):
         with watch("timing/eval"):
             for name, rows in self.eval_sets.items():
                 found = self.actor.evaluate(rows, self._ref_logps_of(name))
-                metrics.update(found if len(self.eval_sets) == 1 else of_set(name, found))
+                metrics.update(of_set(name, found) if self._several_sets else found)
         return {**metrics, **watch.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:

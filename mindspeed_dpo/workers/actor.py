@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -95,12 +96,13 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
         """Write a checkpoint of all processes; the folder comes back from every one."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, self._metadata(iteration))
+        said = {**self._metadata(iteration), "progress": progress}
+        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, said)
         return str(folder)
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:

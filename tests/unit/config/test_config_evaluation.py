@@ -65,3 +65,49 @@ def test_missing_files_of_a_set_are_named() -> None:
 def test_online_nothing_is_evaluated_and_that_is_said(key: str, value: Any) -> None:
     run = resolved(put(online_tree(), key, value))
     assert any(note.startswith(f"training.{key}=") and "online DPO keeps no pairs" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"best_metric": "eval/loss", "eval_interval": None},
+            "best_metric=eval/loss has no effect without eval_interval",
+        ),
+        ({"best_metric": "eval/los"}, "best_metric=eval/los is no metric of an evaluation; did you mean eval/loss?"),
+        ({"best_metric": "loss"}, "is no metric of an evaluation"),
+        ({"best_metric": "eval/loss", "eval_data_path": "held"}, "is no metric of an evaluation; did you mean eval/"),
+        ({"best_metric": "eval/entropy", "log_token_statistics": False}, "is no metric of an evaluation"),
+        ({"early_stop_patience": 3}, "early_stop_patience=3 needs best_metric, e.g. eval/loss"),
+        ({"best_metric_mode": "max"}, "best_metric_mode=max needs best_metric"),
+        ({"early_stop_min_delta": 0.1}, "early_stop_min_delta=0.1 needs best_metric"),
+        ({"best_metric": "eval/loss", "early_stop_min_delta": 0.1}, "has no effect without early_stop_patience"),
+        ({"best_metric": "eval/loss", "early_stop_patience": 0}, "early_stop_patience=0 must be at least 1"),
+        ({"keep_last_checkpoints": 0}, "keep_last_checkpoints=0 must be at least 1"),
+    ],
+)
+def test_what_nothing_can_come_of_is_refused_before_the_run(change: dict[str, Any], words: str) -> None:
+    (found,) = problems(evaluated(**change))
+    assert words in found
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [
+        ("eval/loss", "min"),
+        ("eval/rewards/accuracies", "max"),
+        ("eval/rewards/rejected", "min"),
+        ("eval/logps/chosen", "max"),
+        ("eval/nll", "min"),
+    ],
+)
+def test_which_way_is_better_follows_from_the_name(metric: str, mode: str) -> None:
+    assert resolved(evaluated(best_metric=metric)).loop.best_metric_mode == mode
+    assert resolved(evaluated(best_metric=metric, best_metric_mode="max")).loop.best_metric_mode == "max"
+
+
+def test_names_have_the_set_where_there_are_several() -> None:
+    for sets, name in (({"a": "x"}, "eval/a/loss"), ({"a": "x", "b": "y"}, "eval/b/nll")):
+        assert problems(evaluated(eval_data_path=sets, best_metric=name)) == []
+    assert problems(evaluated(eval_data_path={"a": "x"}, split="100,0,0", best_metric="eval/loss")) == []
+    assert problems(evaluated(pref_ftx=0.5, best_metric="eval/loss/pref_ftx")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,7 @@ class Pretended:
     calls: list[Call] = field(default_factory=list)
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
     during_update: Callable[[int], None] = lambda step: None
+    progress: dict[int, Any] = field(default_factory=dict)
     eval_losses: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0})
 
@@ -44,7 +46,8 @@ class Pretended:
         self.calls.append(("evaluate", rows.tolist()))
         return {"eval/loss": self.eval_losses[len(self.done("evaluate")) - 1] if self.eval_losses else 0.25}
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+        self.progress[iteration] = copy.deepcopy(progress)
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
 
