@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.evaluation import EvaluationConfig
 from mindspeed_dpo.config.fields import at_least, setting, within
+from mindspeed_dpo.config.trackers import TrackerConfig
 
 ONLINE_STAGE = "ray_online_dpo"
 
@@ -14,7 +15,7 @@ _NOT_YET = "not built yet in this version; stages dpo and ray_online_dpo are"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig(EvaluationConfig):
+class LoopConfig(EvaluationConfig, TrackerConfig):
     """Settings of the driver; every one of them holds for all roles."""
 
     stage: str = setting(
@@ -60,7 +61,6 @@ class LoopConfig(EvaluationConfig):
         choices=("CPU", "GPU", "NPU"),
         shared=True,
     )
-    tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
     log_token_statistics: bool = setting(
         True, help="Also measure entropy and token accuracy of the policy, at some cost.", shared=True
     )

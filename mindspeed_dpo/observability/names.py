@@ -37,11 +37,8 @@ _RATE = ".1f"
 METRICS: dict[str, Metric] = {
     # Optimisation.
     "loss": Metric("1", "Mean total loss over the pairs of the step.", legacy="actor/pg_loss"),
-    "aux_loss": Metric("1", "Mixture-of-experts balance loss, mean over micro-batches and data-parallel ranks."),
     "grad_norm": Metric("1", "Global L2 norm of the gradient before clipping.", legacy="grad norm"),
     "learning_rate": Metric("1", "Learning rate this step used.", legacy="learning rate", form=_SCIENTIFIC),
-    "loss_scale": Metric("1", "Factor on the loss against underflow in fp16.", legacy="loss scale", form=_RATE),
-    "skipped_steps": Metric("steps", "Steps so far without an update: the gradient was not finite.", form=_COUNT),
     "beta": Metric("1/nat", "Strength of the pull towards the reference."),
     # Preferences.
     "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
@@ -68,8 +65,9 @@ METRICS: dict[str, Metric] = {
         "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
     ),
     "pairs_per_s": Metric("pairs/s", "Pairs of the step per second.", form=".2f"),
-    "padding_share": Metric("1", "Share of the computed token rows that is padding."),
-    "memory/peak_bytes": Metric("bytes", "Most accelerator memory in use so far, largest of all ranks.", form=_COUNT),
+    "memory/peak_bytes": Metric(
+        "bytes", "Most memory used so far by a process of the policy: of its device, on the CPU of all.", form=_COUNT
+    ),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
     "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of what was sampled."),

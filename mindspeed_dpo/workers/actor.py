@@ -25,6 +25,7 @@ from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model
 from mindspeed_dpo.workers.lessons import lessons
+from mindspeed_dpo.workers.memory import largest_peak
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 from mindspeed_dpo.workers.scoring import amounts, score_pairs, token_statistics
@@ -71,7 +72,11 @@ class ActorWorker:
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        return metrics and {**metrics, "grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": beta}
+        used = largest_peak(self.seat)
+        if metrics is None:
+            return None
+        rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": beta}
+        return {**metrics, **rates, "memory/peak_bytes": used}
 
     def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
