@@ -46,7 +46,7 @@ class TrackerConfig:
         return tuple(name for name in LIBRARIES if getattr(self, f"use_{name}"))
 
 
-LIBRARIES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow-skinny"}
+LIBRARIES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow-skinny sqlalchemy alembic"}
 """Tracker, which is also the name it is imported by, to what pip installs."""
 TRACKER_KEYS = tuple(declared(TrackerConfig))
 

@@ -80,7 +80,7 @@ def begin(name: str, tracked: Tracked, output_dir: Path, completed_steps: int) -
     kind = getattr(importlib.import_module(f"{__package__}.{name}"), MODULES[name])
     try:
         tracker: External = kind(Tracked(tracked.project, tracked.name, tracked.place, tracked.config, known))
-    except (*kind.errors, OSError, ValueError, RuntimeError) as error:
+    except (*kind.errors, ImportError, OSError, ValueError, RuntimeError) as error:
         told = " ".join(str(error).split())
         raise TrackerError(f"{name} did not begin ({told}); see docs/monitoring.md, or set use_{name}=false") from error
     return Continued(name, tracker, file, last_step)
