@@ -5,10 +5,10 @@ The model of a role and its layout are checked in `checks_model`, what only onli
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.checks_adapters import check_adapters
+from mindspeed_dpo.config.checks_evaluation import check_evaluation
 from mindspeed_dpo.config.checks_loss import check_loss
 from mindspeed_dpo.config.checks_model import check_model, check_pool, check_sharing, check_split
 from mindspeed_dpo.config.checks_online import check_online
@@ -23,7 +23,8 @@ def check_run(run: RunConfig, findings: Findings) -> None:
     for role in (run.actor, run.ref, run.reward):
         if role is not None:
             _check_role(role, run, findings)
-    for actor_check in (_batch, _schedule, check_loss, _memory, _evaluation, check_adapters, _weights, _devices):
+    checks = (_batch, _schedule, check_loss, _memory, check_evaluation, check_adapters, _weights, _devices)
+    for actor_check in checks:
         for wrong in actor_check(run):
             report(run, run.actor, wrong, findings)
     if run.ref is not None:
@@ -87,30 +88,6 @@ def _memory(run: RunConfig) -> Iterator[Wrong]:
         return
     for key in given.keys() - missing:
         yield Wrong((key, "recompute_granularity"), "has no effect without recompute_granularity=full")
-
-
-def _evaluation(run: RunConfig) -> Iterator[Wrong]:
-    shares = split_shares(run.actor.data.split)
-    if shares is None:
-        yield Wrong(("split",), "must be one to three shares with a positive first, such as 98,2,0")
-    elif run.loop.eval_interval and run.loop.eval_iters and not shares[1]:
-        yield Wrong(
-            ("eval_interval", "split", "eval_iters"),
-            f"asks for evaluation, but split={run.actor.data.split} keeps no rows for it; "
-            "use for example split=98,2,0, or eval_interval=null",
-        )
-
-
-def split_shares(text: str) -> tuple[float, float, float] | None:
-    """The three proportions of `100,0,0`, absent ones 0; None where the text says something else."""
-    try:
-        shares = [float(part) for part in text.split(",")]
-    except ValueError:
-        return None
-    if len(shares) > 3 or shares[0] <= 0 or not all(0 <= share < math.inf for share in shares):
-        return None
-    first, second, third = (*shares, 0.0, 0.0)[:3]
-    return first, second, third
 
 
 def _weights(run: RunConfig) -> Iterator[Wrong]:

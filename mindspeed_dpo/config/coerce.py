@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from mindspeed_dpo.config.evaluation import GIVEN
 from mindspeed_dpo.config.fields import Declared, Setting
 from mindspeed_dpo.config.names import did_you_mean, listing
 
@@ -18,6 +19,8 @@ def show(value: object) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{name}: {show(item)}' for name, item in value.items())}}}"
     return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
 
 
@@ -30,7 +33,7 @@ def coerce(value: Any, declared: Declared) -> Any:
         ValueError: The value does not fit; the text finishes the sentence "key=value …".
     """
     kind, is_list = kind_of(declared.type)
-    if value is None or (value == "" and (kind is str or is_list)):
+    if value is None or (value == "" and (kind in (str, dict) or is_list)):
         return None
     read = tuple(map(_READERS[kind], _items(value))) if is_list else _READERS[kind](value)
     about = declared.about
@@ -45,6 +48,8 @@ def kind_of(declared_type: Any) -> tuple[type, bool]:
     """The scalar type behind a declared one, None left out, and whether a list of it is declared."""
     inside = typing.get_args(declared_type) or (declared_type,)
     kind = next(item for item in inside if item is not type(None))
+    if typing.get_origin(kind) is Mapping:
+        return dict, False
     return kind, typing.get_origin(declared_type) is tuple
 
 
@@ -57,7 +62,7 @@ def _items(value: Any) -> list[Any]:
 
 def _choose(value: Any, about: Setting) -> None:
     """Refuse what is not among the choices; each item of a list has them."""
-    if value in about.not_yet:
+    if about.not_yet and value in about.not_yet:
         raise ValueError(f"is refused: {about.not_yet[value]}")
     if about.choices and value not in about.choices:
         hint = did_you_mean(str(value), about.choices) if len(about.choices) > 1 else ""
@@ -98,4 +103,21 @@ def _read_str(value: Any) -> str:
     return str(value)
 
 
-_READERS: dict[type, Callable[[Any], Any]] = {bool: _read_bool, int: _read_int, float: _read_float, str: _read_str}
+def _read_named(value: Any) -> dict[str, str]:
+    """Texts by name; a text alone has the name of what has none."""
+    if not isinstance(value, Mapping):
+        return {GIVEN: _read_str(value)}
+    return {str(name): _read_str(text) for name, text in value.items() if text is not None} or _nothing_named()
+
+
+def _nothing_named() -> dict[str, str]:
+    raise ValueError("must be one text, or names with a text each")
+
+
+_READERS: dict[type, Callable[[Any], Any]] = {
+    bool: _read_bool,
+    int: _read_int,
+    float: _read_float,
+    str: _read_str,
+    dict: _read_named,
+}

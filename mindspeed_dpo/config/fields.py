@@ -101,7 +101,8 @@ class Declared:
 
 
 def declared(group: type) -> dict[str, Declared]:
-    """The settings of a group by name, in the order written."""
+    """The settings of a group by name, in the order written; its own before those of its bases."""
     types = get_type_hints(group)
     fields = [item for item in dataclasses.fields(group) if _KEY in item.metadata]
+    fields.sort(key=lambda item: item.name not in group.__annotations__)
     return {item.name: Declared(item.name, types[item.name], item.default, item.metadata[_KEY]) for item in fields}

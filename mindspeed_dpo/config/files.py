@@ -59,6 +59,13 @@ class CheckpointConfig:
         check=at_least(1),
         shared=True,
     )
+    keep_last_checkpoints: int | None = setting(
+        None,
+        help="How many of the run's newest checkpoints are kept; older ones are deleted once a newer one is whole, but "
+        "never the best. null keeps all.",
+        check=at_least(1),
+        shared=True,
+    )
     finetune: bool = setting(
         False, help="Take only the weights of `load` and start at step 0; resume_from is not concerned."
     )

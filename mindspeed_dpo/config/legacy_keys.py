@@ -40,7 +40,6 @@ _MOE = no_effect("mixture of experts is not implemented yet")
 _SIMPO = no_effect("SimPO is dpo_loss_type: simpo, with dpo_beta and dpo_label_smoothing like every loss")
 _LOADER = no_effect("rows are read in place from the preprocessed files, without loader processes or index caches")
 _NEVER_PADDED = no_effect("batches are never padded", True)
-_TRACKER = "only TensorBoard files and metrics.jsonl are written; other trackers are not implemented yet"
 
 ARCHITECTURE: dict[str, Known] = {
     "use_mcore_models": only("every model is built on megatron-core", True),
@@ -153,18 +152,6 @@ ROLE_KEYS: dict[str, Known] = {
     **OTHER_METHODS,
 }
 """Known keys of `training`, `megatron_training`, the roles and model files."""
-
-RL_CONFIG: dict[str, Known] = {
-    "use_wandb": only(_TRACKER, False),
-    "wandb_project": no_effect(_TRACKER, ""),
-    "wandb_exp_name": no_effect(_TRACKER, ""),
-    "wandb_save_dir": no_effect(_TRACKER, ""),
-    "use_swanlab": only(_TRACKER, False),
-    "swanlab_project": no_effect(_TRACKER, ""),
-    "swanlab_exp_name": no_effect(_TRACKER, ""),
-    "swanlab_save_dir": no_effect(_TRACKER, ""),
-}
-"""Known keys of MindSpeed-RL's section `rl_config`."""
 
 _PROFILE = no_effect("profiling is not implemented yet")
 PROFILER: dict[str, Known] = {

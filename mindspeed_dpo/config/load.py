@@ -5,16 +5,32 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from mindspeed_dpo.config.checks import check_run
 from mindspeed_dpo.config.compose import Composed, compose
 from mindspeed_dpo.config.paths import check_paths
-from mindspeed_dpo.config.problems import Findings
+from mindspeed_dpo.config.problems import ConfigProblems, Findings
 from mindspeed_dpo.config.resolve import resolve
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.sections import SectionReader
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All that can be said about a configuration before it runs.
+
+    Attributes:
+        run: The run, told apart from what lies on the disk; None where problems leave it undecided.
+        problems: What keeps it from running, a sentence each.
+        notes: What the reader should know besides.
+    """
+
+    run: RunConfig | None
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 def load_run(
@@ -44,10 +60,21 @@ def check(
     composed: Composed, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
 ) -> RunConfig:
     """Check a composed configuration; see `load_run`."""
+    found = survey(composed, exists=exists, now=now)
+    if found.problems or found.run is None:
+        raise ConfigProblems(found.problems, found.notes)
+    return found.run
+
+
+def survey(
+    composed: Composed, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
+) -> Survey:
+    """Say all there is to say about a composed configuration, whether it can run or not."""
     findings = Findings()
     sections = SectionReader(composed, findings).read()
     run = resolve(sections, now or datetime.now(), findings)
     check_run(run, findings)
+    is_decided = not findings.problems
     check_paths(run, exists, findings)
-    findings.stop_on_problems()
-    return dataclasses.replace(run, notes=tuple(dict.fromkeys(findings.notes)))
+    problems, notes = (tuple(dict.fromkeys(told)) for told in (findings.problems, findings.notes))
+    return Survey(dataclasses.replace(run, notes=notes) if is_decided else None, problems, notes)

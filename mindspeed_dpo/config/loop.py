@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from mindspeed_dpo.config.evaluation import EvaluationConfig
 from mindspeed_dpo.config.fields import at_least, setting, within
+from mindspeed_dpo.config.trackers import TrackerConfig
 
 ONLINE_STAGE = "ray_online_dpo"
 
@@ -13,7 +15,7 @@ _NOT_YET = "not built yet in this version; stages dpo and ray_online_dpo are"
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoopConfig:
+class LoopConfig(EvaluationConfig, TrackerConfig):
     """Settings of the driver; every one of them holds for all roles."""
 
     stage: str = setting(
@@ -29,20 +31,6 @@ class LoopConfig:
     )
     train_iters: int = setting(help="Length of the run.", unit="steps", check=at_least(1), shared=True)
     log_interval: int = setting(1, help="Steps between progress lines.", unit="steps", check=at_least(1), shared=True)
-    eval_interval: int | None = setting(
-        None,
-        help="Steps between evaluations on the second share of `split`; null or 0 evaluates never.",
-        unit="steps",
-        check=at_least(0),
-        shared=True,
-    )
-    eval_iters: int = setting(
-        100,
-        help="Most batches of global_batch_size pairs in one evaluation; 0 evaluates never.",
-        unit="batches",
-        check=at_least(0),
-        shared=True,
-    )
     seed: int = setting(
         1234, help="Seed of data order, random weights and sampling.", check=within(0, 2**31), shared=True
     )
@@ -73,7 +61,6 @@ class LoopConfig:
         choices=("CPU", "GPU", "NPU"),
         shared=True,
     )
-    tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
     log_token_statistics: bool = setting(
         True, help="Also measure entropy and token accuracy of the policy, at some cost.", shared=True
     )

@@ -14,6 +14,12 @@ OFFLINE_KEYS: dict[str, Known] = {
     "reference_cache_dir": no_effect("online the reference is always live"),
     "eval_interval": _NO_PAIRS_KEPT,
     "eval_iters": _NO_PAIRS_KEPT,
+    "eval_data_path": _NO_PAIRS_KEPT,
+    "eval_at_start": _NO_PAIRS_KEPT,
+    "best_metric": _NO_PAIRS_KEPT,
+    "best_metric_mode": _NO_PAIRS_KEPT,
+    "early_stop_patience": _NO_PAIRS_KEPT,
+    "early_stop_min_delta": _NO_PAIRS_KEPT,
 }
 """Settings that only stage dpo uses; the accepted values say what holds online anyway."""
 

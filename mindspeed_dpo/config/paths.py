@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.config.trackers import missing_libraries
 from mindspeed_dpo.config.wrong import Wrong, report
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
@@ -14,7 +15,9 @@ PROMPT_COLUMNS = ("input_ids",)
 
 
 def check_paths(run: RunConfig, exists: Callable[[str], bool], findings: Findings) -> None:
-    """Report every path of the run that `exists` denies."""
+    """Report every path of the run that `exists` denies, and every library that is not installed."""
+    for key, what in missing_libraries(run.loop):
+        report(run, run.actor, Wrong((key,), what), findings)
     for wrong in _absent(run, run.actor, exists):
         report(run, run.actor, wrong, findings)
     if run.ref is not None:
@@ -44,6 +47,10 @@ def _absent(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) ->
     missing = [path for path in data_files(actor.data.data_path, columns) if not exists(path)]
     if missing:
         yield Wrong(("data_path",), f"has no {missing[0]}; make it with preprocess_data.py")
+    for name, path in (run.loop.eval_data_path or {}).items():
+        missing = [path for path in data_files(path, columns) if not exists(path)]
+        if missing:
+            yield Wrong(("eval_data_path",), f"has no {missing[0]} for set {name}; make it with preprocess_data.py")
 
 
 def data_files(data_path: str, columns: Iterable[str]) -> list[str]:

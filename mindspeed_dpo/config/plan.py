@@ -1,4 +1,4 @@
-"""What a run is about to do, in a few lines: who sits where, how much a step is, what a device will hold.
+"""What a run is about to do: who sits where, how much a step is, what a device will hold; as rows, or in a few lines.
 
 Memory is an estimate; `sizes` has its formula.
 """
@@ -18,30 +18,39 @@ MIB = 2**20
 
 def plan_lines(run: RunConfig) -> list[str]:
     """The plan of a run, a line each, for people."""
-    return [f"plan: {run.loop.stage}, {run.loop.train_iters} steps", *_seats(run), *_work(run), *_memory(run)]
+    first = f"plan: {run.loop.stage}, {run.loop.train_iters} steps"
+    return [first, *_seat_lines(run), *work_lines(run), *_memory_lines(run)]
 
 
-def _seats(run: RunConfig) -> Iterator[str]:
-    for role in run.roles:
-        pool, parallel = run.pool_of(role.name), role.parallel
-        seat = f"{role.name} on {pool} {show(run.pools[pool])}"
-        if role.name == "reward" and role.scores_by != "model":
-            named = role.reward.reward_functions if role.scores_by == "functions" else (role.reward.judge,)
-            yield f"{seat}: {role.scores_by} {', '.join(map(str, named))}"
-        elif role.name == "ref" and run.is_ref_within_actor:
-            when = "once before training" if _is_cached(role) else "at each step"
-            yield f"{seat}: the actor with its adapters off, {when}"
-        elif _is_cached(role):
-            yield f"{seat}: computed once before training"
-        else:
-            tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-            yield f"{seat}: TP {tp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+def _seat_lines(run: RunConfig) -> Iterator[str]:
+    for role, pool, nodes, what in seats(run):
+        yield f"{role} on {pool} {nodes}: {what}"
     if run.actor.adapters.is_on:
         count = sizes.adapter_parameters(run.actor)
         yield f"adapters of {listing(run.actor.adapters.modules, 'and')}: {count:,} parameters learn"
 
 
-def _work(run: RunConfig) -> Iterator[str]:
+def seats(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
+    """For each role: its name, its pool, the pool's processes per node, its layout or what it does instead."""
+    for role in run.roles:
+        pool = run.pool_of(role.name)
+        yield role.name, pool, show(run.pools[pool]), _does(run, role)
+
+
+def _does(run: RunConfig, role: RoleConfig) -> str:
+    if role.name == "reward" and role.scores_by != "model":
+        named = role.reward.reward_functions if role.scores_by == "functions" else (role.reward.judge,)
+        return f"{role.scores_by} {', '.join(map(str, named))}"
+    if role.name == "ref" and run.is_ref_within_actor:
+        return f"the actor with its adapters off, {'once before training' if _is_cached(role) else 'at each step'}"
+    if _is_cached(role):
+        return "computed once before training"
+    tp, pp = role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
+    return f"TP {tp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+
+
+def work_lines(run: RunConfig) -> Iterator[str]:
+    """How much a step is."""
     actor, replicas = run.actor, _count(run.data_parallel_size("actor"), "replica")
     batch, micro = actor.batch, _count(actor.batch.micro_batch_size, "pair")
     if not run.is_online:
@@ -66,12 +75,20 @@ def _work(run: RunConfig) -> Iterator[str]:
     )
 
 
-def _memory(run: RunConfig) -> Iterator[str]:
-    for pool in run.pools:
-        parts = [part for role in run.roles if run.pool_of(role.name) == pool for part in _parts(run, role)]
-        total = sum(size for _, size in parts)
-        told = ", ".join(f"{name} {_bytes(size)}" for name, size in parts if size)
-        yield f"a device of {pool}, estimated: {_bytes(total)}" + (f" ({told})" if told else "")
+def _memory_lines(run: RunConfig) -> Iterator[str]:
+    for pool, parts in memory_of(run).items():
+        told = ", ".join(f"{name} {show_bytes(size)}" for name, size in parts)
+        total = show_bytes(sum(size for _, size in parts))
+        yield f"a device of {pool}, estimated: {total}" + (f" ({told})" if told else "")
+
+
+def memory_of(run: RunConfig) -> dict[str, list[tuple[str, int]]]:
+    """What a device of each pool will hold, estimated: pool to parts and their bytes."""
+    seated = {pool: [role for role in run.roles if run.pool_of(role.name) == pool] for pool in run.pools}
+    return {
+        pool: [(name, size) for role in roles for name, size in _parts(run, role) if size]
+        for pool, roles in seated.items()
+    }
 
 
 def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
@@ -114,5 +131,6 @@ def _count(number: int, what: str, plural: str = "s") -> str:
     return f"{number} {what}{'' if number == 1 else plural}"
 
 
-def _bytes(size: int) -> str:
+def show_bytes(size: int) -> str:
+    """A size for people."""
     return f"{size / MIB / 1024:.1f} GiB" if size >= 1024 * MIB else f"{size / MIB:.1f} MiB"

@@ -41,12 +41,3 @@ class Findings:
     def note(self, sentence: str) -> None:
         """Add something the reader should know which does not stop the run."""
         self.notes.append(sentence)
-
-    def stop_on_problems(self) -> None:
-        """Raise the list.
-
-        Raises:
-            ConfigProblems: There is at least one problem.
-        """
-        if self.problems:
-            raise ConfigProblems(self.problems, self.notes)

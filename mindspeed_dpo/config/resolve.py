@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
+from mindspeed_dpo.config.evaluation import best_mode
 from mindspeed_dpo.config.idle import drop_idle, is_online
 from mindspeed_dpo.config.layers import build, layered, settle_shared
 from mindspeed_dpo.config.loop import LoopConfig
@@ -17,6 +18,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.schema import ROLE_GROUPS, home
 from mindspeed_dpo.config.seats import seat, with_devices
 from mindspeed_dpo.config.sections import Sections
+from mindspeed_dpo.config.trackers import unused, with_trackers
 
 
 def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
@@ -32,6 +34,8 @@ def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
     )
     seats = seat(sections, actor.model_parallel_size, actor.rollout, online, findings)
     _tell(actor, online, findings)
+    for key, sentence in unused(loop):
+        findings.note(f"{values[key].origin.section}.{sentence}")
     loop = _filled_loop(sections.name, loop, actor, now)
     actor = _filled(loop, actor, sum(seats.pools["actor_rollout"]))
     actor = _online(actor, seats.pools) if online else actor
@@ -73,10 +77,13 @@ def _tell(actor: RoleConfig, online: bool, findings: Findings) -> None:
 
 def _filled_loop(name: str, loop: LoopConfig, actor: RoleConfig, now: datetime) -> LoopConfig:
     on_cpu = loop.device == "auto" and actor.parallel.distributed_backend == "gloo"
+    output_dir = loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}"
     return dataclasses.replace(
         loop,
-        output_dir=loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}",
+        **with_trackers(loop, name, output_dir),
+        output_dir=output_dir,
         device="cpu" if on_cpu else loop.device,
+        best_metric_mode=loop.best_metric_mode or (best_mode(loop.best_metric) if loop.best_metric else None),
     )
 
 

@@ -147,6 +147,10 @@ class RunConfig:
 
     def as_yaml(self) -> str:
         """The resolved run as a YAML file that composes to an equal `RunConfig`."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.as_tree()))
+
+    def as_tree(self) -> dict[str, Any]:
+        """What `as_yaml` writes: every setting that has an effect, by section, as plain values."""
         idle = {*(OFFLINE_KEYS if self.is_online else ONLINE_KEYS), *REWARD_KEYS}
         if "ipo" not in self.actor.loss.dpo_loss_type:
             idle.add("ipo_normalize")
@@ -163,7 +167,7 @@ class RunConfig:
             "reward": _reward_section(self.reward),
             "resource_pool": {**self._written_pools(), **self.sharing},
         }
-        return OmegaConf.to_yaml(OmegaConf.create({key: value for key, value in tree.items() if value is not None}))
+        return {key: value for key, value in tree.items() if value is not None}
 
     def _written_models(self) -> dict[str, Any]:
         """The models that are there: the rollout's is the actor's, and functions that score have none."""

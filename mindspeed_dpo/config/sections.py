@@ -11,11 +11,12 @@ from typing import Any
 
 from mindspeed_dpo.config.coerce import coerce, show
 from mindspeed_dpo.config.compose import Composed
-from mindspeed_dpo.config.legacy_keys import PROFILER, RL_CONFIG, ROLE_KEYS, Known
+from mindspeed_dpo.config.legacy_keys import PROFILER, ROLE_KEYS, Known
 from mindspeed_dpo.config.names import ALIASES, canonical, did_you_mean, listing, nearest, plain
 from mindspeed_dpo.config.online_keys import ALGORITHM, LEFTOVERS
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.schema import SETTINGS, home
+from mindspeed_dpo.config.trackers import TRACKER_KEYS
 
 _KNOWN_KEYS = {**ROLE_KEYS, **LEFTOVERS}
 _TOP_LEVEL = (
@@ -29,10 +30,17 @@ ALL_POOLS = ("actor_rollout", "rollout", "ref", "reward")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value came from: the section (`training`) and the source (a file, an override, or `default`)."""
+    """Where a value came from.
+
+    Attributes:
+        section: The section, such as `training`.
+        source: A file or an override.
+        written: The value there, which the resolved one may differ from.
+    """
 
     section: str
     source: str
+    written: Any = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,7 @@ class SectionReader:
             out.models[str(name)] = self._settings(f"model.{name}", block, f"model/{name}.yaml")
         out.training = self._settings("training", self._tree.get("training"))
         self._read_megatron_training(out)
+        self._read_trackers(out)
         roles = self._mapping(self._tree, "actor_rollout_ref")
         self._only_known("actor_rollout_ref", roles, ("actor_rollout", "ref"))
         self._read_role(out, "actor", "actor_rollout_ref.actor_rollout", roles.get("actor_rollout"))
@@ -101,6 +110,22 @@ class SectionReader:
             self._take_model(out, "actor", block)
             out.roles["actor"] = {}
             out.training = self._settings("megatron_training", block)
+
+    def _read_trackers(self, out: Sections) -> None:
+        """MindSpeed-RL's section of trackers, whose keys may as well stand in `training`."""
+        block = self._mapping(self._tree, "rl_config")
+        for raw in block:
+            if canonical(raw) not in TRACKER_KEYS:
+                near = did_you_mean(canonical(raw), TRACKER_KEYS)
+                self._findings.problem(f"rl_config.{plain(raw)} is not a known key{near}")
+        known = {raw: value for raw, value in block.items() if canonical(raw) in TRACKER_KEYS}
+        for key, given in self._settings("rl_config", known).items():
+            other = out.training.setdefault(key, given)
+            if other.value != given.value:
+                text = (
+                    f"rl_config.{key}={show(given.value)} differs from {other.origin.section}.{key}={show(other.value)}"
+                )
+                self._findings.problem(f"{text}; keep one", key)
 
     def _read_role(self, out: Sections, role: str, label: str, block: Any) -> None:
         if block is None:
@@ -132,7 +157,7 @@ class SectionReader:
                 continue
             if key != plain(raw):
                 self._findings.note(f"{label}.{plain(raw)} is read as {key}")
-            values[key] = Given(read, Origin(label, self._source(label, plain(raw), file)))
+            values[key] = Given(read, Origin(label, self._source(label, plain(raw), file), read))
         return values
 
     def _spelled_twice(self, label: str, key: str, block: Mapping[Any, Any]) -> bool:
@@ -162,7 +187,6 @@ class SectionReader:
         profiler = self._mapping(self._tree, "profiler_config")
         self._only_known("profiler_config", profiler, ("integrated",))
         self._known_section("algorithm", self._tree.get("algorithm"), ALGORITHM)
-        self._known_section("rl_config", self._tree.get("rl_config"), RL_CONFIG)
         self._known_section("profiler_config.integrated", profiler.get("integrated"), PROFILER)
 
     def _known_section(self, label: str, block: Any, table: Mapping[str, Known]) -> None:
@@ -213,8 +237,9 @@ class SectionReader:
         return block or {}
 
     def _source(self, label: str, key: str, file: str) -> str:
-        typed = self._composed.overrides.get(plain(f"{label}.{key}"))
-        return f"override {typed}" if typed else file or f"{self._composed.name}.yaml"
+        path = plain(f"{label}.{key}")
+        typed = [text for name, text in self._composed.overrides.items() if name == path or name.startswith(f"{path}.")]
+        return f"override {' '.join(typed)}" if typed else file or f"{self._composed.name}.yaml"
 
 
 def _flat(block: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -78,9 +78,10 @@ class ActorHandle(ReferenceHandle):
         """See `roles.Actor`."""
         return _only(self._group.call(self._role, "evaluate", np.asarray(rows), ref_logps))
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
         """See `roles.Actor`."""
-        return str(self._group.call(self._role, "save", iteration)[0])
+        remembered = () if progress is None else (progress,)
+        return str(self._group.call(self._role, "save", iteration, *remembered)[0])
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """See `roles.Actor`."""

@@ -1,13 +1,12 @@
 """Token sets as datasets: rows that are fit for training, by number, as batches.
 
-A dataset opens one or more sets, leaves out what cannot be trained on, settles the cuts of long rows, and counts both.
+A dataset opens one or more sets and reads the rows that `kept` leaves, cut as it says.
 Order, epochs and shuffling are left to `sampler`; padding and micro-batches to those who compute.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,89 +15,16 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.data.kept import KeptPairs, KeptPrompts, check_limit
 from mindspeed_dpo.data.pair_set import PairSet
-from mindspeed_dpo.data.splits import DataSource, mix_rows, parse_data_path, split_rows
+from mindspeed_dpo.data.splits import DataSource, parse_data_path
 from mindspeed_dpo.data.text_columns import TextColumnsReader
-from mindspeed_dpo.data.token_set import open_columns, open_text_columns, text_columns_path
-from mindspeed_dpo.data.truncation import PAIR_RULES
+from mindspeed_dpo.data.token_set import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
 
 Numbers = NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class DataCounts:
-    """What became of the rows of a data path.
-
-    Attributes:
-        read: Rows in the files.
-        kept: Rows that are trained on.
-        dropped: Rows left out, by reason.
-        prompts_cut: Kept rows whose prompt lost tokens.
-        responses_cut: Responses of kept rows that lost tokens.
-    """
-
-    read: int
-    kept: int
-    dropped: dict[str, int] = field(default_factory=dict)
-    prompts_cut: int = 0
-    responses_cut: int = 0
-
-    def sentence(self) -> str:
-        """All of it in a line for the log."""
-        parts = [f"{self.kept} of {self.read} rows kept"]
-        parts += [f"{count} dropped ({reason})" for reason, count in self.dropped.items() if count]
-        parts += [f"{self.prompts_cut} prompts cut"] * bool(self.prompts_cut)
-        parts += [f"{self.responses_cut} responses cut"] * bool(self.responses_cut)
-        return ", ".join(parts)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Dataset rows for each purpose, [rows] int64; training rows repeat where weights ask for it."""
-
-    train: NDArray[np.int64]
-    valid: NDArray[np.int64]
-    test: NDArray[np.int64]
-
-
-class _Rows:
-    """Which rows of which sets are kept: what both kinds of dataset share."""
-
-    def __init__(self, sources: Sequence[DataSource], kept: Sequence[NDArray[np.int64]], counts: DataCounts) -> None:
-        self.counts = counts
-        self._weights = [source.weight for source in sources]
-        self._ends = np.cumsum([len(rows) for rows in kept])
-        self._kept = kept
-        if not counts.kept:
-            names = ",".join(source.prefix for source in sources)
-            raise ValueError(f"data_path {names}: no row is fit for training: {counts.sentence()}")
-
-    def __len__(self) -> int:
-        """Rows kept."""
-        return self.counts.kept
-
-    def _locate(self, row: int) -> tuple[int, int]:
-        """The set that a dataset row lies in, and its row there."""
-        if not 0 <= row < len(self):
-            raise IndexError(f"row {row} is outside 0 to {len(self) - 1}")
-        part = int(np.searchsorted(self._ends, row, side="right"))
-        start = int(self._ends[part - 1]) if part else 0
-        return part, int(self._kept[part][row - start])
-
-    def splits(self, split: str) -> Splits:
-        """Divide every set by `split`, then join the parts; the weights of `data_path` shape the training rows."""
-        starts = [0, *self._ends[:-1].tolist()]
-        divided = [split_rows(len(rows), split) for rows in self._kept]
-        train, valid, test = (
-            [np.asarray(part[purpose], np.int64) + start for part, start in zip(divided, starts, strict=True)]
-            for purpose in range(3)
-        )
-        weights = [weight for weight in self._weights if weight is not None]
-        mixed = mix_rows(train, weights) if weights else np.concatenate(train)
-        return Splits(mixed, np.concatenate(valid), np.concatenate(test))
-
-
-class PreferenceDataset(_Rows):
+class PreferenceDataset(KeptPairs):
     """Preference pairs by row number, in the order of their files."""
 
     def __init__(
@@ -111,39 +37,22 @@ class PreferenceDataset(_Rows):
         weight_column: str | None = None,
     ) -> None:
         """Use `open` instead, unless the sets are already open."""
-        if truncation not in PAIR_RULES:
-            raise ValueError(
-                f"truncation {truncation!r} is not one of {', '.join(PAIR_RULES)}{did_you_mean(truncation, PAIR_RULES)}"
-            )
-        _check_limit("seq_length", seq_length, least=2)
+        super().__init__([pairs.lengths for pairs in sets], sources, seq_length, truncation)
         self._sets = sets
-        full = np.concatenate([pairs.lengths for pairs in sets])
-        usable: dict[str, NDArray[np.bool_]] = {
-            "empty_response": np.asarray((full[:, 1:] > 0).all(axis=1)),
-            "empty_prompt": full[:, 0] > 0,
-        }
-        cut = PAIR_RULES[truncation](full, int(full.sum(axis=1).max(initial=0)) if seq_length is None else seq_length)
-        keep, dropped = _left_after({**usable, cut.reason: cut.keep})
-        self._lengths = cut.lengths[keep].astype(np.int32)
-        self._skip = cut.skip[keep]
-        counts = DataCounts(
-            read=len(full),
-            kept=int(keep.sum()),
-            dropped=dropped,
-            prompts_cut=int((self._skip > 0).sum()),
-            responses_cut=int((self._lengths[:, 1:] < full[keep][:, 1:]).sum()),
-        )
-        super().__init__(sources, _rows_by_set(keep, [len(pairs) for pairs in sets]), counts)
-        self._margins = self._numbers(margin_column, keep)
-        self._factors = self._numbers(weight_column, keep)
+        self._margins = self._numbers(margin_column)
+        self._factors = self._numbers(weight_column)
         if self._factors is not None and (self._factors < 0).any():
             row = int(np.argmax(self._factors < 0))
             raise ValueError(
                 f"weight_column {weight_column!r} is {self._factors[row]} in row {row}; it must not be negative"
             )
 
-    def _numbers(self, name: str | None, keep: NDArray[np.bool_]) -> Numbers | None:
-        return None if name is None else np.concatenate([pairs.numbers(name) for pairs in self._sets])[keep]
+    def _numbers(self, name: str | None) -> Numbers | None:
+        """A column of the kept rows."""
+        if name is None:
+            return None
+        columns = [pairs.numbers(name) for pairs in self._sets]
+        return np.concatenate([column[rows] for column, rows in zip(columns, self._kept, strict=True)])
 
     @classmethod
     def open(
@@ -172,10 +81,6 @@ class PreferenceDataset(_Rows):
         sets = [PairSet(source.prefix) for source in sources]
         return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
 
-    def lengths(self) -> NDArray[np.int32]:
-        """[rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
-        return self._lengths
-
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
         """The pairs of the given rows, in their order."""
         pieces = [self._pieces(int(row)) for row in rows]
@@ -195,27 +100,19 @@ class PreferenceDataset(_Rows):
         return prompt[self._skip[row] :], chosen[: self._lengths[row, 1]], rejected[: self._lengths[row, 2]]
 
 
-class PromptDataset(_Rows):
+class PromptDataset(KeptPrompts):
     """Prompts by row number, in the order of their files."""
 
     def __init__(self, data_path: str, max_prompt_length: int | None = None, truncation: str = "drop") -> None:
         """Use `open`."""
-        if truncation not in ("drop", "keep_last"):
-            raise ValueError(f"truncation of prompts should be drop or keep_last, got {truncation!r}")
-        _check_limit("max_prompt_length", max_prompt_length, least=1)
+        check_limit("max_prompt_length", max_prompt_length, least=1)
         sources = parse_data_path(data_path)
-        self._readers = [open_columns(source.prefix, ("input_ids",))["input_ids"] for source in sources]
+        self._readers = [open_columns(source.prefix, PROMPT_COLUMNS[:1])["input_ids"] for source in sources]
+        super().__init__([reader.lengths for reader in self._readers], sources, max_prompt_length, truncation)
         self._texts = [
             open_text_columns(source.prefix, len(reader)) for source, reader in zip(sources, self._readers, strict=True)
         ]
         self._prefixes = [source.prefix for source in sources]
-        full = np.concatenate([reader.lengths for reader in self._readers])
-        limit = int(full.max(initial=0)) if max_prompt_length is None else max_prompt_length
-        fits = np.ones(len(full), bool) if truncation == "keep_last" else full <= limit
-        keep, dropped = _left_after({"empty_prompt": full > 0, "too_long": fits})
-        self._lengths = np.minimum(full[keep], limit).astype(np.int32)
-        counts = DataCounts(len(full), int(keep.sum()), dropped, prompts_cut=int((full[keep] > limit).sum()))
-        super().__init__(sources, _rows_by_set(keep, [len(reader) for reader in self._readers]), counts)
 
     @classmethod
     def open(cls, data_path: str, *, max_prompt_length: int | None = None, truncation: str = "drop") -> PromptDataset:
@@ -231,10 +128,6 @@ class PromptDataset(_Rows):
             ValueError: A file is damaged, no row is left, or an argument is wrong.
         """
         return cls(data_path, max_prompt_length, truncation)
-
-    def lengths(self) -> NDArray[np.int32]:
-        """[rows] int32: tokens of each prompt after truncation."""
-        return self._lengths
 
     def prompts(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int32]]:
         """The prompts of the given rows, each [length] int32."""
@@ -285,26 +178,6 @@ def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence
                 f"data_path {prefix}: prompts have no column {name!r}, only {', '.join(texts.names)}"
                 f"{did_you_mean(name, texts.names)}; run preprocess_data.py again with it in dataset_additional_keys"
             )
-
-
-def _check_limit(name: str, value: int | None, least: int) -> None:
-    if value is not None and value < least:
-        raise ValueError(f"{name} should be at least {least}, got {value}")
-
-
-def _left_after(conditions: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Rows that meet all conditions, and how many fail each one first."""
-    keep = np.ones_like(next(iter(conditions.values())))
-    dropped = {}
-    for reason, met in conditions.items():
-        dropped[reason] = int((keep & ~met).sum())
-        keep = keep & met
-    return keep, dropped
-
-
-def _rows_by_set(keep: NDArray[np.bool_], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
-    """The kept rows of each set, counted from the start of that set."""
-    return [np.flatnonzero(part) for part in np.split(keep, np.cumsum(sizes)[:-1])]
 
 
 def _of_rows(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:

@@ -6,6 +6,8 @@ Finding out which device there is must not initialise it: the driver asks too, a
 from __future__ import annotations
 
 import importlib.util
+import resource
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +16,8 @@ import torch
 from torch import Tensor
 
 KINDS = ("cpu", "cuda", "npu")
+_MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
+"""Bytes in the unit in which the system tells how large a process has been."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,12 @@ class Accelerator:
         """Make `local_rank` the current device of this process."""
         if self.kind != "cpu":
             self._module.set_device(local_rank)
+
+    def peak_memory_bytes(self) -> int:
+        """Most memory this process has had so far: on its device, or all of it on the CPU. Asks no device to wait."""
+        if self.kind == "cpu":
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
+        return int(self._module.max_memory_allocated())
 
     def rng_state(self) -> Tensor:
         """State of the device's random generator, a uint8 tensor on the host."""

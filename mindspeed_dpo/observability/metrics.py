@@ -101,7 +101,7 @@ class MetricSums:
         """Mean of every metric, read from the device in one transfer; names of weight 0 are left out.
 
         Args:
-            prefix: Put before every name, e.g. "eval_".
+            prefix: Put before every name, e.g. "eval/".
         """
         values = self.vector().tolist()
         pairs = zip(self.names, values[: len(self)], values[len(self) :], strict=True)

@@ -6,6 +6,7 @@ A metric that is not in this table is an error, so a misspelt name cannot start 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -26,7 +27,7 @@ class Metric:
     form: str = ".4f"
 
 
-EVAL_PREFIX = "eval_"
+EVAL_PREFIX = "eval/"
 LOSS_TERM_PREFIX = "loss/"
 
 _SCIENTIFIC = ".3E"
@@ -36,11 +37,8 @@ _RATE = ".1f"
 METRICS: dict[str, Metric] = {
     # Optimisation.
     "loss": Metric("1", "Mean total loss over the pairs of the step.", legacy="actor/pg_loss"),
-    "aux_loss": Metric("1", "Mixture-of-experts balance loss, mean over micro-batches and data-parallel ranks."),
     "grad_norm": Metric("1", "Global L2 norm of the gradient before clipping.", legacy="grad norm"),
     "learning_rate": Metric("1", "Learning rate this step used.", legacy="learning rate", form=_SCIENTIFIC),
-    "loss_scale": Metric("1", "Factor on the loss against underflow in fp16.", legacy="loss scale", form=_RATE),
-    "skipped_steps": Metric("steps", "Steps so far without an update: the gradient was not finite.", form=_COUNT),
     "beta": Metric("1/nat", "Strength of the pull towards the reference."),
     # Preferences.
     "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
@@ -67,8 +65,9 @@ METRICS: dict[str, Metric] = {
         "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
     ),
     "pairs_per_s": Metric("pairs/s", "Pairs of the step per second.", form=".2f"),
-    "padding_share": Metric("1", "Share of the computed token rows that is padding."),
-    "memory/peak_bytes": Metric("bytes", "Most accelerator memory in use so far, largest of all ranks.", form=_COUNT),
+    "memory/peak_bytes": Metric(
+        "bytes", "Most memory used so far by a process of the policy: of its device, on the CPU of all.", form=_COUNT
+    ),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
     "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of what was sampled."),
@@ -103,17 +102,25 @@ METRICS: dict[str, Metric] = {
 }
 
 
+def of_set(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics of an evaluation under the names they have where there are several sets: `eval/<set>/<name>`."""
+    return {f"{EVAL_PREFIX}{name}/{key.removeprefix(EVAL_PREFIX)}": value for key, value in metrics.items()}
+
+
 def metric(name: str) -> Metric:
-    """The table's row for a name; `eval_<name>` and `loss/<term>` belong to the row of their family.
+    """The table's row for a name; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` are in the row of their family.
 
     Raises:
         ValueError: The name is not in the table; the message gives the nearest one.
     """
     base = name.removeprefix(EVAL_PREFIX)
-    if base.startswith(LOSS_TERM_PREFIX) and base != LOSS_TERM_PREFIX:
-        return Metric("1", f"Mean of the loss term {base.removeprefix(LOSS_TERM_PREFIX)}, before its coefficient.")
-    if base in METRICS:
-        return METRICS[base]
+    candidates = [base] if base == name else [base, base.partition("/")[2]]
+    for candidate in candidates:
+        if candidate.startswith(LOSS_TERM_PREFIX) and candidate != LOSS_TERM_PREFIX:
+            term = candidate.removeprefix(LOSS_TERM_PREFIX)
+            return Metric("1", f"Mean of the loss term {term}, before its coefficient.")
+        if candidate in METRICS:
+            return METRICS[candidate]
     nearest = difflib.get_close_matches(base, METRICS, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
     raise ValueError(f"metric {name!r} is not in the table of observability/names.py{hint}")

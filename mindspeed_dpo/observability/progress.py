@@ -57,7 +57,8 @@ def format_line(
     parts = [f"iteration: {step} / {total_steps}"]
     for name in names:
         row = metric(name)
-        key = row.legacy if legacy_keys and row.legacy else name
+        # MindSpeed-LLM evaluated nothing, and its key must not come twice in a line.
+        key = row.legacy if legacy_keys and row.legacy and not name.startswith(EVAL_PREFIX) else name
         parts.append(f"{key} : {metrics[name]:{row.form}}")
     if eta_s is not None:
         parts.append(f"eta : {datetime.timedelta(seconds=round(eta_s))}")
@@ -119,7 +120,9 @@ class ProgressLine:
 
 
 def _is_headline(name: str) -> bool:
-    return name == LAST or name.removeprefix(EVAL_PREFIX) in FIRST
+    """Also of an evaluation, whichever set it is of."""
+    base = name.removeprefix(EVAL_PREFIX)
+    return name == LAST or base in FIRST or (base != name and base.partition("/")[2] in FIRST)
 
 
 def _live_bar(console: Console, total_steps: int, completed_steps: int) -> Progress | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device import Accelerator, find_accelerator
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.models.weights.assets import FOLDER, copy_assets
+from mindspeed_dpo.observability.external import Tracked, begin
 from mindspeed_dpo.observability.jsonl import MetricsFile
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.observability.progress import ProgressLine
@@ -92,9 +94,10 @@ def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
     _carry_assets(config)
     # Not before: the time of a step counts from here.
     with _trackers(inputs) as trackers:
-        done = trainer_of(tracker=trackers).fit()
+        trainer = trainer_of(tracker=trackers)
+        done = trainer.fit()
     logger.info("done: everything of this run lies in %s", config.loop.output_dir)
-    return DONE if done >= config.loop.train_iters else INTERRUPTED
+    return DONE if trainer.is_complete(done) else INTERRUPTED
 
 
 def _placed(config: RunConfig) -> Accelerator:
@@ -123,15 +126,30 @@ def _carry_assets(config: RunConfig) -> None:
         copy_assets(assets, Path(config.actor.checkpoint.save) / FOLDER)
 
 
+def tracked_by(name: str, config: RunConfig) -> Tracked:
+    """What a tracker is told of the run."""
+    loop, settings = config.loop, config.as_tree()
+    if name != "mlflow":
+        project, run_name, folder = (getattr(loop, f"{name}_{what}") for what in ("project", "exp_name", "save_dir"))
+        return Tracked(project, run_name, folder, settings)
+    # MLflow's own default would be a file in the working folder.
+    own = "" if "MLFLOW_TRACKING_URI" in os.environ else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
+    place = own if loop.mlflow_tracking_uri is None else loop.mlflow_tracking_uri
+    return Tracked(str(loop.mlflow_experiment), str(loop.mlflow_run_name), place, settings)
+
+
 @contextmanager
 def _trackers(inputs: Inputs) -> Iterator[Trackers]:
     config = inputs.config
     output_dir, done = Path(config.loop.output_dir), inputs.first_step
     trackers = Trackers(
         [
+            *(begin(name, tracked_by(name, config), output_dir, done) for name in config.loop.external_trackers),
             MetricsFile(output_dir / METRICS_FILE, completed_steps=done),
             *([TensorBoard(output_dir / "tensorboard", completed_steps=done)] if config.loop.tensorboard else []),
-            ProgressLine(config.loop.train_iters, completed_steps=done, interval=config.loop.log_interval),
+            ProgressLine(
+                config.loop.train_iters, completed_steps=done, interval=config.loop.log_interval, legacy_keys=True
+            ),
         ]
     )
     try:

@@ -7,29 +7,33 @@ from functools import partial
 
 import numpy as np
 
+from mindspeed_dpo.config.checks_evaluation import evaluation_sets
+from mindspeed_dpo.config.evaluation import HOLD_OUT
 from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle
-from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.trainers.inputs import Inputs
 from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.references import NoReference, cached_reference
+from mindspeed_dpo.trainers.watch import Watch
 from mindspeed_dpo.workers.roles import Reference
 
 
 def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
     """The trainer of an offline run, its roles built on the groups and standing where the run goes on."""
     config, dataset = inputs.config, inputs.dataset
-    assert isinstance(dataset, PreferenceDataset)
+    assert isinstance(dataset, EvaluatedPairs)
     actor_group = groups["actor_rollout"]
     actor_group.build("actor")
     actor = ActorHandle(actor_group)
     # Before the actor takes up an earlier run's weights: it may be its own reference.
-    reference = _reference(inputs, actor, groups[config.pool_of("ref")])
+    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")])
     inputs.continue_with(actor)
     loop, batch = config.loop, config.actor.batch
     train_rows = inputs.splits.train
-    eval_rows = inputs.splits.valid[: loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0]
+    most = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
+    rows_of = {HOLD_OUT: inputs.splits.valid, **dataset.rows_of}
     lengths = dataset.lengths().astype(np.int64)
     return partial(
         OfflineDPOTrainer,
@@ -37,17 +41,24 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         reference=reference,
         sampler=PairSampler(len(train_rows), batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle),
         train_rows=train_rows,
-        eval_rows=eval_rows,
+        eval_sets={name: rows_of[name][:most] for name in evaluation_sets(config)},
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
-        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval, loop.eval_interval),
+        plan=Plan(
+            inputs.first_step,
+            loop.train_iters,
+            config.actor.checkpoint.save_interval,
+            loop.eval_interval,
+            loop.eval_at_start,
+        ),
+        watch=Watch.of(config, inputs.continuation),
     )
 
 
-def _reference(inputs: Inputs, actor: ActorHandle, group: Group) -> Reference:
+def _reference(inputs: Inputs, dataset: EvaluatedPairs, actor: ActorHandle, group: Group) -> Reference:
     config, live = inputs.config, ReferenceHandle(group)
     if config.ref is None:
         return NoReference()
     if config.actor.reference.reference == "live":
         group.build("ref")
         return live
-    return cached_reference(config, len(inputs.dataset), actor, group, live)
+    return cached_reference(config, len(dataset), actor, group, live, dataset.rows_of)

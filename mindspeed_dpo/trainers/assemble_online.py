@@ -14,6 +14,7 @@ from mindspeed_dpo.trainers.inputs import Inputs
 from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.samples import SAMPLES_FILE, SampleTable
+from mindspeed_dpo.trainers.watch import Watch
 
 ROLES = ("actor", "rollout", "ref", "reward")
 """In the order in which they are built: a rollout may use the weights of the actor beside it."""
@@ -40,6 +41,7 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
         plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
+        watch=Watch.of(config, inputs.continuation),
     )
 
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from mindspeed_dpo.config.checks_evaluation import evaluation_sets
+from mindspeed_dpo.config.evaluation import HOLD_OUT
+from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset, Splits
+from mindspeed_dpo.data.dataset import PromptDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
+from mindspeed_dpo.data.kept import Splits
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.token_set import check_identity
 from mindspeed_dpo.data.tokenizer import tokenizer_fingerprint
@@ -22,7 +27,13 @@ from mindspeed_dpo.workers.scorers.classifier import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of
-from mindspeed_dpo.workers.sources import REWARD, open_dataset, open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.sources import (
+    REWARD,
+    evaluation_data,
+    open_dataset,
+    open_initial_adapter,
+    open_initial_weights,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +44,13 @@ class Inputs:
 
     Attributes:
         config: The run, with what it takes over from an earlier one.
-        dataset: All pairs, or online all prompts, that are fit for training or evaluation.
+        dataset: All pairs, or online all prompts, that are fit for training, and the sets to evaluate on.
         splits: Which of them are for what.
         continuation: Where the run goes on from, if it does.
     """
 
     config: RunConfig
-    dataset: PreferenceDataset | PromptDataset
+    dataset: EvaluatedPairs | PromptDataset
     splits: Splits
     continuation: Continuation | None
 
@@ -62,11 +73,14 @@ def open_inputs(config: RunConfig) -> Inputs:
         OSError: Something cannot be read.
     """
     learning_rate_of(config.actor, config.loop.train_iters)
-    check_data(config.actor)
+    for data in (config.actor.data, *evaluation_data(config).values()):
+        check_data(data)
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
     if isinstance(dataset, PromptDataset):
         _check_reward(config, dataset)
+    splits = dataset.splits(config.actor.data.split)
+    _check_best(config, splits)
     continuation = find_continuation(config, len(dataset))
     if continuation is None:
         check_fresh_places(config)
@@ -77,7 +91,20 @@ def open_inputs(config: RunConfig) -> Inputs:
             check_weights(role)
     # Opened for its checks alone.
     open_initial_adapter(config.actor)
-    return Inputs(config, dataset, dataset.splits(config.actor.data.split), continuation)
+    return Inputs(config, dataset, splits, continuation)
+
+
+def _check_best(config: RunConfig, splits: Splits) -> None:
+    """See that best_metric is not of a hold-out that has turned out empty.
+
+    Raises:
+        ValueError: It is.
+    """
+    if config.loop.best_metric and not len(splits.valid) and HOLD_OUT in evaluation_sets(config):
+        raise ValueError(
+            f"split={config.actor.data.split} leaves no row for evaluation, so there is no best_metric="
+            f"{config.loop.best_metric}; give evaluation a larger share"
+        )
 
 
 def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
@@ -94,13 +121,12 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
         check_weights(role)
 
 
-def check_data(role: RoleConfig) -> None:
-    """See that a role's data was made with its tokenizer and template, as far as the data says.
+def check_data(data: DataConfig) -> None:
+    """See that data was made with the tokenizer and template that are named, as far as it says.
 
     Raises:
         ValueError: It was made with others.
     """
-    data = role.data
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
         check_identity(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)

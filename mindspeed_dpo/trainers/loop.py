@@ -9,12 +9,13 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.interruption import Interruption
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
+from mindspeed_dpo.trainers.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -32,19 +33,21 @@ class Plan:
         last_step: Steps done when the run is complete.
         save_interval: Steps between checkpoints, or None for one at the end only.
         eval_interval: Steps between evaluations, or None for none.
+        eval_at_start: Evaluate before the first step of all, too.
     """
 
     first_step: int
     last_step: int
     save_interval: int | None = None
     eval_interval: int | None = None
+    eval_at_start: bool = False
 
 
 class Saves(Protocol):
     """Whoever can write a checkpoint."""
 
-    def save(self, iteration: int) -> str:
-        """Write one after `iteration` steps and return its folder."""
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+        """Write one after `iteration` steps, with what is to be remembered, and return its folder."""
 
 
 @dataclass
@@ -55,29 +58,33 @@ class TrainingLoop(ABC):
         actor: The policy.
         plan: Length and intervals.
         tracker: Takes the metrics.
+        watch: Judges evaluations and looks after checkpoints.
     """
 
     actor: Saves
     plan: Plan
     tracker: Tracker
+    watch: Watch = field(default_factory=Watch, kw_only=True)
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
         """Do one step and give its metrics."""
 
     def evaluate(self, done: int) -> dict[str, float]:
-        """Metrics of held-out data when it is time for them."""
+        """Metrics of held-out data when it is time for them, as it is after 0 steps."""
         return {}
 
     def fit(self) -> int:
-        """Train to the end, or to the end of the step in which the run is asked to stop.
+        """Train to the end, until evaluations do not improve, or to the end of the step in which a stop is asked for.
 
         Returns:
             Steps done. A checkpoint of exactly that step has been written.
         """
         saved = done = self.plan.first_step
         with Interruption() as interruption:
-            while done < self.plan.last_step and not interruption.requested:
+            if done == 0 and self.plan.eval_at_start:
+                self.tracker.log(0, self.evaluate(0))
+            while not self.is_complete(done) and not interruption.requested:
                 try:
                     metrics = self.step(done)
                 except DivergenceError:
@@ -89,18 +96,26 @@ class TrainingLoop(ABC):
                 metrics.update(self.evaluate(done))
                 # Before the checkpoint: a run that resumes from it must not miss this step's line.
                 self.tracker.log(done, metrics)
-                if is_due(done, self.plan.save_interval):
+                is_best = self.watch.judge(done, metrics)
+                if is_best or is_due(done, self.plan.save_interval):
                     saved = self.save(done)
             interruption.log()
+            if self.watch.is_over:
+                logger.info("%s", self.watch.verdict)
             if saved != done:
                 self.save(done)
         return done
 
+    def is_complete(self, done: int) -> bool:
+        """Whether nothing is left to do after so many steps."""
+        return done >= self.plan.last_step or self.watch.is_over
+
     def save(self, done: int) -> int:
         """Write a checkpoint after `done` steps and return their number."""
-        watch = Stopwatch()
+        watch, progress = Stopwatch(), self.watch.progress()
         with watch("timing/save"):
-            folder = self.actor.save(done)
+            folder = self.actor.save(done) if progress is None else self.actor.save(done, progress)
+        self.watch.saved(done)
         logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done
 

@@ -6,13 +6,14 @@ passes through this process.
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.observability.names import of_set
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
 from mindspeed_dpo.workers.roles import Actor, Logps, Reference
@@ -29,19 +30,22 @@ class OfflineDPOTrainer(TrainingLoop):
         reference: Knows the reference's log-probabilities.
         sampler: Says which training rows a step takes; its numbers index `train_rows`.
         train_rows: [n] int64 dataset rows to learn from.
-        eval_rows: [m] int64 held-out dataset rows.
-        row_tokens: [rows] int64 input tokens of each dataset row, the prompt counted once per response.
+        eval_sets: Name to [m] int64 dataset rows that are not learned from; sets without rows are left out.
+        row_tokens: [rows] int64 input tokens of each row of the dataset, the prompt counted once per response.
     """
 
     actor: Actor
     reference: Reference
     sampler: PairSampler
     train_rows: NDArray[np.int64]
-    eval_rows: NDArray[np.int64]
+    eval_sets: Mapping[str, NDArray[np.int64]]
     row_tokens: NDArray[np.int64]
+    _eval_ref_logps: dict[str, Logps] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         """Count the tokens of the steps before the first."""
+        self._several_sets = len(self.eval_sets) > 1
+        self.eval_sets = {name: rows for name, rows in self.eval_sets.items() if len(rows)}
         self._num_tokens = self._tokens_until(self.plan.first_step)
 
     def step(self, step: int) -> dict[str, float]:
@@ -56,18 +60,21 @@ class OfflineDPOTrainer(TrainingLoop):
         return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
 
     def evaluate(self, done: int) -> dict[str, float]:
-        """Measure the held-out rows when it is time to."""
-        if not len(self.eval_rows) or not (is_due(done, self.plan.eval_interval) or self._is_last(done)):
+        """Measure every set when it is time to; several sets have their name in that of the metric."""
+        if not self.eval_sets or not (is_due(done, self.plan.eval_interval) or self._is_last(done)):
             return {}
-        watch = Stopwatch()
+        watch, metrics = Stopwatch(), {}
         with watch("timing/eval"):
-            metrics = self.actor.evaluate(self.eval_rows, self._eval_ref_logps)
+            for name, rows in self.eval_sets.items():
+                found = self.actor.evaluate(rows, self._ref_logps_of(name))
+                metrics.update(of_set(name, found) if self._several_sets else found)
         return {**metrics, **watch.seconds}
 
-    @functools.cached_property
-    def _eval_ref_logps(self) -> Logps:
+    def _ref_logps_of(self, name: str) -> Logps:
         """Once is enough: neither the rows nor the reference change."""
-        return self.reference.log_probs(self.eval_rows)
+        if name not in self._eval_ref_logps:
+            self._eval_ref_logps[name] = self.reference.log_probs(self.eval_sets[name])
+        return self._eval_ref_logps[name]
 
     def _is_last(self, done: int) -> bool:
         return self.plan.eval_interval is not None and done == self.plan.last_step

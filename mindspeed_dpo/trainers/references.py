@@ -5,16 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.controller.handles import Group
 from mindspeed_dpo.data.reference_cache import ReferenceCache, data_fingerprint
 from mindspeed_dpo.workers.roles import Logps, Reference, Rows
-from mindspeed_dpo.workers.sources import open_initial_weights
+from mindspeed_dpo.workers.sources import evaluation_data, open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -39,31 +41,54 @@ class CachedReference:
 
 
 def cached_reference(
-    run: RunConfig, num_rows: int, initial_actor: Reference, group: Group, live: Reference
+    run: RunConfig,
+    num_rows: int,
+    initial_actor: Reference,
+    group: Group,
+    live: Reference,
+    sets: Mapping[str, NDArray[np.int64]] | None = None,
 ) -> CachedReference:
-    """Read the cache, or compute what it should hold and write it.
+    """Read the caches, or compute what they should hold and write them: one of each set.
 
     Args:
         run: The run.
-        num_rows: Rows of the dataset.
+        num_rows: Rows to learn from, which are the first of the dataset.
         initial_actor: The policy before its first update; it computes where the reference is that policy.
         group: Where another reference is built for as long as it computes.
         live: That other reference, once built.
+        sets: Rows of the evaluation sets, which follow, in this order.
     """
     assert run.ref is not None
-    if run.ref.checkpoint.random_init:
-        # Random weights have no file to tell them by; they are the same again for the same seed and layout.
-        return CachedReference(_compute_with(run, num_rows, initial_actor, group, live))
-    fingerprint = reference_fingerprint(run.ref, run.loop.seed)
-    cache = ReferenceCache(run.ref.reference.reference_cache_dir, fingerprint, num_rows)
-    values = cache.read()
-    if values is None:
-        values = _compute_with(run, num_rows, initial_actor, group, live)
-        cache.write(values)
-        logger.info("reference log-probabilities written to %s", cache.path)
-    else:
-        logger.info("reference log-probabilities read from %s", cache.path)
-    return CachedReference(values)
+    data = {"": run.ref.data, **evaluation_data(run)}
+    parts = {"": np.arange(num_rows), **(sets or {})}
+    caches = {name: _cache(run, run.ref, data[name], len(rows)) for name, rows in parts.items()}
+    values = {name: cache.read() if cache else None for name, cache in caches.items()}
+    missing = [name for name in parts if values[name] is None]
+    if missing:
+        values.update(_compute_with(run, {name: parts[name] for name in missing}, initial_actor, group, live))
+    for name, cache in caches.items():
+        if cache and name in missing:
+            cache.write(_known(values[name]))
+        if cache:
+            told = "written to" if name in missing else "read from"
+            logger.info("reference log-probabilities %s %s", told, cache.path)
+    return CachedReference(np.concatenate([_known(values[name]) for name in parts]))
+
+
+def _known(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
+    assert values is not None
+    return values
+
+
+def _cache(run: RunConfig, ref: RoleConfig, data: DataConfig, num_rows: int) -> ReferenceCache | None:
+    """The cache of a set; none for random weights, which have no file to tell them by.
+
+    They are the same again for the same seed and layout.
+    """
+    if ref.checkpoint.random_init:
+        return None
+    fingerprint = reference_fingerprint(replace(ref, data=data), run.loop.seed)
+    return ReferenceCache(ref.reference.reference_cache_dir, fingerprint, num_rows)
 
 
 def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
@@ -92,24 +117,25 @@ def is_initial_policy(run: RunConfig) -> bool:
 
 
 def _compute_with(
-    run: RunConfig, count: int, initial_actor: Reference, group: Group, live: Reference
-) -> NDArray[np.float32]:
+    run: RunConfig, parts: Mapping[str, NDArray[np.int64]], initial_actor: Reference, group: Group, live: Reference
+) -> dict[str, NDArray[np.float32]]:
     # With adapters that policy may not be the reference; a role of its own then asks it with adapters off.
     if is_initial_policy(run) and not run.actor.adapters.is_on:
-        return _compute(initial_actor, count, run)
+        return {name: _compute(initial_actor, rows, run) for name, rows in parts.items()}
     group.build("ref")
-    values = _compute(live, count, run)
+    values = {name: _compute(live, rows, run) for name, rows in parts.items()}
     group.drop("ref")
     return values
 
 
-def _compute(source: Reference, count: int, run: RunConfig) -> NDArray[np.float32]:
+def _compute(source: Reference, rows: NDArray[np.int64], run: RunConfig) -> NDArray[np.float32]:
     """Every row once, in chunks of a few steps, so that no process holds all rows at once."""
+    count = len(rows)
     logger.info("computing reference log-probabilities of %d pairs", count)
     size = 4 * run.actor.batch.global_batch_size
     chunks, told = [], 0
     for start in range(0, count, size):
-        chunks.append(source.log_probs(np.arange(start, min(start + size, count))))
+        chunks.append(source.log_probs(rows[start : start + size]))
         tenth = 10 * min(start + size, count) // count
         if tenth > told:
             logger.info("reference: %d%%", 10 * tenth)

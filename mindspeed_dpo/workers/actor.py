@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,7 +19,8 @@ from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.dataset import PromptDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
@@ -26,6 +28,7 @@ from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
 from mindspeed_dpo.workers.lessons import lessons
+from mindspeed_dpo.workers.memory import largest_peak
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
@@ -37,7 +40,7 @@ from mindspeed_dpo.workers.step_values import gather_step
 class ActorWorker:
     """One process of the policy: its stage of the model, its share of the data, the objective."""
 
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PreferenceDataset | PromptDataset) -> None:
+    def __init__(self, seat: Seat, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
         """Build the model, load its weights, and make it trainable."""
         self.seat = seat
         self.role = role
@@ -46,7 +49,7 @@ class ActorWorker:
         self.engine = TrainingEngine(model, role.optimizer, role.parallel)
         self.publishing = Publishing(seat, role, self.engine)
         # Prompts are of no use here: pairs made of the policy's own answers come with the call.
-        self.feed = build_feed(seat, role, dataset if isinstance(dataset, PreferenceDataset) else None)
+        self.feed = build_feed(seat, role, None if isinstance(dataset, PromptDataset) else dataset)
         # Only the first rank describes checkpoints, and the hash may read all of the data.
         writes = dist.get_rank() == 0
         self._sampling = sampling_of(seat.run, len(dataset)) if writes else None
@@ -76,8 +79,11 @@ class ActorWorker:
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        used = {"learning_rate": rate, "beta": self.objective.beta}
-        return metrics and {**metrics, "grad_norm": sum(norms) / len(norms), **used}
+        used = largest_peak(self.seat)
+        if metrics is None:
+            return None
+        rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": self.objective.beta}
+        return {**metrics, **rates, "memory/peak_bytes": used}
 
     def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
@@ -107,13 +113,13 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns, across)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
         """Write a checkpoint of all processes; the folder comes back from every one."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        metadata = {**self._metadata(iteration), "usual_margin": self._usual_everywhere()}
-        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, metadata))
+        said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), "progress": progress}
+        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said))
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""

@@ -23,7 +23,7 @@ Builder = Callable[[Seat, RoleConfig, Roles], Any]
 BUILDERS: dict[str, Builder] = {
     "actor": lambda seat, role, _: ActorWorker(seat, role, open_dataset(seat.run)),
     "ref": lambda seat, role, roles: reference_of(
-        seat, role, None if seat.run.is_online else open_pairs(role), roles.get("actor")
+        seat, role, None if seat.run.is_online else open_pairs(seat.run), roles.get("actor")
     ),
     "rollout": lambda seat, role, roles: RolloutWorker(seat, role, open_prompts(role), roles.get("actor")),
     "reward": lambda seat, role, _: RewardWorker(seat, role, open_prompts(role)),

@@ -74,7 +74,7 @@ def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0)
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
-    """Entropy over both responses, accuracy over the chosen, mean logits over each, all per token.
+    """Entropy over both responses, accuracy and -log-probability over the chosen, mean logits over each, per token.
 
     Args:
         batch: The micro-batch.
@@ -86,6 +86,7 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
     parts = {
         "entropy": (values[:, ENTROPY], weight),
         "mean_token_accuracy": (values[:, HIT], weight * is_chosen),
+        "nll": (-values[:, LOGP], weight * is_chosen),
         "logits/chosen": (values[:, MEAN_LOGIT], weight * is_chosen),
         "logits/rejected": (values[:, MEAN_LOGIT], weight * (1 - is_chosen)),
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from mindspeed_dpo.config.files import DataConfig
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.data.reference_cache import data_fingerprint, prompts_fingerprint
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.templates import SPECIAL_PROMPT_TYPES, load_template
@@ -16,26 +19,36 @@ from mindspeed_dpo.models.weights.adapters import AdapterSource, check_adapter, 
 REWARD = "reward"
 
 
-def open_dataset(run: RunConfig) -> PreferenceDataset | PromptDataset:
-    """What the run learns from: pairs, or prompts that it answers itself. Raises what `open_pairs` raises."""
-    return open_prompts(run.actor) if run.is_online else open_pairs(run.actor)
+def open_dataset(run: RunConfig) -> EvaluatedPairs | PromptDataset:
+    """What the run reads: pairs, or prompts that it answers itself. Raises what `open_pairs` raises."""
+    return open_prompts(run.actor) if run.is_online else open_pairs(run)
 
 
-def open_pairs(role: RoleConfig) -> PreferenceDataset:
-    """The role's preference pairs; tokens are read on demand.
+def open_pairs(run: RunConfig) -> EvaluatedPairs:
+    """The run's preference pairs and evaluation sets; tokens are read on demand.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or no row is left.
     """
-    data, loss = role.data, role.loss
-    return PreferenceDataset.open(
-        data.data_path,
-        seq_length=data.seq_length,
-        truncation=data.truncation,
-        margin_column=loss.margin_column,
-        weight_column=loss.weight_column,
-    )
+    loss = run.actor.loss
+    learned, *evaluated = [
+        PreferenceDataset.open(
+            data.data_path,
+            seq_length=data.seq_length,
+            truncation=data.truncation,
+            margin_column=loss.margin_column,
+            weight_column=loss.weight_column,
+        )
+        for data in (run.actor.data, *evaluation_data(run).values())
+    ]
+    return EvaluatedPairs(learned, dict(zip(evaluation_data(run), evaluated, strict=True)))
+
+
+def evaluation_data(run: RunConfig) -> dict[str, DataConfig]:
+    """The evaluation sets beside the hold-out, each with the settings of what the run learns from."""
+    paths = run.loop.eval_data_path or {}
+    return {name: replace(run.actor.data, data_path=path) for name, path in paths.items()}
 
 
 def open_prompts(role: RoleConfig) -> PromptDataset:

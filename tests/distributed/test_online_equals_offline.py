@@ -82,7 +82,7 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
     group = PoolGroup(run, run.num_processes("actor"))
     group.build("actor")
     group.build("ref")
-    recorder, answers = Recorder([]), FixedAnswers(open_pairs(run.actor))
+    recorder, answers = Recorder([]), FixedAnswers(open_pairs(run))
     common = {
         "actor": ActorHandle(group),
         "reference": ReferenceHandle(group),
@@ -98,7 +98,7 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
         )  # type: ignore[arg-type]
     else:
         trainer = OfflineDPOTrainer(  # type: ignore[assignment]
-            eval_rows=TRAIN_ROWS[:0],
+            eval_sets={},
             row_tokens=np.ones(len(PAIRS), np.int64),
             **common,  # type: ignore[arg-type]
         )

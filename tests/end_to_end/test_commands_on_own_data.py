@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.engine.checkpoint_keeping import saved_iterations
 from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole
+from tests.support.resuming import is_of_the_clock
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -33,10 +36,10 @@ def test_the_first_loss_is_ln_2_and_the_margin_rises(metrics: list[dict[str, flo
 
 
 def test_held_out_pairs_are_measured_when_asked_and_at_the_end(metrics: list[dict[str, float]]) -> None:
-    measured = [step for step in metrics if any(name.startswith("eval_") for name in step)]
+    measured = [step for step in metrics if any(name.startswith("eval/") for name in step)]
     assert [step["step"] for step in measured] == [8, 16, 24]
-    assert measured[-1]["eval_loss"] < measured[0]["eval_loss"] < math.log(2)
-    assert {"eval_rewards/margins", "eval_rewards/accuracies"} <= measured[0].keys()
+    assert measured[-1]["eval/loss"] < measured[0]["eval/loss"] < math.log(2)
+    assert {"eval/rewards/margins", "eval/rewards/accuracies"} <= measured[0].keys()
 
 
 def test_everything_of_a_run_lies_in_its_folder(own_run: OwnRun, metrics: list[dict[str, float]]) -> None:
@@ -72,7 +75,24 @@ def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(
     succeed(*training((2, 1, 1), **keys), "resource_pool.ref=[2]", f"training.ray_address={ray_address}")
     live = read_metrics(tmp_path / "metrics.jsonl")
     assert (tmp_path / "logs" / "ref_1.log").is_file()
-    names = [name for name in metrics[0] if name != "step" and not name.startswith("timing/") and "_per_s" not in name]
+    names = [name for name in metrics[0] if name != "step" and not is_of_the_clock(name)]
     ours = torch.tensor([[step[name] for name in names] for step in live], dtype=torch.float64)
     cached = torch.tensor([[step[name] for name in names] for step in metrics[:6]], dtype=torch.float64)
     torch.testing.assert_close(ours, cached, rtol=1e-6, atol=1e-6)
+
+
+def test_a_run_that_does_not_get_better_ends_well_and_its_trackers_have_all_of_it(
+    own_run: OwnRun, ray_address: str, tmp_path: Path
+) -> None:
+    keys = {
+        **own_run.keys, "lr": 0.0, "eval_interval": 2, "eval_data_path": own_run.pairs,
+        "best_metric": "eval/given/loss",
+        "early_stop_patience": 2, "keep_last_checkpoints": 1, "save_interval": 1, "output_dir": tmp_path,
+    }  # fmt: skip
+    told = succeed(*training((1, 1, 1), **keys), f"training.ray_address={ray_address}").told
+    # The first evaluation is the best, two more are no better.
+    assert "stopping early: eval/given/loss has not improved" in told and "actor/pg_loss : 0.6931" in told
+    assert [step["step"] for step in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
+    assert (best["step"], best["checkpoint"], best["mode"]) == (2, "iter_0000002", "min")
+    assert saved_iterations(tmp_path / "checkpoints") == [2, 6]

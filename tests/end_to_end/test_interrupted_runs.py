@@ -6,6 +6,7 @@ over two tensor ranks is struck while it writes a checkpoint.
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from mindspeed_dpo.engine.checkpoint_keeping import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import succeed, training
 from tests.support.resuming import (
@@ -64,7 +66,8 @@ def thrice(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathF
     """A worker killed, then the driver, then a polite stop."""
     folder, layout = tmp_path_factory.mktemp("thrice"), (1, 1, 2)
     blows: list[Struck] = []
-    more = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
+    more: dict[str, Any] = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
+    more.update(best_metric="eval/rewards/margins", keep_last_checkpoints=2, eval_at_start=True)
     succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
     first = training(layout, **keys_of(own_run, folder / "struck", **more))
     again = resume(first, folder / "struck")
@@ -106,9 +109,19 @@ def test_a_polite_stop_saves_the_step_it_ends_with(thrice: Story) -> None:
 
 def test_the_numbers_are_those_of_a_run_left_alone(thrice: Story) -> None:
     ours, alone = numbers(thrice.struck), numbers(thrice.alone)
-    assert [step["step"] for step in ours] == list(range(1, STEPS + 1))
+    assert [step["step"] for step in ours] == list(range(STEPS + 1))
     assert ours == alone
     assert different_weights(thrice.struck, thrice.alone) == []
+
+
+def test_the_best_checkpoint_is_that_of_a_run_left_alone_and_old_ones_are_gone(thrice: Story) -> None:
+    best, alone = (json.loads((run / "checkpoints" / "best.json").read_text()) for run in (thrice.struck, thrice.alone))
+    assert best == alone
+    values = {step["step"]: step["eval/rewards/margins"] for step in numbers(thrice.alone)[1:] if "eval/loss" in step}
+    assert best["value"] == max(values.values()) == values[best["step"]]
+    for run in (thrice.struck, thrice.alone):
+        saved = saved_iterations(run / "checkpoints")
+        assert {best["step"], STEPS} <= set(saved) and len(saved) <= 3
 
 
 def test_a_run_struck_while_it_saves_goes_on_from_the_checkpoint_before(
@@ -151,4 +164,4 @@ def test_a_run_goes_on_under_another_layout(own_run: OwnRun, layout: Layout, ray
     assert [step["step"] for step in ours] == list(range(13, 25))
     for name in ("loss", "rewards/margins", "logps/chosen", "learning_rate", "consumed_samples", "num_tokens"):
         assert [step[name] for step in ours] == pytest.approx([step[name] for step in before], rel=1e-5), name
-    assert ours[-1]["eval_loss"] == pytest.approx(before[-1]["eval_loss"], rel=1e-5)
+    assert ours[-1]["eval/loss"] == pytest.approx(before[-1]["eval/loss"], rel=1e-5)

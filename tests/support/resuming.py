@@ -96,8 +96,8 @@ def numbers(output_dir: Path) -> list[dict[str, float]]:
 
 
 def is_of_the_clock(name: str) -> bool:
-    """Whether a metric depends on how fast the machine is."""
-    return name.startswith("timing/") or name.endswith("_per_s")
+    """Whether a metric depends on the machine: how fast it is, how much memory a process took of it."""
+    return name.startswith(("timing/", "memory/")) or name.endswith("_per_s")
 
 
 def different_weights(one: Path, other: Path) -> list[str]:

@@ -139,7 +139,6 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "reason"),
     [
-        ("rl_config", "use_wandb", True, "other trackers are not implemented yet"),
         ("profiler_config", "integrated", {"profile": True}, "profiling is not implemented yet"),
         ("megatron_training", "num_layers_per_virtual_pipeline_stage", 2, "virtual pipeline stages"),
         ("megatron_training", "num_layer_list", "6,10", "stages of unequal depth"),

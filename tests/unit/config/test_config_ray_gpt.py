@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 import ray_gpt
+from mindspeed_dpo.config.compose import available
 from mindspeed_dpo.config.run import RunConfig
+from tests.unit.workers.pairs import PAIRS, write_pairs
 
 TINY = "offline_dpo_trainer_tiny"
 PATHS = [
@@ -60,3 +63,63 @@ def test_checking_a_configuration_needs_no_torch() -> None:
         "sys.exit(code if not {'torch', 'ray', 'megatron'} & set(sys.modules) else 99)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 2
+
+
+@pytest.mark.parametrize("name", available())
+def test_a_plan_is_told_even_where_paths_are_missing_and_these_are_listed(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert ray_gpt.main(["--config-name", name, "--plan"]) == 2
+    told = capsys.readouterr()
+    for words in ("training", "model of actor", "roles", "a step", "memory of a device, estimated", "epochs  unknown"):
+        assert f"\n{words}" in told.out or f"  {words}" in told.out, words
+    assert "does not exist" in told.err and "_packed_" in told.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def line_of(text: str, key: str) -> list[str]:
+    (line,) = [line.split() for line in text.splitlines() if line.split()[:1] == [key]]
+    return line[1:]
+
+
+def test_a_plan_says_where_each_value_came_from_and_how_often_the_data_is_seen(tmp_path: Path) -> None:
+    pairs = write_pairs(tmp_path / "pairs")
+    given = [*PATHS, f"actor_rollout_ref.actor_rollout.data_path={pairs}", "training.train_iters=10"]
+    given += ["training.split=100,0,0", "training.eval_interval=0", "+plan=true"]
+    code = (
+        "import sys, ray_gpt; code = ray_gpt.main(sys.argv[1:]); "
+        "sys.exit(code if not {'torch', 'ray', 'megatron'} & set(sys.modules) else 99)"
+    )
+    arguments = [sys.executable, "-c", code, "--config-name", TINY, *given]
+    ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert line_of(ended.stdout, "lr_decay_style") == ["cosine", f"{TINY}.yaml"]
+    assert line_of(ended.stdout, "train_iters") == ["10", "override", "training.train_iters=10"]
+    assert line_of(ended.stdout, "adam_beta1") == ["0.9", "default"]
+    assert line_of(ended.stdout, "lr_decay_iters") == ["10", "derived:", "train_iters"]
+    assert line_of(ended.stdout, "hidden_size") == ["64", "model/tiny.yaml"]
+    assert line_of(ended.stdout, "data")[:5] == f"{len(PAIRS)} of {len(PAIRS)} rows kept".split()
+    assert line_of(ended.stdout, "epochs")[0] == f"{10 * 8 / len(PAIRS):.4g}"
+
+
+def test_what_has_no_effect_is_part_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    ray_gpt.main(["--config-name", TINY, "plan=true", "training.num_workers=3"])
+    assert "training.num_workers=3 has no effect" in capsys.readouterr().out
+
+
+def test_problems_between_settings_leave_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ray_gpt.main(["--config-name", TINY, "plan=true", "training.global_batch_size=7"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "" and "global_batch_size=7" in told.err and "does not exist" in told.err
+
+
+def test_a_plan_that_is_switched_off_runs(started: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ray_gpt.load_run.__kwdefaults__, "exists", lambda path: True)
+    assert ray_gpt.main(["--config-name", TINY, "plan=false"]) == 7
+    assert len(started) == 1
+
+
+def test_a_plan_is_asked_for_with_true_or_false(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ray_gpt.main(["--config-name", TINY, "plan=maybe"]) == 2
+    assert "plan=maybe must be true or false" in capsys.readouterr().err

@@ -52,8 +52,8 @@ def test_the_vector_goes_there_and_back() -> None:
 
 
 def test_zeros_are_means_and_weightless_metrics_are_not() -> None:
-    assert sums_of(**{"rewards/accuracies": (0.0, 4), "loss": (0.0, 0)}).means("eval_") == {
-        "eval_rewards/accuracies": 0
+    assert sums_of(**{"rewards/accuracies": (0.0, 4), "loss": (0.0, 0)}).means("eval/") == {
+        "eval/rewards/accuracies": 0
     }
 
 

@@ -14,11 +14,11 @@ def test_every_row_has_a_unit_a_sentence_and_a_form_that_prints() -> None:
 
 
 def test_evaluation_and_loss_terms_belong_to_their_family() -> None:
-    assert metric("eval_rewards/margins") is metric("rewards/margins")
-    assert "sigmoid" in metric("loss/sigmoid").help and "ipo" in metric("eval_loss/ipo").help
+    assert metric("eval/rewards/margins") is metric("eval/chat/rewards/margins") is metric("rewards/margins")
+    assert "sigmoid" in metric("loss/sigmoid").help and "ipo" in metric("eval/loss/ipo").help
 
 
-@pytest.mark.parametrize("name", ["", "los", "loss/", "eval_", "rewards"])
+@pytest.mark.parametrize("name", ["", "los", "loss/", "eval/", "rewards"])
 def test_unknown_names_are_errors(name: str) -> None:
     with pytest.raises(ValueError, match="is not in the table"):
         metric(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,8 @@ class Pretended:
     calls: list[Call] = field(default_factory=list)
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
     during_update: Callable[[int], None] = lambda step: None
+    progress: dict[int, Any] = field(default_factory=dict)
+    eval_losses: list[float] = field(default_factory=list)
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0})
 
     def log_probs(self, rows: np.ndarray) -> np.ndarray:
@@ -41,9 +44,10 @@ class Pretended:
     def evaluate(self, rows: np.ndarray, ref_logps: np.ndarray) -> dict[str, float]:
         assert ref_logps.tolist() == [[row, 2 * row] for row in rows.tolist()]
         self.calls.append(("evaluate", rows.tolist()))
-        return {"eval_loss": 0.25}
+        return {"eval/loss": self.eval_losses[len(self.done("evaluate")) - 1] if self.eval_losses else 0.25}
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+        self.progress[iteration] = copy.deepcopy(progress)
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
 
@@ -62,9 +66,11 @@ class Pretended:
         return [rest[0] if rest else None for name, *rest in self.calls if name == kind]
 
 
-def trainer(roles: Pretended, plan: Plan, eval_rows: np.ndarray = EVAL_ROWS, **sampling: Any) -> OfflineDPOTrainer:
+def trainer(
+    roles: Pretended, plan: Plan, eval_rows: np.ndarray | dict[str, np.ndarray] = EVAL_ROWS, **sampling: Any
+) -> OfflineDPOTrainer:
     sampler = PairSampler(len(TRAIN_ROWS), **{"global_batch_size": BATCH, "seed": 5, **sampling})
     return OfflineDPOTrainer(
         actor=roles, reference=roles, tracker=roles, plan=plan, sampler=sampler, train_rows=TRAIN_ROWS,
-        eval_rows=eval_rows, row_tokens=ROW_TOKENS,
+        eval_sets=eval_rows if isinstance(eval_rows, dict) else {"split": eval_rows}, row_tokens=ROW_TOKENS,
     )  # fmt: skip

@@ -54,7 +54,7 @@ def test_every_interval_and_the_end_are_saved_once(plan: Plan, saves: list[int])
 def test_evaluation_comes_at_its_interval_and_at_the_end(interval: int | None, steps: list[int]) -> None:
     roles = Pretended()
     trainer(roles, Plan(0, 5, eval_interval=interval)).fit()
-    assert [step for step, metrics in roles.logged.items() if "eval_loss" in metrics] == steps
+    assert [step for step, metrics in roles.logged.items() if "eval/loss" in metrics] == steps
     assert len(roles.done("evaluate")) == len(steps)
 
 
@@ -89,7 +89,7 @@ def test_metrics_of_the_actor_are_logged_with_the_seconds_of_every_phase() -> No
     roles = Pretended()
     trainer(roles, Plan(0, 1, save_interval=1, eval_interval=1)).fit()
     logged = roles.logged[1]
-    assert (logged["loss"], logged["eval_loss"]) == (0.5, 0.25)
+    assert (logged["loss"], logged["eval/loss"]) == (0.5, 0.25)
     phases = {"timing/ref", "timing/update_actor", "timing/eval", "timing/all"}
     assert {name for name in logged if name.startswith("timing/")} == phases
     assert logged["timing/all"] == pytest.approx(logged["timing/ref"] + logged["timing/update_actor"])

@@ -187,3 +187,18 @@ def test_moving_weights_and_data_keeps_the_fingerprint(run: RunConfig, tmp_path:
 def fingerprint(run: RunConfig) -> str:
     assert run.ref is not None
     return reference_fingerprint(run.ref, run.loop.seed)
+
+
+def test_evaluation_sets_have_caches_of_their_own(run: RunConfig, tmp_path: Path) -> None:
+    paths = {"x": str(write_pairs(tmp_path / "x", PAIRS[:2])), "y": str(write_pairs(tmp_path / "y", PAIRS[2:]))}
+    more = replace(run, loop=replace(run.loop, eval_data_path=paths))
+    sets = {"x": np.array([5, 6]), "y": np.array([7, 8, 9])}
+    first, second, alone = Pretended(base=3.0), Pretended(base=4.0), Pretended(base=5.0)
+    found = cached_reference(more, ROWS, first, Pretended(), Pretended(), sets)
+    assert found.log_probs(range(10)).tolist() == [[3.0 + row, 3.0 - row] for row in range(10)]
+    again = cached_reference(more, ROWS, second, Pretended(), Pretended(), sets)
+    assert np.array_equal(again.values, found.values) and second.asked == []
+    assert compute(run, alone).tolist() == values(3.0) and alone.asked == []
+    other = replace(more, loop=replace(run.loop, eval_data_path={"z": paths["y"]}))
+    assert cached_reference(other, ROWS, alone, Pretended(), Pretended(), {"z": np.arange(5, 8)}).values.shape == (8, 2)
+    assert alone.asked == [], "a set is known by its content, not by its name"

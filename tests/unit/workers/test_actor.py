@@ -58,11 +58,11 @@ def expected_means(logps: np.ndarray, references: np.ndarray, beta: float) -> di
     rewards = beta * (logps.astype(np.float64) - references)
     margins = rewards[:, 0] - rewards[:, 1]
     return {
-        "eval_loss": float(np.log1p(np.exp(-margins)).mean()),
-        "eval_rewards/chosen": float(rewards[:, 0].mean()),
-        "eval_rewards/margins": float(margins.mean()),
-        "eval_rewards/accuracies": float((margins > 0).mean()),
-        "eval_logps/rejected": float(logps[:, 1].mean()),
+        "eval/loss": float(np.log1p(np.exp(-margins)).mean()),
+        "eval/rewards/chosen": float(rewards[:, 0].mean()),
+        "eval/rewards/margins": float(margins.mean()),
+        "eval/rewards/accuracies": float((margins > 0).mean()),
+        "eval/logps/rejected": float(logps[:, 1].mean()),
     }
 
 
@@ -75,7 +75,7 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout
     for name, value in expected_means(before, references, run.actor.loss.dpo_beta).items():
         assert found[name] == pytest.approx(value, rel=2e-6), name
     assert np.array_equal(actor.log_probs(ROWS), before)
-    assert all(name.startswith("eval_") for name in found)
+    assert all(name.startswith("eval/") for name in found)
 
 
 def test_log_probabilities_come_in_the_order_of_the_rows(seat: Seat) -> None:
@@ -177,7 +177,7 @@ def test_pairs_at_hand_are_learned_from_like_rows(seat: Seat) -> None:
     found = []
     for at_hand in (False, True):
         group, actor, run = seat((1, 1, 2), global_batch_size=4)
-        pairs = open_pairs(run.actor).batch(ROWS[:4]) if at_hand else ROWS[:4]
+        pairs = open_pairs(run).batch(ROWS[:4]) if at_hand else ROWS[:4]
         references = actor.log_probs(pairs)
         found.append((references.tolist(), actor.update(1, pairs, references), actor.log_probs(ROWS).tolist()))
         group.leave()

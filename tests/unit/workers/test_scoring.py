@@ -82,11 +82,12 @@ def test_statistics_are_averaged_over_the_tokens_they_speak_of() -> None:
     packed = pack(BATCH)
     # Tokens 0 to 6 belong to the responses 3 | 4 4 | 5 5 5 | 6; the first and the third are chosen.
     tokens = torch.arange(7.0)
-    columns = torch.stack((tokens * 0, tokens, (tokens % 2 == 0).float(), tokens * 10), -1)
+    columns = torch.stack((-2 * tokens, tokens, (tokens % 2 == 0).float(), tokens * 10), -1)
     assert token_statistics(packed, columns).means() == pytest.approx(
         {
             "entropy": 21 / 7,
             "mean_token_accuracy": 2 / 4,
+            "nll": 2 * (0 + 3 + 4 + 5) / 4,
             "logits/chosen": 10 * (0 + 3 + 4 + 5) / 4,
             "logits/rejected": 10 * (1 + 2 + 6) / 3,
         }

@@ -1,0 +1,28 @@
+"""The table of metrics says what runs write: every row is written by one, and nothing else is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.observability.names import EVAL_PREFIX, LOSS_TERM_PREFIX, METRICS, metric
+from tests.support.online import RULE, online_inputs
+from tests.support.runs import tiny_online_run, train
+from tests.unit.workers.pairs import random_run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path: Path) -> None:
+    offline = random_run(
+        tmp_path, train_iters=2, split="60,40,0", eval_interval=2, pref_ftx=0.1, output_dir=tmp_path / "offline"
+    )
+    inputs = online_inputs(tmp_path / "online")
+    keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
+    written = {name for run in (offline, tiny_online_run(**keys)) for record in train(run) for name in record}
+    for name in written:
+        metric(name)
+    assert {"loss/sigmoid", "loss/pref_ftx", "eval/loss/pref_ftx", "eval/nll"} <= written
+    of_families = (EVAL_PREFIX, LOSS_TERM_PREFIX)
+    assert {name for name in written if not name.startswith(of_families)} == METRICS.keys()
