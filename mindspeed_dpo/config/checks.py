@@ -23,7 +23,7 @@ def check_run(run: RunConfig, findings: Findings) -> None:
     for role in (run.actor, run.ref, run.reward):
         if role is not None:
             _check_role(role, run, findings)
-    checks = (_batch, _schedule, check_loss, _memory, check_evaluation, check_adapters, _weights, _devices)
+    checks = (_batch, _schedule, check_loss, _memory, check_evaluation, check_adapters, _following, _weights, _devices)
     for actor_check in checks:
         for wrong in actor_check(run):
             report(run, run.actor, wrong, findings)
@@ -102,6 +102,30 @@ def _devices(run: RunConfig) -> Iterator[Wrong]:
     if run.actor.parallel.distributed_backend == "gloo" and run.loop.device in ("npu", "cuda"):
         yield Wrong(
             ("distributed_backend", "device"), f"runs on the CPU only, but device={run.loop.device}; choose auto"
+        )
+
+
+def _following(run: RunConfig) -> Iterator[Wrong]:
+    """A reference that follows the policy: in place, so where the policy is."""
+    settings = run.actor.reference
+    if not settings.sync_ref_model:
+        for key, usual in (("ref_model_mixup_alpha", 0.6), ("ref_model_sync_steps", 512)):
+            if getattr(settings, key) != usual:
+                yield Wrong((key, "sync_ref_model"), "has no effect without sync_ref_model=true")
+        return
+    if settings.reference == "cached":
+        yield Wrong(("sync_ref_model", "reference"), "needs reference=live: cached values cannot follow")
+    elif run.ref is None:
+        yield Wrong(("sync_ref_model", "dpo_loss_type"), f"has no effect: {run.actor.loss.named} has no reference")
+    elif run.actor.adapters.is_on:
+        yield Wrong(
+            ("sync_ref_model", "lora_target_modules"),
+            "has no meaning with lora_target_modules: the weights beneath adapters stay as they are",
+        )
+    elif run.pool_of("ref") != "actor_rollout" or run.ref.model != run.actor.model or run.ref.reward.offload:
+        yield Wrong(
+            ("sync_ref_model", "ref", "offload"),
+            "needs a reference of the actor's model, in the actor's processes and not offloaded; remove its own pool",
         )
 
 

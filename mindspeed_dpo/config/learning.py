@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.fields import POSITIVE, at_least, setting, within
+from mindspeed_dpo.config.fields import POSITIVE, SHARE, at_least, setting, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +49,15 @@ class ReferenceConfig:
     reference_cache_dir: str = setting(
         "outputs/reference_cache",
         help="Where cached reference log-probabilities lie; each file is named by weights, data and settings.",
+    )
+    sync_ref_model: bool = setting(
+        False, help="Let the reference follow the policy (TR-DPO); it must be live and share the actor's processes."
+    )
+    ref_model_mixup_alpha: float = setting(
+        0.6, help="Share of the policy in the new reference when it follows; 1 copies the policy.", check=SHARE
+    )
+    ref_model_sync_steps: int = setting(
+        512, help="Steps after which the reference follows again.", unit="steps", check=at_least(1)
     )
 
 

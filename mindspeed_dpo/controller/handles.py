@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.learning import ReferenceConfig
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 from mindspeed_dpo.workers.scorers.protocol import Scored
 
@@ -50,9 +51,10 @@ class Group(Protocol):
 class ReferenceHandle:
     """A role that knows log-probabilities."""
 
-    def __init__(self, group: Group, role: str = "ref") -> None:
+    def __init__(self, group: Group, role: str = "ref", settings: ReferenceConfig | None = None) -> None:
         self._group = group
         self._role = role
+        self._settings = settings or ReferenceConfig()
 
     def log_probs(self, pairs: Pairs) -> Logps:
         """See `roles.Reference`."""
@@ -62,6 +64,13 @@ class ReferenceHandle:
         """As `log_probs`, without waiting: what is returned waits."""
         pending = self._group.start(self._role, "log_probs", _sent(pairs))
         return lambda: np.concatenate(_spoken(pending.result()))
+
+    def follow(self, done: int) -> bool:
+        """See `roles.Reference`."""
+        due = self._settings.sync_ref_model and done % self._settings.ref_model_sync_steps == 0
+        if due:
+            self._group.call(self._role, "follow", self._settings.ref_model_mixup_alpha)
+        return due
 
 
 class ActorHandle(ReferenceHandle):

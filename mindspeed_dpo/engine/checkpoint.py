@@ -25,6 +25,10 @@ from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.storage import InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_of
+from mindspeed_dpo.models.stage import DecoderStage
+
+FOLLOWER = "reference"
+"""Prefix of the weights of a reference that follows the policy."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,12 @@ class Parts:
 
 
 def save(
-    root: Path, engine: TrainingEngine, accelerator: Accelerator, parts: Parts, metadata: Mapping[str, Any]
+    root: Path,
+    engine: TrainingEngine,
+    accelerator: Accelerator,
+    parts: Parts,
+    metadata: Mapping[str, Any],
+    follower: DecoderStage | None = None,
 ) -> Path:
     """Write a checkpoint; a collective over all ranks.
 
@@ -46,6 +55,7 @@ def save(
         accelerator: Whose random state is written.
         parts: What is written beside the weights.
         metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
+        follower: A reference that follows the policy, whose weights are therefore written too.
 
     Returns:
         The finished folder.
@@ -56,18 +66,25 @@ def save(
     if not Path(str(folder[0])).is_dir():
         raise files.CheckpointError(f"{folder[0]} is not seen from this node: save must lie on storage that all share")
     with engine.parameters_gathered():
-        state = _state(engine, accelerator, parts, is_loading=False)
+        state = {**_state(engine, accelerator, parts, is_loading=False), **_following(follower)}
         dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
     dist.barrier()
     if dist.get_rank() == 0:
         if metadata.get("adapters"):
             export_peft(Path(str(folder[0])), metadata["adapters"])
-        files.finish(root, iteration, {"optimizer": parts.optimizer, "rng": parts.rng, **metadata})
+        said = {"optimizer": parts.optimizer, "rng": parts.rng, "follower": follower is not None}
+        files.finish(root, iteration, {**said, **metadata})
     dist.barrier()
     return files.iteration_dir(root, iteration)
 
 
-def load(folder: Path, engine: TrainingEngine, accelerator: Accelerator, parts: Parts) -> None:
+def load(
+    folder: Path,
+    engine: TrainingEngine,
+    accelerator: Accelerator,
+    parts: Parts,
+    follower: DecoderStage | None = None,
+) -> None:
     """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
 
     Raises:
@@ -77,14 +94,31 @@ def load(folder: Path, engine: TrainingEngine, accelerator: Accelerator, parts: 
     lacking = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
     if lacking:
         raise files.CheckpointError(f"{folder} was saved without {' and '.join(lacking)} state")
-    state = dist_checkpointing.load(_state(engine, accelerator, parts, is_loading=True), str(folder))
-    engine.model.load_state_dict({k: v for k, v in state["model"].items() if v is not None}, strict=False)
+    asked = _state(engine, accelerator, parts, is_loading=True)
+    if follower is not None and metadata.get("follower"):
+        asked.update(_following(follower))
+    state = dist_checkpointing.load(asked, str(folder))
+    if follower is not None and FOLLOWER in state:
+        _restore_model(follower, state[FOLLOWER])
+    _restore_model(engine.model, state["model"])
     if parts.optimizer:
         _restore_optimizer(engine, state, state["step_count"])
     else:
         engine.optimizer.reload_model_params()
     if parts.rng:
         _restore_rng(accelerator, state["rng"])
+
+
+def _restore_model(model: DecoderStage, tensors: Mapping[str, torch.Tensor | None]) -> None:
+    model.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
+
+
+def _following(follower: DecoderStage | None) -> dict[str, Any]:
+    """The weights of a reference that follows, under keys of their own."""
+    if follower is None:
+        return {}
+    described = follower.sharded_state_dict(prefix=f"{FOLLOWER}.")
+    return {FOLLOWER: {name.removeprefix(f"{FOLLOWER}."): entry for name, entry in described.items()}}
 
 
 def _state(engine: TrainingEngine, accelerator: Accelerator, parts: Parts, *, is_loading: bool) -> dict[str, Any]:

@@ -55,7 +55,8 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
 
 
 def _reference(inputs: Inputs, dataset: EvaluatedPairs, actor: ActorHandle, group: Group) -> Reference:
-    config, live = inputs.config, ReferenceHandle(group)
+    config = inputs.config
+    live = ReferenceHandle(group, settings=config.actor.reference)
     if config.ref is None:
         return NoReference()
     if config.actor.reference.reference == "live":

@@ -33,7 +33,7 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         actor=actor,
         rollout=_rollout(inputs, seats),
         reward=RewardHandle(seats["reward"]),
-        reference=ReferenceHandle(seats["ref"]),
+        reference=ReferenceHandle(seats["ref"], settings=config.actor.reference),
         sampler=PairSampler(
             len(rows), config.actor.batch.global_batch_size, loop.seed, not config.actor.data.no_shuffle
         ),

@@ -57,6 +57,8 @@ class OfflineDPOTrainer(TrainingLoop):
         with watch("timing/update_actor"):
             metrics = self.actor.update(step, rows, ref_logps)
         check_finite(step, metrics)
+        if self.reference.follow(step + 1):
+            self._eval_ref_logps.clear()
         return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
 
     def evaluate(self, done: int) -> dict[str, float]:
@@ -71,7 +73,7 @@ class OfflineDPOTrainer(TrainingLoop):
         return {**metrics, **watch.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:
-        """Once is enough: neither the rows nor the reference change."""
+        """Once is enough until the reference follows the policy: the rows do not change."""
         if name not in self._eval_ref_logps:
             self._eval_ref_logps[name] = self.reference.log_probs(self.eval_sets[name])
         return self._eval_ref_logps[name]

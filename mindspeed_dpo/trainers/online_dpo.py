@@ -34,6 +34,9 @@ class StartsLogProbs(Protocol):
     def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], Logps]:
         """See `ReferenceHandle.start_log_probs`."""
 
+    def follow(self, done: int) -> bool:
+        """See `roles.Reference`."""
+
 
 class StartsScores(Protocol):
     """A reward that can be asked before others have answered."""
@@ -83,6 +86,7 @@ class OnlineDPOTrainer(TrainingLoop):
         learned = self._learn(step, rollouts, selection, ref_logps, watch)
         with watch("timing/sync"):
             self.rollout.update_weights(step + 1)
+            self.reference.follow(step + 1)
         self.samples.write(step + 1, rollouts, scores, selection)
         beta = learned.get("beta", 0.0)
         about = rollout_metrics(rollouts, scores, selection, ref_logps, beta=beta, version=step)

@@ -28,6 +28,10 @@ class NoReference:
         """Zeros [N, 2] that nothing reads."""
         return np.zeros((len(pairs), 2), np.float32)
 
+    def follow(self, done: int) -> bool:
+        """Nothing follows."""
+        return False
+
 
 @dataclass(frozen=True)
 class CachedReference:
@@ -38,6 +42,10 @@ class CachedReference:
     def log_probs(self, pairs: Rows) -> Logps:
         """See `roles.Reference`."""
         return self.values[np.asarray(pairs)]
+
+    def follow(self, done: int) -> bool:
+        """Values that were written down stay."""
+        return False
 
 
 def cached_reference(

@@ -24,6 +24,7 @@ from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.stage import DecoderStage
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
@@ -38,7 +39,13 @@ from mindspeed_dpo.workers.step_values import gather_step
 
 
 class ActorWorker:
-    """One process of the policy: its stage of the model, its share of the data, the objective."""
+    """One process of the policy: its stage of the model, its share of the data, the objective.
+
+    Attributes:
+        follower: The model of a reference that follows this policy, kept in its checkpoints; None without one.
+    """
+
+    follower: DecoderStage | None = None
 
     def __init__(self, seat: Seat, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
         """Build the model, load its weights, and make it trainable."""
@@ -119,11 +126,12 @@ class ActorWorker:
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), "progress": progress}
-        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said))
+        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said, self.follower))
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""
-        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, checkpoint.Parts(optimizer, rng))
+        parts = checkpoint.Parts(optimizer, rng)
+        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, parts, self.follower)
         self._usual_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
 
     def _usual_everywhere(self) -> float:

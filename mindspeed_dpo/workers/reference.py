@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_off
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
@@ -20,7 +22,11 @@ def reference_of(
     """The reference of this process: a model of its own, or the actor beside it where that is enough."""
     if actor is not None and seat.run.is_ref_within_actor:
         return ActorWithoutAdapters(seat, role, dataset, actor)
-    return ReferenceWorker(seat, role, dataset)
+    worker = ReferenceWorker(seat, role, dataset)
+    if actor is not None and role.reference.sync_ref_model:
+        worker.followed = actor.engine
+        actor.follower = worker.engine.model
+    return worker
 
 
 class ActorWithoutAdapters:
@@ -38,7 +44,13 @@ class ActorWithoutAdapters:
 
 
 class ReferenceWorker:
-    """One process of the reference."""
+    """One process of the reference.
+
+    Attributes:
+        followed: Engine of the policy that it follows, in the same layout; None where it stays as it is.
+    """
+
+    followed: TrainingEngine | None = None
 
     def __init__(self, seat: Seat, role: RoleConfig, dataset: PairSource | None) -> None:
         self.engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
@@ -49,3 +61,13 @@ class ReferenceWorker:
         """See `score_pairs`."""
         with self.engine.at_work():
             return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)
+
+    def follow(self, alpha: float) -> None:
+        """Become (1 - alpha) of what it is and alpha of the policy: equation 3 of Gorbatovski et al. 2024 (TR-DPO).
+
+        arXiv:2404.09656; alpha 1 copies the policy.
+        """
+        assert self.followed is not None, "a reference follows only where sync_ref_model is set"
+        with torch.no_grad(), self.followed.parameters_gathered():
+            for mine, theirs in zip(self.engine.model.parameters(), self.followed.model.parameters(), strict=True):
+                mine.copy_(torch.lerp(mine.float(), theirs.float(), alpha))

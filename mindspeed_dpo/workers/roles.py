@@ -23,6 +23,9 @@ class Reference(Protocol):
     def log_probs(self, pairs: Rows) -> Logps:
         """Summed response log-probabilities [N, 2] float32 of the pairs in dataset rows [N], in nats."""
 
+    def follow(self, done: int) -> bool:
+        """Take up the policy as it is after `done` steps, if it is time; whether it did."""
+
 
 class Actor(Protocol):
     """The model that is trained."""

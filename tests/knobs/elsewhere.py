@@ -10,6 +10,10 @@ _CONTINUATION = "unit/trainers/test_continuation.py"
 _COMMANDS = "end_to_end/test_commands_refuse_bad_runs.py"
 _OPTIONS = Shown("distributed/test_oracle_training.py::test_speed_and_memory_options_change_nothing")
 
+_WATCHING = "unit/trainers/test_keys_of_watching.py"
+_WATCHED = Shown(f"{_WATCHING}::test_what_a_run_waits_for_comes_from_its_keys")
+_NAMED_TRACKERS = Shown("unit/config/test_config_trackers.py::test_names_are_those_of_the_configuration")
+
 ELSEWHERE: dict[str, Shown] = {
     # The run.
     "stage": Shown(f"{_CONFIG}/test_config_online.py::test_ipo_takes_means_offline_and_sums_online"),
@@ -21,6 +25,32 @@ ELSEWHERE: dict[str, Shown] = {
     "master_port": Shown("unit/workers/test_process.py::test_the_next_pool_meets_one_port_higher"),
     "ray_address": Shown(f"{_COMMANDS}::test_too_few_devices_are_told_with_what_there_is"),
     "ray_resource": Shown("unit/device/test_accelerator.py::test_each_kind_has_its_backend_and_its_ray_resource"),
+    "eval_data_path": Shown("unit/trainers/test_evaluation.py::test_each_set_is_measured_whole_with_its_own_reference"),
+    "eval_at_start": Shown(
+        "unit/trainers/test_evaluation.py::test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only"
+    ),
+    "best_metric": Shown("unit/trainers/test_watch.py::test_the_best_is_saved_when_found_and_named"),
+    "best_metric_mode": _WATCHED,
+    "early_stop_patience": Shown("unit/trainers/test_watch.py::test_a_run_ends_when_patience_runs_out"),
+    "early_stop_min_delta": _WATCHED,
+    "keep_last_checkpoints": _WATCHED,
+    "use_wandb": Shown("unit/observability/test_external.py::test_a_run_tells_wandb_what_is_in_its_metrics_file"),
+    "use_swanlab": _NAMED_TRACKERS,
+    "use_mlflow": _NAMED_TRACKERS,
+    **dict.fromkeys(
+        (
+            "wandb_project",
+            "wandb_exp_name",
+            "wandb_save_dir",
+            "swanlab_project",
+            "swanlab_exp_name",
+            "swanlab_save_dir",
+            "mlflow_tracking_uri",
+            "mlflow_experiment",
+            "mlflow_run_name",
+        ),
+        Shown(f"{_WATCHING}::test_what_a_tracker_is_told_comes_from_its_keys"),
+    ),  # fmt: skip
     # Architecture.
     "rope_scaling_type": _FREQUENCIES,
     "rope_scaling_factor": _FREQUENCIES,
@@ -44,6 +74,7 @@ ELSEWHERE: dict[str, Shown] = {
     "reference_cache_dir": Shown(
         "unit/trainers/test_references.py::test_what_changes_the_values_changes_the_fingerprint"
     ),
+    "sync_ref_model": Shown("distributed/test_following_reference.py::test_the_reference_takes_up_the_policy"),
     "tokenizer_name_or_path": Shown(
         "unit/workers/scorers/test_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"
     ),

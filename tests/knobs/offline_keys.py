@@ -43,6 +43,12 @@ LOSS: dict[str, Turn | Shown] = {
     "margin_column": Turn("gap", beside={"data_path": "numbers"}),
     "weight_column": Turn("trust", beside={"data_path": "numbers"}),
     "pref_ftx": Turn(0.5),
+    "ref_model_mixup_alpha": Turn(
+        1.0, beside={"reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 1, "train_iters": 4}
+    ),
+    "ref_model_sync_steps": Turn(
+        2, beside={"reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 1, "train_iters": 4}
+    ),
 }
 
 DATA: dict[str, Turn | Shown] = {

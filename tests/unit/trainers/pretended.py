@@ -35,6 +35,9 @@ class Pretended:
         self.calls.append(("ref", rows.tolist()))
         return np.stack([rows, 2 * rows], 1).astype(np.float32)
 
+    def follow(self, done: int) -> bool:
+        return False
+
     def update(self, step: int, rows: np.ndarray, ref_logps: np.ndarray) -> dict[str, float]:
         assert ref_logps.tolist() == [[row, 2 * row] for row in rows.tolist()]
         self.calls.append(("update", step, rows.tolist()))

@@ -1,0 +1,84 @@
+"""TR-DPO: a reference that takes up the policy every so many steps, in every layout, also where a run goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindspeed_dpo.config.learning import ReferenceConfig
+from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
+from mindspeed_dpo.workers.crew import Crew
+from tests.support.processes import PoolGroup
+from tests.support.runs import Layout, train
+from tests.unit.workers.pairs import random_run
+
+pytestmark = pytest.mark.distributed
+
+ROWS = np.array([3, 0, 4, 2])
+KEYS: dict[str, Any] = {
+    "reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 2, "global_batch_size": 4, "lr": 1e-2,
+    "lr_warmup_iters": 0,
+}  # fmt: skip
+
+
+def seated(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, ActorHandle, ReferenceHandle]:
+    run = random_run(folder, layout, **KEYS, ref_model_mixup_alpha=alpha)
+    group = PoolGroup(run, layout[0] * layout[1] * layout[2])
+    group.build("actor")
+    group.build("ref")
+    return group, ActorHandle(group), ReferenceHandle(group, settings=run.actor.reference)
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)], ids=str)
+def test_the_reference_takes_up_the_policy(layout: Layout, tmp_path: Path) -> None:
+    _, actor, reference = seated(tmp_path, layout, alpha=1.0)
+    before = reference.log_probs(ROWS)
+    for step in range(2):
+        actor.update(step, ROWS, before)
+        assert reference.follow(step + 1) is (step == 1)
+        if step == 0:
+            assert np.array_equal(reference.log_probs(ROWS), before)
+    np.testing.assert_allclose(reference.log_probs(ROWS), actor.log_probs(ROWS), rtol=1e-6)
+    assert not np.allclose(reference.log_probs(ROWS), before)
+    # What sync_ref_model does not ask for does not happen.
+    assert ReferenceHandle(PoolGroup(random_run(tmp_path), 1), settings=ReferenceConfig()).follow(512) is False
+
+
+def weights(crew: Crew) -> dict[str, list[float]]:
+    models = {"ref": crew.roles["ref"].engine.model, "actor": crew.roles["actor"].engine.model}
+    return {name: next(iter(model.parameters())).flatten()[:50].tolist() for name, model in models.items()}
+
+
+def test_a_mix_takes_its_share_of_both(tmp_path: Path) -> None:
+    group, actor, reference = seated(tmp_path, (1, 1, 1), alpha=0.25)
+    for step in range(2):
+        actor.update(step, ROWS, reference.log_probs(ROWS))
+    (before,) = group.inspect(weights)
+    reference.follow(2)
+    (after,) = group.inspect(weights)
+    mixed = 0.75 * np.array(before["ref"]) + 0.25 * np.array(before["actor"])
+    np.testing.assert_allclose(after["ref"], mixed, rtol=1e-6, atol=1e-9)
+    assert after["actor"] == before["actor"] and before["actor"] != before["ref"]
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (2, 2, 1)], ids=str)
+def test_a_run_that_goes_on_has_the_reference_it_had(layout: Layout, tmp_path: Path) -> None:
+    keys = {**KEYS, "save_interval": 3, "train_iters": 6, "split": "60,40,0", "eval_interval": 1, "eval_iters": 1}
+    keys |= {"global_batch_size": 2, "micro_batch_size": 1}
+    whole = train(random_run(tmp_path, layout, **keys, output_dir=tmp_path / "whole"))
+    resumed = train(
+        random_run(
+            tmp_path,
+            layout,
+            **keys,
+            output_dir=tmp_path / "on",
+            resume_from=tmp_path / "whole/checkpoints/iter_0000003",
+        )
+    )
+    names = [name for name in whole[-1] if not name.startswith(("timing", "memory")) and not name.endswith("_per_s")]
+    assert [{n: m.get(n) for n in names} for m in resumed] == [{n: m.get(n) for n in names} for m in whole[3:]]
+    # The reference did move, so the first step's reference would have given other numbers.
+    assert whole[2]["rewards/margins"] != whole[4]["rewards/margins"]
