@@ -50,7 +50,7 @@ ELSEWHERE: dict[str, Shown] = {
             "mlflow_run_name",
         ),
         Shown(f"{_WATCHING}::test_what_a_tracker_is_told_comes_from_its_keys"),
-    ),  # fmt: skip
+    ),
     # Architecture.
     "rope_scaling_type": _FREQUENCIES,
     "rope_scaling_factor": _FREQUENCIES,
