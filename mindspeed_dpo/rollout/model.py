@@ -1,7 +1,7 @@
 """The forward pass of generation, in plain torch over the weights of one pipeline stage that holds all layers.
 
-It keeps the tensors it is given, so weights that training updates in place are seen at once; only within `arranged` may
-decoding use rearranged copies. Names and shards are Megatron's. Matrices meet either one whole prompt or always the same
+It keeps the tensors it is given, so weights that training updates in place are seen at once; only within `arranged` it
+may use rearranged copies. Names and shards are Megatron's. Matrices meet either one whole prompt or always the same
 number of rows.
 Letters: T tokens of a prompt, R rows of a decoding pass, h hidden, V vocabulary, G query groups of this rank, r query
 heads of a group, d head width.
@@ -61,10 +61,9 @@ class RolloutModel:
         self.head = tensors.get("output_layer.weight", self.embedding)
         self.frequencies = inverse_frequencies(model).to(self.embedding.device)
         self.amplitude = amplitude(model)
-        self._plain = self._products(lambda weight, bias: partial(ops.linear, weight, bias))
-        self._decoding = self._plain
+        self._products = self._made(lambda weight, bias: partial(ops.linear, weight, bias))
 
-    def _products(self, make: MakeProduct) -> Products:
+    def _made(self, make: MakeProduct) -> Products:
         return Products([LayerProducts.of(layer, make) for layer in self.layers], make(self.head, None))
 
     @property
@@ -74,16 +73,17 @@ class RolloutModel:
 
     @contextmanager
     def arranged(self, rows: int) -> Iterator[None]:
-        """Within it, decoding passes have `rows` rows and weights stay as they are.
+        """Within it, weights stay as they are and decoding passes have `rows` rows.
 
         On the host, matrices lie a second time in memory for as long, in the order that is fastest for few rows; see
         `ops.few_rows_product`.
         """
-        self._decoding = self._products(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
+        plain = self._products
+        self._products = self._made(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
         try:
             yield
         finally:
-            self._decoding = self._plain
+            self._products = plain
 
     def new_cache(self, slots: int, capacity: int, rows: int) -> KvCache:
         """A cache of `slots` responses of `capacity` positions, in tiles of `rows`."""
@@ -110,17 +110,25 @@ class RolloutModel:
             flat = query.flatten(1, 2)
             return ops.segment_attention(flat, key, value, [length], [length], self.scale, self.model.sliding_window)
 
-        hidden = self._decode(prompt.to(self.device).long(), torch.arange(length, device=self.device), attend, self._plain)
-        return Prefix(torch.stack(keys), torch.stack(values), length), self._logits(hidden[-1:], self._plain)
+        hidden = self._decode(prompt.to(self.device).long(), torch.arange(length, device=self.device), attend)
+        return Prefix(torch.stack(keys), torch.stack(values), length), self._logits(hidden[-1:])
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], tile: CacheTile) -> Tensor:
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        tile: CacheTile,
+        twins: Sequence[tuple[int, int]] | None = None,
+    ) -> Tensor:
         """Append one token to each row of a tile.
 
         Args:
             tokens: R tokens; rows past the tile's are padding, and rows without a response hold anything.
             positions: Of the tokens; 0 where there is no response.
             tile: The cache of the rows.
+            twins: Of each row of the tile, a row that began with the same tokens, and how many they are; only speed
+                depends on it.
 
         Returns:
             Logits [R, V] float32 of what follows.
@@ -129,7 +137,8 @@ class RolloutModel:
         ids, at = torch.tensor([list(tokens), list(positions)], device=device)
         first = 0 if window is None else max(0, min(positions) - window + 1) // BLOCK
         last = max(positions) // BLOCK + 1
-        reach = ops.Reach(at[:rows], first, last, BLOCK, window)
+        same = None if twins is None else torch.tensor([(row, n // BLOCK) for row, n in twins], device=device)
+        reach = ops.Reach(at[:rows], first, last, BLOCK, window, same)
         mix = ops.block_attention(
             reach, (self.groups, self.ratio, self.model.kv_channels), self.scale, self.embedding.dtype
         )
@@ -140,14 +149,14 @@ class RolloutModel:
             out = mix(query[:rows], tile.keys[layer, first:last], tile.values[layer, first:last])
             return out if rows == len(query) else F.pad(out, (0, 0, 0, 0, 0, 0, 0, len(query) - rows))
 
-        return self._logits(self._decode(ids, at, attend, self._decoding), self._decoding)
+        return self._logits(self._decode(ids, at, attend))
 
-    def _decode(self, tokens: Tensor, positions: Tensor, attend: Attend, products: Products) -> Tensor:
+    def _decode(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Hidden states [tokens, h] after the last layer; `attend` keeps keys and values and mixes over them."""
         x = self._embed(tokens)
         cos, sin = angles(positions, self.frequencies, self.amplitude)
         epsilon = self.model.norm_epsilon
-        for index, (layer, by) in enumerate(zip(self.layers, products.layers, strict=True)):
+        for index, (layer, by) in enumerate(zip(self.layers, self._products.layers, strict=True)):
             mixed = by.qkv(ops.rms_norm(x, layer.attention_norm, epsilon))
             context = attend(index, *self._heads(mixed, layer, cos, sin))
             x = x + self.tp.sum(by.projection(context.reshape(len(x), -1)))
@@ -178,9 +187,9 @@ class RolloutModel:
         rows = F.embedding(column.where(here, 0), self.embedding)
         return self.tp.sum(rows * here[:, None])
 
-    def _logits(self, hidden: Tensor, products: Products) -> Tensor:
+    def _logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, V] float32 over the true vocabulary."""
         normal = ops.rms_norm(hidden, self.final_norm, self.model.norm_epsilon)
-        logits = self.tp.gather_columns(products.head(normal).float().contiguous())
+        logits = self.tp.gather_columns(self._products.head(normal).float().contiguous())
         return logits[:, : self.model.vocab_size]
 

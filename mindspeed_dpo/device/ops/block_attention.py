@@ -30,6 +30,8 @@ class Reach:
         last: Past the last one.
         block: Positions of a block.
         window: A query sees at most this many keys, itself included; None is all.
+        twins: [R, 2] int64: a row whose first blocks hold the same, possibly the row itself, and how many do. Reading
+            them there changes no bit; it finds them in the processor's cache when the twin was read just before.
     """
 
     positions: Tensor
@@ -37,6 +39,7 @@ class Reach:
     last: int
     block: int
     window: int | None = None
+    twins: Tensor | None = None
 
     def bias(self) -> Tensor:
         """[c, R, B] float32: 0 where a row sees a key and minus infinity elsewhere."""
@@ -100,7 +103,11 @@ def by_bags(reach: Reach, heads: tuple[int, int, int], scale: float) -> BlockAtt
     bias = reach.bias().transpose(0, 1)[:, None, :, None]
     row, group, number, head = torch.meshgrid(*map(torch.arange, (rows, groups, blocks, ratio)), indexing="ij")
     seen = own[:, None, :, None].expand(row.shape)
-    piece = (number * rows + row) * groups + group
+    stored_in = row
+    if reach.twins is not None:
+        twin, shared = (column[:, None, None, None] for column in reach.twins.unbind(1))
+        stored_in = twin.where(number + reach.first < shared, row)
+    piece = (number * rows + stored_in) * groups + group
     # Bags of the scores: every (row, group, block, head), empty ones included; those of the mix: (row, group, head).
     query_of = ((row * groups + group) * ratio + head)[seen]
     key_index = _runs(piece[seen], width)

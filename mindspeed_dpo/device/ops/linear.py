@@ -24,7 +24,7 @@ def linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """The product by a matrix for `rows` rows at a time, to be used many times while the matrix stays as it is.
+    """The product by a matrix that will be used many times while it stays as it is, mostly for `rows` rows at a time.
 
     On the host float32 matrices are copied into the blocks that oneDNN multiplies by, the copy living as long as the
     function returned. Everywhere else, and where this torch cannot do it, it is `linear`, which sees later changes of
@@ -33,7 +33,7 @@ def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     Args:
         weight: [out, in].
         bias: [out] or None.
-        rows: Of each product to come.
+        rows: What it is arranged for; any number can be multiplied.
     """
     if not _has_blocked_form(weight):
         return partial(linear, weight, bias)
