@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -78,9 +78,9 @@ class ActorHandle(ReferenceHandle):
         """See `roles.Actor`."""
         return _only(self._group.call(self._role, "evaluate", np.asarray(rows), ref_logps))
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, totals: Mapping[str, int]) -> str:
         """See `roles.Actor`."""
-        return str(self._group.call(self._role, "save", iteration)[0])
+        return str(self._group.call(self._role, "save", iteration, dict(totals))[0])
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """See `roles.Actor`."""

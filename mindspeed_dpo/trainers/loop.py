@@ -43,8 +43,8 @@ class Plan:
 class Saves(Protocol):
     """Whoever can write a checkpoint."""
 
-    def save(self, iteration: int) -> str:
-        """Write one after `iteration` steps and return its folder."""
+    def save(self, iteration: int, totals: Mapping[str, int]) -> str:
+        """Write one after `iteration` steps, `totals` with it, and return its folder."""
 
 
 @dataclass
@@ -67,6 +67,10 @@ class TrainingLoop(ABC):
 
     def evaluate(self, done: int) -> dict[str, float]:
         """Metrics of held-out data when it is time for them."""
+        return {}
+
+    def totals(self) -> dict[str, int]:
+        """What has been counted so far and a later run cannot count again; it is kept with every checkpoint."""
         return {}
 
     def fit(self) -> int:
@@ -100,7 +104,7 @@ class TrainingLoop(ABC):
         """Write a checkpoint after `done` steps and return their number."""
         watch = Stopwatch()
         with watch("timing/save"):
-            folder = self.actor.save(done)
+            folder = self.actor.save(done, self.totals())
         logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done
 

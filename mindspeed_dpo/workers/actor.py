@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,12 +94,12 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int) -> str:
-        """Write a checkpoint of all processes; the folder comes back from every one."""
+    def save(self, iteration: int, totals: Mapping[str, int]) -> str:
+        """Write a checkpoint of all processes, `totals` with it; the folder comes back from every one."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, self._metadata(iteration))
+        folder = checkpoint.save(root, self.engine, self.seat.accelerator, parts, self._metadata(iteration, totals))
         return str(folder)
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
@@ -148,7 +148,7 @@ class ActorWorker:
         topology = self.seat.place.topology
         return {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp}
 
-    def _metadata(self, iteration: int) -> dict[str, object]:
+    def _metadata(self, iteration: int, totals: Mapping[str, int]) -> dict[str, object]:
         return {
             "iteration": iteration,
             "model": self.role.model.as_dict(),
@@ -156,4 +156,5 @@ class ActorWorker:
             "output_dir": os.path.abspath(self.seat.run.loop.output_dir),
             "sampling": self._sampling,
             "reference": self._reference_path(),
+            "totals": dict(totals),
         }

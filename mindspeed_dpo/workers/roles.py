@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,8 +45,8 @@ class Actor(Protocol):
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
         """The metrics of `update` without learning, averaged over the rows; names get the evaluation prefix."""
 
-    def save(self, iteration: int) -> str:
-        """Write a checkpoint after `iteration` steps and return its folder."""
+    def save(self, iteration: int, totals: Mapping[str, int]) -> str:
+        """Write a checkpoint after `iteration` steps and return its folder; `totals` is kept in its metadata."""
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint, with the parts that are asked for."""

@@ -43,7 +43,7 @@ class Pretended:
         self.calls.append(("evaluate", rows.tolist()))
         return {"eval_loss": 0.25}
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, totals: Mapping[str, int]) -> str:
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
 
