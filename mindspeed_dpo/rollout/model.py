@@ -101,16 +101,21 @@ class RolloutModel:
             Its keys and values, and the logits [1, V] float32 of what follows it.
         """
         length = len(prompt)
+        padding = ops.rows_to_multiply(length, self.embedding) - length
         keys: list[Tensor] = []
         values: list[Tensor] = []
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = key[:length], value[:length]
             keys.append(as_blocks(key).transpose(-1, -2))
             values.append(as_blocks(value))
-            flat = query.flatten(1, 2)
-            return ops.segment_attention(flat, key, value, [length], [length], self.scale, self.model.sliding_window)
+            window = self.model.sliding_window
+            flat = query[:length].flatten(1, 2)
+            out = ops.segment_attention(flat, key, value, [length], [length], self.scale, window)
+            return F.pad(out, (0, 0, 0, 0, 0, padding))
 
-        hidden = self._decode(prompt.to(self.device).long(), torch.arange(length, device=self.device), attend)
+        tokens = F.pad(prompt.to(self.device).long(), (0, padding))
+        hidden = self._decode(tokens, torch.arange(length + padding, device=self.device), attend)[:length]
         return Prefix(torch.stack(keys), torch.stack(values), length), self._logits(hidden[-1:])
 
     @torch.inference_mode()
