@@ -16,7 +16,7 @@ from mindspeed_dpo.config.wrong import Wrong, report
 def check_online(run: RunConfig, findings: Findings) -> None:
     """Apply every check of online DPO."""
     work = work_of(run)
-    for check in (_lengths, _mini_batches, _sampling, _generating, _tokenizer, _ways_to_score):
+    for check in (_lengths, _mini_batches, _sampling, _generating, _bucket, _tokenizer, _ways_to_score):
         for wrong in check(run):
             report(run, run.actor, wrong, findings)
     for wrong in _cache(run, work):
@@ -80,6 +80,23 @@ def _generating(run: RunConfig) -> Iterator[Wrong]:
         yield Wrong(
             ("inference_tensor_model_parallel_size", *because, *sizes, "hidden_size"),
             f"does not divide {listing(uneven, 'and')}; choose {good}",
+        )
+
+
+def _bucket(run: RunConfig) -> Iterator[Wrong]:
+    """The transfer cuts weights between rows, so a bucket must hold the longest one."""
+    model, precision = run.actor.model, run.actor.precision
+    rows = {
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads x kv_channels": model.num_attention_heads * model.kv_channels,
+    }
+    widest = max(rows, key=lambda name: rows[name])
+    needed = rows[widest] * (4 if precision.dtype == "float32" else 2)
+    if needed > run.actor.rollout.publish_bucket_bytes:
+        yield Wrong(
+            ("publish_bucket_bytes", "hidden_size", "ffn_hidden_size"),
+            f"holds no row of {widest}={rows[widest]} in {precision.dtype}; set it to {needed} at least",
         )
 
 

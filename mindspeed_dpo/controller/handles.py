@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,10 +87,9 @@ class ActorHandle(ReferenceHandle):
         """See `roles.Actor`."""
         return _only(self._group.call(self._role, "evaluate", np.asarray(rows), ref_logps))
 
-    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any] | None = None) -> str:
         """See `roles.Actor`."""
-        remembered = () if progress is None else (progress,)
-        return str(self._group.call(self._role, "save", iteration, *remembered)[0])
+        return str(self._group.call(self._role, "save", iteration, dict(remembered or {}))[0])
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """See `roles.Actor`."""

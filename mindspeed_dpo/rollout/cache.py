@@ -27,8 +27,8 @@ class Prefix:
     """Keys and values of one prompt, which each of its answers begins with.
 
     Attributes:
-        keys: [layers, blocks, groups, BLOCK, d]; zeros after the prompt's end.
-        values: As keys.
+        keys: [layers, blocks, groups, d, BLOCK]; zeros after the prompt's end.
+        values: [layers, blocks, groups, BLOCK, d]; zeros too.
         length: Tokens of the prompt.
     """
 
@@ -38,43 +38,58 @@ class Prefix:
 
 
 def as_blocks(states: Tensor) -> Tensor:
-    """Keys or values [T, groups, d] as [blocks, groups, BLOCK, d], zeros behind."""
+    """Values [T, groups, d] as [blocks, groups, BLOCK, d], zeros behind; of keys the transpose of the last two."""
     missing = capacity_of(len(states)) - len(states)
     padded = torch.nn.functional.pad(states, (0, 0, 0, 0, 0, missing))
     return padded.unflatten(0, (-1, BLOCK)).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where one position of each row lies within a layer.
+
+    Attributes:
+        keys: [rows * groups * d] places of numbers.
+        values: [rows * groups] places of vectors.
+    """
+
+    keys: Tensor
+    values: Tensor
 
 
 class CacheTile:
     """The cache of some consecutive slots.
 
     Attributes:
-        keys: [layers, blocks, rows, groups, BLOCK, d].
-        values: As keys. All finite from the start, because what is hidden is multiplied by zero.
+        keys: [layers, blocks, rows, groups, d, BLOCK].
+        values: [layers, blocks, rows, groups, BLOCK, d]. All finite from the start: what is hidden is multiplied by 0.
     """
 
     def __init__(self, layers: int, blocks: int, rows: int, groups: int, width: int, like: Tensor) -> None:
-        shape = (layers, blocks, rows, groups, BLOCK, width)
-        self.keys = torch.zeros(shape, dtype=like.dtype, device=like.device)
-        self.values = torch.zeros_like(self.keys)
+        shape = (layers, blocks, rows, groups)
+        self.keys = torch.zeros(*shape, width, BLOCK, dtype=like.dtype, device=like.device)
+        self.values = torch.zeros(*shape, BLOCK, width, dtype=like.dtype, device=like.device)
 
     @property
     def rows(self) -> int:
         """Slots of the tile."""
         return self.keys.shape[2]
 
-    def places(self, positions: Tensor) -> Tensor:
-        """Where `append` writes: [rows * groups] indices for one position [rows] of each row."""
-        rows, groups = self.keys.shape[2:4]
-        row = torch.arange(rows, device=positions.device)
-        group = torch.arange(groups, device=positions.device)
-        heads = ((positions // BLOCK * rows + row) * groups)[:, None] + group
-        return (heads * BLOCK + (positions % BLOCK)[:, None]).flatten()
+    def places(self, positions: Tensor) -> Places:
+        """Where `append` writes at one position [rows] of each row."""
+        rows, groups, width = self.keys.shape[2:5]
+        device = positions.device
+        row, group = torch.arange(rows, device=device), torch.arange(groups, device=device)
+        piece = (((positions // BLOCK * rows + row) * groups)[:, None] + group).flatten()
+        at = (positions % BLOCK).repeat_interleave(groups)
+        column = piece[:, None] * width + torch.arange(width, device=device)
+        return Places((column * BLOCK + at[:, None]).flatten(), piece * BLOCK + at)
 
-    def append(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+    def append(self, layer: int, places: Places, keys: Tensor, values: Tensor) -> None:
         """Write one key and value [rows, groups, d] of each row."""
-        width = keys.shape[-1]
-        self.keys[layer].view(-1, width).index_copy_(0, places, keys.reshape(-1, width))
-        self.values[layer].view(-1, width).index_copy_(0, places, values.reshape(-1, width))
+        width = values.shape[-1]
+        self.keys[layer].view(-1).index_copy_(0, places.keys, keys.reshape(-1))
+        self.values[layer].view(-1, width).index_copy_(0, places.values, values.reshape(-1, width))
 
 
 class KvCache:

@@ -89,7 +89,7 @@ class Generator:
             return []
         slots, capacity = self._size(prompts)
         session = Session(self.model, self.settings, self.max_new_tokens, self.stop_ids, with_logps, self.work)
-        with torch.inference_mode():
+        with torch.inference_mode(), self.model.arranged(self.settings.decode_rows):
             drawn = session.run(prompts, sample_numbers, self.seed, slots, capacity)
         return [
             Answers(

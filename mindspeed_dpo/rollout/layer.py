@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.device.ops import Product
 from mindspeed_dpo.models.weights import Placement
 from mindspeed_dpo.models.weights.families import rules_for
 from mindspeed_dpo.models.weights.rules import local_entries
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
 
 _NAMED = 5
+
+MakeProduct = Callable[[Tensor, Tensor | None], Product]
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,26 @@ class LayerWeights:
             mlp_norm=weights[prefix + "pre_mlp_layernorm.weight"],
             gate_up=weights[prefix + "mlp.linear_fc1.weight"],
             down=weights[prefix + "mlp.linear_fc2.weight"],
+        )
+
+
+@dataclass(frozen=True)
+class LayerProducts:
+    """The products by one layer's matrices, of `LayerWeights` by the same names."""
+
+    qkv: Product
+    projection: Product
+    gate_up: Product
+    down: Product
+
+    @classmethod
+    def of(cls, layer: LayerWeights, make: MakeProduct) -> LayerProducts:
+        """The products of a layer, in one of their forms."""
+        return cls(
+            qkv=make(layer.qkv, layer.qkv_bias),
+            projection=make(layer.projection, None),
+            gate_up=make(layer.gate_up, None),
+            down=make(layer.down, None),
         )
 
 

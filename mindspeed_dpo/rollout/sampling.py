@@ -61,9 +61,9 @@ def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tenso
     if not settings.do_sample:
         best = logits.max(-1)
         return best.indices.where(best.values.isfinite(), INVALID)
-    scores = filtered(logits, settings)
-    weights = scores.sub(scores.amax(-1, keepdim=True)).exp_()
-    return invert(weights, numbers)
+    # One new tensor of this size and no more: on the host a further one costs as much as the arithmetic on it.
+    scores = logits.sub(logits.amax(-1, keepdim=True)).div_(settings.temperature)
+    return invert(_cut(scores, settings).exp_(), numbers)
 
 
 def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
@@ -83,7 +83,11 @@ def filtered(logits: Tensor, settings: RolloutConfig) -> Tensor:
     Returns:
         [R, V] float32.
     """
-    scores = logits / settings.temperature if settings.temperature != 1 else logits
+    return _cut(logits / settings.temperature, settings)
+
+
+def _cut(scores: Tensor, settings: RolloutConfig) -> Tensor:
+    """Scores with minus infinity where a filter leaves out; unchanged by a constant added to all scores."""
     if settings.top_k:
         least = scores.topk(min(settings.top_k, scores.shape[-1])).values[:, -1:]
         scores = scores.masked_fill(scores < least, HIDDEN)
@@ -139,4 +143,6 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
     """Log-probability [R] float32, in nats, of tokens [R] under logits [R, V]: temperature 1, no filter."""
-    return logits.gather(1, tokens.clamp(min=0)[:, None])[:, 0] - logits.logsumexp(-1)
+    top = logits.amax(-1, keepdim=True)
+    total = logits.sub(top).exp_().sum(-1).log_()
+    return logits.gather(1, tokens.clamp(min=0)[:, None]).sub_(top)[:, 0] - total

@@ -43,6 +43,7 @@ class Response:
     """A response that grows.
 
     Attributes:
+        prompt: Place of its prompt among those of the call.
         prompt_length: Tokens before it.
         numbers: [max_new_tokens] float64 uniform numbers, one for each token.
         tokens: So far.
@@ -50,6 +51,7 @@ class Response:
         ended: Whether the last token is a stop token.
     """
 
+    prompt: int
     prompt_length: int
     numbers: np.ndarray
     tokens: list[int] = field(default_factory=list)
@@ -104,10 +106,10 @@ class Session:
         """
         answered = [
             [
-                Response(len(prompt), uniforms(seed, number, k, self._max_new_tokens))
+                Response(place, len(prompt), uniforms(seed, number, k, self._max_new_tokens))
                 for k in range(self._settings.n_samples_per_prompt)
             ]
-            for prompt, number in zip(prompts, sample_numbers, strict=True)
+            for place, (prompt, number) in enumerate(zip(prompts, sample_numbers, strict=True))
         ]
         self._waiting = deque(zip(prompts, answered, strict=True))
         self._slots: Slots[Response] = Slots(slots, self._settings.decode_rows)
@@ -170,10 +172,13 @@ class Session:
         """Token and log-probability [R, 2] float32 of each row, on the device."""
         count = self._settings.decode_rows
         tokens, positions, numbers = [0] * count, [0] * count, [0.0] * count
+        twins = [(row, 0) for row in range(self._cache.tiles[tile].rows)]
+        first_of: dict[int, int] = {}
         for row, response in self._slots.in_tile(tile):
+            twins[row] = first_of.setdefault(response.prompt, row), response.prompt_length
             tokens[row], positions[row] = response.tokens[-1], response.last_position
             numbers[row] = response.next_number
-        logits = self._model.decode(tokens, positions, self._cache.tiles[tile])
+        logits = self._model.decode(tokens, positions, self._cache.tiles[tile], twins)
         self._work.decode_passes += 1
         seen = None if self._seen is None else self._seen[tile * count : (tile + 1) * count]
         drawn = self._draw(logits, numbers, seen)

@@ -40,6 +40,7 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         train_rows=rows,
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
+        num_tokens=inputs.total("num_tokens"),
         plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
         watch=Watch.of(config, inputs.continuation),
     )

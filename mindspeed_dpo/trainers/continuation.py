@@ -50,6 +50,11 @@ class Continuation:
     rng: bool
     metadata: dict[str, Any]
 
+    @property
+    def totals(self) -> dict[str, int]:
+        """What was counted before; a checkpoint of an earlier version has nothing."""
+        return dict(self.metadata.get("totals", {}))
+
 
 def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
     """The checkpoint a run continues from, or None if it starts at step 0.

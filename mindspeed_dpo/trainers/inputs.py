@@ -59,6 +59,10 @@ class Inputs:
         """Steps done before."""
         return 0 if self.continuation is None else self.continuation.iteration
 
+    def total(self, name: str) -> int:
+        """What was counted before under a name."""
+        return 0 if self.continuation is None else self.continuation.totals.get(name, 0)
+
     def continue_with(self, actor: Actor) -> None:
         """Let a freshly built actor take up the earlier run, if there is one."""
         if self.continuation is not None:

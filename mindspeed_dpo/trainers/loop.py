@@ -46,8 +46,8 @@ class Plan:
 class Saves(Protocol):
     """Whoever can write a checkpoint."""
 
-    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
-        """Write one after `iteration` steps, with what is to be remembered, and return its folder."""
+    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
+        """Write one after `iteration` steps, with plain values to be remembered, and return its folder."""
 
 
 @dataclass
@@ -72,6 +72,10 @@ class TrainingLoop(ABC):
 
     def evaluate(self, done: int) -> dict[str, float]:
         """Metrics of held-out data when it is time for them, as it is after 0 steps."""
+        return {}
+
+    def totals(self) -> dict[str, int]:
+        """What has been counted so far and a later run cannot count again; it is kept with every checkpoint."""
         return {}
 
     def fit(self) -> int:
@@ -114,7 +118,7 @@ class TrainingLoop(ABC):
         """Write a checkpoint after `done` steps and return their number."""
         watch, progress = Stopwatch(), self.watch.progress()
         with watch("timing/save"):
-            folder = self.actor.save(done) if progress is None else self.actor.save(done, progress)
+            folder = self.actor.save(done, {"totals": self.totals(), "progress": progress})
         self.watch.saved(done)
         logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done

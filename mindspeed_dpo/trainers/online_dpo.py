@@ -64,6 +64,8 @@ class OnlineDPOTrainer(TrainingLoop):
         train_rows: [n] int64 dataset rows of prompts.
         pairing: Which answers become a pair.
         samples: Writes sample answers down now and then.
+        num_tokens: Input tokens of both responses of the pairs that were learned from so far, once for each pass over
+            them, the prompt counted per response.
     """
 
     actor: Actor
@@ -74,6 +76,7 @@ class OnlineDPOTrainer(TrainingLoop):
     train_rows: NDArray[np.int64]
     pairing: PairingConfig
     samples: SampleTable
+    num_tokens: int = 0
 
     def step(self, step: int) -> dict[str, float]:
         """Sample, score, pair, learn, publish: one policy update."""
@@ -91,6 +94,10 @@ class OnlineDPOTrainer(TrainingLoop):
         beta = learned.get("beta", 0.0)
         about = rollout_metrics(rollouts, scores, selection, ref_logps, beta=beta, version=step)
         return {**learned, **about, **self._amounts(step + 1, rollouts, selection, watch)}
+
+    def totals(self) -> dict[str, int]:
+        """The tokens that were learned from: which they were depends on answers that are gone."""
+        return {"num_tokens": self.num_tokens}
 
     def _judge(self, step: int, rollouts: RolloutBatch, watch: Stopwatch) -> tuple[NDArray[np.float32], Logps]:
         """Scores and reference log-probabilities [P, K] each; both roles work at the same time where they can."""
@@ -126,6 +133,7 @@ class OnlineDPOTrainer(TrainingLoop):
             metrics = self.actor.update(step, pairs, selection.of(ref_logps))
         check_finite(step, metrics)
         tokens = int((pairs.prompt_lengths[:, None] + pairs.response_lengths).sum())
+        self.num_tokens += tokens * self.pairing.ppo_epochs
         return {**metrics, "tokens_per_s": tokens / watch.seconds["timing/update_actor"]}
 
     def _amounts(self, done: int, rollouts: RolloutBatch, selection: Selection, watch: Stopwatch) -> dict[str, float]:
@@ -133,6 +141,7 @@ class OnlineDPOTrainer(TrainingLoop):
         return {
             "epoch": self.sampler.epoch(done),
             "consumed_samples": done * self.sampler.global_batch_size,
+            "num_tokens": self.num_tokens,
             "rollout_tokens_per_s": sampled / watch.seconds["timing/gen"],
             "pairs_per_s": len(selection) / watch.elapsed_s,
             **watch.seconds,

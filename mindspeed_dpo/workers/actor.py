@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,12 +120,12 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns, across)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
         """Write a checkpoint of all processes; the folder comes back from every one."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), "progress": progress}
+        said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), **remembered}
         return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said, self.follower))
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:

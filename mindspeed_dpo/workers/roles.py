@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,8 +48,8 @@ class Actor(Protocol):
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
         """The metrics of `update` without learning, averaged over the rows; names get the evaluation prefix."""
 
-    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
-        """Write a checkpoint after `iteration` steps and return its folder; it remembers `progress`, plain values."""
+    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
+        """Write a checkpoint after `iteration` steps and return its folder; plain values are kept in its metadata."""
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint, with the parts that are asked for."""

@@ -36,6 +36,11 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
         "max_tokens_to_oom=1000 is less than the 2048 tokens that a rollout replica may hold: 8 responses of "
         "seq_length=256 in blocks of 64; raise it, or set rollout_slots=3",
     ),
+    (
+        {"publish_bucket_bytes": 100},
+        "publish_bucket_bytes=100 holds no row of ffn_hidden_size=",
+    ),
+    ({"seq_length": 5000, "max_tokens_to_oom": 100000}, "seq_length=5000 is more than max_position_embeddings="),
     ({"max_tokens_to_oom": 100}, "8 responses of seq_length=256 in blocks of 64; raise it"),
     ({"max_tokens_to_oom": 1600, "seq_length": 200}, "is less than the 2048 tokens"),
     ({"verifier": True}, "verifier=true is refused: rules are functions here; name them in reward_functions"),

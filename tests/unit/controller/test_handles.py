@@ -77,9 +77,12 @@ def test_anything_but_one_set_of_metrics_is_an_error(verb: str, answers: list[An
 def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     group = RecordingGroup("out/iter_0000003", "out/iter_0000003")
     actor = ActorHandle(group, role="another")
-    assert actor.save(3) == "out/iter_0000003"
+    assert actor.save(3, {"num_tokens": 5}) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
-    assert group.asked == [("another", "save", 3), ("another", "load", "out/iter_0000003", True, False)]
+    assert group.asked == [
+        ("another", "save", 3, {"num_tokens": 5}),
+        ("another", "load", "out/iter_0000003", True, False),
+    ]
 
 
 def rollouts(*rows: int, version: int = 2) -> RolloutBatch:

@@ -11,8 +11,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
-from mindspeed_dpo.rollout.attention import block_attention, visible_bias
-from mindspeed_dpo.rollout.cache import BLOCK, CacheTile
+from mindspeed_dpo.rollout.cache import CacheTile
 from mindspeed_dpo.rollout.model import RolloutModel
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
@@ -112,32 +111,6 @@ def test_a_row_is_the_same_at_every_place_of_a_tile_beside_anyone(dtype: torch.d
         torch.set_num_threads(before)
 
 
-def test_attention_over_blocks_is_exact_softmax_attention() -> None:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 2, 4, 16, generator=generator)
-    keys, values = (torch.randn(5, 3, 2, BLOCK, 16, generator=generator) for _ in range(2))
-    positions = torch.tensor([2, 5 * BLOCK - 1, 300])
-    for window in (None, 7, 200):
-        found = block_attention(query, keys, values, visible_bias(positions, 0, 5, BLOCK, window), 0.25)
-        for row, position in enumerate(positions.tolist()):
-            start = 0 if window is None else max(0, position + 1 - window)
-            flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys, values)]
-            weights = (query[row] @ flat[0].transpose(1, 2) * 0.25).softmax(-1)
-            torch.testing.assert_close(found[row], weights @ flat[1])
-
-
-def test_hidden_blocks_before_and_after_change_no_bit() -> None:
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(2, 2, 4, 64, generator=generator)
-    keys, values = (torch.randn(40, 2, 2, BLOCK, 64, generator=generator) for _ in range(2))
-    positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 37])
-    results = [
-        block_attention(query, keys[a:b], values[a:b], visible_bias(positions, a, b, BLOCK, 2 * BLOCK), 0.125)
-        for a, b in [(18, 21), (18, 40), (0, 21), (3, 33)]
-    ]
-    assert all(torch.equal(result, results[0]) for result in results)
-
-
 def wide_model(dtype: torch.dtype) -> RolloutModel:
     generator = torch.Generator().manual_seed(0)
     h, f, d = WIDE.hidden_size, WIDE.ffn_hidden_size, WIDE.kv_channels
@@ -170,10 +143,11 @@ def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capac
             cache.write(slot, prefixes[length])
     rows = []
     tile: CacheTile = cache.tiles[0]
-    for step, token in enumerate(steps):
-        tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
-        positions = [length + step if length else 0 for length in lengths]
-        rows.append(model.decode(tokens, positions, tile)[row])
+    with model.arranged(ROWS):
+        for step, token in enumerate(steps):
+            tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
+            positions = [length + step if length else 0 for length in lengths]
+            rows.append(model.decode(tokens, positions, tile)[row])
     return torch.stack(rows)
 
 

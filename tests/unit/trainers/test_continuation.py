@@ -114,8 +114,9 @@ def test_whatever_else_changes_the_samples_is_refused_too(
 ) -> None:
     group = PoolGroup(run, 1)
     group.build("actor")
-    folder = ActorHandle(group).save(1)
-    assert find_continuation(asking(run, resume_from=folder), NUM_ROWS) is not None
+    folder = ActorHandle(group).save(1, {"totals": {"num_tokens": 7}})
+    found = find_continuation(asking(run, resume_from=folder), NUM_ROWS)
+    assert found is not None and found.totals == {"num_tokens": 7}
     other = replace(run, actor=replace(run.actor, data=replace(run.actor.data, **changed)))
     with pytest.raises(CheckpointError):
         find_continuation(asking(other, resume_from=folder), NUM_ROWS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ class Pretended:
     scores: Callable[[np.ndarray], np.ndarray] = lambda rows: np.tile(np.array([0.0, 1.0], np.float32), (len(rows), 1))
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
     version: int = 0
+    totals: dict[str, int] = field(default_factory=dict)
 
     def generate(self, rows: np.ndarray, first_sample: int) -> RolloutBatch:
         self.calls.append(("generate", rows.tolist(), first_sample, self.version))
@@ -67,8 +68,9 @@ class Pretended:
         self.calls.append(("publish", version))
         self.version = version
 
-    def save(self, iteration: int) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
         self.calls.append(("save", iteration))
+        self.totals = remembered["totals"]
         return f"iter_{iteration}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -139,6 +141,18 @@ def test_a_policy_that_diverges_is_not_published(tmp_path: Path) -> None:
     with pytest.raises(DivergenceError):
         trainer(roles, Plan(0, 2), tmp_path).fit()
     assert roles.done("publish") == []
+
+
+def test_tokens_learned_from_are_counted_for_every_pass_and_kept_with_the_checkpoint(tmp_path: Path) -> None:
+    tied = rows_of_step(0)[1]
+    roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
+    trainer(roles, Plan(0, 1), tmp_path, ppo_epochs=2).fit()
+    of_pair = (2 + 1) + (2 + 2)
+    assert roles.logged[1]["num_tokens"] == roles.totals["num_tokens"] == 2 * of_pair * 2
+    later = trainer(Pretended(), Plan(1, 2), tmp_path)
+    later.num_tokens = roles.totals["num_tokens"]
+    later.fit()
+    assert later.totals() == {"num_tokens": 2 * of_pair * 2 + 3 * of_pair}
 
 
 def test_metrics_have_seconds_of_every_phase_and_names_of_the_table(tmp_path: Path) -> None:

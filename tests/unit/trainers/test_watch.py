@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,11 @@ class Saving(Pretended):
 
     root: Path
 
-    def save(self, iteration: int, progress: dict[str, Any] | None = None) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
         folder = iteration_dir(self.root, iteration)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / METADATA).write_text(json.dumps({"progress": progress}))
-        return super().save(iteration, progress)
+        (folder / METADATA).write_text(json.dumps(remembered))
+        return super().save(iteration, remembered)
 
 
 def run_with(
@@ -145,7 +146,7 @@ def test_nothing_goes_before_a_newer_checkpoint_is_whole(tmp_path: Path) -> None
     Saving.root = tmp_path
     before = Saving()
     for iteration in (2, 4, 8):
-        before.save(iteration)
+        before.save(iteration, {"progress": None})
     (tmp_path / "iter_0000001").mkdir()
     roles, story = run_with([0.5] * 2, Rule(keep=1), tmp_path, first=4, save_interval=2)
     seen: list[list[int]] = []
@@ -165,7 +166,7 @@ def test_the_best_is_found_where_folders_were_moved(tmp_path: Path, caplog: pyte
     memory = Memory(LOSS, 5, 0.25, str(tmp_path / "gone" / "iter_0000005"), 0.25, 1)
     moved = tmp_path / "moved"
     Saving.root = moved
-    Saving().save(5)
+    Saving().save(5, {"progress": None})
     watch = continued(tmp_path, copy.copy(memory), moved / "iter_0000009")
     assert replace(watch.memory, folder=None) == replace(memory, folder=None)
     assert best(watch.save)["checkpoint"] == str(moved / "iter_0000005")

@@ -144,7 +144,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
     _, actor, run = seat((1, 1, 1), lr=1e-3)
     references = actor.log_probs(ROWS)
     actor.update(0, ROWS, references)
-    folder = actor.save(1)
+    folder = actor.save(1, {})
     learned = actor.log_probs(ROWS)
     metadata = read_metadata(Path(folder))
     assert Path(folder) == Path(run.actor.checkpoint.save) / "iter_0000001"
@@ -160,7 +160,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
 
 def test_a_saved_actor_is_read_under_another_layout(seat: Seat) -> None:
     _, actor, _ = seat((1, 1, 1))
-    folder = actor.save(1)
+    folder = actor.save(1, {})
     before = actor.log_probs(ROWS)
     _, other, _ = seat((2, 1, 1))
     other.load(folder, True, False)
@@ -169,7 +169,7 @@ def test_a_saved_actor_is_read_under_another_layout(seat: Seat) -> None:
 
 def test_parts_that_are_not_to_be_saved_are_not(seat: Seat) -> None:
     _, actor, _ = seat(no_save_optim=True, no_save_rng=True)
-    metadata = read_metadata(Path(actor.save(1)))
+    metadata = read_metadata(Path(actor.save(1, {})))
     assert (metadata["optimizer"], metadata["rng"]) == (False, False)
 
 

@@ -68,7 +68,7 @@ def test_no_split_of_a_step_changes_it(name: str, tmp_path: Path) -> None:
 def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
     group, actor, _ = seated(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6)
     actor.update(0, ROWS, REFERENCES)
-    folder = actor.save(1)
+    folder = actor.save(1, {})
     expected = actor.update(1, ROWS, REFERENCES)
     assert read_metadata(Path(folder))["usual_margin"] != 0.0
     group.build("actor")

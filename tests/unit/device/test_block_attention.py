@@ -1,0 +1,74 @@
+"""Attention of decoding: exact, equal in both forms, and the same bits whatever lies around a row's own blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention, by_bags, by_products
+
+BLOCK = 64
+HEADS = GROUPS, RATIO, WIDTH = 2, 4, 16
+SCALE = 0.25
+Form = Callable[[Reach], BlockAttention]
+FORMS: dict[str, Form] = {
+    "bags": lambda reach: by_bags(reach, HEADS, SCALE),
+    "products": lambda reach: by_products(reach, SCALE),
+}
+forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+
+
+def drawn(blocks: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, keys and values."""
+    generator = torch.Generator().manual_seed(0)
+    query = torch.randn(rows, *HEADS, generator=generator)
+    keys = torch.randn(blocks, rows, GROUPS, WIDTH, BLOCK, generator=generator)
+    return query, keys, torch.randn(blocks, rows, GROUPS, BLOCK, WIDTH, generator=generator)
+
+
+@forms
+@pytest.mark.parametrize("window", [None, 7, 200])
+def test_it_is_exact_softmax_attention(window: int | None, form: Form) -> None:
+    query, keys, values = drawn(5, 4)
+    positions = torch.tensor([2, 5 * BLOCK - 1, 300, 0])
+    found = form(Reach(positions, 0, 5, BLOCK, window))(query, keys, values)
+    for row, position in enumerate(positions.tolist()):
+        start = 0 if window is None else max(0, position + 1 - window)
+        flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys.mT, values)]
+        weights = (query[row] @ flat[0].transpose(1, 2) * SCALE).softmax(-1)
+        torch.testing.assert_close(found[row], weights @ flat[1])
+
+
+@forms
+def test_hidden_blocks_before_and_after_change_no_bit(form: Form) -> None:
+    query, keys, values = drawn(40, 2)
+    positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 37])
+    results = [
+        form(Reach(positions, a, b, BLOCK, 2 * BLOCK))(query, keys[a:b], values[a:b])
+        for a, b in [(18, 21), (18, 40), (0, 21), (3, 33)]
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@forms
+def test_neighbours_of_other_length_change_no_bit(form: Form) -> None:
+    query, keys, values = drawn(9, 3)
+    results = [
+        form(Reach(torch.tensor([other, 130, last]), 0, last // BLOCK + 1, BLOCK))(
+            query, keys[: last // BLOCK + 1], values[: last // BLOCK + 1]
+        )[1]
+        for other, last in [(0, 130), (130, 140), (500, 575)]
+    ]
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+def test_the_host_takes_bags_for_float32_and_products_else() -> None:
+    query, keys, values = drawn(2, 2)
+    reach = Reach(torch.tensor([100, 3]), 0, 2, BLOCK)
+    found = block_attention(reach, HEADS, SCALE, torch.float32)(query, keys, values)
+    assert torch.equal(found, FORMS["bags"](reach)(query, keys, values))
+    halves = [t.bfloat16() for t in (query, keys, values)]
+    assert torch.equal(block_attention(reach, HEADS, SCALE, torch.bfloat16)(*halves), FORMS["products"](reach)(*halves))
