@@ -68,6 +68,9 @@ class Pretended:
         self.calls.append(("publish", version))
         self.version = version
 
+    def follow(self, done: int) -> bool:
+        return False
+
     def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
         self.calls.append(("save", iteration))
         self.totals = remembered["totals"]

@@ -59,7 +59,7 @@ def test_no_split_of_a_step_changes_it(name: str, tmp_path: Path) -> None:
     for split, (layout, size) in SPLITS.items():
         expected = learn(tmp_path, layout, 4, **LOSSES[name]) if layout[1] > 1 else (whole, logps)
         found = learn(tmp_path, layout, size, **LOSSES[name])
-        names = [key for key in expected[0] if key != "tokens_computed"]
+        names = [key for key in expected[0] if key not in ("tokens_computed", "memory/peak_bytes", "padding_share")]
         for key in names:
             assert found[0][key] == pytest.approx(expected[0][key], rel=2e-4, abs=2e-5), (split, key)
         np.testing.assert_allclose(found[1], expected[1], rtol=2e-5, err_msg=split)
@@ -73,4 +73,5 @@ def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
     assert read_metadata(Path(folder))["usual_margin"] != 0.0
     group.build("actor")
     actor.load(folder, True, True)
-    assert actor.update(1, ROWS, REFERENCES) == expected
+    found = actor.update(1, ROWS, REFERENCES)
+    assert {**found, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}
