@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.objective import PairValues, adapted
+from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
 from mindspeed_dpo.batches import PackedBatch
@@ -28,7 +28,7 @@ from mindspeed_dpo.workers.building import Seat, build_feed, build_model
 from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
-from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
+from mindspeed_dpo.workers.scoring import agreement, amounts, pull, response_logps, score_pairs, token_statistics
 from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.sources import sampling_of
 from mindspeed_dpo.workers.step_values import gather_step
@@ -153,6 +153,7 @@ class ActorWorker:
             return None
         values = gather_step(batches, scored, num_pairs, loss.ld_alpha)
         if adapt and loss.beta_dpo_alpha:
+            assert isinstance(self.objective, PreferenceObjective)
             self.objective, self._usual_margin = adapted(self.objective, values, self._usual_margin)
         return across_pairs(values, loss.dpo_loss_type, loss.loss_group_size)
 
@@ -168,6 +169,8 @@ class ActorWorker:
             agreement=agreement(batch, columns, clamp=loss.clamp_weighting) if loss.use_weighting else None,
             margins=batch.margins,
             across=across and across.of(batch.pair_ids),
+            logp_weights=batch.logp_weights,
+            pull=pull(batch, columns),
         )
         result = self.objective(pairs)
         if self.statistics:
