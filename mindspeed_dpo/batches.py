@@ -27,6 +27,8 @@ class PreferenceBatch:
         ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
         margins: [P] float32 or None: by how much chosen should be ahead, in units of beta times nats.
         factors: [P] float32 or None: factor on each pair's loss.
+        logp_weights: [P, K] float32 or None: factor of each response's log-probability in the loss, beside the pair.
+        ref_token_logps: [sum of response lengths] float32 or None: of the reference, of each token, in nats.
     """
 
     prompt_tokens: Tensor
@@ -36,6 +38,8 @@ class PreferenceBatch:
     ref_logps: Tensor | None = None
     margins: Tensor | None = None
     factors: Tensor | None = None
+    logp_weights: Tensor | None = None
+    ref_token_logps: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that the lengths describe the tokens.
@@ -52,8 +56,15 @@ class PreferenceBatch:
             tokens, lengths = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_lengths")
             if int(lengths.sum()) != len(tokens):
                 raise ValueError(f"{name}_lengths sum to {int(lengths.sum())}, there are {len(tokens)} {name}_tokens")
-        if self.ref_logps is not None and self.ref_logps.shape != self.response_lengths.shape:
-            raise ValueError(f"ref_logps must be {list(self.response_lengths.shape)}, got {list(self.ref_logps.shape)}")
+        for name in ("ref_logps", "logp_weights"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.response_lengths.shape:
+                raise ValueError(f"{name} must be {list(self.response_lengths.shape)}, got {list(value.shape)}")
+        if self.ref_token_logps is not None and self.ref_token_logps.shape != self.response_tokens.shape:
+            raise ValueError(
+                f"ref_token_logps must be [{len(self.response_tokens)}], one per response token, got "
+                f"{list(self.ref_token_logps.shape)}"
+            )
         for name in ("margins", "factors"):
             value = getattr(self, name)
             if value is not None and value.shape != self.prompt_lengths.shape:
@@ -89,7 +100,11 @@ class PreferenceBatch:
 
     def responses(self) -> list[tuple[Tensor, ...]]:
         """The K responses of each of the P prompts, each [length] int32."""
-        flat = torch.split(self.response_tokens, self.response_lengths.flatten().tolist())
+        return self._by_response(self.response_tokens)
+
+    def _by_response(self, values: Tensor) -> list[tuple[Tensor, ...]]:
+        """Values of all response tokens as those of each response."""
+        flat = torch.split(values, self.response_lengths.flatten().tolist())
         k = self.num_responses
         return [flat[p * k : (p + 1) * k] for p in range(self.num_prompts)]
 
@@ -97,6 +112,7 @@ class PreferenceBatch:
         """The sub-batch of the given prompt positions, in the given order."""
         all_prompts, all_responses = self.prompts(), self.responses()
         index = torch.as_tensor(prompts, dtype=torch.long)
+        tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
         return PreferenceBatch(
             prompt_tokens=torch.cat([all_prompts[p] for p in prompts]),
             prompt_lengths=self.prompt_lengths[index],
@@ -105,6 +121,8 @@ class PreferenceBatch:
             ref_logps=None if self.ref_logps is None else self.ref_logps[index],
             margins=None if self.margins is None else self.margins[index],
             factors=None if self.factors is None else self.factors[index],
+            logp_weights=None if self.logp_weights is None else self.logp_weights[index],
+            ref_token_logps=None if tokens is None else torch.cat([r for p in prompts for r in tokens[p]]),
         )
 
     @classmethod
@@ -118,6 +136,8 @@ class PreferenceBatch:
             ref_logps=_joined([part.ref_logps for part in parts]),
             margins=_joined([part.margins for part in parts]),
             factors=_joined([part.factors for part in parts]),
+            logp_weights=_joined([part.logp_weights for part in parts]),
+            ref_token_logps=_joined([part.ref_token_logps for part in parts]),
         )
 
     def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
@@ -126,6 +146,9 @@ class PreferenceBatch:
         Args:
             prompts: [N] int64 positions of prompts, which may repeat.
             responses: [N, k] int64 which of the K responses, in the wanted order.
+
+        Returns:
+            N prompts with k responses each; what belongs to whole pairs or to tokens is left out.
         """
         all_prompts, all_responses = self.prompts(), self.responses()
         chosen = [all_responses[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
@@ -135,6 +158,7 @@ class PreferenceBatch:
             response_tokens=torch.cat(chosen),
             response_lengths=self.response_lengths[prompts[:, None], responses],
             ref_logps=None if self.ref_logps is None else self.ref_logps[prompts[:, None], responses],
+            logp_weights=None if self.logp_weights is None else self.logp_weights[prompts[:, None], responses],
         )
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
@@ -150,8 +174,8 @@ class RolloutBatch:
         answers: The P prompts and their K responses; a response keeps the stop token it ended with.
         rows: [P] int64 dataset row of each prompt; columns for the reward are looked up by it.
         ended: [P, K] bool, whether a response ended by itself with a stop token.
-        logps: [P, K] float32 log-probability of each response under the policy that sampled it, at temperature 1, in
-            nats; None where it was not asked for.
+        logps: [P, K] float32 log-probability of each response under what sampled it, at temperature 1, in nats; None
+            where it was not asked for.
         version: Of the policy that sampled: optimizer iterations it has learned from.
     """
 
@@ -215,6 +239,28 @@ class RolloutBatch:
         )
 
 
+def side_by_side(first: RolloutBatch, second: RolloutBatch) -> RolloutBatch:
+    """Responses to the same prompts as one batch: those of the first, then those of the second.
+
+    Raises:
+        ValueError: The prompts differ.
+    """
+    one, two = first.answers, second.answers
+    if not torch.equal(one.prompt_tokens, two.prompt_tokens) or not torch.equal(first.rows, second.rows):
+        raise ValueError("only responses to the same prompts can stand side by side")
+    responses = [
+        response for rows in zip(one.responses(), two.responses(), strict=True) for row in rows for response in row
+    ]
+    logps = None if first.logps is None or second.logps is None else torch.cat([first.logps, second.logps], 1)
+    answers = PreferenceBatch(
+        prompt_tokens=one.prompt_tokens,
+        prompt_lengths=one.prompt_lengths,
+        response_tokens=torch.cat([one.response_tokens[:0], *responses]),
+        response_lengths=torch.cat([one.response_lengths, two.response_lengths], 1),
+    )
+    return RolloutBatch(answers, first.rows, torch.cat([first.ended, second.ended], 1), logps, first.version)
+
+
 @dataclass(frozen=True)
 class PackedBatch:
     """A micro-batch as one row of T tokens made of segments, ready for a model pass.
@@ -238,6 +284,8 @@ class PackedBatch:
         pair_ids: [P] int64 place of each pair among those of the whole step.
         margins: [P] float32 or None, see `PreferenceBatch`.
         factors: [P] float32 or None, see `PreferenceBatch`.
+        logp_weights: [P, K] float32 or None, see `PreferenceBatch`.
+        ref_token_logps: [R] float32 or None, see `PreferenceBatch`.
     """
 
     tokens: Tensor
@@ -255,6 +303,8 @@ class PackedBatch:
     pair_ids: Tensor
     margins: Tensor | None = None
     factors: Tensor | None = None
+    logp_weights: Tensor | None = None
+    ref_token_logps: Tensor | None = None
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on a device."""

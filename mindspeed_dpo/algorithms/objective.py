@@ -22,7 +22,7 @@ from mindspeed_dpo.algorithms.whole_step import PARTNERS, AcrossPairs, StepValue
 from mindspeed_dpo.config.losses import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
 
-PREF_FTX = "pref_ftx"
+PREF_FTX, XPO = "pref_ftx", "xpo"
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,9 @@ class PairValues:
         agreement: [P] float32, how much the policy would have written the pair itself (WPO), or None for all 1.
         margins: [P] float32 by which chosen should be ahead, in units of beta times nats, or None for all 0.
         across: What depends on the other pairs of the step, or None where these pairs are the step.
+        logp_weights: [P, 2] float32 factor of each response's log-probability in a term beside the pair's loss; XPO's
+            is 1 for the response of the reference and else 0.
+        pull: [P, K] of `scoring.pull`, with gradient; Nash-MD needs it.
     """
 
     logps: Tensor
@@ -49,6 +52,8 @@ class PairValues:
     agreement: Tensor | None = None
     margins: Tensor | None = None
     across: AcrossPairs | None = None
+    logp_weights: Tensor | None = None
+    pull: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,17 +76,21 @@ class PreferenceObjective:
     Attributes:
         settings: Checked settings.
         beta: Strength of the pull towards the reference in this step, per nat.
+        xpo_alpha: Weight of XPO's term, the log-probability of the reference's response, algorithm 1 of Xie et al. 2024
+            (arXiv:2405.21046), per nat; None where there is no such response.
     """
 
     settings: LossConfig = field(default_factory=LossConfig)
     beta: float = 0.1
+    xpo_alpha: float | None = None
 
     @cached_property
     def coefficients(self) -> dict[str, float]:
         """Every term of the loss with its factor."""
         types = self.settings.dpo_loss_type
         terms = dict(zip(types, self.settings.loss_weights or (1.0,) * len(types), strict=True))
-        return {**terms, **({PREF_FTX: self.settings.pref_ftx} if self.settings.pref_ftx else {})}
+        ftx = {PREF_FTX: self.settings.pref_ftx} if self.settings.pref_ftx else {}
+        return {**terms, **ftx, **({XPO: self.xpo_alpha} if self.xpo_alpha is not None else {})}
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -131,6 +140,9 @@ class PreferenceObjective:
             terms[name] = term if pairs.agreement is None or name in LIKELIHOOD_LOSSES else term * pairs.agreement
         if settings.pref_ftx:
             terms[PREF_FTX] = -per_token(logps, pairs.lengths)[:, 0]
+        if self.xpo_alpha is not None:
+            assert pairs.logp_weights is not None, "XPO must know which response is the reference's"
+            terms[XPO] = (logps * pairs.logp_weights).sum(1)
         return terms
 
     def _scores(self, ratios: Tensor, margins: Tensor | None) -> Tensor:

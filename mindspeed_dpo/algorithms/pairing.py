@@ -82,6 +82,20 @@ def select_pairs(
     return Selection(places[:, 0], places[:, 1:], sum(verdicts.values()), left_out)
 
 
+def select_first(scores: NDArray[np.float32]) -> Selection:
+    """The first response to each prompt against the second, in this order whichever is better.
+
+    Ties stay: where the first is what is learned from, equal scores say something too.
+
+    Args:
+        scores: [P, 2] float32; NaN where a response could not be scored, which leaves the prompt out.
+    """
+    kept = torch.from_numpy(np.flatnonzero(np.isfinite(scores).all(1)))
+    responses = torch.tensor([0, 1]).expand(len(kept), 2)
+    left_out = {FAILED: len(scores) - len(kept), IDENTICAL: 0, TIE: 0, MARGIN: 0}
+    return Selection(kept, responses, len(scores), left_out)
+
+
 def _verdict(
     responses: Sequence[Tensor], scores: NDArray[np.float32], better: int, worse: int, min_margin: float
 ) -> str:

@@ -19,6 +19,7 @@ def rollout_metrics(
     *,
     beta: float,
     version: int,
+    own: int | None = None,
 ) -> dict[str, float]:
     """Metrics of P prompts with K responses each, by the names of the metric table.
 
@@ -26,21 +27,25 @@ def rollout_metrics(
         rollouts: The responses.
         scores: [P, K] float32 that decided the pairs; NaN where a response could not be scored.
         selection: The pairs.
-        ref_logps: [P, K] float32 of the reference, in nats.
+        ref_logps: [P, at least `own`] float32 of the reference, in nats.
         beta: Of this step, per nat.
         version: Of the policy that learns from them.
+        own: How many responses are the policy's, the first ones; None for all. What is said of responses is said of
+            these, what is said of pairs of all.
     """
-    found = {**_scores(scores, selection), **_pairs(selection), **_lengths(rollouts)}
-    found["val/contain_eos_token"] = float(rollouts.ended.float().mean())
+    found = {**_scores(scores, selection, own), **_pairs(selection), **_lengths(rollouts, own)}
+    found["val/contain_eos_token"] = float(rollouts.ended[:, :own].float().mean())
     found["pairs/staleness"] = float(version - rollouts.version)
     if rollouts.logps is not None and ref_logps is not None:
-        found.update(_objective(rollouts.logps.numpy(), ref_logps, found.get("objective/scores"), beta))
+        logps = rollouts.logps.numpy()[:, :own]
+        found.update(_objective(logps, ref_logps[:, :own], found.get("objective/scores"), beta))
     return found
 
 
-def _scores(scores: NDArray[np.float32], selection: Selection) -> dict[str, float]:
-    """Of the responses that have one, and of the pairs."""
-    scored = scores[np.isfinite(scores)].astype(np.float64)
+def _scores(scores: NDArray[np.float32], selection: Selection, own: int | None) -> dict[str, float]:
+    """Of the policy's responses that have one, and of the pairs."""
+    ours = scores[:, :own]
+    scored = ours[np.isfinite(ours)].astype(np.float64)
     found: dict[str, float] = {}
     if len(scored):
         mean = float(scored.mean())
@@ -63,10 +68,11 @@ def _pairs(selection: Selection) -> dict[str, float]:
     }
 
 
-def _lengths(rollouts: RolloutBatch) -> Mapping[str, float]:
+def _lengths(rollouts: RolloutBatch, own: int | None) -> Mapping[str, float]:
     found = {}
-    for name in ("prompt", "response"):
-        lengths = getattr(rollouts.answers, f"{name}_lengths").double()
+    answers = rollouts.answers
+    for name, counts in (("prompt", answers.prompt_lengths), ("response", answers.response_lengths[:, :own])):
+        lengths = counts.double()
         for what in ("mean", "max", "min"):
             found[f"{name}_length/{what}"] = float(getattr(lengths, what)())
     return found

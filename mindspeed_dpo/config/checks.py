@@ -117,6 +117,11 @@ def _following(run: RunConfig) -> Iterator[Wrong]:
         yield Wrong(("sync_ref_model", "reference"), "needs reference=live: cached values cannot follow")
     elif run.ref is None:
         yield Wrong(("sync_ref_model", "dpo_loss_type"), f"has no effect: {run.actor.loss.named} has no reference")
+    elif run.is_online and run.actor.pairing.meets_another:
+        yield Wrong(
+            ("sync_ref_model", "online_method"),
+            f"does not fit online_method={run.actor.pairing.online_method}, which answers with the reference as it was",
+        )
     elif run.actor.adapters.is_on:
         yield Wrong(
             ("sync_ref_model", "lora_target_modules"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from mindspeed_dpo.config.checks_method import check_met, check_method
 from mindspeed_dpo.config.checks_model import divisors, split_sizes
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
@@ -16,11 +17,15 @@ from mindspeed_dpo.config.wrong import Wrong, report
 def check_online(run: RunConfig, findings: Findings) -> None:
     """Apply every check of online DPO."""
     work = work_of(run)
-    for check in (_lengths, _mini_batches, _sampling, _generating, _bucket, _tokenizer, _ways_to_score):
+    checks = (_lengths, _mini_batches, _sampling, _generating, _bucket, _tokenizer, _ways_to_score, check_method)
+    for check in checks:
         for wrong in check(run):
             report(run, run.actor, wrong, findings)
     for wrong in _cache(run, work):
         report(run, run.actor, wrong, findings)
+    if run.ref is not None:
+        for wrong in check_met(run, run.ref):
+            report(run, run.ref, wrong, findings)
     if run.reward is not None:
         for wrong in _reward(run, run.reward):
             report(run, run.reward, wrong, findings)

@@ -1,16 +1,17 @@
-"""What online DPO adds: how answers are sampled, what scores them, which of them become a pair. Settings only."""
+"""What online DPO adds: how answers are sampled, what scores them, what is learned from them. Settings only."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.fields import POSITIVE, Check, at_least, setting, within
+from mindspeed_dpo.config.fields import POSITIVE, SHARE, Check, at_least, setting, within
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 PATH = Check(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")
 PATHS = Check(lambda paths: all(map(PATH.holds, paths)), "dotted paths such as package.module.function")
-SHARE = Check(lambda value: 0 < value <= 1, "more than 0 and at most 1")
+SOME_SHARE = Check(lambda value: 0 < value <= 1, "more than 0 and at most 1")
+DPO, XPO, NASH_MD = "dpo", "xpo", "nash_md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class RolloutConfig:
     temperature: float = setting(0.7, help="Divides the logits while sampling.", check=POSITIVE)
     top_k: int = setting(0, help="Sample among this many likeliest tokens; 0 is all.", check=at_least(0))
     top_p: float = setting(
-        1.0, help="Sample among the likeliest tokens of this total probability; 1 is all.", check=SHARE
+        1.0, help="Sample among the likeliest tokens of this total probability; 1 is all.", check=SOME_SHARE
     )
     min_p: float = setting(
         0.0, help="Leave out tokens below this share of the likeliest one's probability.", check=within(0, 1)
@@ -100,8 +101,22 @@ class RolloutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PairingConfig:
-    """Which responses become a pair, and how often a step learns from it."""
+    """What is learned from responses: which of them become a pair, and how often a step learns from it."""
 
+    online_method: str = setting(
+        DPO,
+        help="dpo: the policy's responses against each other; xpo: one against one of the reference, with a bonus for "
+        "what the reference would not say; nash_md: one against one of a mixture of both, by policy gradient.",
+        choices=(DPO, XPO, NASH_MD),
+    )
+    xpo_alpha: float = setting(
+        1e-5, help="Weight of XPO's bonus, the reference's response's log-probability.", unit="1/nat", check=at_least(0)
+    )
+    nash_md_mixture: float = setting(
+        0.5,
+        help="Share of the reference's logits in the mixture that Nash-MD plays against; the rest are the policy's.",
+        check=SHARE,
+    )
     pair_selection: str = setting(
         "best_worst",
         help="best_worst: highest against lowest score; random: two at random; all: every two of a prompt.",
@@ -118,6 +133,11 @@ class PairingConfig:
     )
     ppo_epochs: int = setting(1, help="Passes over the pairs of one iteration.", check=at_least(1))
     shuffle_minibatch: bool = setting(False, help="Shuffle the pairs before each pass.")
+
+    @property
+    def meets_another(self) -> bool:
+        """Whether the policy gives one response to a prompt and another model, which needs the reference, the other."""
+        return self.online_method != DPO
 
 
 @dataclass(frozen=True, kw_only=True)

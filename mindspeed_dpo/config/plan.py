@@ -6,10 +6,12 @@ Memory is an estimate; `sizes` has its formula.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mindspeed_dpo.config import sizes
 from mindspeed_dpo.config.coerce import show
 from mindspeed_dpo.config.names import listing
+from mindspeed_dpo.config.online import NASH_MD
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.work import work_of
 
@@ -103,10 +105,21 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
     elif role.name == "rollout":
         yield "rollout weights", 0 if rollout_in_place(run) else sizes.weight_bytes(role)
         yield "rollout cache", sizes.cache_bytes(role, work_of(run).reserved_tokens)
+        if role.pairing.meets_another:
+            yield from _met(run, role)
     elif role.name == "ref" and run.is_ref_within_actor:
         return
     elif not (role.name == "reward" and role.scores_by != "model") and not _is_cached(role):
         yield f"{role.name} weights", sizes.weight_bytes(role, scores=role.name == "reward")
+
+
+def _met(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:
+    """The reference as the rollout answers with it; a mixture fills both caches at once."""
+    assert run.ref is not None
+    ref = replace(run.ref, parallel=rollout.parallel)
+    yield "reference weights", sizes.weight_bytes(ref)
+    if rollout.pairing.online_method == NASH_MD:
+        yield "reference cache", sizes.cache_bytes(ref, work_of(run).reserved_tokens)
 
 
 def rollout_in_place(run: RunConfig) -> bool:

@@ -48,7 +48,9 @@ def work_of(run: RunConfig) -> Work:
     steps = max(1, prompts // pairing.ppo_mini_batch_size)
     pairs = prompts * (math.comb(count, 2) if pairing.pair_selection == "all" else 1)
     share = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))
-    slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * count)
+    # Where two models answer, they do so one after the other.
+    at_once = 1 if pairing.meets_another else count
+    slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * at_once)
     capacity = math.ceil(actor.data.seq_length / CACHE_BLOCK) * CACHE_BLOCK
     return Work(
         prompts=prompts,

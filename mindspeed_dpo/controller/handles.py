@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.learning import ReferenceConfig
@@ -63,6 +64,11 @@ class ReferenceHandle:
     def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
         """As `log_probs`, without waiting: what is returned waits."""
         pending = self._group.start(self._role, "log_probs", _sent(pairs))
+        return lambda: np.concatenate(_spoken(pending.result()))
+
+    def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
+        """Begin to ask for every response token's log-probability [tokens] float32, in nats; what is returned waits."""
+        pending = self._group.start(self._role, "token_log_probs", answers)
         return lambda: np.concatenate(_spoken(pending.result()))
 
     def follow(self, done: int) -> bool:

@@ -118,4 +118,6 @@ class _Row:
             pair_ids=torch.arange(batch.num_prompts),
             margins=batch.margins,
             factors=batch.factors,
+            logp_weights=batch.logp_weights,
+            ref_token_logps=batch.ref_token_logps,
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.online import RolloutConfig
 from mindspeed_dpo.rollout.cache import BLOCK, capacity_of
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.mixture import TokenModel
 from mindspeed_dpo.rollout.session import Session, Work
 
 
@@ -43,7 +43,7 @@ class Generator:
 
     def __init__(
         self,
-        model: RolloutModel,
+        model: TokenModel,
         settings: RolloutConfig,
         *,
         max_new_tokens: int,
@@ -53,7 +53,7 @@ class Generator:
         """Set up; nothing is allocated before a call.
 
         Args:
-            model: The policy.
+            model: What answers, such as the policy.
             settings: How to sample, and how much at once; n_samples_per_prompt is K as it stands.
             max_new_tokens: Longest response.
             stop_ids: Tokens that end a response.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.online import RolloutConfig
-from mindspeed_dpo.rollout.cache import Prefix
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.mixture import TokenModel
 from mindspeed_dpo.rollout.sampling import draw, uniforms
 from mindspeed_dpo.rollout.slots import Slots
 
@@ -74,7 +74,7 @@ class Session:
 
     def __init__(
         self,
-        model: RolloutModel,
+        model: TokenModel,
         settings: RolloutConfig,
         max_new_tokens: int,
         stop_ids: frozenset[int],
@@ -86,7 +86,7 @@ class Session:
         self._work = work
         # Responses to the prompt that was read last and have no slot yet, and what they begin with.
         self._pending: deque[Response] = deque()
-        self._prefix: Prefix | None = None
+        self._prefix: Any = None
         self._prompt_seen: Tensor | None = None
 
     def run(

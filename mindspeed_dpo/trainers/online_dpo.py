@@ -1,7 +1,8 @@
 """Online DPO: the policy answers, a reward ranks the answers, best and worst become the pair it learns from.
 
-After Guo et al. 2024 (arXiv:2402.04792), with any reward. Only the order of things is here; who computes what on which
-device is behind the roles. Sampled tokens and scores pass through this process, weights and activations do not.
+After Guo et al. 2024 (arXiv:2402.04792), with any reward; what XPO and Nash-MD do otherwise is in `online_methods`.
+Only the order of things is here; who computes what on which device is behind the roles. Sampled tokens and scores pass
+through this process, weights and activations do not.
 """
 
 from __future__ import annotations
@@ -9,33 +10,25 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.algorithms.pairing import Selection, select_pairs
+from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
-from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.online import PairingConfig
 from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite
+from mindspeed_dpo.trainers.online_methods import AsksReference, Known, OnlineMethod, method_of
 from mindspeed_dpo.trainers.samples import SampleTable
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
-from mindspeed_dpo.workers.roles import Actor, Logps, Rollout
+from mindspeed_dpo.workers.roles import Actor, Rollout
 from mindspeed_dpo.workers.scorers.protocol import Scored
 
 logger = logging.getLogger(__name__)
-
-
-class StartsLogProbs(Protocol):
-    """A reference that can be asked before others have answered."""
-
-    def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], Logps]:
-        """See `ReferenceHandle.start_log_probs`."""
-
-    def follow(self, done: int) -> bool:
-        """See `roles.Reference`."""
 
 
 class StartsScores(Protocol):
@@ -62,7 +55,7 @@ class OnlineDPOTrainer(TrainingLoop):
         reference: Knows the reference's log-probabilities.
         sampler: Says which prompts a step takes; its numbers index `train_rows`.
         train_rows: [n] int64 dataset rows of prompts.
-        pairing: Which answers become a pair.
+        pairing: What is learned from answers.
         samples: Writes sample answers down now and then.
         num_tokens: Input tokens of both responses of the pairs that were learned from so far, once for each pass over
             them, the prompt counted per response.
@@ -71,7 +64,7 @@ class OnlineDPOTrainer(TrainingLoop):
     actor: Actor
     rollout: Rollout
     reward: StartsScores
-    reference: StartsLogProbs
+    reference: AsksReference
     sampler: PairSampler
     train_rows: NDArray[np.int64]
     pairing: PairingConfig
@@ -84,27 +77,33 @@ class OnlineDPOTrainer(TrainingLoop):
         rows = self.train_rows[self.sampler.rows(step)]
         with watch("timing/gen"):
             rollouts = self.rollout.generate(rows, step * self.sampler.global_batch_size)
-        scores, ref_logps = self._judge(step, rollouts, watch)
-        selection = self._select(step, rollouts, scores)
-        learned = self._learn(step, rollouts, selection, ref_logps, watch)
+        scores, known = self._judge(step, rollouts, watch)
+        selection = self.method.select(rollouts.answers, scores, seed=(self.sampler.seed, step))
+        learned = self._learn(step, known, selection, scores, watch)
         with watch("timing/sync"):
             self.rollout.update_weights(step + 1)
             self.reference.follow(step + 1)
         self.samples.write(step + 1, rollouts, scores, selection)
         beta = learned.get("beta", 0.0)
-        about = rollout_metrics(rollouts, scores, selection, ref_logps, beta=beta, version=step)
+        own = self.method.own
+        about = rollout_metrics(rollouts, scores, selection, known.logps, beta=beta, version=step, own=own)
         return {**learned, **about, **self._amounts(step + 1, rollouts, selection, watch)}
 
     def totals(self) -> dict[str, int]:
         """The tokens that were learned from: which they were depends on answers that are gone."""
         return {"num_tokens": self.num_tokens}
 
-    def _judge(self, step: int, rollouts: RolloutBatch, watch: Stopwatch) -> tuple[NDArray[np.float32], Logps]:
-        """Scores and reference log-probabilities [P, K] each; both roles work at the same time where they can."""
+    @cached_property
+    def method(self) -> OnlineMethod:
+        """How it is learned from them."""
+        return method_of(self.pairing)
+
+    def _judge(self, step: int, rollouts: RolloutBatch, watch: Stopwatch) -> tuple[NDArray[np.float32], Known]:
+        """Scores [P, K] and what the reference says; both roles work at the same time where they can."""
         with watch("timing/adv"):
-            scored, ref_logps = self.reward.start_score(rollouts), self.reference.start_log_probs(rollouts.answers)
+            scored, asked = self.reward.start_score(rollouts), self.method.ask(self.reference, rollouts.answers)
             with watch("timing/ref"):
-                known = ref_logps()
+                known = asked()
             found = scored()
         if found.failures:
             first = next(iter(found.failures.values()))
@@ -114,23 +113,16 @@ class OnlineDPOTrainer(TrainingLoop):
                 raise NothingScoredError(f"step {step + 1}: no response could be scored: {first}")
         return found.scores, known
 
-    def _select(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32]) -> Selection:
-        pairing = self.pairing
-        seed = (self.sampler.seed, step)
-        return select_pairs(
-            rollouts.answers, scores, rule=pairing.pair_selection, min_margin=pairing.min_reward_margin, seed=seed
-        )
-
     def _learn(
-        self, step: int, rollouts: RolloutBatch, selection: Selection, ref_logps: Logps, watch: Stopwatch
+        self, step: int, known: Known, selection: Selection, scores: NDArray[np.float32], watch: Stopwatch
     ) -> dict[str, float]:
         """Update the policy; without a pair it stays as it is."""
         if not len(selection):
             logger.warning("step %d: no pair is left, the policy stays as it is: %s", step + 1, selection.left_out)
             return {}
-        pairs = rollouts.answers.choose(selection.prompts, selection.responses)
+        pairs, ref_logps = self.method.lesson(known, selection, scores)
         with watch("timing/update_actor"):
-            metrics = self.actor.update(step, pairs, selection.of(ref_logps))
+            metrics = self.actor.update(step, pairs, ref_logps)
         check_finite(step, metrics)
         tokens = int((pairs.prompt_lengths[:, None] + pairs.response_lengths).sum())
         self.num_tokens += tokens * self.pairing.ppo_epochs

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.objective import PairValues, adapted
+from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
 from mindspeed_dpo.batches import PackedBatch
@@ -32,7 +32,7 @@ from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.memory import largest_peak
 from mindspeed_dpo.workers.publishing import Publishing
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
-from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
+from mindspeed_dpo.workers.scoring import agreement, amounts, pull, response_logps, score_pairs, token_statistics
 from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.sources import adapters_on_weights, sampling_of
 from mindspeed_dpo.workers.step_values import gather_step
@@ -168,6 +168,7 @@ class ActorWorker:
             return None
         values = gather_step(batches, scored, num_pairs, loss.ld_alpha)
         if adapt and loss.beta_dpo_alpha:
+            assert isinstance(self.objective, PreferenceObjective)
             self.objective, self._usual_margin = adapted(self.objective, values, self._usual_margin)
         return across_pairs(values, loss.dpo_loss_type, loss.loss_group_size)
 
@@ -183,6 +184,8 @@ class ActorWorker:
             agreement=agreement(batch, columns, clamp=loss.clamp_weighting) if loss.use_weighting else None,
             margins=batch.margins,
             across=across and across.of(batch.pair_ids),
+            logp_weights=batch.logp_weights,
+            pull=pull(batch, columns),
         )
         result = self.objective(pairs)
         if self.statistics:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_off
@@ -13,7 +16,7 @@ from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
 from mindspeed_dpo.workers.feed import PairSource
 from mindspeed_dpo.workers.roles import Logps, Pairs
-from mindspeed_dpo.workers.scoring import score_pairs
+from mindspeed_dpo.workers.scoring import score_pairs, score_tokens
 
 
 def reference_of(
@@ -42,6 +45,11 @@ class ActorWithoutAdapters:
         with adapters_off(self.engine.model):
             return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)
 
+    def token_log_probs(self, answers: PreferenceBatch) -> NDArray[np.float32] | None:
+        """See `score_tokens`."""
+        with adapters_off(self.engine.model):
+            return score_tokens(self.engine, self.feed, answers)
+
 
 class ReferenceWorker:
     """One process of the reference.
@@ -61,6 +69,11 @@ class ReferenceWorker:
         """See `score_pairs`."""
         with self.engine.at_work():
             return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)
+
+    def token_log_probs(self, answers: PreferenceBatch) -> NDArray[np.float32] | None:
+        """See `score_tokens`."""
+        with self.engine.at_work():
+            return score_tokens(self.engine, self.feed, answers)
 
     def follow(self, alpha: float) -> None:
         """Become (1 - alpha) of what it is and alpha of the policy: equation 3 of Gorbatovski et al. 2024 (TR-DPO).

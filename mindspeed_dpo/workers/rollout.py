@@ -10,13 +10,12 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PromptDataset
 from mindspeed_dpo.models.weights.transit import Shards, digests
 from mindspeed_dpo.parallel.topology import shard
-from mindspeed_dpo.rollout.generation import Generator
 from mindspeed_dpo.rollout.model import RolloutModel
 from mindspeed_dpo.workers.actor import ActorWorker
+from mindspeed_dpo.workers.answering import answering
 from mindspeed_dpo.workers.building import Seat
 from mindspeed_dpo.workers.roles import Rows
 from mindspeed_dpo.workers.rollout_weights import placement, rollout_weights
-from mindspeed_dpo.workers.sources import stop_ids
 
 
 class RolloutWorker:
@@ -35,13 +34,8 @@ class RolloutWorker:
         self.dataset = dataset
         self.weights = rollout_weights(seat, role, actor)
         self.version: int | None = 0 if self.weights.is_filled else None
-        self.generator = Generator(
-            RolloutModel(role.model, self.weights.tensors, self.weights.tp),
-            role.rollout,
-            max_new_tokens=role.max_new_tokens,
-            stop_ids=stop_ids(role),
-            seed=seat.run.loop.seed,
-        )
+        policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp)
+        self.generator = answering(seat, role, policy, self.weights.place)
 
     def open_link(self, address: str, publishers: int, receivers: int) -> None:
         """Join the link that the weights come over; see `Publishing.open_link`."""
@@ -63,7 +57,7 @@ class RolloutWorker:
 
         Returns:
             Answers to this replica's part of the rows, in order, from the one process that speaks for it; None from
-            the others, and where there is no part for it.
+            the others, and where there is no part for it. Where another model answers too, its responses come last.
 
         Raises:
             ValueError: Another version is there, or none.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.models.adapters import merged_parameters
-from mindspeed_dpo.models.weights import Placement
+from mindspeed_dpo.models.weights import Placement, WeightsError
 from mindspeed_dpo.models.weights.transit import Shards, empty_tensors, transfer
 from mindspeed_dpo.parallel.link import Link, join_link, world_link
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
@@ -170,6 +171,19 @@ class CopiedWeights:
     def whole(self) -> AbstractContextManager[None]:
         """They always are."""
         return nullcontext()
+
+
+def reference_weights(role: RoleConfig, place: Place, device: torch.device) -> dict[str, Tensor]:
+    """The weights of the role `ref` at a place of the rollout, read from its `load`.
+
+    Raises:
+        WeightsError: They are not whole, or the role starts at random, so that another reading would differ.
+    """
+    tensors, _ = _empty(role, place, device)
+    whole = replace(role, checkpoint=replace(role.checkpoint, load_checkpoint_loosely=False))
+    if not _read(whole, place, tensors):
+        raise WeightsError("the reference starts at random, so it cannot be read a second time to answer prompts")
+    return tensors
 
 
 def placement(role: RoleConfig, place: Place) -> Placement:

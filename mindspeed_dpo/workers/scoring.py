@@ -8,9 +8,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import Place, shard
@@ -55,6 +56,35 @@ def agreement(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Te
     return product.clamp(max=1) if clamp else product
 
 
+def pull(batch: PackedBatch, columns: Tensor) -> Tensor | None:
+    """Sum over each response's tokens of (policy - reference), without gradient, times policy: [P, K] float32.
+
+    Its gradient is that of the divergence from the reference, by REINFORCE with the log-ratio of each token. None where
+    the batch does not know the reference's tokens.
+    """
+    if batch.ref_token_logps is None:
+        return None
+    logps = columns[:, LOGP]
+    return batch.sum_by_response((logps.detach() - batch.ref_token_logps) * logps)
+
+
+def score_tokens(engine: Engine, feed: Feed, answers: PreferenceBatch) -> NDArray[np.float32] | None:
+    """Log-probability of every response token of this replica's share of the prompts.
+
+    Returns:
+        [tokens] float32 in the batch's order, in nats, from the one process that speaks for the replica; None from the
+        others.
+    """
+    feed, rows = feed.over(answers)
+    found, batches = [], feed.stream(rows)
+    while held := list(islice(batches, HELD_MICRO_BATCHES)):
+        for batch, columns in zip(held, engine.score(held), strict=False):
+            # What only keeps ranks in step has weight 0 and is nobody's.
+            real = batch.weights[batch.response_ids // answers.num_responses] != 0
+            found.append(columns[real, LOGP])
+    return np.asarray(torch.cat(found).cpu().numpy(), dtype=np.float32) if feed.place.is_output else None
+
+
 def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0) -> Logps | None:
     """Log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
@@ -74,15 +104,18 @@ def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0)
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
-    """Entropy over both responses, accuracy and -log-probability over the chosen, mean logits over each, per token.
+    """Entropy over all responses, accuracy and -log-probability over the chosen, mean logits over each, per token.
+
+    A lone response counts as chosen.
 
     Args:
         batch: The micro-batch.
         columns: [R, 5] of the head.
     """
     values = columns.detach()
-    is_chosen = (batch.response_ids % 2 == 0).to(values.dtype)
-    weight = batch.weights[batch.response_ids // 2]
+    count = batch.response_lengths.shape[1]
+    is_chosen = (batch.response_ids % count == 0).to(values.dtype)
+    weight = batch.weights[batch.response_ids // count]
     parts = {
         "entropy": (values[:, ENTROPY], weight),
         "mean_token_accuracy": (values[:, HIT], weight * is_chosen),

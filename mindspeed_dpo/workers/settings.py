@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.algorithms.nash_md import NashObjective
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
 from mindspeed_dpo.algorithms.schedule import LearningRateSettings, beta_at
+from mindspeed_dpo.config.online import NASH_MD, XPO
 from mindspeed_dpo.config.run import RoleConfig
 
 
-def objective_of(role: RoleConfig) -> PreferenceObjective:
+def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
     """The role's objective, as it begins."""
-    return PreferenceObjective(role.loss, role.loss.dpo_beta)
+    if role.pairing.online_method == NASH_MD:
+        return NashObjective(role.loss.dpo_beta)
+    alpha = role.pairing.xpo_alpha if role.pairing.online_method == XPO else None
+    return PreferenceObjective(role.loss, role.loss.dpo_beta, alpha)
 
 
 def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:

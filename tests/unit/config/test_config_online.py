@@ -223,7 +223,7 @@ def _other_value(key: str) -> Any:
     item = SETTINGS[key]
     if item.about.choices:
         return next(choice for choice in reversed(item.about.choices) if choice != item.default)
-    candidates = (True, False, "a.b", 1, 2, 0.5, ["a.b"], [0.5])
+    candidates = (True, False, "a.b", 1, 2, 0.5, 0.25, ["a.b"], [0.5])
     kinds = {"bool": bool, "int": int, "float": float, "str": str}
     name = getattr(item.type, "__name__", str(item.type).split(" |")[0])
     wanted = list if name == "tuple" else kinds[name]

@@ -1,0 +1,68 @@
+"""The objective of Nash-MD: a policy gradient of what a preference says, held near the reference.
+
+After Munos et al. 2023 (arXiv:2312.00886). The policy plays against a mixture of itself and the reference;
+what the mixture said only decides how good the policy's response was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mindspeed_dpo.algorithms.objective import PairLosses, PairValues
+from mindspeed_dpo.observability.metrics import MetricSums
+
+BASELINE = 0.5
+"""How often a policy is preferred to itself."""
+
+
+def advantages(scores: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much the policy's response is better than the other's: P - 1/2 with P = sigmoid(score - other's score).
+
+    Args:
+        scores: [N, 2] float32, the policy's first.
+
+    Returns:
+        [N] float32 in [-1/2, 1/2].
+    """
+    gap = (scores[:, 0].astype(np.float64) - scores[:, 1]) / 2
+    # sigmoid(x) - 1/2 is tanh(x / 2) / 2, which does not overflow.
+    found: NDArray[np.float32] = (np.tanh(gap) / 2).astype(np.float32)
+    return found
+
+
+@dataclass(frozen=True)
+class NashObjective:
+    """Nash-MD's loss of a response; see `PreferenceObjective` for how it is called.
+
+    L = beta sum_t [lp_t - rp_t] lp_t - (P - 1/2) sum_t lp_t, with lp_t of the policy and rp_t of the reference; what is
+    in brackets takes no gradient.
+
+    Attributes:
+        beta: Strength of the pull towards the reference in this step, per nat.
+    """
+
+    beta: float
+
+    def __call__(self, values: PairValues) -> PairLosses:
+        """Losses and metric sums of P responses of the policy: log-probabilities and all else are [P, 1]."""
+        assert values.pull is not None and values.logp_weights is not None, "Nash-MD needs tokens and scores"
+        weights = torch.ones_like(values.logps[:, 0]) if values.weights is None else values.weights
+        terms = {
+            # Where the weight is 0, a product with it would keep a NaN.
+            name: term[:, 0].where(weights != 0, 0.0)
+            for name, term in (("kl", values.pull), ("score", values.logps * values.logp_weights))
+        }
+        losses = self.beta * terms["kl"] - terms["score"]
+        return PairLosses(losses * weights, _sums(losses, terms, weights))
+
+
+def _sums(losses: Tensor, terms: dict[str, Tensor], weights: Tensor) -> MetricSums:
+    sums = MetricSums()
+    for name, value in {"loss": losses, **{f"loss/{name}": term for name, term in terms.items()}}.items():
+        sums.add(name, (value.detach() * weights).sum(), weights.sum())
+    return sums
