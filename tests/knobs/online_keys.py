@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from tests.knobs.turning import Shown, Turn
 
+TWO = {"n_samples_per_prompt": 2}
+
 SAMPLING: dict[str, Turn | Shown] = {
     "n_samples_per_prompt": Turn(2, "objective/scores"),
     "temperature": Turn(0.2, "objective/entropy"),
@@ -16,6 +18,9 @@ SAMPLING: dict[str, Turn | Shown] = {
 }
 
 PAIRING: dict[str, Turn | Shown] = {
+    "online_method": Turn("xpo", "loss", TWO),
+    "xpo_alpha": Turn(0.5, "loss", {**TWO, "online_method": "xpo"}),
+    "nash_md_mixture": Turn(0.9, "objective/scores_margin", {**TWO, "online_method": "nash_md", "lr": 0.3}),
     "pair_selection": Turn("all", "pairs/count"),
     "min_reward_margin": Turn(8, "pairs/count"),
     "missing_eos_penalty": Turn(3, "objective/scores"),

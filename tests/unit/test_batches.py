@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch, side_by_side
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
 Lists = tuple[list[list[int]], list[list[list[int]]]]
@@ -143,3 +143,37 @@ def test_what_a_pair_carries_follows_it() -> None:
     assert PreferenceBatch.concat([picked, batch]).factors is None
     with pytest.raises(ValueError, match=r"margins must be \[3\]"):
         replace(batch, margins=torch.zeros(2))
+
+
+def test_what_belongs_to_responses_and_their_tokens_goes_with_them() -> None:
+    batch = replace(
+        PreferenceBatch.from_lists([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9, 10]]]),
+        logp_weights=torch.tensor([[0.0, 1.0], [2.0, 3.0]]),
+        ref_token_logps=torch.tensor([4.0, 5, 6, 7, 8, 9, 10]),
+    )
+    turned = batch.select([1, 0])
+    assert turned.ref_token_logps is not None and turned.logp_weights is not None
+    assert turned.ref_token_logps.tolist() == turned.response_tokens.tolist() == [7, 8, 9, 10, 4, 5, 6]
+    assert turned.logp_weights.tolist() == [[2, 3], [0, 1]]
+    chosen = batch.choose(torch.tensor([1, 0]), torch.tensor([[1, 0], [0, 1]]))
+    assert chosen.logp_weights is not None and chosen.logp_weights.tolist() == [[3, 2], [0, 1]]
+    both = PreferenceBatch.concat([batch, turned])
+    assert both.ref_token_logps is not None
+    assert both.ref_token_logps.tolist() == both.response_tokens.tolist()
+    with pytest.raises(ValueError, match=r"ref_token_logps must be \[7\], one per response token, got \[6\]"):
+        replace(batch, ref_token_logps=torch.zeros(6))
+    with pytest.raises(ValueError, match=r"logp_weights must be \[2, 2\], got \[2\]"):
+        replace(batch, logp_weights=torch.zeros(2))
+
+
+def test_responses_of_two_stand_side_by_side() -> None:
+    def rollouts(prompts: list[list[int]], responses: list[list[list[int]]], ended: bool) -> RolloutBatch:
+        answers, shape = PreferenceBatch.from_lists(prompts, responses), (len(prompts), len(responses[0]))
+        return RolloutBatch(answers, torch.arange(len(prompts)), torch.full(shape, ended), version=3)
+
+    one = rollouts([[1], [2, 3]], [[[4, 5]], [[7]]], True)
+    found = side_by_side(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
+    assert lists_of(found.answers) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
+    assert found.ended.tolist() == [[True, False]] * 2 and found.version == 3 and found.logps is None
+    with pytest.raises(ValueError, match="only responses to the same prompts can stand side by side"):
+        side_by_side(one, rollouts([[1], [2, 4]], [[[6]], [[8, 9]]], False))

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import yaml
 
 from mindspeed_dpo.config.compose import compose
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.online_keys import OFFLINE_KEYS, REWARD_KEYS_OF
+from mindspeed_dpo.config.plan import plan_lines
 from mindspeed_dpo.config.schema import ONLINE_KEYS, SETTINGS
 from mindspeed_dpo.config.work import work_of
 from tests.unit.config.small import Tree, online_tree, problems, put, resolved, small_tree
@@ -21,6 +23,8 @@ def with_model() -> Tree:
     return tree
 
 
+XPO: dict[str, Any] = {"online_method": "xpo"}
+NASH: dict[str, Any] = {"online_method": "nash_md"}
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"max_prompt_length": 256}, "max_prompt_length=256 leaves no room for an answer: seq_length=256 must be more"),
     ({"seq_length": 100}, "max_prompt_length=128 leaves no room for an answer: seq_length=100 must be more"),
@@ -55,6 +59,22 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ({"dpo_beta_style": "linear"}, "dpo_beta_style=linear needs dpo_beta_end"),
     ({"num_gpus_for_train": 3}, "num_gpus_for_train=3 and num_gpus_for_infer=null must add up to the 2 processes"),
     ({"split": "x"}, "split=x must be one to three shares"),
+    (XPO | {"n_samples_per_prompt": 4}, "n_samples_per_prompt=4 does not fit online_method=xpo: one response is"),
+    (NASH | {"pair_selection": "random"}, "pair_selection=random does not fit online_method=nash_md"),
+    (XPO | {"dpo_loss_type": "hinge"}, "dpo_loss_type=[hinge] does not fit online_method=xpo, which adds its bonus"),
+    (XPO | {"dpo_loss_type": ["sigmoid", "sft"]}, "adds its bonus to one loss; choose sigmoid or ipo"),
+    (XPO | {"dpo_loss_type": "simpo"}, "dpo_loss_type=[simpo] does not fit online_method=xpo"),
+    ({"xpo_alpha": 0.1}, "xpo_alpha=0.1 has no effect with online_method=dpo; remove it or choose xpo"),
+    ({"nash_md_mixture": 0.1}, "nash_md_mixture=0.1 has no effect with online_method=dpo; remove it or choose nash_md"),
+    (NASH | {"nash_md_mixture": 1.5}, "nash_md_mixture=1.5 must be at least 0 and at most 1"),
+    (XPO | {"xpo_alpha": -1.0}, "xpo_alpha=-1.0 must be at least 0"),
+    ({"online_method": "ppo"}, "online_method=ppo is not known"),
+    (NASH | {"dpo_loss_type": "ipo"}, "dpo_loss_type=[ipo] shapes the loss of a pair, and online_method=nash_md has"),
+    (NASH | {"pref_ftx": 0.5}, "pref_ftx=0.5 shapes the loss of a pair"),
+    (NASH | {"min_reward_margin": 0.5}, "min_reward_margin=0.5 has no effect with online_method=nash_md"),
+    (NASH | {"ppo_epochs": 2}, "ppo_epochs=2 does not fit online_method=nash_md: its gradient is that of responses"),
+    (XPO | {"load": None, "random_init": True}, "random_init=true does not fit online_method=xpo: the reference is"),
+    (NASH | {"load_checkpoint_loosely": True}, "load_checkpoint_loosely=true does not fit online_method=nash_md"),
 ]
 
 
@@ -315,3 +335,33 @@ def test_online_data_needs_no_pairs() -> None:
 def test_what_the_tiny_file_offers_in_its_head_works(override: str) -> None:
     run = check(compose("online_dpo_trainer_tiny", [override]), exists=lambda path: True)
     assert run.num_processes("actor") + run.num_processes("rollout") in (2, 4)
+
+
+def test_a_judge_gives_nash_md_no_scores() -> None:
+    tree = put(online_tree(), "online_method", "nash_md")
+    tree["reward"] = {"judge": "package.judge"}
+    (problem,) = problems(tree)
+    assert "judge=package.judge does not fit online_method=nash_md: a judge says who is better" in problem
+    assert problems(put(tree, "online_method", "xpo")) == []
+
+
+def test_a_reference_of_its_own_must_divide_as_the_rollout_does() -> None:
+    tree = put(online_tree(), "online_method", "xpo")
+    actor = tree["actor_rollout_ref"]["actor_rollout"]
+    actor["inference_tensor_model_parallel_size"] = 2
+    tree["model"]["odd"] = {**tree["model"]["small"], "num_attention_heads": 3, "num_query_groups": 1, "kv_channels": 8}
+    tree["actor_rollout_ref"]["ref"] = {"model": "odd", "load": "ref"}
+    (problem,) = problems(tree)
+    assert "num_attention_heads=3 is not divided by inference_tensor_model_parallel_size=2, and with" in problem
+    assert problems(put(tree, "online_method", "dpo")) == []
+
+
+@pytest.mark.parametrize("method", [XPO, NASH], ids=str)
+def test_where_another_answers_too_it_does_so_after_the_policy(method: dict[str, Any]) -> None:
+    tree = put(online_tree(), "online_method", method["online_method"])
+    plain, meeting = work_of(resolved(online_tree())), work_of(resolved(tree))
+    assert (meeting.responses, meeting.slots) == (plain.responses, plain.slots / 2)
+    lines = "\n".join(plan_lines(resolved(tree)))
+    assert "reference weights" in lines and ("reference cache" in lines) == (method is NASH)
+    assert "reference weights" not in "\n".join(plan_lines(resolved(online_tree())))
+    assert resolved(yaml.safe_load(resolved(tree).as_yaml())) == resolved(tree)

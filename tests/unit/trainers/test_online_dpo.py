@@ -189,3 +189,48 @@ def test_samples_after_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path: P
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6')
     SampleTable(path, str, 2, completed_steps=3)
     assert path.read_text() == '{"step": 2}\n'
+
+
+@dataclass
+class Meeting(Pretended):
+    """The same where the second response is another model's; a token's reference is minus the token."""
+
+    learned: list[PreferenceBatch] = field(default_factory=list)
+
+    def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], np.ndarray]:
+        self.calls.append(("ref tokens", answers.response_tokens.tolist()))
+        return lambda: -answers.response_tokens.numpy().astype(np.float32)
+
+    def update(self, step: int, pairs: PreferenceBatch, ref_logps: np.ndarray) -> dict[str, float]:
+        self.learned.append(pairs)
+        return super().update(step, pairs, ref_logps)
+
+
+def test_xpo_marks_the_references_response_wherever_it_stands_in_the_pair(tmp_path: Path) -> None:
+    first = rows_of_step(0)[0]
+    roles = Meeting(scores=lambda rows: np.array([[row == first, row != first] for row in rows], np.float32))
+    trainer(roles, Plan(0, 1), tmp_path, online_method="xpo").fit()
+    (pairs,) = roles.learned
+    assert pairs.logp_weights is not None
+    assert pairs.logp_weights.tolist() == [[0, 1], [1, 0], [1, 0]]
+    assert [row[0].tolist() for row in pairs.responses()] == [[first + 1], *([r + 1, 50] for r in rows_of_step(0)[1:])]
+    # Of the policy's one response to each prompt.
+    assert roles.logged[1]["objective/scores"] == pytest.approx(1 / 3) and roles.logged[1]["response_length/max"] == 1
+
+
+def test_nash_md_learns_from_the_policys_responses_and_asks_for_their_tokens_alone(tmp_path: Path) -> None:
+    rows = rows_of_step(0)
+    scores = np.array([[0.5, 0.5], [np.nan, 1.0], [1.0, 3.0]], np.float32)
+    roles = Meeting(scores=lambda _: scores)
+    trainer(roles, Plan(0, 1), tmp_path, online_method="nash_md").fit()
+    assert roles.done("ref") == [] and roles.done("ref tokens") == [("ref tokens", [row + 1 for row in rows])]
+    ((_, _, chosen, ref_logps),) = roles.done("update")
+    assert chosen == [[rows[0] + 1], [rows[2] + 1]] and ref_logps == [[-rows[0] - 1], [-rows[2] - 1]]
+    (answers,) = roles.learned
+    assert answers.ref_token_logps is not None and answers.logp_weights is not None
+    assert answers.ref_token_logps.tolist() == [-rows[0] - 1, -rows[2] - 1]
+    np.testing.assert_allclose(answers.logp_weights[:, 0], [0, 1 / (1 + np.exp(2)) - 0.5], rtol=1e-6)
+    assert roles.logged[1]["objective/scores_margin"] == -1.0 and roles.logged[1]["pairs/failed"] == pytest.approx(
+        1 / 3
+    )
+    assert all(metric(name) for name in roles.logged[1])
