@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mindspeed_dpo.config.coerce import show
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.schema import SETTINGS
+from mindspeed_dpo.config.schema import REWARD_KEYS, SETTINGS
 
 OF_ACTOR = "those of the actor"
 
@@ -50,7 +50,8 @@ def source_of(run: RunConfig, owner: str, key: str, value: Any) -> str:
         key: Of the setting.
         value: As resolved.
     """
-    names = (f"{owner}.{key}", *((f"actor.{key}", f"loop.{key}") if owner == "reward" else ()))
+    # What scores is one value of the run, in whichever section it is told.
+    names = (f"{owner}.{key}", *((f"actor.{key}",) if key in REWARD_KEYS else ()))
     origin = next((run.origins[name] for name in names if name in run.origins), None)
     if origin is not None and origin.written is not None:
         changed = _plain(origin.written) != _plain(value)

@@ -1,6 +1,7 @@
 """The progress line of each step, and a live bar below the lines where standard error is a terminal.
 
-The line keeps the form MindSpeed-LLM users scrape: `iteration: 3 / 100 | loss : 0.6931 | …`, zeros included.
+The line keeps the form MindSpeed-LLM users scrape: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
+included; trackers get the names of the table.
 """
 
 from __future__ import annotations

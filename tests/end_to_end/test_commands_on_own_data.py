@@ -81,13 +81,13 @@ def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(
     torch.testing.assert_close(ours, cached, rtol=1e-6, atol=1e-6)
 
 
-def test_a_run_that_does_not_get_better_ends_well_and_its_trackers_have_all_of_it(
+def test_a_run_that_does_not_get_better_ends_well_with_its_best_checkpoint(
     own_run: OwnRun, ray_address: str, tmp_path: Path
 ) -> None:
     keys = {
         **own_run.keys, "lr": 0.0, "eval_interval": 2, "eval_data_path": own_run.pairs,
-        "best_metric": "eval/given/loss",
-        "early_stop_patience": 2, "keep_last_checkpoints": 1, "save_interval": 1, "output_dir": tmp_path,
+        "best_metric": "eval/given/loss", "early_stop_patience": 2, "keep_last_checkpoints": 1, "save_interval": 1,
+        "output_dir": tmp_path,
     }  # fmt: skip
     told = succeed(*training((1, 1, 1), **keys), f"training.ray_address={ray_address}").told
     # The first evaluation is the best, two more are no better.

@@ -9,26 +9,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.support.commands import until
+
 HEADER, BLOCK, RECORD_HEADER = 7, 32768, 7
 FULL, LAST = 1, 4
 
 
 @dataclass
 class WandbRun:
-    """One file of a run."""
+    """One file of a run; W&B writes on for a moment after the run has ended."""
 
     id: str = ""
     project: str = ""
     name: str = ""
+    has_ended: bool = False
     config: dict[str, Any] = field(default_factory=dict)
     steps: dict[int, dict[str, float]] = field(default_factory=dict)
 
 
 def read_runs(folder: Path) -> list[WandbRun]:
-    """The runs below a folder, the oldest first."""
-    return [
-        _run(path) for path in sorted(folder.glob("wandb/*run-2*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
-    ]
+    """The runs below a folder, whole, the oldest first."""
+    until(lambda: all(run.has_ended for run in _runs(folder)), "the end of W&B's files", timeout_s=60)
+    return _runs(folder)
+
+
+def _runs(folder: Path) -> list[WandbRun]:
+    return [_run(path) for path in sorted(folder.glob("wandb/*run-2*/*.wandb"))]
 
 
 def _run(path: Path) -> WandbRun:
@@ -41,7 +47,9 @@ def _run(path: Path) -> WandbRun:
         kind = record.WhichOneof("record_type")
         if kind == "run":
             run.id, run.project, run.name = record.run.run_id, record.run.project, record.run.display_name
-            run.config = {item.key: json.loads(item.value_json) for item in record.run.config.update}
+            run.config.update({item.key: json.loads(item.value_json) for item in record.run.config.update})
+        elif kind == "exit":
+            run.has_ended = True
         elif kind == "history":
             values = {
                 item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item

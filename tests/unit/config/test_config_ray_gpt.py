@@ -123,3 +123,11 @@ def test_a_plan_that_is_switched_off_runs(started: list[RunConfig], monkeypatch:
 def test_a_plan_is_asked_for_with_true_or_false(capsys: pytest.CaptureFixture[str]) -> None:
     assert ray_gpt.main(["--config-name", TINY, "plan=maybe"]) == 2
     assert "plan=maybe must be true or false" in capsys.readouterr().err
+
+
+def test_each_role_has_its_own_sources(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["reward.load=rm", "reward.model=tiny", "reward.reward_functions=[]", "reward.offload=true"]
+    ray_gpt.main(["--config-name", "online_dpo_trainer_tiny", "--plan", *given])
+    _, reward = capsys.readouterr().out.split("\nreward\n")
+    assert line_of(reward, "micro_batch_size") == ["1", "default"]
+    assert line_of(reward, "offload") == ["true", "override", "reward.offload=true"]

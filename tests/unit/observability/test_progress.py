@@ -24,8 +24,9 @@ def test_the_line_has_the_form_users_scrape() -> None:
 
 
 def test_legacy_keys_keep_the_name_that_scripts_search_for() -> None:
-    line = format_line(1, 2, {"loss": 0.6931}, legacy_keys=True)
-    assert re.search(r"actor/pg_loss : ([0-9.]+)", line)
+    line = format_line(1, 2, {"loss": 0.6931, "learning_rate": 1e-7, "eval/loss": 0.5}, legacy_keys=True)
+    assert re.findall(r"actor/pg_loss : ([0-9.]+)", line) == ["0.6931"]
+    assert "| learning rate : 1.000E-07" in line and "| eval/loss : 0.5000" in line
 
 
 def test_small_rates_and_large_counts_stay_readable() -> None:
