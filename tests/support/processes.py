@@ -18,10 +18,12 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from megatron.core import parallel_state
+from megatron.core.distributed import DistributedDataParallel
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
@@ -200,6 +202,25 @@ def leave_layout() -> None:
         parallel_state.destroy_model_parallel()
     if _destroy_groups():
         gc.collect()
+        _empty_models_that_stay()
+
+
+def _empty_models_that_stay() -> None:
+    """Take from models that should be gone what they hold.
+
+    With overlapped gradient sums megatron-core hangs hooks on nodes of autograd that hold the model, and the model
+    holds the nodes: a cycle through C++, which Python never finds.
+    """
+    staying = [one for one in gc.get_objects() if isinstance(one, DistributedDataParallel)]
+    for model in staying:
+        vars(model).clear()
+    if staying:
+        gc.collect()
+
+
+def num_threads() -> int:
+    """Threads of this process."""
+    return psutil.Process().num_threads()
 
 
 def _destroy_groups() -> int:

@@ -10,6 +10,7 @@ import torch
 
 from mindspeed_dpo.models.weights.transit import first_difference
 from mindspeed_dpo.workers.crew import Crew
+from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
 from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
 
@@ -33,6 +34,8 @@ SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "in place, with adapters": ((1, 1, 2), 1, 0, {**OVERLAP, **ADAPTERS}),
     "copy, with adapters": ((1, 2, 1), 2, 0, ADAPTERS),
 }
+# A group that is left behind has about fifty.
+FEW_THREADS = 10
 Build = Callable[..., Jobs]
 
 
@@ -121,6 +124,16 @@ def test_a_link_is_for_a_rollout_of_its_own_and_receiving_needs_it(build: Build)
     assert refusal == "a rollout in the actor's processes needs no link"
     (refusal,) = build((1, 1, 1), 1, 1).rollout.inspect(refused_without_link)
     assert refusal == "the rollout has no link to the actor; call open_link on both first"
+
+
+def test_jobs_that_are_over_leave_no_threads_behind(build: Build) -> None:
+    build((1, 1, 2), **OVERLAP)
+    rest()
+    before = pool(2).run(num_threads)
+    build((1, 1, 2), **OVERLAP).learn()
+    build((2, 1, 1), 1).learn()
+    rest()
+    assert max(pool(2).run(num_threads)) <= max(before) + FEW_THREADS
 
 
 def equal(actor: list[dict[str, int]], rollout: list[dict[str, int]]) -> dict[str, int]:
