@@ -179,7 +179,10 @@ def test_pairs_at_hand_are_learned_from_like_rows(seat: Seat) -> None:
         group, actor, run = seat((1, 1, 2), global_batch_size=4)
         pairs = open_pairs(run).batch(ROWS[:4]) if at_hand else ROWS[:4]
         references = actor.log_probs(pairs)
-        found.append((references.tolist(), actor.update(1, pairs, references), actor.log_probs(ROWS).tolist()))
+        metrics = actor.update(1, pairs, references)
+        # What the process has used since it began, not what the step did.
+        assert metrics.pop("memory/peak_bytes") > 0
+        found.append((references.tolist(), metrics, actor.log_probs(ROWS).tolist()))
         group.leave()
     assert found[0] == found[1]
 
