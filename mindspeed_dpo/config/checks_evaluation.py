@@ -41,7 +41,7 @@ def evaluation_sets(run: RunConfig) -> tuple[str, ...]:
 def evaluation_metrics(run: RunConfig) -> list[str]:
     """Names of all metrics that an evaluation of the run has."""
     sets, loss = evaluation_sets(run), run.actor.loss
-    terms = (f"loss/{loss.dpo_loss_type}", "loss/pref_ftx") if loss.pref_ftx else ()
+    terms = [f"loss/{name}" for name in loss.terms] if len(loss.terms) > 1 else []
     names = (*EVALUATED, *(TOKEN_STATISTICS if run.loop.log_token_statistics else ()), *terms)
     prefixes = ["eval/"] if len(sets) == 1 else [f"eval/{name}/" for name in sets]
     return [prefix + name for prefix in prefixes for name in names]

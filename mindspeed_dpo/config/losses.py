@@ -116,6 +116,11 @@ class LossConfig:
     )
 
     @property
+    def terms(self) -> tuple[str, ...]:
+        """Everything that the loss is a sum of."""
+        return (*self.dpo_loss_type, *(("pref_ftx",) if self.pref_ftx else ()))
+
+    @property
     def named(self) -> str:
         """The losses as a sentence has them."""
         return self.dpo_loss_type[0] if len(self.dpo_loss_type) == 1 else f"[{', '.join(self.dpo_loss_type)}]"
