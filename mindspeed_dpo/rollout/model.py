@@ -197,4 +197,3 @@ class RolloutModel:
         normal = ops.rms_norm(hidden, self.final_norm, self.model.norm_epsilon)
         logits = self.tp.gather_columns(self._products.head(normal).float().contiguous())
         return logits[:, : self.model.vocab_size]
-

@@ -79,7 +79,10 @@ def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     actor = ActorHandle(group, role="another")
     assert actor.save(3, {"num_tokens": 5}) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
-    assert group.asked == [("another", "save", 3, {"num_tokens": 5}), ("another", "load", "out/iter_0000003", True, False)]
+    assert group.asked == [
+        ("another", "save", 3, {"num_tokens": 5}),
+        ("another", "load", "out/iter_0000003", True, False),
+    ]
 
 
 def rollouts(*rows: int, version: int = 2) -> RolloutBatch:

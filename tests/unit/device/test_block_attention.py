@@ -71,6 +71,4 @@ def test_the_host_takes_bags_for_float32_and_products_else() -> None:
     found = block_attention(reach, HEADS, SCALE, torch.float32)(query, keys, values)
     assert torch.equal(found, FORMS["bags"](reach)(query, keys, values))
     halves = [t.bfloat16() for t in (query, keys, values)]
-    assert torch.equal(
-        block_attention(reach, HEADS, SCALE, torch.bfloat16)(*halves), FORMS["products"](reach)(*halves)
-    )
+    assert torch.equal(block_attention(reach, HEADS, SCALE, torch.bfloat16)(*halves), FORMS["products"](reach)(*halves))
