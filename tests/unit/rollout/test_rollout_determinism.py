@@ -151,8 +151,22 @@ def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capac
     return torch.stack(rows)
 
 
-def test_weights_are_held_not_copied(tmp_path: Path) -> None:
-    model = rollout_model(save_tiny_model("llama", tmp_path), dtype=torch.float64)
-    before = model.prefill(torch.tensor(PROMPTS[0]))[1]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weights_that_change_in_place_are_seen_by_the_next_call(dtype: torch.dtype, tmp_path: Path) -> None:
+    model = rollout_model(save_tiny_model("llama", tmp_path), dtype=dtype)
+    before, logits = rollout(model), model.prefill(torch.tensor(PROMPTS[0]))[1]
+    assert by_sample(rollout(model), range(6)) == by_sample(before, range(6))
     model.layers[1].down.mul_(2)
-    assert not torch.equal(model.prefill(torch.tensor(PROMPTS[0]))[1], before)
+    assert not torch.equal(model.prefill(torch.tensor(PROMPTS[0]))[1], logits)
+    assert by_sample(rollout(model), range(6)) != by_sample(before, range(6))
+
+
+def test_a_twin_changes_no_bit() -> None:
+    model = wide_model(torch.float32)
+    cache = model.new_cache(ROWS, 256, ROWS)
+    prefix = model.prefill(torch.arange(150))[0]
+    for slot in range(ROWS):
+        cache.write(slot, prefix)
+    tokens, positions = list(range(ROWS)), [150] * ROWS
+    alone = model.decode(tokens, positions, cache.tiles[0])
+    assert torch.equal(model.decode(tokens, positions, cache.tiles[0], [(row // 2 * 2, 150) for row in tokens]), alone)
