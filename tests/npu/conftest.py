@@ -1,4 +1,4 @@
-"""The device suite, `make test-npu`. TEST_DEVICE chooses the device, npu where unset; cpu shows that the suite works."""
+"""The device suite, `make test-npu`. TEST_DEVICE chooses the device, npu where unset; cpu tries the suite itself."""
 
 from __future__ import annotations
 

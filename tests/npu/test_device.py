@@ -1,4 +1,4 @@
-"""What has to hold on a device: operators, ln 2, one gradient in every layout, a run that goes on, the numbers of the CPU."""
+"""What has to hold on a device: operators, ln 2, one gradient in every layout, a run that goes on, the CPU's numbers."""
 
 from __future__ import annotations
 
