@@ -1,4 +1,4 @@
-"""What has to hold on a device: operators, ln 2, one gradient in every layout, a run that goes on, the CPU's numbers."""
+"""What has to hold on a device: operators, ln 2, one gradient in each layout, going on, the numbers of the CPU."""
 
 from __future__ import annotations
 
