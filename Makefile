@@ -2,7 +2,10 @@
 PYTHON ?= python
 export PYTHON
 
-.PHONY: bench check format test
+# Of test-npu: npu, cuda or cpu.
+DEVICE ?= npu
+
+.PHONY: bench check doctor format test test-mindspeed test-npu
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -13,6 +16,16 @@ format:  ## put the source in the style that `check` asks for
 
 test:  ## all tests that this machine can run
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
+
+doctor:  ## what is missing on this machine (docs/ascend.md)
+	$(PYTHON) -m mindspeed_dpo.doctor $(ARGS)
+
+test-npu:  ## what has to hold on a device; DEVICE=cpu tries the same on the CPU
+	OMP_NUM_THREADS=1 TEST_DEVICE=$(DEVICE) $(PYTHON) -m pytest tests/npu $(ARGS)
+
+test-mindspeed:  ## a checkout of MindSpeed without a device: make test-mindspeed MINDSPEED=/path/to/MindSpeed
+	@test -d "$(MINDSPEED)/mindspeed" || { echo "MINDSPEED=$(MINDSPEED) is no checkout of MindSpeed"; exit 2; }
+	OMP_NUM_THREADS=1 TEST_MINDSPEED=$(abspath $(MINDSPEED)) $(PYTHON) -m pytest tests/mindspeed $(ARGS)
 
 bench:  ## speed and memory of generation beside Hugging Face's (docs/benchmarks.md)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/rollout.py $(ARGS)

@@ -15,6 +15,7 @@ from mindspeed_dpo.device import Accelerator
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 
 
 class ClusterError(RuntimeError):
@@ -32,7 +33,7 @@ def cluster(address: str | None, accelerator: Accelerator, pools: Mapping[str, S
         ClusterError: No cluster answers at the address, or it has too few devices.
     """
     needed = sum(sum(sizes) for sizes in pools.values())
-    _connect(address or os.environ.get("RAY_ADDRESS"), accelerator, needed)
+    _connect(address or os.environ.get("RAY_ADDRESS"), needed)
     try:
         check_room(accelerator, pools)
         yield
@@ -63,22 +64,35 @@ def check_room(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> 
         left[min(fitting, key=lambda name: left[name])] -= size
 
 
-def _connect(address: str | None, accelerator: Accelerator, needed: int) -> None:
+def join_running(address: str) -> None:
+    """Connect to a cluster that runs.
+
+    Raises:
+        ClusterError: None answers there.
+    """
+    _prepare()
+    try:
+        ray.init(address=address, **QUIET)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(
+            f"no Ray cluster answers at {address} ({error}); check ray_address or RAY_ADDRESS, or leave both out. "
+            "A cluster that was started with token authentication answers only with RAY_AUTH_MODE=token"
+        ) from error
+
+
+def _prepare() -> None:
     # Nobody asked for statistics to be sent, and a worker without a GPU must not lose sight of its devices.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+
+
+def _connect(address: str | None, needed: int) -> None:
     if address is not None:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ClusterError(
-                f"no Ray cluster answers at {address} ({error}); check ray_address or RAY_ADDRESS, or leave both out. "
-                "A cluster that was started with token authentication answers only with RAY_AUTH_MODE=token"
-            ) from error
+        join_running(address)
         return
+    _prepare()
     try:
-        _start_or_join(max(os.cpu_count() or 1, needed), quiet)
+        _start_or_join(max(os.cpu_count() or 1, needed))
     # Ray raises Exception itself when its processes do not come up in time.
     except Exception as error:
         raise ClusterError(
@@ -87,12 +101,12 @@ def _connect(address: str | None, accelerator: Accelerator, needed: int) -> None
         ) from error
 
 
-def _start_or_join(cpus: int, quiet: Mapping[str, Any]) -> None:
+def _start_or_join(cpus: int) -> None:
     """Start a local cluster, unless `ray start` began one here, which has resources of its own.
 
     Processes on the CPU share its cores, so as many are declared as the run needs.
     """
     try:
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **quiet)
+        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
     except ValueError:
-        ray.init(**quiet)
+        ray.init(**QUIET)

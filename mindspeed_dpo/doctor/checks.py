@@ -1,0 +1,93 @@
+"""The table of checks, in the order in which one depends on another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from mindspeed_dpo.doctor import ascend, clusters, devices, environment, network, versions
+from mindspeed_dpo.doctor.findings import Finding, absent, fix, ok
+from mindspeed_dpo.doctor.machine import Machine
+from mindspeed_dpo.doctor.request import Request
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: What is looked at.
+        ask: Looks, and says what it found in one or more lines.
+        kinds: Devices for which it can be made.
+    """
+
+    name: str
+    ask: Callable[[Request, Machine], Iterable[Finding]]
+    kinds: tuple[str, ...] = ("cpu", "cuda", "npu")
+
+    def findings(self, request: Request, machine: Machine) -> Iterator[Finding]:
+        """The lines of this check, each with a name."""
+        if request.kind in self.kinds:
+            found = self.ask(request, machine)
+        else:
+            found = [absent(request.no_npu if self.kinds == _NPU else f"the device is {request.kind}")]
+        yield from (one.named(self.name) for one in found)
+
+
+def check_configuration(request: Request, _: Machine) -> Iterable[Finding]:
+    """What is wrong with the configuration that was named."""
+    if request.name is None:
+        yield absent("none was named: --config-name")
+    elif request.problems:
+        yield from (
+            fix(problem, "change the configuration or the override", request.name) for problem in request.problems
+        )
+    else:
+        yield ok("has no problem", request.name)
+
+
+_NPU = ("npu",)
+CHECKS = {
+    "versions": (Check("Python", versions.check_python), Check("packages", versions.check_packages)),
+    "CANN and driver": (
+        Check("CANN", ascend.check_toolkit, _NPU),
+        Check("driver", ascend.check_driver, _NPU),
+        Check("device files", ascend.check_device_files, _NPU),
+    ),
+    "environment": (
+        Check("open files", environment.check_open_files),
+        Check("visible devices", environment.check_visible_devices, _NPU),
+        Check("allocator", environment.check_allocator, _NPU),
+        Check("HCCL timeout", environment.check_timeouts, _NPU),
+        Check("launches", environment.check_launches, _NPU),
+    ),
+    "network": (
+        Check("interfaces", network.check_interfaces),
+        Check("HCCL ports", network.check_hccl_ports, _NPU),
+        Check("master_port", network.check_meeting_port),
+    ),
+    "libraries": (
+        Check("torch", devices.check_torch),
+        Check("torch_npu", ascend.check_torch_npu, _NPU),
+        Check("MindSpeed", ascend.check_mindspeed, _NPU),
+        Check("start of a worker", ascend.check_start_up),
+    ),
+    "devices": (
+        Check("memory", devices.check_memory),
+        Check("all-reduce", devices.check_all_reduce),
+        Check("operators", devices.check_operators),
+    ),
+    "configuration": (Check("configuration", check_configuration),),
+    "cluster": (
+        Check("nodes", clusters.check_nodes),
+        Check("versions", clusters.check_node_versions),
+        Check("paths", clusters.check_paths),
+    ),
+}
+"""Checks by the title under which they are told."""
+
+
+def examine(request: Request, machine: Machine) -> Iterator[tuple[str, list[Finding]]]:
+    """What all checks found, by title; a title is there as soon as its checks are through."""
+    for title, checks in CHECKS.items():
+        yield title, [finding for check in checks for finding in check.findings(request, machine)]

@@ -1,0 +1,112 @@
+"""Each operator of `device.ops` on the device against its plain definition in float32 on the CPU; asked is `kind`."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.device import ops
+from mindspeed_dpo.doctor.processes import answer, question
+
+ALLOWED = {torch.bfloat16: 2e-2, torch.float32: 1e-3}
+"""Largest error, as a share of the largest value; that of bfloat16 is what a first look at a device should accept."""
+QUERIES, KEYS = [17, 5, 40, 1], [17, 22, 57, 18]
+HEADS, GROUPS, WIDTH, WINDOW = 8, 2, 64, 9
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operator with inputs.
+
+    Attributes:
+        operator: Name in `device.ops`.
+        variant: What is special about it, for the report.
+        shapes: Of the tensors that have a gradient, in the dtype that is tried.
+        call: Calls the operator with these tensors.
+    """
+
+    operator: str
+    variant: str
+    shapes: tuple[tuple[int, ...], ...]
+    call: Callable[..., Tensor]
+
+    @property
+    def name(self) -> str:
+        """For the report."""
+        return f"{self.operator} {self.variant}".strip()
+
+
+def _attention(window: int | None) -> Callable[..., Tensor]:
+    return lambda q, k, v: ops.segment_attention(q, k, v, QUERIES, KEYS, WIDTH**-0.5, window)
+
+
+def _rotate(x: Tensor) -> Tensor:
+    angles = torch.arange(len(x), dtype=torch.float32)[:, None] * 10.0 ** -torch.linspace(0, 4, WIDTH // 2)
+    both = torch.cat((angles, angles), -1)
+    return ops.rotate(x, both.cos().to(x.device), both.sin().to(x.device))
+
+
+_KEYS_SHAPE = (sum(KEYS), GROUPS, WIDTH)
+_ATTENTION_SHAPES = ((sum(QUERIES), HEADS, WIDTH), _KEYS_SHAPE, _KEYS_SHAPE)
+CASES = (
+    Case("rms_norm", "", ((63, 256), (256,)), lambda x, weight: ops.rms_norm(x, weight, 1e-5)),
+    Case("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x)),
+    Case("rotate", "", ((63, HEADS, WIDTH),), _rotate),
+    Case("segment_attention", "", _ATTENTION_SHAPES, _attention(None)),
+    Case("segment_attention", "windowed", _ATTENTION_SHAPES, _attention(WINDOW)),
+)
+
+
+def definition(case: Case, dtype: torch.dtype) -> list[Tensor]:
+    """Result and gradients in float32 on the CPU; call it before a device is active, whose patches might reach here."""
+    return _both_ways(case, [tensor.float() for tensor in _inputs(case, dtype)])
+
+
+def distance(case: Case, dtype: torch.dtype, device: torch.device, expected: list[Tensor]) -> float:
+    """Largest error of the result and of the gradients, each as a share of its largest value."""
+    found = _both_ways(case, [tensor.to(device) for tensor in _inputs(case, dtype)])
+    return max(_distance(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def _inputs(case: Case, dtype: torch.dtype) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(len(case.name))
+    return [torch.randn(shape, generator=generator).to(dtype) for shape in case.shapes]
+
+
+def _both_ways(case: Case, inputs: list[Tensor]) -> list[Tensor]:
+    """The result, and the gradients of a sum that weighs each of its values differently."""
+    leaves = [tensor.requires_grad_() for tensor in inputs]
+    result = case.call(*leaves)
+    weights = torch.linspace(0.5, 1.5, result.numel()).view(result.shape).to(result.device, result.dtype)
+    return [result.detach(), *torch.autograd.grad(result, leaves, weights)]
+
+
+def _distance(found: Tensor, expected: Tensor) -> float:
+    expected = expected.float().cpu()
+    error = (found.float().cpu() - expected).abs().max() / expected.abs().max()
+    # The largest of numbers and of what is none would depend on their order.
+    return float(error) if bool(torch.isfinite(error)) else float("inf")
+
+
+def compare(activate: Callable[[], torch.device]) -> Iterator[dict[str, Any]]:
+    """Every operator in every number format: `name`, `dtype`, `error` (null where it is not finite), `allowed`.
+
+    Args:
+        activate: Makes the device active and gives it.
+    """
+    expected = {(case, dtype): definition(case, dtype) for case in CASES for dtype in ALLOWED}
+    device = activate()
+    for (case, dtype), values in expected.items():
+        error = distance(case, dtype, device, values)
+        told = error if error != float("inf") else None
+        yield {"name": case.name, "dtype": str(dtype).removeprefix("torch."), "error": told, "allowed": ALLOWED[dtype]}
+
+
+if __name__ == "__main__":
+    device = importlib.import_module("mindspeed_dpo.device")
+    answer(list(compare(lambda: device.activate(question()["kind"]).device())))
