@@ -47,15 +47,13 @@ def test_the_score_of_a_trained_reward_model_rises_while_the_policy_stays_near_i
     assert 0 < mean(steps[-5:], "objective/kl") < 15
 
 
-@pytest.mark.parametrize("method", ["xpo", "nash_md"])
+# Nash-MD's gradient is slow: a whole score of difference is a chance of 0.73 to win, 0.23 above the baseline.
+@pytest.mark.parametrize(("method", "beta", "gain"), [("xpo", 0.1, 0.3), ("nash_md", 0.01, 0.15)])
 def test_a_policy_that_meets_its_reference_or_a_mixture_learns_the_rule(
-    inputs: OnlineInputs, method: str, tmp_path: Path
+    inputs: OnlineInputs, method: str, beta: float, gain: float, tmp_path: Path
 ) -> None:
-    keys = {"online_method": method, "n_samples_per_prompt": 2, "train_iters": 40, "seed": 1, "output_dir": tmp_path}
-    # The reference does not learn, so the policy soon wins every time; the rule is worth a whole score at most.
-    if method == "nash_md":
-        keys |= {"dpo_beta": 0.01}
-    steps = train(tiny_online_run(**inputs.keys, reward_functions=[RULE], **keys))
+    keys = {"online_method": method, "dpo_beta": beta, "n_samples_per_prompt": 2, "train_iters": 40, "seed": 1}
+    steps = train(tiny_online_run(**inputs.keys, reward_functions=[RULE], output_dir=tmp_path, **keys))
     first, last = mean(steps[:3], "objective/scores"), mean(steps[-5:], "objective/scores")
-    assert first < 0.1 and last > first + 0.3, (first, last)
+    assert first < 0.1 and last > first + gain, (first, last)
     assert mean(steps[-5:], "objective/scores_margin") > 0
