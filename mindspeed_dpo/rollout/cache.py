@@ -65,6 +65,7 @@ class CacheTile:
         values: [layers, blocks, rows, groups, BLOCK, d]. All finite from the start: what is hidden is multiplied by 0.
     """
 
+    # All finite from the start, because what is hidden is multiplied by zero.
     def __init__(self, layers: int, blocks: int, rows: int, groups: int, width: int, like: Tensor) -> None:
         shape = (layers, blocks, rows, groups)
         self.keys = torch.zeros(*shape, width, BLOCK, dtype=like.dtype, device=like.device)
