@@ -1,7 +1,7 @@
 """Collectives on NPU, kept from going wrong in silence.
 
 MindSpeed replaces `all_reduce` by one that reduces a float64 tensor in a copy and drops the copy, and that knows its
-tensor only by position; HCCL carries no float64 at all. So float64 is refused, and the first argument always has a place.
+tensor only by position; HCCL carries no float64 at all. So float64 is refused, and a tensor always goes by position.
 """
 
 from __future__ import annotations
@@ -59,5 +59,5 @@ def _refuse_float64(name: str, value: Any) -> None:
     for tensor in value if isinstance(value, list | tuple) else [value]:
         if torch.is_tensor(tensor) and tensor.dtype == torch.float64:
             raise TypeError(
-                f"device=npu: torch.distributed.{name} of float64 would be lost or refused on NPU; send float32 or integers"
+                f"device=npu: torch.distributed.{name} of float64 would be lost or refused; send float32 or integers"
             )

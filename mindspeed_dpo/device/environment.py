@@ -96,7 +96,9 @@ LEFT_TO_THE_USER = (
         None,
         "auto, or ranges apart, where processes share a card; in one run none do",
     ),
-    Variable("HCCL_BUFFSIZE", None, "MB of each half of a communicator's buffer, 200 where unset; less for small models"),
+    Variable(
+        "HCCL_BUFFSIZE", None, "MB of each half of a communicator's buffer, 200 where unset; less for small models"
+    ),
 )
 REPEATABLE = (
     Variable("HCCL_DETERMINISTIC", "true", "use_deter_comp: reductions in one order"),
@@ -156,8 +158,8 @@ def check_visible_devices(environment: Mapping[str, str]) -> None:
     plain = all(device.isascii() and device.isdigit() for device in devices)
     if not plain or [int(d) for d in devices] != sorted({int(d) for d in devices}):
         raise EnvironmentProblem(
-            f"{ASCEND_DEVICES}={listed!r} is not read as a whole by the Ascend runtime; list the devices ascending, each "
-            "once, with commas and no blanks, such as 0,1,2,3"
+            f"{ASCEND_DEVICES}={listed!r} is not read as a whole by the Ascend runtime; list the devices ascending, "
+            "each once, with commas and no blanks, such as 0,1,2,3"
         )
 
 

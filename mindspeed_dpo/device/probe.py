@@ -1,4 +1,4 @@
-"""Whether the device's attention is right where queries are fewer than keys, which shared prompts need: it is tried once.
+"""Whether the device's attention is right where queries are fewer than keys, which shared prompts need: it is tried.
 
 The vendor documents such lengths, but no one has shown the backward pass to us. A small case is compared with the
 definition; whoever gets a reason back repeats prompts instead.

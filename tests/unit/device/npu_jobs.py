@@ -149,9 +149,8 @@ def probed(fault: str | None) -> str | None:
     library = sys.modules["torch_npu"]
     probe = importlib.import_module("mindspeed_dpo.device.probe")
     original = library.npu_fusion_attention
-    library.npu_fusion_attention = {
-        None: original, "refuses": _refuses, "aligns left": _aligned_left(original), "wrong gradient": _backward_off(original),
-    }[fault]  # fmt: skip
+    faulty = {"refuses": _refuses, "aligns left": _aligned_left(original), "wrong gradient": _backward_off(original)}
+    library.npu_fusion_attention = faulty.get(fault or "", original)
     try:
         return probe.prefix_problem(torch.device("cpu"), torch.float32, heads=4, groups=2, width=8)
     finally:
@@ -166,7 +165,9 @@ def _aligned_left(original: Any) -> Any:
     """As sparse_mode 2 would: query i sees keys up to i."""
     plain = importlib.import_module("mindspeed_dpo.device.ops.attention").plain_segment_attention
 
-    def attention(q: Any, k: Any, v: Any, *_args: Any, actual_seq_qlen: Any, actual_seq_kvlen: Any, scale: float, **_: Any) -> Any:
+    def attention(
+        q: Any, k: Any, v: Any, *_args: Any, actual_seq_qlen: Any, actual_seq_kvlen: Any, scale: float, **_: Any
+    ) -> Any:
         out, a, b = [], 0, 0
         for end, last in zip(actual_seq_qlen, actual_seq_kvlen, strict=True):
             n = end - a

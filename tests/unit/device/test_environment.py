@@ -94,7 +94,9 @@ def test_what_a_device_is_can_be_told_without_torch(tmp_path: Path) -> None:
     assert likely_kind("npu") == "npu"
 
 
-@pytest.mark.parametrize("entry", ["import convert_ckpt", "import preprocess_data", "import mindspeed_dpo.controller.group"])
+@pytest.mark.parametrize(
+    "entry", ["import convert_ckpt", "import preprocess_data", "import mindspeed_dpo.controller.group"]
+)
 def test_an_installed_torch_npu_without_its_libraries_stops_nothing_that_needs_no_device(
     entry: str, tmp_path: Path
 ) -> None:
@@ -103,7 +105,10 @@ def test_an_installed_torch_npu_without_its_libraries_stops_nothing_that_needs_n
     environment["PYTHONPATH"] = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
 
     def fails(code: str) -> bool:
-        return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120).returncode != 0
+        return (
+            subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, timeout=120).returncode
+            != 0
+        )
 
     assert fails("import torch"), "the broken torch_npu is not loaded by torch itself"
     assert not fails(entry)

@@ -1,4 +1,4 @@
-"""Start-up, operators and guards of `device: npu` over the reference torch_npu and MindSpeed, in processes of their own."""
+"""Start-up, operators and guards of `device: npu` over the reference torch_npu and MindSpeed, each in a process."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A torch_npu for tests: the operators that we call, computed with plain torch on host tensors, refusing what an NPU would.
+"""A torch_npu for tests: the operators that we call, in plain torch on host tensors, refusing what an NPU would.
 
 Names, kinds of arguments and defaults are those of the wheels (`tests.support.npu_facts`). What the vendor's documents
-rule out raises `DeviceRefusal`. Every call is noted in `calls`. `REFERENCE_NPU_VERSION` chooses the wheel that it follows.
+rule out raises `DeviceRefusal`. Every call is noted in `calls`. `REFERENCE_NPU_VERSION` chooses the wheel to follow.
 
 What it cannot show: kernels, their accuracy and speed, HCCL, memory, and tensors on a device other than the host.
 """
@@ -31,7 +31,7 @@ for _name, _schema in operators(__version__).items():
 
 
 def _hccl(store: Any, rank: int, size: int, timeout: Any) -> Any:
-    """HCCL as far as it goes without a device: nothing reaches it, as all tensors are on the host and travel by gloo."""
+    """HCCL as far as it goes without a device: nothing reaches it, as host tensors travel by gloo."""
     return dist.ProcessGroupGloo(store, rank, size, timeout)
 
 

@@ -1,4 +1,4 @@
-"""The operators in plain torch, in float32, and what they refuse: the vendor's constraints, as far as we come near them."""
+"""The operators in plain torch, in float32, and what they refuse: the vendor's constraints that we come near."""
 
 from __future__ import annotations
 
@@ -170,7 +170,9 @@ def _check_mask(mask: Tensor | None, sparse_mode: int) -> None:
     _need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
     _need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
     _need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
-    _need(bool(torch.equal(mask.bool(), torch.ones(2048, 2048).triu(1).bool())), "1 hides: the mask is above the diagonal")
+    _need(
+        bool(torch.equal(mask.bool(), torch.ones(2048, 2048).triu(1).bool())), "1 hides: the mask is above the diagonal"
+    )
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mode: int, see_back: int, see_ahead: int) -> Tensor:
@@ -187,7 +189,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mode: int, see_back: 
 
 
 def npu_fused_linear_online_max_sum(
-    input: Tensor, weight: Tensor, target: Tensor, vocab_start_index: int, vocab_end_index: int, return_logits: bool = False
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    vocab_start_index: int,
+    vocab_end_index: int,
+    return_logits: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     name = "npu_fused_linear_online_max_sum"
     _half(name, input, weight)
