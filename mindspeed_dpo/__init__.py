@@ -1,3 +1,9 @@
 """Offline and online DPO of large language models on Megatron-core, for Ascend NPUs first."""
 
+import os
+
 __version__ = "0.1.0"
+
+# An installed torch_npu is loaded by `import torch` itself, which then fails where CANN's libraries are missing, even
+# for a conversion on the CPU. This package imports it where it is wanted, and nowhere else.
+os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")

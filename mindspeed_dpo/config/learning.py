@@ -76,3 +76,8 @@ class BatchConfig:
         1, help="Pairs of one forward and backward pass on one replica.", unit="pairs", check=at_least(1)
     )
     share_prompt: bool = setting(True, help="Compute a prompt once for both of its responses.")
+    probe_share_prompt: bool = setting(
+        True,
+        help="On NPU, compare attention over a shared prompt with its definition at start, and repeat prompts where it "
+        "differs; false relies on it.",
+    )

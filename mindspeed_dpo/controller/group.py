@@ -16,14 +16,10 @@ import ray
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
 from mindspeed_dpo.workers.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
-
-_SHOW_ALL = (
-    "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES",
-    "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
-)
 
 # How long to listen for the cause after the first sign of a failure.
 CAUSE_WAIT_S = 3.0
@@ -48,7 +44,7 @@ class NodeProcess(WorkerProcess):
         Ray shows a process its own devices only, so that is 0, unless it was told to leave that to the process.
         """
         ids = ray.get_runtime_context().get_accelerator_ids().get(resource, [])
-        shows_all = any(name in os.environ for name in _SHOW_ALL)
+        shows_all = os.environ.get(RAY_SHOWS_ALL.get(resource, ""), "").lower() in ("1", "true")
         return int(ids[0]) if ids and shows_all else 0
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:

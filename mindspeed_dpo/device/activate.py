@@ -1,6 +1,8 @@
 """Start-up of a process on its device, in the one order that works: device first, megatron after.
 
-What each device needs is in its own module; here is only the choice.
+What each device needs is in its own module; here is only the order: environment, libraries and their patches, device,
+operators. Process groups, parallel state and random generators follow in `parallel.groups`, with the backend named by
+the accelerator.
 """
 
 from __future__ import annotations
@@ -8,17 +10,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mindspeed_dpo.device import cpu, npu
+from mindspeed_dpo.device import cpu, environment, npu
 from mindspeed_dpo.device.accelerator import Accelerator, find_accelerator
+from mindspeed_dpo.device.ops import kernels
 
 
-def activate(kind: str, local_rank: int = 0, megatron_settings: Mapping[str, Any] | None = None) -> Accelerator:
+def activate(
+    kind: str,
+    local_rank: int = 0,
+    megatron_settings: Mapping[str, Any] | None = None,
+    timeout_minutes: float = 45,
+) -> Accelerator:
     """Bring this process up on its device; call it before the first megatron import.
 
     Args:
         kind: `auto`, `cpu`, `cuda` or `npu`.
         local_rank: Index of this process's device among the visible ones.
         megatron_settings: What MindSpeed's `repatch` is told, on NPU only.
+        timeout_minutes: How long a collective may take.
 
     Returns:
         The accelerator, ready for `torch.distributed.init_process_group`.
@@ -27,9 +36,10 @@ def activate(kind: str, local_rank: int = 0, megatron_settings: Mapping[str, Any
         RuntimeError: The device's libraries are missing or refuse to load.
     """
     accelerator = find_accelerator(kind)
-    if accelerator.kind == "npu":
-        npu.bring_up(megatron_settings or {})
-    elif accelerator.kind == "cpu":
+    environment.prepare(accelerator.kind, timeout_minutes)
+    library = npu.bring_up(megatron_settings or {}) if accelerator.kind == "npu" else None
+    if accelerator.kind == "cpu":
         cpu.install()
     accelerator.set_device(local_rank)
+    kernels.use(None if library is None else kernels.Kernels(library, accelerator.device().type))
     return accelerator

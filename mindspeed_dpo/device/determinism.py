@@ -9,15 +9,11 @@ import os
 
 import torch
 
+from mindspeed_dpo.device.environment import REPEATABLE
+
 ENVIRONMENT = {
-    "npu": {
-        "HCCL_DETERMINISTIC": "true",
-        "CLOSE_MATMUL_K_SHIFT": "1",
-        "ATB_MATMUL_SHUFFLE_K_ENABLE": "0",
-        "LCCL_DETERMINISTIC": "1",
-    },
-    "cuda": {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"},
-    "cpu": {},
+    kind: {one.name: one.value for one in REPEATABLE if one.value is not None and kind in one.kinds}
+    for kind in ("cpu", "cuda", "npu")
 }
 
 

@@ -7,12 +7,17 @@ first megatron import, parses `sys.argv` while it is imported, and resets the ro
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import logging
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
+
+from mindspeed_dpo.device.collectives import guard_collectives
+
+logger = logging.getLogger(__name__)
 
 # Always on: without flash attention MindSpeed builds a dense mask, the other keys are read by its validation.
 BASE_SETTINGS: dict[str, Any] = {
@@ -23,20 +28,42 @@ BASE_SETTINGS: dict[str, Any] = {
     "use_fused_rotary_pos_emb": True,
     "position_embedding_type": "rope",
 }
+NUMPY_BELOW = 2
+"""MindSpeed's requirements ask for numpy 1.26 at most."""
 
 
-def bring_up(settings: Mapping[str, Any]) -> None:
+def bring_up(settings: Mapping[str, Any]) -> Any:
     """Import torch_npu and MindSpeed and apply MindSpeed's patches for the given settings.
+
+    Returns:
+        The module torch_npu.
 
     Raises:
         RuntimeError: torch_npu or MindSpeed is missing or does not load, or megatron was imported before.
     """
     if "megatron.core" in sys.modules:
         raise RuntimeError("device=npu: megatron was imported before MindSpeed's adaptor; activate the device first")
-    _import("torch_npu", "install the torch_npu wheel that matches torch, and source CANN's set_env.sh")
+    library = _import(
+        "torch_npu",
+        "install the torch_npu wheel that matches torch, and source CANN's set_env.sh before the start (of Ray too)",
+    )
     with _argv_and_logging_kept():
         adaptor = _import("mindspeed.megatron_adaptor", "install MindSpeed, branch core_r0.16.0, with --no-deps")
         adaptor.repatch({**BASE_SETTINGS, **settings})
+    guard_collectives()
+    _warn_of_numpy(importlib.metadata.version("numpy"))
+    return library
+
+
+def _warn_of_numpy(version: str) -> None:
+    if int(version.split(".")[0]) >= NUMPY_BELOW:
+        logger.warning(
+            "device=npu: numpy %s is installed, MindSpeed is made for numpy below %d; pip install 'numpy<%d' if its "
+            "modules fail",
+            version,
+            NUMPY_BELOW,
+            NUMPY_BELOW,
+        )
 
 
 def _import(name: str, remedy: str) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 
 import torch
@@ -25,7 +24,6 @@ def join(
         timeout_minutes: How long a collective may take.
         store: The store itself, where this process hosts it already.
     """
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     timeout = timedelta(minutes=timeout_minutes)
     if store is None:
         host, port = master.rsplit(":", 1)
@@ -42,6 +40,13 @@ def split(topology: Topology, timeout_minutes: float = 45) -> None:
         pipeline_model_parallel_size=topology.pp,
         distributed_timeout_minutes=int(timeout_minutes),
     )
+
+
+def holds_everywhere(flag: bool, device: torch.device) -> bool:
+    """Whether a flag is set on every process of the job; a collective."""
+    count = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+    dist.all_reduce(count, dist.ReduceOp.SUM)
+    return int(count) == dist.get_world_size()
 
 
 def seed(number: int) -> None:

@@ -6,6 +6,7 @@ Reads the lengths of the data's rows where the data is there; no torch, no Ray, 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from rich.console import Console
@@ -20,6 +21,7 @@ from mindspeed_dpo.data.kept import KeptPairs, KeptPrompts, KeptRows
 from mindspeed_dpo.data.pair_set import PairSet
 from mindspeed_dpo.data.splits import parse_data_path
 from mindspeed_dpo.data.token_set import PROMPT_COLUMNS, open_columns
+from mindspeed_dpo.device.environment import environment_rows, likely_kind
 
 WIDE = 1000
 """Columns where nobody looks at a terminal: a row stays one line, so that it can be searched for."""
@@ -40,6 +42,7 @@ def preview(run: RunConfig, width: int = WIDE) -> str:
     _show(out, "a step", ("",), ([line] for line in work_lines(run)))
     _show(out, "length", ("", ""), _length(run))
     _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
+    _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
     if run.notes:
         _show(out, "without effect, or read as something else", ("",), ([note] for note in run.notes))
     file = out.file
@@ -57,6 +60,17 @@ def _show(out: Console, title: str, head: Sequence[str], rows: Iterable[Sequence
         table.add_row(*(Text(f"  {cell}" if number == 0 else cell) for number, cell in enumerate(row)))
     out.print(f"\n{title}")
     out.print(table)
+
+
+def _environment(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
+    """What the run sets in its processes, and what it leaves to the user, on this machine."""
+    parallel, precision = run.actor.parallel, run.actor.precision
+    return environment_rows(
+        likely_kind(run.loop.device),
+        parallel.distributed_timeout_minutes,
+        os.environ,
+        repeatable=precision.use_deter_comp,
+    )
 
 
 def _memory(run: RunConfig) -> Iterator[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ import torch
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
+from mindspeed_dpo.device.probe import prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.adapters import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
@@ -89,10 +90,31 @@ def build_feed(seat: Seat, role: RoleConfig, dataset: PairSource | None) -> Feed
         place=seat.place,
         device=seat.device,
         micro_batch_size=role.batch.micro_batch_size,
-        share_prompt=role.batch.share_prompt,
+        share_prompt=shares_prompt(seat, role),
         sequence_parallel=role.parallel.sequence_parallel,
         vocab_size=role.model.vocab_size,
     )
+
+
+def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
+    """Whether prompts are shared: where that is asked for, and the device's attention can; a collective."""
+    batch, model, tp = role.batch, role.model, seat.place.topology.tp
+    if not (batch.share_prompt and batch.probe_share_prompt and seat.accelerator.kind == "npu"):
+        return batch.share_prompt
+    problem = prefix_problem(
+        seat.device,
+        getattr(torch, role.precision.dtype),
+        heads=model.num_attention_heads // tp,
+        groups=model.num_query_groups // tp,
+        width=model.kv_channels,
+        window=model.sliding_window,
+    )
+    if problem is not None:
+        logger.warning("%s: attention over a shared prompt was tried: %s", role.name, problem)
+    works = groups.holds_everywhere(problem is None, seat.device)
+    if not works:
+        logger.warning("%s: each response repeats its prompt, as if share_prompt were false", role.name)
+    return works
 
 
 def execution(seat: Seat, role: RoleConfig) -> Execution:

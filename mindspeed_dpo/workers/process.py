@@ -73,7 +73,8 @@ class WorkerProcess:
         role = self.run.leader_of(self.pool)
         if role.precision.use_deter_comp:
             make_deterministic(find_accelerator(self.run.loop.device).kind)
-        accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role))
+        patience = role.parallel.distributed_timeout_minutes
+        accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), patience)
         self._log.attach()
         crew = importlib.import_module("mindspeed_dpo.workers.crew")
         self._crew = crew.Crew.join(self.run, role, accelerator, rank, world_size, master, self._store)

@@ -51,6 +51,9 @@ ELSEWHERE: dict[str, Shown] = {
         ),
         Shown(f"{_WATCHING}::test_what_a_tracker_is_told_comes_from_its_keys"),
     ),
+    "probe_share_prompt": Shown(
+        "distributed/test_npu_contract.py::test_prompts_are_repeated_where_the_device_cannot_share_them"
+    ),
     # Architecture.
     "rope_scaling_type": _FREQUENCIES,
     "rope_scaling_factor": _FREQUENCIES,

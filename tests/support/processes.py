@@ -26,21 +26,23 @@ from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.device import activate, find_accelerator
+from mindspeed_dpo.device import Accelerator, activate
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.store import host_store
 from mindspeed_dpo.workers.crew import Crew
+from tests.support.npu_processes import serve_on_npu
 
 RESULT_TIMEOUT_S = 300
 ACTOR = "actor_rollout"
-_pools: dict[tuple[str, int], Pool] = {}
+_pools: dict[tuple[str, int, str], Pool] = {}
 
 
-def pool(world_size: int, name: str = ACTOR) -> Pool:
-    """The pool of this size, started at the first call; pools of different names are different jobs."""
-    if (name, world_size) not in _pools:
-        _pools[name, world_size] = Pool(world_size)
-    return _pools[name, world_size]
+def pool(world_size: int, name: str = ACTOR, device: str = "cpu") -> Pool:
+    """The pool of this size, started at the first call; pools of different names or devices are different jobs."""
+    key = (name, world_size, device)
+    if key not in _pools:
+        _pools[key] = Pool(world_size, device)
+    return _pools[key]
 
 
 def rest() -> None:
@@ -52,16 +54,22 @@ def rest() -> None:
 class Pool:
     """Processes of one size, each with a pipe to this one."""
 
-    def __init__(self, world_size: int) -> None:
-        context = mp.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+    def __init__(self, world_size: int, device: str = "cpu") -> None:
+        """Start the processes: on `npu` afresh, as there megatron-core must not be there before the device."""
+        if device == "npu":
+            context, target = mp.get_context("spawn"), serve_on_npu
+        else:
+            context, target = mp.get_context("forkserver"), _serve
+            context.set_forkserver_preload([__name__])
         pairs = [context.Pipe() for _ in range(world_size)]
         self._ends = [parent for parent, _ in pairs]
         self._processes = [
-            context.Process(target=_serve, args=(rank, world_size, child)) for rank, (_, child) in enumerate(pairs)
+            context.Process(target=target, args=(rank, world_size, child)) for rank, (_, child) in enumerate(pairs)
         ]
         for process in self._processes:
             process.start()
+        for _, child in pairs:
+            child.close()  # so that a process that dies is noticed
         master = self._ends[0].recv()
         for end in self._ends[1:]:
             end.send(master)
@@ -109,8 +117,13 @@ def free_port() -> int:
 
 
 def _serve(rank: int, world_size: int, end: Connection) -> None:
+    work(rank, world_size, end, activate("cpu"))
+
+
+def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) -> None:
+    """Join the other processes on a device that is active, and answer what comes through the pipe."""
     torch.set_num_threads(1)
-    accelerator = activate("cpu")
+    _device[:] = [accelerator]
     # The first one listens before it tells where: nobody can take the port meanwhile.
     store = host_store(0) if rank == 0 else None
     if store is not None:
@@ -153,7 +166,7 @@ class PoolGroup:
     """A pool that plays the roles of a run, as the controller's worker group does on Ray; `name` is the pool's."""
 
     def __init__(self, run: RunConfig, size: int, name: str = ACTOR) -> None:
-        self._pool = pool(size, name)
+        self._pool = pool(size, name, "npu" if run.loop.device == "npu" else "cpu")
         self._pool.run(_seat, run, run.actor if name == ACTOR else getattr(run, name))
 
     def build(self, role: str) -> None:
@@ -231,11 +244,12 @@ def _destroy_groups() -> int:
 
 
 _crew: list[Crew] = []
+_device: list[Accelerator] = []
 
 
 def _seat(run: RunConfig, leading: RoleConfig) -> None:
     leave_layout()
-    _crew.append(Crew.seated(run, leading, find_accelerator("cpu"), dist.get_rank(), dist.get_world_size()))
+    _crew.append(Crew.seated(run, leading, _device[0], dist.get_rank(), dist.get_world_size()))
 
 
 def _build(role: str) -> None:

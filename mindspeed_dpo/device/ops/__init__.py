@@ -1,4 +1,7 @@
-"""Operators, each by its plain definition; faster forms of a device are to be compared with these."""
+"""Operators: each by its plain definition, and by an operator of torch_npu once an NPU is active.
+
+AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed calls torch's fused AdamW on NPU.
+"""
 
 from mindspeed_dpo.device.ops.attention import segment_attention
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention

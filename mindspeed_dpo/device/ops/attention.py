@@ -6,10 +6,19 @@ The plain form loops over segments; it is the definition that a device's one var
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
+from mindspeed_dpo.device.ops.limits import check_attention, check_dtypes
+
+MASK_SIZE = 2048
+"""Side of the one causal mask that `npu_fusion_attention` wants, whatever the lengths are."""
+RIGHT_DOWN_CAUSAL, BAND = 3, 4
 
 
 def segment_attention(
@@ -36,7 +45,26 @@ def segment_attention(
 
     Returns:
         [T, heads, d] in query's dtype.
+
+    Raises:
+        OperatorLimit: The device's operator does not take these.
     """
+    kernels = kernels_for(query)
+    if kernels is None:
+        return plain_segment_attention(query, key, value, query_lengths, key_lengths, scale, window)
+    return _on_npu(kernels, query, key, value, query_lengths, key_lengths, scale, window)
+
+
+def plain_segment_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    scale: float,
+    window: int | None = None,
+) -> Tensor:
+    """The definition of `segment_attention`."""
     outputs = [
         _causal(q, k, v, scale, window)
         for q, k, v in zip(
@@ -67,3 +95,45 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return out[0].transpose(0, 1)
+
+
+def _on_npu(
+    kernels: Kernels,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    query_lengths: Sequence[int],
+    key_lengths: Sequence[int],
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """`npu_fusion_attention` in layout TND: one call for all segments, which has its own backward.
+
+    Its lengths are cumulative Python integers without a leading 0, so that nothing waits for the device; in its mask
+    true means hidden. Mode 3 aligns the causal corner with a segment's last query and key, mode 4 also bounds how far a
+    query looks back.
+    """
+    check_dtypes("npu_fusion_attention", query, key, value)
+    check_attention(query, key, query_lengths, key_lengths)
+    look_back = {} if window is None else {"pre_tockens": window - 1, "next_tockens": 0}
+    out: Tensor = kernels.library.npu_fusion_attention(
+        query.contiguous(),
+        key.contiguous(),
+        value.contiguous(),
+        query.shape[1],
+        "TND",
+        atten_mask=hidden_mask(query.device),
+        scale=scale,
+        actual_seq_qlen=list(accumulate(query_lengths)),
+        actual_seq_kvlen=list(accumulate(key_lengths)),
+        sparse_mode=RIGHT_DOWN_CAUSAL if window is None else BAND,
+        **look_back,
+    )[0]
+    return out
+
+
+@lru_cache(maxsize=8)
+def hidden_mask(device: torch.device) -> Tensor:
+    """[2048, 2048] bool, true above the diagonal; one for all layers and lengths of a device."""
+    with torch.inference_mode(False):
+        return torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.bool, device=device).triu(1)

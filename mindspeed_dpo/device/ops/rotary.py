@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
+from mindspeed_dpo.device.ops.limits import ROTARY_HEADS, ROTARY_WIDTH, check_dtypes, require
+
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads by the angles of their positions.
@@ -16,7 +19,30 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Returns:
         [T, heads, d] in x's dtype; computed in float32.
+
+    Raises:
+        OperatorLimit: The device's operator does not take these.
     """
+    kernels = kernels_for(x)
+    return plain_rotate(x, cos, sin) if kernels is None else _on_npu(kernels, x, cos, sin)
+
+
+def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The definition of `rotate`."""
     first, second = x.float().chunk(2, dim=-1)
     turned = torch.cat((-second, first), dim=-1)
     return (x.float() * cos.unsqueeze(1) + turned * sin.unsqueeze(1)).to(x.dtype)
+
+
+def _on_npu(kernels: Kernels, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`npu_rotary_mul` in layout BSND with one row of T positions, in float32 as the definition says.
+
+    Angles in bfloat16 would be off by up to 2^-9, which is why heads are widened and not angles narrowed.
+    """
+    name, (heads, width) = "npu_rotary_mul", x.shape[1:]
+    require(width % 2 == 0 and width <= ROTARY_WIDTH, name, f"an even width up to {ROTARY_WIDTH}", width, "use another")
+    require(heads <= ROTARY_HEADS, name, f"at most {ROTARY_HEADS} heads", heads, "raise tensor_model_parallel_size")
+    wide, cos, sin = x.float(), cos[:, None], sin[:, None]
+    check_dtypes(name, wide, cos, sin)
+    turned: Tensor = kernels.library.npu_rotary_mul(wide[None], cos[None], sin[None])
+    return turned[0].to(x.dtype)

@@ -14,7 +14,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.engine.training import ScoringEngine
-from mindspeed_dpo.workers.building import Seat, build_reward_model, offload_from
+from mindspeed_dpo.workers.building import Seat, build_reward_model, offload_from, shares_prompt
 from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer, reward_writer
@@ -97,7 +97,7 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
         device=seat.device,
         speaks=seat.place.is_output,
         micro_batch_size=role.batch.micro_batch_size,
-        share_prompt=role.batch.share_prompt,
+        share_prompt=shares_prompt(seat, role),
         multiple_of=seat.place.topology.tp if role.parallel.sequence_parallel else 1,
         vocab_size=role.model.vocab_size,
     )

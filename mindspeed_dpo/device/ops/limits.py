@@ -1,0 +1,77 @@
+"""What the operators of torch_npu take, checked before they are called: the device's own errors name no cause.
+
+Figures are those of the vendor's documentation in the wheel of torch_npu 2.13.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+ATTENTION_WIDTH = 768
+ATTENTION_HEADS = 256
+ATTENTION_TOKENS = 1 << 20
+ATTENTION_SEGMENTS = 1024
+ROTARY_WIDTH = 895
+ROTARY_HEADS = 999
+
+
+class OperatorLimit(ValueError):
+    """An operator of the device does not take what it was given; the message says what it takes."""
+
+
+def require(holds: bool, operator: str, expected: str, found: object, remedy: str) -> None:
+    """Refuse with a sentence where a limit is not kept.
+
+    Raises:
+        OperatorLimit: `holds` is false.
+    """
+    if not holds:
+        raise OperatorLimit(f"device=npu: {operator} takes {expected}, got {found}; {remedy}")
+
+
+def check_dtypes(operator: str, *tensors: Tensor, allowed: Sequence[torch.dtype] = DTYPES) -> None:
+    """All tensors must have the same dtype, one of those allowed."""
+    found = {tensor.dtype for tensor in tensors}
+    names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
+    shown = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+    require(len(found) == 1 and found <= set(allowed), operator, f"tensors of one dtype, {names}", shown, "set bf16")
+
+
+def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
+    """What `npu_fusion_attention` takes in layout TND.
+
+    Args:
+        query: [T, heads, d].
+        key: [S, groups, d].
+        query_lengths: Of each segment.
+        key_lengths: Of each segment.
+    """
+    name = "npu_fusion_attention"
+    heads, groups, width = query.shape[1], key.shape[1], query.shape[2]
+    split = "raise tensor_model_parallel_size"
+    fewer = "lower micro_batch_size or seq_length"
+    require(1 <= width <= ATTENTION_WIDTH, name, f"heads at most {ATTENTION_WIDTH} wide", width, "use another model")
+    require(heads <= ATTENTION_HEADS, name, f"at most {ATTENTION_HEADS} heads", heads, split)
+    require(heads % groups == 0, name, f"heads that {groups} query groups divide", heads, "correct num_query_groups")
+    segments = len(query_lengths)
+    require(segments <= ATTENTION_SEGMENTS, name, f"at most {ATTENTION_SEGMENTS} segments", segments, fewer)
+    longest = max(len(query), len(key))
+    require(longest <= ATTENTION_TOKENS, name, f"at most {ATTENTION_TOKENS} tokens in a row", longest, fewer)
+    require(
+        bool(query_lengths) and query_lengths[0] > 0,
+        name,
+        "a first segment that is not empty",
+        list(query_lengths[:1]),
+        "take empty rows out of the data",
+    )
+    longer = [(q, k) for q, k in zip(query_lengths, key_lengths, strict=True) if q > k]
+    require(not longer, name, "segments with at least as many keys as queries", longer[:1], "correct the segments")
+    sums = (sum(query_lengths), sum(key_lengths))
+    require(
+        sums == (len(query), len(key)), name, f"lengths that sum to {len(query)} and {len(key)}", sums, "correct them"
+    )

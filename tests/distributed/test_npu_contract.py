@@ -1,0 +1,151 @@
+"""`device: npu` over the reference torch_npu and MindSpeed: it trains as the CPU does, and as was recorded from TRL.
+
+Everything is on the host here: what is shown is the order of starting, the calls of operators and collectives, and that
+MindSpeed's habits change nothing. Kernels and HCCL are not shown.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mindspeed_dpo.workers.crew import Crew
+from tests.distributed import test_online_equals_offline as online
+from tests.support.oracle_runs import compare, oracle_run
+from tests.support.processes import PoolGroup, pool
+from tests.support.runs import Layout, train
+from tests.unit.workers.pairs import random_run
+
+pytestmark = pytest.mark.distributed
+
+NPU = {"device": "npu", "distributed_backend": "auto"}
+OPERATORS = {"npu_fusion_attention", "npu_rms_norm", "npu_rotary_mul", "npu_swiglu"}
+COMPARED = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected", "entropy", "mean_token_accuracy")
+
+
+def number_of_calls() -> int:
+    return len(sys.modules["torch_npu"].calls)
+
+
+def calls_since(count: int) -> list[tuple[str, dict[str, Any]]]:
+    """Operator and options of each call of this process since its first `count`."""
+    return [(call.operator, call.options) for call in sys.modules["torch_npu"].calls[count:]]
+
+
+def assert_equal_metrics(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
+    for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+        for name in set(COMPARED) & set(other):
+            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5), (step, name)
+
+
+@pytest.mark.parametrize(
+    ("case", "layout", "settings"),
+    [
+        ("sigmoid", (1, 1, 1), {}),
+        ("ipo", (2, 1, 1), {"sequence_parallel": True, "use_distributed_optimizer": True}),
+        ("sigmoid_trunc", (1, 2, 1), {"micro_batch_size": 1}),
+    ],
+)
+def test_training_on_npu_follows_the_cpu_and_the_recording(
+    case: str, layout: Layout, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    for name in ("cpu", "npu"):
+        (tmp_path / name).mkdir()
+    on_cpu = train(oracle_run(case, layout, tmp_path / "cpu", **settings))
+    processes = pool(layout[0] * layout[1], device="npu")
+    before = min(processes.run(number_of_calls))
+    on_npu = train(oracle_run(case, layout, tmp_path / "npu", **NPU, **settings))
+    assert_equal_metrics(on_npu, on_cpu)
+    compare(case, on_npu, tmp_path / "npu" / "checkpoints")
+    for calls in processes.run(calls_since, before):
+        attention = [options for name, options in calls if name == "npu_fusion_attention"]
+        assert {name for name, _ in calls} == OPERATORS
+        assert {(one["input_layout"], one["sparse_mode"]) for one in attention} == {("TND", 3)}
+        # Shared prompts: queries fewer than keys.
+        assert any(one["actual_seq_qlen"] != one["actual_seq_kvlen"] for one in attention)
+
+
+@pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1)], ids=str)
+def test_online_training_with_fixed_answers_is_offline_training_on_npu_too(layout: Layout, tmp_path: Path) -> None:
+    settings = {"sequence_parallel": layout[0] > 1, "train_iters": online.STEPS, "global_batch_size": online.BATCH}
+    metrics, weights = [], []
+    for keys, is_online in (({}, False), (NPU, False), (NPU, True)):
+        folder = tmp_path / f"{len(metrics)}"
+        folder.mkdir()
+        one, final = online.train(random_run(folder, layout, lr=1e-2, **settings, **keys), is_online, folder)
+        metrics.append(one)
+        weights.append(final)
+    assert_equal_metrics(metrics[1], metrics[0])
+    assert_equal_metrics(metrics[2], metrics[0])
+    for of_rank in zip(*weights, strict=True):
+        torch.testing.assert_close(of_rank[1], of_rank[0], rtol=1e-5, atol=1e-5)
+        assert torch.equal(of_rank[1], of_rank[2])
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would_not_load(
+    is_sharded: bool, tmp_path: Path
+) -> None:
+    # The reference MindSpeed has no sharding type of the optimizer that loads: whoever used one would fail here.
+    settings = {"train_iters": 4, "save_interval": 2, "lr": 1e-2, "use_distributed_optimizer": is_sharded, **NPU}
+    whole = train(random_run(tmp_path, (1, 1, 2), **settings))
+    saved = tmp_path / "out" / "checkpoints" / "iter_0000002"
+    again = random_run(tmp_path, (1, 1, 2), **{**settings, "output_dir": tmp_path / "again", "resume_from": saved})
+    rest = train(again)
+    assert [record["step"] for record in rest] == [3, 4]
+    for one, other in zip(rest, whole[2:], strict=True):
+        assert (one["loss"], one["grad_norm"]) == (other["loss"], other["grad_norm"])
+
+
+def sizes_of_config(crew: Crew) -> tuple[int, int, bool]:
+    config = crew.roles["actor"].engine.model.config
+    return config.num_attention_heads, config.tensor_model_parallel_size, config.variable_seq_lengths
+
+
+def repatched_last() -> dict[str, Any]:
+    return dict(sys.modules["mindspeed.megatron_adaptor"].seen["repatched"][-1])
+
+
+def test_what_mindspeed_was_told_for_another_role_does_not_reach_a_config(tmp_path: Path) -> None:
+    told = pool(1, device="npu").run(repatched_last)[0]
+    group = PoolGroup(random_run(tmp_path, **NPU), 1)
+    group.build("actor")
+    found = group.inspect(sizes_of_config)[0]
+    group.leave()
+    assert found[1:] == (1, False)
+    assert (told["tensor_model_parallel_size"], told["variable_seq_lengths"]) == (2, True)
+
+
+def let_prefixes_fail(fails: bool) -> None:
+    """Let the attention of this process refuse lengths that differ, as a device might, or take them again."""
+    library = sys.modules["torch_npu"]
+    original = getattr(library.npu_fusion_attention, "original", library.npu_fusion_attention)
+
+    def attention(*args: Any, **options: Any) -> Any:
+        if options["actual_seq_qlen"] != options["actual_seq_kvlen"]:
+            raise RuntimeError("Sq and Skv must be equal")
+        return original(*args, **options)
+
+    attention.original = original  # type: ignore[attr-defined]
+    library.npu_fusion_attention = attention if fails else original
+
+
+def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path) -> None:
+    settings = {"train_iters": 2, "lr": 1e-2, **NPU}
+    shared = train(random_run(tmp_path, **settings))
+    processes = pool(1, device="npu")
+    processes.run(let_prefixes_fail, True)
+    try:
+        repeated = train(random_run(tmp_path, **{**settings, "output_dir": tmp_path / "repeated"}))
+        unasked = random_run(tmp_path, **{**settings, "output_dir": tmp_path / "unasked", "probe_share_prompt": False})
+        with pytest.raises(AssertionError, match="Sq and Skv must be equal"):
+            train(unasked)
+    finally:
+        # The failure has ended the processes; new ones have an attention that is whole.
+        assert pool(1, device="npu") is not processes
+    assert_equal_metrics(repeated, shared)
+    assert repeated[0]["tokens_computed"] > shared[0]["tokens_computed"]

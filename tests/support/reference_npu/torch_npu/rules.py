@@ -1,0 +1,249 @@
+"""The operators in plain torch, in float32, and what they refuse: the vendor's constraints that we come near."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+Allowed = Callable[[Tensor, Tensor, int], Tensor]
+
+
+class DeviceRefusal(RuntimeError):
+    """The device would refuse the call, or compute something else than what was meant."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: the operator, the shapes of its tensors and its other arguments."""
+
+    operator: str
+    shapes: tuple[tuple[int, ...], ...]
+    options: dict[str, Any]
+
+
+calls: list[Call] = []
+
+
+def strict(name: str, operator: Any) -> Callable[..., Any]:
+    """The operator for positional and keyword arguments of exactly the schema's kinds, noting each call."""
+    schema = operator.default._schema
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
+        kinds = {argument.name: str(argument.type) for argument in schema.arguments}
+        for key, value in given.items():
+            _need(key in kinds, f"{name} has no argument {key}")
+            _check_kind(name, key, kinds[key], value)
+        tensors = [value for value in given.values() if torch.is_tensor(value)]
+        options = {key: value for key, value in given.items() if not torch.is_tensor(value)}
+        calls.append(Call(name, tuple(tuple(tensor.shape) for tensor in tensors), options))
+        return operator(*args, **kwargs)
+
+    return call
+
+
+def _check_kind(name: str, key: str, kind: str, value: Any) -> None:
+    if value is None:
+        return
+    if "List[int]" in kind:
+        plain = isinstance(value, list | tuple) and all(type(item) is int for item in value)
+        _need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
+    elif kind == "int":
+        _need(type(value) is int, f"{name}: {key} must be a Python int, got {value!r}")
+    elif "Tensor" in kind:
+        _need(torch.is_tensor(value) and value.dtype != torch.float64, f"{name}: {key} must be a tensor, not float64")
+
+
+def _need(holds: bool, sentence: str) -> None:
+    if not holds:
+        raise DeviceRefusal(sentence)
+
+
+def _same_dtype(name: str, *tensors: Tensor) -> None:
+    found = {tensor.dtype for tensor in tensors}
+    _need(len(found) == 1 and found <= set(DTYPES), f"{name}: dtypes {sorted(map(str, found))}")
+
+
+def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
+    _same_dtype("npu_rms_norm", input, gamma)
+    _need(2 <= input.dim() <= 8, f"npu_rms_norm: {input.dim()} dims")
+    _need(gamma.shape == input.shape[-1:], f"npu_rms_norm: gamma {tuple(gamma.shape)}")
+    wide = input.float()
+    inverse = (wide.pow(2).mean(-1, keepdim=True) + epsilon).rsqrt()
+    return (wide * inverse * gamma.float()).to(input.dtype), inverse
+
+
+def npu_swiglu(input: Tensor, dim: int = -1) -> Tensor:
+    _same_dtype("npu_swiglu", input)
+    _need(input.shape[dim] % 2 == 0, f"npu_swiglu: odd dim {input.shape[dim]}")
+    gate, up = input.float().chunk(2, dim)
+    return (gate * gate.sigmoid() * up).to(input.dtype)
+
+
+def npu_rotary_mul(
+    input: Tensor, r1: Tensor, r2: Tensor, rotary_mode: str = "half", rotate: Tensor | None = None
+) -> Tensor:
+    name = "npu_rotary_mul"
+    _same_dtype(name, input, r1, r2)
+    _need(rotary_mode == "half" and rotate is None, f"{name}: only mode half is used here")
+    _need(input.dim() == r1.dim() == r2.dim() == 4, f"{name}: 4 dims are needed")
+    batch, length, heads, width = input.shape
+    _need(width % 2 == 0 and width < 896, f"{name}: width {width}")
+    _need(batch < 1000 and heads < 1000, f"{name}: B {batch} N {heads}")
+    for angles in (r1, r2):
+        _need(tuple(angles.shape) == (1, length, 1, width), f"{name}: BSND wants angles 1S1D, got {angles.shape}")
+        _need(float(angles.detach().abs().max()) <= 1 + 1e-6, f"{name}: angles beyond [-1, 1]")
+    first, second = input.float().chunk(2, -1)
+    return (input.float() * r1 + torch.cat((-second, first), -1) * r2).to(input.dtype)
+
+
+def npu_fusion_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    head_num: int,
+    input_layout: str,
+    pse: Tensor | None = None,
+    padding_mask: Tensor | None = None,
+    atten_mask: Tensor | None = None,
+    scale: float = 1.0,
+    keep_prob: float = 1.0,
+    pre_tockens: int = 2147483647,
+    next_tockens: int = 2147483647,
+    inner_precise: int = 0,
+    prefix: list[int] | None = None,
+    actual_seq_qlen: list[int] | None = None,
+    actual_seq_kvlen: list[int] | None = None,
+    sparse_mode: int = 0,
+    gen_mask_parallel: bool = True,
+    sync: bool = False,
+    softmax_layout: str = "",
+    sink: Tensor | None = None,
+    dropout_mask: Tensor | None = None,
+    seed: int = 0,
+    offset: int = 0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int, int]:
+    _need(all(one is None for one in (pse, padding_mask, prefix, sink, dropout_mask)), "only plain attention is used")
+    _need(keep_prob == 1.0 and inner_precise == 0 and not softmax_layout, "only plain attention is used")
+    _same_dtype("npu_fusion_attention", query, key, value)
+    _check_layout(query, key, value, head_num, input_layout)
+    q_ends, k_ends = _ends(query, actual_seq_qlen), _ends(key, actual_seq_kvlen)
+    _need(len(q_ends) == len(k_ends), f"{len(q_ends)} query items and {len(k_ends)} key items")
+    _check_mask(atten_mask, sparse_mode)
+    see_back, see_ahead = (pre_tockens, next_tockens) if sparse_mode == 4 else (2**31 - 1, 0)
+    out, first_q, first_k = [], 0, 0
+    for end_q, end_k in zip(q_ends, k_ends, strict=True):
+        q, k, v = query[first_q:end_q].float(), key[first_k:end_k].float(), value[first_k:end_k].float()
+        out.append(_attend(q, k, v, scale, sparse_mode, see_back, see_ahead))
+        first_q, first_k = end_q, end_k
+    empty = query.new_zeros(0, dtype=torch.float32)
+    return torch.cat(out).to(query.dtype), empty, empty.clone(), empty.clone(), 0, 0, 0
+
+
+def _check_layout(query: Tensor, key: Tensor, value: Tensor, head_num: int, layout: str) -> None:
+    _need(layout == "TND", f"layout {layout}: lengths that differ need TND")
+    _need(query.dim() == key.dim() == value.dim() == 3, "TND needs three dims")
+    _need(all(tensor.is_contiguous() for tensor in (query, key, value)), "a tensor is not contiguous")
+    _need(key.shape == value.shape, f"key {tuple(key.shape)} and value {tuple(value.shape)}")
+    heads, width = query.shape[1:]
+    _need(head_num == heads and heads <= 256 and heads % key.shape[1] == 0, f"{head_num=} of {heads}/{key.shape[1]}")
+    _need(width == key.shape[2] and 1 <= width <= 768, f"head width {width}")
+
+
+def _ends(tensor: Tensor, cumulative: list[int] | None) -> list[int]:
+    if cumulative is None:
+        raise DeviceRefusal("TND needs cumulative lengths")
+    _need(1 <= len(cumulative) <= 1024, f"{len(cumulative)} items")
+    _need(cumulative[0] > 0, f"cumulative lengths begin with {cumulative[0]}: no leading 0")
+    _need(sorted(cumulative) == cumulative and cumulative[-1] == len(tensor), f"{cumulative} for {len(tensor)} rows")
+    return cumulative
+
+
+def _check_mask(mask: Tensor | None, sparse_mode: int) -> None:
+    if mask is None:
+        raise DeviceRefusal("without a mask every key is seen, whatever sparse_mode says")
+    _need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
+    _need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
+    _need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
+    _need(
+        bool(torch.equal(mask.bool(), torch.ones(2048, 2048).triu(1).bool())), "1 hides: the mask is above the diagonal"
+    )
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mode: int, see_back: int, see_ahead: int) -> Tensor:
+    """[q, N, D] by the definition: scores, hidden ones at minus infinity, softmax, sum of values."""
+    if not len(q):
+        return q
+    share = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
+    ahead = torch.arange(len(k))[None] - (len(k) - len(q)) - torch.arange(len(q))[:, None]
+    seen = (ahead <= 0) if mode == 3 else (ahead <= see_ahead) & (-ahead <= see_back)
+    _need(bool(seen.any(1).all()), "a query that sees no key")
+    scores = torch.einsum("qnd,knd->nqk", q, k) * scale
+    return torch.einsum("nqk,knd->qnd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
+
+
+def npu_fused_linear_online_max_sum(
+    input: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    vocab_start_index: int,
+    vocab_end_index: int,
+    return_logits: bool = False,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    name = "npu_fused_linear_online_max_sum"
+    _half(name, input, weight)
+    _need(target.dtype in (torch.int32, torch.int64) and target.dim() == 1, f"{name}: target {target.dtype}")
+    _need(0 <= vocab_start_index <= vocab_end_index, f"{name}: {vocab_start_index} to {vocab_end_index}")
+    logits = input.float() @ weight.float().t()
+    outside = (target < vocab_start_index) | (target >= vocab_end_index)
+    local = (target - vocab_start_index).masked_fill(outside, 0)
+    highest = logits.amax(-1)
+    predicted = logits.gather(1, local[:, None].long())[:, 0].masked_fill(outside, 0.0)
+    kept = logits.to(input.dtype) if return_logits else logits.new_zeros(0)
+    return highest, (logits - highest[:, None]).exp().sum(-1), predicted, _packed(~outside), local, kept
+
+
+def npu_fused_linear_cross_entropy_loss_with_max_sum_backward(
+    grad: Tensor,
+    input: Tensor,
+    weight: Tensor,
+    target_mask: Tensor,
+    masked_target: Tensor,
+    label_smoothing: float = 0.0,
+    logits_max: Tensor | None = None,
+    sum_exp_logits: Tensor | None = None,
+    softmax: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    name = "npu_fused_linear_cross_entropy_loss_with_max_sum_backward"
+    _half(name, input, weight)
+    _need(grad.dtype == torch.float32 and grad.dim() == 1, f"{name}: grad {grad.dtype}")
+    _need(len(weight) >= 128, f"{name}: {len(weight)} rows of weight")
+    _need(label_smoothing == 0.0 and softmax is None, f"{name}: only the saving branch is used here")
+    _need(target_mask.dtype == torch.uint8 and len(target_mask) == -(-len(input) // 8), f"{name}: target_mask")
+    if logits_max is None or sum_exp_logits is None:
+        raise DeviceRefusal(f"{name}: without softmax it needs logits_max and sum_exp_logits")
+    probs = ((input.float() @ weight.float().t()) - logits_max[:, None]).exp() / sum_exp_logits[:, None]
+    here = _unpacked(target_mask, len(input)).float()
+    d_logits = probs.scatter_add(1, masked_target[:, None].long(), -here[:, None]) * grad[:, None]
+    return (d_logits @ weight.float()).to(input.dtype), (d_logits.t() @ input.float()).to(input.dtype)
+
+
+def _half(name: str, input: Tensor, weight: Tensor) -> None:
+    _need(input.dtype == weight.dtype and input.dtype in DTYPES[:2], f"{name}: {input.dtype}, {weight.dtype}")
+    _need(input.dim() == weight.dim() == 2, f"{name}: matrices are needed")
+
+
+def _packed(bits: Tensor) -> Tensor:
+    """Bits eight to a byte, the first the lowest: an order of ours, which only the backward operator reads."""
+    padded = torch.nn.functional.pad(bits.int(), (0, -len(bits) % 8)).view(-1, 8)
+    return (padded << torch.arange(8)).sum(-1).to(torch.uint8)
+
+
+def _unpacked(packed: Tensor, count: int) -> Tensor:
+    return ((packed.int()[:, None] >> torch.arange(8)) & 1).flatten()[:count].bool()
