@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
@@ -35,6 +36,27 @@ def _is_in_bad_fork() -> bool:
 
 def synchronize(*_args: object) -> None:
     """The host has nothing to wait for."""
+
+
+class Stream:
+    """A queue of work; the host has one, which is always done."""
+
+    def wait_stream(self, _other: Stream) -> None:
+        """Nothing is under way."""
+
+    def synchronize(self) -> None:
+        """Nothing is under way."""
+
+
+_only = Stream()
+
+
+def current_stream(*_args: object) -> Stream:
+    return _only
+
+
+def stream(_stream: Stream | None) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 def max_memory_allocated() -> int:
