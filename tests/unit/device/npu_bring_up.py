@@ -20,7 +20,9 @@ from typing import Any
 
 TORCH_NPU = """
 import types, torch
-torch.npu = types.SimpleNamespace(set_device=lambda rank: devices.append(rank))
+torch.npu = types.SimpleNamespace(
+    set_device=lambda rank: devices.append(rank), current_device=lambda: torch.device("cpu")
+)
 devices = []
 """
 ADAPTOR = """

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.device.npu import BASE_SETTINGS
+from mindspeed_dpo.device.npu import BASE_SETTINGS, _warn_of_numpy
 
 MODULE = "tests.unit.device.npu_bring_up"
 
@@ -60,3 +60,11 @@ def test_the_local_device_is_taken(report: dict[str, Any]) -> None:
 )
 def test_what_is_missing_or_too_late_is_said(case: str, start: str, remedy: str, report: dict[str, Any]) -> None:
     assert report[case].startswith(start) and remedy in report[case]
+
+
+@pytest.mark.parametrize(("version", "warns"), [("1.26.4", False), ("2.0.0", True), ("2.4.6", True)])
+def test_a_numpy_that_mindspeed_is_not_made_for_is_told(
+    version: str, warns: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of_numpy(version)
+    assert ("MindSpeed is made for numpy below 2" in caplog.text) == warns

@@ -1,0 +1,28 @@
+"""Which of the devices that it sees a process takes, when Ray shows it its own only and when it shows all."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from mindspeed_dpo.controller.group import NodeProcess
+from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
+
+
+@pytest.mark.parametrize(
+    ("set_for", "value", "expected"),
+    [(None, "", 0), ("NPU", "1", 5), ("NPU", "true", 5), ("NPU", "0", 0), ("GPU", "1", 0)],
+)
+def test_the_device_is_ray_s_own_only_where_ray_shows_all_of_that_kind(
+    set_for: str | None, value: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in RAY_SHOWS_ALL.values():
+        monkeypatch.delenv(name, raising=False)
+    if set_for is not None:
+        monkeypatch.setenv(RAY_SHOWS_ALL[set_for], value)
+    context = SimpleNamespace(get_accelerator_ids=lambda: {"NPU": ["5"]})
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    process = NodeProcess.__new__(NodeProcess)
+    assert process.local_rank("NPU") == expected
