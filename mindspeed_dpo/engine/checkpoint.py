@@ -72,7 +72,7 @@ def save(
     if dist.get_rank() == 0:
         if metadata.get("adapters"):
             export_peft(Path(str(folder[0])), metadata["adapters"])
-        said = {"optimizer": parts.optimizer, "rng": parts.rng, "follower": follower is not None}
+        said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
         files.finish(root, iteration, {**said, **metadata})
     dist.barrier()
     return files.iteration_dir(root, iteration)

@@ -53,8 +53,13 @@ def _rotate(x: Tensor) -> Tensor:
 
 _KEYS_SHAPE = (sum(KEYS), GROUPS, WIDTH)
 _ATTENTION_SHAPES = ((sum(QUERIES), HEADS, WIDTH), _KEYS_SHAPE, _KEYS_SHAPE)
+FOR_GENERATION = frozenset(
+    {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "Reach"}
+)
+"""Names of `device.ops` that take no gradient; their forms are compared by the tests of generation."""
 CASES = (
     Case("rms_norm", "", ((63, 256), (256,)), lambda x, weight: ops.rms_norm(x, weight, 1e-5)),
+    Case("linear", "", ((63, 256), (128, 256)), lambda x, weight: ops.linear(weight, None, x)),
     Case("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x)),
     Case("rotate", "", ((63, HEADS, WIDTH),), _rotate),
     Case("segment_attention", "", _ATTENTION_SHAPES, _attention(None)),

@@ -20,6 +20,7 @@ def _bad_values(item: Declared) -> list[Any]:
         int: ["many", 1.5, True],
         float: ["much", True],
         str: [[1, 2]],
+        dict: [1.5, {"a": [1]}],
     }
     kind, is_list = kind_of(item.type)
     if is_list:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.models import head
-from mindspeed_dpo.models.head import ENTROPY, HIT, LOGP, MEAN_LOGIT, VocabShard
+from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT, VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard
 
@@ -34,7 +34,8 @@ def by_definition(asked: Case) -> Scored:
     logps.backward(asked.upstream.double())
     entropy = -(log_probs.exp() * log_probs).sum(-1)
     hit = (logits.argmax(-1) == asked.labels).double()
-    columns = torch.stack((logps, entropy, hit, logits.mean(-1)), -1).detach()
+    collision = log_probs.exp().square().sum(-1).log()
+    columns = torch.stack((logps, entropy, hit, logits.mean(-1), collision), -1).detach()
     assert hidden.grad is not None and weight.grad is not None
     return Scored(columns, hidden.grad, weight.grad)
 
@@ -78,7 +79,7 @@ def test_without_statistics_there_is_one_column_with_the_same_values() -> None:
     assert torch.equal(plain.hidden_grad, found.hidden_grad) and torch.equal(plain.weight_grad, found.weight_grad)
 
 
-@pytest.mark.parametrize("column", [ENTROPY, HIT, MEAN_LOGIT])
+@pytest.mark.parametrize("column", [ENTROPY, HIT, MEAN_LOGIT, LOG_COLLISION])
 def test_statistics_carry_no_gradient(column: int) -> None:
     asked = case()
     shard = VocabShard(0, 24, asked.vocab_size)
