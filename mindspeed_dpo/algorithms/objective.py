@@ -18,7 +18,7 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.ratios import log_ratios, per_token
-from mindspeed_dpo.algorithms.whole_step import PARTNERS, AcrossPairs, StepValues, adapted_beta
+from mindspeed_dpo.algorithms.whole_step import PARTNERS, AcrossPairs, StepValues, adapted_beta, nll_scale
 from mindspeed_dpo.config.losses import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
 
@@ -93,13 +93,6 @@ class PreferenceObjective:
         return {**terms, **ftx, **({XPO: self.xpo_alpha} if self.xpo_alpha is not None else {})}
 
     @property
-    def metric_names(self) -> tuple[str, ...]:
-        """Names of the sums a call returns, sorted: what a rank without pairs passes to `MetricSums.vector`."""
-        terms = [f"loss/{name}" for name in self.coefficients] if self._is_composed else []
-        pairs = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
-        return tuple(sorted(("loss", *terms, *pairs, "logps/chosen", "logps/rejected")))
-
-    @property
     def _is_composed(self) -> bool:
         return len(self.coefficients) > 1
 
@@ -155,9 +148,9 @@ class PreferenceObjective:
     @staticmethod
     def _nll(logps: Tensor, pairs: PairValues) -> Tensor:
         """Negative log-probability of the chosen response [P], scaled to a mean over the tokens of the step."""
-        if pairs.across is None:
-            return -logps[:, 0] * len(logps) / pairs.lengths[:, 0].sum().clamp(min=1)
-        return -logps[:, 0] * pairs.across.nll_scale
+        chosen = pairs.lengths[:, 0].to(logps.dtype)
+        scale = nll_scale(chosen, len(chosen)) if pairs.across is None else pairs.across.nll_scale
+        return -logps[:, 0] * scale
 
     def _rewards(self, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:
         """Implicit rewards [P, 2]: beta (policy - reference), equation 5 of Rafailov et al. 2023 (arXiv:2305.18290).

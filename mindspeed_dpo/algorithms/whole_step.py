@@ -65,11 +65,11 @@ def across_pairs(values: StepValues, loss_types: tuple[str, ...], group: int | N
     for name in set(loss_types) & set(PARTNERS):
         assert values.logps is not None and values.ref_logps is not None, f"{name} compares pairs by log-probability"
         partners[name] = PARTNERS[name](values.logps, values.ref_logps, size)
-    return AcrossPairs(_nll_scale(values.lengths[:, 0], size), partners)
+    return AcrossPairs(nll_scale(values.lengths[:, 0], size), partners)
 
 
-def _nll_scale(chosen_lengths: Tensor, group: int) -> Tensor:
-    """Pairs of the group over chosen tokens of the group: [N] of [N]."""
+def nll_scale(chosen_lengths: Tensor, group: int) -> Tensor:
+    """Pairs of the group over chosen tokens of the group: [N] of [N], floating."""
     parts = [part.new_full(part.shape, len(part)) / part.sum().clamp(min=1) for part in chosen_lengths.split(group)]
     return torch.cat(parts) if parts else chosen_lengths
 

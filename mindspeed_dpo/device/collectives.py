@@ -29,13 +29,6 @@ def guard_collectives() -> None:
             setattr(dist, name, _guarded(name, collective))
 
 
-def release_collectives() -> None:
-    """Undo `guard_collectives`."""
-    for name in GUARDED:
-        collective = getattr(dist, name)
-        setattr(dist, name, getattr(collective, "guarded_from", collective))
-
-
 def _guarded(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
     first = _first_argument(name)
 

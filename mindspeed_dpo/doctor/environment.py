@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from mindspeed_dpo.device import environment as variables
 from mindspeed_dpo.doctor.findings import Finding, fix, note, ok
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.request import Request
@@ -30,16 +31,13 @@ def check_open_files(request: Request, machine: Machine) -> Iterable[Finding]:
 
 def check_visible_devices(_: Request, machine: Machine) -> Iterable[Finding]:
     """The list of visible NPUs, which has to ascend."""
-    name = "ASCEND_RT_VISIBLE_DEVICES"
-    text = machine.env.get(name)
-    if text is None:
-        yield ok("not set: all devices")
+    text = machine.env.get(variables.ASCEND_DEVICES)
+    try:
+        variables.check_visible_devices(machine.env)
+    except variables.EnvironmentProblem as problem:
+        yield fix(repr(text), str(problem))
         return
-    numbers = [int(word) if word.isdecimal() else -1 for word in text.split(",")]
-    if -1 in numbers or numbers != sorted(set(numbers)):
-        yield fix(f"{text!r}", f"write {name} as ascending numbers with commas and no blanks, such as 0,1,2,3")
-    else:
-        yield ok(text)
+    yield ok(text or "not set: all devices")
 
 
 def check_allocator(_: Request, machine: Machine) -> Iterable[Finding]:

@@ -63,6 +63,23 @@ class External(Tracker, Protocol):
     errors: tuple[type[Exception], ...]
 
 
+class RunOfLibrary:
+    """What trackers have in common whose library hands out a run that logs and finishes."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each curve."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Send what is pending and end the run."""
+        if self._run is not None:
+            self._run.finish()
+        self._run = None
+
+
 def begin(name: str, tracked: Tracked, output_dir: Path, completed_steps: int) -> Tracker:
     """Begin a tracker, or go on with what it has of this run.
 

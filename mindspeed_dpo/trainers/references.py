@@ -119,16 +119,11 @@ def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-def is_initial_policy(run: RunConfig) -> bool:
-    """Whether the reference is the policy as it is before the first update."""
-    return run.is_ref_initial_policy
-
-
 def _compute_with(
     run: RunConfig, parts: Mapping[str, NDArray[np.int64]], initial_actor: Reference, group: Group, live: Reference
 ) -> dict[str, NDArray[np.float32]]:
     # With adapters that policy may not be the reference; a role of its own then asks it with adapters off.
-    if is_initial_policy(run) and not run.actor.adapters.is_on:
+    if run.is_ref_initial_policy and not run.actor.adapters.is_on:
         return {name: _compute(initial_actor, rows, run) for name, rows in parts.items()}
     group.build("ref")
     values = {name: _compute(live, rows, run) for name, rows in parts.items()}

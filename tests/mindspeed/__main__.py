@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import importlib
 import json
-import logging
 import os
 import sys
-import warnings
 from typing import Any
 
 from mindspeed_dpo.device import activate, cpu
 from mindspeed_dpo.parallel.store import host_store
+from tests.support.process_state import process_state
 
 SETTINGS = {
     "seq_length": 64,
@@ -30,9 +29,9 @@ def main() -> None:
     if sys.argv[1] == "npu":
         sys.path.insert(0, os.environ["TEST_MINDSPEED"])
         importlib.import_module("tests.mindspeed.stand_in").install()
-        before = _state()
+        before = process_state()
         activate("npu", 0, SETTINGS)
-        report["unchanged"] = {name: value == before[name] for name, value in _state().items()}
+        report["unchanged"] = {name: value == before[name] for name, value in process_state().items()}
         patches = importlib.import_module("mindspeed.patch_utils").MindSpeedPatchesManager.patches_info
         report["patches"] = len(patches)
         # What torch_npu's transfer module does for a device, these do for the host.
@@ -48,16 +47,6 @@ def main() -> None:
     report["norms"] = {name: float(value.norm()) for name, value in gradient.items()}
     report["steps"] = jobs.train(jobs.build(jobs.Setup()), jobs.Setup(), 3)
     sys.stdout.write("\n" + json.dumps(report))
-
-
-def _state() -> dict[str, Any]:
-    root = logging.getLogger()
-    return {
-        "argv": list(sys.argv),
-        "level": root.level,
-        "handlers": list(root.handlers),
-        "warning filters": list(warnings.filters),
-    }
 
 
 if __name__ == "__main__":

@@ -5,10 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mindspeed_dpo.algorithms.losses.ratios import margin
-
-LARGEST_EXPONENT = 80.0
-"""exp of more overflows float32."""
+from mindspeed_dpo.algorithms.losses.ratios import bounded_exp, margin
 
 
 def discopop_loss(scores: Tensor, *, beta: float, discopop_tau: float) -> Tensor:
@@ -30,4 +27,4 @@ def discopop_loss(scores: Tensor, *, beta: float, discopop_tau: float) -> Tensor
     """
     z = beta * margin(scores)
     blend = (z / discopop_tau).sigmoid()
-    return -(1 - blend) * logsigmoid(z) + blend * (-z).clamp(max=LARGEST_EXPONENT).exp()
+    return -(1 - blend) * logsigmoid(z) + blend * bounded_exp(-z)

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-LARGEST_EXPONENT = 80.0
-"""exp of more overflows float32."""
+from mindspeed_dpo.algorithms.losses.ratios import bounded_exp
+
 REVERSE_KL = "reverse_kl"
 
 
 def _forward_kl(ratios: Tensor, alpha: float) -> Tensor:
-    return 1 - (-ratios).clamp(max=LARGEST_EXPONENT).exp()
+    return 1 - bounded_exp(-ratios)
 
 
 def _js(ratios: Tensor, alpha: float) -> Tensor:
@@ -28,7 +28,7 @@ def _js(ratios: Tensor, alpha: float) -> Tensor:
 def _alpha(ratios: Tensor, alpha: float) -> Tensor:
     if abs(alpha - 1) < 1e-6:
         return ratios
-    return (((alpha - 1) * ratios).clamp(max=LARGEST_EXPONENT).exp() - 1) / (alpha - 1)
+    return (bounded_exp((alpha - 1) * ratios) - 1) / (alpha - 1)
 
 
 DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {

@@ -49,6 +49,11 @@ def margin(scores: Tensor) -> Tensor:
     return scores[:, 0] - scores[:, 1]
 
 
+def bounded_exp(values: Tensor) -> Tensor:
+    """E to the values, of 80 at most: that of more overflows float32."""
+    return values.clamp(max=80.0).exp()
+
+
 def per_token(values: Tensor, lengths: Tensor) -> Tensor:
     """Values [P, 2] divided by the number of response tokens [P, 2]; an empty response counts as one token.
 

@@ -82,11 +82,6 @@ def test_all_pairs_are_padding_on_a_rank_without_work() -> None:
     assert result.sums.means() == {} and result.losses.sum() == 0
 
 
-@pytest.mark.parametrize("using", OBJECTIVES, ids=str)
-def test_metric_names_are_those_of_a_call(using: PreferenceObjective) -> None:
-    assert using.metric_names == measure(using, some_logps(1), LENGTHS, some_logps(2)).sums.names
-
-
 def test_metrics_equal_their_definitions() -> None:
     logps = torch.tensor([[-10.0, -20.0], [-8.0, -6.0], [-5.0, -5.0]])
     ref = torch.tensor([[-12.0, -19.0], [-8.0, -7.0], [-5.0, -5.0]])

@@ -28,6 +28,7 @@ _LOSSES: list[dict[str, Any]] = [
     {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "dpo_label_smoothing": 0.2},
     {"dpo_loss_type": "ipo", "ipo_normalize": False, "f_divergence_type": "js_divergence"},
     {"dpo_loss_type": "aot", "loss_group_size": 2},
+    {"dpo_loss_type": ["simpo", "sft"], "gamma_beta_ratio": 0.5, "reference": "cached"},
     {"dpo_loss_type": "discopop", "discopop_tau": 0.3, "use_weighting": True},
     {"beta_dpo_alpha": 0.6, "beta_dpo_momentum": 0.5, "dpo_beta_style": "linear", "dpo_beta_end": 0.5},
 ]

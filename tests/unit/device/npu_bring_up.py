@@ -14,9 +14,10 @@ import logging
 import sys
 import tempfile
 import types
-import warnings
 from pathlib import Path
 from typing import Any
+
+from tests.support.process_state import process_state
 
 TORCH_NPU = """
 import types, torch
@@ -46,7 +47,7 @@ def main() -> None:
     importlib.import_module("mindspeed_dpo.workers.process")
     report: dict[str, Any] = {"megatron_after_imports": _is_megatron_loaded()}
     logging.getLogger().addHandler(logging.NullHandler())
-    before = _state()
+    before = process_state()
     sys.modules["torch_npu"] = None  # type: ignore[assignment]
     report["without_torch_npu"] = _failure(activate)
     with tempfile.TemporaryDirectory() as folder:
@@ -63,20 +64,10 @@ def main() -> None:
     report["kind"] = accelerator.kind
     report["devices"] = importlib.import_module("torch_npu").devices
     report["seen"] = importlib.import_module("mindspeed.megatron_adaptor").seen
-    report["unchanged"] = {name: value == before[name] for name, value in _state().items()}
+    report["unchanged"] = {name: value == before[name] for name, value in process_state().items()}
     sys.modules["megatron.core"] = types.ModuleType("megatron.core")
     report["after_megatron"] = _failure(activate)
     sys.stdout.write(json.dumps(report))
-
-
-def _state() -> dict[str, Any]:
-    root = logging.getLogger()
-    return {
-        "argv": list(sys.argv),
-        "level": root.level,
-        "handlers": list(root.handlers),
-        "warning filters": list(warnings.filters),
-    }
 
 
 def _is_megatron_loaded() -> bool:

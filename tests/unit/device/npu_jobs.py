@@ -40,7 +40,8 @@ def collectives() -> dict[str, Any]:
         except TypeError as error:
             told[name] = str(error)
     guard = importlib.import_module("mindspeed_dpo.device.collectives")
-    guard.release_collectives()
+    for name in guard.GUARDED:
+        setattr(dist, name, getattr(dist, name).guarded_from)
     try:
         dist.all_reduce(doubles)
         told["unguarded float64"] = doubles.tolist()

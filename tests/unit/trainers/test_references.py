@@ -16,7 +16,6 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.trainers.references import (
     CachedReference,
     cached_reference,
-    is_initial_policy,
     reference_fingerprint,
 )
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
@@ -125,7 +124,7 @@ def test_random_weights_are_computed_every_time_and_leave_no_file(run: RunConfig
 
 def test_a_random_reference_of_a_loaded_policy_is_not_that_policy(run: RunConfig) -> None:
     run = with_ref(run, "checkpoint", load=None, random_init=True)
-    assert not is_initial_policy(run)
+    assert not run.is_ref_initial_policy
     assert compute(run, Pretended(base=3), live=Pretended(base=5)).tolist() == values(5)
 
 
@@ -141,8 +140,8 @@ def test_a_random_reference_of_a_loaded_policy_is_not_that_policy(run: RunConfig
 def test_a_reference_that_differs_is_not_the_initial_policy(
     group: str, changes: dict[str, Any], run: RunConfig
 ) -> None:
-    assert is_initial_policy(run)
-    assert not is_initial_policy(with_ref(run, group, **changes))
+    assert run.is_ref_initial_policy
+    assert not with_ref(run, group, **changes).is_ref_initial_policy
 
 
 @pytest.mark.parametrize(
@@ -152,8 +151,9 @@ def test_a_reference_that_differs_is_not_the_initial_policy(
         ("model", {"rotary_base": 5e5}),
         ("data", {"seq_length": 8}),
         ("data", {"truncation": "keep_start"}),
+        ("loss", {"ld_alpha": 0.5}),
     ],
-    ids=["number format", "architecture", "length", "truncation"],
+    ids=["number format", "architecture", "length", "truncation", "weight of excess tokens"],
 )
 def test_what_changes_the_values_changes_the_fingerprint(group: str, changes: dict[str, Any], run: RunConfig) -> None:
     other = with_ref(run, group, **changes)
