@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,65 +17,53 @@ from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_off
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
-from mindspeed_dpo.workers.feed import PairSource
+from mindspeed_dpo.workers.feed import Feed, PairSource
 from mindspeed_dpo.workers.roles import Logps, Pairs
 from mindspeed_dpo.workers.scoring import score_pairs, score_tokens
 
 
 def reference_of(
     seat: Seat, role: RoleConfig, dataset: PairSource | None, actor: ActorWorker | None
-) -> ReferenceWorker | ActorWithoutAdapters:
-    """The reference of this process: a model of its own, or the actor beside it where that is enough."""
+) -> ReferenceWorker:
+    """The reference of this process: a model of its own, or the actor's with its adapters off where that is enough."""
+    alpha = role.loss.ld_alpha
     if actor is not None and seat.run.is_ref_within_actor:
-        return ActorWithoutAdapters(seat, role, dataset, actor)
-    worker = ReferenceWorker(seat, role, dataset)
-    if actor is not None and role.reference.sync_ref_model:
-        worker.followed = actor.engine
-        actor.follower = worker.engine.model
-    return worker
+        feed = build_feed(seat, replace(role, parallel=actor.role.parallel), dataset)
+        return ReferenceWorker(actor.engine, feed, alpha, partial(adapters_off, actor.engine.model))
+    engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
+    worker = ReferenceWorker(engine, build_feed(seat, role, dataset), alpha, engine.at_work)
+    if actor is None or not role.reference.sync_ref_model:
+        return worker
+    actor.follower = engine.model
+    return replace(worker, followed=actor.engine)
 
 
-class ActorWithoutAdapters:
-    """The actor's own weights with its adapters off: the policy as it would be without training."""
-
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PairSource | None, actor: ActorWorker) -> None:
-        self.engine = actor.engine
-        self.feed = build_feed(seat, replace(role, parallel=actor.role.parallel), dataset)
-        self._ld_alpha = role.loss.ld_alpha
-
-    def log_probs(self, pairs: Pairs) -> Logps | None:
-        """See `score_pairs`."""
-        with adapters_off(self.engine.model):
-            return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)
-
-    def token_log_probs(self, answers: PreferenceBatch) -> NDArray[np.float32] | None:
-        """See `score_tokens`."""
-        with adapters_off(self.engine.model):
-            return score_tokens(self.engine, self.feed, answers)
-
-
+@dataclass(frozen=True)
 class ReferenceWorker:
     """One process of the reference.
 
     Attributes:
+        engine: Scores.
+        feed: Its view of the pairs.
+        ld_alpha: See `response_logps`.
+        at_work: Makes the engine's model the reference for a while.
         followed: Engine of the policy that it follows, in the same layout; None where it stays as it is.
     """
 
+    engine: TrainingEngine | ScoringEngine
+    feed: Feed
+    ld_alpha: float
+    at_work: Callable[[], AbstractContextManager[None]]
     followed: TrainingEngine | None = None
-
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PairSource | None) -> None:
-        self.engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
-        self.feed = build_feed(seat, role, dataset)
-        self._ld_alpha = role.loss.ld_alpha
 
     def log_probs(self, pairs: Pairs) -> Logps | None:
         """See `score_pairs`."""
-        with self.engine.at_work():
-            return score_pairs(self.engine, self.feed, pairs, self._ld_alpha)
+        with self.at_work():
+            return score_pairs(self.engine, self.feed, pairs, self.ld_alpha)
 
     def token_log_probs(self, answers: PreferenceBatch) -> NDArray[np.float32] | None:
         """See `score_tokens`."""
-        with self.engine.at_work():
+        with self.at_work():
             return score_tokens(self.engine, self.feed, answers)
 
     def follow(self, alpha: float) -> None:

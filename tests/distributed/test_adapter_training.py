@@ -100,6 +100,11 @@ def test_the_live_reference_gives_the_numbers_of_the_cached_one(policy: Path, tm
     assert learning(live) == learning(cached)
 
 
+def test_excess_tokens_weigh_alike_in_policy_and_reference(policy: Path, tmp_path: Path) -> None:
+    first = train(adapter_run(tmp_path, policy, reference="live", ld_alpha=0.3, train_iters=1))[0]
+    assert first["rewards/chosen"] == first["rewards/rejected"] == 0.0
+
+
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 1, 2)], ids=str)
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(layout: Layout, policy: Path, tmp_path: Path) -> None:
     keys = {"lora_dropout": 0.3, "bf16": True, "sequence_parallel": layout[0] > 1, "save_interval": 2}
