@@ -85,7 +85,7 @@ def test_the_head_returns_a_row_per_response_token_and_statistics_where_asked() 
     (plain,) = pool(1).run(jobs.score, MODEL, False)
     (full,) = pool(1).run(jobs.score, MODEL, True)
     tokens = len(jobs.BATCH.response_tokens)
-    assert (plain.shape, full.shape) == ((tokens, 1), (tokens, 4))
+    assert (plain.shape, full.shape) == ((tokens, 1), (tokens, 5))
     assert torch.equal(plain[:, 0], full[:, 0])
 
 
