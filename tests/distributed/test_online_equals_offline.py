@@ -108,9 +108,12 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
     return recorder.logged, weights
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_loss_gradient_and_weights_are_those_of_offline_training(layout: Layout, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("layout", "cp"), [*((layout, 1) for layout in LAYOUTS), ((1, 1, 1), 2), ((1, 1, 2), 2)], ids=str
+)
+def test_loss_gradient_and_weights_are_those_of_offline_training(layout: Layout, cp: int, tmp_path: Path) -> None:
     settings = {"sequence_parallel": layout[0] > 1, "train_iters": STEPS, "micro_batch_size": 1}
+    settings["context_parallel_size"] = cp
     run = random_run(tmp_path, layout, global_batch_size=BATCH, lr=1e-2, **settings)
     online, online_weights = train(run, True, tmp_path / "online")
     offline, offline_weights = train(run, False, tmp_path / "offline")
