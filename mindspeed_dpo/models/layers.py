@@ -62,7 +62,7 @@ class SegmentParams(PackedSeqParams):
     context: ContextGroup | None = None
 
     @classmethod
-    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor, context: ContextGroup | None) -> SegmentParams:
+    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor, context: ContextGroup | None = None) -> SegmentParams:
         """The parameters of one micro-batch."""
         return cls(
             qkv_format="sbhd",
