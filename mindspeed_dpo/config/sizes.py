@@ -5,7 +5,7 @@ Bytes per parameter on a device:
     weights    2 in bfloat16, else 4
     gradient   4, float32 (trained roles)
     optimizer  8 for Adam's moments, 4 more for float32 weights beside bfloat16 ones; divided by the data-parallel size
-               with use_distributed_optimizer
+               and the context-parallel size with use_distributed_optimizer
 
 With adapters only they have gradient and optimizer state, and the weights are there besides. An adapter of a matrix
 [out, in] has r (in + out) parameters; the side along which the matrix is split is divided by the tensor-parallel size.
@@ -14,7 +14,7 @@ Activations of a layer and token without recomputation, h = hidden_size, t = ten
 4h (inputs and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries,
 keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
 layers keeps h of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are
-stages.
+stages. Context-parallel devices share the tokens.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ def gradient_bytes(role: RoleConfig) -> int:
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
-    shards = max(1, data_parallel_size) if role.parallel.use_distributed_optimizer else 1
+    copies = max(1, data_parallel_size) * role.parallel.context_parallel_size
+    shards = copies if role.parallel.use_distributed_optimizer else 1
     return per_parameter * trained_parameters(role) // shards
 
 
@@ -130,7 +131,7 @@ def activation_bytes(role: RoleConfig) -> int:
     """Bytes that the backward pass of a trained role keeps on one device, at most and roughly."""
     model, parallel = role.model, role.parallel
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    rows = PAIR * role.batch.micro_batch_size * role.data.seq_length
+    rows = PAIR * role.batch.micro_batch_size * role.data.seq_length // parallel.context_parallel_size
     residual = model.hidden_size // (tp if parallel.sequence_parallel else 1)
     attention = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.kv_channels
     layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp

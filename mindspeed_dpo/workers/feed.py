@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.parallel.topology import Place, shard
+from mindspeed_dpo.parallel.topology import Place, rows_multiple, shard
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 
 
@@ -47,7 +47,7 @@ class Feed:
         device: Where the batches go.
         micro_batch_size: Pairs per micro-batch.
         share_prompt: Compute a prompt once for both responses.
-        sequence_parallel: Whether rows are split over tensor ranks, which must divide them.
+        sequence_parallel: Whether rows are split over tensor ranks too, which must divide them.
         vocab_size: Token ids the model knows.
     """
 
@@ -82,7 +82,8 @@ class Feed:
     def _packed(
         self, rows: np.ndarray, positions: np.ndarray, references: torch.Tensor | None, weight: float
     ) -> Iterator[PackedBatch]:
-        multiple_of = self.place.topology.tp if self.sequence_parallel else 1
+        topology = self.place.topology
+        multiple_of = rows_multiple(topology, self.sequence_parallel)
         for start in range(0, len(positions), self.micro_batch_size):
             part = positions[start : start + self.micro_batch_size]
             assert self.dataset is not None, "pairs must come with the call where there is no dataset"
@@ -98,7 +99,7 @@ class Feed:
                 weights=weights,
                 pair_ids=torch.from_numpy(part),
             )
-            yield packed.to(self.device)
+            yield packed.divided(self.place.cp_rank, topology.cp).to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch, rows: np.ndarray) -> None:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))

@@ -15,6 +15,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.parallel.topology import Place, rows_multiple
 from mindspeed_dpo.workers.building import Seat, build_reward_model, offload_from, shares_prompt
 from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
@@ -31,7 +32,7 @@ class ModelScorer:
         engine: Runs the model; all processes of a replica together.
         writer: Gives rollouts the model's tokens.
         device: Where micro-batches go.
-        speaks: Whether this process answers for its replica.
+        place: Where this process stands; one of a replica answers for it.
         micro_batch_size: Prompts per micro-batch.
         share_prompt: Compute a prompt once for all its responses.
         multiple_of: What the rows of a micro-batch must divide by.
@@ -41,7 +42,7 @@ class ModelScorer:
     engine: ScoringEngine
     writer: Writer
     device: torch.device
-    speaks: bool
+    place: Place
     micro_batch_size: int
     share_prompt: bool
     multiple_of: int
@@ -51,7 +52,7 @@ class ModelScorer:
         """See `protocol.Scorer`."""
         written = self.writer.write(rollouts)
         found = self._run(written.batch) if written.batch is not None else []
-        if not self.speaks:
+        if not self.place.is_output:
             return None
         scores = np.full((rollouts.num_prompts, rollouts.num_responses), np.nan, np.float32)
         if found:
@@ -71,7 +72,7 @@ class ModelScorer:
         for start in range(0, batch.num_prompts, self.micro_batch_size):
             part: Sequence[int] = range(start, min(start + self.micro_batch_size, batch.num_prompts))
             packed = pack(batch.select(part), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
-            yield packed.to(self.device)
+            yield packed.divided(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch) -> None:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
@@ -99,9 +100,9 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
         engine=ScoringEngine(build_reward_model(seat, role), offload_from=offload_from(seat, role)),
         writer=reward_writer(seat.run, role, prompts),
         device=seat.device,
-        speaks=seat.place.is_output,
+        place=seat.place,
         micro_batch_size=role.batch.micro_batch_size,
         share_prompt=shares_prompt(seat, role),
-        multiple_of=seat.place.topology.tp if role.parallel.sequence_parallel else 1,
+        multiple_of=rows_multiple(seat.place.topology, role.parallel.sequence_parallel),
         vocab_size=role.model.vocab_size,
     )

@@ -25,11 +25,11 @@ class NumberedRows:
         return PreferenceBatch.from_lists([[r, r] for r in rows], [[[r], [r, r]] for r in rows])
 
 
-def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, **settings: Any) -> Feed:
+def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **settings: Any) -> Feed:
     values = {
         "micro_batch_size": 2, "share_prompt": True, "sequence_parallel": False, "vocab_size": 100, **settings,
     }  # fmt: skip
-    place = Topology(tp=tp, dp=dp).place(dp_rank * tp)
+    place = Topology(tp=tp, dp=dp, cp=cp).place((dp_rank * cp + cp - 1) * tp)
     return Feed(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
 
 
@@ -86,6 +86,15 @@ def test_without_references_they_are_zero() -> None:
 def test_rows_divide_by_the_tensor_ranks_that_split_them(sequence_parallel: bool, length: int) -> None:
     (batch,) = feed(tp=4, sequence_parallel=sequence_parallel).micro_batches([7])
     assert len(batch.tokens) == length
+
+
+@pytest.mark.parametrize(("sequence_parallel", "length"), [(True, 8), (False, 6)])
+def test_rows_divide_by_the_ranks_that_share_them_and_the_last_has_the_end(
+    sequence_parallel: bool, length: int
+) -> None:
+    (batch,) = feed(tp=4, cp=2, sequence_parallel=sequence_parallel).micro_batches([7])
+    assert len(batch.tokens) == length
+    assert batch.part is not None and (batch.part.start, batch.part.stop) == (length // 2, length)
 
 
 def test_prompts_are_repeated_where_sharing_is_off() -> None:
