@@ -35,7 +35,10 @@ class GivenBatches:
     batches: list[PackedBatch]
     topology: Topology
     rank: int = 0
-    device: torch.device = torch.device("cpu")
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu")
 
     @property
     def place(self) -> Place:
@@ -77,8 +80,9 @@ def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
 def test_scores_of_tokens_know_their_places_among_all() -> None:
     answers = BATCH.select([1, 0, 1])
     shares = []
+    engine = LabelsAsScores()
     for batches in ([packed(1, at=[2]), packed(1, at=[0])], [packed(0, at=[1])], [packed(0, at=[1], weight=0.0)]):
-        shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
+        shares.append(score_tokens(engine, GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
     assert [len(share.positions) for share in shares if share] == [8, 3, 0]
     assert joined([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
 

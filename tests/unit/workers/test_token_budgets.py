@@ -1,4 +1,4 @@
-"""A budget of tokens changes how pairs are computed and nothing else: log-probabilities, gradients, metrics, resuming."""
+"""A budget of tokens changes how pairs are computed and no number: log-probabilities, gradients, metrics, resuming."""
 
 from __future__ import annotations
 
