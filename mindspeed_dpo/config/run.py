@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -64,6 +65,16 @@ class RoleConfig:
         return (
             parallel.tensor_model_parallel_size * parallel.context_parallel_size * parallel.pipeline_model_parallel_size
         )
+
+    @property
+    def row_multiple(self) -> int:
+        """What the rows of its micro-batches are padded to a multiple of: ranks that share them get equal parts.
+
+        Those are the context-parallel ranks and, with sequence parallelism, the tensor-parallel ones.
+        """
+        parallel = self.parallel
+        tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+        return math.lcm(parallel.context_parallel_size * tensor, self.batch.pad_to_multiple_of)
 
     @property
     def max_new_tokens(self) -> int:

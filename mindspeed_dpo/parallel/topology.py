@@ -84,11 +84,6 @@ class Place:
         return self.dp_rank == 0 and self.cp_rank == 0
 
 
-def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
-    """What divides the rows of a packed row: the ranks that share them, context-parallel and perhaps tensor ranks."""
-    return topology.cp * (topology.tp if sequence_parallel else 1)
-
-
 def shard(count: int, dp_rank: int, dp: int) -> range:
     """Positions of a data-parallel rank among `count` items: contiguous, sizes differing by at most one."""
     base, rest = divmod(count, dp)

@@ -81,6 +81,12 @@ def test_micro_batches_and_shared_prompts_change_nothing(size: int, share_prompt
     compare("sigmoid", train(run), tmp_path / "checkpoints")
 
 
+@pytest.mark.parametrize(("case", "layout"), [("sigmoid", (1, 1, 2)), ("aot", (1, 1, 2)), ("ipo", (1, 2, 1))])
+def test_budgets_of_tokens_change_nothing(case: str, layout: Layout, tmp_path: Path) -> None:
+    run = oracle_run(case, layout, tmp_path, micro_batch_size=None, micro_batch_tokens=96, pad_to_multiple_of=8)
+    compare(case, train(run), tmp_path / "checkpoints")
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -25,7 +25,7 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.weights import Placement, open_adapter, open_weights
 from mindspeed_dpo.models.weights.adapters import described
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Place, Topology, rows_multiple, shard
+from mindspeed_dpo.parallel.topology import Place, Topology, shard
 from tests.support.processes import leave_layout
 
 
@@ -103,6 +103,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors of a folder of weights under their Hugging Face names."""
     source = open_weights(folder)
     return dict(source.hf_tensors(source.model_config()))
+
+
+def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
+    """What divides a packed row: the ranks that share it, context-parallel and perhaps tensor ranks."""
+    return topology.cp * (topology.tp if sequence_parallel else 1)
 
 
 def _build(job: Job) -> tuple[PolicyModel, Place]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config.small import problems, put, small_tree
+from tests.unit.config.small import problems, put, resolved, small_tree
 
 TABLE: list[tuple[dict[str, Any], str]] = [
     (
@@ -205,3 +205,27 @@ def test_every_data_set_of_a_weighted_list_must_be_there() -> None:
     tree = put(small_tree(), "data_path", "0.7,first,0.3,second")
     (found,) = problems(tree, exists=lambda asked: not asked.startswith("second"))
     assert "second_packed_chosen_input_ids_document.bin" in found
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"micro_batch_tokens": 512}, "micro_batch_tokens=512 and micro_batch_size=2 both say"),
+        ({"micro_batch_tokens": 8, "pad_to_multiple_of": 16, "micro_batch_size": None}, "is less than 16"),
+        ({"micro_batch_tokens": 512, "micro_batch_size": None, "global_batch_size": None}, "needs global_batch_size"),
+        ({"micro_batch_tokens": 512, "micro_batch_size": None, "global_batch_size": 1}, "less than one pair for each"),
+    ],
+)
+def test_a_budget_of_tokens_is_one_way_to_fill_a_micro_batch(settings: dict[str, Any], sentence: str) -> None:
+    tree = small_tree()
+    for key, value in settings.items():
+        put(tree, key, value)
+    (found,) = problems(tree)
+    assert sentence in found
+
+
+def test_with_a_budget_of_tokens_no_number_of_pairs_has_to_divide() -> None:
+    tree = put(put(put(small_tree(), "micro_batch_tokens", 512), "micro_batch_size", None), "global_batch_size", 7)
+    run = resolved(tree)
+    assert (run.actor.batch.micro_batch_size, run.actor.batch.micro_batch_tokens) == (None, 512)
+    assert resolved(put(small_tree(), "micro_batch_size", None)).actor.batch.micro_batch_size == 1

