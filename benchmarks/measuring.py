@@ -74,7 +74,7 @@ def in_child(
     done = subprocess.run(
         [python or sys.executable, str(script), *arguments],
         env={name: value for name, value in variables.items() if value is not None},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{script.name} {' '.join(arguments)} failed:\n{done.stdout[-2000:]}{done.stderr[-6000:]}")

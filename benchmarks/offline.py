@@ -8,8 +8,9 @@ machine does meets all of them. Without --peer-python only our sides run: TRL wa
 `python -m venv ~/trl && ~/trl/bin/pip install trl==1.16.0`. The reference that is not live is computed before the clock
 starts, on both sides, as is everything else that happens once.
 
-Sides: `live` and `cached` are ours; `trl` is TRL as installed, `trl-tuned` has the environment of our CPU workers,
-`trl-best` also has its reference precomputed and its pairs grouped by length. Gradient checkpointing is off everywhere.
+Sides: `live` and `cached` are ours; `trl` is TRL as installed, `trl-tuned` has the allocator settings of our CPU
+workers, `trl-best` also has its reference precomputed and its pairs grouped by length. Gradient checkpointing is off
+everywhere.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from measuring import Clock, Result, gemm_peak, in_child, machine, median, peak_
 from rich.console import Console
 from rich.table import Table
 from workload import MAX_LENGTH, SIZES, configuration, prepare
+
+from mindspeed_dpo.device.host_memory import ALIKE
 
 HERE = Path(__file__).resolve()
 OURS = {"live": "live", "cached": "cached"}
@@ -75,14 +78,9 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
         return in_child(HERE, [str(word) for word in [*own, *common]], threads)
     peer_micro_batch = options.peer_micro_batch or options.batch
     words = ["--side", side, "--max-length", MAX_LENGTH, "--micro-batch", peer_micro_batch, *common]
-    tuned = {} if side == "trl" else environment()
+    tuned = {} if side == "trl" else ALIKE
     script = HERE.with_name("trl_offline.py")
     return in_child(script, [str(word) for word in words], {**threads, **tuned}, options.peer_python)
-
-
-def environment() -> dict[str, str]:
-    """What our CPU workers set for themselves, for the sides that are to have the same."""
-    return {}
 
 
 def ours(options: argparse.Namespace) -> Result:

@@ -1,4 +1,4 @@
-"""A whole run in this process: the trainer, the worker and its roles are those of `ray_gpt.py`, only Ray is left out."""
+"""A whole run in this process: trainer, worker and roles are those of `ray_gpt.py`, only Ray is left out."""
 
 from __future__ import annotations
 

@@ -54,7 +54,9 @@ def main() -> None:
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**watch.used, "pairs": pairs, "peak_mib": peak, "first_loss": logged[0], "last_loss": logged[-1]}))
+    print(
+        json.dumps({**watch.used, "pairs": pairs, "peak_mib": peak, "first_loss": logged[0], "last_loss": logged[-1]})
+    )
 
 
 def parse() -> argparse.Namespace:
