@@ -27,5 +27,9 @@ test-mindspeed:  ## a checkout of MindSpeed without a device: make test-mindspee
 	@test -d "$(MINDSPEED)/mindspeed" || { echo "MINDSPEED=$(MINDSPEED) is no checkout of MindSpeed"; exit 2; }
 	OMP_NUM_THREADS=1 TEST_MINDSPEED=$(abspath $(MINDSPEED)) $(PYTHON) -m pytest tests/mindspeed $(ARGS)
 
-bench:  ## speed and memory of generation beside Hugging Face's (docs/benchmarks.md)
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/rollout.py $(ARGS)
+# Of bench: which of benchmarks/, and a file of pairs for those that train.
+BENCH ?= offline
+DATA ?= dataset/dpo_en_demo.json
+
+bench:  ## speed and memory beside peers: make bench BENCH=rollout; offline and limit want DATA (docs/benchmarks.md)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/$(BENCH).py $(if $(filter offline limit,$(BENCH)),--data $(DATA)) $(ARGS)

@@ -15,7 +15,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from typing import Any
 
 import torch
 import transformers
+from measuring import cpu_name, peak_mib
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -132,11 +132,6 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     return {"tokens": tokens, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak_mib(), "warm_mib": loaded}
 
 
-def peak_mib() -> float:
-    """Peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
     """Our generator, log-probabilities included, as a function of prompts and limit that returns its tokens."""
     source = open_weights(folder)
@@ -216,12 +211,6 @@ def report(name: str, rounds: list[dict[str, dict[str, float]]], options: argpar
         f"{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
     )
     Console(width=120).print(table)
-
-
-def cpu_name() -> str:
-    """The processor as Linux calls it."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 from mindspeed_dpo.device import cpu, environment, npu
 from mindspeed_dpo.device.accelerator import Accelerator, find_accelerator
+from mindspeed_dpo.device.host_memory import keep_freed_memory
 from mindspeed_dpo.device.ops import kernels
 
 
@@ -40,6 +41,7 @@ def activate(
     library = npu.bring_up(megatron_settings or {}) if accelerator.kind == "npu" else None
     if accelerator.kind == "cpu":
         cpu.install()
+        keep_freed_memory()
     accelerator.set_device(local_rank)
     kernels.use(None if library is None else kernels.Kernels(library, accelerator.device().type))
     return accelerator

@@ -108,13 +108,14 @@ class _LogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
         pieces = zip(*(_chunks(t, shard) for t in (hidden, labels, log_sums, grad[:, LOGP], grad_hidden)), strict=True)
         for h, y, log_sum, g, out in pieces:
-            probs = (_mask(h @ weight.t(), shard) - log_sum[:, None]).exp_()
+            # In place throughout: a new tensor of this size costs the host more than the arithmetic on it.
+            probs = _mask(h @ weight.t(), shard).sub_(log_sum[:, None]).exp_()
             column, here = shard.local(y)
             probs.scatter_add_(1, column[:, None], -here.to(probs.dtype)[:, None])
             d_logits = probs.mul_(-g[:, None]).to(weight.dtype)
             out.copy_(d_logits @ weight)
             if grad_weight is not None:
-                grad_weight += d_logits.t() @ h
+                _add_product(grad_weight, d_logits.t(), h)
         summed = None if grad_weight is None else grad_weight.to(weight.dtype)
         return shard.all_reduce(grad_hidden).to(hidden.dtype), summed, None, None, None
 
@@ -122,6 +123,14 @@ class _LogProbs(torch.autograd.Function):
 def _chunks(rows: Tensor, shard: VocabShard) -> tuple[Tensor, ...]:
     """Views of the rows such that a chunk's logits have about CHUNK_ELEMENTS elements."""
     return rows.split(max(1, CHUNK_ELEMENTS // shard.size))
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add left @ right to a float32 total, in one pass where the product is float32 too."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _mask(logits: Tensor, shard: VocabShard) -> Tensor:
@@ -135,10 +144,11 @@ def _score_chunk(logits: Tensor, labels: Tensor, shard: VocabShard, statistics: 
     """Columns [rows, 1 or 5] and log-sum-exp [rows] of one chunk."""
     logits = _mask(logits, shard)
     highest = shard.all_reduce(logits.amax(-1), dist.ReduceOp.MAX)
-    # A rank whose share is all padding has only minus infinities; exp gives 0, but 0 * -inf would be NaN below.
-    weights = (logits - highest[:, None]).exp_()
     column, here = shard.local(labels)
     label_logit = logits.gather(1, column[:, None])[:, 0].where(here, 0.0)
+    # A rank whose share is all padding has only minus infinities; exp gives 0, but 0 * -inf would be NaN below.
+    # Without statistics nobody reads the logits again, and they make room for their exponentials.
+    weights = (logits - highest[:, None] if statistics else logits.sub_(highest[:, None])).exp_()
     sums = [weights.sum(-1), label_logit]
     if statistics:
         real = logits[:, : shard.real]

@@ -1,0 +1,117 @@
+"""How near an offline step comes to the matrix products it needs, and a table by phase of where the rest goes.
+
+    python benchmarks/limit.py --data dpo_en_demo.json
+    python benchmarks/limit.py --data dpo_en_demo.json --size 174m --dtype bfloat16
+
+One step of the trainer with a cached reference is run under torch's profiler on one thread. Products count with the
+FLOPs that they execute, recomputed logits included; the least work is that of `offline.py`. The profiler itself takes
+time, so the step's own seconds are measured without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import Clock, gemm_peak, machine
+from rich.console import Console
+from rich.table import Table
+from workload import SIZES, configuration, prepare
+
+# The first phase whose words are in the name of an operator of torch takes it.
+PHASES = {
+    "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::_scaled_mm"),
+    "attention": ("attention",),
+    "exponentials, logarithms": ("aten::exp", "aten::log", "aten::sigmoid", "aten::silu", "aten::rsqrt", "aten::pow"),
+    "reductions": ("aten::sum", "aten::mean", "aten::amax", "aten::norm", "aten::linalg"),
+    "copies, casts, zeros": ("aten::copy_", "aten::cat", "aten::fill_", "aten::zero_", "aten::index", "aten::gather"),
+    "arithmetic": ("aten::mul", "aten::add", "aten::sub", "aten::neg", "aten::div", "aten::sqrt"),
+}
+
+
+def main() -> None:
+    """Run, profile and print."""
+    options = parse()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), options.data, SIZES[options.size], options.dtype, options.pairs)
+        measure(Path(folder), options)
+
+
+def parse() -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="pairs in ShareGPT's form, such as dpo_en_demo.json")
+    parser.add_argument("--size", choices=SIZES, default="40m")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs of the step")
+    parser.add_argument("--micro-batch", type=int, default=2)
+    return parser.parse_args()
+
+
+def measure(folder: Path, options: argparse.Namespace) -> None:
+    from one_process import offline
+
+    size, dtype = SIZES[options.size], getattr(torch, options.dtype)
+    pairs = len(json.loads((folder / "raw.json").read_text(encoding="utf-8")))
+    keys: dict[str, Any] = {"micro_batch_size": options.micro_batch, "reference": "cached"}
+    loop = {"train_iters": 3, "global_batch_size": pairs, "bf16": dtype == torch.bfloat16}
+    trainer, inputs = offline(configuration(folder, size, keys, **loop))
+    trainer.step(0)
+    clock = Clock()
+    trainer.step(1)
+    seconds = clock.read()["cpu_s"]
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:
+        trainer.step(2)
+    events = profile.key_averages()
+    least = size.gflop_of_pairs(inputs.dataset.lengths(), passes=3)
+    executed = sum(event.flops for event in events if is_product(event.key)) / 1e9
+    peak = gemm_peak(dtype, *((1536, 5) if dtype == torch.float32 else (512, 2)))
+    print_table(by_phase(events), seconds, least, executed, peak, options)
+
+
+def is_product(name: str) -> bool:
+    return name in PHASES["matrix products"]
+
+
+def by_phase(events: Any) -> dict[str, float]:
+    """Own CPU seconds of the operators of each phase."""
+    found: dict[str, float] = defaultdict(float)
+    for event in events:
+        name = event.key
+        phase = next((phase for phase, words in PHASES.items() if any(word in name for word in words)), "the rest")
+        found[phase] += event.self_cpu_time_total / 1e6
+    return dict(found)
+
+
+def print_table(
+    phases: dict[str, float], seconds: float, least: float, executed: float, peak: float, options: argparse.Namespace
+) -> None:
+    total = sum(phases.values())
+    table = Table(title=f"one step, {options.size}, {options.dtype}, reference cached, one thread")
+    for column in ("phase", "s", "share"):
+        table.add_column(column, justify="right" if column != "phase" else "left")
+    for phase, spent in sorted(phases.items(), key=lambda item: -item[1]):
+        table.add_row(phase, f"{spent:.2f}", f"{spent / total:.0%}")
+    console = Console(width=120)
+    console.print(table)
+    products = phases.get("matrix products", 0.0)
+    console.print(
+        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step {least:.0f} GFLOP at least in {seconds:.1f} CPU-s: "
+        f"{least / seconds:.1f}, {least / seconds / peak:.0%} of the peak"
+    )
+    if products:
+        console.print(
+            f"products outside attention execute {executed:.0f} GFLOP at {executed / products:.1f} GFLOP/s, "
+            f"{executed / products / peak:.0%} of the peak"
+        )
+    console.print(machine())
+
+
+if __name__ == "__main__":
+    main()

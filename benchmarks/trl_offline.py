@@ -1,0 +1,83 @@
+"""TRL's side of `offline.py`, run by the interpreter of TRL's own environment; prints one line of JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import torch
+from datasets import load_dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import DPOConfig, DPOTrainer
+
+
+class Stopwatch(TrainerCallback):
+    """Wall and CPU seconds of the steps, without what comes before the first and after the last."""
+
+    def __init__(self) -> None:
+        self.start: tuple[float, float] = (0.0, 0.0)
+        self.used: dict[str, float] = {}
+
+    def on_train_begin(self, *_: object, **__: object) -> None:
+        self.start = (time.perf_counter(), time.process_time())
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        now = (time.perf_counter(), time.process_time())
+        self.used = {"wall_s": now[0] - self.start[0], "cpu_s": now[1] - self.start[1]}
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    is_best = options.side == "trl-best"
+    data = load_dataset("json", data_files=str(options.folder / "trl.jsonl"), split="train",
+                        cache_dir=str(options.folder / "cache"))  # fmt: skip
+    pairs = len(data) // options.batch * options.batch
+    settings = DPOConfig(
+        output_dir=str(options.folder / "trl"), use_cpu=True, bf16=False, gradient_checkpointing=False,
+        per_device_train_batch_size=options.micro_batch,
+        gradient_accumulation_steps=options.batch // options.micro_batch,
+        max_steps=pairs // options.batch, max_length=options.max_length, learning_rate=1e-6,
+        lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], beta=0.1,
+        precompute_ref_log_probs=is_best, train_sampling_strategy="group_by_length" if is_best else "sequential",
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_pretrained(options.folder / "hf", dtype=getattr(torch, options.dtype))
+    data = data.select(range(pairs))
+    tokenizer = AutoTokenizer.from_pretrained(options.folder / "hf")
+    watch = Stopwatch()
+    trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
+    if is_best:
+        group_by_length(trainer)
+    trainer.train()
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        json.dumps({**watch.used, "pairs": pairs, "peak_mib": peak, "first_loss": logged[0], "last_loss": logged[-1]})
+    )
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--side", choices=("trl", "trl-tuned", "trl-best"), required=True)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--dtype", required=True)
+    for name in ("threads", "batch", "micro-batch", "max-length"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    return parser.parse_args()
+
+
+def group_by_length(trainer: DPOTrainer) -> None:
+    """Give the sampler the lengths it looks for: those of the longer sequence of each pair."""
+    lengths = [
+        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.train_dataset
+    ]
+    trainer.train_dataset = trainer.train_dataset.add_column("length", lengths)
+    trainer._set_signature_columns_if_needed()
+    trainer._signature_columns.append("length")
+
+
+if __name__ == "__main__":
+    main()
