@@ -4,6 +4,7 @@
 #   NNODES         nodes of the cluster (default: 1)
 #   NPUS_PER_NODE  devices of each node
 #   MASTER_ADDR    address of the head node, and CURRENT_IP that of this one; with one node both may be left out
+#   SOCKET_IFNAME  interface between the nodes: CURRENT_IP, HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME follow where unset
 #   MASTER_PORT    port of Ray on the head node (default: 6344)
 #   DEVICE         npu (default), or cpu: NPUs are then only declared, and processes on the CPU take their place
 #   JOIN_TIMEOUT_S how long nodes wait for each other, in seconds (default: 600)
@@ -48,6 +49,23 @@ is_own() {
     return 1
 }
 
+# IPv4 address of an interface, nothing where it has none.
+address_of() {
+    ip -o -4 addr show dev "$1" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}'
+}
+
+# Let this node's address and what HCCL and gloo use follow from SOCKET_IFNAME; a value of one's own wins.
+use_interface() {
+    local address
+    command -v ip >/dev/null || fail "SOCKET_IFNAME=$SOCKET_IFNAME needs the program ip (iproute2); set CURRENT_IP," \
+        "HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME instead"
+    address="$(address_of "$SOCKET_IFNAME")"
+    [[ -n "$address" ]] || fail "SOCKET_IFNAME=$SOCKET_IFNAME has no IPv4 address on this machine; ip addr shows its interfaces"
+    CURRENT_IP="${CURRENT_IP:-$address}"
+    export HCCL_SOCKET_IFNAME="${HCCL_SOCKET_IFNAME:-$SOCKET_IFNAME}"
+    export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$SOCKET_IFNAME}"
+}
+
 count_devices() {
     local devices=() shown
     if [[ -n "${ASCEND_RT_VISIBLE_DEVICES:-}" ]]; then
@@ -65,6 +83,7 @@ read_settings() {
     require NPUS_PER_NODE
     require_number NNODES 1 100000
     require_number NPUS_PER_NODE 1 1024
+    [[ -z "${SOCKET_IFNAME:-}" ]] || use_interface
     if ((NNODES == 1)); then
         MASTER_ADDR="${MASTER_ADDR:-${CURRENT_IP:-127.0.0.1}}"
         CURRENT_IP="${CURRENT_IP:-$MASTER_ADDR}"

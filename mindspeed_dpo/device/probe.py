@@ -1,7 +1,7 @@
-"""Whether the device's attention is right where queries are fewer than keys, which shared prompts need: it is tried.
+"""Whether operators that no one has shown to us on a device are right: small cases are compared with definitions.
 
-The vendor documents such lengths, but no one has shown the backward pass to us. A small case is compared with the
-definition; whoever gets a reason back repeats prompts instead.
+One is attention where queries are fewer than keys, which shared prompts need: the vendor documents such lengths, but no
+backward pass. The other is the fused log-probability head. Whoever gets a reason back does without.
 """
 
 from __future__ import annotations
@@ -13,11 +13,14 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops.attention import plain_segment_attention, segment_attention
 from mindspeed_dpo.device.ops.kernels import kernels_for
+from mindspeed_dpo.device.ops.label_logps import label_logps, plain_label_logps
 
 # A prompt and two responses that see it, a prompt of one token and a response, and padding.
 QUERIES, KEYS = (6, 5, 3, 1, 4, 2), (6, 11, 9, 1, 5, 2)
 TOLERANCE = 3e-2
 """Of the largest value: far above the rounding of bfloat16, far below a key too many or too few."""
+HEAD_ROWS, SHARE_ROWS = 43, 259
+"""Rows that are scored, and tokens of the share: neither fills a block or the bytes of a bit mask."""
 
 
 def prefix_problem(
@@ -39,12 +42,42 @@ def prefix_problem(
     upstream = torch.randn(shapes[0], generator=draw).to(device, dtype)
     if kernels_for(inputs[0]) is None:
         return None
-    expected = _values(plain_segment_attention, [one.float() for one in inputs], upstream.float(), window)
+    expected = _attention(plain_segment_attention, [one.float() for one in inputs], upstream.float(), window)
     try:
-        found = _values(segment_attention, inputs, upstream, window)
+        found = _attention(segment_attention, inputs, upstream, window)
     except (RuntimeError, ValueError) as error:
         return f"it fails: {error}"
-    for name, ours, theirs in zip(("result", "query", "key", "value"), found, expected, strict=True):
+    return _difference(("result", "query", "key", "value"), found, expected)
+
+
+def head_problem(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """Why the fused head does not work on the device; None where it does.
+
+    Labels are the first and the last token of the share, some between, and some of other shares.
+
+    Args:
+        device: Of this process.
+        dtype: Of activations, one that the operators take.
+        width: Of the model.
+    """
+    draw = torch.Generator().manual_seed(0)
+    hidden, weight = (torch.randn(rows, width, generator=draw) for rows in (HEAD_ROWS, SHARE_ROWS))
+    # Logits a few nats apart, as those of a model.
+    inputs = [hidden.to(device, dtype), (3 * width**-0.5 * weight).to(device, dtype)]
+    labels = torch.randint(-1, SHARE_ROWS, (HEAD_ROWS,), generator=draw)
+    labels[:4] = torch.tensor([-1, 0, SHARE_ROWS - 1, -1])
+    upstream = torch.randn(HEAD_ROWS, generator=draw).to(device)
+    labels = labels.to(device)
+    expected = _gradients(lambda h, w: plain_label_logps(h, w, labels), [one.float() for one in inputs], upstream)
+    try:
+        found = _gradients(lambda h, w: label_logps(h, w, labels), inputs, upstream)
+    except (RuntimeError, ValueError) as error:
+        return f"it fails: {error}"
+    return _difference(("result", "hidden rows", "weight"), found, expected)
+
+
+def _difference(names: tuple[str, ...], found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
+    for name, ours, theirs in zip(names, found, expected, strict=True):
         error_share = float((ours.float() - theirs).abs().max() / theirs.abs().max())
         if not error_share <= TOLERANCE:
             what = name if name == "result" else f"gradient of {name}"
@@ -52,9 +85,15 @@ def prefix_problem(
     return None
 
 
-def _values(
+def _attention(
     attention: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor, window: int | None
 ) -> tuple[Tensor, ...]:
+    scale = inputs[0].shape[-1] ** -0.5
+    return _gradients(lambda *qkv: attention(*qkv, QUERIES, KEYS, scale, window), inputs, upstream)
+
+
+def _gradients(operator: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> tuple[Tensor, ...]:
+    """The result, and the gradient of each input."""
     leaves = [one.detach().requires_grad_() for one in inputs]
-    out = attention(*leaves, QUERIES, KEYS, inputs[0].shape[-1] ** -0.5, window)
+    out = operator(*leaves)
     return (out.detach(), *torch.autograd.grad(out, leaves, upstream))

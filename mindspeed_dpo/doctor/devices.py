@@ -26,6 +26,8 @@ def check_torch(request: Request, machine: Machine) -> Iterable[Finding]:
 def _torch_remedy(reason: str) -> str:
     if "backend extension" in reason:
         return "source CANN's set_env.sh; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets torch load without the device meanwhile"
+    if "torch_npu" in reason:
+        return "see torch_npu below"
     return "pip install torch again, of the version in docs/ascend.md on NPUs"
 
 

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from torch import Tensor
 
+from mindspeed_dpo.device.ops import label_logps
+
 # Columns of the head's result.
 LOGP, ENTROPY, HIT, MEAN_LOGIT, LOG_COLLISION = range(5)
 CHUNK_ELEMENTS = 1 << 24
@@ -38,7 +40,15 @@ class VocabShard:
     @property
     def real(self) -> int:
         """Columns of this share that are real tokens."""
-        return max(0, min(self.size, self.vocab_size - self.start))
+        return self._real_from(self.start)
+
+    @property
+    def fewest_real(self) -> int:
+        """Real columns of the share that has the fewest, which is the last one."""
+        return self._real_from(self.size * (1 if self.group is None else dist.get_world_size(self.group)) - self.size)
+
+    def _real_from(self, start: int) -> int:
+        return max(0, min(self.size, self.vocab_size - start))
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
         """Reduce in place over the tensor ranks."""
@@ -60,7 +70,13 @@ class LogProbHead(ColumnParallelLinear):
     """
 
     def forward(  # type: ignore[override]
-        self, hidden: Tensor, labels: Tensor, shard: VocabShard, weight: Tensor | None = None, statistics: bool = False
+        self,
+        hidden: Tensor,
+        labels: Tensor,
+        shard: VocabShard,
+        weight: Tensor | None = None,
+        statistics: bool = False,
+        fused: bool = False,
     ) -> Tensor:
         """Score labels.
 
@@ -71,11 +87,18 @@ class LogProbHead(ColumnParallelLinear):
             weight: [v, h] of tied embeddings, or None to use its own.
             statistics: Also compute entropy (nats), whether the label is the arg-max, the mean logit, and the logarithm
                 of the probability that two draws agree (log of the sum of squared probabilities).
+            fused: Let the device's operator score; it knows no statistics.
 
         Returns:
             [R, 1 or 5] float32; column `LOGP` carries the gradient, the statistics do not.
         """
-        return _LogProbs.apply(hidden, self.weight if weight is None else weight, labels, shard, statistics)
+        weight = self.weight if weight is None else weight
+        if fused and not statistics:
+            column, here = shard.local(labels)
+            # Padding takes no part, as its rows are left out; they get a gradient of zero.
+            return label_logps(hidden, weight[: shard.real], column.where(here, -1), shard.all_reduce)[:, None]
+        scores: Tensor = _LogProbs.apply(hidden, weight, labels, shard, statistics)
+        return scores
 
     def logits(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
         """This rank's share of the logits [R, v] of hidden rows [R, h], padding included; no gradient."""

@@ -14,7 +14,11 @@ from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
 
 
 class PolicyModel(DecoderStage):
-    """One pipeline stage of the model."""
+    """One pipeline stage of the model.
+
+    Attributes:
+        fused_head: Whether the device's operator scores where no statistics are asked; for whoever has tried it to set.
+    """
 
     def __init__(self, model: ModelConfig, execution: Execution, statistics: bool = False) -> None:
         """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
@@ -27,6 +31,7 @@ class PolicyModel(DecoderStage):
         super().__init__(model, execution)
         self.share_embeddings_and_output_weights = not model.untie_embeddings_and_output_weights
         self.statistics = statistics
+        self.fused_head = False
         self.shard = _vocab_shard(model, execution.topology.tp)
         if self.post_process:
             self.output_layer = self._head(model, execution)
@@ -66,7 +71,7 @@ class PolicyModel(DecoderStage):
     def _columns(self, hidden: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
         """What the head says of labels [r], predicted by some rows of hidden: [r, 1 or 5]."""
         rows = hidden.index_select(0, rows)
-        return self.output_layer(rows, labels, self.shard, self._tied_weight(), self.statistics)
+        return self.output_layer(rows, labels, self.shard, self._tied_weight(), self.statistics, fused=self.fused_head)
 
     def logits(self, batch: PackedBatch) -> Tensor:
         """This rank's share of the logits [T / cp, V / tp], padded vocabulary cut; last stage, no gradient."""

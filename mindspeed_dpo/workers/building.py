@@ -12,9 +12,11 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.sizes import multiply_adds
 from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.device import Accelerator
-from mindspeed_dpo.device.probe import prefix_problem
+from mindspeed_dpo.device.ops.label_logps import has_kernel
+from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.adapters import add_adapters, load_adapters
+from mindspeed_dpo.models.head import VocabShard
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
@@ -50,6 +52,7 @@ def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> Po
     # Each model starts from the same seed, so that a random policy and its random reference are one.
     groups.seed(seat.run.loop.seed)
     model = PolicyModel(role.model, execution(seat, role), statistics=statistics)
+    model.fused_head = fuses_head(seat, role, model.shard)
     return _loaded(model.to(seat.device), seat, role)
 
 
@@ -128,6 +131,26 @@ def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
     works = groups.holds_everywhere(problem is None, seat.device)
     if not works:
         logger.warning("%s: each response repeats its prompt, as if share_prompt were false", role.name)
+    return works
+
+
+def fuses_head(seat: Seat, role: RoleConfig, shard: VocabShard) -> bool:
+    """Whether the device's operator scores: where it is there, is right, and no role needs statistics; a collective.
+
+    It rounds otherwise than the plain head, so that all roles of a run use it or none: else a policy and its equal
+    reference would differ.
+    """
+    actor, dtype = seat.run.actor, getattr(torch, role.precision.dtype)
+    if seat.run.loop.log_token_statistics or actor.loss.use_weighting:
+        return False
+    if not has_kernel(torch.empty(0, dtype=dtype, device=seat.device), shard.fewest_real):
+        return False
+    problem = head_problem(seat.device, dtype, role.model.hidden_size)
+    if problem is not None:
+        logger.warning("%s: the device's fused log-probability head was tried: %s", role.name, problem)
+    works = groups.holds_everywhere(problem is None, seat.device)
+    if not works:
+        logger.warning("%s: the plain head scores instead", role.name)
     return works
 
 

@@ -28,6 +28,17 @@ SCHEMAS: dict[str, tuple[tuple[str, ...], str]] = {
         'bool sync=False, str softmax_layout="", Tensor? sink=None, Tensor? dropout_mask=None, int seed=0, '
         "int offset=0) -> (Tensor, Tensor, Tensor, Tensor, int, int, int)",
     ),
+    "npu_fused_linear_online_max_sum": (
+        (V213,),
+        "npu_fused_linear_online_max_sum(Tensor input, Tensor weight, Tensor target, int vocab_start_index, "
+        "int vocab_end_index, bool return_logits=False) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    ),
+    "npu_fused_linear_cross_entropy_loss_with_max_sum_backward": (
+        (V213,),
+        "npu_fused_linear_cross_entropy_loss_with_max_sum_backward(Tensor grad, Tensor input, Tensor weight, "
+        "Tensor target_mask, Tensor masked_target, float label_smoothing=0.0, Tensor? logits_max=None, "
+        "Tensor? sum_exp_logits=None, Tensor? softmax=None) -> (Tensor, Tensor)",
+    ),
 }
 """Operator to the versions that have it, of `VERSIONS`, and its schema there."""
 

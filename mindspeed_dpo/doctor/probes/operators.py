@@ -28,12 +28,14 @@ class Case:
         variant: What is special about it, for the report.
         shapes: Of the tensors that have a gradient, in the dtype that is tried.
         call: Calls the operator with these tensors.
+        dtypes: In which it is tried.
     """
 
     operator: str
     variant: str
     shapes: tuple[tuple[int, ...], ...]
     call: Callable[..., Tensor]
+    dtypes: tuple[torch.dtype, ...] = tuple(ALLOWED)
 
     @property
     def name(self) -> str:
@@ -51,6 +53,11 @@ def _rotate(x: Tensor) -> Tensor:
     return ops.rotate(x, both.cos().to(x.device), both.sin().to(x.device))
 
 
+def _label_logps(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Labels of this share and, as -1, of others."""
+    return ops.label_logps(hidden, weight, (torch.arange(len(hidden)) * 7 % len(weight) - 1).to(hidden.device))
+
+
 _KEYS_SHAPE = (sum(KEYS), GROUPS, WIDTH)
 _ATTENTION_SHAPES = ((sum(QUERIES), HEADS, WIDTH), _KEYS_SHAPE, _KEYS_SHAPE)
 FOR_GENERATION = frozenset(
@@ -60,6 +67,8 @@ FOR_GENERATION = frozenset(
 CASES = (
     Case("rms_norm", "", ((63, 256), (256,)), lambda x, weight: ops.rms_norm(x, weight, 1e-5)),
     Case("linear", "", ((63, 256), (128, 256)), lambda x, weight: ops.linear(weight, None, x)),
+    # torch_npu's operators take half precision only; where it has none, the plain form serves.
+    Case("label_logps", "", ((63, 64), (259, 64)), _label_logps, (torch.bfloat16,)),
     Case("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x)),
     Case("rotate", "", ((63, HEADS, WIDTH),), _rotate),
     Case("segment_attention", "", _ATTENTION_SHAPES, _attention(None)),
@@ -104,7 +113,7 @@ def compare(activate: Callable[[], torch.device]) -> Iterator[dict[str, Any]]:
     Args:
         activate: Makes the device active and gives it.
     """
-    expected = {(case, dtype): definition(case, dtype) for case in CASES for dtype in ALLOWED}
+    expected = {(case, dtype): definition(case, dtype) for case in CASES for dtype in case.dtypes}
     device = activate()
     for (case, dtype), values in expected.items():
         error = distance(case, dtype, device, values)

@@ -27,6 +27,7 @@ WAIT = "wait_for_devices.py"
 # `ray start` listens if it is the head and stays until it is ended, or until the file `end` appears.
 RAY = """#!/usr/bin/env bash
 echo "ray $*" >>"$RECORD"
+[[ -z "${HCCL_SOCKET_IFNAME:-}" ]] || echo "interfaces $HCCL_SOCKET_IFNAME $GLOO_SOCKET_IFNAME" >>"$RECORD"
 case "$1" in
 status) exit "${RAY_STATUS:-0}" ;;
 esac
@@ -60,13 +61,18 @@ exit "${RUN_CODE:-0}"
 """
 
 
+IP = """#!/usr/bin/env bash
+[[ "${!#}" != eth7 ]] || echo "2: eth7    inet 127.0.0.5/8 brd 127.255.255.255 scope global eth7"
+"""
+
+
 class Node:
     """A machine of its own as far as the scripts can tell: its programs, and what they were called with."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         programs = folder / "bin"
         programs.mkdir(parents=True)
-        for name, text in (("ray", RAY), ("python3", PYTHON)):
+        for name, text in (("ray", RAY), ("python3", PYTHON), ("ip", IP)):
             (programs / name).write_text(text.replace("REAL_PYTHON", shutil.which("python3") or "python3"))
             (programs / name).chmod(0o755)
         self.record = folder / "record"
@@ -228,6 +234,7 @@ def test_joining_is_given_up_after_a_time(tmp_path: Path, port: str) -> None:
         ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT should be a number from 1 to 65535"),
         ({"CURRENT_IP": "203.0.113.9"}, "CURRENT_IP=203.0.113.9 is no address of this machine"),
+        ({"SOCKET_IFNAME": "eth8"}, "SOCKET_IFNAME=eth8 has no IPv4 address on this machine"),
         ({"DEVICE": "tpu"}, "DEVICE should be npu or cpu, got 'tpu'"),
         ({"DEVICE": "npu", "ASCEND_RT_VISIBLE_DEVICES": "3"}, "NPUS_PER_NODE=2, but this machine shows 1 NPUs"),
     ],
@@ -240,6 +247,17 @@ def test_a_wrong_setting_gets_a_sentence_before_anything_starts(
     assert code == 2 and out == ""
     assert err.startswith(f"error: {sentence}") and err.count("\n") == 1
     assert node.calls() == []
+
+
+@pytest.mark.parametrize("own", [{}, {"CURRENT_IP": "127.0.0.6", "GLOO_SOCKET_IFNAME": "eth9"}])
+def test_address_and_interfaces_follow_from_the_one_between_the_nodes(
+    tmp_path: Path, port: str, own: dict[str, str]
+) -> None:
+    node = Node(tmp_path, MASTER_PORT=port, SOCKET_IFNAME="eth7", **own)
+    assert node.run()[0] == 0
+    start, interfaces, *_ = node.calls()
+    assert f"--node-ip-address={own.get('CURRENT_IP', '127.0.0.5')} " in start
+    assert interfaces == f"interfaces eth7 {own.get('GLOO_SOCKET_IFNAME', 'eth7')}"
 
 
 @pytest.mark.parametrize(("folder", "name"), [("dpo", "run_dpo"), ("online_dpo", "run_online_dpo")])

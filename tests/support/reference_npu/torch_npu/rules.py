@@ -37,7 +37,7 @@ def strict(name: str, operator: Any) -> Callable[..., Any]:
         given = dict(zip((argument.name for argument in schema.arguments), args, strict=False)) | kwargs
         kinds = {argument.name: str(argument.type) for argument in schema.arguments}
         for key, value in given.items():
-            _need(key in kinds, f"{name} has no argument {key}")
+            need(key in kinds, f"{name} has no argument {key}")
             _check_kind(name, key, kinds[key], value)
         tensors = [value for value in given.values() if torch.is_tensor(value)]
         options = {key: value for key, value in given.items() if not torch.is_tensor(value)}
@@ -52,35 +52,35 @@ def _check_kind(name: str, key: str, kind: str, value: Any) -> None:
         return
     if "List[int]" in kind:
         plain = isinstance(value, list | tuple) and all(type(item) is int for item in value)
-        _need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
+        need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
     elif kind == "int":
-        _need(type(value) is int, f"{name}: {key} must be a Python int, got {value!r}")
+        need(type(value) is int, f"{name}: {key} must be a Python int, got {value!r}")
     elif "Tensor" in kind:
-        _need(torch.is_tensor(value) and value.dtype != torch.float64, f"{name}: {key} must be a tensor, not float64")
+        need(torch.is_tensor(value) and value.dtype != torch.float64, f"{name}: {key} must be a tensor, not float64")
 
 
-def _need(holds: bool, sentence: str) -> None:
+def need(holds: bool, sentence: str) -> None:
     if not holds:
         raise DeviceRefusal(sentence)
 
 
-def _same_dtype(name: str, *tensors: Tensor) -> None:
+def same_dtype(name: str, *tensors: Tensor, allowed: tuple[torch.dtype, ...] = DTYPES) -> None:
     found = {tensor.dtype for tensor in tensors}
-    _need(len(found) == 1 and found <= set(DTYPES), f"{name}: dtypes {sorted(map(str, found))}")
+    need(len(found) == 1 and found <= set(allowed), f"{name}: dtypes {sorted(map(str, found))}")
 
 
 def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:
-    _same_dtype("npu_rms_norm", input, gamma)
-    _need(2 <= input.dim() <= 8, f"npu_rms_norm: {input.dim()} dims")
-    _need(gamma.shape == input.shape[-1:], f"npu_rms_norm: gamma {tuple(gamma.shape)}")
+    same_dtype("npu_rms_norm", input, gamma)
+    need(2 <= input.dim() <= 8, f"npu_rms_norm: {input.dim()} dims")
+    need(gamma.shape == input.shape[-1:], f"npu_rms_norm: gamma {tuple(gamma.shape)}")
     wide = input.float()
     inverse = (wide.pow(2).mean(-1, keepdim=True) + epsilon).rsqrt()
     return (wide * inverse * gamma.float()).to(input.dtype), inverse
 
 
 def npu_swiglu(input: Tensor, dim: int = -1) -> Tensor:
-    _same_dtype("npu_swiglu", input)
-    _need(input.shape[dim] % 2 == 0, f"npu_swiglu: odd dim {input.shape[dim]}")
+    same_dtype("npu_swiglu", input)
+    need(input.shape[dim] % 2 == 0, f"npu_swiglu: odd dim {input.shape[dim]}")
     gate, up = input.float().chunk(2, dim)
     return (gate * gate.sigmoid() * up).to(input.dtype)
 
@@ -89,15 +89,15 @@ def npu_rotary_mul(
     input: Tensor, r1: Tensor, r2: Tensor, rotary_mode: str = "half", rotate: Tensor | None = None
 ) -> Tensor:
     name = "npu_rotary_mul"
-    _same_dtype(name, input, r1, r2)
-    _need(rotary_mode == "half" and rotate is None, f"{name}: only mode half is used here")
-    _need(input.dim() == r1.dim() == r2.dim() == 4, f"{name}: 4 dims are needed")
+    same_dtype(name, input, r1, r2)
+    need(rotary_mode == "half" and rotate is None, f"{name}: only mode half is used here")
+    need(input.dim() == r1.dim() == r2.dim() == 4, f"{name}: 4 dims are needed")
     batch, length, heads, width = input.shape
-    _need(width % 2 == 0 and width < 896, f"{name}: width {width}")
-    _need(batch < 1000 and heads < 1000, f"{name}: B {batch} N {heads}")
+    need(width % 2 == 0 and width < 896, f"{name}: width {width}")
+    need(batch < 1000 and heads < 1000, f"{name}: B {batch} N {heads}")
     for angles in (r1, r2):
-        _need(tuple(angles.shape) == (1, length, 1, width), f"{name}: BSND wants angles 1S1D, got {angles.shape}")
-        _need(float(angles.detach().abs().max()) <= 1 + 1e-6, f"{name}: angles beyond [-1, 1]")
+        need(tuple(angles.shape) == (1, length, 1, width), f"{name}: BSND wants angles 1S1D, got {angles.shape}")
+        need(float(angles.detach().abs().max()) <= 1 + 1e-6, f"{name}: angles beyond [-1, 1]")
     first, second = input.float().chunk(2, -1)
     return (input.float() * r1 + torch.cat((-second, first), -1) * r2).to(input.dtype)
 
@@ -128,12 +128,12 @@ def npu_fusion_attention(
     seed: int = 0,
     offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, int, int, int]:
-    _need(all(one is None for one in (pse, padding_mask, prefix, sink, dropout_mask)), "only plain attention is used")
-    _need(keep_prob == 1.0 and inner_precise == 0 and not softmax_layout, "only plain attention is used")
-    _same_dtype("npu_fusion_attention", query, key, value)
+    need(all(one is None for one in (pse, padding_mask, prefix, sink, dropout_mask)), "only plain attention is used")
+    need(keep_prob == 1.0 and inner_precise == 0 and not softmax_layout, "only plain attention is used")
+    same_dtype("npu_fusion_attention", query, key, value)
     _check_layout(query, key, value, head_num, input_layout)
     q_ends, k_ends = _ends(query, actual_seq_qlen), _ends(key, actual_seq_kvlen)
-    _need(len(q_ends) == len(k_ends), f"{len(q_ends)} query items and {len(k_ends)} key items")
+    need(len(q_ends) == len(k_ends), f"{len(q_ends)} query items and {len(k_ends)} key items")
     _check_mask(atten_mask, sparse_mode)
     see_back, see_ahead = (pre_tockens, next_tockens) if sparse_mode == 4 else (2**31 - 1, 0)
     out, first_q, first_k = [], 0, 0
@@ -146,31 +146,31 @@ def npu_fusion_attention(
 
 
 def _check_layout(query: Tensor, key: Tensor, value: Tensor, head_num: int, layout: str) -> None:
-    _need(layout == "TND", f"layout {layout}: lengths that differ need TND")
-    _need(query.dim() == key.dim() == value.dim() == 3, "TND needs three dims")
-    _need(all(tensor.is_contiguous() for tensor in (query, key, value)), "a tensor is not contiguous")
-    _need(key.shape == value.shape, f"key {tuple(key.shape)} and value {tuple(value.shape)}")
+    need(layout == "TND", f"layout {layout}: lengths that differ need TND")
+    need(query.dim() == key.dim() == value.dim() == 3, "TND needs three dims")
+    need(all(tensor.is_contiguous() for tensor in (query, key, value)), "a tensor is not contiguous")
+    need(key.shape == value.shape, f"key {tuple(key.shape)} and value {tuple(value.shape)}")
     heads, width = query.shape[1:]
-    _need(head_num == heads and heads <= 256 and heads % key.shape[1] == 0, f"{head_num=} of {heads}/{key.shape[1]}")
-    _need(width == key.shape[2] and 1 <= width <= 768, f"head width {width}")
+    need(head_num == heads and heads <= 256 and heads % key.shape[1] == 0, f"{head_num=} of {heads}/{key.shape[1]}")
+    need(width == key.shape[2] and 1 <= width <= 768, f"head width {width}")
 
 
 def _ends(tensor: Tensor, cumulative: list[int] | None) -> list[int]:
     if cumulative is None:
         raise DeviceRefusal("TND needs cumulative lengths")
-    _need(1 <= len(cumulative) <= 1024, f"{len(cumulative)} items")
-    _need(cumulative[0] > 0, f"cumulative lengths begin with {cumulative[0]}: no leading 0")
-    _need(sorted(cumulative) == cumulative and cumulative[-1] == len(tensor), f"{cumulative} for {len(tensor)} rows")
+    need(1 <= len(cumulative) <= 1024, f"{len(cumulative)} items")
+    need(cumulative[0] > 0, f"cumulative lengths begin with {cumulative[0]}: no leading 0")
+    need(sorted(cumulative) == cumulative and cumulative[-1] == len(tensor), f"{cumulative} for {len(tensor)} rows")
     return cumulative
 
 
 def _check_mask(mask: Tensor | None, sparse_mode: int) -> None:
     if mask is None:
         raise DeviceRefusal("without a mask every key is seen, whatever sparse_mode says")
-    _need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
-    _need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
-    _need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
-    _need(
+    need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
+    need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
+    need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
+    need(
         bool(torch.equal(mask.bool(), torch.ones(2048, 2048).triu(1).bool())), "1 hides: the mask is above the diagonal"
     )
 
@@ -183,6 +183,6 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mode: int, see_back: 
     k, v = k.repeat_interleave(share, 1), v.repeat_interleave(share, 1)
     ahead = torch.arange(len(k))[None] - (len(k) - len(q)) - torch.arange(len(q))[:, None]
     seen = (ahead <= 0) if mode == 3 else (ahead <= see_ahead) & (-ahead <= see_back)
-    _need(bool(seen.any(1).all()), "a query that sees no key")
+    need(bool(seen.any(1).all()), "a query that sees no key")
     scores = torch.einsum("qnd,knd->nqk", q, k) * scale
     return torch.einsum("nqk,knd->qnd", scores.masked_fill(~seen, float("-inf")).softmax(-1), v)
