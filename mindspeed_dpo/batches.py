@@ -94,6 +94,10 @@ class PreferenceBatch:
         """K."""
         return self.response_lengths.shape[1]
 
+    def lengths(self) -> Tensor:
+        """[P, 1 + K] int32 tokens of each prompt and of its responses."""
+        return torch.cat([self.prompt_lengths[:, None], self.response_lengths], 1)
+
     def prompts(self) -> tuple[Tensor, ...]:
         """The P prompts, each [length] int32."""
         return torch.split(self.prompt_tokens, self.prompt_lengths.tolist())

@@ -36,7 +36,7 @@ def check_run(run: RunConfig, findings: Findings) -> None:
 
 def _check_role(role: RoleConfig, run: RunConfig, findings: Findings) -> None:
     """Check a role's model and layout, as far as they are not those of the actor, which were checked before."""
-    checks = []
+    checks = [] if role is not run.actor and role.batch == run.actor.batch else [_micro_batch]
     if role is run.actor or role.model != run.actor.model:
         checks.append(check_model)
     if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
@@ -49,11 +49,41 @@ def _check_role(role: RoleConfig, run: RunConfig, findings: Findings) -> None:
             report(run, role, wrong, findings)
 
 
+def _micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
+    """One of the two ways to fill a micro-batch, and room for what it is padded to."""
+    batch = role.batch
+    if batch.micro_batch_tokens is None:
+        return
+    if batch.micro_batch_size is not None:
+        yield Wrong(
+            ("micro_batch_tokens", "micro_batch_size"),
+            f"and micro_batch_size={batch.micro_batch_size} both say what a micro-batch holds; keep one, and set the "
+            "other to null where it comes from a file or another section",
+        )
+    if batch.micro_batch_tokens < role.row_multiple:
+        yield Wrong(
+            ("micro_batch_tokens", "pad_to_multiple_of"),
+            f"is less than {role.row_multiple}, to a multiple of which micro-batches are padded",
+        )
+    said = run.origins.get("actor.global_batch_size")
+    if role is run.actor and (said is None or said.written is None):
+        yield Wrong(
+            ("micro_batch_tokens", "global_batch_size"), "needs global_batch_size, which does not follow from it"
+        )
+
+
 def _batch(run: RunConfig) -> Iterator[Wrong]:
     if run.is_online:  # Pairs drop out, so there is nothing to divide.
         return
     batch, replicas = run.actor.batch, max(1, run.data_parallel_size("actor"))
-    together = batch.micro_batch_size * replicas
+    if batch.micro_batch_tokens is not None:
+        if batch.global_batch_size < replicas:
+            yield Wrong(
+                ("global_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size", "actor_rollout"),
+                f"is less than one pair for each of the {replicas} replicas",
+            )
+        return
+    together = (batch.micro_batch_size or 1) * replicas
     if batch.global_batch_size % together:
         lower = batch.global_batch_size // together * together
         good = listing(size for size in (lower, lower + together) if size)

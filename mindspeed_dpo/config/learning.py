@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindspeed_dpo.config.fields import POSITIVE, SHARE, at_least, setting, within
 
@@ -66,14 +66,30 @@ class BatchConfig:
     """How many pairs travel together."""
 
     global_batch_size: int = setting(
-        derived="micro_batch_size x data-parallel size",
+        derived="micro_batch_size x data-parallel size; must be given beside micro_batch_tokens",
         help="Pairs of one optimizer step over all devices; online: prompts of one iteration.",
         unit="pairs",
         check=at_least(1),
         shared=True,
     )
-    micro_batch_size: int = setting(
-        1, help="Pairs of one forward and backward pass on one replica.", unit="pairs", check=at_least(1)
+    micro_batch_size: int | None = setting(
+        derived="1, or null beside micro_batch_tokens",
+        help="Pairs of one forward and backward pass on one replica.",
+        unit="pairs",
+        check=at_least(1),
+    )
+    micro_batch_tokens: int | None = setting(
+        None,
+        help="Instead of micro_batch_size: tokens of one pass on one replica, a shared prompt counted once. Whole "
+        "pairs fill it; one that is longer is a pass of its own.",
+        unit="tokens",
+        check=at_least(1),
+    )
+    pad_to_multiple_of: int = setting(
+        1,
+        help="The tokens of a pass are padded to a multiple of this, so that a device meets fewer different lengths.",
+        unit="tokens",
+        check=at_least(1),
     )
     share_prompt: bool = setting(True, help="Compute a prompt once for both of its responses.")
     probe_share_prompt: bool = setting(
@@ -81,3 +97,8 @@ class BatchConfig:
         help="On NPU, compare attention over a shared prompt with its definition at start, and repeat prompts where it "
         "differs; false relies on it.",
     )
+
+    def filled(self, global_batch_size: int) -> BatchConfig:
+        """With the derived values: pairs of a step as given, and one pair a pass where no size is given."""
+        size = self.micro_batch_size or (None if self.micro_batch_tokens else 1)
+        return replace(self, global_batch_size=global_batch_size, micro_batch_size=size)

@@ -39,7 +39,7 @@ _KERNEL = no_effect("each device picks its kernels, and they do not change resul
 _MOE = no_effect("mixture of experts is not implemented yet")
 _SIMPO = no_effect("SimPO is dpo_loss_type: simpo, with dpo_beta and dpo_label_smoothing like every loss")
 _LOADER = no_effect("rows are read in place from the preprocessed files, without loader processes or index caches")
-_NEVER_PADDED = no_effect("batches are never padded", True)
+_NEVER_PADDED = no_effect("sequences are never padded to a common length", True)
 
 ARCHITECTURE: dict[str, Known] = {
     "use_mcore_models": only("every model is built on megatron-core", True),
@@ -116,7 +116,6 @@ DATA: dict[str, Known] = {
     "is_instruction_dataset": no_effect("the stage decides which data is read", True, False),
     "is_pairwise_dataset": no_effect("stage dpo always reads pairs", True),
     "variable_seq_lengths": _NEVER_PADDED,
-    "pad_to_multiple_of": no_effect("batches are never padded"),
     "no_shared_storage": no_effect("only the pre-training data of the predecessors read it"),
     "num_workers": _LOADER,
     "padded_samples": no_effect("every optimizer step has exactly global_batch_size pairs", False),
@@ -127,7 +126,7 @@ DATA: dict[str, Known] = {
     "neat_pack": no_effect("micro-batches are always packed, and pairs never see each other"),
     "reset_attention_mask": no_effect("pairs never see each other anyway"),
     "tokenizer_not_use_fast": no_effect("training reads tokens, not text"),
-    "tokenizer_padding_side": no_effect("batches are never padded"),
+    "tokenizer_padding_side": no_effect("sequences are never padded to a common length"),
     "refer_model_iter": no_effect("ref_model names the checkpoint itself"),
     "exit_on_missing_checkpoint": no_effect("a missing checkpoint always stops the run", True),
 }

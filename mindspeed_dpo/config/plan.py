@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from mindspeed_dpo.config import sizes
 from mindspeed_dpo.config.coerce import show
+from mindspeed_dpo.config.learning import BatchConfig
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.online import NASH_MD
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -54,10 +55,13 @@ def _does(run: RunConfig, role: RoleConfig) -> str:
 def work_lines(run: RunConfig) -> Iterator[str]:
     """How much a step is."""
     actor, replicas = run.actor, _count(run.data_parallel_size("actor"), "replica")
-    batch, micro = actor.batch, _count(actor.batch.micro_batch_size, "pair")
+    batch, micro = actor.batch, _micro_batch(actor.batch)
     if not run.is_online:
-        passes = batch.global_batch_size // (batch.micro_batch_size * run.data_parallel_size("actor"))
-        yield f"a step: {batch.global_batch_size} pairs, on {replicas} {_count(passes, 'micro-batch', 'es')} of {micro}"
+        count = "micro-batches"
+        if batch.micro_batch_size is not None:
+            passes = batch.global_batch_size // (batch.micro_batch_size * run.data_parallel_size("actor"))
+            count = _count(passes, "micro-batch", "es")
+        yield f"a step: {batch.global_batch_size} pairs, on {replicas} {count} of {micro}"
         yield f"a sequence: at most {actor.data.seq_length} tokens"
         return
     work, rollout = work_of(run), actor.rollout
@@ -75,6 +79,14 @@ def work_lines(run: RunConfig) -> Iterator[str]:
         f"learning: {_count(actor.pairing.ppo_epochs, 'pass', 'es')} in mini-batches of {mini}, at most {steps}; "
         f"on {replicas} micro-batches of {micro}"
     )
+
+
+def _micro_batch(batch: BatchConfig) -> str:
+    """What one holds."""
+    padded = f", padded to a multiple of {batch.pad_to_multiple_of}" if batch.pad_to_multiple_of > 1 else ""
+    if batch.micro_batch_size is not None:
+        return _count(batch.micro_batch_size, "pair") + padded
+    return f"whole pairs of at most {batch.micro_batch_tokens} tokens together{padded}"
 
 
 def _memory_lines(run: RunConfig) -> Iterator[str]:

@@ -91,13 +91,13 @@ def _filled(loop: LoopConfig, actor: RoleConfig, processes: int) -> RoleConfig:
     """Give every derived setting its value."""
     replicas = max(1, processes // actor.model_parallel_size)
     batch, rate, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
-    together = batch.global_batch_size or batch.micro_batch_size * replicas
+    together = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
     parallel, rollout, pairing, loss = usable(actor.parallel), actor.rollout, actor.pairing, actor.loss
     normalize = loss.ipo_normalize
     return dataclasses.replace(
         actor,
         parallel=parallel,
-        batch=dataclasses.replace(batch, global_batch_size=together),
+        batch=batch.filled(together),
         data=dataclasses.replace(actor.data, seq_length=actor.data.seq_length or actor.model.max_position_embeddings),
         optimizer=dataclasses.replace(rate, lr_decay_iters=rate.lr_decay_iters or loop.train_iters),
         checkpoint=dataclasses.replace(checkpoint, save=checkpoint.save or f"{loop.output_dir}/checkpoints"),

@@ -83,7 +83,7 @@ class Casting:
         built: dict[str, Any] = {
             group: build(ROLE_GROUPS[group], values, self._findings, label) for group in FROZEN_GROUPS
         }
-        built["batch"] = dataclasses.replace(built["batch"], global_batch_size=self._actor.batch.global_batch_size)
+        built["batch"] = built["batch"].filled(self._actor.batch.global_batch_size)
         built["parallel"] = usable(built["parallel"])
         checkpoint = dataclasses.replace(
             self._actor.checkpoint,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,6 +62,12 @@ class RoleConfig:
     def model_parallel_size(self) -> int:
         """Processes of one replica: tensor x pipeline."""
         return self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size
+
+    @property
+    def row_multiple(self) -> int:
+        """What the rows of its micro-batches are padded to a multiple of; sequence parallelism splits them evenly."""
+        split = self.parallel.tensor_model_parallel_size if self.parallel.sequence_parallel else 1
+        return math.lcm(split, self.batch.pad_to_multiple_of)
 
     @property
     def max_new_tokens(self) -> int:

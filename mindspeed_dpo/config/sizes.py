@@ -14,10 +14,12 @@ Activations of a layer and token without recomputation, h = hidden_size, t = ten
 4h (inputs and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries,
 keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
 layers keeps h of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are
-stages.
+stages. Tokens of a micro-batch: micro_batch_tokens, though a longer pair takes more; else 2 seq_length for each pair.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from mindspeed_dpo.config.adapters import FUSED
 from mindspeed_dpo.config.model import ModelConfig
@@ -42,6 +44,31 @@ def parameters(model: ModelConfig, *, scores: bool = False) -> int:
     table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
     output = table if model.untie_embeddings_and_output_weights else 0
     return model.num_layers * layer_parameters(model) + table + hidden + (hidden if scores else output)
+
+
+class MultiplyAdds(NamedTuple):
+    """Work of a forward pass, in multiply-adds; a backward pass is twice as much.
+
+    Attributes:
+        row: Of a token in all layers, attention left out.
+        prediction: Of a response token in the head.
+        seen_key: Of a query and one of the keys it sees, in all layers.
+    """
+
+    row: int
+    prediction: int
+    seen_key: int
+
+
+def multiply_adds(model: ModelConfig) -> MultiplyAdds:
+    """What a model's matrix products cost; a sliding window is not taken into account."""
+    width = model.num_attention_heads * model.kv_channels
+    return MultiplyAdds(
+        row=model.num_layers * layer_parameters(model),
+        prediction=model.vocab_size * model.hidden_size,
+        # Scores, and the sum of values.
+        seen_key=2 * model.num_layers * width,
+    )
 
 
 def device_parameters(role: RoleConfig, *, scores: bool = False) -> int:
@@ -130,7 +157,7 @@ def activation_bytes(role: RoleConfig) -> int:
     """Bytes that the backward pass of a trained role keeps on one device, at most and roughly."""
     model, parallel = role.model, role.parallel
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
-    rows = PAIR * role.batch.micro_batch_size * role.data.seq_length
+    rows = role.batch.micro_batch_tokens or PAIR * (role.batch.micro_batch_size or 1) * role.data.seq_length
     residual = model.hidden_size // (tp if parallel.sequence_parallel else 1)
     attention = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.kv_channels
     layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp

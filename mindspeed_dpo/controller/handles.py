@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.learning import ReferenceConfig
-from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
+from mindspeed_dpo.workers.roles import Logps, Pairs, Rows, joined
 from mindspeed_dpo.workers.scorers.protocol import Scored
 
 
@@ -64,12 +64,12 @@ class ReferenceHandle:
     def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
         """As `log_probs`, without waiting: what is returned waits."""
         pending = self._group.start(self._role, "log_probs", _sent(pairs))
-        return lambda: np.concatenate(_spoken(pending.result()))
+        return lambda: joined(_spoken(pending.result()))
 
     def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
         """Begin to ask for every response token's log-probability [tokens] float32, in nats; what is returned waits."""
         pending = self._group.start(self._role, "token_log_probs", answers)
-        return lambda: np.concatenate(_spoken(pending.result()))
+        return lambda: joined(_spoken(pending.result()))
 
     def follow(self, done: int) -> bool:
         """See `roles.Reference`."""
@@ -178,7 +178,7 @@ def _sent(pairs: Pairs) -> Any:
 
 
 def _spoken(answers: list[Any]) -> list[Any]:
-    """Answers of the replicas: one process of each speaks, ranks grow with it, and replicas hold consecutive parts."""
+    """Answers of the replicas, in their order: one process of each speaks."""
     return [answer for answer in answers if answer is not None]
 
 

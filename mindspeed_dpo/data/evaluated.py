@@ -26,6 +26,9 @@ class EvaluatedPairs:
         self._learned = learned
         self._parts = [learned, *sets.values()]
         self._starts = np.cumsum([0, *map(len, self._parts)])
+        lengths = [part.lengths() for part in self._parts]
+        # Asked for at every step, so joined only once, and not copied where there is one part.
+        self._lengths = np.concatenate(lengths) if sets else lengths[0]
         ranges = zip(self._starts[1:-1].tolist(), self._starts[2:].tolist(), strict=True)
         self.rows_of = {name: np.arange(*part, dtype=np.int64) for name, part in zip(sets, ranges, strict=True)}
 
@@ -44,7 +47,7 @@ class EvaluatedPairs:
 
     def lengths(self) -> NDArray[np.int32]:
         """[all rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
-        return np.concatenate([part.lengths() for part in self._parts])
+        return self._lengths
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
         """The pairs of the given rows, in their order.

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
@@ -44,6 +46,33 @@ def pack(
     row.pad(multiple_of)
     packed = row.finish(batch, weights, has_prefixes=share_prompt)
     return packed if pair_ids is None else replace(packed, pair_ids=pair_ids)
+
+
+def packed_sizes(
+    lengths: NDArray[np.integer], *, share_prompt: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """How much a prompt with its responses is once packed, from lengths alone.
+
+    Args:
+        lengths: [P, 1 + K] tokens of each prompt and of its responses.
+        share_prompt: As for `pack`.
+
+    Returns:
+        Rows [P], without padding, and how many keys all their queries see together [P].
+    """
+    prompts, responses = lengths[:, 0].astype(np.int64), lengths[:, 1:].astype(np.int64)
+    before, segments = responses * prompts[:, None], responses
+    if not share_prompt:
+        before, segments = np.zeros_like(responses), responses + prompts[:, None]
+    shared = prompts * share_prompt
+    rows = shared + segments.sum(1)
+    seen = _triangle(shared) + (before + _triangle(segments)).sum(1)
+    return rows, seen
+
+
+def _triangle(count: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Keys that so many queries see in their own segment: 1 + 2 + … + count."""
+    return count * (count + 1) // 2
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Passes over the micro-batches of a step, through megatron-core's pipeline schedules.
 
-With one stage the schedule is a plain loop; with several it is 1F1B. Every stage reads the same micro-batches.
+With one stage the schedule is a plain loop; with several it is 1F1B. Every stage reads the same micro-batches, and so
+knows the length of every message.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.engine.messages import known_shapes
 
 # (micro-batch, the model's output for it) -> the sum of its pair losses, a scalar that carries the gradient.
 LossSum = Callable[[PackedBatch, Tensor], Tensor]
@@ -61,13 +65,15 @@ def _scaled(loss_sum: LossSum, batch: PackedBatch, scale: float, output: Tensor)
 
 def _run(model: Any, batches: Sequence[PackedBatch], step: Any, **options: Any) -> list[Tensor]:
     schedule = get_forward_backward_func()
+    lengths = [len(batch.tokens) for batch in batches]
+    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
+        options |= known_shapes(get_model_config(model), lengths)
     return schedule(
         forward_step_func=step,
         data_iterator=iter(batches),
         model=[model],
         num_microbatches=len(batches),
-        # Lengths differ between micro-batches; with several stages each message carries its own shape.
-        seq_length=max(len(batch.tokens) for batch in batches),
+        seq_length=max(lengths),
         micro_batch_size=1,
         **options,
     )

@@ -61,6 +61,10 @@ METRICS: dict[str, Metric] = {
     ),
     "rollout_tokens_per_s": Metric("tokens/s", "Sampled tokens of the step per second of sampling.", form=_RATE),
     "tokens_computed": Metric("tokens", "Token rows an optimizer step really computed, padding included.", form=_COUNT),
+    "micro_batches": Metric(
+        "micro-batches", "Forward and backward passes of an optimizer step, over all replicas.", form=_RATE
+    ),
+    "micro_batch_fill": Metric("1", "Share of micro_batch_tokens that the passes filled, padding included."),
     "tokens_per_s": Metric(
         "tokens/s", "Input tokens of the step, prompt counted per response, per second.", form=_RATE
     ),

@@ -31,7 +31,7 @@ from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
 from mindspeed_dpo.workers.lessons import lessons
 from mindspeed_dpo.workers.memory import largest_peak
 from mindspeed_dpo.workers.publishing import Publishing
-from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
+from mindspeed_dpo.workers.roles import Logps, Pairs, Rows, Share
 from mindspeed_dpo.workers.scoring import agreement, amounts, pull, response_logps, score_pairs, token_statistics
 from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.sources import adapters_on_weights, sampling_of
@@ -65,7 +65,7 @@ class ActorWorker:
         self._usual_margin = 0.0
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
 
-    def log_probs(self, pairs: Pairs) -> Logps | None:
+    def log_probs(self, pairs: Pairs) -> Share | None:
         """See `score_pairs`."""
         return score_pairs(self.engine, self.feed, pairs, self.role.loss.ld_alpha)
 
@@ -103,7 +103,7 @@ class ActorWorker:
             return losses.sum()
 
         self.engine.accumulate(batches, loss_sum, num_pairs)
-        sums.merge(amounts(batches, self.seat.place))
+        sums.merge(amounts(batches, self.seat.place, self.role.batch.micro_batch_tokens))
         return self.engine.step(rate)
 
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.config.sizes import multiply_adds
+from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.device.probe import prefix_problem
 from mindspeed_dpo.engine.weights import load_into
@@ -89,11 +91,22 @@ def build_feed(seat: Seat, role: RoleConfig, dataset: PairSource | None) -> Feed
         dataset=dataset,
         place=seat.place,
         device=seat.device,
-        micro_batch_size=role.batch.micro_batch_size,
+        limit=limit_of(role),
+        costs=multiply_adds(role.model),
         share_prompt=shares_prompt(seat, role),
-        sequence_parallel=role.parallel.sequence_parallel,
+        multiple_of=role.row_multiple,
         vocab_size=role.model.vocab_size,
     )
+
+
+def limit_of(role: RoleConfig) -> Limit:
+    """What a micro-batch of a role holds."""
+    budget = role.batch.micro_batch_tokens
+    if budget is None:
+        return Limit(units=role.batch.micro_batch_size)
+    # Padding counts: what is left over could never be filled.
+    rows = budget - budget % role.row_multiple
+    return Limit(rows=rows, at_least=role.parallel.pipeline_model_parallel_size)
 
 
 def shares_prompt(seat: Seat, role: RoleConfig) -> bool:

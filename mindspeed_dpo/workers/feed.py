@@ -1,6 +1,7 @@
 """A worker's share of the data: dataset rows in, packed micro-batches on its device out.
 
-Every worker is given the rows of all ranks and takes its own part, so no token passes through the driver.
+Every worker is given the rows of all ranks, plans alike who takes which, and reads its own: no token passes through the
+driver. What a micro-batch is made of, and on which replica, is told by its `pair_ids`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.parallel.topology import Place, shard
+from mindspeed_dpo.config.sizes import MultiplyAdds
+from mindspeed_dpo.data.packing import pack, packed_sizes
+from mindspeed_dpo.data.planning import Limit, Positions, plan
+from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 
 
@@ -24,6 +27,9 @@ class PairSource(Protocol):
 
     def batch(self, rows: NDArray[np.int64]) -> PreferenceBatch:
         """The pairs of the given numbers, in their order."""
+
+    def lengths(self) -> NDArray[np.int32]:
+        """[all numbers, 1 + K] tokens of prompt and responses."""
 
 
 @dataclass(frozen=True)
@@ -36,27 +42,33 @@ class GivenPairs:
         """The pairs of the given positions."""
         return self.pairs.select(rows.tolist())
 
+    def lengths(self) -> NDArray[np.int32]:
+        """See `PairSource`."""
+        return self.pairs.lengths().numpy()
+
 
 @dataclass(frozen=True)
 class Feed:
-    """Reads, packs and moves a worker's micro-batches.
+    """Plans, reads, packs and moves a worker's micro-batches.
 
     Attributes:
         dataset: Preference pairs by row; None where they always come with the call.
         place: Where this worker stands.
         device: Where the batches go.
-        micro_batch_size: Pairs per micro-batch.
+        limit: What a micro-batch holds.
+        costs: By which work is balanced over the replicas.
         share_prompt: Compute a prompt once for both responses.
-        sequence_parallel: Whether rows are split over tensor ranks, which must divide them.
+        multiple_of: What the rows of a micro-batch are padded to a multiple of.
         vocab_size: Token ids the model knows.
     """
 
     dataset: PairSource | None
     place: Place
     device: torch.device
-    micro_batch_size: int
+    limit: Limit
+    costs: MultiplyAdds
     share_prompt: bool
-    sequence_parallel: bool
+    multiple_of: int
     vocab_size: int
 
     def over(self, pairs: Pairs) -> tuple[Feed, NDArray[np.int64]]:
@@ -74,33 +86,43 @@ class Feed:
 
         A rank without rows of its own gets one pair of weight 0: every rank must take part in the collectives.
         """
-        mine = list(shard(len(rows), self.place.dp_rank, self.place.topology.dp))
-        positions = np.asarray(mine or [0])
+        numbers = np.asarray(rows, dtype=np.int64)
+        planned = self._plan(numbers)
         references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=torch.float32)
-        return self._packed(np.asarray(rows), positions, references, weight=1.0 if mine else 0.0)
+        weight = 1.0 if planned else 0.0
+        for positions in planned or [np.zeros(1, np.int64)]:
+            yield self._packed(numbers, positions, references, weight)
+
+    def _plan(self, rows: NDArray[np.int64]) -> list[Positions]:
+        """Positions among the rows of each micro-batch of this rank."""
+        lengths, topology = self._source.lengths()[rows], self.place.topology
+        sizes, seen = packed_sizes(lengths, share_prompt=self.share_prompt)
+        costs, predictions = self.costs, lengths[:, 1:].sum(1, dtype=np.int64)
+        work = costs.row * sizes + costs.prediction * predictions + costs.seen_key * seen
+        return plan(sizes, work, self.limit, replicas=topology.dp, replica=self.place.dp_rank)
 
     def _packed(
-        self, rows: np.ndarray, positions: np.ndarray, references: torch.Tensor | None, weight: float
-    ) -> Iterator[PackedBatch]:
-        multiple_of = self.place.topology.tp if self.sequence_parallel else 1
-        for start in range(0, len(positions), self.micro_batch_size):
-            part = positions[start : start + self.micro_batch_size]
-            assert self.dataset is not None, "pairs must come with the call where there is no dataset"
-            batch = self.dataset.batch(rows[part])
-            self._check_tokens(batch, rows[part])
-            if references is not None:
-                batch = batch.with_ref_logps(references[part])
-            weights = torch.full((len(part),), weight)
-            packed = pack(
-                batch,
-                share_prompt=self.share_prompt,
-                multiple_of=multiple_of,
-                weights=weights,
-                pair_ids=torch.from_numpy(part),
-            )
-            yield packed.to(self.device)
+        self, rows: NDArray[np.int64], positions: Positions, references: torch.Tensor | None, weight: float
+    ) -> PackedBatch:
+        batch = self._source.batch(rows[positions])
+        self._check_tokens(batch, rows[positions])
+        if references is not None:
+            batch = batch.with_ref_logps(references[positions])
+        packed = pack(
+            batch,
+            share_prompt=self.share_prompt,
+            multiple_of=self.multiple_of,
+            weights=torch.full((len(positions),), weight),
+            pair_ids=torch.from_numpy(positions),
+        )
+        return packed.to(self.device)
 
-    def _check_tokens(self, batch: PreferenceBatch, rows: np.ndarray) -> None:
+    @property
+    def _source(self) -> PairSource:
+        assert self.dataset is not None, "pairs must come with the call where there is no dataset"
+        return self.dataset
+
+    def _check_tokens(self, batch: PreferenceBatch, rows: NDArray[np.int64]) -> None:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
         if highest >= self.vocab_size:
             raise ValueError(

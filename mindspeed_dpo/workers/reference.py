@@ -7,9 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RoleConfig
@@ -18,7 +16,7 @@ from mindspeed_dpo.models.adapters import adapters_off
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
 from mindspeed_dpo.workers.feed import Feed, PairSource
-from mindspeed_dpo.workers.roles import Logps, Pairs
+from mindspeed_dpo.workers.roles import Pairs, Share
 from mindspeed_dpo.workers.scoring import score_pairs, score_tokens
 
 
@@ -56,12 +54,12 @@ class ReferenceWorker:
     at_work: Callable[[], AbstractContextManager[None]]
     followed: TrainingEngine | None = None
 
-    def log_probs(self, pairs: Pairs) -> Logps | None:
+    def log_probs(self, pairs: Pairs) -> Share | None:
         """See `score_pairs`."""
         with self.at_work():
             return score_pairs(self.engine, self.feed, pairs, self.ld_alpha)
 
-    def token_log_probs(self, answers: PreferenceBatch) -> NDArray[np.float32] | None:
+    def token_log_probs(self, answers: PreferenceBatch) -> Share | None:
         """See `score_tokens`."""
         with self.at_work():
             return score_tokens(self.engine, self.feed, answers)

@@ -1,8 +1,9 @@
-"""What a role can be asked, and how its answers travel: numbers for the rows they belong to, one replica each."""
+"""What a role can be asked, and how its answers travel: numbers and the places they belong to, one replica each."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,25 @@ Rows = Sequence[int] | NDArray[np.int64]
 Logps = NDArray[np.float32]
 Pairs = Rows | PreferenceBatch
 """Pairs by dataset row, or themselves."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one replica says of the part that was dealt to it.
+
+    Attributes:
+        positions: [n] int64 place of each value among all that were asked for.
+        values: [n, ...] float32.
+    """
+
+    positions: NDArray[np.int64]
+    values: NDArray[np.float32]
+
+
+def joined(shares: Sequence[Share]) -> NDArray[np.float32]:
+    """The values of all replicas in the order in which they were asked for."""
+    order = np.argsort(np.concatenate([share.positions for share in shares]))
+    return np.concatenate([share.values for share in shares])[order]
 
 
 class Reference(Protocol):

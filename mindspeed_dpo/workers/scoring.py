@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT
 from mindspeed_dpo.observability.metrics import MetricSums
-from mindspeed_dpo.parallel.topology import Place, shard
+from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.feed import Feed
-from mindspeed_dpo.workers.roles import Logps, Pairs
+from mindspeed_dpo.workers.roles import Pairs, Rows, Share
 
 # Micro-batches on the device at once while scoring; some, so that a pipeline has work for every stage.
 HELD_MICRO_BATCHES = 16
@@ -68,39 +67,54 @@ def pull(batch: PackedBatch, columns: Tensor) -> Tensor | None:
     return batch.sum_by_response((logps.detach() - batch.ref_token_logps) * logps)
 
 
-def score_tokens(engine: Engine, feed: Feed, answers: PreferenceBatch) -> NDArray[np.float32] | None:
+def score_tokens(engine: Engine, feed: Feed, answers: PreferenceBatch) -> Share | None:
     """Log-probability of every response token of this replica's share of the prompts.
 
     Returns:
-        [tokens] float32 in the batch's order, in nats, from the one process that speaks for the replica; None from the
-        others.
+        Values [n] float32 of n tokens, in nats, with their places among the batch's `response_tokens`, from the one
+        process that speaks for the replica; None from the others.
     """
     feed, rows = feed.over(answers)
-    found, batches = [], feed.stream(rows)
-    while held := list(islice(batches, HELD_MICRO_BATCHES)):
-        for batch, columns in zip(held, engine.score(held), strict=False):
-            # What only keeps ranks in step has weight 0 and is nobody's.
-            real = batch.weights[batch.response_ids // answers.num_responses] != 0
-            found.append(columns[real, LOGP])
-    return np.asarray(torch.cat(found).cpu().numpy(), dtype=np.float32) if feed.place.is_output else None
+    counts = answers.response_lengths.sum(1)
+    starts = (counts.cumsum(0) - counts).to(feed.device)
+    places, values = [], []
+    for batch, columns in _scored(engine, feed, rows):
+        pairs = batch.response_ids // answers.num_responses
+        of_pairs = batch.response_lengths.sum(1)
+        within = torch.arange(len(pairs), device=pairs.device) - (of_pairs.cumsum(0) - of_pairs)[pairs]
+        real = batch.weights[pairs] != 0
+        places.append((starts[batch.pair_ids[pairs]] + within)[real])
+        values.append(columns[real, LOGP])
+    return _share(places, values) if feed.place.is_output else None
 
 
-def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0) -> Logps | None:
+def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0) -> Share | None:
     """Log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
     Returns:
-        [n, K] float32 for the n prompts of this data-parallel rank, in order, from the one process that speaks for the
+        Values [n, K] float32 of n prompts, with their places among the pairs, from the one process that speaks for the
         replica; None from the others.
     """
     feed, rows = feed.over(pairs)
-    scored, batches = [], feed.stream(rows)
+    places, values = [], []
+    for batch, columns in _scored(engine, feed, rows):
+        real = batch.weights != 0
+        places.append(batch.pair_ids[real])
+        values.append(response_logps(batch, columns, ld_alpha)[real])
+    return _share(places, values) if feed.place.is_output else None
+
+
+def _scored(engine: Engine, feed: Feed, rows: Rows) -> Iterator[tuple[PackedBatch, Tensor]]:
+    """This replica's micro-batches with the head's columns of each; nothing off the last stage."""
+    batches = feed.stream(rows)
     while held := list(islice(batches, HELD_MICRO_BATCHES)):
-        # Off the last stage nothing comes back.
-        scored += [response_logps(b, c, ld_alpha) for b, c in zip(held, engine.score(held), strict=False)]
-    if not feed.place.is_output:
-        return None
-    count = len(shard(len(rows), feed.place.dp_rank, feed.place.topology.dp))
-    return np.asarray(torch.cat(scored)[:count].cpu().numpy(), dtype=np.float32)
+        yield from zip(held, engine.score(held), strict=False)
+
+
+def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> Share:
+    """What is said of some places. What only keeps ranks in step, and is nobody's, has been left out."""
+    found = torch.cat(list(values)).cpu().numpy()
+    return Share(torch.cat(list(places)).cpu().numpy(), np.asarray(found, dtype=np.float32))
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
@@ -129,10 +143,19 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
     return sums
 
 
-def amounts(batches: Sequence[PackedBatch], place: Place) -> MetricSums:
-    """What a step computed: rows of this rank, added up over the replicas."""
-    sums = MetricSums()
-    computed = batches[0].weights.new_tensor(sum(len(batch.tokens) for batch in batches))
+def amounts(batches: Sequence[PackedBatch], place: Place, budget: int | None) -> MetricSums:
+    """What a step computed: rows and micro-batches of this rank, added up over the replicas.
+
+    Args:
+        batches: Of this rank.
+        place: Where it stands.
+        budget: Rows that a micro-batch was to hold at most; None where it was filled by pairs.
+    """
+    sums, made = MetricSums(), batches[0].weights.new_tensor
+    rows, count = sum(len(batch.tokens) for batch in batches), len(batches)
     # The weights of all replicas sum to one, so that the mean is the total.
-    sums.add("tokens_computed", computed, 1 / place.topology.dp)
+    sums.add("tokens_computed", made(rows), 1 / place.topology.dp)
+    sums.add("micro_batches", made(count), 1 / place.topology.dp)
+    if budget is not None:
+        sums.add("micro_batch_fill", made(rows / budget), count)
     return sums

@@ -54,7 +54,7 @@ def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], ke
     name = "npu_fusion_attention"
     heads, groups, width = query.shape[1], key.shape[1], query.shape[2]
     split = "raise tensor_model_parallel_size"
-    fewer = "lower micro_batch_size or seq_length"
+    fewer = "lower micro_batch_size, micro_batch_tokens or seq_length"
     require(1 <= width <= ATTENTION_WIDTH, name, f"heads at most {ATTENTION_WIDTH} wide", width, "use another model")
     require(heads <= ATTENTION_HEADS, name, f"at most {ATTENTION_HEADS} heads", heads, split)
     require(heads % groups == 0, name, f"heads that {groups} query groups divide", heads, "correct num_query_groups")

@@ -18,10 +18,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.encode import make_encoder
+from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.data.rows import PairExample, RowDropped
 from mindspeed_dpo.data.tokenizer import load_tokenizer
 from mindspeed_dpo.models.hf_config import ARCHITECTURES, num_labels, read_hf_config
-from mindspeed_dpo.workers.building import Seat
+from mindspeed_dpo.workers.building import Seat, limit_of
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.texts import PromptText, TextReader
 from mindspeed_dpo.workers.scorers.writing import conversation, decoded, reason
@@ -85,7 +86,7 @@ class ClassifierScorer:
         policy: PreTrainedTokenizerBase,
         *,
         max_length: int | None,
-        micro_batch_size: int,
+        limit: Limit,
     ) -> None:
         """Score by a classifier.
 
@@ -95,7 +96,7 @@ class ClassifierScorer:
             reader: Makes text of rollouts.
             policy: The policy's tokenizer, for the text of prompts without messages.
             max_length: Longest input in tokens; None is any.
-            micro_batch_size: Prompts whose responses make one pass.
+            limit: Prompts whose responses make one pass, or the tokens of one, padding included.
         """
         self._model = model.eval().requires_grad_(False)
         self._inputs = inputs
@@ -104,7 +105,7 @@ class ClassifierScorer:
         self._max_length = max_length
         # Without a padding token a model cannot tell where a padded input ends.
         self._pad = model.config.pad_token_id
-        self._micro_batch_size = micro_batch_size
+        self._limit = limit
 
     def score(self, rollouts: RolloutBatch) -> Scored:
         """See `protocol.Scorer`."""
@@ -120,7 +121,7 @@ class ClassifierScorer:
                 failures[p] = f"the reward model cannot read it ({reason(error)}): {text}"
         scores = np.full((rollouts.num_prompts, k), np.nan, np.float32)
         if positions:
-            scores[positions] = self._logits(features, self._micro_batch_size * k).reshape(-1, k).cpu().numpy()
+            scores[positions] = self._logits(features, k).reshape(-1, k).cpu().numpy()
         return Scored(scores, failures)
 
     def _written(self, text: PromptText, prompt: str) -> list[Features]:
@@ -131,17 +132,31 @@ class ClassifierScorer:
             raise RowDropped("too_long", f"{longest} tokens, the model takes {self._max_length}")
         return written
 
-    def _logits(self, features: Sequence[Features], count: int) -> Tensor:
-        """[N] float32, `count` inputs at a time; those of like length share a pass, so that little is padded."""
-        count = 1 if self._pad is None else count
-        order = sorted(range(len(features)), key=lambda n: len(features[n]["input_ids"]))
+    def _logits(self, features: Sequence[Features], k: int) -> Tensor:
+        """[N] float32 of N inputs, k for each prompt."""
         logits = torch.empty(len(features), device=self._model.device)
         with torch.no_grad():
-            for start in range(0, len(order), count):
-                part = order[start : start + count]
+            for part in self._passes([len(one["input_ids"]) for one in features], k):
                 inputs = dict(_padded([features[n] for n in part], self._pad or 0, self._model.device))
                 logits[part] = self._model(**inputs).logits[:, 0].float()
         return logits
+
+    def _passes(self, lengths: Sequence[int], k: int) -> Iterator[list[int]]:
+        """Inputs of each pass; those of like length share one, so that little is padded."""
+        part: list[int] = []
+        for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+            # What comes is the longest so far, to which the others are padded.
+            if part and (self._pad is None or not self._holds(len(part) + 1, lengths[number], k)):
+                yield part
+                part = []
+            part.append(number)
+        if part:
+            yield part
+
+    def _holds(self, count: int, length: int, k: int) -> bool:
+        """Whether a pass may have `count` inputs of a length."""
+        limit = self._limit
+        return count <= limit.units * k if limit.units is not None else count * length <= (limit.rows or 0)
 
 
 def _padded(features: Sequence[Features], pad: int, device: torch.device) -> Iterator[tuple[str, Tensor]]:
@@ -220,7 +235,7 @@ def classifier_scorer(role: RoleConfig, seat: Seat, policy: Path, prompts: Promp
         TextReader(policy_tokenizer, prompts, extract_answer=role.reward.extract_content_for_reward),
         policy_tokenizer,
         max_length=max_length(model.config, tokenizer),
-        micro_batch_size=role.batch.micro_batch_size,
+        limit=limit_of(role),
     )
 
 

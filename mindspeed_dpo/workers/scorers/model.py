@@ -12,9 +12,10 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.data.packing import pack, packed_sizes
+from mindspeed_dpo.data.planning import Limit, Positions, plan
 from mindspeed_dpo.engine.training import ScoringEngine
-from mindspeed_dpo.workers.building import Seat, build_reward_model, offload_from, shares_prompt
+from mindspeed_dpo.workers.building import Seat, build_reward_model, limit_of, offload_from, shares_prompt
 from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer, reward_writer
@@ -31,9 +32,9 @@ class ModelScorer:
         writer: Gives rollouts the model's tokens.
         device: Where micro-batches go.
         speaks: Whether this process answers for its replica.
-        micro_batch_size: Prompts per micro-batch.
+        limit: What a micro-batch holds.
         share_prompt: Compute a prompt once for all its responses.
-        multiple_of: What the rows of a micro-batch must divide by.
+        multiple_of: What the rows of a micro-batch are padded to a multiple of.
         vocab_size: Token ids the model knows.
     """
 
@@ -41,7 +42,7 @@ class ModelScorer:
     writer: Writer
     device: torch.device
     speaks: bool
-    micro_batch_size: int
+    limit: Limit
     share_prompt: bool
     multiple_of: int
     vocab_size: int
@@ -49,27 +50,29 @@ class ModelScorer:
     def score(self, rollouts: RolloutBatch) -> Scored | None:
         """See `protocol.Scorer`."""
         written = self.writer.write(rollouts)
-        found = self._run(written.batch) if written.batch is not None else []
+        planned, found = self._run(written.batch) if written.batch is not None else ([], [])
         if not self.speaks:
             return None
         scores = np.full((rollouts.num_prompts, rollouts.num_responses), np.nan, np.float32)
         if found:
-            scores[list(written.positions)] = torch.cat(found).cpu().numpy()
+            places = np.asarray(written.positions)[np.concatenate(planned)]
+            scores[places] = torch.cat(found).cpu().numpy()
         return Scored(scores, written.failures)
 
-    def _run(self, batch: PreferenceBatch) -> list[Tensor]:
-        """Scores [p, K] of each micro-batch; nothing off the last stage."""
+    def _run(self, batch: PreferenceBatch) -> tuple[list[Positions], list[Tensor]]:
+        """The prompts of each micro-batch, and their scores [p, K]; no scores off the last stage."""
         self._check_tokens(batch)
-        found, packed = [], self._micro_batches(batch)
+        rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=self.share_prompt)
+        planned = plan(rows, rows, self.limit)
+        found, packed = [], self._micro_batches(batch, planned)
         with self.engine.at_work():
             while held := list(islice(packed, HELD_MICRO_BATCHES)):
                 found += self.engine.score(held)
-        return found
+        return planned, found
 
-    def _micro_batches(self, batch: PreferenceBatch) -> Iterator[PackedBatch]:
-        for start in range(0, batch.num_prompts, self.micro_batch_size):
-            part: Sequence[int] = range(start, min(start + self.micro_batch_size, batch.num_prompts))
-            packed = pack(batch.select(part), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
+    def _micro_batches(self, batch: PreferenceBatch, planned: Sequence[Positions]) -> Iterator[PackedBatch]:
+        for part in planned:
+            packed = pack(batch.select(part.tolist()), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
             yield packed.to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch) -> None:
@@ -96,8 +99,8 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
         writer=reward_writer(seat.run, role, prompts),
         device=seat.device,
         speaks=seat.place.is_output,
-        micro_batch_size=role.batch.micro_batch_size,
+        limit=limit_of(role),
         share_prompt=shares_prompt(seat, role),
-        multiple_of=seat.place.topology.tp if role.parallel.sequence_parallel else 1,
+        multiple_of=role.row_multiple,
         vocab_size=role.model.vocab_size,
     )

@@ -16,6 +16,7 @@ from mindspeed_dpo.controller.handles import (
     RolloutHandle,
     WeightsMismatch,
 )
+from mindspeed_dpo.workers.roles import Share
 from mindspeed_dpo.workers.scorers.protocol import Scored
 from tests.support.processes import Answered
 
@@ -47,12 +48,14 @@ def logps(*values: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("handle", "role"), [(ReferenceHandle, "ref"), (ActorHandle, "actor")])
-def test_log_probabilities_are_joined_in_rank_order_without_the_silent_processes(
+def test_log_probabilities_come_in_the_order_of_the_pairs_whoever_had_them(
     handle: type[ReferenceHandle], role: str
 ) -> None:
-    group = RecordingGroup(logps(3, 1), None, logps(2), None, logps())
+    shares = (Share(np.array([0, 2]), logps(3, 1)), Share(np.array([1]), logps(2)))
+    nobodys = Share(np.zeros(0, np.int64), logps())
+    group = RecordingGroup(shares[0], None, shares[1], None, nobodys)
     found = handle(group).log_probs([7, 5, 6])
-    assert found.dtype == np.float32 and found.tolist() == [[3, -3], [1, -1], [2, -2]]
+    assert found.dtype == np.float32 and found.tolist() == [[3, -3], [2, -2], [1, -1]]
     assert group.asked == [(role, "log_probs", [7, 5, 6])]
 
 

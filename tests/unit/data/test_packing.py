@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.data.packing import pack, packed_sizes
 
 TOKENS = st.lists(st.integers(1, 500), min_size=1, max_size=5)
 EITHER = pytest.mark.parametrize("share_prompt", [True, False])
@@ -160,3 +160,13 @@ def test_indices_are_int64_as_embedding_and_gather_want_them(share_prompt: bool)
 def test_repeated_prompts_need_no_gather() -> None:
     packed = pack(PreferenceBatch.from_lists([[1, 2]], [[[3], [4, 5]]]), share_prompt=False)
     assert packed.key_rows is None and packed.key_lengths == packed.query_lengths
+
+
+@EITHER
+@given(batch=batches())
+def test_sizes_are_known_from_lengths_alone(share_prompt: bool, batch: PreferenceBatch) -> None:
+    rows, seen = packed_sizes(batch.lengths().numpy(), share_prompt=share_prompt)
+    for prompt in range(batch.num_prompts):
+        alone = pack(batch.select([prompt]), share_prompt=share_prompt)
+        assert rows[prompt] == len(alone.tokens)
+        assert seen[prompt] == sum(len(keys) for keys in visible_rows(alone))

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.sizes import MultiplyAdds
+from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.feed import Feed
 
@@ -24,11 +26,13 @@ class NumberedRows:
     def batch(self, rows: Sequence[int]) -> PreferenceBatch:
         return PreferenceBatch.from_lists([[r, r] for r in rows], [[[r], [r, r]] for r in rows])
 
+    def lengths(self) -> np.ndarray:
+        return np.tile(np.array([2, 1, 2], np.int32), (100, 1))
+
 
 def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, **settings: Any) -> Feed:
-    values = {
-        "micro_batch_size": 2, "share_prompt": True, "sequence_parallel": False, "vocab_size": 100, **settings,
-    }  # fmt: skip
+    usual = {"limit": Limit(units=2), "share_prompt": True, "multiple_of": 1, "vocab_size": 100}
+    values = {"costs": MultiplyAdds(1, 1, 1), **usual, **settings}
     place = Topology(tp=tp, dp=dp).place(dp_rank * tp)
     return Feed(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
 
@@ -49,20 +53,30 @@ def rows_of(batches: Sequence[PackedBatch]) -> list[int]:
     micro_batch_size=st.integers(1, 4),
     share_prompt=st.booleans(),
 )
-def test_replicas_share_the_rows_in_order_without_losing_one(
+def test_replicas_share_the_rows_without_losing_one_and_say_which_they_have(
     rows: list[int], dp: int, micro_batch_size: int, share_prompt: bool
 ) -> None:
     references = np.stack([np.arange(len(rows)), -np.arange(len(rows))], 1).astype(np.float32)
-    found, seen = [], []
+    seen: list[int] = []
     for rank in range(dp):
-        batches = feed(dp, rank, micro_batch_size=micro_batch_size, share_prompt=share_prompt).micro_batches(
-            rows, references
-        )
+        settings = {"limit": Limit(units=micro_batch_size), "share_prompt": share_prompt}
+        batches = feed(dp, rank, **settings).micro_batches(rows, references)
         assert batches and all(1 <= len(batch.weights) <= micro_batch_size for batch in batches)
-        found += rows_of(batches)
-        seen += [ref for b in batches for ref, weight in zip(b.ref_logps.tolist(), b.weights, strict=True) if weight]
-    assert found == rows
-    assert seen == references.tolist()
+        places = [int(p) for b in batches for p, weight in zip(b.pair_ids, b.weights, strict=True) if weight]
+        refs = [ref for b in batches for ref, weight in zip(b.ref_logps.tolist(), b.weights, strict=True) if weight]
+        assert rows_of(batches) == [rows[place] for place in places]
+        assert refs == references[places].tolist()
+        seen += places
+    assert sorted(seen) == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(("multiple_of", "passes"), [(1, [2, 2, 1]), (4, [1, 1, 1, 1, 1])])
+def test_tokens_fill_a_micro_batch_with_its_padding(multiple_of: int, passes: list[int]) -> None:
+    # Five tokens a pair; 11 hold two, but only 8 of them are a multiple of 4.
+    limit = Limit(rows=11 - 11 % multiple_of)
+    batches = feed(limit=limit, multiple_of=multiple_of).micro_batches(range(5))
+    assert [len(batch.weights) for batch in batches] == passes
+    assert all(len(batch.tokens) % multiple_of == 0 for batch in batches)
 
 
 def test_a_stream_gives_the_same_micro_batches_one_by_one() -> None:
@@ -82,9 +96,9 @@ def test_without_references_they_are_zero() -> None:
     assert batch.ref_logps.tolist() == [[0, 0], [0, 0]]
 
 
-@pytest.mark.parametrize(("sequence_parallel", "length"), [(True, 8), (False, 5)])
-def test_rows_divide_by_the_tensor_ranks_that_split_them(sequence_parallel: bool, length: int) -> None:
-    (batch,) = feed(tp=4, sequence_parallel=sequence_parallel).micro_batches([7])
+@pytest.mark.parametrize(("multiple_of", "length"), [(4, 8), (1, 5)])
+def test_rows_are_padded_to_the_multiple(multiple_of: int, length: int) -> None:
+    (batch,) = feed(multiple_of=multiple_of).micro_batches([7])
     assert len(batch.tokens) == length
 
 

@@ -15,7 +15,15 @@ from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.models.head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import Place, Topology
 from mindspeed_dpo.workers import scoring
-from mindspeed_dpo.workers.scoring import agreement, amounts, response_logps, score_pairs, token_statistics
+from mindspeed_dpo.workers.roles import joined
+from mindspeed_dpo.workers.scoring import (
+    agreement,
+    amounts,
+    response_logps,
+    score_pairs,
+    score_tokens,
+    token_statistics,
+)
 
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
@@ -27,6 +35,7 @@ class GivenBatches:
     batches: list[PackedBatch]
     topology: Topology
     rank: int = 0
+    device: torch.device = torch.device("cpu")
 
     @property
     def place(self) -> Place:
@@ -50,26 +59,43 @@ class LabelsAsScores:
         return [-batch.labels[:, None].float() for batch in batches]
 
 
+def packed(*pairs: int, at: list[int], weight: float = 1.0) -> PackedBatch:
+    """Pairs of `BATCH` at these places of the whole."""
+    weights = torch.full((len(pairs),), weight)
+    return pack(BATCH.select(pairs), pair_ids=torch.tensor(at), weights=weights)
+
+
 def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
-    feed = GivenBatches([pack(BATCH), pack(BATCH.select([1]))], Topology())
+    feed = GivenBatches([packed(0, 1, at=[2, 0]), packed(1, at=[1])], Topology())
     found = score_pairs(LabelsAsScores(), feed, [0, 1, 1])  # type: ignore[arg-type]
-    assert found is not None and found.dtype == np.float32
-    assert found.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
+    assert found is not None and found.values.dtype == np.float32
+    assert found.positions.tolist() == [2, 0, 1]
+    assert found.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
+    assert joined([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
+
+
+def test_scores_of_tokens_know_their_places_among_all() -> None:
+    answers = BATCH.select([1, 0, 1])
+    shares = []
+    for batches in ([packed(1, at=[2]), packed(1, at=[0])], [packed(0, at=[1])], [packed(0, at=[1], weight=0.0)]):
+        shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
+    assert [len(share.positions) for share in shares if share] == [8, 3, 0]
+    assert joined([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
 
 
 def test_only_some_micro_batches_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "HELD_MICRO_BATCHES", 2)
     engine = LabelsAsScores()
-    feed = GivenBatches([pack(BATCH.select([p])) for p in (0, 1, 1, 0, 0)], Topology())
+    feed = GivenBatches([packed(p, at=[n]) for n, p in enumerate((0, 1, 1, 0, 0))], Topology())
     found = score_pairs(engine, feed, range(5))  # type: ignore[arg-type]
-    assert found is not None and found[:, 0].tolist() == [-3, -15, -15, -3, -3]
+    assert found is not None and found.values[:, 0].tolist() == [-3, -15, -15, -3, -3]
     assert engine.held == [2, 2, 1]
 
 
 def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
-    feed = GivenBatches([pack(BATCH.select([0]), weights=torch.zeros(1))], Topology(dp=3), rank=2)
+    feed = GivenBatches([packed(0, at=[0], weight=0.0)], Topology(dp=3), rank=2)
     found = score_pairs(LabelsAsScores(), feed, [7, 8])  # type: ignore[arg-type]
-    assert found is not None and found.shape == (0, 2)
+    assert found is not None and (found.positions.shape, found.values.shape) == ((0,), (0, 2))
 
 
 @pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(pp=2), 0)])
@@ -79,11 +105,11 @@ def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology
 
 
 def test_statistics_are_averaged_over_the_tokens_they_speak_of() -> None:
-    packed = pack(BATCH)
+    batch = pack(BATCH)
     # Tokens 0 to 6 belong to the responses 3 | 4 4 | 5 5 5 | 6; the first and the third are chosen.
     tokens = torch.arange(7.0)
     columns = torch.stack((-2 * tokens, tokens, (tokens % 2 == 0).float(), tokens * 10), -1)
-    assert token_statistics(packed, columns).means() == pytest.approx(
+    assert token_statistics(batch, columns).means() == pytest.approx(
         {
             "entropy": 21 / 7,
             "mean_token_accuracy": 2 / 4,
@@ -101,10 +127,17 @@ def test_pairs_of_weight_zero_count_in_no_statistic() -> None:
 
 
 def test_computed_tokens_of_all_replicas_are_added_up() -> None:
-    place = Topology(dp=2).place(0)
-    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], place)
-    sums.merge(amounts([pack(BATCH)], Topology(dp=2).place(1)))
-    assert sums.means() == {"tokens_computed": 10 + 4 + 10}
+    first, second = (Topology(dp=2).place(rank) for rank in range(2))
+    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], first, None)
+    sums.merge(amounts([pack(BATCH)], second, None))
+    assert sums.means() == {"tokens_computed": 10 + 4 + 10, "micro_batches": 3}
+
+
+def test_a_budget_is_filled_as_far_as_its_micro_batches_are() -> None:
+    first, second = (Topology(dp=2).place(rank) for rank in range(2))
+    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], first, 16)
+    sums.merge(amounts([pack(BATCH)], second, 16))
+    assert sums.means()["micro_batch_fill"] == pytest.approx((10 + 4 + 10) / (3 * 16))
 
 
 def test_agreement_is_how_likely_the_pair_is() -> None:

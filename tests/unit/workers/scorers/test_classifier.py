@@ -241,7 +241,7 @@ def test_inputs_of_like_length_share_a_pass() -> None:
         return forward(**inputs)
 
     model.forward = spied
-    scorer = ClassifierScorer(model, None, None, None, max_length=None, micro_batch_size=1)  # type: ignore[arg-type]
+    scorer = ClassifierScorer(model, None, None, None, max_length=None, limit=Limit(units=1))  # type: ignore[arg-type]
     features = [{"input_ids": [5] * n} for n in (7, 2, 9, 3, 8, 1)]
     logits = scorer._logits(features, 2)
     assert lengths == [[1, 2], [3, 7], [8, 9]]

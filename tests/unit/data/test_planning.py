@@ -1,0 +1,79 @@
+"""Plans: every unit once, no budget broken, replicas in balance, pipelines kept busy, the same plan everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindspeed_dpo.data.planning import Limit, deal, fit, plan
+
+SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
+BUDGET = 25
+
+
+def plans(sizes: list[int], limit: Limit, replicas: int) -> list[list[list[int]]]:
+    """Micro-batches of every replica; work grows with the square of a size."""
+    rows = np.asarray(sizes, np.int64)
+    every = (plan(rows, rows**2, limit, replicas=replicas, replica=replica) for replica in range(replicas))
+    return [[part.tolist() for part in parts] for parts in every]
+
+
+@given(sizes=SIZES, replicas=st.integers(1, 4), at_least=st.integers(1, 4), by_rows=st.booleans())
+def test_every_unit_is_in_one_micro_batch(sizes: list[int], replicas: int, at_least: int, by_rows: bool) -> None:
+    limit = Limit(rows=BUDGET, at_least=at_least) if by_rows else Limit(units=3)
+    found = plans(sizes, limit, replicas)
+    assert sorted(unit for parts in found for part in parts for unit in part) == list(range(len(sizes)))
+    assert all(part and part == sorted(part) for parts in found for part in parts)
+    assert sum(bool(parts) for parts in found) == min(replicas, len(sizes))
+    assert found == plans(sizes, limit, replicas)
+
+
+@given(sizes=SIZES, replicas=st.integers(1, 4), at_least=st.integers(1, 4))
+def test_only_a_unit_alone_is_beyond_the_budget(sizes: list[int], replicas: int, at_least: int) -> None:
+    for parts in plans(sizes, Limit(rows=BUDGET, at_least=at_least), replicas):
+        assert all(len(part) == 1 or sum(sizes[unit] for unit in part) <= BUDGET for part in parts)
+        assert len(parts) >= min(at_least, sum(map(len, parts)))
+
+
+@given(sizes=SIZES)
+def test_packs_are_filled(sizes: list[int]) -> None:
+    packs = fit(np.asarray(sizes, np.int64), BUDGET)
+    fills = sorted(sum(sizes[unit] for unit in pack) for pack in packs)
+    # Else the two emptiest would have become one.
+    assert len(fills) < 2 or fills[0] + fills[1] > BUDGET
+    assert len(packs) >= -(-sum(min(size, BUDGET) for size in sizes) // BUDGET)
+
+
+def test_no_pack_is_made_that_a_better_order_would_spare() -> None:
+    assert sorted(map(list, fit(np.array([5, 20, 10, 15, 25, 30]), BUDGET))) == [[0, 1], [2, 3], [4], [5]]
+
+
+@given(sizes=SIZES, units=st.integers(1, 4), replicas=st.integers(1, 4))
+def test_replicas_get_equal_numbers_where_units_count(sizes: list[int], units: int, replicas: int) -> None:
+    counts = [[len(part) for part in parts] for parts in plans(sizes, Limit(units=units), replicas)]
+    assert max(map(sum, counts)) == -(-len(sizes) // replicas)
+    if len(sizes) % replicas == 0:
+        assert len({sum(parts) for parts in counts}) == 1
+    assert all(size == units for parts in counts for size in parts[:-1])
+
+
+def test_one_replica_keeps_the_order_where_units_count() -> None:
+    assert plans([3, 9, 1, 7, 5], Limit(units=2), 1) == [[[0, 1], [2, 3], [4]]]
+
+
+@pytest.mark.parametrize("replicas", [2, 4, 8])
+@pytest.mark.parametrize("room", [None, True], ids=["any number", "equal numbers"])
+def test_skewed_work_is_balanced_and_better_than_by_order(replicas: int, room: bool | None) -> None:
+    work = np.random.default_rng(0).lognormal(6, 1, 64).astype(np.int64)
+    parts = deal(work, replicas, 64 // replicas if room else None)
+    loads = [int(work[part].sum()) for part in parts]
+    in_order = [int(part.sum()) for part in np.split(work, replicas)]
+    assert max(loads) * replicas / sum(loads) < (1.25 if room else 1.02)
+    assert max(loads) < max(in_order)
+
+
+def test_work_beyond_64_bits_is_added_up() -> None:
+    work = np.full(9, 2**62, np.int64)
+    assert sorted(len(part) for part in deal(work, 3)) == [3, 3, 3]
