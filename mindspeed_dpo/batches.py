@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.row_part import RowPart
+
 
 @dataclass(frozen=True)
 class PreferenceBatch:
@@ -290,6 +292,7 @@ class PackedBatch:
         factors: [P] float32 or None, see `PreferenceBatch`.
         logp_weights: [P, K] float32 or None, see `PreferenceBatch`.
         ref_token_logps: [R] float32 or None, see `PreferenceBatch`.
+        part: The rows that this context-parallel rank computes; None where it computes all of them.
     """
 
     tokens: Tensor
@@ -309,6 +312,13 @@ class PackedBatch:
     factors: Tensor | None = None
     logp_weights: Tensor | None = None
     ref_token_logps: Tensor | None = None
+    part: RowPart | None = None
+
+    def divided(self, rank: int, size: int) -> PackedBatch:
+        """The same row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
+        if size == 1:
+            return self
+        return replace(self, part=RowPart.of(len(self.tokens), self.score_rows, self.labels, rank, size))
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on a device."""
@@ -317,6 +327,8 @@ class PackedBatch:
             value = getattr(self, field.name)
             if torch.is_tensor(value):
                 moved[field.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, RowPart):
+                moved[field.name] = value.to(device)
         return replace(self, **moved)
 
     def excess_weights(self, alpha: float) -> Tensor:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from mindspeed_dpo.config.checks_adapters import check_adapters
 from mindspeed_dpo.config.checks_evaluation import check_evaluation
 from mindspeed_dpo.config.checks_loss import check_loss
-from mindspeed_dpo.config.checks_model import check_model, check_pool, check_sharing, check_split
+from mindspeed_dpo.config.checks_model import LAYOUT, check_model, check_pool, check_sharing, check_split
 from mindspeed_dpo.config.checks_online import check_online
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
@@ -87,9 +87,8 @@ def _batch(run: RunConfig) -> Iterator[Wrong]:
     if batch.global_batch_size % together:
         lower = batch.global_batch_size // together * together
         good = listing(size for size in (lower, lower + together) if size)
-        keys = ("global_batch_size", "micro_batch_size", "tensor_model_parallel_size", "pipeline_model_parallel_size")
         yield Wrong(
-            (*keys, "actor_rollout"),
+            ("global_batch_size", "micro_batch_size", *LAYOUT, "actor_rollout"),
             f"is no multiple of micro_batch_size x data-parallel size = {batch.micro_batch_size} x {replicas}; "
             f"choose {good}",
         )

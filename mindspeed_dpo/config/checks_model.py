@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from mindspeed_dpo.config.machine import ULYSSES
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -14,7 +15,8 @@ _NEEDED_BY_ROPE: dict[str | None, tuple[str, ...]] = {
     "llama3": ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": ("original_max_position_embeddings",),
 }
-_LAYOUT = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+LAYOUT = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
+"""Keys of a role's layout."""
 
 
 def divisors(number: int) -> list[int]:
@@ -72,6 +74,7 @@ def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
             ("pipeline_model_parallel_size", "num_layers"),
             f"does not divide num_layers={model.num_layers}; choose {listing(divisors(model.num_layers))}",
         )
+    yield from _check_context(role)
     if role.parallel.overlap_param_gather and not role.parallel.use_distributed_optimizer:
         yield Wrong(
             ("overlap_param_gather", "use_distributed_optimizer"),
@@ -79,24 +82,45 @@ def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
         )
 
 
+def _check_context(role: RoleConfig) -> Iterator[Wrong]:
+    """Attention's heads divide over the context-parallel devices, on top of the tensor-parallel ones."""
+    parallel, heads = role.parallel, role.model.num_attention_heads
+    cp, tp = parallel.context_parallel_size, parallel.tensor_model_parallel_size
+    if cp == 1:
+        return
+    if heads % tp == 0 and heads // tp % cp:
+        yield Wrong(
+            ("context_parallel_size", "num_attention_heads", "tensor_model_parallel_size"),
+            f"does not divide the {heads // tp} attention heads of a device (num_attention_heads={heads} / "
+            f"tensor_model_parallel_size={tp}); choose {listing(divisors(heads // tp))}",
+        )
+    if parallel.context_parallel_algo != ULYSSES:
+        yield Wrong(
+            ("context_parallel_algo", "context_parallel_size"),
+            f"is not implemented: rows hold many segments that share prompts, which only {ULYSSES} leaves whole; "
+            "choose that",
+        )
+
+
 def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
     """The pool that a role leads holds whole replicas."""
-    total, replica, pool = run.num_processes(role.name), role.model_parallel_size, run.pool_of(role.name)
+    total, replica, pool = run.num_processes(role.name), role.replica_size, run.pool_of(role.name)
     if total % replica:
         good = f"choose {listing(replica * count for count in (1, 2, 4))}"
+        product = "tensor x context x pipeline" if role.parallel.context_parallel_size > 1 else "tensor x pipeline"
         if role.name == "actor" and "rollout" in run.pools:
-            yield Wrong(("num_gpus_for_train", *_LAYOUT), f"is no multiple of tensor x pipeline = {replica}; {good}")
+            yield Wrong(("num_gpus_for_train", *LAYOUT), f"is no multiple of {product} = {replica}; {good}")
             return
         yield Wrong(
-            (pool, *_LAYOUT),
-            f"holds {total} processes, which is no multiple of tensor x pipeline = {replica}; {good} in all",
+            (pool, *LAYOUT),
+            f"holds {total} processes, which is no multiple of {product} = {replica}; {good} in all",
         )
 
 
 def check_sharing(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
     """A role without processes of its own has the layout of those it shares."""
     leader = run.leader_of(run.pool_of(role.name))
-    for key in _LAYOUT:
+    for key in LAYOUT:
         own, theirs = getattr(role.parallel, key), getattr(leader.parallel, key)
         if own != theirs:
             yield Wrong(

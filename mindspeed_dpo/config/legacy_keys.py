@@ -78,8 +78,6 @@ KERNELS: dict[str, Known] = {
 }
 
 PARALLELISM: dict[str, Known] = {
-    "context_parallel_size": only("context parallelism is not implemented yet", 1),
-    "context_parallel_algo": no_effect("context parallelism is not implemented yet"),
     "expert_model_parallel_size": only("expert parallelism is not implemented yet", 1),
     "expert_tensor_parallel_size": only("expert parallelism is not implemented yet", 1),
     "num_layers_per_virtual_pipeline_stage": only("virtual pipeline stages are not implemented yet"),

@@ -6,10 +6,20 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.fields import at_least, setting
 
+ULYSSES = "ulysses_cp_algo"
+OTHER_CONTEXT_ALGORITHMS = (
+    "megatron_cp_algo",
+    "hybrid_cp_algo",
+    "adaptive_cp_algo",
+    "hybrid_adaptive_cp_algo",
+    "kvallgather_cp_algo",
+)
+"""MindSpeed's, which cut sequences in other ways."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """Parallel sizes of one role. The data-parallel size follows: pool / (tensor x pipeline)."""
+    """Parallel sizes of one role. The data-parallel size follows: pool / (tensor x context x pipeline)."""
 
     tensor_model_parallel_size: int = setting(
         1, help="Devices over which every matrix is split.", unit="devices", check=at_least(1)
@@ -17,10 +27,23 @@ class ParallelConfig:
     pipeline_model_parallel_size: int = setting(
         1, help="Stages into which the layers are split.", unit="devices", check=at_least(1)
     )
+    context_parallel_size: int = setting(
+        1,
+        help="Devices over which the tokens of a micro-batch are split; during attention its heads are instead.",
+        unit="devices",
+        check=at_least(1),
+    )
+    context_parallel_algo: str = setting(
+        ULYSSES,
+        help="How context-parallel devices attend: all-to-all over heads is the one that is implemented.",
+        choices=(ULYSSES, *OTHER_CONTEXT_ALGORITHMS),
+    )
     sequence_parallel: bool = setting(
         False, help="Split norms and residuals along tokens over the tensor-parallel devices; off where those are 1."
     )
-    use_distributed_optimizer: bool = setting(False, help="Split optimizer state over the data-parallel devices.")
+    use_distributed_optimizer: bool = setting(
+        False, help="Split optimizer state over the data- and context-parallel devices."
+    )
     overlap_grad_reduce: bool = setting(False, help="Reduce gradients while the backward pass still runs.")
     overlap_param_gather: bool = setting(
         False, help="Gather updated weights while the forward pass already runs; needs use_distributed_optimizer."

@@ -49,7 +49,8 @@ def _does(run: RunConfig, role: RoleConfig) -> str:
     if _is_cached(role):
         return "computed once before training"
     tp, pp = role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
-    return f"TP {tp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+    cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
+    return f"TP {tp}{cp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
 
 
 def work_lines(run: RunConfig) -> Iterator[str]:

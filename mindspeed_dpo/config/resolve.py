@@ -12,6 +12,7 @@ from mindspeed_dpo.config.evaluation import best_mode
 from mindspeed_dpo.config.idle import drop_idle, is_online
 from mindspeed_dpo.config.layers import build, layered, settle_shared
 from mindspeed_dpo.config.loop import LoopConfig
+from mindspeed_dpo.config.machine import ULYSSES
 from mindspeed_dpo.config.problems import Findings
 from mindspeed_dpo.config.roles import Casting, usable
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -32,7 +33,7 @@ def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
         name="actor",
         **{group: build(kind, values, findings, _where(sections, group)) for group, kind in ROLE_GROUPS.items()},
     )
-    seats = seat(sections, actor.model_parallel_size, actor.rollout, online, findings)
+    seats = seat(sections, actor.replica_size, actor.rollout, online, findings)
     _tell(actor, online, findings)
     for key, sentence in unused(loop):
         findings.note(f"{values[key].origin.section}.{sentence}")
@@ -67,6 +68,8 @@ def _tell(actor: RoleConfig, online: bool, findings: Findings) -> None:
     """Note what is read as something else than was written."""
     if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
         findings.note("sequence_parallel is off: it needs tensor_model_parallel_size above 1")
+    if actor.parallel.context_parallel_algo != ULYSSES and actor.parallel.context_parallel_size == 1:
+        findings.note("context_parallel_algo has no effect: it needs context_parallel_size above 1")
     if not online and (actor.data.prompt_type or actor.data.prompt_type_path):
         findings.note(
             "prompt_type is only compared with what the data was made with: preprocess_data.py has applied the template"
@@ -89,7 +92,7 @@ def _filled_loop(name: str, loop: LoopConfig, actor: RoleConfig, now: datetime) 
 
 def _filled(loop: LoopConfig, actor: RoleConfig, processes: int) -> RoleConfig:
     """Give every derived setting its value."""
-    replicas = max(1, processes // actor.model_parallel_size)
+    replicas = max(1, processes // actor.replica_size)
     batch, rate, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
     together = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
     parallel, rollout, pairing, loss = usable(actor.parallel), actor.rollout, actor.pairing, actor.loss

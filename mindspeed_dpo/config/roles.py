@@ -115,12 +115,16 @@ def usable(parallel: ParallelConfig) -> ParallelConfig:
 
 def _layout(parallel: ParallelConfig, tp: int, pp: int) -> ParallelConfig:
     return dataclasses.replace(
-        parallel, tensor_model_parallel_size=tp, pipeline_model_parallel_size=pp, sequence_parallel=False
+        parallel,
+        tensor_model_parallel_size=tp,
+        pipeline_model_parallel_size=pp,
+        context_parallel_size=1,
+        sequence_parallel=False,
     )
 
 
 def _unsaid(parallel: ParallelConfig, label: str) -> Values:
     """On shared devices an unsaid layout can only be that of the role that leads them."""
     origin = Origin(label, "shared devices")
-    keys = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+    keys = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
     return {key: Given(getattr(parallel, key), origin) for key in keys}

@@ -59,15 +59,22 @@ class RoleConfig:
         return {key: value for group in ROLE_GROUPS for key, value in vars(getattr(self, group)).items()}
 
     @property
-    def model_parallel_size(self) -> int:
-        """Processes of one replica: tensor x pipeline."""
-        return self.parallel.tensor_model_parallel_size * self.parallel.pipeline_model_parallel_size
+    def replica_size(self) -> int:
+        """Processes of one replica: tensor x context x pipeline."""
+        parallel = self.parallel
+        return (
+            parallel.tensor_model_parallel_size * parallel.context_parallel_size * parallel.pipeline_model_parallel_size
+        )
 
     @property
     def row_multiple(self) -> int:
-        """What the rows of its micro-batches are padded to a multiple of; sequence parallelism splits them evenly."""
-        split = self.parallel.tensor_model_parallel_size if self.parallel.sequence_parallel else 1
-        return math.lcm(split, self.batch.pad_to_multiple_of)
+        """What the rows of its micro-batches are padded to a multiple of, so that the ranks that share them get equal parts.
+
+        Those are the context-parallel ones and, with sequence parallelism, the tensor-parallel ones.
+        """
+        parallel = self.parallel
+        tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1
+        return math.lcm(parallel.context_parallel_size * tensor, self.batch.pad_to_multiple_of)
 
     @property
     def max_new_tokens(self) -> int:
@@ -148,9 +155,9 @@ class RunConfig:
         return sum(self.pools[self.pool_of(role)])
 
     def data_parallel_size(self, role: str) -> int:
-        """Replicas of a role: processes / (tensor x pipeline)."""
+        """Replicas of a role: processes / (tensor x context x pipeline)."""
         settings: RoleConfig = getattr(self, role)
-        return self.num_processes(role) // settings.model_parallel_size
+        return self.num_processes(role) // settings.replica_size
 
     def as_yaml(self) -> str:
         """The resolved run as a YAML file that composes to an equal `RunConfig`."""

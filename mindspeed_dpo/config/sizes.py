@@ -5,7 +5,7 @@ Bytes per parameter on a device:
     weights    2 in bfloat16, else 4
     gradient   4, float32 (trained roles)
     optimizer  8 for Adam's moments, 4 more for float32 weights beside bfloat16 ones; divided by the data-parallel size
-               with use_distributed_optimizer
+               and the context-parallel size with use_distributed_optimizer
 
 With adapters only they have gradient and optimizer state, and the weights are there besides. An adapter of a matrix
 [out, in] has r (in + out) parameters; the side along which the matrix is split is divided by the tensor-parallel size.
@@ -15,6 +15,7 @@ Activations of a layer and token without recomputation, h = hidden_size, t = ten
 keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
 layers keeps h of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are
 stages. Tokens of a micro-batch: micro_batch_tokens, though a longer pair takes more; else 2 seq_length for each pair.
+Context-parallel devices share the tokens.
 """
 
 from __future__ import annotations
@@ -143,7 +144,8 @@ def gradient_bytes(role: RoleConfig) -> int:
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
-    shards = max(1, data_parallel_size) if role.parallel.use_distributed_optimizer else 1
+    copies = max(1, data_parallel_size) * role.parallel.context_parallel_size
+    shards = copies if role.parallel.use_distributed_optimizer else 1
     return per_parameter * trained_parameters(role) // shards
 
 
@@ -158,6 +160,7 @@ def activation_bytes(role: RoleConfig) -> int:
     model, parallel = role.model, role.parallel
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     rows = role.batch.micro_batch_tokens or PAIR * (role.batch.micro_batch_size or 1) * role.data.seq_length
+    rows //= parallel.context_parallel_size
     residual = model.hidden_size // (tp if parallel.sequence_parallel else 1)
     attention = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.kv_channels
     layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp

@@ -28,8 +28,8 @@ def prefix_problem(
     Args:
         device: Of this process.
         dtype: Of activations.
-        heads: Query heads of this tensor rank.
-        groups: Key heads of this tensor rank.
+        heads: Query heads of this rank.
+        groups: Key heads of this rank.
         width: Of a head.
         window: As `segment_attention`.
     """

@@ -23,7 +23,7 @@ def sharded_adapters(adapters: Mapping[str, Adapters]) -> dict[str, ShardedTenso
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_tensor_model_parallel_world_size(),
     )
-    replica = parallel_state.get_data_parallel_rank()
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     described = {}
     for path, module in adapters.items():
         for name, stored, dim in module.named_parts():

@@ -139,9 +139,9 @@ def _optimizer_tensors(
 ) -> dict[str, dict[str, Any]]:
     """State tensors described like the model's own, so that they reshard like them.
 
-    Only data-parallel rank 0 writes; every rank takes part in gathering, and every rank reads.
+    Only the first data- and context-parallel rank writes; every rank takes part in gathering, and every rank reads.
     """
-    is_writer = parallel_state.get_data_parallel_rank() == 0
+    is_writer = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     described: dict[str, dict[str, Any]] = {}
     for name, parameter in _trained(engine):
         for kind in KINDS:
@@ -179,7 +179,10 @@ def _rng_object(accelerator: Accelerator) -> ShardedObject:
     axes = (
         (parallel_state.get_pipeline_model_parallel_rank(), parallel_state.get_pipeline_model_parallel_world_size()),
         (parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()),
-        (parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()),
+        (
+            parallel_state.get_data_parallel_rank(with_context_parallel=True),
+            parallel_state.get_data_parallel_world_size(with_context_parallel=True),
+        ),
     )
     return ShardedObject("rng", state, tuple(size for _, size in axes), tuple(rank for rank, _ in axes), replica_id=0)
 

@@ -86,8 +86,8 @@ class OptimizerState:
     def gather(self, parameter: nn.Parameter, kind: str) -> Tensor:
         """One whole state tensor of a parameter, shaped like it, float32.
 
-        With the distributed optimizer it is a collective over the data-parallel ranks, which add up disjoint pieces:
-        that is exact.
+        With the distributed optimizer it is a collective over the data- and context-parallel ranks, which add up
+        disjoint pieces: that is exact.
         """
         slot = self._slots.get(parameter)
         if not self._is_sharded:
@@ -96,7 +96,7 @@ class OptimizerState:
         whole = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
         if slot is not None:
             whole[slot.start : slot.start + slot.master.numel()] = slot.get(kind)
-        dist.all_reduce(whole, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
+        dist.all_reduce(whole, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group(with_context_parallel=True))
         return whole.view(parameter.shape)
 
     def scatter(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:

@@ -54,7 +54,8 @@ def loss_scale(num_micro_batches: int, data_parallel_size: int, num_pairs: int) 
     """Factor that turns a micro-batch's loss sum into its share of the mean over all pairs of the step.
 
     The schedule divides by the micro-batches of this rank and the data-parallel wrapper by the ranks; undoing both and
-    dividing by the pairs of the whole step makes the gradient independent of every split.
+    dividing by the pairs of the whole step makes the gradient independent of every split. Context-parallel ranks do not
+    count: the schedule multiplies by them, the wrapper divides by them, and each adds the gradient of its own tokens.
     """
     return num_micro_batches * data_parallel_size / num_pairs
 

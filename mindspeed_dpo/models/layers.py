@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.device import ops
+from mindspeed_dpo.parallel.context import ContextGroup
 
 
 class RMSNorm(nn.Module):
@@ -50,25 +51,35 @@ class SegmentParams(PackedSeqParams):
 
     Attributes:
         batch: The packed row.
-        cos: [T, d] float32, of each row's position.
-        sin: [T, d] float32.
+        cos: [T / c, d] float32, of the position of each row that this rank computes, one of c context-parallel ranks.
+        sin: [T / c, d] float32.
+        context: The ranks that share the row; None where there is one.
     """
 
     batch: PackedBatch = None  # type: ignore[assignment]
     cos: Tensor = None  # type: ignore[assignment]
     sin: Tensor = None  # type: ignore[assignment]
+    context: ContextGroup | None = None
 
     @classmethod
-    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor) -> SegmentParams:
+    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor, context: ContextGroup | None) -> SegmentParams:
         """The parameters of one micro-batch."""
-        longest_query, longest_key = max(batch.query_lengths), max(batch.key_lengths)
         return cls(
-            qkv_format="sbhd", max_seqlen_q=longest_query, max_seqlen_kv=longest_key, batch=batch, cos=cos, sin=sin
+            qkv_format="sbhd",
+            max_seqlen_q=max(batch.query_lengths),
+            max_seqlen_kv=max(batch.key_lengths),
+            batch=batch,
+            cos=cos,
+            sin=sin,
+            context=context,
         )
 
 
 class SegmentAttention(nn.Module):
-    """Core attention: rotate, gather the keys of shared prefixes, attend within segments."""
+    """Core attention: rotate, gather the keys of shared prefixes, attend within segments.
+
+    A context-parallel rank has its rows of all heads; it attends with all rows of some heads, and gets its rows back.
+    """
 
     def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
         super().__init__()
@@ -88,22 +99,27 @@ class SegmentAttention(nn.Module):
         """Attend.
 
         Args:
-            query: [T, 1, heads, d] of this tensor rank, before rotation.
-            key: [T, 1, groups, d].
-            value: [T, 1, groups, d].
+            query: [T / c, 1, heads, d] of this tensor rank, before rotation.
+            key: [T / c, 1, groups, d].
+            value: [T / c, 1, groups, d].
             attention_mask: Unused; the segments say what is visible.
             packed_seq_params: The segments and the angles.
 
         Returns:
-            [T, 1, heads * d].
+            [T / c, 1, heads * d].
         """
-        batch, cos, sin = packed_seq_params.batch, packed_seq_params.cos, packed_seq_params.sin
+        batch, context = packed_seq_params.batch, packed_seq_params.context
+        cos, sin = packed_seq_params.cos, packed_seq_params.sin
         query, key, value = (
             ops.rotate(query.squeeze(1), cos, sin),
             ops.rotate(key.squeeze(1), cos, sin),
             value.squeeze(1),
         )
+        if context is not None:
+            query, key, value = context.to_heads(query, key, value)
         if batch.key_rows is not None:
             key, value = key.index_select(0, batch.key_rows), value.index_select(0, batch.key_rows)
         out = ops.segment_attention(query, key, value, batch.query_lengths, batch.key_lengths, self.scale, self.window)
+        if context is not None:
+            out = context.to_rows(out)
         return out.reshape(len(out), 1, -1)

@@ -48,19 +48,28 @@ class PolicyModel(DecoderStage):
         """Score the responses of a packed row.
 
         Args:
-            batch: One micro-batch; its length is a multiple of the tensor-parallel size under sequence parallelism.
+            batch: One micro-batch; its length is a multiple of the context-parallel size, and of the tensor-parallel
+                size times that under sequence parallelism.
 
         Returns:
-            On the last stage [R, 1 or 5] float32 (columns of `models.head`); elsewhere hidden states [T(/tp), 1, h].
+            On the last stage [R, 1 or 5] float32 (columns of `models.head`), alike on all context-parallel ranks;
+            elsewhere hidden states [T / cp(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:
             return hidden
-        rows = self._gather(hidden).index_select(0, batch.score_rows)
-        return self.output_layer(rows, batch.labels, self.shard, self._tied_weight(), self.statistics)
+        part, hidden = batch.part, self._gather(hidden)
+        if self.context is None or part is None:
+            return self._columns(hidden, batch.score_rows, batch.labels)
+        return self.context.join(self._columns(hidden, part.score_rows, part.labels), part, len(batch.labels))
+
+    def _columns(self, hidden: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+        """What the head says of labels [r], predicted by some rows of hidden: [r, 1 or 5]."""
+        rows = hidden.index_select(0, rows)
+        return self.output_layer(rows, labels, self.shard, self._tied_weight(), self.statistics)
 
     def logits(self, batch: PackedBatch) -> Tensor:
-        """This rank's share of the logits [T, V / tp] of every row, padded vocabulary cut; last stage, no gradient."""
+        """This rank's share of the logits [T / cp, V / tp], padded vocabulary cut; last stage, no gradient."""
         with torch.no_grad():
             rows = self._gather(self._decode(batch))
             return self.output_layer.logits(rows, self._tied_weight())[:, : self.shard.real]

@@ -67,15 +67,21 @@ class RewardModel(DecoderStage):
         """Score the responses of a packed row.
 
         Args:
-            batch: One micro-batch; its length is a multiple of the tensor-parallel size under sequence parallelism.
+            batch: One micro-batch; its length as in `PolicyModel`.
 
         Returns:
-            On the last stage [P, K] float32, the score at the last token of each response; elsewhere hidden states
-            [T(/tp), 1, h].
+            On the last stage [P, K] float32, the score at the last token of each response, alike on all ranks of it;
+            elsewhere hidden states [T / cp(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:
             return hidden
-        rows = self._gather(hidden).index_select(0, batch.last_rows)
-        scores: Tensor = self.rm_head(rows)
-        return scores.view(batch.response_lengths.shape)
+        return self._scores(batch, self._gather(hidden)).view(batch.response_lengths.shape)
+
+    def _scores(self, batch: PackedBatch, hidden: Tensor) -> Tensor:
+        """[P * K]; of responses that end on another context-parallel rank that rank's score."""
+        if self.context is None or batch.part is None:
+            scores: Tensor = self.rm_head(hidden.index_select(0, batch.last_rows))
+            return scores
+        rows, here = batch.part.at(batch.last_rows)
+        return self.context.sum(self.rm_head(hidden.index_select(0, rows)).where(here, 0.0))

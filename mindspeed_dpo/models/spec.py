@@ -80,7 +80,7 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
         bf16=execution.dtype == torch.bfloat16,
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
-        context_parallel_size=1,
+        context_parallel_size=topology.cp,
         expert_model_parallel_size=1,
         sequence_parallel=execution.sequence_parallel and topology.tp > 1,
         variable_seq_lengths=topology.pp > 1,

@@ -27,6 +27,7 @@ from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.models.layers import SegmentParams
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.models.spec import Execution, block_spec, transformer_config
+from mindspeed_dpo.parallel.context import ContextGroup
 
 
 class DecoderStage(LanguageModule):
@@ -44,6 +45,7 @@ class DecoderStage(LanguageModule):
         self.model_type = ModelType.encoder_or_decoder
         self.pre_process = parallel_state.is_pipeline_first_stage()
         self.post_process = parallel_state.is_pipeline_last_stage()
+        self.context = ContextGroup.of(execution.topology.cp)
         # Not a buffer: casting the module to a low precision must not round the frequencies.
         self.frequencies, self.amplitude = inverse_frequencies(model), amplitude(model)
         if self.pre_process:
@@ -64,14 +66,20 @@ class DecoderStage(LanguageModule):
         self.decoder.set_input_tensor(hidden)
 
     def _decode(self, batch: PackedBatch) -> Tensor:
-        """Hidden states [T(/tp), 1, h] of this stage's layers."""
-        embedded = self.embedding(batch.tokens[None], None) if self.pre_process else None
-        self.frequencies = self.frequencies.to(batch.positions.device)
-        cos, sin = angles(batch.positions, self.frequencies, self.amplitude)
-        return self.decoder(embedded, attention_mask=None, packed_seq_params=SegmentParams.of(batch, cos, sin))
+        """Hidden states [T / cp(/tp), 1, h] of this stage's layers, for the rows that this rank computes."""
+        tokens, positions = batch.tokens, batch.positions
+        if batch.part is not None:
+            tokens, positions = batch.part.cut(tokens), batch.part.cut(positions)
+        embedded = self.embedding(tokens[None], None) if self.pre_process else None
+        self.frequencies = self.frequencies.to(positions.device)
+        params = SegmentParams.of(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
+        return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:
-        """All rows [T, h]. The head's backward already sums over tensor ranks, so the gather's must not."""
+        """All rows that this context-parallel rank computes [T / cp, h].
+
+        The head's backward already sums over tensor ranks, so the gather's must not.
+        """
         if self.config.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
         return hidden.squeeze(1)

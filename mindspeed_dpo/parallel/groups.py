@@ -34,10 +34,11 @@ def join(
 
 
 def split(topology: Topology, timeout_minutes: float = 45) -> None:
-    """Make the tensor-, pipeline- and data-parallel groups."""
+    """Make the tensor-, context-, pipeline- and data-parallel groups."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
+        context_parallel_size=topology.cp,
         distributed_timeout_minutes=int(timeout_minutes),
     )
 
@@ -52,7 +53,7 @@ def holds_everywhere(flag: bool, device: torch.device) -> bool:
 def seed(number: int) -> None:
     """Seed this process's generators, after `split`.
 
-    Pipeline stages draw different numbers; tensor ranks of a stage share them outside tensor-parallel regions.
+    Pipeline stages draw different numbers; ranks of a stage share them, tensor ranks outside tensor-parallel regions.
     """
     stage_seed = number + 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(stage_seed)

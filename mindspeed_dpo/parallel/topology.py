@@ -1,4 +1,4 @@
-"""Ranks and axes as pure integers: tensor parallel runs fastest, then data parallel, pipeline slowest.
+"""Ranks and axes as pure integers: tensor parallel runs fastest, then context, then data parallel, pipeline slowest.
 
 This is megatron-core's order (tp-cp-ep-dp-pp). No torch here, so the driver can reason about ranks too.
 """
@@ -10,42 +10,47 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topology:
-    """The three axes of a training job.
+    """The axes of a training job.
 
     Attributes:
         tp: Tensor-parallel size.
         pp: Pipeline-parallel size.
         dp: Data-parallel size.
+        cp: Context-parallel size.
     """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
+    cp: int = 1
 
     @classmethod
-    def of(cls, world_size: int, tp: int, pp: int) -> Topology:
+    def of(cls, world_size: int, tp: int, pp: int, cp: int = 1) -> Topology:
         """The topology that fills `world_size` processes.
 
         Raises:
-            ValueError: tp * pp does not divide the world size.
+            ValueError: tp * cp * pp does not divide the world size.
         """
-        if world_size % (tp * pp):
+        replica = tp * cp * pp
+        if world_size % replica:
             raise ValueError(
                 f"{world_size} processes cannot be split into tensor_model_parallel_size={tp} times "
-                f"pipeline_model_parallel_size={pp}; use a multiple of {tp * pp} processes"
+                f"context_parallel_size={cp} times pipeline_model_parallel_size={pp}; use a multiple of {replica} "
+                "processes"
             )
-        return cls(tp, pp, world_size // (tp * pp))
+        return cls(tp, pp, world_size // replica, cp)
 
     @property
     def world_size(self) -> int:
         """Number of processes."""
-        return self.tp * self.pp * self.dp
+        return self.tp * self.cp * self.dp * self.pp
 
     def place(self, rank: int) -> Place:
         """Where a global rank stands on each axis."""
-        return Place(
-            self, tp_rank=rank % self.tp, dp_rank=rank // self.tp % self.dp, pp_rank=rank // (self.tp * self.dp)
-        )
+        rest, tp_rank = divmod(rank, self.tp)
+        rest, cp_rank = divmod(rest, self.cp)
+        pp_rank, dp_rank = divmod(rest, self.dp)
+        return Place(self, tp_rank=tp_rank, dp_rank=dp_rank, pp_rank=pp_rank, cp_rank=cp_rank)
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Place:
     tp_rank: int
     dp_rank: int
     pp_rank: int
+    cp_rank: int = 0
 
     @property
     def is_first_stage(self) -> bool:
@@ -70,7 +76,12 @@ class Place:
     @property
     def is_output(self) -> bool:
         """Whether this process speaks for its data-parallel replica: one per replica does."""
-        return self.is_last_stage and self.tp_rank == 0
+        return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
+
+    @property
+    def holds_first_copy(self) -> bool:
+        """Whether its weights are the copy that speaks for all: every data- and context-parallel rank holds one."""
+        return self.dp_rank == 0 and self.cp_rank == 0
 
 
 def shard(count: int, dp_rank: int, dp: int) -> range:

@@ -76,7 +76,7 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
         return None
     metadata = read_metadata(folder)
     _check_adapters(run, folder, metadata.get("adapters"))
-    rng = rng and metadata["topology"] == _topology(run)
+    rng = rng and {"cp": 1, **metadata["topology"]} == _topology(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
@@ -237,4 +237,5 @@ def _topology(run: RunConfig) -> dict[str, int]:
         "tp": parallel.tensor_model_parallel_size,
         "pp": parallel.pipeline_model_parallel_size,
         "dp": run.data_parallel_size("actor"),
+        "cp": parallel.context_parallel_size,
     }

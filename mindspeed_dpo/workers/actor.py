@@ -208,7 +208,7 @@ class ActorWorker:
 
     def _topology(self) -> dict[str, int]:
         topology = self.seat.place.topology
-        return {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp}
+        return {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp, "cp": topology.cp}
 
     def _metadata(self, iteration: int) -> dict[str, object]:
         return {

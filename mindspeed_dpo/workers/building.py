@@ -21,6 +21,7 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage
 from mindspeed_dpo.models.weights.placement import Placement
 from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.context import key_heads
 from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.feed import Feed, PairSource
 from mindspeed_dpo.workers.sources import open_initial_adapter, open_initial_weights
@@ -111,14 +112,14 @@ def limit_of(role: RoleConfig) -> Limit:
 
 def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
     """Whether prompts are shared: where that is asked for, and the device's attention can; a collective."""
-    batch, model, tp = role.batch, role.model, seat.place.topology.tp
+    batch, model, topology = role.batch, role.model, seat.place.topology
     if not (batch.share_prompt and batch.probe_share_prompt and seat.accelerator.kind == "npu"):
         return batch.share_prompt
     problem = prefix_problem(
         seat.device,
         getattr(torch, role.precision.dtype),
-        heads=model.num_attention_heads // tp,
-        groups=model.num_query_groups // tp,
+        heads=model.num_attention_heads // topology.tp // topology.cp,
+        groups=key_heads(model.num_query_groups // topology.tp, topology.cp),
         width=model.kv_channels,
         window=model.sliding_window,
     )

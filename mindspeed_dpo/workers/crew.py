@@ -57,7 +57,12 @@ class Crew:
     def seated(cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int) -> Crew:
         """Split a process group that this process has joined already."""
         parallel = leading.parallel
-        topology = Topology.of(world_size, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+        topology = Topology.of(
+            world_size,
+            parallel.tensor_model_parallel_size,
+            parallel.pipeline_model_parallel_size,
+            parallel.context_parallel_size,
+        )
         groups.split(topology, parallel.distributed_timeout_minutes)
         return cls(Seat(run, topology.place(rank), accelerator))
 

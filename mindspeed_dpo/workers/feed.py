@@ -115,7 +115,7 @@ class Feed:
             weights=torch.full((len(positions),), weight),
             pair_ids=torch.from_numpy(positions),
         )
-        return packed.to(self.device)
+        return packed.divided(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     @property
     def _source(self) -> PairSource:

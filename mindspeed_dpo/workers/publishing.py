@@ -17,7 +17,8 @@ from mindspeed_dpo.workers.building import Seat, placement_of
 class Publishing:
     """Hands the weights of one training process on, as far as that is its part.
 
-    The first replica publishes: the first tensor-parallel rank of each stage is in the link, the others help it.
+    The first copy of the weights is published: the first tensor-parallel rank of each stage is in the link, the others
+    help it.
     """
 
     def __init__(self, seat: Seat, role: RoleConfig, engine: TrainingEngine) -> None:
@@ -47,7 +48,7 @@ class Publishing:
             receivers: Processes of the rollout, whose ranks in the link follow.
         """
         place, self._is_open = self._seat.place, True
-        if place.dp_rank == 0 and place.tp_rank == 0:
+        if place.holds_first_copy and place.tp_rank == 0:
             self._link = join_link(
                 address,
                 place.pp_rank,
@@ -77,7 +78,7 @@ class Publishing:
     def digest(self) -> dict[str, int] | None:
         """See `transit.digests`; from the one process that speaks for each replica, None from the others."""
         place = self._seat.place
-        alone = self._role.model_parallel_size == 1
+        alone = place.topology.tp * place.topology.pp == 1
         with self._engine.parameters_gathered():
             found = digests(
                 shards_of(self._seat, self._role, self._engine),
@@ -87,7 +88,7 @@ class Publishing:
 
 
 def sender_of(seat: Seat, role: RoleConfig, engine: TrainingEngine, source: int) -> Sender | None:
-    """What this training process publishes now; None outside the first replica.
+    """What this training process publishes now; None outside the first copy of the weights.
 
     Adapters are merged into a copy of the weights, so what was made before an update must not be sent after it.
 
@@ -97,7 +98,7 @@ def sender_of(seat: Seat, role: RoleConfig, engine: TrainingEngine, source: int)
         engine: Holds the weights.
         source: Rank in the link of the first tensor-parallel rank of this stage.
     """
-    if seat.place.dp_rank:
+    if not seat.place.holds_first_copy:
         return None
     several = seat.place.topology.tp > 1
     group = parallel_state.get_tensor_model_parallel_group() if several else None

@@ -113,7 +113,9 @@ class TrainingWeights:
 
     def __init__(self, actor: ActorWorker) -> None:
         self._engine = actor.engine
-        self.place = actor.seat.place
+        trained = actor.seat.place.topology
+        # Context-parallel ranks hold copies of the weights, so each answers as a replica.
+        self.place = Topology.of(trained.world_size, trained.tp, 1).place(dist.get_rank())
         self.tp = _megatron_group(self.place)
         self.tensors: Mapping[str, Tensor] = merged_parameters(actor.engine.model)
 
@@ -150,7 +152,7 @@ class CopiedWeights:
         self.tensors, self._shards = _empty(role, self.place, seat.device)
         self._engine, self._bucket_bytes = actor.engine, role.rollout.publish_bucket_bytes
         self._seat, self._trained_role = seat, actor.role
-        self._source = trained.pp_rank * trained.topology.tp * trained.topology.dp
+        self._source = trained.pp_rank * (trained.topology.world_size // trained.topology.pp)
         self._link = world_link()
         self.receive(0)
 

@@ -30,6 +30,7 @@ OTHERS: dict[str, tuple[Layout, dict[str, Any]]] = {
         (1, 2, 1),
         {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
     ),
+    "CP2": ((1, 1, 1), {"context_parallel_size": 2}),
     "DP2 with a sharded optimizer": ((1, 1, 2), {"use_distributed_optimizer": True, "overlap_param_gather": True}),
 }
 

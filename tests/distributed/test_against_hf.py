@@ -78,6 +78,18 @@ LAYOUTS = {
     "TP2 DP2": (4, Job(Path(), tp=2)),
     "full recompute under TP2 PP2": (4, Job(Path(), tp=2, pp=2, micro_batch_size=1, recompute="full")),
     "selective recompute": (1, Job(Path(), recompute="selective")),
+    "CP2": (2, Job(Path(), cp=2)),
+    "CP4 with prompts repeated": (4, Job(Path(), cp=4, share_prompt=False)),
+    "CP2 with one pair per micro-batch and full recompute": (
+        2,
+        Job(Path(), cp=2, micro_batch_size=1, recompute="full"),
+    ),
+    "TP2 CP2 with sequence parallelism": (4, Job(Path(), tp=2, cp=2, sequence_parallel=True)),
+    "PP2 CP2 with selective recompute": (4, Job(Path(), pp=2, cp=2, micro_batch_size=1, recompute="selective")),
+    "CP2 DP2 with overlap": (
+        4,
+        Job(Path(), cp=2, micro_batch_size=3, options={"overlap_grad_reduce": True}),
+    ),
 }
 
 

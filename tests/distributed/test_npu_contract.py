@@ -49,6 +49,7 @@ def assert_equal_metrics(ours: list[dict[str, float]], theirs: list[dict[str, fl
         ("sigmoid", (1, 1, 1), {}),
         ("ipo", (2, 1, 1), {"sequence_parallel": True, "use_distributed_optimizer": True}),
         ("sigmoid_trunc", (1, 2, 1), {"micro_batch_size": 1}),
+        ("sigmoid", (1, 1, 1), {"context_parallel_size": 2}),
     ],
 )
 def test_training_on_npu_follows_the_cpu_and_the_recording(
@@ -57,7 +58,7 @@ def test_training_on_npu_follows_the_cpu_and_the_recording(
     for name in ("cpu", "npu"):
         (tmp_path / name).mkdir()
     on_cpu = train(oracle_run(case, layout, tmp_path / "cpu", **settings))
-    processes = pool(layout[0] * layout[1], device="npu")
+    processes = pool(layout[0] * layout[1] * settings.get("context_parallel_size", 1), device="npu")
     before = min(processes.run(number_of_calls))
     on_npu = train(oracle_run(case, layout, tmp_path / "npu", **NPU, **settings))
     assert_equal_metrics(on_npu, on_cpu)

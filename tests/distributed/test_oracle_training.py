@@ -50,6 +50,22 @@ def test_further_losses_follow_the_recording(case: str, layout: Layout, tmp_path
     compare(case, train(oracle_run(case, layout, tmp_path)), tmp_path / "checkpoints")
 
 
+# Rows split over ranks, beside nothing else, tensor ranks, stages and replicas; losses that look at single tokens.
+SPLIT_ROWS: list[tuple[str, Layout, dict[str, Any]]] = [
+    ("sigmoid", (1, 1, 1), {}),
+    ("sigmoid", (2, 1, 1), {"sequence_parallel": True, "micro_batch_size": 4}),
+    ("wpo", (1, 1, 2), {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}),
+    ("ld_dpo", (1, 2, 1), {"share_prompt": False}),
+    ("aot", (1, 1, 1), {}),
+]
+
+
+@pytest.mark.parametrize(("case", "layout", "settings"), SPLIT_ROWS, ids=str)
+def test_split_rows_follow_the_recording(case: str, layout: Layout, settings: dict[str, Any], tmp_path: Path) -> None:
+    run = oracle_run(case, layout, tmp_path, context_parallel_size=2, **settings)
+    compare(case, train(run), tmp_path / "checkpoints")
+
+
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 2, 1)], ids=str)
 def test_bfloat16_stays_near_the_recording(layout: Layout, tmp_path: Path) -> None:
     metrics = train(oracle_run("sigmoid", layout, tmp_path, bf16=True, sequence_parallel=layout[0] > 1))

@@ -64,6 +64,7 @@ ELSEWHERE: dict[str, Shown] = {
     "add_qkv_bias": Shown("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
     "sliding_window": Shown("unit/models/test_hf_config.py::test_a_window_is_kept_where_every_layer_feels_it"),
     # How it runs; none of these may change a number.
+    "context_parallel_algo": Shown(f"{_CONFIG}/test_config_checks.py::test_settings_that_do_not_fit_are_one_problem"),
     "overlap_grad_reduce": _OPTIONS,
     "overlap_param_gather": _OPTIONS,
     "recompute_granularity": Shown(f"{_CONFIG}/test_config_plan.py::test_recomputing_layers_keeps_less"),

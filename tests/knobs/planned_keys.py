@@ -9,6 +9,7 @@ TWO = {"resource_pool": 2}
 OFFLINE_PLAN: dict[str, Turn] = {
     "tensor_model_parallel_size": Turn(2, beside=TWO),
     "pipeline_model_parallel_size": Turn(2, beside=TWO),
+    "context_parallel_size": Turn(2, beside=TWO),
     "sequence_parallel": Turn(True, beside={**TWO, "tensor_model_parallel_size": 2, "sequence_parallel": False}),
     "use_distributed_optimizer": Turn(True, beside=TWO),
     "micro_batch_size": Turn(1),

@@ -36,6 +36,7 @@ class Job:
     weights: Path
     tp: int = 1
     pp: int = 1
+    cp: int = 1
     sequence_parallel: bool = False
     share_prompt: bool = True
     micro_batch_size: int = 2
@@ -50,7 +51,7 @@ class Job:
 def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
     """Logits [T, V] of the packed batch from the last stage's first rank, whole over the vocabulary."""
     model, place = _build(job)
-    packed = pack(batch, share_prompt=job.share_prompt, multiple_of=_multiple(job))
+    packed = _packed(job, batch, place)
     shard_of_logits = model.logits(packed)
     parts: list[Tensor | None] = [None] * job.tp
     dist.all_gather_object(parts, shard_of_logits)
@@ -72,6 +73,7 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     parallel = ParallelConfig(
         tensor_model_parallel_size=job.tp,
         pipeline_model_parallel_size=job.pp,
+        context_parallel_size=job.cp,
         sequence_parallel=job.sequence_parallel,
         **job.options,
     )
@@ -103,9 +105,14 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return dict(source.hf_tensors(source.model_config()))
 
 
+def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
+    """What divides a packed row: the ranks that share it, context-parallel and perhaps tensor ranks."""
+    return topology.cp * (topology.tp if sequence_parallel else 1)
+
+
 def _build(job: Job) -> tuple[PolicyModel, Place]:
     leave_layout()
-    topology = Topology.of(dist.get_world_size(), job.tp, job.pp)
+    topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
     groups.seed(1)
     place = topology.place(dist.get_rank())
@@ -129,8 +136,9 @@ def _build(job: Job) -> tuple[PolicyModel, Place]:
 def _micro_batches(job: Job, batch: PreferenceBatch, place: Place) -> list[PackedBatch]:
     mine = list(shard(batch.num_prompts, place.dp_rank, place.topology.dp))
     parts = [mine[start : start + job.micro_batch_size] for start in range(0, len(mine), job.micro_batch_size)]
-    return [pack(batch.select(part), share_prompt=job.share_prompt, multiple_of=_multiple(job)) for part in parts]
+    return [_packed(job, batch.select(part), place) for part in parts]
 
 
-def _multiple(job: Job) -> int:
-    return job.tp if job.sequence_parallel else job.multiple_of
+def _packed(job: Job, batch: PreferenceBatch, place: Place) -> PackedBatch:
+    multiple = rows_multiple(place.topology, job.sequence_parallel) * job.multiple_of
+    return pack(batch, share_prompt=job.share_prompt, multiple_of=multiple).divided(place.cp_rank, job.cp)

@@ -33,7 +33,8 @@ def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
         "split": "100,0,0",
         **settings,
     }
-    return load_run("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{tp * pp * dp}]"])
+    processes = tp * pp * dp * settings.get("context_parallel_size", 1)
+    return load_run("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{processes}]"])
 
 
 def tiny_online_run(layout: Layout = (1, 1, 1), pools: Mapping[str, Any] | None = None, **settings: Any) -> RunConfig:

@@ -30,7 +30,8 @@ class DropoutStream:
         else:
             ranks = (
                 parallel_state.get_pipeline_model_parallel_rank(),
-                parallel_state.get_data_parallel_rank(),
+                # Replicas and context-parallel ranks have other rows.
+                parallel_state.get_data_parallel_rank(with_context_parallel=True),
                 1 + parallel_state.get_tensor_model_parallel_rank() if split else 0,
             )
             generator.manual_seed(number_of(self._seed, *ranks))

@@ -15,6 +15,7 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.packing import pack, packed_sizes
 from mindspeed_dpo.data.planning import Limit, Positions, plan
 from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.building import Seat, build_reward_model, limit_of, offload_from, shares_prompt
 from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
@@ -31,7 +32,7 @@ class ModelScorer:
         engine: Runs the model; all processes of a replica together.
         writer: Gives rollouts the model's tokens.
         device: Where micro-batches go.
-        speaks: Whether this process answers for its replica.
+        place: Where this process stands; one of a replica answers for it.
         limit: What a micro-batch holds.
         share_prompt: Compute a prompt once for all its responses.
         multiple_of: What the rows of a micro-batch are padded to a multiple of.
@@ -41,7 +42,7 @@ class ModelScorer:
     engine: ScoringEngine
     writer: Writer
     device: torch.device
-    speaks: bool
+    place: Place
     limit: Limit
     share_prompt: bool
     multiple_of: int
@@ -51,7 +52,7 @@ class ModelScorer:
         """See `protocol.Scorer`."""
         written = self.writer.write(rollouts)
         planned, found = self._run(written.batch) if written.batch is not None else ([], [])
-        if not self.speaks:
+        if not self.place.is_output:
             return None
         scores = np.full((rollouts.num_prompts, rollouts.num_responses), np.nan, np.float32)
         if found:
@@ -73,7 +74,7 @@ class ModelScorer:
     def _micro_batches(self, batch: PreferenceBatch, planned: Sequence[Positions]) -> Iterator[PackedBatch]:
         for part in planned:
             packed = pack(batch.select(part.tolist()), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
-            yield packed.to(self.device)
+            yield packed.divided(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch) -> None:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
@@ -98,7 +99,7 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
         engine=ScoringEngine(build_reward_model(seat, role), offload_from=offload_from(seat, role)),
         writer=reward_writer(seat.run, role, prompts),
         device=seat.device,
-        speaks=seat.place.is_output,
+        place=seat.place,
         limit=limit_of(role),
         share_prompt=shares_prompt(seat, role),
         multiple_of=role.row_multiple,

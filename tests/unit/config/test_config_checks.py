@@ -70,6 +70,15 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         "ref_model=./other names a reference, but dpo_loss_type=simpo",
     ),
     ({"dpo_loss_type": "orpo", "reference": "live"}, "reference=live has no effect with dpo_loss_type=orpo"),
+    ({"context_parallel_size": 8}, "does not divide the 4 attention heads of a device (num_attention_heads=4 / "),
+    (
+        {"context_parallel_size": 2, "context_parallel_algo": "megatron_cp_algo"},
+        "context_parallel_algo=megatron_cp_algo is not implemented: rows hold many segments",
+    ),
+    (
+        {"tensor_model_parallel_size": 2, "context_parallel_size": 2},
+        "no multiple of tensor x context x pipeline = 4; choose 4, 8 or 16 in all",
+    ),
     ({"recompute_granularity": "full"}, "needs recompute_method and recompute_num_layers"),
     ({"recompute_method": "block"}, "has no effect without recompute_granularity=full"),
     ({"overlap_param_gather": True}, "has no effect without use_distributed_optimizer"),
@@ -103,6 +112,8 @@ FINE: list[dict[str, Any]] = [
     {"num_attention_heads": 6, "kv_channels": 12, "num_query_groups": 2},
     {"min_lr": 1e-3},
     {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+    {"context_parallel_size": 2, "context_parallel_algo": "ulysses_cp_algo"},
+    {"context_parallel_algo": "megatron_cp_algo"},
 ]
 
 

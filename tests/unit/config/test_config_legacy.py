@@ -143,7 +143,6 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
         ("megatron_training", "num_layers_per_virtual_pipeline_stage", 2, "virtual pipeline stages"),
         ("megatron_training", "num_layer_list", "6,10", "stages of unequal depth"),
         ("megatron_training", "expert_model_parallel_size", 2, "expert parallelism"),
-        ("megatron_training", "context_parallel_size", 2, "context parallelism"),
         ("megatron_training", "attention_dropout", 0.1, "dropout"),
         ("megatron_training", "swiglu", False, "gated SiLU"),
         ("megatron_training", "num_experts", 128, "mixture of experts"),

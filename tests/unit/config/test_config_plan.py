@@ -89,6 +89,17 @@ def test_recomputing_layers_keeps_less() -> None:
     assert sizes.activation_bytes(dataclasses.replace(role, recompute=full)) < sizes.activation_bytes(role)
 
 
+def test_devices_that_share_rows_share_activations_and_optimizer_state() -> None:
+    apart, shared = (_role(jobs.MODEL, 1, 1, parallel={"context_parallel_size": cp}) for cp in (1, 2))
+    assert sizes.activation_bytes(shared) * 2 == sizes.activation_bytes(apart)
+    assert sizes.weight_bytes(shared) == sizes.weight_bytes(apart)
+    assert sizes.optimizer_bytes(shared, 2) == sizes.optimizer_bytes(apart, 2)
+    sharded = _role(jobs.MODEL, 1, 1, parallel={"context_parallel_size": 2, "use_distributed_optimizer": True})
+    assert sizes.optimizer_bytes(sharded, 2) * 4 == sizes.optimizer_bytes(apart, 2)
+    lines = plan_lines(resolved(put(small_tree(), "context_parallel_size", 2)))
+    assert lines[1].startswith("actor on actor_rollout [2]: TP 1 x CP 2 x PP 1 x DP 1, ")
+
+
 @pytest.mark.parametrize("name", available())
 def test_a_plan_names_every_role_and_the_memory_of_every_pool(name: str) -> None:
     run = load_run(name, exists=lambda path: True)

@@ -84,6 +84,11 @@ def test_the_rollout_is_the_actor_in_a_layout_of_its_own() -> None:
     assert resolved(tree).data_parallel_size("rollout") == 2
 
 
+def test_devices_that_share_rows_generate_as_replicas() -> None:
+    run = resolved(online_tree(context_parallel_size=2))
+    assert [run.data_parallel_size(role) for role in ("actor", "ref", "reward", "rollout")] == [1, 1, 1, 2]
+
+
 def test_replicas_that_generate_are_whole() -> None:
     tree = online_tree(num_gpus_for_train=2, num_gpus_for_infer=1, tensor_model_parallel_size=2)
     tree["resource_pool"]["actor_rollout"] = [3]
@@ -126,7 +131,7 @@ def test_a_role_sits_on_its_pool_or_on_that_of_another(pools: Tree, ref: str, re
     assert (run.pool_of("ref"), run.pool_of("reward")) == (ref, reward)
     for role in run.roles:
         leader = run.leader_of(run.pool_of(role.name))
-        assert role.model_parallel_size == leader.model_parallel_size, role.name
+        assert role.replica_size == leader.replica_size, role.name
 
 
 def test_pools_are_in_the_order_of_roles() -> None:

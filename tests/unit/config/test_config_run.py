@@ -72,10 +72,12 @@ def test_a_run_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tp", "pp", "pool", "replicas"), [(1, 1, [2], 2), (2, 1, [2], 1), (2, 2, [4, 4], 2), (1, 4, [4], 1)]
+    ("tp", "pp", "cp", "pool", "replicas"),
+    [(1, 1, 1, [2], 2), (2, 1, 1, [2], 1), (2, 2, 1, [4, 4], 2), (1, 4, 1, [4], 1), (1, 1, 2, [4], 2)],
 )
-def test_replicas_are_processes_by_model_parallel_size(tp: int, pp: int, pool: list[int], replicas: int) -> None:
+def test_replicas_are_processes_by_the_size_of_one(tp: int, pp: int, cp: int, pool: list[int], replicas: int) -> None:
     tree = put(put(small_tree(), "tensor_model_parallel_size", tp), "pipeline_model_parallel_size", pp)
+    put(tree, "context_parallel_size", cp)
     tree["resource_pool"]["actor_rollout"] = pool
     run = resolved(tree)
     assert run.num_processes("actor") == run.num_processes("ref") == sum(pool)

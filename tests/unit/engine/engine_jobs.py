@@ -48,6 +48,7 @@ class Setup:
 
     tp: int = 1
     pp: int = 1
+    cp: int = 1
     bf16: bool = False
     distributed_optimizer: bool = False
     micro_batch_size: int = 1
@@ -58,7 +59,7 @@ class Setup:
 def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     """An engine around random weights."""
     leave_layout()
-    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp)
+    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp, setup.cp)
     groups.split(topology)
     groups.seed(seed)
     dtype = torch.bfloat16 if setup.bf16 else torch.float32
@@ -66,6 +67,7 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     parallel = ParallelConfig(
         tensor_model_parallel_size=setup.tp,
         pipeline_model_parallel_size=setup.pp,
+        context_parallel_size=setup.cp,
         use_distributed_optimizer=setup.distributed_optimizer,
     )
     optimizer = OptimizerConfig(lr=0.0, weight_decay=setup.weight_decay, clip_grad=setup.clip_grad)
@@ -74,10 +76,11 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
 
 def micro_batches(setup: Setup) -> list[PackedBatch]:
     """This replica's part of the batch."""
-    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp)
-    mine = list(shard(BATCH.num_prompts, topology.place(dist.get_rank()).dp_rank, topology.dp))
-    size = setup.micro_batch_size
-    return [pack(BATCH.select(mine[start : start + size])) for start in range(0, len(mine), size)]
+    topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp, setup.cp)
+    place = topology.place(dist.get_rank())
+    mine, size = list(shard(BATCH.num_prompts, place.dp_rank, topology.dp)), setup.micro_batch_size
+    parts = [BATCH.select(mine[start : start + size]) for start in range(0, len(mine), size)]
+    return [pack(part, multiple_of=setup.cp).divided(place.cp_rank, setup.cp) for part in parts]
 
 
 def pair_losses(batch: PackedBatch, columns: Tensor) -> Tensor:

@@ -23,8 +23,8 @@ PADDED = ("word_embeddings.weight", "output_layer.weight")
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("processes", "layout"),
-    [(1, {}), (2, {"tp": 2}), (2, {"distributed_optimizer": True}), (2, {"pp": 2})],
-    ids=["one process", "TP2", "DP2 with sharded optimizer", "PP2"],
+    [(1, {}), (2, {"tp": 2}), (2, {"distributed_optimizer": True}), (2, {"pp": 2}), (2, {"cp": 2})],
+    ids=["one process", "TP2", "DP2 with sharded optimizer", "PP2", "CP2"],
 )
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(
     bf16: bool, processes: int, layout: dict[str, int], tmp_path: Path
@@ -45,6 +45,8 @@ LAYOUTS = {
     "DP2": (2, {}),
     "TP2 PP2": (4, {"tp": 2, "pp": 2}),
     "TP2 DP2 sharded": (4, {"tp": 2, "distributed_optimizer": True}),
+    "CP2 sharded": (2, {"cp": 2, "distributed_optimizer": True}),
+    "TP2 CP2": (4, {"tp": 2, "cp": 2}),
 }
 CHANGES = [
     ("one process", "TP2", False),
@@ -54,6 +56,9 @@ CHANGES = [
     ("DP2 sharded", "PP2", True),
     ("TP2 DP2 sharded", "one process", True),
     ("DP2", "TP2 DP2 sharded", False),
+    ("CP2 sharded", "TP2", True),
+    ("PP2", "CP2 sharded", False),
+    ("TP2 CP2", "DP2 sharded", False),
 ]
 
 

@@ -50,8 +50,18 @@ def test_replicas_share_one_gradient_and_divide_the_loss() -> None:
         (2, {}),
         (2, {"distributed_optimizer": True}),
         (4, {"tp": 2, "distributed_optimizer": True}),
+        (2, {"cp": 2}),
+        (4, {"cp": 2, "distributed_optimizer": True}),
     ],
-    ids=["TP2", "PP2", "DP2", "DP2 with sharded optimizer", "TP2 DP2 with sharded optimizer"],
+    ids=[
+        "TP2",
+        "PP2",
+        "DP2",
+        "DP2 with sharded optimizer",
+        "TP2 DP2 with sharded optimizer",
+        "CP2",
+        "CP2 DP2 with sharded optimizer",
+    ],
 )
 @pytest.mark.parametrize("clip_grad", [0.05, 0.0], ids=["clipped", "not clipped"])
 def test_norms_and_updates_equal_those_of_one_process(

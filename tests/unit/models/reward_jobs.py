@@ -18,6 +18,7 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.weights import Placement, open_weights
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology
+from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
 
 
@@ -28,6 +29,7 @@ class Job:
     weights: Path
     tp: int = 1
     pp: int = 1
+    cp: int = 1
     sequence_parallel: bool = False
     share_prompt: bool = True
     no_post_layer_norm: bool = False
@@ -37,9 +39,12 @@ class Job:
 def scores(job: Job, batch: PreferenceBatch) -> Tensor | None:
     """Scores [P, K], one micro-batch per prompt, from the process that speaks."""
     model, place = _build(job)
-    multiple_of = job.tp if job.sequence_parallel else 1
+    multiple_of = rows_multiple(place.topology, job.sequence_parallel)
     parts = [batch.select([p]) for p in range(batch.num_prompts)]
-    packed = [pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of) for part in parts]
+    packed = [
+        pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).divided(place.cp_rank, job.cp)
+        for part in parts
+    ]
     found = ScoringEngine(model).score(packed)
     return torch.cat(found) if place.is_output else None
 
@@ -68,7 +73,7 @@ def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
 
 def _build(job: Job) -> tuple[RewardModel, Place]:
     leave_layout()
-    topology = Topology.of(dist.get_world_size(), job.tp, job.pp)
+    topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
     groups.seed(1)
     place = topology.place(dist.get_rank())

@@ -34,6 +34,8 @@ LAYOUTS = {
     "PP2": (2, {"pp": 2}),
     "PP4, prompts repeated": (4, {"pp": 4, "share_prompt": False}),
     "TP2 PP2": (4, {"tp": 2, "pp": 2}),
+    "CP2": (2, {"cp": 2}),
+    "TP2 CP2 with sequence parallelism": (4, {"tp": 2, "cp": 2, "sequence_parallel": True}),
 }
 
 

@@ -19,10 +19,11 @@ from tests.support.processes import leave_layout
 class Seen:
     """megatron-core's own word for where a process stands, beside ours, and what its generators draw."""
 
-    theirs: tuple[int, int, int]
-    ours: tuple[int, int, int]
-    sizes: tuple[int, int, int]
+    theirs: tuple[int, ...]
+    ours: tuple[int, ...]
+    sizes: tuple[int, ...]
     replica_sum: float
+    copies: int
     drawn: tuple[float, ...]
     drawn_for_tensor_parallel: tuple[float, ...]
 
@@ -43,14 +44,17 @@ def stand(topology: Topology, seed: int) -> Seen:
             parallel_state.get_tensor_model_parallel_rank(),
             parallel_state.get_data_parallel_rank(),
             parallel_state.get_pipeline_model_parallel_rank(),
+            parallel_state.get_context_parallel_rank(),
         ),
-        ours=(place.tp_rank, place.dp_rank, place.pp_rank),
+        ours=(place.tp_rank, place.dp_rank, place.pp_rank, place.cp_rank),
         sizes=(
             parallel_state.get_tensor_model_parallel_world_size(),
             parallel_state.get_data_parallel_world_size(),
             parallel_state.get_pipeline_model_parallel_world_size(),
+            parallel_state.get_context_parallel_world_size(),
         ),
         replica_sum=float(ranks),
+        copies=parallel_state.get_data_parallel_world_size(with_context_parallel=True),
         drawn=tuple(drawn.tolist()),
         drawn_for_tensor_parallel=tuple(parted.tolist()),
     )

@@ -13,19 +13,34 @@ from tests.unit.parallel.group_jobs import Seen, stand
 
 pytestmark = pytest.mark.distributed
 
-LAYOUTS = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (2, 2, 1), (2, 1, 2), (1, 2, 2), (1, 1, 4)]
+LAYOUTS = [
+    (1, 1, 1),
+    (2, 1, 1),
+    (1, 2, 1),
+    (1, 1, 2),
+    (4, 1, 1),
+    (2, 2, 1),
+    (2, 1, 2),
+    (1, 2, 2),
+    (1, 1, 4),
+    (2, 1, 1, 2),
+    (1, 2, 1, 2),
+    (1, 1, 2, 2),
+]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_places_are_those_of_megatron(layout: tuple[int, int, int]) -> None:
-    tp, pp, dp = layout
-    for rank, seen in enumerate(look_around(Topology(tp, pp, dp))):
+def test_places_are_those_of_megatron(layout: tuple[int, ...]) -> None:
+    topology = Topology(*layout)
+    for rank, seen in enumerate(look_around(topology)):
         assert seen.ours == seen.theirs, rank
-        assert seen.sizes == (tp, dp, pp)
+        assert seen.sizes == (topology.tp, topology.dp, topology.pp, topology.cp)
+        assert seen.copies == topology.dp * topology.cp
 
 
 def test_a_sum_over_replicas_meets_the_ranks_that_share_the_other_axes() -> None:
     assert [seen.replica_sum for seen in look_around(Topology(tp=2, dp=2))] == [2, 4, 2, 4]
+    assert [seen.replica_sum for seen in look_around(Topology(cp=2, dp=2))] == [2, 4, 2, 4]
     assert [seen.replica_sum for seen in look_around(Topology(pp=2, dp=2))] == [1, 1, 5, 5]
 
 
@@ -37,6 +52,7 @@ def test_tensor_ranks_share_their_draws_except_inside_tensor_parallel_regions() 
 
 
 def test_replicas_draw_the_same_and_the_seed_decides_what() -> None:
+    assert len({one.drawn for one in look_around(Topology(cp=2))}) == 1
     first, second = look_around(Topology(dp=2))
     assert first.drawn == second.drawn and first.drawn_for_tensor_parallel == second.drawn_for_tensor_parallel
     again, other = look_around(Topology(dp=2))[0], look_around(Topology(dp=2), seed=8)[0]

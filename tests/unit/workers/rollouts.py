@@ -33,7 +33,7 @@ ROLLOUT = "rollout"
 def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **settings: Any) -> RunConfig:
     """A run whose rollout sits on `own` processes, or in the actor's for 0."""
     tp, pp, dp = layout
-    train = tp * pp * dp
+    train = tp * pp * dp * settings.get("context_parallel_size", 1)
     if not (folder / "hf").exists():
         _write(folder)
     keys = {
@@ -134,6 +134,7 @@ def _build_actor(crew: Crew, pairs: Path) -> None:
 
 
 def _score(crew: Crew, answers: PreferenceBatch) -> Tensor | None:
-    packed = pack(answers, share_prompt=True)
+    place = crew.seat.place
+    packed = pack(answers, multiple_of=place.topology.cp).divided(place.cp_rank, place.topology.cp)
     columns = crew.roles["actor"].engine.score([packed])
-    return packed.sum_by_response(columns[0][:, LOGP]) if crew.seat.place.is_output else None
+    return packed.sum_by_response(columns[0][:, LOGP]) if place.is_output else None

@@ -30,10 +30,10 @@ class NumberedRows:
         return np.tile(np.array([2, 1, 2], np.int32), (100, 1))
 
 
-def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, **settings: Any) -> Feed:
+def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **settings: Any) -> Feed:
     usual = {"limit": Limit(units=2), "share_prompt": True, "multiple_of": 1, "vocab_size": 100}
     values = {"costs": MultiplyAdds(1, 1, 1), **usual, **settings}
-    place = Topology(tp=tp, dp=dp).place(dp_rank * tp)
+    place = Topology(tp=tp, dp=dp, cp=cp).place((dp_rank * cp + cp - 1) * tp)
     return Feed(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
 
 
@@ -100,6 +100,12 @@ def test_without_references_they_are_zero() -> None:
 def test_rows_are_padded_to_the_multiple(multiple_of: int, length: int) -> None:
     (batch,) = feed(multiple_of=multiple_of).micro_batches([7])
     assert len(batch.tokens) == length
+
+
+def test_the_ranks_that_share_a_row_have_equal_parts_of_it() -> None:
+    (batch,) = feed(cp=2, multiple_of=8).micro_batches([7])
+    assert len(batch.tokens) == 8
+    assert batch.part is not None and (batch.part.start, batch.part.stop) == (4, 8)
 
 
 def test_prompts_are_repeated_where_sharing_is_off() -> None:

@@ -32,6 +32,9 @@ SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "copy, other ranks": ((2, 1, 1), 1, 0, {}),
     "own, with adapters": ((2, 1, 1), 1, 1, ADAPTERS),
     "in place, with adapters": ((1, 1, 2), 1, 0, {**OVERLAP, **ADAPTERS}),
+    "own, of two that share rows": ((1, 1, 1), 1, 1, {"context_parallel_size": 2}),
+    "in place, two that share rows": ((1, 1, 1), 1, 0, {"context_parallel_size": 2, **OVERLAP}),
+    "copy of two that share rows": ((1, 1, 1), 2, 0, {"context_parallel_size": 2}),
     "copy, with adapters": ((1, 2, 1), 2, 0, ADAPTERS),
 }
 # A group that is left behind has about fifty.

@@ -98,7 +98,7 @@ def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
     assert found is not None and (found.positions.shape, found.values.shape) == ((0,), (0, 2))
 
 
-@pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(pp=2), 0)])
+@pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(cp=2), 1), (Topology(pp=2), 0)])
 def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology, rank: int) -> None:
     feed = GivenBatches([pack(BATCH)], topology, rank)
     assert score_pairs(LabelsAsScores(), feed, [0, 1]) is None  # type: ignore[arg-type]

@@ -82,7 +82,7 @@ def base_run() -> RunConfig:
 
 def reward_run(
     load: Path, layout: tuple[int, int] = (1, 1), *, model: Mapping[str, Any] | None = None, micro_batch_size: int = 2,
-    sequence_parallel: bool = False, share_prompt: bool = True, **keys: Any,
+    sequence_parallel: bool = False, cp: int = 1, share_prompt: bool = True, **keys: Any,
 ) -> RunConfig:  # fmt: skip
     """A run whose reward loads `load`; further keys are of `RewardConfig`."""
     run = base_run()
@@ -95,7 +95,7 @@ def reward_run(
         checkpoint=replace(actor.checkpoint, load=str(load), random_init=False),
         parallel=replace(
             actor.parallel, tensor_model_parallel_size=layout[0], pipeline_model_parallel_size=layout[1],
-            sequence_parallel=sequence_parallel,
+            context_parallel_size=cp, sequence_parallel=sequence_parallel,
         ),
         batch=replace(actor.batch, micro_batch_size=micro_batch_size, share_prompt=share_prompt),
         reward=RewardConfig(**keys),
@@ -120,7 +120,10 @@ def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
     assert role is not None
     parallel = role.parallel
     topology = Topology.of(
-        dist.get_world_size(), parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
+        dist.get_world_size(),
+        parallel.tensor_model_parallel_size,
+        parallel.pipeline_model_parallel_size,
+        parallel.context_parallel_size,
     )
     groups.split(topology)
     worker = RewardWorker(Seat(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())

@@ -1,0 +1,39 @@
+"""Context parallelism in whole runs: every metric is that of one process, evaluation and token statistics included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.runs import Layout, train
+from tests.unit.workers.pairs import random_run
+
+pytestmark = pytest.mark.distributed
+
+KEYS: dict[str, Any] = {
+    "train_iters": 3, "lr": 1e-2, "global_batch_size": 4, "log_token_statistics": True, "reference": "live",
+    "split": "80,20,0", "eval_interval": 3, "eval_iters": 1,
+}  # fmt: skip
+LOSSES: dict[str, dict[str, Any]] = {
+    "weighted by the policy": {"use_weighting": True, "ld_alpha": 0.3, "pref_ftx": 0.1},
+    "of the whole step": {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5], "beta_dpo_alpha": 0.6},
+}
+NOT_ALIKE = ("timing", "memory")
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize(("layout", "micro_batch_size"), [((1, 1, 1), 4), ((1, 1, 2), 1)], ids=str)
+def test_metrics_are_those_of_one_process(loss: str, layout: Layout, micro_batch_size: int, tmp_path: Path) -> None:
+    keys = {**KEYS, **LOSSES[loss], "micro_batch_size": micro_batch_size}
+    alone = train(random_run(tmp_path, **keys, output_dir=tmp_path / "alone"))
+    split = train(random_run(tmp_path, layout, **keys, context_parallel_size=2, output_dir=tmp_path / "split"))
+    assert {"entropy", "nll", "logits/chosen"} <= set(alone[0]) and any(key.startswith("eval/") for key in alone[-1])
+    for one, other in zip(alone, split, strict=True):
+        assert one.keys() == other.keys()
+        names = [name for name in one if not name.startswith(NOT_ALIKE) and not name.endswith("_per_s")]
+        # Rows are padded to what the ranks divide.
+        for name in set(names) - {"tokens_computed"}:
+            assert other[name] == pytest.approx(one[name], rel=2e-5, abs=2e-6), name
+        assert one["tokens_computed"] <= other["tokens_computed"] <= one["tokens_computed"] + 4
