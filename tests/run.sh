@@ -27,11 +27,17 @@ tests=passed
 if (($#)); then
     "$venv/bin/python" -m pytest "$@" || tests=failed
 else
-    # As many at a time as there are cores, four at most: each worker starts pools of processes of its own. Those that
-    # start Ray come alone, one after the other.
+    # Two streams at once. Those that start Ray come one after the other, and wait more than they compute; of the rest as
+    # many at a time as there are cores, four at most: each worker starts pools of processes of its own.
+    told="$(mktemp)"
+    "$venv/bin/python" -m pytest tests/end_to_end >"$told" 2>&1 &
+    runs=$!
+    trap 'kill "$runs" 2>/dev/null; rm -f "$told"' EXIT
     "$venv/bin/python" -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --ignore tests/end_to_end ||
         tests=failed
-    "$venv/bin/python" -m pytest tests/end_to_end || tests=failed
+    wait "$runs" || tests=failed
+    trap 'rm -f "$told"' EXIT
+    cat "$told"
 fi
 
 echo "== checks $checks, tests $tests"

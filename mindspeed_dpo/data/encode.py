@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Protocol
 
 from mindspeed_dpo.data.rows import PairExample, PairTokens, Prompt
 from mindspeed_dpo.data.template_encoder import TemplateEncoder
 from mindspeed_dpo.data.templates import load_template
 from mindspeed_dpo.data.text_encoders import ChatTemplateEncoder, PlainEncoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Encoder(Protocol):

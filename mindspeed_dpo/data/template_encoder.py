@@ -7,14 +7,16 @@ their prompt ids exactly. What stands in the slots is described by `templates`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.digest import digest
 from mindspeed_dpo.data.rows import PairExample, PairTokens, Prompt, RowDropped
 from mindspeed_dpo.data.templates import Slot, Template, Text, Token
 from mindspeed_dpo.data.thinking import ThoughtRule, Thoughts
 from mindspeed_dpo.data.tokenizer import token_id, with_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class TemplateEncoder:

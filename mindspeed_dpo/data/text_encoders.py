@@ -7,14 +7,17 @@ of the two answers, so both rows of a pair share their prompt ids exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jinja2.exceptions import TemplateError
-from transformers import PreTrainedTokenizerBase
 
 from mindspeed_dpo.data.digest import digest
 from mindspeed_dpo.data.messages import write_messages
 from mindspeed_dpo.data.rows import PairExample, PairTokens, Prompt, RowDropped
 from mindspeed_dpo.data.tokenizer import with_padding
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class ChatTemplateEncoder:

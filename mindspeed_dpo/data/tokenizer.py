@@ -1,22 +1,26 @@
 """Local Hugging Face tokenizers: loading, identity, and which ids end a response.
 
 Nothing is fetched and no code of the tokenizer's directory runs unless asked for. Templates change the end and padding
-tokens of a copy, never of the tokenizer given.
+tokens of a copy, never of the tokenizer given. transformers takes seconds to import, so it is not before the first
+tokenizer is loaded: training on tokens does without.
 """
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import importlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
-from transformers.tokenization_utils_base import AddedToken
+from tokenizers import AddedToken
 
 from mindspeed_dpo.data.templates import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 
@@ -38,13 +42,15 @@ def load_tokenizer(
     path = Path(directory).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
+    transformers = importlib.import_module("transformers")
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             str(path), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"tokenizer_name_or_path: {path} holds no tokenizer that can be loaded: {reason}") from error
+    return tokenizer
 
 
 def tokenizer_fingerprint(directory: str | Path) -> str:

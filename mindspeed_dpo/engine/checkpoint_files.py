@@ -75,9 +75,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def begin(root: Path, iteration: int) -> Path:
-    """An empty folder to write a checkpoint into; what an interrupted save left is removed."""
+    """An empty folder to write a checkpoint into; what interrupted saves left is removed, whatever their iteration."""
+    for left in root.glob("iter_*.partial"):
+        shutil.rmtree(left, ignore_errors=True)
     partial = _partial(root, iteration)
-    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     return partial
 

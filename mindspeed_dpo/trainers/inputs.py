@@ -23,7 +23,7 @@ from mindspeed_dpo.trainers.continuation import (
     with_reference_of,
 )
 from mindspeed_dpo.workers.roles import Actor
-from mindspeed_dpo.workers.scorers.classifier import is_classifier
+from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier
 from mindspeed_dpo.workers.scorers.functions import check_functions
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.settings import learning_rate_of

@@ -1,7 +1,7 @@
 """A run that is struck down and taken up again must give the numbers of one that was left alone, bit by bit.
 
-One run over two replicas with the distributed optimizer and shuffled pairs is struck three times in a row; one in bf16
-over two tensor ranks is struck while it writes a checkpoint.
+A run over two replicas with the distributed optimizer and shuffled pairs is struck four times in a row, once while it
+writes a checkpoint. Other layouts and dtypes go on by the same bits in the engine's own tests.
 """
 
 from __future__ import annotations
@@ -62,85 +62,77 @@ def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def thrice(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A worker killed, then the driver, then a polite stop."""
-    folder, layout = tmp_path_factory.mktemp("thrice"), (1, 1, 2)
-    blows: list[Struck] = []
+def story(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A worker killed, everything killed during a save, the driver killed, then a polite stop."""
+    folder, layout = tmp_path_factory.mktemp("story"), (1, 1, 2)
     more: dict[str, Any] = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
     more.update(best_metric="eval/rewards/margins", keep_last_checkpoints=2, eval_at_start=True)
     succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
-    first = training(layout, **keys_of(own_run, folder / "struck", **more))
-    again = resume(first, folder / "struck")
-    for blow in (kill_worker(1), kill_driver, ask_to_stop):
-        blows.append(_strike_later(again if blows else first, folder / "struck", blow))
+    first, struck = training(layout, **keys_of(own_run, folder / "struck", **more)), folder / "struck"
+    again = resume(first, struck)
+    blows = [_strike_later(first, struck, kill_worker(1))]
+    blows.append(_strike_later(again, struck, kill_all, while_saving=True))
+    leave_half_written(struck / "checkpoints", blows[-1].saved)
+    blows += [_strike_later(again, struck, blow) for blow in (kill_driver, ask_to_stop)]
     succeed(*again)
-    return Story(folder / "alone", folder / "struck", blows)
+    return Story(folder / "alone", struck, blows)
 
 
-def _strike_later(arguments: list[str], output_dir: Path, blow: Blow) -> Struck:
-    """Strike once a checkpoint was written and a few steps more were done than ever before."""
-    before, saved = num_steps(output_dir), saved_iteration(output_dir)
+def _strike_later(arguments: list[str], output_dir: Path, blow: Blow, while_saving: bool = False) -> Struck:
+    """Strike once a checkpoint was written and a few steps more were done than ever before, maybe at the next save."""
+    before, saved, checkpoints = num_steps(output_dir), saved_iteration(output_dir), output_dir / "checkpoints"
     return strike(
         arguments,
         output_dir,
         blow,
-        lambda: num_steps(output_dir) >= before + 2 and saved_iteration(output_dir) > saved,
+        lambda: (
+            num_steps(output_dir) >= before + 2
+            and saved_iteration(output_dir) > saved
+            and (not while_saving or any(checkpoints.glob("*.partial")))
+        ),
     )
 
 
-@pytest.mark.parametrize("number", range(3), ids=["worker killed", "driver killed", "asked to stop"])
-def test_a_run_is_struck_before_its_end_and_nothing_stays_running(thrice: Story, number: int) -> None:
-    struck = thrice.blows[number]
+@pytest.mark.parametrize(
+    "number", range(4), ids=["worker killed", "all killed in a save", "driver killed", "asked to stop"]
+)
+def test_a_run_is_struck_before_its_end_and_nothing_stays_running(story: Story, number: int) -> None:
+    struck = story.blows[number]
     assert 0 < struck.saved <= struck.steps[-1] < STEPS
-    assert struck.finished.code == [1, -9, 130][number], struck.finished.told
+    assert struck.finished.code == [1, -9, -9, 130][number], struck.finished.told
     assert struck.left_behind == []
     assert "Traceback" not in struck.finished.told
 
 
-def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(thrice: Story) -> None:
-    told = [line for line in thrice.blows[0].finished.told.splitlines() if "actor_rollout rank" in line]
-    assert len(told) == 1, thrice.blows[0].finished.told
+def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(story: Story) -> None:
+    told = [line for line in story.blows[0].finished.told.splitlines() if "actor_rollout rank" in line]
+    assert len(told) == 1, story.blows[0].finished.told
     assert "actor_rollout rank 1" in told[0] and "the process died" in told[0] and "actor_rollout_1.log" in told[0]
 
 
-def test_a_polite_stop_saves_the_step_it_ends_with(thrice: Story) -> None:
-    assert thrice.blows[2].saved == thrice.blows[2].steps[-1]
+def test_a_polite_stop_saves_the_step_it_ends_with(story: Story) -> None:
+    assert story.blows[3].saved == story.blows[3].steps[-1]
 
 
-def test_the_numbers_are_those_of_a_run_left_alone(thrice: Story) -> None:
-    ours, alone = numbers(thrice.struck), numbers(thrice.alone)
+def test_the_numbers_are_those_of_a_run_left_alone(story: Story) -> None:
+    ours, alone = numbers(story.struck), numbers(story.alone)
     assert [step["step"] for step in ours] == list(range(STEPS + 1))
     assert ours == alone
-    assert different_weights(thrice.struck, thrice.alone) == []
+    assert different_weights(story.struck, story.alone) == []
 
 
-def test_the_best_checkpoint_is_that_of_a_run_left_alone_and_old_ones_are_gone(thrice: Story) -> None:
-    best, alone = (json.loads((run / "checkpoints" / "best.json").read_text()) for run in (thrice.struck, thrice.alone))
+def test_nothing_half_written_is_left(story: Story) -> None:
+    assert list((story.struck / "checkpoints").glob("*.partial")) == []
+
+
+def test_the_best_checkpoint_is_that_of_a_run_left_alone_and_old_ones_are_gone(story: Story) -> None:
+    best, alone = (json.loads((run / "checkpoints" / "best.json").read_text()) for run in (story.struck, story.alone))
     assert best == alone
-    values = {step["step"]: step["eval/rewards/margins"] for step in numbers(thrice.alone)[1:] if "eval/loss" in step}
+    values = {step["step"]: step["eval/rewards/margins"] for step in numbers(story.alone)[1:] if "eval/loss" in step}
     assert best["value"] == max(values.values()) == values[best["step"]]
-    for run in (thrice.struck, thrice.alone):
+    for run in (story.struck, story.alone):
         saved = saved_iterations(run / "checkpoints")
         assert {best["step"], STEPS} <= set(saved) and len(saved) <= 3
-
-
-def test_a_run_struck_while_it_saves_goes_on_from_the_checkpoint_before(
-    own_run: OwnRun, ray_address: str, tmp_path: Path
-) -> None:
-    layout, more = (2, 1, 1), {"sequence_parallel": True, "bf16": True}
-    alone, struck = tmp_path / "alone", tmp_path / "struck"
-    succeed(*training(layout, **keys_of(own_run, alone, **more)), f"training.ray_address={ray_address}")
-    arguments = training(layout, **keys_of(own_run, struck, **more))
-    checkpoints = struck / "checkpoints"
-    blow = strike(
-        arguments, struck, kill_all, lambda: saved_iteration(struck) > 0 and bool(list(checkpoints.glob("*.partial")))
-    )
-    assert 0 < blow.saved < STEPS and blow.left_behind == []
-    leave_half_written(checkpoints, blow.saved)
-    succeed(*resume(arguments, struck))
-    assert numbers(struck) == numbers(alone)
-    assert different_weights(struck, alone) == []
-    assert list(checkpoints.glob("*.partial")) == []
 
 
 def leave_half_written(checkpoints: Path, saved: int) -> None:

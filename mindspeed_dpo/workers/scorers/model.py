@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,7 @@ from mindspeed_dpo.data.planning import Limit, Positions, plan
 from mindspeed_dpo.engine.training import ScoringEngine
 from mindspeed_dpo.parallel.topology import Place
 from mindspeed_dpo.workers.building import Seat, build_reward_model, limit_of, offload_from, shares_prompt
-from mindspeed_dpo.workers.scorers.classifier import classifier_scorer, is_classifier
+from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer, reward_writer
 from mindspeed_dpo.workers.scorers.writing import Writer
@@ -94,7 +95,10 @@ def model_scorer(seat: Seat, role: RoleConfig, prompts: PromptColumns) -> Scorer
         prompts: The prompts that rollouts answer, for their messages.
     """
     if is_classifier(role):
-        return classifier_scorer(role, seat, policy_tokenizer(seat.run), prompts)
+        # Only here: it brings all models of transformers, whose import costs every other process seconds of its start.
+        classifier = importlib.import_module("mindspeed_dpo.workers.scorers.classifier")
+        scorer: Scorer = classifier.classifier_scorer(role, seat, policy_tokenizer(seat.run), prompts)
+        return scorer
     return ModelScorer(
         engine=ScoringEngine(build_reward_model(seat, role), offload_from=offload_from(seat, role)),
         writer=reward_writer(seat.run, role, prompts),

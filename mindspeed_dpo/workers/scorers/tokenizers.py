@@ -14,7 +14,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.encode import Encoder, make_encoder
 from mindspeed_dpo.data.tokenizer import has_tokenizer, load_tokenizer, tokenizer_fingerprint
 from mindspeed_dpo.models.weights.assets import find_assets
-from mindspeed_dpo.workers.scorers.classifier import is_classifier, load_classifier_tokenizer
+from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier, load_classifier_tokenizer
 from mindspeed_dpo.workers.scorers.protocol import PromptColumns
 from mindspeed_dpo.workers.scorers.texts import MESSAGES, TextReader
 from mindspeed_dpo.workers.scorers.writing import NewTokens, SameTokens, Writer

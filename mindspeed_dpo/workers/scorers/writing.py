@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.data.encode import Encoder
 from mindspeed_dpo.data.messages import OPENAI_TAGS, make_prompt, read_turns
 from mindspeed_dpo.data.rows import REASONS, PairExample, Prompt, RowDropped
 from mindspeed_dpo.workers.scorers.texts import MESSAGES, PromptText, TextReader, extracted_answer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Ids = list[int]
 

@@ -121,15 +121,24 @@ def test_functions_stay_as_written(redirected: None) -> None:
     assert torch.compile(double) is double and torch.compile(mode="max-autotune")(double) is double
 
 
-def test_a_process_on_the_cpu_does_not_wait_for_the_compiler() -> None:
-    code = """
-import sys
+START_UP = {
+    "a worker without the compiler and tokenizers": """
 from mindspeed_dpo.device import activate
 activate("cpu")
 import mindspeed_dpo.workers.crew
-assert "megatron.core" in sys.modules and "torch._inductor.compile_fx" not in sys.modules
-"""
-    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+needed, spared = ("megatron.core",), ("torch._inductor.compile_fx", "transformers", "ray")
+""",
+    "a driver without what only workers do": """
+import mindspeed_dpo.trainers.assemble
+needed, spared = ("ray",), ("megatron.core", "transformers", "datasets")
+""",
+}
+
+
+@pytest.mark.parametrize("start", START_UP)
+def test_a_process_does_not_wait_for_libraries_that_it_does_not_use(start: str) -> None:
+    check = "import sys\nassert all(n in sys.modules for n in needed) and not any(n in sys.modules for n in spared)"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", START_UP[start] + check], check=True)
 
 
 def test_the_device_generator_is_that_of_the_host(redirected: None) -> None:

@@ -137,8 +137,9 @@ def test_what_a_killed_save_left_is_replaced(tmp_path: Path) -> None:
     partial.mkdir()
     (partial / "__0_0.distcp").write_bytes(b"half a file")
     (partial / "stray").write_bytes(b"")
+    (tmp_path / "iter_0000017.partial").mkdir()
     pool(1).run(checkpoint_jobs.norms_and_weights, Setup(), 2, tmp_path)
-    assert not partial.exists()
+    assert list(tmp_path.glob("*.partial")) == []
     assert not (tmp_path / "iter_0000002" / "stray").exists()
     assert tensors(tmp_path, 2)
 

@@ -22,7 +22,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mindspeed_dpo.workers.scorers.classifier import ClassifierScorer, is_classifier, max_length
+from mindspeed_dpo.workers.scorers.classifier import ClassifierScorer, max_length
+from mindspeed_dpo.workers.scorers.classifier_inputs import is_classifier
 from mindspeed_dpo.workers.scorers.tokenizers import check_reward_tokenizer
 from tests.support.tokenizers import save_tokenizer
 from tests.unit.workers.scorers.reward_runs import (
