@@ -68,9 +68,10 @@ class RoleConfig:
 
     @property
     def row_multiple(self) -> int:
-        """What the rows of its micro-batches are padded to a multiple of, so that the ranks that share them get equal parts.
+        """What the rows of a micro-batch are padded to a multiple of.
 
-        Those are the context-parallel ones and, with sequence parallelism, the tensor-parallel ones.
+        The ranks that share them have equal parts: the context-parallel and, with sequence parallelism, the
+        tensor-parallel ones.
         """
         parallel = self.parallel
         tensor = parallel.tensor_model_parallel_size if parallel.sequence_parallel else 1

@@ -59,6 +59,7 @@ DATA: dict[str, Turn | Shown] = {
     "split": Turn("80,20,0", "epoch", {"split": "100,0,0"}),
     "log_token_statistics": Turn(False, "entropy", {"log_token_statistics": True}),
     "share_prompt": Turn(False, "tokens_computed"),
+    "pad_to_multiple_of": Turn(8, "tokens_computed"),
     "bf16": Turn(True, "logps/chosen"),
     "rotary_base": Turn(100.0, "logps/chosen"),
     "norm_epsilon": Turn(0.1, "logps/chosen"),

@@ -25,6 +25,7 @@ from mindspeed_dpo.workers.scoring import (
     token_statistics,
 )
 
+CPU = torch.device("cpu")
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
 
@@ -35,7 +36,7 @@ class GivenBatches:
     batches: list[PackedBatch]
     topology: Topology
     rank: int = 0
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def place(self) -> Place:
