@@ -71,8 +71,8 @@ def test_token_budgets_follow_the_recording(case: str, layout: Layout, tmp_path:
     budget = {"micro_batch_size": None, "micro_batch_tokens": 128, "pad_to_multiple_of": 16}
     metrics = train(oracle_run(case, layout, tmp_path, **budget))
     compare(case, metrics, tmp_path / "checkpoints")
-    # Four pairs a step: some share a pass, and not always the same number.
-    assert len({step["micro_batches"] for step in metrics} - {4}) > 1
+    # Of a step's four pairs some share a pass, and not always the same number of them.
+    assert len({step["micro_batches"] for step in metrics}) > 1
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 2, 1)], ids=str)
