@@ -15,16 +15,8 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
 def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path: Path) -> None:
-    offline = random_run(
-        tmp_path,
-        train_iters=2,
-        split="60,40,0",
-        eval_interval=2,
-        pref_ftx=0.1,
-        micro_batch_size=None,
-        micro_batch_tokens=64,
-        output_dir=tmp_path / "offline",
-    )
+    keys = {"micro_batch_size": None, "micro_batch_tokens": 16, "split": "60,40,0", "eval_interval": 2, "pref_ftx": 0.1}
+    offline = random_run(tmp_path, train_iters=2, **keys, output_dir=tmp_path / "offline")
     inputs = online_inputs(tmp_path / "online")
     keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
     written = {name for run in (offline, tiny_online_run(**keys)) for record in train(run) for name in record}

@@ -66,6 +66,15 @@ def test_split_rows_follow_the_recording(case: str, layout: Layout, settings: di
     compare(case, train(run), tmp_path / "checkpoints")
 
 
+@pytest.mark.parametrize(("case", "layout"), [("sigmoid", (1, 2, 1)), ("aot", (1, 1, 2))], ids=str)
+def test_token_budgets_follow_the_recording(case: str, layout: Layout, tmp_path: Path) -> None:
+    budget = {"micro_batch_size": None, "micro_batch_tokens": 128, "pad_to_multiple_of": 16}
+    metrics = train(oracle_run(case, layout, tmp_path, **budget))
+    compare(case, metrics, tmp_path / "checkpoints")
+    # Of a step's four pairs some share a pass, and not always the same number of them.
+    assert len({step["micro_batches"] for step in metrics}) > 1
+
+
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 2, 1)], ids=str)
 def test_bfloat16_stays_near_the_recording(layout: Layout, tmp_path: Path) -> None:
     metrics = train(oracle_run("sigmoid", layout, tmp_path, bf16=True, sequence_parallel=layout[0] > 1))

@@ -23,6 +23,19 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         "resource_pool.actor_rollout=[2] holds 2 processes, which is no multiple of tensor x pipeline = 4",
     ),
     ({"global_batch_size": 6}, "no multiple of micro_batch_size x data-parallel size = 2 x 2; choose 4 or 8"),
+    ({"micro_batch_tokens": 64}, "micro_batch_tokens=64 and micro_batch_size=2 both say what a micro-batch holds"),
+    (
+        {"micro_batch_size": None, "micro_batch_tokens": 6, "pad_to_multiple_of": 8},
+        "micro_batch_tokens=6 is less than 8, to a multiple of which micro-batches are padded",
+    ),
+    (
+        {"micro_batch_size": None, "micro_batch_tokens": 64, "global_batch_size": None},
+        "micro_batch_tokens=64 needs global_batch_size",
+    ),
+    (
+        {"micro_batch_size": None, "micro_batch_tokens": 64, "global_batch_size": 1},
+        "global_batch_size=1 is less than one pair for each of the 2 replicas",
+    ),
     ({"num_query_groups": 3}, "num_query_groups=3 does not divide num_attention_heads=4; choose 1, 2 or 4"),
     ({"num_attention_heads": 6}, "does not divide hidden_size=64; set kv_channels"),
     ({"padded_vocab_size": 100}, "padded_vocab_size=100 is less than vocab_size=262"),

@@ -79,13 +79,8 @@ def test_the_online_file_runs_in_the_layout_that_was_documented() -> None:
     assert run.reward.model == run.actor.model
     assert run.actor.reference.reference == "live"
     assert not run.actor.loss.ipo_normalize
-    for key in (
-        "no_shared_storage",
-        "clip_ratio",
-        "entropy_coeff",
-        "initial_loss_scale",
-        "use_mc2",
-    ):
+    assert run.actor.batch.pad_to_multiple_of == 1
+    for key in ("no_shared_storage", "clip_ratio", "entropy_coeff", "initial_loss_scale", "use_mc2"):
         assert any(f".{key}=" in note and "has no effect" in note for note in notes), key
     assert any(note.startswith("algorithm.missing_eos_penalty") and "actor_rollout" in note for note in notes)
     assert not any(f".{key}=" in note for note in notes for key in ("shuffle", "swiglu", "do_sample"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen2Config, Qwen3Config
 
 from mindspeed_dpo.config import sizes
@@ -75,6 +76,29 @@ def test_the_bytes_of_training_by_hand() -> None:
     assert sizes.optimizer_bytes(role, 4) == 12 * count // 4
     plain = _role(jobs.MODEL, 1, 1)
     assert (sizes.weight_bytes(plain), sizes.optimizer_bytes(plain, 4)) == (4 * count, 8 * count)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_multiply_adds_are_those_that_torch_counts(tied: bool) -> None:
+    model = dataclasses.replace(jobs.TIED if tied else jobs.MODEL, hidden_size=128, ffn_hidden_size=352)
+    tokens, found = 24, sizes.multiply_adds(model)
+    with torch.device("meta"):
+        policy = AutoModelForCausalLM.from_config(_huggingface(model), attn_implementation="eager")
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            policy(torch.zeros(1, tokens, dtype=torch.int64))
+    # It computes all logits, and every pair of a query and a key; a norm's weights are no products.
+    counted = tokens * (found.row + found.prediction) + tokens**2 * found.seen_key
+    assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.01)
+
+
+def test_tokens_of_a_micro_batch_are_planned_and_told() -> None:
+    tree = put(put(put(small_tree(), "micro_batch_size", None), "micro_batch_tokens", 300), "pad_to_multiple_of", 64)
+    run = resolved(tree)
+    pairs = resolved(small_tree())
+    rows = 2 * 2 * pairs.actor.data.seq_length
+    assert sizes.activation_bytes(run.actor) * rows == sizes.activation_bytes(pairs.actor) * 300
+    holds = "whole pairs of at most 300 tokens together, padded to a multiple of 64"
+    assert f"a step: 8 pairs, on 2 replicas micro-batches of {holds}" in plan_lines(run)
 
 
 def test_the_cache_by_hand() -> None:

@@ -51,7 +51,8 @@ def valid_values(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         **{key: st.sampled_from(choices) for key, choices in _CHOICES.items()},
     }
     chosen = draw(st.sets(st.sampled_from(sorted(optional))))
-    return {**always, **{key: draw(optional[key]) for key in sorted(chosen)}}, tp * pp * dp
+    # What a loss needs beside it is not drawn again.
+    return {**{key: draw(optional[key]) for key in sorted(chosen)}, **always}, tp * pp * dp
 
 
 def tree_of(values: dict[str, Any], processes: int) -> Tree:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.sizes import MultiplyAdds
+from mindspeed_dpo.data.packing import packed_sizes
 from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
-from mindspeed_dpo.workers.feed import Feed
+from mindspeed_dpo.workers.feed import Feed, GivenPairs
 
 
 @dataclass
@@ -77,6 +78,21 @@ def test_tokens_fill_a_micro_batch_with_its_padding(multiple_of: int, passes: li
     batches = feed(limit=limit, multiple_of=multiple_of).micro_batches(range(5))
     assert [len(batch.weights) for batch in batches] == passes
     assert all(len(batch.tokens) % multiple_of == 0 for batch in batches)
+
+
+@pytest.mark.parametrize("limit", [Limit(units=1), Limit(rows=60)], ids=["by pairs", "by tokens"])
+def test_replicas_get_about_the_same_work_whose_attention_grows_with_the_square(limit: Limit) -> None:
+    lengths = [40, 1, 2, 3, 35, 4, 30, 2, 1, 28, 6, 7]
+    batch = PreferenceBatch.from_lists([[1] * n for n in lengths], [[[2] * n, [3]] for n in lengths])
+    work = []
+    for rank in range(2):
+        part = replace(feed(2, rank, limit=limit, costs=MultiplyAdds(0, 0, 1)), dataset=GivenPairs(batch))
+        _, seen = packed_sizes(batch.lengths().numpy())
+        ids = torch.cat([packed.pair_ids for packed in part.micro_batches(range(len(lengths)))])
+        work.append(int(seen[ids.numpy()].sum()))
+    assert max(work) < 1.05 * sum(work) / 2
+    in_order = int(seen[:6].sum())
+    assert max(work) < max(in_order, sum(work) - in_order)
 
 
 def test_a_stream_gives_the_same_micro_batches_one_by_one() -> None:

@@ -36,8 +36,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "xpo with ipo": {"online_method": "xpo", "xpo_alpha": ALPHA, "dpo_loss_type": "ipo"},
     "nash_md": {"online_method": "nash_md"},
 }
-SPLITS: dict[str, tuple[Layout, int]] = {
+SPLITS: dict[str, tuple[Layout, int | None]] = {
     "whole": ((1, 1, 1), 8),
+    "token budgets": ((1, 1, 2), None),
     "micro-batches of 1": ((1, 1, 1), 1),
     "two shards": ((2, 1, 1), 2),
     "two replicas": ((1, 1, 2), 1),
@@ -134,7 +135,8 @@ def test_loss_and_gradient_are_those_of_plain_torch(method: str, folder: Path, t
 def test_no_split_changes_a_step(method: str, folder: Path) -> None:
     expected, _ = by_hand(folder, method)
     for split, (layout, size) in SPLITS.items():
-        run = method_run(folder, layout, micro_batch_size=size, log_token_statistics=True, **METHODS[method])
+        keys = {"micro_batch_size": size, "micro_batch_tokens": None if size else 16, **METHODS[method]}
+        run = method_run(folder, layout, log_token_statistics=True, **keys)
         (metrics,), _, _ = learn(run)
         found = {name: metrics[name] for name in expected}
         assert found == pytest.approx(expected, rel=5e-5, abs=5e-6), split

@@ -25,6 +25,7 @@ from mindspeed_dpo.workers.scoring import (
     token_statistics,
 )
 
+CPU = torch.device("cpu")
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
 
@@ -35,10 +36,7 @@ class GivenBatches:
     batches: list[PackedBatch]
     topology: Topology
     rank: int = 0
-
-    @property
-    def device(self) -> torch.device:
-        return torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def place(self) -> Place:
@@ -80,9 +78,8 @@ def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
 def test_scores_of_tokens_know_their_places_among_all() -> None:
     answers = BATCH.select([1, 0, 1])
     shares = []
-    engine = LabelsAsScores()
     for batches in ([packed(1, at=[2]), packed(1, at=[0])], [packed(0, at=[1])], [packed(0, at=[1], weight=0.0)]):
-        shares.append(score_tokens(engine, GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
+        shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
     assert [len(share.positions) for share in shares if share] == [8, 3, 0]
     assert joined([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
 

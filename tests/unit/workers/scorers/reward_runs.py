@@ -81,7 +81,8 @@ def base_run() -> RunConfig:
 
 
 def reward_run(
-    load: Path, layout: tuple[int, int] = (1, 1), *, model: Mapping[str, Any] | None = None, micro_batch_size: int = 2,
+    load: Path, layout: tuple[int, int] = (1, 1), *, model: Mapping[str, Any] | None = None,
+    micro_batch_size: int | None = 2, micro_batch_tokens: int | None = None, pad_to_multiple_of: int = 1,
     sequence_parallel: bool = False, cp: int = 1, share_prompt: bool = True, **keys: Any,
 ) -> RunConfig:  # fmt: skip
     """A run whose reward loads `load`; further keys are of `RewardConfig`."""
@@ -97,7 +98,10 @@ def reward_run(
             actor.parallel, tensor_model_parallel_size=layout[0], pipeline_model_parallel_size=layout[1],
             context_parallel_size=cp, sequence_parallel=sequence_parallel,
         ),
-        batch=replace(actor.batch, micro_batch_size=micro_batch_size, share_prompt=share_prompt),
+        batch=replace(
+            actor.batch, micro_batch_size=micro_batch_size, micro_batch_tokens=micro_batch_tokens,
+            pad_to_multiple_of=pad_to_multiple_of, share_prompt=share_prompt,
+        ),
         reward=RewardConfig(**keys),
     )  # fmt: skip
     return replace(run, actor=actor, reward=reward)

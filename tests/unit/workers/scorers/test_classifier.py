@@ -233,7 +233,12 @@ def test_the_longest_input_is_the_smaller_limit(limit: int, expected: int) -> No
     assert max_length(object(), own) == (None if limit == 10**30 else limit)
 
 
-def test_inputs_of_like_length_share_a_pass() -> None:
+@pytest.mark.parametrize(
+    ("limit", "passes"),
+    [(Limit(units=1), [[1, 2], [3, 7], [8, 9]]), (Limit(rows=16), [[1, 2, 3], [7, 8], [9]])],
+    ids=["by prompts", "by tokens, padding included"],
+)
+def test_inputs_of_like_length_share_a_pass(limit: Limit, passes: list[list[int]]) -> None:
     lengths: list[list[int]] = []
     model = AutoModelForSequenceClassification.from_pretrained(folder("bert"))
     forward = model.forward
@@ -243,9 +248,9 @@ def test_inputs_of_like_length_share_a_pass() -> None:
         return forward(**inputs)
 
     model.forward = spied
-    scorer = ClassifierScorer(model, None, None, None, max_length=None, limit=Limit(units=1))  # type: ignore[arg-type]
+    scorer = ClassifierScorer(model, None, None, None, max_length=None, limit=limit)  # type: ignore[arg-type]
     features = [{"input_ids": [5] * n} for n in (7, 2, 9, 3, 8, 1)]
     logits = scorer._logits(features, 2)
-    assert lengths == [[1, 2], [3, 7], [8, 9]]
+    assert lengths == passes
     alone = torch.cat([scorer._logits([one], 1) for one in features])
     torch.testing.assert_close(logits, alone, rtol=1e-4, atol=1e-5)

@@ -91,11 +91,21 @@ def as_plain_text(folder: Path) -> Encode:
         (1, {"micro_batch_size": 1, "share_prompt": False}),
         (2, {"layout": (2, 1), "sequence_parallel": True}),
         (2, {"layout": (1, 2), "micro_batch_size": 1}),
+        (2, {"layout": (1, 2), "micro_batch_size": None, "micro_batch_tokens": 40, "pad_to_multiple_of": 8}),
         (2, {}),
         (2, {"cp": 2}),
         (4, {}),
     ],
-    ids=["one process", "prompts repeated", "TP2", "PP2", "DP2", "CP2", "more replicas than prompts"],
+    ids=[
+        "one process",
+        "prompts repeated",
+        "TP2",
+        "PP2",
+        "token budgets under PP2",
+        "DP2",
+        "CP2",
+        "more replicas than prompts",
+    ],
 )
 @pytest.mark.parametrize("name", ["llama", "qwen3"])
 def test_the_policys_tokens_are_scored_as_hugging_face_scores_them(name: str, processes: int, how: dict) -> None:
