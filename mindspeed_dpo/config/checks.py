@@ -11,6 +11,7 @@ from mindspeed_dpo.config.checks_adapters import check_adapters
 from mindspeed_dpo.config.checks_evaluation import check_evaluation
 from mindspeed_dpo.config.checks_loss import check_loss
 from mindspeed_dpo.config.checks_model import LAYOUT, check_model, check_pool, check_sharing, check_split
+from mindspeed_dpo.config.checks_npu import check_on_npu
 from mindspeed_dpo.config.checks_online import check_online
 from mindspeed_dpo.config.names import listing
 from mindspeed_dpo.config.problems import Findings
@@ -40,7 +41,7 @@ def _check_role(role: RoleConfig, run: RunConfig, findings: Findings) -> None:
     if role is run.actor or role.model != run.actor.model:
         checks.append(check_model)
     if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
-        checks.append(check_split)
+        checks += [check_split, check_on_npu]
     stands_in = role.name == "reward" and role.scores_by != "model"
     if not stands_in:
         checks.append(check_pool if run.leader_of(run.pool_of(role.name)) is role else check_sharing)

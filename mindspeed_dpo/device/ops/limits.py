@@ -1,5 +1,6 @@
 """What the operators of torch_npu take, checked before they are called: the device's own errors name no cause.
 
+What follows from settings was told by the driver already (`config.checks_npu`), unless it did not know the device.
 Figures are those of the vendor's documentation in the wheel of torch_npu 2.13.0.
 """
 
@@ -10,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.config.checks_npu import ATTENTION_HEADS, ATTENTION_WIDTH
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)
-ATTENTION_WIDTH = 768
-ATTENTION_HEADS = 256
 ATTENTION_TOKENS = 1 << 20
 ATTENTION_SEGMENTS = 1024
 ROTARY_WIDTH = 895

@@ -102,6 +102,12 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"load": None}, "load=null must name the initial weights"),
     ({"random_init": True}, "random_init=true and load exclude each other"),
     ({"distributed_backend": "gloo", "device": "npu"}, "runs on the CPU only, but device=npu"),
+    ({"device": "npu", "kv_channels": 770}, "kv_channels=770 is no width of a head that device=npu takes: an even one"),
+    ({"device": "npu", "kv_channels": 17}, "kv_channels=17 is no width of a head that device=npu takes"),
+    (
+        {"device": "npu", "num_attention_heads": 520, "kv_channels": 16, "tensor_model_parallel_size": 2},
+        "tensor_model_parallel_size=2 leaves 260 heads to a device, of which device=npu takes 256 at most",
+    ),
 ]
 
 
@@ -127,6 +133,10 @@ FINE: list[dict[str, Any]] = [
     {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     {"context_parallel_size": 2, "context_parallel_algo": "ulysses_cp_algo"},
     {"context_parallel_algo": "megatron_cp_algo"},
+    {"device": "npu", "kv_channels": 768},
+    {"device": "cpu", "kv_channels": 770},
+    {"device": "npu", "num_attention_heads": 512, "kv_channels": 16, "tensor_model_parallel_size": 2},
+    {"device": "npu", "num_attention_heads": 512, "kv_channels": 16, "context_parallel_size": 2},
 ]
 
 
