@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from mindspeed_dpo.workers.crew import Crew
 from tests.distributed import test_online_equals_offline as online
@@ -90,21 +89,11 @@ def test_online_training_with_fixed_answers_is_offline_training_on_npu_too(layou
         assert torch.equal(offline_weights, online_weights)
 
 
-def library_describes_an_optimizer() -> str:
-    """What MindSpeed's replacement of the library's format says."""
-    try:
-        DistributedOptimizer.sharded_state_dict(None, {})
-    except NotImplementedError as error:
-        return str(error)
-    return ""
-
-
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would_not_load(
     is_sharded: bool, tmp_path: Path
 ) -> None:
     # The reference MindSpeed has no sharding type of the optimizer that loads: whoever used one would fail here.
-    assert pool(2, device="npu").run(library_describes_an_optimizer) == ["Unknown sharding_type"] * 2
     settings = {"train_iters": 4, "save_interval": 2, "lr": 1e-2, "use_distributed_optimizer": is_sharded, **NPU}
     whole = train(random_run(tmp_path, (1, 1, 2), **settings))
     saved = tmp_path / "out" / "checkpoints" / "iter_0000002"
