@@ -12,7 +12,6 @@ import sys
 from typing import Any
 
 from mindspeed_dpo.device import activate, cpu
-from mindspeed_dpo.device.ops import kernels
 from mindspeed_dpo.parallel.store import host_store
 from tests.support.process_state import process_state
 
@@ -35,8 +34,6 @@ def main() -> None:
         report["unchanged"] = {name: value == before[name] for name, value in process_state().items()}
         patches = importlib.import_module("mindspeed.patch_utils").MindSpeedPatchesManager.patches_info
         report["patches"] = len(patches)
-        # Its operators are mocks: the plain forms serve, and the patches of megatron-core are what is looked at.
-        kernels.use(None)
         # What torch_npu's transfer module does for a device, these do for the host.
         cpu.install()
     else:

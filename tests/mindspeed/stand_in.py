@@ -1,10 +1,12 @@
 """Stand-ins for what MindSpeed imports and a machine without NPUs lacks: modules whose every name is a mock.
 
-They let the real MindSpeed be imported and patch megatron-core; they compute nothing. Operators are another matter.
+They let the real MindSpeed be imported and patch megatron-core. Only the operators that we call compute: they are those
+of the reference torch_npu.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -16,6 +18,9 @@ from unittest.mock import MagicMock
 
 import torch
 
+from tests.support.npu_facts import V27, operators
+
+REFERENCE = "tests.support.reference_npu.torch_npu"
 NAMES = ("torch_npu", "triton", "torchair", "acl")
 IF_ABSENT = ("einops", "scipy")
 
@@ -52,7 +57,9 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         if module.__name__ == "torch_npu":
             # MindSpeed looks for headers beside it, should it ever compile one.
             module.__file__ = __file__
-            module.__version__ = "2.7.1"  # type: ignore[attr-defined]
+            module.__version__ = V27  # type: ignore[attr-defined]
+            reference = importlib.import_module(REFERENCE)
+            vars(module).update({name: getattr(reference, name) for name in operators(V27)})
             npu = module.npu
             npu.current_device = lambda: torch.device("cpu")
             npu.get_device_name = lambda *_: "Ascend910B"

@@ -87,37 +87,6 @@ def _difference(ours: Any, plain: Any, leaves: tuple[torch.Tensor, ...], *rest: 
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(*results, strict=True))
 
 
-def fused_head(fused: bool) -> dict[str, Any]:
-    """The head over the shares of the processes, by the operators of torch_npu 2.13 or by its own chunks in float32."""
-    library = sys.modules["torch_npu"]
-    head = importlib.import_module("mindspeed_dpo.models.head")
-    torch.manual_seed(0)
-    vocab, width = 300 - 11, 16
-    number, rank = dist.get_world_size(), dist.get_rank()
-    share = 300 // number
-    hidden, weight = torch.randn(13, width).bfloat16(), torch.randn(300, width).bfloat16()[rank * share :][:share]
-    weight[max(0, vocab - rank * share) :] = 1e4  # padding must not be seen
-    labels = torch.tensor([0, 149, 150, vocab - 1, *range(40, 229, 21)])[:13]
-    shard = head.VocabShard(rank * share, share, vocab, dist.group.WORLD if number > 1 else None)
-    library.follow("2.13.0" if fused else "2.7.1.post4")
-    before = len(library.calls)
-    try:
-        dtype = torch.bfloat16 if fused else torch.float32
-        leaves = [one.to(dtype).requires_grad_() for one in (hidden, weight)]
-        out = head.LogProbHead.forward(None, leaves[0], labels, shard, leaves[1], fused=fused)
-        grads = torch.autograd.grad(out, leaves, torch.linspace(-1, 1, 13)[:, None])
-        problem = importlib.import_module("mindspeed_dpo.device.probe").head_problem(
-            torch.device("cpu"), torch.bfloat16, width
-        )
-        has = importlib.import_module("mindspeed_dpo.device.ops.label_logps").has_kernel
-        taken = [has(hidden, 128), has(hidden, 127), has(hidden.float(), 128)]
-    finally:
-        library.follow("2.7.1.post4")
-    called = [one.operator for one in library.calls[before:]]
-    values = [one.float().tolist() for one in (out.detach(), *grads)]
-    return {"values": values, "called": called[:2], "problem": problem, "taken": taken}
-
-
 def refusals() -> dict[str, str]:
     """What our limits say, and what the reference device says of calls that ours never make."""
     ops = importlib.import_module("mindspeed_dpo.device.ops")

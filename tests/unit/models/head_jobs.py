@@ -31,11 +31,13 @@ class Scored:
     weight_grad: Tensor
 
 
-def score(asked: Case, shard: VocabShard, weight: Tensor, statistics: bool, column: int = LOGP) -> Scored:
+def score(
+    asked: Case, shard: VocabShard, weight: Tensor, statistics: bool, column: int = LOGP, *, fused: bool = False
+) -> Scored:
     """Score and differentiate with the weight of a shard; the upstream gradient enters at a column."""
     hidden, weight = asked.hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     # A weight is passed, as with tied embeddings, so the module itself is not needed.
-    columns = LogProbHead.forward(None, hidden, asked.labels, shard, weight, statistics)  # type: ignore[arg-type]
+    columns = LogProbHead.forward(None, hidden, asked.labels, shard, weight, statistics, fused)  # type: ignore[arg-type]
     columns[:, column].backward(asked.upstream)
     assert hidden.grad is not None and weight.grad is not None
     return Scored(columns.detach(), hidden.grad, weight.grad)
