@@ -15,6 +15,7 @@ import pytest
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.handles import ReferenceHandle, RewardHandle
 from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.workers.roles import Share
 from mindspeed_dpo.workers.scorers.protocol import Scored
 from tests.unit.trainers.test_online_dpo import COUNT, Pretended, trainer
 
@@ -37,9 +38,10 @@ class Meeting:
         scores = np.tile(np.array([0.0, 1.0], np.float32), (rollouts.num_prompts, 1))
         return Scored(scores).settled(rollouts.rows.tolist())
 
-    def log_probs(self, pairs: PreferenceBatch) -> np.ndarray:
+    def log_probs(self, pairs: PreferenceBatch) -> Share:
         self._meet("ref", "reward")
-        return np.zeros((len(pairs.prompt_lengths), COUNT), np.float32)
+        count = len(pairs.prompt_lengths)
+        return Share(np.arange(count), np.zeros((count, COUNT), np.float32))
 
     def _meet(self, own: str, other: str) -> None:
         start = time.perf_counter()
