@@ -15,7 +15,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.row_part import RowPart
+from mindspeed_dpo.batches import RowPart
 
 
 def key_heads(groups: int, size: int) -> int:

@@ -126,12 +126,8 @@ def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
         width=model.kv_channels,
         window=model.sliding_window,
     )
-    if problem is not None:
-        logger.warning("%s: attention over a shared prompt was tried: %s", role.name, problem)
-    works = groups.holds_everywhere(problem is None, seat.device)
-    if not works:
-        logger.warning("%s: each response repeats its prompt, as if share_prompt were false", role.name)
-    return works
+    tried, instead = "attention over a shared prompt", "each response repeats its prompt, as if share_prompt were false"
+    return _works_everywhere(seat, role, tried, problem, instead)
 
 
 def fuses_head(seat: Seat, role: RoleConfig, shard: VocabShard) -> bool:
@@ -146,11 +142,18 @@ def fuses_head(seat: Seat, role: RoleConfig, shard: VocabShard) -> bool:
     if not has_kernel(torch.empty(0, dtype=dtype, device=seat.device), shard.fewest_real):
         return False
     problem = head_problem(seat.device, dtype, role.model.hidden_size)
+    return _works_everywhere(
+        seat, role, "the device's fused log-probability head", problem, "the plain head scores instead"
+    )
+
+
+def _works_everywhere(seat: Seat, role: RoleConfig, tried: str, problem: str | None, instead: str) -> bool:
+    """Whether no process of the pool found a problem with what all tried; who did says so. A collective."""
     if problem is not None:
-        logger.warning("%s: the device's fused log-probability head was tried: %s", role.name, problem)
+        logger.warning("%s: %s was tried: %s", role.name, tried, problem)
     works = groups.holds_everywhere(problem is None, seat.device)
     if not works:
-        logger.warning("%s: the plain head scores instead", role.name)
+        logger.warning("%s: %s", role.name, instead)
     return works
 
 

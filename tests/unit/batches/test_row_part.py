@@ -7,9 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.batches import PreferenceBatch, RowPart
 from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.row_part import RowPart
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 PROMPTS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=4)

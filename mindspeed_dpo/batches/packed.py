@@ -1,0 +1,90 @@
+"""A micro-batch laid out as one row, as a model pass takes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.batches.row_part import RowPart
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """A micro-batch as one row of T tokens made of segments, ready for a model pass.
+
+    A segment is a run of queries. Its keys are its prefix (the prompt, for a response that shares it) and then itself;
+    attention is bottom-right causal. The last segment may be padding, which nothing reads.
+
+    Attributes:
+        tokens: [T] int64.
+        positions: [T] int64, counted from the start of the prompt.
+        query_lengths: Queries of each segment, on the host, summing to T.
+        key_lengths: Keys of each segment, on the host, summing to S.
+        key_rows: [S] int64 row of each key, or None when the keys are the queries.
+        score_rows: [R] int64 row whose hidden state predicts each response token.
+        labels: [R] int64 response tokens.
+        response_ids: [R] int64 in [0, P * K): the response each label belongs to.
+        last_rows: [P * K] int64 row of the last token of each response.
+        response_lengths: [P, K] int64.
+        ref_logps: [P, K] float32, zero where there is no reference.
+        weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
+        pair_ids: [P] int64 place of each pair among those of the whole step.
+        margins: [P] float32 or None, see `PreferenceBatch`.
+        factors: [P] float32 or None, see `PreferenceBatch`.
+        logp_weights: [P, K] float32 or None, see `PreferenceBatch`.
+        ref_token_logps: [R] float32 or None, see `PreferenceBatch`.
+        part: The rows that this context-parallel rank computes; None where it computes all of them.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    query_lengths: tuple[int, ...]
+    key_lengths: tuple[int, ...]
+    key_rows: Tensor | None
+    score_rows: Tensor
+    labels: Tensor
+    response_ids: Tensor
+    last_rows: Tensor
+    response_lengths: Tensor
+    ref_logps: Tensor
+    weights: Tensor
+    pair_ids: Tensor
+    margins: Tensor | None = None
+    factors: Tensor | None = None
+    logp_weights: Tensor | None = None
+    ref_token_logps: Tensor | None = None
+    part: RowPart | None = None
+
+    def divided(self, rank: int, size: int) -> PackedBatch:
+        """The same row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
+        if size == 1:
+            return self
+        return replace(self, part=RowPart.of(len(self.tokens), self.score_rows, self.labels, rank, size))
+
+    def to(self, device: torch.device) -> PackedBatch:
+        """The same batch with its tensors on a device."""
+        moved: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if torch.is_tensor(value):
+                moved[field.name] = value.to(device, non_blocking=True)
+            elif isinstance(value, RowPart):
+                moved[field.name] = value.to(device)
+        return replace(self, **moved)
+
+    def excess_weights(self, alpha: float) -> Tensor:
+        """Weight [R] float32 of each label: alpha past the length of the shorter response of its pair, else 1."""
+        lengths = self.response_lengths.flatten()
+        places = (
+            torch.arange(len(self.labels), device=self.labels.device) - (lengths.cumsum(0) - lengths)[self.response_ids]
+        )
+        shorter = self.response_lengths.amin(1, keepdim=True).expand_as(self.response_lengths).flatten()
+        return torch.where(places < shorter[self.response_ids], 1.0, alpha)
+
+    def sum_by_response(self, values: Tensor) -> Tensor:
+        """Sum values [R] over the tokens of each response; result [P, K] in values' dtype."""
+        flat = values.new_zeros(self.response_lengths.numel())
+        return flat.index_add(0, self.response_ids, values).view(self.response_lengths.shape)

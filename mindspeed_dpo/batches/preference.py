@@ -1,0 +1,170 @@
+"""Prompts with K responses each, as a data set or a rollout gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PreferenceBatch:
+    """P prompts with K responses each, as ragged integer tokens on the host.
+
+    Attributes:
+        prompt_tokens: [sum of prompt lengths] int32.
+        prompt_lengths: [P] int32.
+        response_tokens: [sum of response lengths] int32; response (p, k) follows (p, k - 1).
+        response_lengths: [P, K] int32, each at least 1.
+        ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
+        margins: [P] float32 or None: by how much chosen should be ahead, in units of beta times nats.
+        factors: [P] float32 or None: factor on each pair's loss.
+        logp_weights: [P, K] float32 or None: factor of each response's log-probability in the loss, beside the pair.
+        ref_token_logps: [sum of response lengths] float32 or None: of the reference, of each token, in nats.
+    """
+
+    prompt_tokens: Tensor
+    prompt_lengths: Tensor
+    response_tokens: Tensor
+    response_lengths: Tensor
+    ref_logps: Tensor | None = None
+    margins: Tensor | None = None
+    factors: Tensor | None = None
+    logp_weights: Tensor | None = None
+    ref_token_logps: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the lengths describe the tokens.
+
+        Raises:
+            ValueError: Shapes disagree; the message names the tensor.
+        """
+        if self.response_lengths.dim() != 2 or len(self.response_lengths) != len(self.prompt_lengths):
+            raise ValueError(
+                f"response_lengths must be [P, K] with P = {len(self.prompt_lengths)}, "
+                f"got {list(self.response_lengths.shape)}"
+            )
+        for name in ("prompt", "response"):
+            tokens, lengths = getattr(self, f"{name}_tokens"), getattr(self, f"{name}_lengths")
+            if int(lengths.sum()) != len(tokens):
+                raise ValueError(f"{name}_lengths sum to {int(lengths.sum())}, there are {len(tokens)} {name}_tokens")
+        for name in ("ref_logps", "logp_weights"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.response_lengths.shape:
+                raise ValueError(f"{name} must be {list(self.response_lengths.shape)}, got {list(value.shape)}")
+        if self.ref_token_logps is not None and self.ref_token_logps.shape != self.response_tokens.shape:
+            raise ValueError(
+                f"ref_token_logps must be [{len(self.response_tokens)}], one per response token, got "
+                f"{list(self.ref_token_logps.shape)}"
+            )
+        for name in ("margins", "factors"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.prompt_lengths.shape:
+                raise ValueError(f"{name} must be [{self.num_prompts}], one per pair, got {list(value.shape)}")
+
+    @classmethod
+    def from_lists(
+        cls, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[Sequence[int]]]
+    ) -> PreferenceBatch:
+        """Build a batch from token lists: `prompts[p]` and `responses[p][k]`."""
+        flat_prompts = [token for prompt in prompts for token in prompt]
+        flat_responses = [token for row in responses for response in row for token in response]
+        return cls(
+            prompt_tokens=torch.tensor(flat_prompts, dtype=torch.int32),
+            prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int32),
+            response_tokens=torch.tensor(flat_responses, dtype=torch.int32),
+            response_lengths=torch.tensor([[len(r) for r in row] for row in responses], dtype=torch.int32),
+        )
+
+    @property
+    def num_prompts(self) -> int:
+        """P."""
+        return len(self.prompt_lengths)
+
+    @property
+    def num_responses(self) -> int:
+        """K."""
+        return self.response_lengths.shape[1]
+
+    def lengths(self) -> Tensor:
+        """[P, 1 + K] int32 tokens of each prompt and of its responses."""
+        return torch.cat([self.prompt_lengths[:, None], self.response_lengths], 1)
+
+    def prompts(self) -> tuple[Tensor, ...]:
+        """The P prompts, each [length] int32."""
+        return torch.split(self.prompt_tokens, self.prompt_lengths.tolist())
+
+    def responses(self) -> list[tuple[Tensor, ...]]:
+        """The K responses of each of the P prompts, each [length] int32."""
+        return self._by_response(self.response_tokens)
+
+    def _by_response(self, values: Tensor) -> list[tuple[Tensor, ...]]:
+        """Values of all response tokens as those of each response."""
+        flat = torch.split(values, self.response_lengths.flatten().tolist())
+        k = self.num_responses
+        return [flat[p * k : (p + 1) * k] for p in range(self.num_prompts)]
+
+    def select(self, prompts: Sequence[int]) -> PreferenceBatch:
+        """The sub-batch of the given prompt positions, in the given order."""
+        all_prompts, all_responses = self.prompts(), self.responses()
+        index = torch.as_tensor(prompts, dtype=torch.long)
+        tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
+        return PreferenceBatch(
+            prompt_tokens=torch.cat([all_prompts[p] for p in prompts]),
+            prompt_lengths=self.prompt_lengths[index],
+            response_tokens=torch.cat([r for p in prompts for r in all_responses[p]]),
+            response_lengths=self.response_lengths[index],
+            ref_logps=None if self.ref_logps is None else self.ref_logps[index],
+            margins=None if self.margins is None else self.margins[index],
+            factors=None if self.factors is None else self.factors[index],
+            logp_weights=None if self.logp_weights is None else self.logp_weights[index],
+            ref_token_logps=None if tokens is None else torch.cat([r for p in prompts for r in tokens[p]]),
+        )
+
+    @classmethod
+    def concat(cls, parts: Sequence[PreferenceBatch]) -> PreferenceBatch:
+        """Several batches of the same K as one, in their order; what only some have is left out."""
+        return cls(
+            prompt_tokens=torch.cat([part.prompt_tokens for part in parts]),
+            prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
+            response_tokens=torch.cat([part.response_tokens for part in parts]),
+            response_lengths=torch.cat([part.response_lengths for part in parts]),
+            ref_logps=joined([part.ref_logps for part in parts]),
+            margins=joined([part.margins for part in parts]),
+            factors=joined([part.factors for part in parts]),
+            logp_weights=joined([part.logp_weights for part in parts]),
+            ref_token_logps=joined([part.ref_token_logps for part in parts]),
+        )
+
+    def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
+        """Some responses of some prompts, such as pairs of the K that were sampled.
+
+        Args:
+            prompts: [N] int64 positions of prompts, which may repeat.
+            responses: [N, k] int64 which of the K responses, in the wanted order.
+
+        Returns:
+            N prompts with k responses each; what belongs to whole pairs or to tokens is left out.
+        """
+        all_prompts, all_responses = self.prompts(), self.responses()
+        chosen = [all_responses[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
+        return PreferenceBatch(
+            prompt_tokens=torch.cat([all_prompts[p] for p in prompts.tolist()]),
+            prompt_lengths=self.prompt_lengths[prompts],
+            response_tokens=torch.cat(chosen),
+            response_lengths=self.response_lengths[prompts[:, None], responses],
+            ref_logps=None if self.ref_logps is None else self.ref_logps[prompts[:, None], responses],
+            logp_weights=None if self.logp_weights is None else self.logp_weights[prompts[:, None], responses],
+        )
+
+    def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
+        """The same batch carrying reference log-probabilities [P, K] float32, in nats."""
+        return replace(self, ref_logps=ref_logps)
+
+
+def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The parts as one tensor, or None where one of them is missing."""
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if len(there) == len(parts) else None
