@@ -33,6 +33,8 @@ CASES: dict[str, tuple[Layout, int, dict[str, Any]]] = {
     ),
     "two stages": ((1, 2, 1), 1, FEW),
     "two stages, padded": ((1, 2, 1), 1, PADDED),
+    # A stage in the middle gets messages from both sides.
+    "three stages": ((1, 3, 1), 1, {**FEW, "num_layers": 3}),
     "two shards, padded": ((2, 1, 1), 1, {**PADDED, "micro_batch_tokens": 20, "sequence_parallel": True}),
     "two parts of a row, padded": ((1, 1, 1), 2, {**PADDED, "micro_batch_tokens": 20}),
     "two stages of two shards": ((2, 2, 1), 1, {**FEW, "sequence_parallel": True}),
