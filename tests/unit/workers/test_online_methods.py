@@ -128,7 +128,9 @@ def test_loss_and_gradient_are_those_of_plain_torch(method: str, folder: Path, t
     source = open_weights(tmp_path / "gradient")
     model = source.model_config()
     for name, value in source.local_tensors(model, Placement.even(model.num_layers)):
-        torch.testing.assert_close(gradient[name][: len(value)], value, rtol=1e-4, atol=2e-6, msg=name)
+        # What cancels out is as wrong as what it was made of: the tensor's own scale.
+        near = 2e-6 * max(1.0, float(value.abs().max()))
+        torch.testing.assert_close(gradient[name][: len(value)], value, rtol=1e-4, atol=near, msg=name)
 
 
 @pytest.mark.parametrize("method", ["xpo", "nash_md"])
