@@ -67,7 +67,8 @@ def measure(options: argparse.Namespace) -> Result:
     from mindspeed_dpo.device import activate
 
     activate("cpu")
-    from mindspeed_dpo.models.head import VocabShard, _LogProbs
+    from mindspeed_dpo.models.head import LogProbHead
+    from mindspeed_dpo.models.vocab_shard import VocabShard
 
     (vocab,), (rows,) = options.vocab, options.rows
     dtype = getattr(torch, options.dtype)
@@ -76,7 +77,7 @@ def measure(options: argparse.Namespace) -> Result:
 
     def logps(hidden: Tensor, labels: Tensor) -> Tensor:
         if options.child == "fused":
-            return _LogProbs.apply(hidden, weight, labels, shard, False)[:, 0]
+            return LogProbHead.forward(None, hidden, labels, shard, weight)[:, 0]
         return F.linear(hidden, weight).float().log_softmax(-1).gather(1, labels[:, None])[:, 0]
 
     def once(count: int) -> None:

@@ -1,12 +1,12 @@
 """The log-probability head: LM head and log-softmax in one, by chunks of rows, split over the vocabulary.
 
-Logits exist for one chunk at a time and are recomputed in backward, so memory does not grow with tokens x vocabulary.
+Logits exist for one chunk at a time. Those of the first chunks are kept for the backward pass, up to a bound, and the
+rest is computed again there, so memory does not grow with tokens x vocabulary.
 Letters: R rows, h hidden, V vocabulary, v this rank's share of the padded vocabulary.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,52 +15,13 @@ from megatron.core.tensor_parallel import ColumnParallelLinear
 from torch import Tensor
 
 from mindspeed_dpo.device.ops import label_logps
+from mindspeed_dpo.models.vocab_shard import VocabShard
 
 # Columns of the head's result.
 LOGP, ENTROPY, HIT, MEAN_LOGIT, LOG_COLLISION = range(5)
 CHUNK_ELEMENTS = 1 << 24
-
-
-@dataclass(frozen=True)
-class VocabShard:
-    """This tensor rank's share of the vocabulary.
-
-    Attributes:
-        start: First token id of the share.
-        size: Rows of the weight here, padding included.
-        vocab_size: True V; ids from V on are padding and take no probability.
-        group: Tensor-parallel group, or None when there is one rank.
-    """
-
-    start: int
-    size: int
-    vocab_size: int
-    group: Any = None
-
-    @property
-    def real(self) -> int:
-        """Columns of this share that are real tokens."""
-        return self._real_from(self.start)
-
-    @property
-    def fewest_real(self) -> int:
-        """Real columns of the share that has the fewest, which is the last one."""
-        return self._real_from(self.size * (1 if self.group is None else dist.get_world_size(self.group)) - self.size)
-
-    def _real_from(self, start: int) -> int:
-        return max(0, min(self.size, self.vocab_size - start))
-
-    def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
-        """Reduce in place over the tensor ranks."""
-        if self.group is not None:
-            dist.all_reduce(tensor, op, self.group)
-        return tensor
-
-    def local(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Column of each label here (0 when it is elsewhere) and whether it is here."""
-        column = labels - self.start
-        here = (column >= 0) & (column < self.size)
-        return column.where(here, 0), here
+KEPT_ELEMENTS = 1 << 26
+"""Exponentials of logits that a pass keeps for its backward pass, in float32: 256 MiB."""
 
 
 class LogProbHead(ColumnParallelLinear):
@@ -97,7 +58,8 @@ class LogProbHead(ColumnParallelLinear):
             column, here = shard.local(labels)
             # Padding takes no part, as its rows are left out; they get a gradient of zero.
             return label_logps(hidden, weight[: shard.real], column.where(here, -1), shard.all_reduce)[:, None]
-        scores: Tensor = _LogProbs.apply(hidden, weight, labels, shard, statistics)
+        is_learned = torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad)
+        scores: Tensor = _LogProbs.apply(hidden, weight, labels, shard, statistics, KEPT_ELEMENTS if is_learned else 0)
         return scores
 
     def logits(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -107,40 +69,40 @@ class LogProbHead(ColumnParallelLinear):
 
 
 class _LogProbs(torch.autograd.Function):
-    """log softmax(hidden @ weight.T)[label], without keeping the softmax."""
+    """log softmax(hidden @ weight.T)[label], keeping no more of the softmax than is allowed."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, shard: VocabShard, statistics: bool
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, shard: VocabShard, statistics: bool, keep: int
     ) -> Tensor:
-        scored = [
-            _score_chunk(h @ weight.t(), y, shard, statistics)
-            for h, y in zip(*(_chunks(t, shard) for t in (hidden, labels)), strict=True)
-        ]
-        columns, log_sums = (torch.cat(parts) for parts in zip(*scored, strict=True))
-        ctx.save_for_backward(hidden, weight, labels, log_sums)
+        scored, kept = [], []
+        for h, y in zip(*(_chunks(t, shard) for t in (hidden, labels)), strict=True):
+            *found, weights = _score_chunk(h @ weight.t(), y, shard, statistics)
+            scored.append(found)
+            keep -= weights.numel()
+            if keep >= 0:
+                kept.append(weights)
+        columns, highest, total = (torch.cat(parts) for parts in zip(*scored, strict=True))
+        ctx.save_for_backward(hidden, weight, labels, highest, total, *kept)
         ctx.shard = shard
         return columns
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:  # type: ignore[override]
-        hidden, weight, labels, log_sums = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, weight, labels, highest, total, *kept = ctx.saved_tensors
         shard: VocabShard = ctx.shard
         grad_hidden = torch.empty_like(hidden, dtype=torch.float32)
         # Summed in float32 over chunks and rounded once: rounding each chunk biases low-precision training.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if ctx.needs_input_grad[1] else None
-        pieces = zip(*(_chunks(t, shard) for t in (hidden, labels, log_sums, grad[:, LOGP], grad_hidden)), strict=True)
-        for h, y, log_sum, g, out in pieces:
-            # In place throughout: a new tensor of this size costs the host more than the arithmetic on it.
-            probs = _mask(h @ weight.t(), shard).sub_(log_sum[:, None]).exp_()
-            column, here = shard.local(y)
-            probs.scatter_add_(1, column[:, None], -here.to(probs.dtype)[:, None])
-            d_logits = probs.mul_(-g[:, None]).to(weight.dtype)
+        rows = (hidden, labels, highest, grad[:, LOGP], total, grad_hidden)
+        for number, (h, y, top, g, t, out) in enumerate(zip(*(_chunks(r, shard) for r in rows), strict=True)):
+            weights = kept[number] if number < len(kept) else _exponentials(_mask(h @ weight.t(), shard), top)
+            d_logits = _logits_gradient(weights, y, g, t, shard).to(weight.dtype)
             out.copy_(d_logits @ weight)
             if grad_weight is not None:
                 _add_product(grad_weight, d_logits.t(), h)
         summed = None if grad_weight is None else grad_weight.to(weight.dtype)
-        return shard.all_reduce(grad_hidden).to(hidden.dtype), summed, None, None, None
+        return shard.all_reduce(grad_hidden).to(hidden.dtype), summed, None, None, None, None
 
 
 def _chunks(rows: Tensor, shard: VocabShard) -> tuple[Tensor, ...]:
@@ -163,25 +125,41 @@ def _mask(logits: Tensor, shard: VocabShard) -> Tensor:
     return wide
 
 
-def _score_chunk(logits: Tensor, labels: Tensor, shard: VocabShard, statistics: bool) -> tuple[Tensor, Tensor]:
-    """Columns [rows, 1 or 5] and log-sum-exp [rows] of one chunk."""
+def _exponentials(logits: Tensor, highest: Tensor) -> Tensor:
+    """exp(logits - highest) in the logits' place: a new tensor of this size costs the host more than the arithmetic."""
+    return logits.sub_(highest[:, None]).exp_()
+
+
+def _logits_gradient(weights: Tensor, labels: Tensor, grad: Tensor, total: Tensor, shard: VocabShard) -> Tensor:
+    """(one-hot - weights / total) * grad, in the place of the weights."""
+    column, here = shard.local(labels)
+    d_logits = weights.mul_((-grad / total)[:, None])
+    return d_logits.scatter_add_(1, column[:, None], (grad * here)[:, None])
+
+
+def _score_chunk(
+    logits: Tensor, labels: Tensor, shard: VocabShard, statistics: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Columns [rows, 1 or 5], the highest logit [rows], and the exponentials [rows, v] with their sum [rows]."""
     logits = _mask(logits, shard)
     highest = shard.all_reduce(logits.amax(-1), dist.ReduceOp.MAX)
     column, here = shard.local(labels)
     label_logit = logits.gather(1, column[:, None])[:, 0].where(here, 0.0)
     # A rank whose share is all padding has only minus infinities; exp gives 0, but 0 * -inf would be NaN below.
     # Without statistics nobody reads the logits again, and they make room for their exponentials.
-    weights = (logits - highest[:, None] if statistics else logits.sub_(highest[:, None])).exp_()
+    weights = _exponentials(logits.clone() if statistics else logits, highest)
     sums = [weights.sum(-1), label_logit]
     if statistics:
         real = logits[:, : shard.real]
-        sums += [(weights[:, : shard.real] * real).sum(-1), real.sum(-1), weights.square().sum(-1)]
-    total = shard.all_reduce(torch.stack(sums, dim=-1))
-    log_sum = highest + total[:, 0].log()
-    logp = total[:, 1] - log_sum
-    if not statistics:
-        return logp[:, None], log_sum
-    entropy = log_sum - total[:, 2] / total[:, 0]
-    hit = (total[:, 1] >= highest).float()
-    collision = total[:, 4].log() - 2 * total[:, 0].log()
-    return torch.stack((logp, entropy, hit, total[:, 3] / shard.vocab_size, collision), dim=-1), log_sum
+        # As products and norms they need no tensor of the logits' size.
+        sums += [torch.einsum("rv,rv->r", weights[:, : shard.real], real), real.sum(-1)]
+        sums += [torch.linalg.vector_norm(weights, dim=-1).square()]
+    summed = shard.all_reduce(torch.stack(sums, dim=-1))
+    total = summed[:, 0]
+    log_sum = highest + total.log()
+    columns = [summed[:, 1] - log_sum]
+    if statistics:
+        hit = (summed[:, 1] >= highest).float()
+        collision = summed[:, 4].log() - 2 * total.log()
+        columns += [log_sum - summed[:, 2] / total, hit, summed[:, 3] / shard.vocab_size, collision]
+    return torch.stack(columns, dim=-1), highest, total, weights

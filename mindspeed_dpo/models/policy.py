@@ -8,9 +8,10 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.models.head import LogProbHead, VocabShard
+from mindspeed_dpo.models.head import LogProbHead
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
+from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
 class PolicyModel(DecoderStage):

@@ -16,11 +16,11 @@ from mindspeed_dpo.device.ops.label_logps import has_kernel
 from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.adapters import add_adapters, load_adapters
-from mindspeed_dpo.models.head import VocabShard
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.models.weights.placement import Placement
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.context import key_heads

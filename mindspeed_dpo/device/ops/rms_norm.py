@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,28 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def plain_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """The definition of `rms_norm`."""
-    wide = x.float()
-    normal = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + epsilon)
-    return weight * normal.to(x.dtype)
+    """The definition of `rms_norm`, which keeps its input alone for the backward pass."""
+    normal: Tensor = _RMSNorm.apply(x, weight, epsilon)
+    return normal
+
+
+class _RMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:  # type: ignore[override]
+        wide = x.float()
+        inverse = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return weight * (wide * inverse).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[override]
+        x, weight, inverse = ctx.saved_tensors
+        normal = x.float() * inverse
+        grad_weight = (grad * normal.to(x.dtype)).reshape(-1, len(weight)).sum(0)
+        wide = (grad * weight).float()
+        # What lies along the normalised row itself has no effect.
+        along = (wide * normal).mean(-1, keepdim=True)
+        return wide.addcmul_(normal, along, value=-1).mul_(inverse).to(x.dtype), grad_weight, None
 
 
 def _on_npu(kernels: Kernels, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

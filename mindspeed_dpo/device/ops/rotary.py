@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,10 +30,33 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The definition of `rotate`."""
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return (x.float() * cos.unsqueeze(1) + turned * sin.unsqueeze(1)).to(x.dtype)
+    """The definition of `rotate`, which keeps the angles alone for the backward pass."""
+    rotated: Tensor = _Rotation.apply(x, cos.unsqueeze(1), sin.unsqueeze(1))
+    return rotated
+
+
+class _Rotation(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(cos, sin)
+        return _turn(x, cos, sin)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        # A rotation's transpose turns back.
+        return _turn(grad, cos, -sin), None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """X * cos + (-second half, first half) * sin, without joining the halves."""
+    wide = x.float()
+    turned = wide * cos
+    (first, second), (sin_first, sin_second) = wide.chunk(2, dim=-1), sin.chunk(2, dim=-1)
+    to_first, to_second = turned.chunk(2, dim=-1)
+    to_first.addcmul_(second, sin_first, value=-1)
+    to_second.addcmul_(first, sin_second)
+    return turned.to(x.dtype)
 
 
 def _on_npu(kernels: Kernels, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

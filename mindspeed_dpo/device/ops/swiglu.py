@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,9 +23,28 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 def plain_swiglu(x: Tensor) -> Tensor:
-    """The definition of `swiglu`."""
-    gate, up = x.chunk(2, dim=-1)
-    return F.silu(gate) * up
+    """The definition of `swiglu`, which keeps its input alone for the backward pass."""
+    gated: Tensor = _SwiGLU.apply(x)
+    return gated
+
+
+class _SwiGLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(x)
+        gate, up = x.chunk(2, dim=-1)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        gate, up = x.chunk(2, dim=-1)
+        # Both halves are written where they belong: joining them would copy them once more.
+        grad_x = torch.empty_like(x)
+        grad_gate, grad_up = grad_x.chunk(2, dim=-1)
+        torch.mul(grad, F.silu(gate), out=grad_up)
+        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        return grad_x
 
 
 def _on_npu(kernels: Kernels, x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops import rms_norm, rotate, swiglu
 
+Operator = Callable[[Tensor], Tensor]
 HALF_STEP_OF_BFLOAT16 = 2.0**-8
 
 
@@ -75,6 +78,34 @@ def test_rotate_turns_each_pair_of_the_two_halves_in_its_plane() -> None:
     assert found.dtype == torch.float32
     expected = torch.cat((as_complex.real, as_complex.imag), -1)
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+
+
+def test_the_gradient_of_a_rotation_is_turned_back() -> None:
+    x, turns, upstream = random(6, 3, 8).requires_grad_(), angles(6, 8), random(6, 3, 8)
+    first, second = x[..., :4], x[..., 4:]
+    cos, sin = turns.cos()[:, None], turns.sin()[:, None]
+    by_formula = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
+    (theirs,) = torch.autograd.grad(by_formula, x, upstream)
+    narrow = x.detach().float().requires_grad_()
+    (ours,) = torch.autograd.grad(turned(narrow, turns), narrow, upstream.float())
+    torch.testing.assert_close(ours.double(), theirs, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [lambda x: turned(x, angles(6, 8)), lambda x: rms_norm(x, torch.ones(8), 1e-6), swiglu],
+    ids=["rotate", "rms_norm", "swiglu"],
+)
+def test_parts_of_a_larger_tensor_and_gradients_that_are_such_parts_are_as_good(operator: Operator) -> None:
+    # Queries, keys and values are parts of one projection.
+    whole = random(6, 4, 8, dtype=torch.float32).requires_grad_()
+    copied = whole.detach()[:, 1:3].contiguous().requires_grad_()
+    out = operator(whole[:, 1:3])
+    upstream = random(*out.shape, 2, dtype=torch.float32)[..., 0]
+    (found,) = torch.autograd.grad(out, whole, upstream)
+    (expected,) = torch.autograd.grad(operator(copied), copied, upstream.contiguous())
+    torch.testing.assert_close(found[:, 1:3], expected)
+    assert not found[:, 0].any() and not found[:, 3].any()
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))

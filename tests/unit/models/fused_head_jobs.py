@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.distributed as dist
 
-from mindspeed_dpo.models.head import VocabShard
+from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.workers.building import Seat, fuses_head
 from mindspeed_dpo.workers.crew import Crew
 from tests.support.npu_facts import V27, V213

@@ -8,7 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.models import head
-from mindspeed_dpo.models.head import LOGP, LogProbHead, VocabShard
+from mindspeed_dpo.models.head import LOGP, LogProbHead
+from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
 @dataclass(frozen=True)

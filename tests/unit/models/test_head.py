@@ -7,13 +7,21 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.models import head
-from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT, VocabShard
+from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT, LogProbHead
+from mindspeed_dpo.models.vocab_shard import VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard
 
 # Token 0, the first ids of shards of eight, the last one; some twice.
 LABELS = [0, 8, 20, 7, 0, 16, 12, 8, 1]
-CHUNKS = pytest.mark.parametrize("chunk_elements", [1, 48, 1 << 24], ids=["one row", "two rows", "all rows"])
+CHUNKS = {"rows, none kept": (1, 0), "two rows, two chunks kept": (48, 100), "all rows, kept": (1 << 24, 1 << 26)}
+
+
+@pytest.fixture(params=CHUNKS.values(), ids=CHUNKS.keys())
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the head's pieces are."""
+    monkeypatch.setattr(head, "CHUNK_ELEMENTS", request.param[0])
+    monkeypatch.setattr(head, "KEPT_ELEMENTS", request.param[1])
 
 
 def case(vocab_size: int = 21, dtype: torch.dtype = torch.float32) -> Case:
@@ -52,12 +60,9 @@ def close(found: Scored, expected: Scored, tolerance: float = 3e-6) -> None:
         )
 
 
-@CHUNKS
+@pytest.mark.usefixtures("chunks")
 @pytest.mark.parametrize("vocab_size", [21, 24])
-def test_scores_and_gradients_follow_log_softmax(
-    chunk_elements: int, vocab_size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+def test_scores_and_gradients_follow_log_softmax(vocab_size: int) -> None:
     asked = case(vocab_size)
     close(whole(asked), by_definition(asked))
 
@@ -87,11 +92,8 @@ def test_statistics_carry_no_gradient(column: int) -> None:
     assert not found.hidden_grad.any() and not found.weight_grad.any()
 
 
-@CHUNKS
-def test_padded_rows_of_the_weight_change_nothing_and_get_no_gradient(
-    chunk_elements: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+@pytest.mark.usefixtures("chunks")
+def test_padded_rows_of_the_weight_change_nothing_and_get_no_gradient() -> None:
     asked = case()
     huge = asked.weight.clone()
     huge[asked.vocab_size :] = 1e30
@@ -108,9 +110,8 @@ def test_large_logits_do_not_overflow() -> None:
     close(whole(asked), by_definition(asked), tolerance=2e-4)
 
 
-@CHUNKS
-def test_low_precision_is_summed_in_float32(chunk_elements: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(head, "CHUNK_ELEMENTS", chunk_elements)
+@pytest.mark.usefixtures("chunks")
+def test_low_precision_is_summed_in_float32() -> None:
     asked = case(dtype=torch.bfloat16)
     found, expected = whole(asked), by_definition(asked)
     assert found.columns.dtype == torch.float32
@@ -120,17 +121,32 @@ def test_low_precision_is_summed_in_float32(chunk_elements: int, monkeypatch: py
     torch.testing.assert_close(found.weight_grad.double(), expected.weight_grad, rtol=2e-2, atol=2e-2)
 
 
-def test_no_more_logits_exist_than_a_chunk_has(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_more_logits_exist_than_a_chunk_has_and_no_more_are_kept_than_is_allowed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 48)
-    largest, mask = [0], head._mask
+    monkeypatch.setattr(head, "KEPT_ELEMENTS", 100)
+    made, mask = [], head._mask
 
     def watched(logits: Tensor, shard: VocabShard) -> Tensor:
-        largest[0] = max(largest[0], logits.numel())
+        made.append(logits.numel())
         return mask(logits, shard)
 
     monkeypatch.setattr(head, "_mask", watched)
     whole(case())
-    assert largest[0] == 48
+    # Five chunks forward; backward the three that were not kept.
+    assert made == [48, 48, 48, 48, 24, 48, 48, 24]
+
+
+def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, allowed = case(), []
+    monkeypatch.setattr(head._LogProbs, "apply", lambda *args: allowed.append(args[-1]))
+    shard = VocabShard(0, 24, 21)
+    for hidden in (asked.hidden, asked.hidden.clone().requires_grad_()):
+        for grad in (False, True):
+            with torch.set_grad_enabled(grad):
+                LogProbHead.forward(None, hidden, asked.labels, shard, asked.weight)  # type: ignore[arg-type]
+    assert allowed == [0, 0, 0, head.KEPT_ELEMENTS]
 
 
 @pytest.mark.distributed
