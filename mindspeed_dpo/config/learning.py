@@ -34,6 +34,11 @@ class OptimizerConfig:
     adam_beta1: float = setting(0.9, help="Decay of Adam's first moment.", check=within(0, 1))
     adam_beta2: float = setting(0.999, help="Decay of Adam's second moment.", check=within(0, 1))
     adam_eps: float = setting(1e-8, help="Added to the root of Adam's second moment.", check=POSITIVE)
+    optimizer_offload: bool = setting(
+        False,
+        help="Keep Adam's moments, and float32 weights beside bfloat16 ones, on the host between updates; they come to "
+        "the device for each, when activations are gone.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,8 +113,7 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
         yield "adapters", sizes.adapter_bytes(role)
         yield "merged weights", sizes.merged_bytes(role) if run.is_online and role.adapters.is_on else 0
         yield "gradient", sizes.gradient_bytes(role)
-        yield "optimizer", sizes.optimizer_bytes(role, run.data_parallel_size("actor"))
-        yield "activations", sizes.activation_bytes(role)
+        yield from _alternating(run, role)
     elif role.name == "rollout":
         yield "rollout weights", 0 if rollout_in_place(run) else sizes.weight_bytes(role)
         yield "rollout cache", sizes.cache_bytes(role, work_of(run).reserved_tokens)
@@ -124,6 +123,19 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
         return
     elif not (role.name == "reward" and role.scores_by != "model") and not _is_cached(role):
         yield f"{role.name} weights", sizes.weight_bytes(role, scores=role.name == "reward")
+
+
+def _alternating(run: RunConfig, actor: RoleConfig) -> Iterator[tuple[str, int]]:
+    """Activations and optimizer state: an offloaded state is on the device only when activations are not."""
+    optimizer, activations = (
+        sizes.optimizer_bytes(actor, run.data_parallel_size("actor")),
+        sizes.activation_bytes(actor),
+    )
+    if actor.optimizer.optimizer_offload:
+        yield "optimizer or activations", max(optimizer, activations)
+        return
+    yield "optimizer", optimizer
+    yield "activations", activations
 
 
 def _met(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:

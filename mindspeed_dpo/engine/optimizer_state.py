@@ -83,6 +83,10 @@ class OptimizerState:
         self._slots: dict[nn.Parameter, Slot] = dict(pair for one in inner for pair in _slots_of(one))
         self._is_sharded = any(isinstance(one, DistributedOptimizer) for one in inner)
 
+    def slots(self) -> Iterator[tuple[nn.Parameter, Slot]]:
+        """Parameters and where their state lives; none for those without an element on this rank."""
+        return iter(self._slots.items())
+
     def gather(self, parameter: nn.Parameter, kind: str) -> Tensor:
         """One whole state tensor of a parameter, shaped like it, float32.
 

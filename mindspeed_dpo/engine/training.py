@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from megatron.core import parallel_state
@@ -14,7 +14,9 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
 from mindspeed_dpo.engine import schedule
+from mindspeed_dpo.engine.offload import OffloadedState
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
+from mindspeed_dpo.engine.optimizer_state import OptimizerState
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.stage import DecoderStage
 
@@ -29,6 +31,9 @@ class TrainingEngine:
         self._weight_decay = optimizer.weight_decay
         self.wrapped = wrap(model, parallel)
         self.optimizer = build_optimizer(self.wrapped, optimizer, parallel)
+        self._update: Callable[[], AbstractContextManager[None]] = nullcontext
+        if optimizer.optimizer_offload:
+            self._update = OffloadedState(OptimizerState(self.optimizer)).at_work
         model.config.grad_scale_func = self.optimizer.scale_loss
 
     def accumulate(self, batches: Sequence[PackedBatch], loss_sum: schedule.LossSum, num_pairs: int) -> None:
@@ -52,11 +57,12 @@ class TrainingEngine:
             The global gradient norm before clipping.
         """
         set_rates(self.optimizer, learning_rate, self._weight_decay)
-        self.optimizer.prepare_grads()
-        norm = float(self.optimizer.get_grad_norm())
-        if math.isfinite(norm):
-            clip(self.optimizer, norm)
-            self.optimizer.step_with_ready_grads()
+        with self._update():
+            self.optimizer.prepare_grads()
+            norm = float(self.optimizer.get_grad_norm())
+            if math.isfinite(norm):
+                clip(self.optimizer, norm)
+                self.optimizer.step_with_ready_grads()
         return norm
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:

@@ -100,6 +100,7 @@ def test_budgets_of_tokens_change_nothing(case: str, layout: Layout, tmp_path: P
     "options",
     [
         {"use_distributed_optimizer": True, "overlap_grad_reduce": True, "overlap_param_gather": True},
+        {"optimizer_offload": True},
         {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
         {"recompute_granularity": "selective", "sequence_parallel": True, "tensor_model_parallel_size": 2},
         {"reference": "live", "no_shuffle": True},

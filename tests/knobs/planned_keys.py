@@ -12,6 +12,7 @@ OFFLINE_PLAN: dict[str, Turn] = {
     "context_parallel_size": Turn(2, beside=TWO),
     "sequence_parallel": Turn(True, beside={**TWO, "tensor_model_parallel_size": 2, "sequence_parallel": False}),
     "use_distributed_optimizer": Turn(True, beside=TWO),
+    "optimizer_offload": Turn(True),
     "micro_batch_size": Turn(1),
     "micro_batch_tokens": Turn(64, beside={"micro_batch_size": None}),
     "make_vocab_size_divisible_by": Turn(512),

@@ -14,6 +14,7 @@ from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
@@ -54,6 +55,7 @@ class Setup:
     micro_batch_size: int = 1
     clip_grad: float = 1.0
     weight_decay: float = 0.01
+    offload: bool = False
 
 
 def build(setup: Setup, seed: int = 3) -> TrainingEngine:
@@ -70,7 +72,9 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
         context_parallel_size=setup.cp,
         use_distributed_optimizer=setup.distributed_optimizer,
     )
-    optimizer = OptimizerConfig(lr=0.0, weight_decay=setup.weight_decay, clip_grad=setup.clip_grad)
+    optimizer = OptimizerConfig(
+        lr=0.0, weight_decay=setup.weight_decay, clip_grad=setup.clip_grad, optimizer_offload=setup.offload
+    )
     return TrainingEngine(model, optimizer, parallel)
 
 
@@ -153,3 +157,25 @@ def after_a_broken_gradient(setup: Setup) -> tuple[float, bool, list[float]]:
 def norms(setup: Setup, steps: int) -> list[float]:
     """Gradient norms of some steps."""
     return train(build(setup), setup, steps)
+
+
+def state_by_phase(setup: Setup) -> tuple[set[str], set[str]]:
+    """Kinds of optimizer state whose numbers are elsewhere during an update, and those that are where they were."""
+    engine = build(setup)
+    train(engine, setup, 1)
+    before = addresses(engine)
+    with engine._update():
+        during = addresses(engine)
+    assert addresses(engine) == before
+    moved = {kind for (number, kind), address in before.items() if during[number, kind] != address}
+    return moved, {kind for _, kind in before} - moved
+
+
+def addresses(engine: TrainingEngine) -> dict[tuple[int, str], int]:
+    """Where each state tensor lies in memory."""
+    return {
+        (number, kind): tensor.data_ptr()
+        for number, (_, slot) in enumerate(OptimizerState(engine.optimizer).slots())
+        for kind, tensor in {MASTER: slot.master, **slot.inner.state[slot.master]}.items()
+        if kind in KINDS
+    }

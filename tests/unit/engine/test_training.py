@@ -84,6 +84,40 @@ def test_norms_and_updates_equal_those_of_one_process(
         )
 
 
+@pytest.mark.parametrize(
+    ("processes", "setup"),
+    [
+        (1, {}),
+        (1, {"bf16": True}),
+        (2, {"distributed_optimizer": True}),
+        (2, {"bf16": True, "distributed_optimizer": True}),
+    ],
+    ids=["float32", "bfloat16", "sharded", "bfloat16 sharded"],
+)
+def test_an_offloaded_optimizer_state_updates_alike_and_is_resumed_alike(
+    processes: int, setup: dict[str, bool], tmp_path: Path
+) -> None:
+    found = []
+    for offload in (False, True):
+        asked, start, end = Setup(offload=offload, **setup), tmp_path / f"{offload}", tmp_path / f"{offload} on"
+        norms = pool(processes).run(checkpoint_jobs.norms_and_weights, asked, 1, start)
+        norms += pool(processes).run(checkpoint_jobs.norms_going_on, asked, start, end)
+        found.append((norms, checkpoint_jobs.read_tensors(end / "iter_0000004")))
+    (norms, tensors), (same_norms, same_tensors) = found
+    assert same_norms == norms and len(tensors) >= 40
+    assert all(torch.equal(same_tensors[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
+def test_an_offloaded_optimizer_state_is_on_the_device_for_the_update_alone(bf16: bool) -> None:
+    ((moved, staying),) = pool(1).run(jobs.state_by_phase, Setup(bf16=bf16, offload=True))
+    # Under float32 the master is the model's own parameter.
+    own = {"fp32_param"} if bf16 else set()
+    assert (moved, staying) == ({"exp_avg", "exp_avg_sq"} | own, {"fp32_param"} - own)
+    ((moved, staying),) = pool(1).run(jobs.state_by_phase, Setup(bf16=bf16))
+    assert (moved, staying) == (set(), {"fp32_param", "exp_avg", "exp_avg_sq"})
+
+
 def test_norms_and_biases_are_not_decayed_and_matrices_shrink_by_the_rate() -> None:
     (parameters,) = pool(1).run(jobs.decayed, 0.5, 0.1)
     spared = {name for name in parameters if name.endswith("bias") or "norm" in name}
