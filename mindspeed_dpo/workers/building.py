@@ -131,20 +131,24 @@ def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
 
 
 def fuses_head(seat: Seat, role: RoleConfig, shard: VocabShard) -> bool:
-    """Whether the device's operator scores: where it is there, is right, and no role needs statistics; a collective.
+    """Whether the device's operator scores: where it is there, is right, and suits all roles; a collective.
 
-    It rounds otherwise than the plain head, so that all roles of a run use it or none: else a policy and its equal
-    reference would differ.
+    It knows no statistics, and its backward half multiplies for the weight's gradient also where adapters leave the
+    weight alone. It rounds otherwise than the plain head, so that all roles of a run use it or none: else a policy and
+    its equal reference would differ.
     """
     actor, dtype = seat.run.actor, getattr(torch, role.precision.dtype)
-    if seat.run.loop.log_token_statistics or actor.loss.use_weighting:
+    if seat.run.loop.log_token_statistics or actor.loss.use_weighting or actor.adapters.is_on:
         return False
-    if not has_kernel(torch.empty(0, dtype=dtype, device=seat.device), shard.fewest_real):
+    tried, instead = "the device's fused log-probability head", "the plain head scores instead"
+    is_there = has_kernel(torch.empty(0, dtype=dtype, device=seat.device), shard.fewest_real)
+    if not groups.holds_everywhere(is_there, seat.device):
+        # Versions of torch_npu may differ between nodes, and what follows has collectives too.
+        if is_there:
+            logger.warning("%s: another process lacks %s; %s", role.name, tried, instead)
         return False
     problem = head_problem(seat.device, dtype, role.model.hidden_size)
-    return _works_everywhere(
-        seat, role, "the device's fused log-probability head", problem, "the plain head scores instead"
-    )
+    return _works_everywhere(seat, role, tried, problem, instead)
 
 
 def _works_everywhere(seat: Seat, role: RoleConfig, tried: str, problem: str | None, instead: str) -> bool:

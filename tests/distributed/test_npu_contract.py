@@ -20,6 +20,7 @@ from tests.support.oracle_runs import compare, oracle_run
 from tests.support.processes import PoolGroup, pool
 from tests.support.runs import Layout, train
 from tests.unit.workers.pairs import random_run
+from tests.unit.workers.rollouts import Jobs, online_run, write_inputs
 
 pytestmark = pytest.mark.distributed
 
@@ -72,21 +73,56 @@ def test_training_on_npu_follows_the_cpu_and_the_recording(
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1)], ids=str)
-def test_online_training_with_fixed_answers_is_offline_training_on_npu_too(layout: Layout, tmp_path: Path) -> None:
-    settings = {"sequence_parallel": layout[0] > 1, "train_iters": online.STEPS, "global_batch_size": online.BATCH}
-    metrics, weights = [], []
-    for is_online in (False, True):
-        folder = tmp_path / f"online {is_online}"
-        folder.mkdir()
-        one, final = online.train(random_run(folder, layout, lr=1e-2, **settings, **NPU), is_online, folder)
-        metrics.append(one)
-        weights.append(final)
-    for offline, other in zip(*metrics, strict=True):
+def test_online_training_with_fixed_answers_is_that_on_the_cpu_and_offline_training(
+    layout: Layout, tmp_path: Path
+) -> None:
+    write_inputs(tmp_path)
+    # Random weights are drawn on the device, which has numbers of its own.
+    settings = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "sequence_parallel": layout[0] > 1}
+    settings |= {"train_iters": online.STEPS, "global_batch_size": online.BATCH}
+    found = {}
+    for name, device, is_online in (("offline", NPU, False), ("online", NPU, True), ("cpu", {}, True)):
+        (tmp_path / name).mkdir()
+        run = random_run(tmp_path / name, layout, lr=1e-2, **settings, **device)
+        found[name] = online.train(run, is_online, tmp_path / name)
+    (offline, offline_weights), (on_npu, weights), (on_cpu, cpu_weights) = found.values()
+    assert_equal_metrics(on_npu, on_cpu)
+    for one, other in zip(offline, on_npu, strict=True):
         for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected"):
-            assert offline[name] == other[name], name
-    assert metrics[0][0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    for offline_weights, online_weights in zip(*weights, strict=True):
-        assert torch.equal(offline_weights, online_weights)
+            assert one[name] == other[name], name
+    assert on_npu[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    for ours, same, theirs in zip(weights, offline_weights, cpu_weights, strict=True):
+        assert torch.equal(ours, same)
+        # Adam's first steps are as long for a tiny gradient, so that its rounding shows: 1 % of the learning rate.
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layout", "inference_tp", "own"),
+    [((1, 1, 1), 1, 0), ((2, 1, 1), 2, 0), ((1, 2, 1), 1, 1)],
+    ids=["in place", "in place, two ranks", "own, of two stages"],
+)
+def test_a_rollout_on_npu_answers_as_one_on_the_cpu_with_what_was_learned(
+    layout: Layout, inference_tp: int, own: int, tmp_path: Path
+) -> None:
+    answers = []
+    for device in ({}, NPU):
+        jobs = Jobs(online_run(tmp_path, layout, inference_tp, own, lr=1e-2, **device), tmp_path)
+        jobs.learn()
+        jobs.hand_over(1)
+        before = min(jobs.rollout.inspect(calls_of_crew)) if device else 0
+        answers.append(jobs.generate([4, 0, 2, 1], 7, 1))
+        if device:
+            assert min(jobs.rollout.inspect(calls_of_crew)) > before
+        torch.testing.assert_close(answers[-1].logps, jobs.logps(answers[-1].answers), rtol=1e-4, atol=1e-4)
+    on_cpu, on_npu = answers
+    assert torch.equal(on_npu.answers.response_tokens, on_cpu.answers.response_tokens)
+    assert torch.equal(on_npu.answers.response_lengths, on_cpu.answers.response_lengths)
+    torch.testing.assert_close(on_npu.logps, on_cpu.logps, rtol=1e-5, atol=1e-5)
+
+
+def calls_of_crew(_: Crew) -> int:
+    return number_of_calls()
 
 
 @pytest.mark.parametrize("is_sharded", [False, True])

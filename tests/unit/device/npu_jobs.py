@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
+import pickle
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -52,6 +55,36 @@ def collectives() -> dict[str, Any]:
     finally:
         guard.guard_collectives()
     return told
+
+
+def library_habits() -> dict[str, str]:
+    """What the reference refuses that plain torch and megatron-core take: the kind of error, or that there is none."""
+    spec = importlib.import_module("mindspeed_dpo.models.spec")
+    topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
+    model = importlib.import_module("tests.unit.engine.engine_jobs").MODEL
+    config = spec.transformer_config(model, spec.Execution(topology()))
+    table = torch.zeros(3, 2)
+    table.t().view(6).fill_(1.0)
+    tried: dict[str, Callable[[], Any]] = {
+        "gather": lambda: dist.gather(torch.ones(1), [torch.ones(1)]),
+        "mean": lambda: dist.all_reduce(torch.ones(1), dist.ReduceOp.AVG),
+        "pickled config": lambda: pickle.dumps(config),
+        "copied config": lambda: copy.deepcopy(config),
+        "written through a view": lambda: None if table.any() else _lost(),
+    }
+    return {name: _error_of(attempt) for name, attempt in tried.items()}
+
+
+def _error_of(attempt: Callable[[], Any]) -> str:
+    try:
+        attempt()
+    except (RuntimeError, pickle.PicklingError) as error:
+        return type(error).__name__
+    return "none"
+
+
+def _lost() -> None:
+    raise RuntimeError("the table is as it was")
 
 
 def operators() -> dict[str, float]:

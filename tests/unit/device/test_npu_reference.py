@@ -30,6 +30,17 @@ def test_collectives_are_kept_from_losing_what_they_carry() -> None:
     assert told["unguarded float64"] == [1, 1, 1] and told["unguarded keyword"] == "IndexError"
 
 
+def test_the_reference_refuses_what_hccl_and_mindspeed_would_so_that_runs_over_it_show_we_do_without() -> None:
+    for told in pool(2, device="npu").run(npu_jobs.library_habits):
+        assert told.pop("copied config") == "none"
+        assert told == {
+            "gather": "RuntimeError",
+            "mean": "RuntimeError",
+            "pickled config": "PicklingError",
+            "written through a view": "RuntimeError",
+        }
+
+
 def test_each_operator_and_its_gradient_is_its_definition() -> None:
     for name, difference in pool(1, device="npu").run(npu_jobs.operators)[0].items():
         assert difference < 2e-6, name

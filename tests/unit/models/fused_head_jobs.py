@@ -77,9 +77,10 @@ class Decided(NamedTuple):
     warnings: list[str]
 
 
-def decided(crew: Crew, version: str, fault: str | None) -> Decided:
-    """What the actor of a run decides under a wheel whose operators may have a fault."""
+def decided(crew: Crew, versions: tuple[str, ...], fault: str | None) -> Decided:
+    """What the actor of a run decides under a wheel, each rank its own, whose operators may have a fault."""
     seat: Seat = crew.seat
+    version = versions[dist.get_rank() % len(versions)]
     model = seat.run.actor.model
     size = (model.padded_vocab_size or model.vocab_size) // seat.place.topology.tp
     shard = VocabShard(0, size, model.vocab_size)

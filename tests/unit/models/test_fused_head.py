@@ -15,6 +15,7 @@ from tests.unit.models import fused_head_jobs as jobs
 from tests.unit.models.head_jobs import Case
 from tests.unit.models.test_head import by_definition
 from tests.unit.workers.pairs import random_run
+from tests.unit.workers.rollouts import write_inputs
 
 pytestmark = pytest.mark.distributed
 
@@ -61,14 +62,25 @@ def test_it_scores_as_the_plain_head_does(size: int) -> None:
         (V213, {"bf16": False}, False),
         (V213, {"log_token_statistics": True}, False),
         (V213, {"use_weighting": True}, False),
+        (V213, {"lora_target_modules": ["linear_qkv"]}, False),
     ],
 )
 def test_it_is_used_where_the_operators_are_and_nothing_else_is_asked(
     version: str, settings: dict[str, Any], fuses: bool, tmp_path: Path
 ) -> None:
-    group = PoolGroup(random_run(tmp_path, **{"log_token_statistics": False, **NPU, **settings}), 1)
-    assert group.inspect(jobs.decided, version, None) == [(fuses, [])]
+    write_inputs(tmp_path)
+    given = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "log_token_statistics": False}
+    group = PoolGroup(random_run(tmp_path, **{**given, **NPU, **settings}), 1)
+    assert group.inspect(jobs.decided, (version,), None) == [(fuses, [])]
     group.leave()
+
+
+def test_processes_of_different_versions_agree_to_do_without(tmp_path: Path) -> None:
+    group = PoolGroup(random_run(tmp_path, (1, 1, 2), log_token_statistics=False, **NPU), 2)
+    (fuses, warnings), (other_fuses, other_warnings) = group.inspect(jobs.decided, (V213, V27), None)
+    group.leave()
+    assert not fuses and not other_fuses
+    assert "another process lacks the device's fused log-probability head" in warnings[0] and not other_warnings
 
 
 @pytest.mark.parametrize(
@@ -81,7 +93,7 @@ def test_it_is_used_where_the_operators_are_and_nothing_else_is_asked(
 )
 def test_the_plain_head_scores_where_a_trial_fails(fault: str, reason: str, tmp_path: Path) -> None:
     group = PoolGroup(random_run(tmp_path, log_token_statistics=False, **NPU), 1)
-    ((fuses, warnings),) = group.inspect(jobs.decided, V213, fault)
+    ((fuses, warnings),) = group.inspect(jobs.decided, (V213,), fault)
     group.leave()
     assert not fuses
     assert f"actor: the device's fused log-probability head was tried: {reason}" in warnings[0]

@@ -35,7 +35,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
     tp, pp, dp = layout
     train = tp * pp * dp * settings.get("context_parallel_size", 1)
     if not (folder / "hf").exists():
-        _write(folder)
+        write_inputs(folder)
     keys = {
         "tensor_model_parallel_size": tp,
         "pipeline_model_parallel_size": pp,
@@ -58,7 +58,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
     return load_run("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
 
 
-def _write(folder: Path) -> None:
+def write_inputs(folder: Path) -> None:
     """Weights of the tiny model, a tokenizer, prompts, and pairs to learn from."""
     torch.manual_seed(0)
     config = LlamaConfig(

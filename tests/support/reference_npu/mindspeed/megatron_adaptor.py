@@ -42,9 +42,17 @@ def repatch(settings: Mapping[str, Any]) -> None:
         setattr(_arguments, key, value)
 
 
+def _no_gather(*_args: Any, **_kwargs: Any) -> Any:
+    # HCCL's own, here because there is no other transport in this process.
+    raise RuntimeError("ProcessGroupHCCL does not support gather")
+
+
 def _all_reduce(original: Callable[..., Any]) -> Callable[..., Any]:
     def all_reduce(*args: Any, **kwargs: Any) -> Any:
         tensor = args[0]
+        # By its name: it also equals True, as which `async_op` comes.
+        if any(str(given) == str(dist.ReduceOp.AVG) for given in (*args[1:], *kwargs.values())):
+            raise RuntimeError("ProcessGroupHCCL: no mean")
         if tensor.dtype == torch.float64:
             # The reduced copy is not written back.
             return original(tensor.float(), *args[1:], **kwargs)
@@ -65,6 +73,8 @@ def _config_init(original: Callable[..., None]) -> Callable[..., None]:
                 setattr(self, key, value)
         injected = {key: value for key, value in vars(_arguments).items() if key in fields}
         original(self, *args, **{**injected, **{key: value for key, value in kwargs.items() if key in fields}})
+        # A class made on the spot: it is copied, but not pickled, since nobody finds it by its name.
+        self.__class__ = type(type(self).__name__, (type(self),), {"__module__": "mindspeed.generated"})
 
     return init
 
@@ -101,6 +111,7 @@ def _no_sharding(*_args: Any, **_kwargs: Any) -> Any:
 
 def _patch() -> None:
     dist.all_reduce = _all_reduce(dist.all_reduce)
+    dist.gather = _no_gather
     torch.Tensor.view = _view(torch.Tensor.view)
     import megatron.core.optimizer as optimizers
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
