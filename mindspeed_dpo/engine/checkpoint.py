@@ -18,9 +18,11 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import export_peft, sharded_adapters
+from mindspeed_dpo.engine.kept_answers import write_answers
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.storage import InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
@@ -46,6 +48,7 @@ def save(
     parts: Parts,
     metadata: Mapping[str, Any],
     follower: DecoderStage | None = None,
+    ahead: RolloutBatch | None = None,
 ) -> Path:
     """Write a checkpoint; a collective over all ranks.
 
@@ -56,6 +59,7 @@ def save(
         parts: What is written beside the weights.
         metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
         follower: A reference that follows the policy, whose weights are therefore written too.
+        ahead: Answers that the next step learns from, where they are there already.
 
     Returns:
         The finished folder.
@@ -72,6 +76,8 @@ def save(
     if dist.get_rank() == 0:
         if metadata.get("adapters"):
             export_peft(Path(str(folder[0])), metadata["adapters"])
+        if ahead is not None:
+            write_answers(Path(str(folder[0])), ahead)
         said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
         files.finish(root, iteration, {**said, **metadata})
     dist.barrier()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.interruption import Interruption
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
@@ -46,8 +47,8 @@ class Plan:
 class Saves(Protocol):
     """Whoever can write a checkpoint."""
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
-        """Write one after `iteration` steps, with plain values to be remembered, and return its folder."""
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+        """See `roles.Actor`."""
 
 
 @dataclass
@@ -77,6 +78,10 @@ class TrainingLoop(ABC):
     def totals(self) -> dict[str, int]:
         """What has been counted so far and a later run cannot count again; it is kept with every checkpoint."""
         return {}
+
+    def ahead(self) -> RolloutBatch | None:
+        """Answers that the next step learns from, where they are there already; they are kept with every checkpoint."""
+        return None
 
     def fit(self) -> int:
         """Train to the end, until evaluations do not improve, or to the end of the step in which a stop is asked for.
@@ -118,7 +123,7 @@ class TrainingLoop(ABC):
         """Write a checkpoint after `done` steps and return their number."""
         watch, progress = Stopwatch(), self.watch.progress()
         with watch("timing/save"):
-            folder = self.actor.save(done, {"totals": self.totals(), "progress": progress})
+            folder = self.actor.save(done, {"totals": self.totals(), "progress": progress}, self.ahead())
         self.watch.saved(done)
         logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
         return done

@@ -17,7 +17,7 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
-from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PromptDataset
 from mindspeed_dpo.data.evaluated import EvaluatedPairs
@@ -120,13 +120,13 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns, across)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
-        """Write a checkpoint of all processes; the folder comes back from every one."""
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+        """Write a checkpoint of all processes; the folder comes back from every one. See `roles.Actor`."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), **remembered}
-        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said, self.follower))
+        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said, self.follower, ahead))
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""
@@ -219,4 +219,5 @@ class ActorWorker:
             "sampling": self._sampling,
             "reference": self._reference_path(),
             "adapters": self._adapters,
+            "online_method": self.role.pairing.online_method if self.seat.run.is_online else None,
         }

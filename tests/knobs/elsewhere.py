@@ -125,6 +125,9 @@ ELSEWHERE: dict[str, Shown] = {
     "publish_bucket_bytes": Shown(
         "unit/models/weights/test_weights_transit.py::test_a_bucket_that_holds_no_row_stops_with_the_size_that_does"
     ),
+    "rollout_staleness": Shown(
+        "distributed/test_stale_rollouts.py::test_answers_come_from_the_weights_of_the_step_before"
+    ),
     "judge": Shown("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
     "reward_failure": Shown("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_asked_for"),
     "extract_content_for_reward": Shown(

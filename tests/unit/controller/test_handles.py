@@ -18,7 +18,17 @@ from mindspeed_dpo.controller.handles import (
 )
 from mindspeed_dpo.workers.roles import Share
 from mindspeed_dpo.workers.scorers.protocol import Scored
-from tests.support.processes import Answered
+
+
+class Answered:
+    """Answers that are there already."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+
+    def result(self) -> list[Any]:
+        """The answers in rank order."""
+        return self._answers
 
 
 class RecordingGroup:
@@ -83,7 +93,7 @@ def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     assert actor.save(3, {"num_tokens": 5}) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
     assert group.asked == [
-        ("another", "save", 3, {"num_tokens": 5}),
+        ("another", "save", 3, {"num_tokens": 5}, None),
         ("another", "load", "out/iter_0000003", True, False),
     ]
 
