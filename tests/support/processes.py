@@ -174,6 +174,7 @@ class PoolGroup:
         self._pool.run(_seat, run, run.actor if name == ACTOR else getattr(run, name))
         # One question after the other, as a process on Ray takes them; other groups work meanwhile.
         self._asking = ThreadPoolExecutor(1)
+        self._failure: AssertionError | None = None
 
     def build(self, role: str) -> None:
         """Build a role in every process."""
@@ -199,7 +200,17 @@ class PoolGroup:
 
     def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
         """As `call`, without waiting."""
-        return self._asking.submit(self._pool.run, _call, role, verb, args)
+        return self._asking.submit(self._ask, role, verb, args)
+
+    def _ask(self, role: str, verb: str, args: tuple[Any, ...]) -> list[Any]:
+        """The first failure ends the pool; what was asked for behind it tells the same."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._pool.run(_call, role, verb, args)
+        except AssertionError as error:
+            self._failure = error
+            raise
 
     def leave(self) -> None:
         """End the roles and the layout in every process."""
