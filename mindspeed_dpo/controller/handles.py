@@ -99,6 +99,13 @@ class ActorHandle(ReferenceHandle):
         """See `roles.Actor`."""
         return str(self._group.call(self._role, "save", iteration, dict(remembered or {}), ahead)[0])
 
+    def finish_save(self, wait: bool) -> bool:
+        """See `roles.Actor`."""
+        if not all(self._group.call(self._role, "is_written", wait)):
+            return False
+        self._group.call(self._role, "finish_save")
+        return True
+
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """See `roles.Actor`."""
         self._group.call(self._role, "load", folder, optimizer, rng)

@@ -21,10 +21,10 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
-from mindspeed_dpo.engine.adapter_state import export_peft, sharded_adapters
-from mindspeed_dpo.engine.kept_answers import write_answers
+from mindspeed_dpo.engine.adapter_state import sharded_adapters
+from mindspeed_dpo.engine.begun_save import BackgroundWrite, BegunSave
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
-from mindspeed_dpo.engine.storage import InProcessSave
+from mindspeed_dpo.engine.storage import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_of
 from mindspeed_dpo.models.stage import DecoderStage
@@ -41,7 +41,24 @@ class Parts:
     rng: bool = True
 
 
-def save(
+def save(*what: Any) -> Path:
+    """Write a checkpoint and finish it; a collective over all ranks.
+
+    Args:
+        *what: Arguments of `begin_save`.
+
+    Returns:
+        The finished folder.
+    """
+    begun = begin_save(*what)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        begun.finish()
+    dist.barrier()
+    return begun.folder
+
+
+def begin_save(
     root: Path,
     engine: TrainingEngine,
     accelerator: Accelerator,
@@ -49,8 +66,13 @@ def save(
     metadata: Mapping[str, Any],
     follower: DecoderStage | None = None,
     ahead: RolloutBatch | None = None,
-) -> Path:
-    """Write a checkpoint; a collective over all ranks.
+    *,
+    in_background: bool = False,
+) -> BegunSave:
+    """Write a checkpoint, or copy it to host memory and begin to write it; a collective over all ranks.
+
+    The state may change as soon as this returns. One process must `finish` it once all have written; and only then may
+    another be begun.
 
     Args:
         root: The save folder, shared by all ranks.
@@ -60,28 +82,20 @@ def save(
         metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
         follower: A reference that follows the policy, whose weights are therefore written too.
         ahead: Answers that the next step learns from, where they are there already.
-
-    Returns:
-        The finished folder.
+        in_background: Return once the state is copied, while a thread writes it.
     """
     iteration: int = metadata["iteration"]
     folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(folder, 0)
     if not Path(str(folder[0])).is_dir():
         raise files.CheckpointError(f"{folder[0]} is not seen from this node: save must lie on storage that all share")
+    storage = InMemorySave() if in_background else InProcessSave()
     with engine.parameters_gathered():
         state = {**_state(engine, accelerator, parts, is_loading=False), **_following(follower)}
-        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
-    dist.barrier()
-    if dist.get_rank() == 0:
-        if metadata.get("adapters"):
-            export_peft(Path(str(folder[0])), metadata["adapters"])
-        if ahead is not None:
-            write_answers(Path(str(folder[0])), ahead)
-        said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
-        files.finish(root, iteration, {**said, **metadata})
-    dist.barrier()
-    return files.iteration_dir(root, iteration)
+        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=storage)
+    writing = BackgroundWrite(storage.files.contents) if isinstance(storage, InMemorySave) else None
+    said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
+    return BegunSave(root, Path(str(folder[0])), {**said, **metadata}, ahead, writing)
 
 
 def load(

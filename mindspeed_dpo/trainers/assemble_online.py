@@ -48,7 +48,12 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         staleness=config.actor.rollout.rollout_staleness,
         earlier=_earlier(inputs),
         num_tokens=inputs.total("num_tokens"),
-        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
+        plan=Plan(
+            inputs.first_step,
+            loop.train_iters,
+            config.actor.checkpoint.save_interval,
+            async_save=config.actor.checkpoint.async_save,
+        ),
         watch=Watch.of(config, inputs.continuation),
     )
 

@@ -77,6 +77,13 @@ class Actor(Protocol):
             ahead: Answers that the next step learns from, where they are there already; they are kept in it too.
         """
 
+    def finish_save(self, wait: bool) -> bool:
+        """Make a checkpoint that is written in the background whole, if all its files are written, or `wait` for them.
+
+        Returns:
+            Whether it is whole.
+        """
+
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint, with the parts that are asked for."""
 

@@ -98,6 +98,13 @@ def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     ]
 
 
+def test_a_save_is_finished_once_all_processes_have_written() -> None:
+    waiting, written = RecordingGroup(True, False), RecordingGroup(True, True)
+    assert not ActorHandle(waiting).finish_save(False) and waiting.asked == [("actor", "is_written", False)]
+    assert ActorHandle(written).finish_save(True)
+    assert written.asked == [("actor", "is_written", True), ("actor", "finish_save")]
+
+
 def rollouts(*rows: int, version: int = 2) -> RolloutBatch:
     answers = PreferenceBatch.from_lists([[row] for row in rows], [[[row], [row, row]] for row in rows])
     return RolloutBatch(answers, torch.tensor(rows), torch.ones((len(rows), 2), dtype=torch.bool), version=version)

@@ -54,6 +54,9 @@ class Pretended:
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
 
+    def finish_save(self, wait: bool) -> bool:
+        raise AssertionError("nothing is written in the background")
+
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         raise AssertionError("the trainer loads nothing")
 
