@@ -41,23 +41,6 @@ class Parts:
     rng: bool = True
 
 
-def save(*what: Any) -> Path:
-    """Write a checkpoint and finish it; a collective over all ranks.
-
-    Args:
-        *what: Arguments of `begin_save`.
-
-    Returns:
-        The finished folder.
-    """
-    begun = begin_save(*what)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        begun.finish()
-    dist.barrier()
-    return begun.folder
-
-
 def begin_save(
     root: Path,
     engine: TrainingEngine,
@@ -96,6 +79,20 @@ def begin_save(
     writing = BackgroundWrite(storage.files.contents) if isinstance(storage, InMemorySave) else None
     said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
     return BegunSave(root, Path(str(folder[0])), {**said, **metadata}, ahead, writing)
+
+
+def complete(begun: BegunSave) -> Path:
+    """Wait for what was begun, finish it and return its folder; a collective over all ranks.
+
+    Raises:
+        CheckpointError: This rank's files could not be written.
+    """
+    begun.is_written(wait=True)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        begun.finish()
+    dist.barrier()
+    return begun.folder
 
 
 def load(

@@ -128,11 +128,14 @@ class ActorWorker:
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), **remembered}
-        what = (root, self.engine, self.seat.accelerator, parts, said, self.follower, ahead)
-        if not settings.async_save:
-            return str(checkpoint.save(*what))
-        self._begun = checkpoint.begin_save(*what, in_background=True)
-        return str(self._begun.folder)
+        begun = checkpoint.begin_save(
+            *(root, self.engine, self.seat.accelerator, parts, said, self.follower, ahead),
+            in_background=settings.async_save,
+        )
+        if settings.async_save:
+            self._begun = begun
+            return str(begun.folder)
+        return str(checkpoint.complete(begun))
 
     def is_written(self, wait: bool) -> bool:
         """Whether this process has written its files of the checkpoint that was begun; see `BegunSave`."""

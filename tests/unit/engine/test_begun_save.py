@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch.distributed as dist
 
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import begun_save, checkpoint
@@ -50,9 +49,7 @@ def save_twice(setup: Setup, folder: Path) -> bool:
     go.set()
     assert begun.is_written(wait=True) and begun.is_written(wait=False)
     begun_save.write_file = write
-    dist.barrier()
-    if dist.get_rank() == 0:
-        begun.finish()
+    checkpoint.complete(begun)
     save(engine, folder / "later", 3)
     return waiting
 
