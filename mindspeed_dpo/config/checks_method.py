@@ -83,6 +83,12 @@ def _nash_md(run: RunConfig) -> Iterator[Wrong]:
             "does not fit online_method=nash_md: its gradient is that of responses which the policy would give now; "
             "make it 1",
         )
+    if actor.rollout.rollout_staleness:
+        yield Wrong(
+            ("rollout_staleness", "online_method"),
+            "does not fit online_method=nash_md: its gradient is that of responses which the policy would give now; "
+            "make it 0",
+        )
     if actor.scores_by == "judge":
         yield Wrong(
             ("judge", "online_method"),

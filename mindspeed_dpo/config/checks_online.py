@@ -17,7 +17,17 @@ from mindspeed_dpo.config.wrong import Wrong, report
 def check_online(run: RunConfig, findings: Findings) -> None:
     """Apply every check of online DPO."""
     work = work_of(run)
-    checks = (_lengths, _mini_batches, _sampling, _generating, _bucket, _tokenizer, _ways_to_score, check_method)
+    checks = (
+        _lengths,
+        _mini_batches,
+        _sampling,
+        _generating,
+        _staleness,
+        _bucket,
+        _tokenizer,
+        _ways_to_score,
+        check_method,
+    )
     for check in checks:
         for wrong in check(run):
             report(run, run.actor, wrong, findings)
@@ -85,6 +95,16 @@ def _generating(run: RunConfig) -> Iterator[Wrong]:
         yield Wrong(
             ("inference_tensor_model_parallel_size", *because, *sizes, "hidden_size"),
             f"does not divide {listing(uneven, 'and')}; choose {good}",
+        )
+
+
+def _staleness(run: RunConfig) -> Iterator[Wrong]:
+    """Who answers on the devices that learn cannot do both at once."""
+    if run.actor.rollout.rollout_staleness and run.pool_of("rollout") == run.pool_of("actor"):
+        yield Wrong(
+            ("rollout_staleness", "num_gpus_for_infer"),
+            "has no effect where the policy answers on the devices on which it learns; give it devices of its own with "
+            "num_gpus_for_infer, or remove it",
         )
 
 

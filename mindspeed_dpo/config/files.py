@@ -59,6 +59,11 @@ class CheckpointConfig:
         check=at_least(1),
         shared=True,
     )
+    async_save: bool = setting(
+        False,
+        help="Copy a checkpoint to host memory and write it while training goes on; the copy is as large as the files "
+        "that the process writes.",
+    )
     keep_last_checkpoints: int | None = setting(
         None,
         help="How many of the run's newest checkpoints are kept; older ones are deleted once a newer one is whole, but "

@@ -87,6 +87,13 @@ class RolloutConfig:
         unit="bytes",
         check=at_least(1),
     )
+    rollout_staleness: int = setting(
+        0,
+        help="With 1 the rollout, on devices of its own, answers the prompts of the next iteration while the actor "
+        "learns from this one, so with weights one iteration older; with 0 it waits for the new weights.",
+        unit="iterations",
+        check=Check(lambda value: value in (0, 1), "0 or 1"),
+    )
     md5_validate: bool = setting(
         False, help="Compare hashes of all weights after they were handed to the rollout; stops on a difference."
     )

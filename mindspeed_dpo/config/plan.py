@@ -72,9 +72,10 @@ def work_lines(run: RunConfig) -> Iterator[str]:
         f"{_count(work.pairs, 'pair')}"
     )
     yield f"a prompt: at most {rollout.max_prompt_length} tokens; a response: at most {actor.max_new_tokens}"
+    ahead = ", an iteration ahead of learning" if rollout.rollout_staleness else ""
     yield (
         f"generating: {_count(run.data_parallel_size('rollout'), 'replica')} x "
-        f"{_count(work.prompts_of_replica, 'prompt')}, {work.slots} responses at once"
+        f"{_count(work.prompts_of_replica, 'prompt')}, {work.slots} responses at once{ahead}"
     )
     yield (
         f"learning: {_count(actor.pairing.ppo_epochs, 'pass', 'es')} in mini-batches of {mini}, at most {steps}; "

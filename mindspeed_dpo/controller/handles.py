@@ -93,9 +93,18 @@ class ActorHandle(ReferenceHandle):
         """See `roles.Actor`."""
         return _only(self._group.call(self._role, "evaluate", np.asarray(rows), ref_logps))
 
-    def save(self, iteration: int, remembered: Mapping[str, Any] | None = None) -> str:
+    def save(
+        self, iteration: int, remembered: Mapping[str, Any] | None = None, ahead: RolloutBatch | None = None
+    ) -> str:
         """See `roles.Actor`."""
-        return str(self._group.call(self._role, "save", iteration, dict(remembered or {}))[0])
+        return str(self._group.call(self._role, "save", iteration, dict(remembered or {}), ahead)[0])
+
+    def finish_save(self, wait: bool) -> bool:
+        """See `roles.Actor`."""
+        if not all(self._group.call(self._role, "is_written", wait)):
+            return False
+        self._group.call(self._role, "finish_save")
+        return True
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """See `roles.Actor`."""
@@ -139,8 +148,12 @@ class RolloutHandle:
 
     def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
         """See `roles.Rollout`."""
-        answers = self._group.call("rollout", "generate", np.asarray(rows), first_sample)
-        return RolloutBatch.concat(_spoken(answers))
+        return self.start_generate(rows, first_sample)()
+
+    def start_generate(self, rows: Rows, first_sample: int) -> Callable[[], RolloutBatch]:
+        """As `generate`, without waiting: what is returned waits."""
+        pending = self._group.start("rollout", "generate", np.asarray(rows), first_sample)
+        return lambda: RolloutBatch.concat(_spoken(pending.result()))
 
     def update_weights(self, version: int) -> None:
         """See `roles.Rollout`.

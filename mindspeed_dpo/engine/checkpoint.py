@@ -18,11 +18,13 @@ from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor, ShardedTensorFactory
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
-from mindspeed_dpo.engine.adapter_state import export_peft, sharded_adapters
+from mindspeed_dpo.engine.adapter_state import sharded_adapters
+from mindspeed_dpo.engine.begun_save import BackgroundWrite, BegunSave
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
-from mindspeed_dpo.engine.storage import InProcessSave
+from mindspeed_dpo.engine.storage import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_of
 from mindspeed_dpo.models.stage import DecoderStage
@@ -39,15 +41,21 @@ class Parts:
     rng: bool = True
 
 
-def save(
+def begin_save(
     root: Path,
     engine: TrainingEngine,
     accelerator: Accelerator,
     parts: Parts,
     metadata: Mapping[str, Any],
     follower: DecoderStage | None = None,
-) -> Path:
-    """Write a checkpoint; a collective over all ranks.
+    ahead: RolloutBatch | None = None,
+    *,
+    in_background: bool = False,
+) -> BegunSave:
+    """Write a checkpoint, or copy it to host memory and begin to write it; a collective over all ranks.
+
+    The state may change as soon as this returns. One process must `finish` it once all have written; and only then may
+    another be begun.
 
     Args:
         root: The save folder, shared by all ranks.
@@ -56,26 +64,35 @@ def save(
         parts: What is written beside the weights.
         metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
         follower: A reference that follows the policy, whose weights are therefore written too.
-
-    Returns:
-        The finished folder.
+        ahead: Answers that the next step learns from, where they are there already.
+        in_background: Return once the state is copied, while a thread writes it.
     """
     iteration: int = metadata["iteration"]
     folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(folder, 0)
     if not Path(str(folder[0])).is_dir():
         raise files.CheckpointError(f"{folder[0]} is not seen from this node: save must lie on storage that all share")
+    storage = InMemorySave() if in_background else InProcessSave()
     with engine.parameters_gathered():
         state = {**_state(engine, accelerator, parts, is_loading=False), **_following(follower)}
-        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=InProcessSave())
+        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=storage)
+    writing = BackgroundWrite(storage.files.contents) if isinstance(storage, InMemorySave) else None
+    said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
+    return BegunSave(root, Path(str(folder[0])), {**said, **metadata}, ahead, writing)
+
+
+def complete(begun: BegunSave) -> Path:
+    """Wait for what was begun, finish it and return its folder; a collective over all ranks.
+
+    Raises:
+        CheckpointError: This rank's files could not be written.
+    """
+    begun.is_written(wait=True)
     dist.barrier()
     if dist.get_rank() == 0:
-        if metadata.get("adapters"):
-            export_peft(Path(str(folder[0])), metadata["adapters"])
-        said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
-        files.finish(root, iteration, {**said, **metadata})
+        begun.finish()
     dist.barrier()
-    return files.iteration_dir(root, iteration)
+    return begun.folder
 
 
 def load(

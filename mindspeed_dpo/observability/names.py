@@ -59,7 +59,9 @@ METRICS: dict[str, Metric] = {
     "num_tokens": Metric(
         "tokens", "Input tokens of both responses so far, the prompt counted per response.", form=_COUNT
     ),
-    "rollout_tokens_per_s": Metric("tokens/s", "Sampled tokens of the step per second of sampling.", form=_RATE),
+    "rollout_tokens_per_s": Metric(
+        "tokens/s", "Sampled tokens of the step per second from asking for them to having them.", form=_RATE
+    ),
     "tokens_computed": Metric("tokens", "Token rows an optimizer step really computed, padding included.", form=_COUNT),
     "micro_batches": Metric(
         "micro-batches", "Forward and backward passes of an optimizer step, over all replicas.", form=_RATE

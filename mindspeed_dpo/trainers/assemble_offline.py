@@ -49,6 +49,7 @@ def offline_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
             config.actor.checkpoint.save_interval,
             loop.eval_interval,
             loop.eval_at_start,
+            config.actor.checkpoint.async_save,
         ),
         watch=Watch.of(config, inputs.continuation),
     )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.handles import ActorHandle, Group, ReferenceHandle, RewardHandle, RolloutHandle
 from mindspeed_dpo.data.sampler import PairSampler
 from mindspeed_dpo.data.tokenizer import load_tokenizer
+from mindspeed_dpo.engine.kept_answers import read_answers
 from mindspeed_dpo.trainers.inputs import Inputs
 from mindspeed_dpo.trainers.loop import Plan, TrainerOf
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.samples import SAMPLES_FILE, SampleTable
 from mindspeed_dpo.trainers.watch import Watch
+
+logger = logging.getLogger(__name__)
 
 ROLES = ("actor", "rollout", "ref", "reward")
 """In the order in which they are built: a rollout may use the weights of the actor beside it."""
@@ -40,8 +45,15 @@ def online_trainer(inputs: Inputs, groups: Mapping[str, Group]) -> TrainerOf:
         train_rows=rows,
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
+        staleness=config.actor.rollout.rollout_staleness,
+        earlier=_earlier(inputs),
         num_tokens=inputs.total("num_tokens"),
-        plan=Plan(inputs.first_step, loop.train_iters, config.actor.checkpoint.save_interval),
+        plan=Plan(
+            inputs.first_step,
+            loop.train_iters,
+            config.actor.checkpoint.save_interval,
+            async_save=config.actor.checkpoint.async_save,
+        ),
         watch=Watch.of(config, inputs.continuation),
     )
 
@@ -57,6 +69,24 @@ def _rollout(inputs: Inputs, seats: Mapping[str, Group]) -> RolloutHandle:
     )
     handle.update_weights(inputs.first_step)
     return handle
+
+
+def _earlier(inputs: Inputs) -> RolloutBatch | None:
+    """Answers for the first step that an earlier run has had already; None where it has none, or others are wanted."""
+    settings, found = inputs.config.actor, inputs.continuation
+    kept = read_answers(found.folder) if found is not None and settings.rollout.rollout_staleness else None
+    if found is None or kept is None:
+        return None
+    was = {"online_method": found.metadata["online_method"], "n_samples_per_prompt": kept.num_responses}
+    now = {
+        "online_method": settings.pairing.online_method,
+        "n_samples_per_prompt": settings.rollout.n_samples_per_prompt,
+    }
+    if was != now:
+        changed = ", ".join(f"{key} was {was[key]} and is {now[key]}" for key in was if was[key] != now[key])
+        logger.warning("step %d is answered anew, by newer weights: %s", inputs.first_step + 1, changed)
+        return None
+    return kept
 
 
 def _samples(config: RunConfig, done: int) -> SampleTable:

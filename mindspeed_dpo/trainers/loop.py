@@ -10,11 +10,12 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from functools import cached_property
 
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.interruption import Interruption
-from mindspeed_dpo.trainers.stopwatch import Stopwatch
+from mindspeed_dpo.trainers.saving import Saves, Saving
 from mindspeed_dpo.trainers.watch import Watch
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Plan:
         save_interval: Steps between checkpoints, or None for one at the end only.
         eval_interval: Steps between evaluations, or None for none.
         eval_at_start: Evaluate before the first step of all, too.
+        async_save: Write checkpoints while training goes on.
     """
 
     first_step: int
@@ -41,13 +43,7 @@ class Plan:
     save_interval: int | None = None
     eval_interval: int | None = None
     eval_at_start: bool = False
-
-
-class Saves(Protocol):
-    """Whoever can write a checkpoint."""
-
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
-        """Write one after `iteration` steps, with plain values to be remembered, and return its folder."""
+    async_save: bool = False
 
 
 @dataclass
@@ -78,6 +74,10 @@ class TrainingLoop(ABC):
         """What has been counted so far and a later run cannot count again; it is kept with every checkpoint."""
         return {}
 
+    def ahead(self) -> RolloutBatch | None:
+        """Answers that the next step learns from, where they are there already; they are kept with every checkpoint."""
+        return None
+
     def fit(self) -> int:
         """Train to the end, until evaluations do not improve, or to the end of the step in which a stop is asked for.
 
@@ -85,7 +85,7 @@ class TrainingLoop(ABC):
             Steps done. A checkpoint of exactly that step has been written.
         """
         saved = done = self.plan.first_step
-        with Interruption() as interruption:
+        with Interruption() as interruption, self.saving:
             if done == 0 and self.plan.eval_at_start:
                 self.tracker.log(0, self.evaluate(0))
             while not self.is_complete(done) and not interruption.requested:
@@ -98,6 +98,7 @@ class TrainingLoop(ABC):
                     raise
                 done += 1
                 metrics.update(self.evaluate(done))
+                self.saving.settle()
                 # Before the checkpoint: a run that resumes from it must not miss this step's line.
                 self.tracker.log(done, metrics)
                 is_best = self.watch.judge(done, metrics)
@@ -116,12 +117,13 @@ class TrainingLoop(ABC):
 
     def save(self, done: int) -> int:
         """Write a checkpoint after `done` steps and return their number."""
-        watch, progress = Stopwatch(), self.watch.progress()
-        with watch("timing/save"):
-            folder = self.actor.save(done, {"totals": self.totals(), "progress": progress})
-        self.watch.saved(done)
-        logger.info("checkpoint of step %d written to %s in %.1f s", done, folder, watch.total_s)
+        self.saving.save(done, {"totals": self.totals()}, self.ahead())
         return done
+
+    @cached_property
+    def saving(self) -> Saving:
+        """Who writes them."""
+        return Saving(self.actor, self.watch, self.plan.async_save)
 
 
 TrainerOf = Callable[..., TrainingLoop]

@@ -21,11 +21,12 @@ from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.online import PairingConfig
 from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.trainers.asking import Answers, Asking, AsksRollout
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite
 from mindspeed_dpo.trainers.online_methods import AsksReference, Known, OnlineMethod, method_of
 from mindspeed_dpo.trainers.samples import SampleTable
 from mindspeed_dpo.trainers.stopwatch import Stopwatch
-from mindspeed_dpo.workers.roles import Actor, Rollout
+from mindspeed_dpo.workers.roles import Actor
 from mindspeed_dpo.workers.scorers.protocol import Scored
 
 logger = logging.getLogger(__name__)
@@ -57,29 +58,35 @@ class OnlineDPOTrainer(TrainingLoop):
         train_rows: [n] int64 dataset rows of prompts.
         pairing: What is learned from answers.
         samples: Writes sample answers down now and then.
+        staleness: Steps by which answers are older than the policy that learns from them, 0 or 1; see `asking`.
+        earlier: Answers for the first step that an earlier run has had already.
         num_tokens: Input tokens of both responses of the pairs that were learned from so far, once for each pass over
             them, the prompt counted per response.
     """
 
     actor: Actor
-    rollout: Rollout
+    rollout: AsksRollout
     reward: StartsScores
     reference: AsksReference
     sampler: PairSampler
     train_rows: NDArray[np.int64]
     pairing: PairingConfig
     samples: SampleTable
+    staleness: int = 0
+    earlier: RolloutBatch | None = None
     num_tokens: int = 0
 
     def step(self, step: int) -> dict[str, float]:
         """Sample, score, pair, learn, publish: one policy update."""
         watch = Stopwatch()
-        rows = self.train_rows[self.sampler.rows(step)]
         with watch("timing/gen"):
-            rollouts = self.rollout.generate(rows, step * self.sampler.global_batch_size)
+            answers = self.asking.of(step)
+        rollouts = answers.rollouts
         scores, known = self._judge(step, rollouts, watch)
         selection = self.method.select(rollouts.answers, scores, seed=(self.sampler.seed, step))
         learned = self._learn(step, known, selection, scores, watch)
+        with watch("timing/gen"):
+            self.asking.settle()
         with watch("timing/sync"):
             self.rollout.update_weights(step + 1)
             self.reference.follow(step + 1)
@@ -87,11 +94,21 @@ class OnlineDPOTrainer(TrainingLoop):
         beta = learned.get("beta", 0.0)
         own = self.method.own
         about = rollout_metrics(rollouts, scores, selection, known.logps, beta=beta, version=step, own=own)
-        return {**learned, **about, **self._amounts(step + 1, rollouts, selection, watch)}
+        return {**learned, **about, **self._amounts(step + 1, answers, selection, watch)}
 
     def totals(self) -> dict[str, int]:
         """The tokens that were learned from: which they were depends on answers that are gone."""
         return {"num_tokens": self.num_tokens}
+
+    def ahead(self) -> RolloutBatch | None:
+        """See `TrainingLoop`; with staleness 0 there are none."""
+        return self.asking.ahead()
+
+    @cached_property
+    def asking(self) -> Asking:
+        """Who asks for answers, and when."""
+        held = Answers(self.earlier) if self.earlier is not None else None
+        return Asking(self.rollout, self.sampler, self.train_rows, self.plan.last_step, self.staleness, held)
 
     @cached_property
     def method(self) -> OnlineMethod:
@@ -102,6 +119,8 @@ class OnlineDPOTrainer(TrainingLoop):
         """Scores [P, K] and what the reference says; both roles work at the same time where they can."""
         with watch("timing/adv"):
             scored, asked = self.reward.start_score(rollouts), self.method.ask(self.reference, rollouts.answers)
+            # Not before: who sits beside the rollout would have to wait for it.
+            self.asking.begin_following(step)
             with watch("timing/ref"):
                 known = asked()
             found = scored()
@@ -128,13 +147,13 @@ class OnlineDPOTrainer(TrainingLoop):
         self.num_tokens += tokens * self.pairing.ppo_epochs
         return {**metrics, "tokens_per_s": tokens / watch.seconds["timing/update_actor"]}
 
-    def _amounts(self, done: int, rollouts: RolloutBatch, selection: Selection, watch: Stopwatch) -> dict[str, float]:
-        sampled = int(rollouts.answers.response_lengths.sum())
+    def _amounts(self, done: int, answers: Answers, selection: Selection, watch: Stopwatch) -> dict[str, float]:
+        sampled = int(answers.rollouts.answers.response_lengths.sum())
         return {
+            **({"rollout_tokens_per_s": sampled / answers.seconds} if answers.seconds else {}),
             "epoch": self.sampler.epoch(done),
             "consumed_samples": done * self.sampler.global_batch_size,
             "num_tokens": self.num_tokens,
-            "rollout_tokens_per_s": sampled / watch.seconds["timing/gen"],
             "pairs_per_s": len(selection) / watch.elapsed_s,
             **watch.seconds,
             "timing/all": watch.elapsed_s,

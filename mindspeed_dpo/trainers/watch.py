@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,14 +144,21 @@ class Watch:
         """What a checkpoint is to remember; None where nothing is judged."""
         return asdict(self.memory) if self.rule.metric is not None else None
 
-    def saved(self, done: int) -> None:
-        """Note a checkpoint that is whole now: name the best one, delete what is not to stay."""
-        self._mark()
-        if self.rule.keep is not None:
-            prune(self.save, done, self.rule.keep, {self.memory.step} if self.memory.step is not None else ())
+    def when_whole(self, done: int) -> Callable[[], None]:
+        """What is to be done once the checkpoint of now is whole: name the best one, delete what is not to stay.
 
-    def _mark(self) -> None:
-        memory = self.memory
+        By then there may be a better one on its way, which must not yet be named, nor the one before deleted.
+        """
+        memory = replace(self.memory)
+
+        def note() -> None:
+            self._mark(memory)
+            if self.rule.keep is not None:
+                prune(self.save, done, self.rule.keep, {memory.step} if memory.step is not None else ())
+
+        return note
+
+    def _mark(self, memory: Memory) -> None:
         if memory.folder is None:
             return
         folder = Path(memory.folder)
@@ -180,4 +187,4 @@ class Watch:
                 *(memory.step, memory.metric, memory.value),
             )
         memory.folder = os.path.abspath(found) if found else None
-        self._mark()
+        self._mark(memory)

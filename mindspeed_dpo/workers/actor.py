@@ -17,11 +17,12 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
 from mindspeed_dpo.algorithms.schedule import lr_at
 from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
-from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.dataset import PromptDataset
 from mindspeed_dpo.data.evaluated import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
+from mindspeed_dpo.engine.begun_save import BegunSave
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.stage import DecoderStage
@@ -63,6 +64,7 @@ class ActorWorker:
         self._adapters = adapters_on_weights(role) if writes else None
         self.objective = objective_of(role)
         self._usual_margin = 0.0
+        self._begun: BegunSave | None = None
         self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
 
     def log_probs(self, pairs: Pairs) -> Share | None:
@@ -120,13 +122,31 @@ class ActorWorker:
                 sums.merge(self._measure(batch, columns, across)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
-        """Write a checkpoint of all processes; the folder comes back from every one."""
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+        """Write a checkpoint of all processes, or begin to; the folder comes back from every one. See `roles.Actor`."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), **remembered}
-        return str(checkpoint.save(root, self.engine, self.seat.accelerator, parts, said, self.follower))
+        begun = checkpoint.begin_save(
+            *(root, self.engine, self.seat.accelerator, parts, said, self.follower, ahead),
+            in_background=settings.async_save,
+        )
+        if settings.async_save:
+            self._begun = begun
+            return str(begun.folder)
+        return str(checkpoint.complete(begun))
+
+    def is_written(self, wait: bool) -> bool:
+        """Whether this process has written its files of the checkpoint that was begun; see `BegunSave`."""
+        assert self._begun is not None, "no checkpoint was begun"
+        return self._begun.is_written(wait)
+
+    def finish_save(self) -> None:
+        """Finish the checkpoint that was begun, once all processes have written their files."""
+        begun, self._begun = self._begun, None
+        if begun is not None and dist.get_rank() == 0:
+            begun.finish()
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint; random state fits only the layout that wrote it."""
@@ -219,4 +239,5 @@ class ActorWorker:
             "sampling": self._sampling,
             "reference": self._reference_path(),
             "adapters": self._adapters,
+            "online_method": self.role.pairing.online_method if self.seat.run.is_online else None,
         }

@@ -68,8 +68,21 @@ class Actor(Protocol):
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
         """The metrics of `update` without learning, averaged over the rows; names get the evaluation prefix."""
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
-        """Write a checkpoint after `iteration` steps and return its folder; plain values are kept in its metadata."""
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+        """Write a checkpoint after `iteration` steps and return its folder.
+
+        Args:
+            iteration: Steps done.
+            remembered: Plain values that are kept in its metadata.
+            ahead: Answers that the next step learns from, where they are there already; they are kept in it too.
+        """
+
+    def finish_save(self, wait: bool) -> bool:
+        """Make a checkpoint that is written in the background whole, if all its files are written, or `wait` for them.
+
+        Returns:
+            Whether it is whole.
+        """
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Continue from a checkpoint, with the parts that are asked for."""

@@ -58,14 +58,14 @@ class FixedAnswers:
     def order(self, row: int) -> list[int]:
         return np.random.default_rng(row).permutation(3).tolist()
 
-    def generate(self, rows: np.ndarray, first_sample: int) -> RolloutBatch:
+    def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         prompts, answers = [], []
         for row in rows.tolist():
             prompt, chosen, rejected = PAIRS[row]
             prompts.append(prompt)
             answers.append([[chosen, rejected, MIDDLE][k] for k in self.order(row)])
         ended = torch.ones((len(rows), 3), dtype=torch.bool)
-        return RolloutBatch(PreferenceBatch.from_lists(prompts, answers), torch.as_tensor(rows), ended)
+        return lambda: RolloutBatch(PreferenceBatch.from_lists(prompts, answers), torch.as_tensor(rows), ended)
 
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
         scores = [[[1.0, -1.0, 0.0][k] for k in self.order(row)] for row in rollouts.rows.tolist()]

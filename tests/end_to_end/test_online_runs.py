@@ -46,7 +46,8 @@ def online(inputs: OnlineInputs, address: str, output_dir: Path, *more: str) -> 
     keys = {
         **inputs.keys, "output_dir": output_dir, "ray_address": address, "ray_resource": "NPU", "train_iters": STEPS,
         "global_batch_size": 4, "micro_batch_size": 2, "n_samples_per_prompt": 3, "num_gpus_for_infer": 1,
-        "md5_validate": True, "reward_functions": [RULE], "save_interval": SAVE_INTERVAL,
+        "md5_validate": True, "reward_functions": [RULE], "save_interval": SAVE_INTERVAL, "rollout_staleness": 1,
+        "async_save": True,
     }  # fmt: skip
     name = ["ray_gpt.py", "--config-name", "online_dpo_trainer_tiny"]
     return [*name, *online_overrides((1, 1, 1), POOLS, **keys), *more]

@@ -85,6 +85,9 @@ ELSEWHERE: dict[str, Shown] = {
     "load": Shown(f"{_CONFIG}/test_config_layering.py::test_the_reference_inherits_nothing_from_the_actor_section"),
     "random_init": Shown(f"{_CONFIG}/test_config_layering.py::test_a_randomly_started_policy_is_its_own_reference"),
     "save": Shown(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
+    "async_save": Shown(
+        "distributed/test_async_runs.py::test_a_run_that_saves_in_the_background_writes_the_same_bytes"
+    ),
     "save_interval": Shown("unit/trainers/test_offline_dpo.py::test_every_interval_and_the_end_are_saved_once"),
     "finetune": Shown(f"{_CONTINUATION}::test_finetune_takes_the_weights_and_starts_at_the_beginning"),
     "no_load_optim": Shown(f"{_CONTINUATION}::test_load_of_a_training_checkpoint_continues_with_the_parts_left"),
@@ -124,6 +127,9 @@ ELSEWHERE: dict[str, Shown] = {
     "num_gpus_for_infer": Shown(f"{_CONFIG}/test_config_pools.py::test_the_rollout_has_the_last_processes"),
     "publish_bucket_bytes": Shown(
         "unit/models/weights/test_weights_transit.py::test_a_bucket_that_holds_no_row_stops_with_the_size_that_does"
+    ),
+    "rollout_staleness": Shown(
+        "distributed/test_stale_rollouts.py::test_answers_come_from_the_weights_of_the_step_before"
     ),
     "judge": Shown("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
     "reward_failure": Shown("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_asked_for"),

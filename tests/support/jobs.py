@@ -95,7 +95,8 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     metadata = {"iteration": 1, "model": source.model_config().as_dict()}
     if job.adapter is not None:
         metadata["adapters"] = described(open_adapter(job.adapter).settings, source)
-    checkpoint.save(folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
+    what = (folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
+    checkpoint.complete(checkpoint.begin_save(*what))
     return norm
 
 

@@ -17,6 +17,7 @@ import select
 import socket
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -165,23 +166,15 @@ def _stop_all() -> None:
         one.stop()
 
 
-class Answered:
-    """Answers that are there already."""
-
-    def __init__(self, answers: list[Any]) -> None:
-        self._answers = answers
-
-    def result(self) -> list[Any]:
-        """The answers in rank order."""
-        return self._answers
-
-
 class PoolGroup:
     """A pool that plays the roles of a run, as the controller's worker group does on Ray; `name` is the pool's."""
 
     def __init__(self, run: RunConfig, size: int, name: str = ACTOR) -> None:
         self._pool = pool(size, name, "npu" if run.loop.device == "npu" else "cpu")
         self._pool.run(_seat, run, run.actor if name == ACTOR else getattr(run, name))
+        # One question after the other, as a process on Ray takes them; other groups work meanwhile.
+        self._asking = ThreadPoolExecutor(1)
+        self._failure: AssertionError | None = None
 
     def build(self, role: str) -> None:
         """Build a role in every process."""
@@ -203,11 +196,21 @@ class PoolGroup:
 
     def call(self, role: str, verb: str, *args: Any) -> list[Any]:
         """Let a role do something in every process."""
-        return self._pool.run(_call, role, verb, args)
+        return self.start(role, verb, *args).result()
 
-    def start(self, role: str, verb: str, *args: Any) -> Answered:
-        """Let a role do something in every process; it is done at once."""
-        return Answered(self.call(role, verb, *args))
+    def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
+        """As `call`, without waiting."""
+        return self._asking.submit(self._ask, role, verb, args)
+
+    def _ask(self, role: str, verb: str, args: tuple[Any, ...]) -> list[Any]:
+        """The first failure ends the pool; what was asked for behind it tells the same."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            return self._pool.run(_call, role, verb, args)
+        except AssertionError as error:
+            self._failure = error
+            raise
 
     def leave(self) -> None:
         """End the roles and the layout in every process."""

@@ -74,6 +74,12 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     (NASH | {"min_reward_margin": 0.5}, "min_reward_margin=0.5 has no effect with online_method=nash_md"),
     (NASH | {"ppo_epochs": 2}, "ppo_epochs=2 does not fit online_method=nash_md: its gradient is that of responses"),
     (XPO | {"load": None, "random_init": True}, "random_init=true does not fit online_method=xpo: the reference is"),
+    ({"rollout_staleness": 1}, "rollout_staleness=1 has no effect where the policy answers on the devices on which it"),
+    ({"rollout_staleness": 2}, "rollout_staleness=2 must be 0 or 1"),
+    (
+        NASH | {"rollout_staleness": 1, "num_gpus_for_infer": 1, "num_gpus_for_train": 1},
+        "rollout_staleness=1 does not fit online_method=nash_md: its gradient is that of responses which the policy",
+    ),
     (NASH | {"load_checkpoint_loosely": True}, "load_checkpoint_loosely=true does not fit online_method=nash_md"),
 ]
 

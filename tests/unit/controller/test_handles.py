@@ -18,7 +18,17 @@ from mindspeed_dpo.controller.handles import (
 )
 from mindspeed_dpo.workers.roles import Share
 from mindspeed_dpo.workers.scorers.protocol import Scored
-from tests.support.processes import Answered
+
+
+class Answered:
+    """Answers that are there already."""
+
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
+
+    def result(self) -> list[Any]:
+        """The answers in rank order."""
+        return self._answers
 
 
 class RecordingGroup:
@@ -83,9 +93,16 @@ def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     assert actor.save(3, {"num_tokens": 5}) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
     assert group.asked == [
-        ("another", "save", 3, {"num_tokens": 5}),
+        ("another", "save", 3, {"num_tokens": 5}, None),
         ("another", "load", "out/iter_0000003", True, False),
     ]
+
+
+def test_a_save_is_finished_once_all_processes_have_written() -> None:
+    waiting, written = RecordingGroup(True, False), RecordingGroup(True, True)
+    assert not ActorHandle(waiting).finish_save(False) and waiting.asked == [("actor", "is_written", False)]
+    assert ActorHandle(written).finish_save(True)
+    assert written.asked == [("actor", "is_written", True), ("actor", "finish_save")]
 
 
 def rollouts(*rows: int, version: int = 2) -> RolloutBatch:

@@ -21,7 +21,8 @@ from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 def save(engine: TrainingEngine, folder: Path, iteration: int, parts: checkpoint.Parts | None = None) -> Path:
     """Write a checkpoint."""
     metadata = {"iteration": iteration, "model": MODEL.as_dict()}
-    return checkpoint.save(folder, engine, find_accelerator("cpu"), parts or checkpoint.Parts(), metadata)
+    what = (folder, engine, find_accelerator("cpu"), parts or checkpoint.Parts(), metadata)
+    return checkpoint.complete(checkpoint.begin_save(*what))
 
 
 def load(engine: TrainingEngine, folder: Path, parts: checkpoint.Parts | None = None) -> None:

@@ -49,10 +49,13 @@ class Pretended:
         self.calls.append(("evaluate", rows.tolist()))
         return {"eval/loss": self.eval_losses[len(self.done("evaluate")) - 1] if self.eval_losses else 0.25}
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
         self.progress[iteration] = copy.deepcopy(remembered["progress"])
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
+
+    def finish_save(self, wait: bool) -> bool:
+        raise AssertionError("nothing is written in the background")
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         raise AssertionError("the trainer loads nothing")

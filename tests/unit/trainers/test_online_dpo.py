@@ -40,11 +40,12 @@ class Pretended:
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
     version: int = 0
     totals: dict[str, int] = field(default_factory=dict)
+    kept: dict[int, RolloutBatch | None] = field(default_factory=dict)
 
-    def generate(self, rows: np.ndarray, first_sample: int) -> RolloutBatch:
+    def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         self.calls.append(("generate", rows.tolist(), first_sample, self.version))
         shape = (len(rows), COUNT)
-        return RolloutBatch(
+        return lambda: RolloutBatch(
             answers_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
             self.version,
         )  # fmt: skip
@@ -71,9 +72,10 @@ class Pretended:
     def follow(self, done: int) -> bool:
         return False
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
         self.calls.append(("save", iteration))
         self.totals = remembered["totals"]
+        self.kept[iteration] = ahead
         return f"iter_{iteration}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -31,7 +31,7 @@ class Saving(Pretended):
 
     root: Path
 
-    def save(self, iteration: int, remembered: Mapping[str, Any]) -> str:
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
         folder = iteration_dir(self.root, iteration)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / METADATA).write_text(json.dumps(remembered))

@@ -1,0 +1,128 @@
+"""One step ahead over pools of processes: whose weights answer, beside a loop by hand; runs that stop and go on."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle, RewardHandle, RolloutHandle
+from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.engine.kept_answers import read_answers
+from mindspeed_dpo.trainers.assemble import INTERRUPTED, train_on
+from mindspeed_dpo.trainers.inputs import open_inputs
+from mindspeed_dpo.trainers.online_methods import method_of
+from mindspeed_dpo.trainers.samples import SampleTable
+from tests.knobs.turning import prompts_with_text
+from tests.support.processes import PoolGroup
+from tests.support.resuming import different_weights, numbers
+from tests.support.runs import train
+from tests.unit.workers.rollouts import PROMPTS, online_run
+
+pytestmark = pytest.mark.distributed
+
+STEPS, BATCH = 4, 4
+XPO = {"online_method": "xpo", "xpo_alpha": 0.2, "n_samples_per_prompt": 2}
+FOLLOWED = {"sync_ref_model": True, "ref_model_sync_steps": 2}
+TOLD = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("stale")
+
+
+def stale_run(folder: Path, output_dir: Path, staleness: int = 1, **settings: Any) -> RunConfig:
+    keys = {
+        "data_path": prompts_with_text(), "reward_functions": ["tests.support.reward_functions.length"], "lr": 1e-2,
+        "global_batch_size": BATCH, "ppo_mini_batch_size": BATCH, "n_samples_per_prompt": 3, "train_iters": STEPS,
+        "lr_warmup_fraction": None, "save_interval": None, "rollout_staleness": staleness, "output_dir": output_dir,
+        **settings,
+    }  # fmt: skip
+    return online_run(folder, (1, 1, 1), 1, 1, **keys)
+
+
+def by_hand(run: RunConfig) -> list[dict[str, float]]:
+    """One thing after the other: step n learns from answers that were sampled before step n - 1 learned."""
+    groups = {name: PoolGroup(run, sum(sizes), name) for name, sizes in run.pools.items()}
+    seats = {role: groups[run.pool_of(role)] for role in ("actor", "rollout", "ref", "reward")}
+    for role, group in seats.items():
+        group.build(role)
+    actor, reward = ActorHandle(seats["actor"]), RewardHandle(seats["reward"])
+    reference = ReferenceHandle(seats["ref"], settings=run.actor.reference)
+    rollout = RolloutHandle(seats["rollout"], seats["actor"], publishers=1)
+    rollout.update_weights(0)
+    order, method = PairSampler(len(PROMPTS), BATCH, run.loop.seed, True), method_of(run.actor.pairing)
+    answers, told = rollout.generate(order.rows(0), 0), []
+    for step in range(STEPS):
+        following = rollout.generate(order.rows(step + 1), (step + 1) * BATCH)
+        scores = reward.score(answers).scores
+        selection = method.select(answers.answers, scores, seed=(run.loop.seed, step))
+        pairs, ref_logps = method.lesson(method.ask(reference, answers.answers)(), selection, scores)
+        learned = actor.update(step, pairs, ref_logps)
+        told.append({name: learned[name] for name in TOLD} | {"pairs/staleness": step - answers.version})
+        rollout.update_weights(step + 1)
+        reference.follow(step + 1)
+        answers = following
+    for group in groups.values():
+        group.leave()
+    return told
+
+
+@pytest.mark.parametrize("method", [{}, FOLLOWED, XPO], ids=["dpo", "reference that follows", "xpo"])
+def test_answers_come_from_the_weights_of_the_step_before(method: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+    run = stale_run(folder, tmp_path / "stale", rollout_staleness=1, **method)
+    stale, hand = train(run), by_hand(run)
+    assert [{name: step[name] for name in hand[0]} for step in stale] == hand
+    assert [step["pairs/staleness"] for step in stale] == [0, 1, 1, 1]
+    if not method:
+        fresh = train(stale_run(folder, tmp_path / "fresh", staleness=0))
+        assert [step["pairs/staleness"] for step in fresh] == [0] * STEPS
+        same = [one["loss"] == other["loss"] for one, other in zip(stale, fresh, strict=True)]
+        assert same == [True] + [False] * (STEPS - 1)
+
+
+def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Ask for a stop in the middle of a step."""
+    write: Callable[..., None] = SampleTable.write
+
+    def struck(self: SampleTable, step: int, *args: Any) -> None:
+        write(self, step, *args)
+        if step == at:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(SampleTable, "write", struck)
+
+
+def test_a_run_that_was_stopped_and_goes_on_equals_one_left_alone_bit_by_bit(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    train(stale_run(folder, alone))
+    with monkeypatch.context() as patched:
+        stopping(patched, at=2)
+        run = stale_run(folder, stopped)
+        groups = {name: PoolGroup(run, sum(sizes), name) for name, sizes in run.pools.items()}
+        assert train_on(open_inputs(run), groups) == INTERRUPTED
+        for group in groups.values():
+            group.leave()
+    kept = read_answers(stopped / "checkpoints" / "iter_0000002")
+    assert kept is not None and kept.version == 1
+    train(stale_run(folder, stopped, resume_from=stopped))
+    assert numbers(stopped) == numbers(alone)
+    assert different_weights(alone, stopped) == []
+    assert read_answers(stopped / "checkpoints" / f"iter_{STEPS:07d}") is None
+
+
+def test_answers_of_other_settings_are_not_learned_from(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(stale_run(folder, tmp_path, save_interval=2))
+    beside = {"resume_from": tmp_path / "checkpoints" / "iter_0000002", "n_samples_per_prompt": 4}
+    again = train(stale_run(folder, tmp_path, **beside))
+    assert "step 3 is answered anew, by newer weights: n_samples_per_prompt was 3 and is 4" in caplog.text
+    assert [step["pairs/staleness"] for step in again] == [0, 1, 0, 1]

@@ -1,0 +1,205 @@
+"""Answers one step ahead: who is asked when, who works beside whom, what a checkpoint keeps, whose error is told."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.controller.handles import ActorHandle, RolloutHandle
+from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from tests.unit.trainers.test_online_dpo import BATCH, COUNT, Pretended, answers_to, rows_of_step, trainer
+
+PATIENCE_S = 20.0
+TOO_SHORT_S = 0.2
+
+
+class Ahead(Pretended):
+    """Answers are there once they are waited for, and nobody may have changed the weights by then."""
+
+    def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
+        asked, version = super().start_generate(rows, first_sample), self.version
+
+        def wait() -> RolloutBatch:
+            assert self.version == version, "the weights changed while the rollout sampled"
+            self.calls.append(("answered", first_sample))
+            return asked()
+
+        return wait
+
+
+def ahead(roles: Pretended, plan: Plan, folder: Path, earlier: RolloutBatch | None = None) -> OnlineDPOTrainer:
+    story = trainer(roles, plan, folder)
+    story.staleness, story.earlier = 1, earlier
+    return story
+
+
+def test_the_next_prompts_are_answered_while_the_actor_learns_and_weights_are_published_after_both(
+    tmp_path: Path,
+) -> None:
+    roles = Ahead()
+    assert ahead(roles, Plan(0, 3), tmp_path).fit() == 3
+    kinds = [call if call[0] in ("generate", "answered", "publish") else call[0] for call in roles.calls]
+    assert kinds == [
+        ("generate", rows_of_step(0), 0, 0), ("answered", 0),
+        "score", "ref", ("generate", rows_of_step(1), BATCH, 0), "scored", "update", ("answered", BATCH),
+        ("publish", 1), "log",
+        "score", "ref", ("generate", rows_of_step(2), 2 * BATCH, 1), "scored", "update", ("answered", 2 * BATCH),
+        ("publish", 2), "log",
+        "score", "ref", "scored", "update", ("publish", 3), "log", "save",
+    ]  # fmt: skip
+    assert [logged["pairs/staleness"] for logged in roles.logged.values()] == [0, 1, 1]
+    assert [call[2] for call in roles.done("update")] == [[[row + 1, 50] for row in rows_of_step(s)] for s in range(3)]
+
+
+def test_a_run_that_goes_on_learns_from_the_answers_that_its_checkpoint_kept(tmp_path: Path) -> None:
+    alone = Ahead()
+    ahead(alone, Plan(0, 5, save_interval=2), tmp_path).fit()
+    assert {step: kept and kept.version for step, kept in alone.kept.items()} == {2: 1, 4: 3, 5: None}
+    second = Ahead(version=2)
+    ahead(second, Plan(2, 5, save_interval=2), tmp_path, alone.kept[2]).fit()
+    assert second.calls == alone.calls[alone.calls.index(("save", 2)) + 1 :]
+    assert [logged["pairs/staleness"] for logged in second.logged.values()] == [1, 1, 1]
+    assert "rollout_tokens_per_s" not in second.logged[3] and "rollout_tokens_per_s" in second.logged[4]
+
+
+def test_without_staleness_a_checkpoint_keeps_no_answers(tmp_path: Path) -> None:
+    roles = Ahead()
+    trainer(roles, Plan(0, 3, save_interval=1), tmp_path).fit()
+    assert roles.kept == {1: None, 2: None, 3: None}
+
+
+class Diverging(Ahead):
+    """Step 2 gives no number."""
+
+    def update(self, step: int, pairs: PreferenceBatch, ref_logps: np.ndarray) -> dict[str, float]:
+        return {**super().update(step, pairs, ref_logps), **({"loss": float("nan")} if step == 2 else {})}
+
+
+def test_the_checkpoint_before_a_diverging_step_keeps_the_answers_of_that_step(tmp_path: Path) -> None:
+    roles = Diverging()
+    with pytest.raises(DivergenceError):
+        ahead(roles, Plan(0, 5), tmp_path).fit()
+    (kept,) = roles.kept.values()
+    assert kept is not None and kept.rows.tolist() == rows_of_step(2) and kept.version == 1
+
+
+@dataclass
+class AtWork:
+    """Rollout and actor on processes of their own; of step 2's answers and step 1's update each waits for the other."""
+
+    patience_s: float = PATIENCE_S
+    failing: str = ""
+    begun: dict[str, threading.Event] = field(
+        default_factory=lambda: {role: threading.Event() for role in ("rollout", "actor")}
+    )
+    let_go: threading.Event = field(default_factory=threading.Event)
+    busy: set[str] = field(default_factory=set)
+    moved: list[tuple[str, int]] = field(default_factory=list)
+    version: int = 0
+
+    def generate(self, rows: np.ndarray, first_sample: int) -> RolloutBatch:
+        if first_sample == BATCH:
+            self._meet("rollout", "actor")
+        shape = (len(rows), COUNT)
+        return RolloutBatch(
+            answers_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
+            self.version,
+        )  # fmt: skip
+
+    def update(self, step: int, pairs: PreferenceBatch, ref_logps: np.ndarray) -> dict[str, float]:
+        if step == 0:
+            self._meet("actor", "rollout")
+        return {"loss": 0.5, "grad_norm": 1.0}
+
+    def _meet(self, own: str, other: str) -> None:
+        self.busy.add(own)
+        self.begun[own].set()
+        if not self.begun[other].wait(self.patience_s):
+            raise TimeoutError(f"{other} did not begin while {own} worked")
+        if self.failing == own:
+            raise ArithmeticError(f"{own} failed")
+        if self.failing:
+            self.let_go.wait(self.patience_s)
+        self.busy.discard(own)
+
+    def publish(self, version: int) -> None:
+        self._move("publish", version)
+
+    def receive(self, version: int) -> int:
+        self._move("receive", version)
+        self.version = version
+        return version
+
+    def _move(self, verb: str, version: int) -> None:
+        assert not self.busy, f"weights moved while {self.busy} worked"
+        self.moved.append((verb, version))
+
+    def save(self, *args: Any) -> str:
+        return "folder"
+
+    def host_link(self, host: str) -> str:
+        return host
+
+    def open_link(self, *args: Any) -> None:
+        """Nothing travels here."""
+
+
+@dataclass
+class Processes:
+    """A pool of one process, as far as handles see it; `at_once` false waits for every call before the next."""
+
+    roles: AtWork
+    at_once: bool = True
+    size, host = 1, "here"
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+
+    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+        return self.start(role, verb, *args).result()
+
+    def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
+        pending = self.threads.submit(lambda: [getattr(self.roles, verb)(*args)])
+        if not self.at_once:
+            pending.exception()
+        return pending
+
+
+def train(work: AtWork, folder: Path, at_once: bool = True) -> int:
+    """Two steps by the handles of a real run."""
+    actor, rollout = Processes(work, at_once), Processes(work, at_once)
+    story = ahead(Pretended(), Plan(0, 2), folder)
+    story.actor = ActorHandle(actor)  # type: ignore[arg-type]
+    story.rollout = RolloutHandle(rollout, actor, publishers=1)  # type: ignore[arg-type]
+    return story.fit()
+
+
+def test_rollout_and_actor_work_at_the_same_time_and_weights_move_when_neither_does(tmp_path: Path) -> None:
+    work = AtWork()
+    assert train(work, tmp_path) == 2
+    assert sorted(work.moved) == [("publish", 1), ("publish", 2), ("receive", 1), ("receive", 2)]
+
+
+def test_one_after_the_other_would_be_noticed(tmp_path: Path) -> None:
+    with pytest.raises(TimeoutError, match="actor did not begin while rollout worked"):
+        train(AtWork(TOO_SHORT_S), tmp_path, at_once=False)
+
+
+@pytest.mark.parametrize("failing", ["rollout", "actor"])
+def test_whoever_fails_is_told_and_no_weights_move(failing: str, tmp_path: Path) -> None:
+    work = AtWork(failing=failing)
+    if failing == "rollout":
+        # Learning ends; an actor that fails does not wait for a rollout that goes on for ever.
+        work.let_go.set()
+    with pytest.raises(ArithmeticError, match=f"{failing} failed"):
+        train(work, tmp_path)
+    assert work.moved == []
+    work.let_go.set()
