@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -17,7 +18,10 @@ from mindspeed_dpo.device.environment import (
     prepare,
     variables,
 )
+from tests.support.tokenizers import save_chat_tokenizer
+from tests.unit.workers.rollouts import write_inputs
 
+DEVICE_LIBRARIES = ("torch_npu", "mindspeed", "acl")
 NAMES = {variable.name for kind in ("cpu", "cuda", "npu") for variable in variables(kind, 1, repeatable=True)}
 
 
@@ -112,6 +116,27 @@ def test_an_installed_torch_npu_without_its_libraries_stops_nothing_that_needs_n
 
     assert fails("import torch"), "the broken torch_npu is not loaded by torch itself"
     assert not fails(entry)
+
+
+def test_what_needs_no_device_imports_no_library_of_one(tmp_path: Path) -> None:
+    write_inputs(tmp_path)
+    save_chat_tokenizer(tmp_path / "tokenizer")
+    row = {"prompt": "What is the tallest mountain?", "chosen": "Mount Everest.", "rejected": "I do not know."}
+    (tmp_path / "raw.jsonl").write_text("\n".join([json.dumps(row)] * 8), encoding="utf-8")
+    libraries, trace = tmp_path / "libraries", tmp_path / "trace"
+    libraries.mkdir()
+    _install_broken_torch_npu(libraries)
+    for name in DEVICE_LIBRARIES:
+        text = f"open({str(trace)!r}, 'a').write({name!r})\nraise ImportError({name!r})\n"
+        libraries.joinpath(f"{name}.py").write_text(text, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(libraries), *filter(None, sys.path)])
+    command = [sys.executable, "-m", "tests.unit.device.without_device_libraries", str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    codes = json.loads(done.stderr.splitlines()[-1])
+    assert codes == dict.fromkeys(("preprocess", "to Megatron-core", "to Hugging Face", "plan"), 0), done.stderr
+    assert not trace.exists(), trace.read_text(encoding="utf-8")
 
 
 def _install_broken_torch_npu(folder: Path) -> None:
