@@ -23,9 +23,8 @@ from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import open_adapter, open_weights
+from mindspeed_dpo.models.weights import Layout, open_adapter, open_weights
 from mindspeed_dpo.models.weights.adapters import described
-from mindspeed_dpo.models.weights.placement import Layout
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology, shard
 from tests.support.processes import leave_layout
