@@ -29,7 +29,7 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         "pipeline_model_parallel_size=2) into several equal parts; choose 1",
     ),
     (
-        {"num_layers_per_virtual_pipeline_stage": 2, "pipeline_model_parallel_size": 2, "num_layers": 12},
+        {"num_layers_per_virtual_pipeline_stage": 4, "pipeline_model_parallel_size": 2, "num_layers": 12},
         "does not split the 6 layers of a device (num_layers=12 / pipeline_model_parallel_size=2) into several equal "
         "parts; choose 1, 2 or 3",
     ),
