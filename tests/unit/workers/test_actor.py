@@ -151,7 +151,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
     assert metadata["iteration"] == 1
     assert metadata["sampling"] == sampling_of(run, 5)
     assert metadata["output_dir"] == str(Path(run.loop.output_dir).resolve())
-    assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1, "cp": 1}
+    assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}
     actor.update(1, ROWS, references)
     assert not np.array_equal(actor.log_probs(ROWS), learned)
     actor.load(folder, True, True)
