@@ -162,6 +162,11 @@ def _following(run: RunConfig) -> Iterator[Wrong]:
             ("sync_ref_model", "ref", "offload"),
             "needs a reference of the actor's model, in the actor's processes and not offloaded; remove its own pool",
         )
+    elif run.ref.num_chunks != run.actor.num_chunks:
+        yield Wrong(
+            ("sync_ref_model", "num_layers_per_virtual_pipeline_stage", "ref"),
+            "needs actor and reference to have the same num_layers_per_virtual_pipeline_stage; set it in training",
+        )
 
 
 def _reference(run: RunConfig, ref: RoleConfig) -> Iterator[Wrong]:

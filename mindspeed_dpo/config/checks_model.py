@@ -74,11 +74,31 @@ def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Wrong]:
             ("pipeline_model_parallel_size", "num_layers"),
             f"does not divide num_layers={model.num_layers}; choose {listing(divisors(model.num_layers))}",
         )
+    else:
+        yield from _check_virtual(role)
     yield from _check_context(role)
     if role.parallel.overlap_param_gather and not role.parallel.use_distributed_optimizer:
         yield Wrong(
             ("overlap_param_gather", "use_distributed_optimizer"),
             "has no effect without use_distributed_optimizer: true",
+        )
+
+
+def _check_virtual(role: RoleConfig) -> Iterator[Wrong]:
+    """A pipeline device has several virtual stages of equal depth."""
+    asked, pp = role.parallel.num_layers_per_virtual_pipeline_stage, role.parallel.pipeline_model_parallel_size
+    key, layers = "num_layers_per_virtual_pipeline_stage", role.model.num_layers // pp
+    if asked is None:
+        return
+    if pp == 1:
+        yield Wrong((key, "pipeline_model_parallel_size"), "needs a pipeline_model_parallel_size of 2 or more")
+    elif layers == 1:
+        yield Wrong((key, "num_layers", "pipeline_model_parallel_size"), "splits the only layer of a device; remove it")
+    elif asked >= layers or layers % asked:
+        yield Wrong(
+            (key, "num_layers", "pipeline_model_parallel_size"),
+            f"does not split the {layers} layers of a device (num_layers={role.model.num_layers} / "
+            f"pipeline_model_parallel_size={pp}) into several equal parts; choose {listing(divisors(layers)[:-1])}",
         )
 
 

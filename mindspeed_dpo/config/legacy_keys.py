@@ -80,7 +80,6 @@ KERNELS: dict[str, Known] = {
 PARALLELISM: dict[str, Known] = {
     "expert_model_parallel_size": only("expert parallelism is not implemented yet", 1),
     "expert_tensor_parallel_size": only("expert parallelism is not implemented yet", 1),
-    "num_layers_per_virtual_pipeline_stage": only("virtual pipeline stages are not implemented yet"),
     "num_layer_list": only("stages of unequal depth are not implemented yet", ""),
     "noop_layers": only("empty layers are not implemented yet", ""),
     "use_tp_pp_dp_mapping": only("this order of ranks is not implemented yet", False),

@@ -27,6 +27,13 @@ class ParallelConfig:
     pipeline_model_parallel_size: int = setting(
         1, help="Stages into which the layers are split.", unit="devices", check=at_least(1)
     )
+    num_layers_per_virtual_pipeline_stage: int | None = setting(
+        None,
+        help="Layers of a virtual stage: each pipeline device has several, in turns with the others, and waits less "
+        "at a step's ends. Splits micro-batches where a step has fewer than stages; null: one stage a device.",
+        unit="layers",
+        check=at_least(1),
+    )
     context_parallel_size: int = setting(
         1,
         help="Devices over which the tokens of a micro-batch are split; during attention its heads are instead.",
@@ -56,6 +63,11 @@ class ParallelConfig:
         help="Transport of collectives; auto and nccl mean the device's own (HCCL on NPU), gloo runs on the CPU.",
         choices=("auto", "nccl", "hccl", "gloo"),
     )
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether a device has several virtual stages."""
+        return self.num_layers_per_virtual_pipeline_stage is not None
 
 
 @dataclass(frozen=True, kw_only=True)

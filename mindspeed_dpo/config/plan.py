@@ -49,8 +49,9 @@ def _does(run: RunConfig, role: RoleConfig) -> str:
     if _is_cached(role):
         return "computed once before training"
     tp, pp = role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
+    virtual = f" in {role.num_chunks} virtual stages each" if role.num_chunks > 1 else ""
     cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
-    return f"TP {tp}{cp} x PP {pp} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
 
 
 def work_lines(run: RunConfig) -> Iterator[str]:

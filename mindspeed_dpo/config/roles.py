@@ -84,7 +84,7 @@ class Casting:
             group: build(ROLE_GROUPS[group], values, self._findings, label) for group in FROZEN_GROUPS
         }
         built["batch"] = built["batch"].filled(self._actor.batch.global_batch_size)
-        built["parallel"] = usable(built["parallel"])
+        built["parallel"] = self._fitting(role, usable(built["parallel"]))
         checkpoint = dataclasses.replace(
             self._actor.checkpoint,
             load=load,
@@ -93,6 +93,13 @@ class Casting:
         )
         self.roles[role] = dataclasses.replace(self._actor, name=role, checkpoint=checkpoint, **built)
         self._remember(role, values)
+
+    def _fitting(self, role: str, parallel: ParallelConfig) -> ParallelConfig:
+        """Without the virtual stages of others where the role has one stage and asked for none itself."""
+        asked = value_of(self._sections.roles.get(role, {}), "num_layers_per_virtual_pipeline_stage")
+        if asked or parallel.pipeline_model_parallel_size > 1:
+            return parallel
+        return dataclasses.replace(parallel, num_layers_per_virtual_pipeline_stage=None)
 
     def _remember(self, role: str, values: Values) -> None:
         self.origins.update({f"{role}.{key}": given.origin for key, given in values.items() if key in FROZEN_KEYS})
@@ -118,6 +125,7 @@ def _layout(parallel: ParallelConfig, tp: int, pp: int) -> ParallelConfig:
         parallel,
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=pp,
+        num_layers_per_virtual_pipeline_stage=None,
         context_parallel_size=1,
         sequence_parallel=False,
     )

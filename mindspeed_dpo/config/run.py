@@ -67,6 +67,14 @@ class RoleConfig:
         )
 
     @property
+    def num_chunks(self) -> int:
+        """Virtual stages of each pipeline device; 1 where there are none."""
+        layers = self.parallel.num_layers_per_virtual_pipeline_stage
+        if layers is None:
+            return 1
+        return max(1, self.model.num_layers // (self.parallel.pipeline_model_parallel_size * layers))
+
+    @property
     def row_multiple(self) -> int:
         """What the rows of its micro-batches are padded to a multiple of: ranks that share them get equal parts.
 

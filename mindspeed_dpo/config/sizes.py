@@ -14,8 +14,8 @@ Activations of a layer and token without recomputation, h = hidden_size, t = ten
 4h (inputs and outputs of both halves, /t with sequence_parallel) + (2 heads + 2 groups) x kv_channels / t (queries,
 keys, values, attention output) + 3 ffn_hidden_size / t (both halves of the gate, their product). Recomputation of whole
 layers keeps h of every layer and all of one layer. A pipeline's first stage holds as many micro-batches as there are
-stages. Tokens of a micro-batch: micro_batch_tokens, though a longer pair takes more; else 2 seq_length for each pair.
-Context-parallel devices share them.
+stages, p; with v virtual stages a device (p - 1) / v more. Tokens of a micro-batch: micro_batch_tokens, though a longer
+pair takes more; else 2 seq_length for each pair. Context-parallel devices share them.
 """
 
 from __future__ import annotations
@@ -166,7 +166,8 @@ def activation_bytes(role: RoleConfig) -> int:
     layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp
     layers = model.num_layers // pp
     kept = layers * residual + layer if role.recompute.recompute_granularity == "full" else layers * layer
-    return rows * kept * pp * _element(role)
+    held = pp + (pp - 1) / role.num_chunks if role.num_chunks > 1 else pp
+    return int(rows * kept * held) * _element(role)
 
 
 def _element(role: RoleConfig) -> int:

@@ -26,8 +26,8 @@ class Limit:
     Attributes:
         units: Units.
         rows: Rows of tokens; a unit that is longer makes a micro-batch of its own.
-        at_least: Micro-batches to make where `rows` would allow fewer and there are units enough: a pipeline's stages
-            have work only while there are as many micro-batches as stages.
+        at_least: Micro-batches to make where the limit would allow fewer and there are units enough: a pipeline's
+            stages have work only while there are as many micro-batches as stages.
     """
 
     units: int | None = None
@@ -52,10 +52,12 @@ def plan(
     room = -(-len(rows) // replicas) if limit.units else None
     mine = deal(work, replicas, room)[replica]
     if limit.units:
-        return [mine[start : start + limit.units] for start in range(0, len(mine), limit.units)]
-    assert limit.rows is not None, "a micro-batch is limited by units or by rows"
-    parts = _at_least(limit.at_least, fit(rows[mine], limit.rows), rows[mine])
-    return [mine[part] for part in parts]
+        order = np.arange(len(mine))
+        parts = [order[start : start + limit.units] for start in range(0, len(mine), limit.units)]
+    else:
+        assert limit.rows is not None, "a micro-batch is limited by units or by rows"
+        parts = fit(rows[mine], limit.rows)
+    return [mine[part] for part in _at_least(limit.at_least, parts, rows[mine])]
 
 
 def deal(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[Positions]:

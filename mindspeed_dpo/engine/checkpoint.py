@@ -27,7 +27,7 @@ from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.storage import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.training import TrainingEngine
 from mindspeed_dpo.models.adapters import adapters_of
-from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.chunks import ModelPart
 
 FOLLOWER = "reference"
 """Prefix of the weights of a reference that follows the policy."""
@@ -47,7 +47,7 @@ def begin_save(
     accelerator: Accelerator,
     parts: Parts,
     metadata: Mapping[str, Any],
-    follower: DecoderStage | None = None,
+    follower: ModelPart | None = None,
     ahead: RolloutBatch | None = None,
     *,
     in_background: bool = False,
@@ -100,7 +100,7 @@ def load(
     engine: TrainingEngine,
     accelerator: Accelerator,
     parts: Parts,
-    follower: DecoderStage | None = None,
+    follower: ModelPart | None = None,
 ) -> None:
     """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
 
@@ -126,11 +126,11 @@ def load(
         _restore_rng(accelerator, state["rng"])
 
 
-def _restore_model(model: DecoderStage, tensors: Mapping[str, torch.Tensor | None]) -> None:
+def _restore_model(model: ModelPart, tensors: Mapping[str, torch.Tensor | None]) -> None:
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
 
 
-def _following(follower: DecoderStage | None) -> dict[str, Any]:
+def _following(follower: ModelPart | None) -> dict[str, Any]:
     """The weights of a reference that follows, under keys of their own."""
     if follower is None:
         return {}

@@ -1,7 +1,9 @@
-"""megatron-core's wrapper and optimizer around one model: AdamW with decoupled decay, float32 masters, clipping."""
+"""megatron-core's wrappers and optimizer around one model: AdamW with decoupled decay, float32 masters, clipping."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from megatron.core.distributed import (
@@ -15,33 +17,49 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from mindspeed_dpo.config.learning import OptimizerConfig
 from mindspeed_dpo.config.machine import ParallelConfig
-from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.chunks import ModelPart
 
 
-def wrap(model: PolicyModel, parallel: ParallelConfig) -> DistributedDataParallel:
-    """The data-parallel wrapper of a loaded model, with its hooks on the model's config set."""
-    config = model.config
-    wrapped = DistributedDataParallel(
-        config,
-        DistributedDataParallelConfig(
-            use_distributed_optimizer=parallel.use_distributed_optimizer,
-            overlap_grad_reduce=parallel.overlap_grad_reduce,
-            overlap_param_gather=parallel.overlap_param_gather,
-            grad_reduce_in_fp32=True,
-            average_in_collective=False,
-        ),
-        model,
+def wrap(model: ModelPart, parallel: ParallelConfig) -> list[DistributedDataParallel]:
+    """The data-parallel wrappers of a loaded model's chunks, with their hooks on the model's config set."""
+    settings = DistributedDataParallelConfig(
+        use_distributed_optimizer=parallel.use_distributed_optimizer,
+        overlap_grad_reduce=parallel.overlap_grad_reduce,
+        overlap_param_gather=parallel.overlap_param_gather,
+        grad_reduce_in_fp32=True,
+        average_in_collective=False,
     )
+    wrapped = [
+        # Only the gradient of the first chunk is complete last, with nothing left to hide its reduction behind.
+        DistributedDataParallel(chunk.config, settings, chunk, disable_bucketing=number > 0)
+        for number, chunk in enumerate(model.chunks)
+    ]
+    config = model.config
     # Without this one gradients are never reduced over data-parallel ranks, and nothing complains.
     config.finalize_model_grads_func = finalize_model_grads
-    config.no_sync_func = wrapped.no_sync
+    config.no_sync_func = _no_sync_of(wrapped)
     if parallel.overlap_grad_reduce:
-        config.grad_sync_func = wrapped.start_grad_sync
+        starts = [chunk.start_grad_sync for chunk in wrapped]
+        config.grad_sync_func = starts if len(starts) > 1 else starts[0]
     return wrapped
 
 
-def build_optimizer(wrapped: DistributedDataParallel, settings: OptimizerConfig, parallel: ParallelConfig) -> Any:
+def _no_sync_of(wrapped: Sequence[DistributedDataParallel]) -> Any:
+    @contextmanager
+    def no_sync() -> Iterator[None]:
+        with ExitStack() as stack:
+            for chunk in wrapped:
+                stack.enter_context(chunk.no_sync())
+            yield
+
+    return no_sync
+
+
+def build_optimizer(
+    wrapped: Sequence[DistributedDataParallel], settings: OptimizerConfig, parallel: ParallelConfig
+) -> Any:
     """megatron-core's optimizer; build it after the weights are loaded, it clones its float32 masters from them."""
+    config = wrapped[0].config
     return get_megatron_optimizer(
         MegatronOptimizerConfig(
             optimizer="adam",
@@ -53,12 +71,12 @@ def build_optimizer(wrapped: DistributedDataParallel, settings: OptimizerConfig,
             adam_beta2=settings.adam_beta2,
             adam_eps=settings.adam_eps,
             clip_grad=settings.clip_grad,
-            bf16=wrapped.config.bf16,
-            params_dtype=wrapped.config.params_dtype,
+            bf16=config.bf16,
+            params_dtype=config.params_dtype,
             use_distributed_optimizer=parallel.use_distributed_optimizer,
             overlap_param_gather=parallel.overlap_param_gather,
         ),
-        [wrapped],
+        list(wrapped),
     )
 
 

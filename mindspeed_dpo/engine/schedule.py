@@ -1,7 +1,10 @@
 """Passes over the micro-batches of a step, through megatron-core's pipeline schedules.
 
-With one stage the schedule is a plain loop; with several it is 1F1B. Every stage reads the same micro-batches, and so
-knows the length of every message.
+With one stage the schedule is a plain loop; with several it is 1F1B, with virtual stages interleaved 1F1B. Every stage
+reads the same micro-batches, and so knows the length of every message.
+
+Virtual stages are gone through in several rounds, for which there must be as many micro-batches as stages. What is
+lacking is made up for by computing the shortest once more and taking no notice of it.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 from megatron.core.pipeline_parallel import get_forward_backward_func
+from megatron.core.pipeline_parallel.schedules import forward_backward_pipelining_with_interleaving
 from megatron.core.utils import get_model_config
 from torch import Tensor
 
@@ -23,31 +27,38 @@ from mindspeed_dpo.engine.messages import known_shapes
 LossSum = Callable[[PackedBatch, Tensor], Tensor]
 
 
-def forward_backward(model: Any, batches: Sequence[PackedBatch], loss_sum: LossSum, scale: float) -> None:
-    """Accumulate the gradient of `scale` times the summed losses of all micro-batches.
+def forward_backward(
+    chunks: Sequence[Any], batches: Sequence[PackedBatch], loss_sum: LossSum, *, replicas: int, num_pairs: int
+) -> None:
+    """Accumulate the gradient of the mean loss over the pairs of a step.
 
     Args:
-        model: The wrapped pipeline stage.
+        chunks: The wrapped virtual stages of this rank, or its only stage.
         batches: Micro-batches on this rank's device; at least one.
         loss_sum: Called on the last stage only.
-        scale: Makes a sum over this rank's pairs the mean over the step, see `loss_scale`.
+        replicas: Data-parallel size.
+        num_pairs: Pairs of the step over all replicas.
     """
+    lacking = num_lacking(len(batches), len(chunks))
+    scale = loss_scale(len(batches) + lacking, replicas, num_pairs)
 
-    def step(iterator: Iterator[PackedBatch], stage: Any) -> tuple[Tensor, Any]:
-        batch = next(iterator)
-        return stage(batch), partial(_scaled, loss_sum, batch, scale)
+    def step(iterator: Iterator[tuple[PackedBatch, bool]], stage: Any) -> tuple[Tensor, Any]:
+        batch, counts = next(iterator)
+        return stage(batch), partial(_scaled, loss_sum, batch, scale) if counts else _nothing
 
-    _run(model, batches, step, forward_only=False)
+    _run(chunks, batches, lacking, step, forward_only=False)
 
 
-def forward(model: Any, batches: Sequence[PackedBatch]) -> list[Tensor]:
+def forward(chunks: Sequence[Any], batches: Sequence[PackedBatch]) -> list[Tensor]:
     """The model's output for each micro-batch, without gradient: a list on the last stage, empty elsewhere."""
 
-    def step(iterator: Iterator[PackedBatch], stage: Any) -> tuple[Tensor, Any]:
-        return stage(next(iterator)), lambda output, non_loss_data=True: output
+    def step(iterator: Iterator[tuple[PackedBatch, bool]], stage: Any) -> tuple[Tensor, Any]:
+        return stage(next(iterator)[0]), lambda output, non_loss_data=True: output
 
+    lacking = num_lacking(len(batches), len(chunks))
     with torch.no_grad():
-        return _run(model, batches, step, forward_only=True, collect_non_loss_data=True)
+        outputs = _run(chunks, batches, lacking, step, forward_only=True, collect_non_loss_data=True)
+    return outputs[: len(batches)]
 
 
 def loss_scale(num_micro_batches: int, data_parallel_size: int, num_pairs: int) -> float:
@@ -60,21 +71,55 @@ def loss_scale(num_micro_batches: int, data_parallel_size: int, num_pairs: int) 
     return num_micro_batches * data_parallel_size / num_pairs
 
 
+def num_lacking(num_micro_batches: int, chunks: int) -> int:
+    """How many micro-batches fewer there are than the schedule of so many virtual stages a rank needs."""
+    stages = parallel_state.get_pipeline_model_parallel_world_size()
+    return max(0, stages - num_micro_batches) if chunks > 1 else 0
+
+
+def group_size(num_micro_batches: int, stages: int) -> int:
+    """Micro-batches that an interleaved schedule takes through one virtual stage before it turns to the next.
+
+    The fewest, for what is under way takes memory, such that none or at least as many as stages are left for the last
+    turn: what returns from the last stage is then there in time.
+
+    Args:
+        num_micro_batches: Of the step; no fewer than stages.
+        stages: Pipeline-parallel size.
+    """
+    sizes = range(stages, num_micro_batches + 1)
+    return next(size for size in sizes if not 0 < num_micro_batches % size < stages)
+
+
 def _scaled(loss_sum: LossSum, batch: PackedBatch, scale: float, output: Tensor) -> tuple[Tensor, dict[str, Any]]:
     return loss_sum(batch, output) * scale, {}
 
 
-def _run(model: Any, batches: Sequence[PackedBatch], step: Any, **options: Any) -> list[Tensor]:
+def _nothing(output: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    return output.sum() * 0, {}
+
+
+def _run(chunks: Sequence[Any], batches: Sequence[PackedBatch], lacking: int, step: Any, **options: Any) -> list[Any]:
+    """Take micro-batches through the pipeline, each with whether it counts, those that do first."""
+    shortest = min(batches, key=lambda batch: len(batch.tokens))
+    run = [(batch, True) for batch in batches] + [(shortest, False)] * lacking
+    lengths = [len(batch.tokens) for batch, _ in run]
+    config, stages = get_model_config(chunks[0]), parallel_state.get_pipeline_model_parallel_world_size()
+    iterators: Any = iter(run)
     schedule = get_forward_backward_func()
-    lengths = [len(batch.tokens) for batch in batches]
-    if parallel_state.get_pipeline_model_parallel_world_size() > 1:
-        options |= known_shapes(get_model_config(model), lengths)
-    return schedule(
+    if len(chunks) > 1:
+        iterators = [iter(run) for _ in chunks]
+        schedule = forward_backward_pipelining_with_interleaving
+        config.microbatch_group_size_per_vp_stage = group_size(len(run), stages)
+    if stages > 1:
+        options |= known_shapes(config, lengths, len(chunks))
+    outputs: list[Any] = schedule(
         forward_step_func=step,
-        data_iterator=iter(batches),
-        model=[model],
-        num_microbatches=len(batches),
+        data_iterator=iterators,
+        model=list(chunks),
+        num_microbatches=len(run),
         seq_length=max(lengths),
         micro_batch_size=1,
         **options,
     )
+    return outputs

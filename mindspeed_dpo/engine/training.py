@@ -17,14 +17,13 @@ from mindspeed_dpo.engine import schedule
 from mindspeed_dpo.engine.offload import OffloadedState
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
-from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.chunks import ModelPart
 
 
 class TrainingEngine:
-    """One rank's stage of a trained model with its optimizer."""
+    """One rank's part of a trained model with its optimizer."""
 
-    def __init__(self, model: PolicyModel, optimizer: OptimizerConfig, parallel: ParallelConfig) -> None:
+    def __init__(self, model: ModelPart, optimizer: OptimizerConfig, parallel: ParallelConfig) -> None:
         """Wrap a model whose weights are already loaded."""
         self.model = model
         self.parallel = parallel
@@ -44,11 +43,12 @@ class TrainingEngine:
             loss_sum: See `schedule.forward_backward`.
             num_pairs: Pairs of the step over all ranks.
         """
-        self.wrapped.train()
-        self.wrapped.zero_grad_buffer()
+        self.model.train()
+        for chunk in self.wrapped:
+            chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
-        scale = schedule.loss_scale(len(batches), parallel_state.get_data_parallel_world_size(), num_pairs)
-        schedule.forward_backward(self.wrapped, batches, loss_sum, scale)
+        replicas = parallel_state.get_data_parallel_world_size()
+        schedule.forward_backward(self.wrapped, batches, loss_sum, replicas=replicas, num_pairs=num_pairs)
 
     def step(self, learning_rate: float) -> float:
         """Clip and update the parameters, unless the gradient is not finite.
@@ -67,7 +67,7 @@ class TrainingEngine:
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """The head's columns for each micro-batch, without gradient; empty off the last stage."""
-        self.wrapped.eval()
+        self.model.eval()
         with self.parameters_gathered():
             return schedule.forward(self.wrapped, batches)
 
@@ -81,21 +81,23 @@ class TrainingEngine:
         if not self.parallel.overlap_param_gather:
             yield
             return
-        self.wrapped.disable_forward_pre_hook()
+        for chunk in self.wrapped:
+            chunk.disable_forward_pre_hook()
         try:
             yield
         finally:
-            self.wrapped.enable_forward_pre_hook()
+            for chunk in self.wrapped:
+                chunk.enable_forward_pre_hook()
 
 
 class ScoringEngine:
-    """One rank's stage of a frozen model."""
+    """One rank's part of a frozen model."""
 
-    def __init__(self, model: DecoderStage, *, offload_from: torch.device | None = None) -> None:
+    def __init__(self, model: ModelPart, *, offload_from: torch.device | None = None) -> None:
         """Freeze a model whose weights are already loaded.
 
         Args:
-            model: The stage.
+            model: The rank's part of it.
             offload_from: Where it works, if its weights are to lie on the host in between.
         """
         self.model = model.eval()
@@ -118,4 +120,4 @@ class ScoringEngine:
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
         """What the head says of each micro-batch; empty off the last stage."""
-        return schedule.forward(self.model, batches)
+        return schedule.forward(self.model.chunks, batches)

@@ -15,21 +15,22 @@ from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
 class PolicyModel(DecoderStage):
-    """One pipeline stage of the model.
+    """One stage of the model.
 
     Attributes:
         fused_head: Whether the device's operator scores where no statistics are asked; for whoever has tried it to set.
     """
 
-    def __init__(self, model: ModelConfig, execution: Execution, statistics: bool = False) -> None:
+    def __init__(self, model: ModelConfig, execution: Execution, statistics: bool = False, *, chunk: int = 0) -> None:
         """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
 
         Args:
             model: The architecture.
             execution: How it runs.
             statistics: Whether the head also returns token statistics.
+            chunk: Which of this rank's virtual stages.
         """
-        super().__init__(model, execution)
+        super().__init__(model, execution, chunk=chunk)
         self.share_embeddings_and_output_weights = not model.untie_embeddings_and_output_weights
         self.statistics = statistics
         self.fused_head = False

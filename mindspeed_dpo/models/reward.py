@@ -47,17 +47,20 @@ class ScoreHead(nn.Module):
 
 
 class RewardModel(DecoderStage):
-    """One pipeline stage of the model."""
+    """One stage of the model."""
 
-    def __init__(self, model: ModelConfig, execution: Execution, *, no_post_layer_norm: bool = False) -> None:
+    def __init__(
+        self, model: ModelConfig, execution: Execution, *, chunk: int = 0, no_post_layer_norm: bool = False
+    ) -> None:
         """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
 
         Args:
             model: The architecture; whether its embedding is tied does not matter, there is no output layer.
             execution: How it runs.
+            chunk: Which of this rank's virtual stages.
             no_post_layer_norm: Score the hidden states of the last layer as they are, without the final norm.
         """
-        super().__init__(model, execution, final_norm=not no_post_layer_norm)
+        super().__init__(model, execution, chunk=chunk, final_norm=not no_post_layer_norm)
         self.share_embeddings_and_output_weights = False
         if self.post_process:
             self.rm_head = ScoreHead(model, execution)

@@ -28,6 +28,7 @@ class Execution:
     Attributes:
         topology: Sizes of the parallel axes.
         dtype: Of parameters and activations.
+        chunks: Virtual stages of each pipeline stage; 1 is the plain pipeline.
         sequence_parallel: Split rows between tensor ranks outside attention and MLP.
         recompute_granularity: None, `full` or `selective` (core attention only).
         recompute_method: `uniform` or `block`, with `full`.
@@ -38,6 +39,7 @@ class Execution:
 
     topology: Topology
     dtype: torch.dtype = torch.float32
+    chunks: int = 1
     sequence_parallel: bool = False
     recompute_granularity: str | None = None
     recompute_method: str | None = None
@@ -80,6 +82,10 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
         bf16=execution.dtype == torch.bfloat16,
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
+        virtual_pipeline_model_parallel_size=execution.chunks if execution.chunks > 1 else None,
+        # With two stages both neighbours are one process: batched messages of interleaved stages would be mixed up.
+        overlap_p2p_comm=execution.chunks > 1,
+        batch_p2p_comm=execution.chunks == 1,
         context_parallel_size=topology.cp,
         expert_model_parallel_size=1,
         sequence_parallel=execution.sequence_parallel and topology.tp > 1,
@@ -98,8 +104,8 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
     )
 
 
-def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """The spec of this pipeline stage's layers and of the final norm."""
+def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+    """The spec of the layers of this pipeline stage, or of a virtual stage of it, and of the final norm."""
     head_norm = RMSNorm if config.qk_layernorm else None
     attention = ModuleSpec(
         module=SelfAttention,
@@ -127,4 +133,6 @@ def block_spec(config: TransformerConfig) -> TransformerBlockSubmodules:
             mlp_bda=get_bias_dropout_add,
         ),
     )
-    return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+    return TransformerBlockSubmodules(
+        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=RMSNorm
+    )

@@ -1,4 +1,4 @@
-"""One pipeline stage of a decoder, without a head: embedding, layers, and the rows for whatever head follows.
+"""One stage of a decoder, without a head: embedding, layers, and the rows for whatever head follows.
 
 It stands on megatron-core's blocks; the pipeline schedule, the data-parallel wrapper, the optimizer and the checkpoints
 of megatron-core treat it as any model of theirs. Parameter names are those of its GPT model.
@@ -33,18 +33,20 @@ from mindspeed_dpo.parallel.context import ContextGroup
 class DecoderStage(LanguageModule):
     """What the stages of all our models have in common; each adds its head on the last one."""
 
-    def __init__(self, model: ModelConfig, execution: Execution, *, final_norm: bool = True) -> None:
+    def __init__(self, model: ModelConfig, execution: Execution, *, chunk: int = 0, final_norm: bool = True) -> None:
         """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
 
         Args:
             model: The architecture.
             execution: How it runs.
+            chunk: Which of this rank's virtual stages.
             final_norm: Whether the hidden states of the last stage are normed.
         """
         super().__init__(config=transformer_config(model, execution))
         self.model_type = ModelType.encoder_or_decoder
-        self.pre_process = parallel_state.is_pipeline_first_stage()
-        self.post_process = parallel_state.is_pipeline_last_stage()
+        self.vp_stage = chunk if execution.chunks > 1 else None
+        self.pre_process = parallel_state.is_pipeline_first_stage() and chunk == 0
+        self.post_process = parallel_state.is_pipeline_last_stage() and chunk == execution.chunks - 1
         self.context = ContextGroup.of(execution.topology.cp)
         # Not a buffer: casting the module to a low precision must not round the frequencies.
         self.frequencies, self.amplitude = inverse_frequencies(model), amplitude(model)
@@ -54,11 +56,17 @@ class DecoderStage(LanguageModule):
             )
         self.decoder = TransformerBlock(
             self.config,
-            block_spec(self.config),
+            block_spec(self.config, self.vp_stage),
             post_layer_norm=final_norm,
             pre_process=self.pre_process,
             post_process=self.post_process,
+            vp_stage=self.vp_stage,
         )
+
+    @property
+    def chunks(self) -> tuple[DecoderStage, ...]:
+        """The stages of which a process's part of a model is made: this one alone."""
+        return (self,)
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Receive the previous stage's hidden states, as the pipeline schedule hands them over."""

@@ -30,6 +30,8 @@ from mindspeed_dpo.workers.sources import open_initial_weights, sampling_of
 
 DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
+_EARLIER = {"cp": 1, "chunks": 1}
+"""What checkpoints of earlier versions do not say of their layout."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
         return None
     metadata = read_metadata(folder)
     _check_adapters(run, folder, metadata.get("adapters"))
-    rng = rng and {"cp": 1, **metadata["topology"]} == _topology(run)
+    rng = rng and {**_EARLIER, **metadata["topology"]} == _topology(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
@@ -191,8 +193,9 @@ def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -
     if run.actor.checkpoint.resume_from and run.ref is not None:
         now = os.path.abspath(run.ref.checkpoint.load) if run.ref.checkpoint.load else None
         changed += [f"the reference was {metadata['reference']}, is {now}"] if now != metadata["reference"] else []
-        if now is None and metadata["topology"]["pp"] != _topology(run)["pp"]:
-            changed.append("a random reference is another one with another pipeline_model_parallel_size")
+        before, stages = {**_EARLIER, **metadata["topology"]}, _topology(run)
+        if now is None and (before["pp"], before["chunks"]) != (stages["pp"], stages["chunks"]):
+            changed.append("a random reference is another one with other pipeline stages or virtual ones")
     if changed:
         raise CheckpointError(f"{folder} cannot be continued: {'; '.join(changed)}")
 
@@ -238,4 +241,5 @@ def _topology(run: RunConfig) -> dict[str, int]:
         "pp": parallel.pipeline_model_parallel_size,
         "dp": run.data_parallel_size("actor"),
         "cp": parallel.context_parallel_size,
+        "chunks": run.actor.num_chunks,
     }

@@ -25,7 +25,7 @@ from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.begun_save import BegunSave
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.training import TrainingEngine
-from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.chunks import ModelPart
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
@@ -40,13 +40,13 @@ from mindspeed_dpo.workers.step_values import gather_step
 
 
 class ActorWorker:
-    """One process of the policy: its stage of the model, its share of the data, the objective.
+    """One process of the policy: its part of the model, its share of the data, the objective.
 
     Attributes:
         follower: The model of a reference that follows this policy, kept in its checkpoints; None without one.
     """
 
-    follower: DecoderStage | None = None
+    follower: ModelPart | None = None
 
     def __init__(self, seat: Seat, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
         """Build the model, load its weights, and make it trainable."""
@@ -228,7 +228,8 @@ class ActorWorker:
 
     def _topology(self) -> dict[str, int]:
         topology = self.seat.place.topology
-        return {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp, "cp": topology.cp}
+        sizes = {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp, "cp": topology.cp}
+        return {**sizes, "chunks": self.role.num_chunks}
 
     def _metadata(self, iteration: int) -> dict[str, object]:
         return {

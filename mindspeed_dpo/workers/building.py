@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 
@@ -16,12 +15,12 @@ from mindspeed_dpo.device.ops.label_logps import has_kernel
 from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.adapters import add_adapters, load_adapters
+from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.stage import DecoderStage
 from mindspeed_dpo.models.vocab_shard import VocabShard
-from mindspeed_dpo.models.weights.placement import Placement
+from mindspeed_dpo.models.weights.placement import Layout, Placement
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.context import key_heads
 from mindspeed_dpo.parallel.topology import Place
@@ -29,8 +28,6 @@ from mindspeed_dpo.workers.feed import Feed, PairSource
 from mindspeed_dpo.workers.sources import open_initial_adapter, open_initial_weights
 
 logger = logging.getLogger(__name__)
-
-Stage = TypeVar("Stage", bound=DecoderStage)
 
 
 @dataclass(frozen=True)
@@ -47,16 +44,19 @@ class Seat:
         return self.accelerator.device()
 
 
-def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> PolicyModel:
+def build_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> ModelPart:
     """The role's model with its weights: random where that is asked for, else those of `load`."""
     # Each model starts from the same seed, so that a random policy and its random reference are one.
     groups.seed(seat.run.loop.seed)
-    model = PolicyModel(role.model, execution(seat, role), statistics=statistics)
-    model.fused_head = fuses_head(seat, role, model.shard)
-    return _loaded(model.to(seat.device), seat, role)
+    runs = execution(seat, role)
+    chunks = [PolicyModel(role.model, runs, statistics, chunk=chunk) for chunk in range(runs.chunks)]
+    fused = fuses_head(seat, role, chunks[0].shard)
+    for chunk in chunks:
+        chunk.fused_head = fused
+    return _loaded(part_of(chunks), seat, role)
 
 
-def build_trained_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> PolicyModel:
+def build_trained_model(seat: Seat, role: RoleConfig, *, statistics: bool = False) -> ModelPart:
     """As `build_model`, with the role's adapters where it trains those."""
     model = build_model(seat, role, statistics=statistics)
     if role.adapters.is_on:
@@ -67,15 +67,17 @@ def build_trained_model(seat: Seat, role: RoleConfig, *, statistics: bool = Fals
     return model
 
 
-def build_reward_model(seat: Seat, role: RoleConfig) -> RewardModel:
+def build_reward_model(seat: Seat, role: RoleConfig) -> ModelPart:
     """The role's reward model with its weights, as `build_model` makes a language model."""
     groups.seed(seat.run.loop.seed)
-    model = RewardModel(role.model, execution(seat, role), no_post_layer_norm=role.reward.no_post_layer_norm)
-    return _loaded(model.to(seat.device), seat, role)
+    runs, bare = execution(seat, role), role.reward.no_post_layer_norm
+    chunks = [RewardModel(role.model, runs, chunk=chunk, no_post_layer_norm=bare) for chunk in range(runs.chunks)]
+    return _loaded(part_of(chunks), seat, role)
 
 
-def _loaded(model: Stage, seat: Seat, role: RoleConfig) -> Stage:
-    """The same model, with weights where there are some to load."""
+def _loaded(model: ModelPart, seat: Seat, role: RoleConfig) -> ModelPart:
+    """The same model on the process's device, with weights where there are some to load."""
+    model.to(seat.device)
     source = open_initial_weights(role)
     if source is not None:
         tensors = source.local_tensors(role.model, placement_of(role, seat.place))
@@ -105,12 +107,12 @@ def build_feed(seat: Seat, role: RoleConfig, dataset: PairSource | None) -> Feed
 
 def limit_of(role: RoleConfig) -> Limit:
     """What a micro-batch of a role holds."""
-    budget = role.batch.micro_batch_tokens
+    budget, stages = role.batch.micro_batch_tokens, role.parallel.pipeline_model_parallel_size
     if budget is None:
-        return Limit(units=role.batch.micro_batch_size)
+        # What an interleaved schedule lacks it makes up for with work that nobody needs.
+        return Limit(units=role.batch.micro_batch_size, at_least=stages if role.parallel.is_interleaved else 1)
     # Padding counts: what is left over could never be filled.
-    rows = budget - budget % role.row_multiple
-    return Limit(rows=rows, at_least=role.parallel.pipeline_model_parallel_size)
+    return Limit(rows=budget - budget % role.row_multiple, at_least=stages)
 
 
 def shares_prompt(seat: Seat, role: RoleConfig) -> bool:
@@ -166,6 +168,7 @@ def execution(seat: Seat, role: RoleConfig) -> Execution:
     return Execution(
         topology=seat.place.topology,
         dtype=getattr(torch, role.precision.dtype),
+        chunks=role.num_chunks,
         sequence_parallel=role.parallel.sequence_parallel,
         recompute_granularity=role.recompute.recompute_granularity,
         recompute_method=role.recompute.recompute_method,
@@ -178,10 +181,5 @@ def execution(seat: Seat, role: RoleConfig) -> Execution:
 
 def placement_of(role: RoleConfig, place: Place) -> Placement:
     """The part of the model that a process at this place holds."""
-    return Placement.even(
-        role.model.num_layers,
-        tp_rank=place.tp_rank,
-        tp_size=place.topology.tp,
-        pp_rank=place.pp_rank,
-        pp_size=place.topology.pp,
-    )
+    topology, virtual = place.topology, role.parallel.num_layers_per_virtual_pipeline_stage
+    return Layout(topology.tp, topology.pp, virtual).of_rank(role.model.num_layers, place.tp_rank, place.pp_rank)

@@ -52,7 +52,7 @@ def only_adapters_learn(crew: Crew) -> tuple[bool, int, int, bool]:
     engine = crew.roles["actor"].engine
     inside = {p for adapters in adapters_of(engine.model).values() for p in adapters.parameters()}
     learning = {p for p in engine.model.parameters() if p.requires_grad}
-    buffers = sum(int(buffer.numel_unpadded) for buffer in engine.wrapped.buffers)
+    buffers = sum(int(buffer.numel_unpadded) for chunk in engine.wrapped for buffer in chunk.buffers)
     no_second = not any(hasattr(role, "engine") and role.engine is not engine for role in crew.roles.values())
     return learning == inside, sum(p.numel() for p in inside), buffers, no_second
 

@@ -90,6 +90,20 @@ LAYOUTS = {
         4,
         Job(Path(), cp=2, micro_batch_size=3, options={"overlap_grad_reduce": True}),
     ),
+    "virtual stages": (2, Job(Path(), pp=2, virtual=1, micro_batch_size=1)),
+    "virtual stages with one micro-batch and full recompute": (
+        2,
+        Job(Path(), pp=2, virtual=1, micro_batch_size=4, recompute="full"),
+    ),
+    "virtual stages under TP2 with sequence parallelism": (
+        4,
+        Job(Path(), tp=2, pp=2, virtual=1, sequence_parallel=True, micro_batch_size=1),
+    ),
+    "virtual stages under CP2": (4, Job(Path(), cp=2, pp=2, virtual=1, share_prompt=False, micro_batch_size=2)),
+    "virtual stages under DP2 with overlap": (
+        4,
+        Job(Path(), pp=2, virtual=1, micro_batch_size=1, options={"overlap_grad_reduce": True}),
+    ),
 }
 
 

@@ -9,6 +9,9 @@ TWO = {"resource_pool": 2}
 OFFLINE_PLAN: dict[str, Turn] = {
     "tensor_model_parallel_size": Turn(2, beside=TWO),
     "pipeline_model_parallel_size": Turn(2, beside=TWO),
+    "num_layers_per_virtual_pipeline_stage": Turn(
+        1, beside={**TWO, "pipeline_model_parallel_size": 2, "num_layers": 4}
+    ),
     "context_parallel_size": Turn(2, beside=TWO),
     "sequence_parallel": Turn(True, beside={**TWO, "tensor_model_parallel_size": 2, "sequence_parallel": False}),
     "use_distributed_optimizer": Turn(True, beside=TWO),

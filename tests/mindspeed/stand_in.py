@@ -1,4 +1,4 @@
-"""Lets the real MindSpeed run on the host: the reference torch_npu, and mocks of what else a machine without NPUs lacks.
+"""Lets the real MindSpeed run on the host: the reference torch_npu, and mocks of what else such a machine lacks.
 
 MindSpeed is imported and patches megatron-core as it does for users. Only the operators that we call compute.
 """

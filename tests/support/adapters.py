@@ -15,14 +15,14 @@ from tests.unit.workers.pairs import random_run
 TINY_MODULES = ("q_proj", "v_proj", "o_proj", "up_proj", "down_proj")
 
 
-def save_tiny_policy(folder: Path, seed: int = 2) -> Path:
-    """Save random weights of the shipped tiny model, and return their folder."""
+def save_tiny_policy(folder: Path, seed: int = 2, layers: int = 2) -> Path:
+    """Save random weights of the shipped tiny model, perhaps of another depth, and return their folder."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=262,
         hidden_size=64,
         intermediate_size=176,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,

@@ -19,10 +19,11 @@ from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.adapters import add_adapters, load_adapters
+from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Placement, open_adapter, open_weights
+from mindspeed_dpo.models.weights import Layout, open_adapter, open_weights
 from mindspeed_dpo.models.weights.adapters import described
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology, shard
@@ -37,6 +38,8 @@ class Job:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    virtual: int | None = None
+    """Layers of a virtual stage."""
     sequence_parallel: bool = False
     share_prompt: bool = True
     micro_batch_size: int = 2
@@ -52,6 +55,7 @@ def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
     """Logits [T, V] of the packed batch from the last stage's first rank, whole over the vocabulary."""
     model, place = _build(job)
     packed = _packed(job, batch, place)
+    assert isinstance(model, PolicyModel)
     shard_of_logits = model.logits(packed)
     parts: list[Tensor | None] = [None] * job.tp
     dist.all_gather_object(parts, shard_of_logits)
@@ -111,7 +115,7 @@ def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
     return topology.cp * (topology.tp if sequence_parallel else 1)
 
 
-def _build(job: Job) -> tuple[PolicyModel, Place]:
+def _build(job: Job) -> tuple[ModelPart, Place]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
@@ -122,10 +126,11 @@ def _build(job: Job) -> tuple[PolicyModel, Place]:
     recompute = {"recompute_granularity": job.recompute}
     if job.recompute == "full":
         recompute |= {"recompute_method": "uniform", "recompute_num_layers": 1}
-    model = PolicyModel(config, Execution(topology, sequence_parallel=job.sequence_parallel, **recompute))
-    placement = Placement.even(
-        config.num_layers, tp_rank=place.tp_rank, tp_size=topology.tp, pp_rank=place.pp_rank, pp_size=topology.pp
-    )
+    layout = Layout(topology.tp, topology.pp, job.virtual)
+    count = layout.num_chunks(config.num_layers)
+    execution = Execution(topology, chunks=count, sequence_parallel=job.sequence_parallel, **recompute)
+    model = part_of([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
+    placement = layout.of_rank(config.num_layers, place.tp_rank, place.pp_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
     if job.adapter is not None:
         adapter = open_adapter(job.adapter)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mindspeed_dpo.config.adapters import AdapterConfig
 from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.models.adapters.layer import Adapters, Switch
-from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.chunks import ModelPart
 from mindspeed_dpo.models.weights.adapters.source import AdapterSource
 from mindspeed_dpo.models.weights.adapters.targets import targets
 from mindspeed_dpo.models.weights.kinds import Cut
@@ -24,7 +24,7 @@ from mindspeed_dpo.models.weights.placement import Placement
 
 
 def add_adapters(
-    stage: DecoderStage, model: ModelConfig, placement: Placement, settings: AdapterConfig, seed: int
+    stage: ModelPart, model: ModelConfig, placement: Placement, settings: AdapterConfig, seed: int
 ) -> None:
     """Freeze a stage and give its matrices adapters, which are all that learns from then on.
 
@@ -40,7 +40,7 @@ def add_adapters(
     for local, layer in enumerate(placement.layers):
         assert layer is not None
         for target in targets(model, settings):
-            linear = stage.get_submodule(target.module_path(local))
+            linear: Any = stage.get_submodule(target.module_path(local))
             adapters = Adapters(target, layer, model, cut, settings, switch, seed)
             adapters.place(linear.weight, stage.config.sequence_parallel)
             linear.adapters = adapters

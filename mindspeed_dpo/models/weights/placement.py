@@ -7,14 +7,14 @@ A noop layer takes a place in the numbering without having weights; it is writte
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindspeed_dpo.models.weights.errors import WeightsError
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One chunk of one rank.
+    """One chunk of one rank, or all of them together.
 
     Attributes:
         tp_rank: Place in the tensor-parallel group.
@@ -110,6 +110,12 @@ class Layout:
             first=pp_rank == 0 and chunk == 0,
             last=pp_rank == self.pp - 1 and chunk == last_chunk,
         )
+
+    def of_rank(self, num_layers: int, tp_rank: int, pp_rank: int) -> Placement:
+        """All chunks of a rank as one, their layers one chunk after the other. Raises what `placement` raises."""
+        chunks = [self.placement(num_layers, tp_rank, pp_rank, chunk) for chunk in range(self.num_chunks(num_layers))]
+        layers = tuple(layer for chunk in chunks for layer in chunk.layers)
+        return replace(chunks[0], layers=layers, last=chunks[-1].last)
 
     def stages(self, num_layers: int, tp_rank: int = 0) -> Iterator[tuple[int, int, Placement]]:
         """Every (pipeline stage, chunk, placement) of one tensor-parallel rank."""

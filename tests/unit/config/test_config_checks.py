@@ -22,6 +22,21 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         {"pipeline_model_parallel_size": 4},
         "resource_pool.actor_rollout=[2] holds 2 processes, which is no multiple of tensor x pipeline = 4",
     ),
+    ({"num_layers_per_virtual_pipeline_stage": 2}, "=2 needs a pipeline_model_parallel_size of 2 or more"),
+    (
+        {"num_layers_per_virtual_pipeline_stage": 2, "pipeline_model_parallel_size": 2},
+        "num_layers_per_virtual_pipeline_stage=2 does not split the 2 layers of a device (num_layers=4 / "
+        "pipeline_model_parallel_size=2) into several equal parts; choose 1",
+    ),
+    (
+        {"num_layers_per_virtual_pipeline_stage": 4, "pipeline_model_parallel_size": 2, "num_layers": 12},
+        "does not split the 6 layers of a device (num_layers=12 / pipeline_model_parallel_size=2) into several equal "
+        "parts; choose 1, 2 or 3",
+    ),
+    (
+        {"num_layers_per_virtual_pipeline_stage": 1, "pipeline_model_parallel_size": 2, "num_layers": 2},
+        "num_layers_per_virtual_pipeline_stage=1 splits the only layer of a device; remove it",
+    ),
     ({"global_batch_size": 6}, "no multiple of micro_batch_size x data-parallel size = 2 x 2; choose 4 or 8"),
     ({"micro_batch_tokens": 64}, "micro_batch_tokens=64 and micro_batch_size=2 both say what a micro-batch holds"),
     (
@@ -132,6 +147,7 @@ FINE: list[dict[str, Any]] = [
     {"min_lr": 1e-3},
     {"tensor_model_parallel_size": 2, "sequence_parallel": True},
     {"context_parallel_size": 2, "context_parallel_algo": "ulysses_cp_algo"},
+    {"num_layers_per_virtual_pipeline_stage": 1, "pipeline_model_parallel_size": 2},
     {"context_parallel_algo": "megatron_cp_algo"},
     {"device": "npu", "kv_channels": 768},
     {"device": "cpu", "kv_channels": 770},
@@ -174,6 +190,33 @@ def test_the_sharing_reference_has_the_layout_of_the_actor() -> None:
     assert "actor_rollout_ref.ref.tensor_model_parallel_size=2 differs from 1 of the actor" in found
     tree["resource_pool"]["ref"] = [2]
     assert problems(tree) == []
+
+
+def test_a_reference_with_one_stage_has_no_virtual_ones() -> None:
+    tree = put(put(small_tree(), "pipeline_model_parallel_size", 2), "num_layers_per_virtual_pipeline_stage", 1)
+    assert [role.num_chunks for role in resolved(tree).roles] == [2, 2]
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
+    assert [role.num_chunks for role in resolved(tree).roles] == [2, 2]
+    tree["actor_rollout_ref"]["ref"]["pipeline_model_parallel_size"] = 1
+    tree["resource_pool"]["ref"] = [1]
+    assert [role.num_chunks for role in resolved(tree).roles] == [2, 1]
+    tree["actor_rollout_ref"]["ref"]["num_layers_per_virtual_pipeline_stage"] = 1
+    (found,) = problems(tree)
+    assert "ref.num_layers_per_virtual_pipeline_stage=1 needs a pipeline_model_parallel_size of 2" in found
+
+
+def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None:
+    tree = put(small_tree(), "pipeline_model_parallel_size", 2)
+    for key, value in {"num_layers_per_virtual_pipeline_stage": 1, "sync_ref_model": True, "reference": "live"}.items():
+        put(tree, key, value)
+    assert problems(tree) == []
+    tree["actor_rollout_ref"]["ref"] = {
+        "model": "small",
+        "load": "weights",
+        "num_layers_per_virtual_pipeline_stage": None,
+    }
+    (found,) = problems(tree)
+    assert "needs actor and reference to have the same num_layers_per_virtual_pipeline_stage" in found
 
 
 def test_a_bad_size_in_training_is_told_once_for_actor_and_reference() -> None:

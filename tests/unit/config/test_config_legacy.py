@@ -106,6 +106,15 @@ def _sections(tree: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     yield from tree["actor_rollout_ref"].values()
 
 
+def test_virtual_stages_have_the_name_they_had() -> None:
+    tree = copy.deepcopy(_tree("mindspeed_rl.yaml"))
+    tree["megatron_training"]["num_layers_per_virtual_pipeline_stage"] = 1
+    run, problems, _ = _outcome(tree)
+    assert problems == ()
+    assert run is not None
+    assert (run.actor.num_chunks, run.actor.parallel.is_interleaved) == (2, True)
+
+
 def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
     run, problems, notes = _outcome(_tree("mindspeed_rl.yaml"))
     assert problems == ()
@@ -134,7 +143,6 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
     ("section", "key", "value", "reason"),
     [
         ("profiler_config", "integrated", {"profile": True}, "profiling is not implemented yet"),
-        ("megatron_training", "num_layers_per_virtual_pipeline_stage", 2, "virtual pipeline stages"),
         ("megatron_training", "num_layer_list", "6,10", "stages of unequal depth"),
         ("megatron_training", "expert_model_parallel_size", 2, "expert parallelism"),
         ("megatron_training", "attention_dropout", 0.1, "dropout"),

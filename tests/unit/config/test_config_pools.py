@@ -69,6 +69,7 @@ def test_the_rollout_is_the_actor_in_a_layout_of_its_own() -> None:
         num_gpus_for_infer=4,
         tensor_model_parallel_size=2,
         pipeline_model_parallel_size=2,
+        num_layers_per_virtual_pipeline_stage=1,
         sequence_parallel=True,
         inference_tensor_model_parallel_size=1,
     )
@@ -78,6 +79,7 @@ def test_the_rollout_is_the_actor_in_a_layout_of_its_own() -> None:
     parallel = run.rollout.parallel
     assert (parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size) == (1, 1)
     assert not parallel.sequence_parallel
+    assert (run.actor.num_chunks, run.rollout.num_chunks) == (2, 1)
     assert run.rollout.model is run.actor.model
     assert [run.data_parallel_size(role) for role in ("actor", "rollout")] == [1, 4]
     del tree["actor_rollout_ref"]["actor_rollout"]["inference_tensor_model_parallel_size"]

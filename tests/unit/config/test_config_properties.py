@@ -44,6 +44,8 @@ def valid_values(draw: st.DrawFn) -> tuple[dict[str, Any], int]:
         "tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "micro_batch_size": micro,
         "global_batch_size": micro * times * dp, **draw(st.sampled_from([{}, *_LOSSES])),
     }  # fmt: skip
+    if pp == 2 and draw(st.booleans()):
+        always["num_layers_per_virtual_pipeline_stage"] = 1
     optional = {
         **{key: st.floats(low, high, allow_subnormal=False) for key, (low, high) in _FLOATS.items()},
         **{key: st.integers(2, 200) for key in _COUNTS},

@@ -22,8 +22,9 @@ def plans(sizes: list[int], limit: Limit, replicas: int) -> list[list[list[int]]
 
 @given(sizes=SIZES, replicas=st.integers(1, 4), at_least=st.integers(1, 4), by_rows=st.booleans())
 def test_every_unit_is_in_one_micro_batch(sizes: list[int], replicas: int, at_least: int, by_rows: bool) -> None:
-    limit = Limit(rows=BUDGET, at_least=at_least) if by_rows else Limit(units=3)
+    limit = Limit(rows=BUDGET, at_least=at_least) if by_rows else Limit(units=3, at_least=at_least)
     found = plans(sizes, limit, replicas)
+    assert all(len(parts) >= min(at_least, sum(map(len, parts))) for parts in found)
     assert sorted(unit for parts in found for part in parts for unit in part) == list(range(len(sizes)))
     assert all(part and part == sorted(part) for parts in found for part in parts)
     assert sum(bool(parts) for parts in found) == min(replicas, len(sizes))

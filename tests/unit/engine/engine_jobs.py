@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,11 @@ from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.models.chunks import part_of
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.weights import Layout
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
 from tests.support.processes import leave_layout
@@ -50,6 +52,9 @@ class Setup:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    layers: int = 2
+    virtual: int | None = None
+    """Layers of a virtual stage."""
     bf16: bool = False
     distributed_optimizer: bool = False
     micro_batch_size: int = 1
@@ -65,7 +70,10 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     groups.split(topology)
     groups.seed(seed)
     dtype = torch.bfloat16 if setup.bf16 else torch.float32
-    model = PolicyModel(MODEL, Execution(topology, dtype=dtype, initialise=True))
+    config = replace(MODEL, num_layers=setup.layers)
+    count = Layout(setup.tp, setup.pp, setup.virtual).num_chunks(setup.layers)
+    execution = Execution(topology, dtype=dtype, chunks=count, initialise=True)
+    model = part_of([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
     parallel = ParallelConfig(
         tensor_model_parallel_size=setup.tp,
         pipeline_model_parallel_size=setup.pp,

@@ -23,8 +23,15 @@ PADDED = ("word_embeddings.weight", "output_layer.weight")
 @pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("processes", "layout"),
-    [(1, {}), (2, {"tp": 2}), (2, {"distributed_optimizer": True}), (2, {"pp": 2}), (2, {"cp": 2})],
-    ids=["one process", "TP2", "DP2 with sharded optimizer", "PP2", "CP2"],
+    [
+        (1, {}),
+        (2, {"tp": 2}),
+        (2, {"distributed_optimizer": True}),
+        (2, {"pp": 2}),
+        (2, {"cp": 2}),
+        (2, {"pp": 2, "layers": 4, "virtual": 1}),
+    ],
+    ids=["one process", "TP2", "DP2 with sharded optimizer", "PP2", "CP2", "virtual stages"],
 )
 def test_a_run_that_stops_and_goes_on_ends_with_the_same_bits(
     bf16: bool, processes: int, layout: dict[str, int], tmp_path: Path
@@ -47,6 +54,11 @@ LAYOUTS = {
     "TP2 DP2 sharded": (4, {"tp": 2, "distributed_optimizer": True}),
     "CP2 sharded": (2, {"cp": 2, "distributed_optimizer": True}),
     "TP2 CP2": (4, {"tp": 2, "cp": 2}),
+    "four layers": (1, {"layers": 4}),
+    "PP2 of four layers": (2, {"pp": 2, "layers": 4}),
+    "virtual stages": (2, {"pp": 2, "layers": 4, "virtual": 1}),
+    "virtual stages, TP2": (4, {"tp": 2, "pp": 2, "layers": 4, "virtual": 1}),
+    "virtual stages, DP2 sharded": (4, {"pp": 2, "layers": 4, "virtual": 1, "distributed_optimizer": True}),
 }
 CHANGES = [
     ("one process", "TP2", False),
@@ -59,6 +71,10 @@ CHANGES = [
     ("CP2 sharded", "TP2", True),
     ("PP2", "CP2 sharded", False),
     ("TP2 CP2", "DP2 sharded", False),
+    ("virtual stages", "PP2 of four layers", False),
+    ("PP2 of four layers", "virtual stages, TP2", True),
+    ("virtual stages, DP2 sharded", "four layers", True),
+    ("four layers", "virtual stages, DP2 sharded", False),
 ]
 
 

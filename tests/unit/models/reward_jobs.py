@@ -13,9 +13,10 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.data.packing import pack
 from mindspeed_dpo.engine.training import ScoringEngine
 from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.models.weights import Layout, open_weights
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology
 from tests.support.jobs import rows_multiple
@@ -30,6 +31,8 @@ class Job:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    virtual: int | None = None
+    """Layers of a virtual stage."""
     sequence_parallel: bool = False
     share_prompt: bool = True
     no_post_layer_norm: bool = False
@@ -65,13 +68,14 @@ def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, i
 def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
     """Gradient of the summed scores with respect to the whole head, and to the final norm."""
     model, _ = _build(job)
+    assert isinstance(model, RewardModel)
     model(pack(batch)).sum().backward()
     parts = [torch.empty_like(model.rm_head.weight) for _ in range(job.tp)]
     dist.all_gather(parts, model.rm_head.weight.grad)
     return torch.cat(parts, dim=1), model.decoder.final_layernorm.weight.grad
 
 
-def _build(job: Job) -> tuple[RewardModel, Place]:
+def _build(job: Job) -> tuple[ModelPart, Place]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
@@ -80,10 +84,10 @@ def _build(job: Job) -> tuple[RewardModel, Place]:
     source = open_weights(job.weights)
     source.final_norm = not job.no_post_layer_norm
     config = source.model_config()
-    execution = Execution(topology, dtype=job.dtype, sequence_parallel=job.sequence_parallel)
-    model = RewardModel(config, execution, no_post_layer_norm=job.no_post_layer_norm)
-    placement = Placement.even(
-        config.num_layers, tp_rank=place.tp_rank, tp_size=topology.tp, pp_rank=place.pp_rank, pp_size=topology.pp
-    )
+    layout = Layout(topology.tp, topology.pp, job.virtual)
+    count, bare = layout.num_chunks(config.num_layers), job.no_post_layer_norm
+    execution = Execution(topology, dtype=job.dtype, chunks=count, sequence_parallel=job.sequence_parallel)
+    model = part_of([RewardModel(config, execution, chunk=one, no_post_layer_norm=bare) for one in range(count)])
+    placement = layout.of_rank(config.num_layers, place.tp_rank, place.pp_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
     return model, place

@@ -36,6 +36,7 @@ LAYOUTS = {
     "TP2 PP2": (4, {"tp": 2, "pp": 2}),
     "CP2": (2, {"cp": 2}),
     "TP2 CP2 with sequence parallelism": (4, {"tp": 2, "cp": 2, "sequence_parallel": True}),
+    "virtual stages": (2, {"pp": 2, "virtual": 1}),
 }
 
 

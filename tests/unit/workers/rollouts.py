@@ -36,6 +36,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
     train = tp * pp * dp * settings.get("context_parallel_size", 1)
     if not (folder / "hf").exists():
         write_inputs(folder)
+    layers = settings.get("num_layers", 2)
     keys = {
         "tensor_model_parallel_size": tp,
         "pipeline_model_parallel_size": pp,
@@ -43,7 +44,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
         "data_path": folder / "prompts",
         "output_dir": folder / "out",
         "tokenizer_name_or_path": folder / "tokenizer",
-        "load": folder / "hf",
+        "load": _weights(folder / "hf" if layers == 2 else folder / f"hf{layers}", layers),
         "seq_length": 20,
         "max_prompt_length": 8,
         "n_samples_per_prompt": 2,
@@ -60,18 +61,26 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
 
 def write_inputs(folder: Path) -> None:
     """Weights of the tiny model, a tokenizer, prompts, and pairs to learn from."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=262, hidden_size=64, intermediate_size=176, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-6, initializer_range=0.1, max_position_embeddings=256,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "hf")
+    _weights(folder / "hf", 2)
     save_tokenizer(folder / "tokenizer")
     write_pairs(folder / "pairs")
     with writing(folder / "prompts", ("input_ids",)) as writer:
         for prompt in PROMPTS:
             writer.append({"input_ids": prompt})
         writer.commit({})
+
+
+def _weights(folder: Path, layers: int) -> Path:
+    """The folder, with random weights of the tiny model in so many layers."""
+    if folder.exists():
+        return folder
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=262, hidden_size=64, intermediate_size=176, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-6, initializer_range=0.1, max_position_embeddings=256,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return folder
 
 
 class Jobs:

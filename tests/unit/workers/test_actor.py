@@ -108,7 +108,7 @@ def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat
 def norm_of_the_mean_loss(crew: Crew, rows: np.ndarray, references: np.ndarray) -> float:
     """Gradient norm of the mean loss over the rows, from one plain forward and backward pass in one process."""
     actor, losses = crew.roles["actor"], []
-    actor.engine.wrapped.zero_grad_buffer()
+    actor.engine.wrapped[0].zero_grad_buffer()
     for batch in actor.feed.micro_batches(rows, references):
         ratios = batch.sum_by_response(actor.engine.model(batch)[:, LOGP]) - batch.ref_logps
         losses.append(-logsigmoid(actor.role.loss.dpo_beta * (ratios[:, 0] - ratios[:, 1])))
@@ -151,7 +151,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
     assert metadata["iteration"] == 1
     assert metadata["sampling"] == sampling_of(run, 5)
     assert metadata["output_dir"] == str(Path(run.loop.output_dir).resolve())
-    assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1, "cp": 1}
+    assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}
     actor.update(1, ROWS, references)
     assert not np.array_equal(actor.log_probs(ROWS), learned)
     actor.load(folder, True, True)

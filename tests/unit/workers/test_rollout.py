@@ -18,6 +18,7 @@ pytestmark = pytest.mark.distributed
 
 OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
+VIRTUAL = {"num_layers": 4, "num_layers_per_virtual_pipeline_stage": 1}
 # Layout of training, tensor-parallel size of the rollout, processes of its own, further settings.
 SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "own": ((2, 1, 1), 1, 1, {}),
@@ -36,6 +37,8 @@ SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "in place, two that share rows": ((1, 1, 1), 1, 0, {"context_parallel_size": 2, **OVERLAP}),
     "copy of two that share rows": ((1, 1, 1), 2, 0, {"context_parallel_size": 2}),
     "copy, with adapters": ((1, 2, 1), 2, 0, ADAPTERS),
+    "own, of virtual stages": ((2, 2, 1), 1, 1, VIRTUAL),
+    "copy of virtual stages, with adapters": ((1, 2, 1), 2, 0, {**VIRTUAL, **ADAPTERS}),
 }
 # A group that is left behind has about fifty.
 FEW_THREADS = 10

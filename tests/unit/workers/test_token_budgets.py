@@ -24,6 +24,7 @@ ALONE: dict[str, Any] = {"micro_batch_size": 1}
 FEW: dict[str, Any] = {"micro_batch_size": None, "micro_batch_tokens": 13}
 NONE_FITS: dict[str, Any] = {"micro_batch_size": None, "micro_batch_tokens": 4}
 PADDED = {**FEW, "micro_batch_tokens": 17, "pad_to_multiple_of": 5}
+VIRTUAL = {"num_layers": 4, "num_layers_per_virtual_pipeline_stage": 1}
 CASES: dict[str, tuple[Layout, int, dict[str, Any]]] = {
     "one replica": ((1, 1, 1), 1, FEW),
     "a budget for no pair": ((1, 1, 1), 1, NONE_FITS),
@@ -35,6 +36,7 @@ CASES: dict[str, tuple[Layout, int, dict[str, Any]]] = {
     "two stages, padded": ((1, 2, 1), 1, PADDED),
     # A stage in the middle gets messages from both sides.
     "three stages": ((1, 3, 1), 1, {**FEW, "num_layers": 3}),
+    "two stages of two virtual ones": ((1, 2, 1), 1, {**FEW, **VIRTUAL}),
     "two shards, padded": ((2, 1, 1), 1, {**PADDED, "micro_batch_tokens": 20, "sequence_parallel": True}),
     "two parts of a row, padded": ((1, 1, 1), 2, {**PADDED, "micro_batch_tokens": 20}),
     "two stages of two shards": ((2, 2, 1), 1, {**FEW, "sequence_parallel": True}),
@@ -93,3 +95,6 @@ def test_a_pipeline_has_a_pass_for_each_stage(tmp_path: Path) -> None:
     everything = {"micro_batch_size": None, "micro_batch_tokens": 1000}
     assert learn(tmp_path, (1, 1, 1), 1, **everything)[1]["micro_batches"] == 1
     assert learn(tmp_path, (1, 2, 1), 1, **everything)[1]["micro_batches"] == 2
+    # Where they are filled by pairs, only an interleaved pipeline needs them.
+    assert learn(tmp_path, (1, 2, 1), 1, micro_batch_size=4)[1]["micro_batches"] == 1
+    assert learn(tmp_path, (1, 2, 1), 1, micro_batch_size=4, **VIRTUAL)[1]["micro_batches"] == 2

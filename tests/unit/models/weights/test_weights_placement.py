@@ -36,6 +36,13 @@ def test_virtual_chunks_are_dealt_round_the_stages() -> None:
     assert not layout.placement(8, 0, 1, 0).last
 
 
+def test_a_rank_holds_its_chunks_one_after_the_other() -> None:
+    layout = Layout(1, 2, layers_per_virtual_stage=1)
+    assert layout.of_rank(6, 0, 0) == Placement(0, 1, 0, 2, (0, 2, 4), True, False)
+    assert layout.of_rank(6, 0, 1) == Placement(0, 1, 1, 2, (1, 3, 5), False, True)
+    assert Layout(2, 2).of_rank(4, 1, 1) == Layout(2, 2).placement(4, 1, 1)
+
+
 def test_noops_take_a_place_but_no_layer() -> None:
     assert layers(Layout(1, 2, noop_layers=(1, 3)), 2) == {(0, 0): (0, None), (1, 0): (1, None)}
 

@@ -1,0 +1,114 @@
+"""What the tests of virtual stages let a pool of processes do, with one model that is the same under every layout."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.learning import OptimizerConfig
+from mindspeed_dpo.config.machine import ParallelConfig
+from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
+from mindspeed_dpo.models.chunks import ModelPart, part_of
+from mindspeed_dpo.models.policy import PolicyModel
+from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.weights.families import rules_for
+from mindspeed_dpo.models.weights.placement import Layout
+from mindspeed_dpo.models.weights.rules import local_entries
+from mindspeed_dpo.models.weights.transit.shards import global_name
+from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.topology import Topology
+from tests.support.processes import leave_layout
+from tests.unit.engine.engine_jobs import MODEL, loss_sum
+
+
+@dataclass(frozen=True)
+class Deep:
+    """Eight layers over a pipeline.
+
+    Attributes:
+        pp: Stages.
+        layers: Of a virtual stage; None is the plain pipeline.
+        tied: Whether the output layer is the embedding.
+        overlap: Whether replicas reduce gradients and gather weights while they compute, with a sharded optimizer.
+    """
+
+    pp: int = 1
+    layers: int | None = None
+    tied: bool = False
+    overlap: bool = False
+
+
+def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor], list[float]]]:
+    """For each number of micro-batches the gradient by global name, and the losses that were looked at."""
+    part, names = _build(deep)
+    engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(pipeline_model_parallel_size=deep.pp))
+    found = []
+    for count in counts:
+        seen: list[float] = []
+
+        def collecting(batch: PackedBatch, columns: Tensor, into: list[float] = seen) -> Tensor:
+            value = loss_sum(batch, columns)
+            into.append(float(value))
+            return value
+
+        engine.accumulate(micro_batches(count), collecting, num_pairs=count)
+        found.append(({names[name]: p.main_grad.clone() for name, p in part.named_parameters()}, seen))
+    return found
+
+
+def scores(deep: Deep, counts: Sequence[int]) -> list[list[Tensor]]:
+    """For each number of micro-batches what the head says of them; empty lists off the last stage."""
+    engine = ScoringEngine(_build(deep)[0])
+    return [engine.score(micro_batches(count)) for count in counts]
+
+
+def norms(deep: Deep, steps: int) -> tuple[list[float], list[Tensor]]:
+    """Gradient norms of steps that learn, each with another number of micro-batches, and scores of what was learned."""
+    overlap = dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), deep.overlap)
+    part, _ = _build(deep)
+    engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(**overlap))
+    replicas = dist.get_world_size() // deep.pp
+    place = Topology(pp=deep.pp, dp=replicas).place(dist.get_rank())
+    found = []
+    for step in range(steps):
+        batches = micro_batches(2 * (1 + step))
+        engine.accumulate(batches[place.dp_rank :: replicas], loss_sum, num_pairs=len(batches))
+        found.append(engine.step(0.02))
+    return found, engine.score(micro_batches(3))
+
+
+def micro_batches(count: int) -> list[PackedBatch]:
+    """One pair each, of lengths that all differ; their order is not that of their lengths."""
+    numbers = torch.Generator().manual_seed(5)
+
+    def tokens(length: int) -> list[int]:
+        return torch.randint(0, MODEL.vocab_size, (length,), generator=numbers).tolist()
+
+    lengths = [1 + (5 * number) % 11 for number in range(count)]
+    return [pack(PreferenceBatch.from_lists([tokens(n)], [[tokens(2 + n % 3), tokens(1)]])) for n in lengths]
+
+
+def _build(deep: Deep) -> tuple[ModelPart, dict[str, str]]:
+    """This process's part of the model, and the names in the whole model of what it holds."""
+    leave_layout()
+    topology = Topology.of(dist.get_world_size(), 1, deep.pp)
+    groups.split(topology)
+    groups.seed(1)
+    model = replace(MODEL, num_layers=8, untie_embeddings_and_output_weights=not deep.tied)
+    layout = Layout(1, deep.pp, deep.layers)
+    count, pp_rank = layout.num_chunks(8), topology.place(dist.get_rank()).pp_rank
+    part = part_of([PolicyModel(model, Execution(topology, chunks=count), chunk=chunk) for chunk in range(count)])
+    entries = local_entries(rules_for(model), model, layout.of_rank(8, 0, pp_rank))
+    names = {name: global_name(entry) for name, entry in entries}
+    with torch.no_grad():
+        for name, parameter in part.named_parameters():
+            numbers = torch.Generator().manual_seed(zlib.crc32(names[name].encode()))
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=numbers) + (parameter.dim() == 1))
+    return part, names
