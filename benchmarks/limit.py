@@ -21,7 +21,8 @@ import torch
 from measuring import Clock, gemm_peak, machine
 from rich.console import Console
 from rich.table import Table
-from workload import SIZES, configuration, prepare
+from runs import offline_run
+from workload import SIZES, prepare
 
 # The first phase whose words are in the name of an operator of torch takes it.
 PHASES = {
@@ -61,7 +62,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     pairs = len(json.loads((folder / "raw.json").read_text(encoding="utf-8")))
     keys: dict[str, Any] = {"micro_batch_size": options.micro_batch, "reference": "cached"}
     loop = {"train_iters": 3, "global_batch_size": pairs, "bf16": dtype == torch.bfloat16}
-    trainer, inputs = offline(configuration(folder, size, keys, **loop))
+    trainer, inputs = offline(offline_run(folder, size, keys, **loop))
     trainer.step(0)
     clock = Clock()
     trainer.step(1)
