@@ -21,7 +21,8 @@ import torch
 from measuring import Clock, gemm_peak, machine
 from rich.console import Console
 from rich.table import Table
-from workload import SIZES, configuration, prepare
+from runs import offline_run
+from workload import SIZES, prepare
 
 STEPS = 3
 """Of which the quickest counts."""
@@ -63,7 +64,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     pairs = len(json.loads((folder / "raw.json").read_text(encoding="utf-8")))
     keys: dict[str, Any] = {"micro_batch_size": options.micro_batch, "reference": "cached"}
     loop = {"train_iters": STEPS + 2, "global_batch_size": pairs, "bf16": dtype == torch.bfloat16}
-    trainer, inputs = offline(configuration(folder, size, keys, **loop))
+    trainer, inputs = offline(offline_run(folder, size, keys, **loop))
     trainer.step(0)
     seconds = min(seconds_of(trainer, number) for number in range(1, STEPS + 1))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:

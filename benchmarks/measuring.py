@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 Result = dict[str, float]
@@ -32,6 +33,18 @@ class Clock:
 def peak_mib() -> float:
     """Peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def family_cpu_s() -> float:
+    """CPU seconds of this process and of those that it has started and not ended."""
+    children = (child.cpu_times() for child in psutil.Process().children(recursive=True))
+    return time.process_time() + sum(used.user + used.system for used in children)
+
+
+def family_peak_mib() -> float:
+    """Peak resident memory of this process, and what those that it has started and not ended hold now."""
+    children = psutil.Process().children(recursive=True)
+    return peak_mib() + sum(child.memory_info().rss for child in children) / 1024**2
 
 
 def least_seconds(function: Callable[[], Any], times: int = 5) -> float:

@@ -26,7 +26,8 @@ import transformers
 from measuring import Clock, Result, gemm_peak, in_child, machine, median, peak_mib, spread
 from rich.console import Console
 from rich.table import Table
-from workload import MAX_LENGTH, SIZES, configuration, prepare
+from runs import offline_run
+from workload import MAX_LENGTH, SIZES, prepare
 
 from mindspeed_dpo.device.host_memory import ALIKE
 
@@ -92,7 +93,7 @@ def ours(options: argparse.Namespace) -> Result:
     steps = len(json.loads((options.folder / "raw.json").read_text(encoding="utf-8"))) // options.batch
     keys: dict[str, Any] = {"micro_batch_size": options.micro_batch, "reference": OURS[options.child]}
     loop = {"train_iters": steps, "global_batch_size": options.batch, "bf16": dtype == torch.bfloat16}
-    trainer, inputs = offline(configuration(options.folder, size, keys, **loop))
+    trainer, inputs = offline(offline_run(options.folder, size, keys, **loop))
     clock = Clock()
     losses = [trainer.step(step)["loss"] for step in range(steps)]
     used, peak = clock.read(), peak_mib()

@@ -5,29 +5,41 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from measuring import family_cpu_s
+from phases import Phases
+
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.handles import Group
+from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.assemble_offline import offline_trainer
+from mindspeed_dpo.trainers.assemble_online import online_trainer
 from mindspeed_dpo.trainers.inputs import Inputs, open_inputs
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
+from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.workers.process import WorkerProcess
 
 
 class Done:
-    """An answer that is there already."""
+    """Answers that are there already."""
 
-    def __init__(self, answer: Any) -> None:
-        self._answer = answer
+    def __init__(self, answers: list[Any]) -> None:
+        self._answers = answers
 
     def result(self) -> list[Any]:
-        return [self._answer]
+        return self._answers
 
 
 class OneProcess:
-    """A worker process of a pool of one, behind the face of a worker group."""
+    """A worker process of a pool of one, behind the face of a worker group.
+
+    Attributes:
+        spent: CPU seconds of every verb, `actor.update` for instance, those of a reward's own process included.
+    """
 
     size, host = 1, "127.0.0.1"
 
     def __init__(self, run: RunConfig) -> None:
+        self.spent = Phases(family_cpu_s)
         self.worker = WorkerProcess(run, "actor_rollout", os.getcwd())
         self.worker.join(0, 1, self.worker.meeting_point(self.host))
 
@@ -38,10 +50,11 @@ class OneProcess:
         self.worker.drop(role)
 
     def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        return [self.worker.call(role, verb, *args)]
+        with self.spent(f"{role}.{verb}"):
+            return [self.worker.call(role, verb, *args)]
 
     def start(self, role: str, verb: str, *args: Any) -> Done:
-        return Done(self.worker.call(role, verb, *args))
+        return Done(self.call(role, verb, *args))
 
 
 class Silent:
@@ -54,10 +67,27 @@ class Silent:
         return
 
 
-def offline(run: RunConfig) -> tuple[OfflineDPOTrainer, Inputs]:
-    """The trainer of a run, its roles built and a cached reference computed, and what it reads."""
+def offline(
+    run: RunConfig, tracker: Tracker | None = None, group: Group | None = None
+) -> tuple[OfflineDPOTrainer, Inputs]:
+    """The trainer of a run, its roles built and a cached reference computed, and what it reads.
+
+    Args:
+        run: The run.
+        tracker: Takes the metrics; None keeps none.
+        group: Plays the roles instead of this process.
+    """
     inputs = open_inputs(run)
-    group = OneProcess(inputs.config)
-    trainer = offline_trainer(inputs, {"actor_rollout": group})(tracker=Silent())
+    seats = {"actor_rollout": group or OneProcess(inputs.config)}
+    trainer = offline_trainer(inputs, seats)(tracker=tracker or Silent())
     assert isinstance(trainer, OfflineDPOTrainer)
     return trainer, inputs
+
+
+def online(run: RunConfig, tracker: Tracker | None = None) -> tuple[OnlineDPOTrainer, OneProcess]:
+    """The trainer of an online run, its roles built, and the process that plays them; see `offline`."""
+    inputs = open_inputs(run)
+    group = OneProcess(inputs.config)
+    trainer = online_trainer(inputs, {"actor_rollout": group})(tracker=tracker or Silent())
+    assert isinstance(trainer, OnlineDPOTrainer)
+    return trainer, group

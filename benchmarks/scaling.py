@@ -1,11 +1,15 @@
-"""How seconds and memory of an offline step grow with the pairs of a step and with the length of rows.
+"""How seconds and memory of a step grow with pairs, with the length of rows, with answers to a prompt and with ranks.
 
     python benchmarks/scaling.py
+    python benchmarks/scaling.py --tables ranks --ranks 1 2 4
     python benchmarks/scaling.py --size tiny --pairs 2 4 --lengths 64 128
 
-Every measurement is a process of its own, with a cached reference and one pair a pass. The rows are made: each has
-about `length` tokens, half of them the prompt and a quarter each answer. More than two answers a prompt and more than
-one rank are not measured here.
+Every line is a run of its own, of which the second step is measured. The rows are made: each has about `length` tokens,
+half of them the prompt and a quarter each answer.
+
+Tables: `pairs` and `lengths` are offline steps with a cached reference and one pair a pass. `answers` is an online step
+in which K answers of `length` / 4 tokens share a prompt; only the best and the worst are learned from. `ranks` is an
+offline step of data-parallel processes with the same pairs each, so that a rank's seconds and memory should stay.
 """
 
 from __future__ import annotations
@@ -13,78 +17,138 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import Clock, Result, in_child, machine, peak_mib
+from measuring import Result, in_child, machine, peak_mib
 from rich.console import Console
 from rich.table import Table
-from workload import SIZES, configuration, prepare
+from runs import offline_run, online_run
+from workload import SIZES, made_row, prepare_pairs, prepare_prompts
+
+HERE = Path(__file__).resolve()
+TEMPLATE = 64
+"""Tokens of a prompt besides its own, at most."""
 
 
 def main() -> None:
-    """Measure in child processes and print the table, or be such a child."""
+    """Measure in child processes and print the tables, or be such a child."""
     options = parse()
     torch.set_num_threads(1)
     if options.folder:
-        print(json.dumps(measure(options)))
+        print(json.dumps(MEASURES[options.tables[0]](options)))
         return
-    table = Table(title=f"one offline step, {options.size}, float32, one thread")
-    for column in ("pairs", "length", "tokens", "CPU s", "CPU ms a token", "peak MiB"):
-        table.add_column(column, justify="right")
-    grid = [(pairs, options.lengths[0]) for pairs in options.pairs]
-    grid += [(options.pairs[0], length) for length in options.lengths[1:]]
-    for pairs, length in grid:
-        found = ask(pairs, length, options)
-        table.add_row(str(pairs), str(length), f"{found['tokens']:.0f}", f"{found['cpu_s']:.2f}",
-                      f"{1000 * found['cpu_s'] / found['tokens']:.2f}", f"{found['peak_mib']:.0f}")  # fmt: skip
-    table.caption = machine()
-    Console(width=120).print(table)
+    for name in options.tables:
+        print_table(name, [(line, ask(name, line, options)) for line in lines(name, options)], options)
 
 
 def parse() -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--size", choices=SIZES, default="40m")
-    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8])
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024])
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8], help="pairs or prompts of a rank's step")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="tokens of a row")
+    parser.add_argument("--answers", type=int, nargs="+", default=[2, 4, 8], help="answers to a prompt")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="data-parallel processes")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-def ask(pairs: int, length: int, options: argparse.Namespace) -> Result:
-    """A step over pairs of one length, in a process of its own."""
+Line = dict[str, int]
+
+
+def lines(name: str, options: argparse.Namespace) -> list[Line]:
+    """What grows in a table; everything else stays at its first value."""
+    first = {key: getattr(options, key)[0] for key in ("pairs", "lengths", "answers", "ranks")}
+    return [{**first, name: value} for value in getattr(options, name)]
+
+
+def ask(name: str, line: Line, options: argparse.Namespace) -> Result:
+    """One line of a table, measured in a process of its own."""
+    size, length = SIZES[options.size], line["lengths"]
+    longest = length + TEMPLATE
+    rows = [made_row(length // 2, length // 4, length // 4)] * line["pairs"] * line["ranks"]
     with tempfile.TemporaryDirectory() as folder:
-        data = Path(folder) / "made.json"
-        data.write_text(json.dumps([row(length)] * pairs), encoding="utf-8")
-        prepare(Path(folder), data, SIZES[options.size], "float32", pairs)
-        return in_child(Path(__file__).resolve(), ["--folder", folder, "--size", options.size, "--pairs", str(pairs)])
+        if name == "answers":
+            prepare_prompts(Path(folder), rows, size, "float32", len(rows), longest, answer=0)
+        else:
+            prepare_pairs(Path(folder), rows, size, "float32", len(rows), longest)
+        words = [word for key, value in line.items() for word in (f"--{key}", str(value))]
+        return in_child(HERE, ["--folder", folder, "--size", options.size, "--tables", name, *words])
 
 
-def row(length: int) -> dict[str, Any]:
-    """A pair in ShareGPT's form; a repeated word is one token each time."""
-    asked, chosen, rejected = (" ".join([word] * count) for word, count in
-                               (("what", length // 2), ("yes", length // 4), ("no", length // 4)))  # fmt: skip
-    return {
-        "conversations": [{"from": "human", "value": asked}],
-        "chosen": {"from": "gpt", "value": chosen},
-        "rejected": {"from": "gpt", "value": rejected},
-    }
-
-
-def measure(options: argparse.Namespace) -> Result:
-    """The second step of a run."""
+def offline_step(options: argparse.Namespace) -> Result:
+    """The second step of a run whose processes share the pairs; seconds and memory of the process that needs most."""
+    from many_processes import ManyProcesses
     from one_process import offline
 
-    (pairs,) = options.pairs
+    (pairs,), (ranks,) = options.pairs, options.ranks
     keys: dict[str, Any] = {"micro_batch_size": 1, "reference": "cached"}
-    run = configuration(options.folder, SIZES[options.size], keys, train_iters=2, global_batch_size=pairs)
-    trainer, inputs = offline(run)
+    loop = {"train_iters": 2, "global_batch_size": pairs * ranks}
+    run = offline_run(options.folder, SIZES[options.size], keys, ranks, **loop)
+    group = ManyProcesses(run, ranks)
+    trainer, inputs = offline(run, group=group)
     trainer.step(0)
-    clock = Clock()
+    before = group.used()
     trainer.step(1)
-    return {**clock.read(), "tokens": float(inputs.dataset.lengths().sum()), "peak_mib": peak_mib()}
+    after = group.used()
+    cpu_s = max(now - start for (now, _), (start, _) in zip(after, before, strict=True))
+    tokens = float(inputs.dataset.lengths().sum())
+    return {"cpu_s": cpu_s, "tokens": tokens, "peak_mib": max(peak for _, peak in after)}
+
+
+def online_step(options: argparse.Namespace) -> Result:
+    """The second step of an online run in this process."""
+    from one_process import online
+
+    (prompts,), (length,), (answers,) = options.pairs, options.lengths, options.answers
+    keys: dict[str, Any] = {
+        "micro_batch_size": 1, "max_prompt_length": length + TEMPLATE, "n_samples_per_prompt": answers,
+        "rollout_slots": 16, "decode_rows": 16,
+    }  # fmt: skip
+    loop = {"train_iters": 2, "global_batch_size": prompts, "seq_length": length + TEMPLATE + length // 4}
+    run = online_run(options.folder, SIZES[options.size], keys, "online_reward.vowels", **loop)
+    trainer, process = online(run)
+    trainer.step(0)
+    process.spent.seconds.clear()
+    found = trainer.step(1)
+    spent = process.spent.seconds
+    tokens = prompts * (found["prompt_length/mean"] + answers * found["response_length/mean"])
+    return {
+        "tokens": tokens, "peak_mib": peak_mib(), "generate": spent["rollout.generate"],
+        "reference": spent["ref.log_probs"], "update": spent["actor.update"],
+    }  # fmt: skip
+
+
+MEASURES: dict[str, Callable[[argparse.Namespace], Result]] = {
+    "pairs": offline_step,
+    "lengths": offline_step,
+    "answers": online_step,
+    "ranks": offline_step,
+}
+"""What grows -> how a line is measured."""
+
+
+def print_table(name: str, found: list[tuple[Line, Result]], options: argparse.Namespace) -> None:
+    """A line for each value; seconds are those of CPU, `ranks` says those and the memory of the rank with most."""
+    phases = ("generate", "reference", "update") if name == "answers" else ("cpu_s",)
+    table = Table(title=f"a step as {name} grow, {options.size}, float32, one thread a process")
+    for column in ("pairs", "length", "answers", "ranks", "tokens"):
+        table.add_column(column, justify="right")
+    for phase in phases:
+        table.add_column("CPU s" if phase == "cpu_s" else f"{phase} CPU s", justify="right")
+    table.add_column("ms a token of a rank", justify="right")
+    table.add_column("peak MiB", justify="right")
+    for line, result in found:
+        seconds = [result[phase] for phase in phases]
+        each = 1000 * sum(seconds) * line["ranks"] / result["tokens"]
+        table.add_row(*map(str, line.values()), f"{result['tokens']:.0f}", *(f"{spent:.2f}" for spent in seconds),
+                      f"{each:.2f}", f"{result['peak_mib']:.0f}")  # fmt: skip
+    table.caption = machine()
+    Console(width=120).print(table)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,18 @@
-"""The model, tokenizer and pairs that the benchmarks of training work on, and the least work they are."""
+"""The model, tokenizer, pairs and prompts that the benchmarks of training work on, and the least work they are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.preprocess import preprocess
 from mindspeed_dpo.data.settings import PreprocessSettings
 
@@ -63,14 +60,16 @@ SIZES = {
 }
 
 
-def make_model(folder: Path, size: Size, dtype: str) -> None:
-    """A Llama with random weights in Hugging Face's format."""
+def make_model(folder: Path, size: Size, dtype: str, stops: int = 0) -> None:
+    """A Llama with random weights in Hugging Face's format; the last `stops` tokens of its vocabulary end an answer."""
     torch.manual_seed(0)
     config = LlamaConfig(
         **vars(size), max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
         pad_token_id=0,
     )  # fmt: skip
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    model.generation_config.eos_token_id = [config.eos_token_id, *range(size.vocab_size - stops, size.vocab_size)]
+    model.save_pretrained(folder)
 
 
 def make_tokenizer(folder: Path, texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -91,14 +90,20 @@ def make_tokenizer(folder: Path, texts: Iterator[str], vocab_size: int) -> PreTr
     return fast
 
 
-def choose_pairs(rows: list[dict[str, Any]], tokenizer: Any, count: int) -> list[dict[str, Any]]:
-    """`count` pairs spread evenly over those whose prompts leave room for answers; all where there are no more."""
+def choose_rows(rows: list[dict[str, Any]], tokenizer: Any, count: int, longest: int) -> list[dict[str, Any]]:
+    """`count` rows spread evenly over those with prompts of at most `longest` tokens; all where there are no more."""
 
     def tokens(row: dict[str, Any]) -> int:
-        return len(tokenizer.apply_chat_template(conversational(row)["prompt"], tokenize=True, return_dict=False))
+        return len(tokenizer(prompt_text(row, tokenizer), add_special_tokens=False)["input_ids"])
 
-    fit = [row for row in rows if tokens(row) < MAX_LENGTH - 64]
+    fit = [row for row in rows if tokens(row) <= longest]
     return [fit[int(place)] for place in np.linspace(0, len(fit) - 1, min(count, len(fit)))]
+
+
+def prompt_text(row: dict[str, Any], tokenizer: Any) -> str:
+    """The prompt of a row as the model reads it."""
+    words = {"tokenize": False, "add_generation_prompt": True}
+    return str(tokenizer.apply_chat_template(conversational(row)["prompt"], **words))
 
 
 def conversational(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
@@ -111,65 +116,73 @@ def conversational(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
 
 
 def prepare(folder: Path, data: Path, size: Size, dtype: str, pairs: int) -> None:
-    """Model, tokenizer and pairs, for us and for TRL, in one folder: hf/, trl.jsonl, pairs*."""
-    model = folder / "hf"
-    make_model(model, size, dtype)
+    """`prepare_pairs` of a file."""
     every = json.loads(data.read_text(encoding="utf-8"))
-    texts = (message["content"] for row in every for messages in conversational(row).values() for message in messages)
-    tokenizer = make_tokenizer(model, texts, size.vocab_size)
-    chosen = choose_pairs(every, tokenizer, pairs)
-    lines = [json.dumps(conversational(row)) for row in chosen]
-    (folder / "trl.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    (folder / "raw.json").write_text(json.dumps(chosen), encoding="utf-8")
+    prepare_pairs(folder, every, size, dtype, pairs, MAX_LENGTH - 64)
+
+
+def prepare_pairs(folder: Path, every: list[dict[str, Any]], size: Size, dtype: str, pairs: int, longest: int) -> None:
+    """Model, tokenizer and pairs, for us and for TRL, in one folder: hf/, trl.jsonl, pairs*; see `prepare_prompts`."""
+    make_model(folder / "hf", size, dtype)
+    tokenizer = make_tokenizer(folder / "hf", texts_of(every), size.vocab_size)
+    chosen = choose_rows(every, tokenizer, pairs, longest)
+    write_lines(folder / "trl.jsonl", map(conversational, chosen))
+    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
+    tokenise(folder, "pairs", chosen, "SharegptStylePairwiseHandler", columns)
+
+
+def prepare_prompts(
+    folder: Path, every: list[dict[str, Any]], size: Size, dtype: str, prompts: int, longest: int, answer: int
+) -> None:
+    """Model, tokenizer and prompts, for us and for TRL, in one folder: hf/, trl.jsonl, prompts*.
+
+    Args:
+        folder: That is filled.
+        every: Rows in ShareGPT's form.
+        size: Of the model.
+        dtype: Of its weights.
+        prompts: How many to choose.
+        longest: Tokens of a prompt at most.
+        answer: Tokens of an answer on average, were it not cut. A random model's next token is nearly any, so this is
+            the share of tokens that end one; 0 lets none end.
+    """
+    make_model(folder / "hf", size, dtype, stops=size.vocab_size // answer if answer else 0)
+    tokenizer = make_tokenizer(folder / "hf", texts_of(every), size.vocab_size)
+    chosen = choose_rows(every, tokenizer, prompts, longest)
+    write_lines(folder / "trl.jsonl", [{"prompt": prompt_text(row, tokenizer)} for row in chosen])
+    tokenise(folder, "prompts", chosen, "PPOSharegptStyleInstructionHandler", {"messages": "conversations"})
+
+
+def made_row(prompt: int, chosen: int, rejected: int) -> dict[str, Any]:
+    """A pair of so many words in ShareGPT's form; a repeated word is one token each time."""
+    asked, good, bad = (" ".join([word] * count) for word, count in
+                        (("what", prompt), ("yes", chosen), ("no", rejected)))  # fmt: skip
+    return {
+        "conversations": [{"from": "human", "value": asked}],
+        "chosen": {"from": "gpt", "value": good},
+        "rejected": {"from": "gpt", "value": bad},
+    }
+
+
+def texts_of(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Whatever was said in rows."""
+    return (message["content"] for row in rows for messages in conversational(row).values() for message in messages)
+
+
+def write_lines(path: Path, records: Iterable[Any]) -> None:
+    path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+
+
+def tokenise(folder: Path, name: str, rows: list[dict[str, Any]], handler: str, columns: dict[str, str]) -> None:
+    """Our own form of the rows, as `preprocess_data.py` makes it."""
+    (folder / "raw.json").write_text(json.dumps(rows), encoding="utf-8")
     preprocess(
         PreprocessSettings(
             input=str(folder / "raw.json"),
-            output_prefix=str(folder / "pairs"),
-            handler_name="SharegptStylePairwiseHandler",
-            map_keys={"messages": "conversations", "chosen": "chosen", "rejected": "rejected"},
+            output_prefix=str(folder / name),
+            handler_name=handler,
+            map_keys=columns,
             prompt_type="chat_template",
-            tokenizer_name_or_path=str(model),
+            tokenizer_name_or_path=str(folder / "hf"),
         )
     )
-
-
-def configuration(folder: Path, size: Size, keys: dict[str, Any], **loop: Any) -> RunConfig:
-    """A run on what `prepare` made.
-
-    Args:
-        folder: That of `prepare`.
-        size: Of the model.
-        keys: Settings of the actor.
-        loop: Settings of the section training.
-    """
-    width = size.hidden_size // size.num_attention_heads
-    model = {
-        "num_layers": size.num_hidden_layers, "hidden_size": size.hidden_size,
-        "ffn_hidden_size": size.intermediate_size, "num_attention_heads": size.num_attention_heads,
-        "num_query_groups": size.num_key_value_heads, "kv_channels": width, "vocab_size": size.vocab_size,
-        "make_vocab_size_divisible_by": 1, "untie_embeddings_and_output_weights": False,
-        "max_position_embeddings": 2048, "rotary_base": 10000, "norm_epsilon": 1e-6,
-    }  # fmt: skip
-    training = {
-        "stage": "dpo", "seq_length": MAX_LENGTH, "split": "100,0,0", "save_interval": 1_000_000,
-        "device": "cpu", "distributed_backend": "gloo", "tensorboard": False, "eval_interval": 0,
-        "tokenizer_type": "PretrainedFromHF", "tokenizer_name_or_path": str(folder / "hf"),
-        "output_dir": str(folder / "run"), **loop,
-    }  # fmt: skip
-    actor = {
-        "model": "bench", "load": str(folder / "hf"), "finetune": True, "data_path": str(folder / "pairs"),
-        "truncation": "keep_start", "no_shuffle": True, "dpo_loss_type": "sigmoid", "dpo_beta": 0.1, "lr": 1e-6,
-        "lr_decay_style": "constant", "weight_decay": 0.0,
-        "reference_cache_dir": str(folder / "reference"), **keys,
-    }  # fmt: skip
-    tree = {
-        "defaults": [{"model": ["bench"]}],
-        "training": training,
-        "actor_rollout_ref": {"actor_rollout": actor},
-        "resource_pool": {"actor_rollout": [1]},
-    }
-    places = {folder / "configs" / "model" / "bench.yaml": {"bench": model}, folder / "configs" / "bench.yaml": tree}
-    for path, content in places.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return load_run("bench", [], folder / "configs")

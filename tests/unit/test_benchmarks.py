@@ -12,10 +12,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
-    "offline": ["--size", "tiny", "--pairs", "2", "--batch", "2", "--sides", "cached"],
-    "head": ["--vocab", "512", "--rows", "8", "--hidden", "16"],
-    "limit": ["--size", "tiny", "--pairs", "2"],
-    "scaling": ["--size", "tiny", "--pairs", "1", "--lengths", "32"],
+    "offline": "--size tiny --pairs 2 --batch 2 --sides cached",
+    "head": "--vocab 512 --rows 8 --hidden 16",
+    "limit": "--size tiny --pairs 2",
+    "online": "--size tiny --batch 2 --steps 1 --max-new 4 --mean-new 2",
+    "scaling": "--size tiny --tables answers ranks --pairs 1 --lengths 32 --answers 3 --ranks 2",
+    "endurance": "--steps 10 --bound 100000",
 }
 NEEDS_DATA = {"offline", "limit"}
 
@@ -33,7 +35,7 @@ def pair(word: str) -> dict[str, object]:
 def test_a_benchmark_measures_and_says_where(name: str, tmp_path: Path) -> None:
     data = tmp_path / "pairs.json"
     data.write_text(json.dumps([pair("one"), pair("two")]), encoding="utf-8")
-    words = TINY[name] + (["--data", str(data)] if name in NEEDS_DATA else [])
+    words = TINY[name].split() + (["--data", str(data)] if name in NEEDS_DATA else [])
     done = subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *words],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, timeout=300,

@@ -120,7 +120,8 @@ def by_bags(reach: Reach, heads: tuple[int, int, int], scale: float) -> BlockAtt
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         factors = query.reshape(-1, width).index_select(0, query_of).flatten()
         scores = _bags(keys.reshape(-1, block), key_index, key_bags, factors).view(rows, groups, blocks, ratio, block)
-        scores = torch.add(bias, scores, alpha=scale)
+        # In place: a new sum would lie in memory as the bias does where there is one group, block before row.
+        torch.add(bias, scores, alpha=scale, out=scores)
         weights = scores.sub_(scores.amax(-1, keepdim=True).amax(2, keepdim=True)).exp_()
         factors = weights.view(-1, block).index_select(0, weight_of).flatten()
         context = _bags(values.reshape(-1, width), value_index, value_bags, factors).view(rows, groups, ratio, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 import pytest
 import torch
@@ -11,30 +11,39 @@ from torch import Tensor
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention, by_bags, by_products
 
 BLOCK = 64
-HEADS = GROUPS, RATIO, WIDTH = 2, 4, 16
+HEADS = (2, 4, 16)
 SCALE = 0.25
-Form = Callable[[Reach], BlockAttention]
+
+
+class Form(Protocol):
+    """A form of attention, for so many query groups, heads of each and so wide ones."""
+
+    def __call__(self, reach: Reach, heads: tuple[int, int, int] = HEADS) -> BlockAttention: ...
+
+
 FORMS: dict[str, Form] = {
-    "bags": lambda reach: by_bags(reach, HEADS, SCALE),
-    "products": lambda reach: by_products(reach, SCALE),
+    "bags": lambda reach, heads=HEADS: by_bags(reach, heads, SCALE),
+    "products": lambda reach, heads=HEADS: by_products(reach, SCALE),
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
 
-def drawn(blocks: int, rows: int) -> tuple[Tensor, Tensor, Tensor]:
+def drawn(blocks: int, rows: int, heads: tuple[int, int, int] = HEADS) -> tuple[Tensor, Tensor, Tensor]:
     """Query, keys and values."""
     generator = torch.Generator().manual_seed(0)
-    query = torch.randn(rows, *HEADS, generator=generator)
-    keys = torch.randn(blocks, rows, GROUPS, WIDTH, BLOCK, generator=generator)
-    return query, keys, torch.randn(blocks, rows, GROUPS, BLOCK, WIDTH, generator=generator)
+    groups, _, width = heads
+    query = torch.randn(rows, *heads, generator=generator)
+    keys = torch.randn(blocks, rows, groups, width, BLOCK, generator=generator)
+    return query, keys, torch.randn(blocks, rows, groups, BLOCK, width, generator=generator)
 
 
 @forms
 @pytest.mark.parametrize("window", [None, 7, 200])
-def test_it_is_exact_softmax_attention(window: int | None, form: Form) -> None:
-    query, keys, values = drawn(5, 4)
+@pytest.mark.parametrize("heads", [HEADS, (1, 4, 16), (1, 1, 16), (4, 1, 16)])
+def test_it_is_exact_softmax_attention(window: int | None, heads: tuple[int, int, int], form: Form) -> None:
+    query, keys, values = drawn(5, 4, heads)
     positions = torch.tensor([2, 5 * BLOCK - 1, 300, 0])
-    found = form(Reach(positions, 0, 5, BLOCK, window))(query, keys, values)
+    found = form(Reach(positions, 0, 5, BLOCK, window), heads)(query, keys, values)
     for row, position in enumerate(positions.tolist()):
         start = 0 if window is None else max(0, position + 1 - window)
         flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys.mT, values)]

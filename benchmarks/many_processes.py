@@ -1,0 +1,69 @@
+"""A run in several processes of this machine: workers and roles are those of `ray_gpt.py`, only Ray is left out."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from measuring import peak_mib
+from one_process import Done
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.workers.process import WorkerProcess
+
+USED = "used"
+
+
+class ManyProcesses:
+    """The processes of a pool, behind the face of a worker group; a process that fails ends the measurement."""
+
+    host = "127.0.0.1"
+
+    def __init__(self, run: RunConfig, size: int) -> None:
+        self.size = size
+        context = multiprocessing.get_context("spawn")
+        pipes = [context.Pipe() for _ in range(size)]
+        self._ends = [ours for ours, _ in pipes]
+        for rank, (_, theirs) in enumerate(pipes):
+            context.Process(target=_serve, args=(run, rank, size, theirs), daemon=True).start()
+            theirs.close()
+        master = self._ends[0].recv()
+        for end in self._ends[1:]:
+            end.send(master)
+
+    def build(self, role: str) -> None:
+        self._ask("build", role)
+
+    def drop(self, role: str) -> None:
+        self._ask("drop", role)
+
+    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+        return self._ask("call", role, verb, *args)
+
+    def start(self, role: str, verb: str, *args: Any) -> Done:
+        return Done(self.call(role, verb, *args))
+
+    def used(self) -> list[tuple[float, float]]:
+        """CPU seconds and peak MiB of each process so far."""
+        return self._ask(USED)
+
+    def _ask(self, *words: Any) -> list[Any]:
+        for end in self._ends:
+            end.send(words)
+        return [end.recv() for end in self._ends]
+
+
+def _serve(run: RunConfig, rank: int, size: int, end: Connection) -> None:
+    worker = WorkerProcess(run, "actor_rollout", os.getcwd())
+    if rank == 0:
+        master = worker.meeting_point(ManyProcesses.host)
+        end.send(master)
+    else:
+        master = end.recv()
+    worker.join(rank, size, master)
+    while True:
+        name, *args = end.recv()
+        end.send((time.process_time(), peak_mib()) if name == USED else getattr(worker, name)(*args))

@@ -1,0 +1,181 @@
+"""Whole steps of online DPO (generate, score, reference, update) beside TRL's OnlineDPOTrainer.
+
+    python benchmarks/online.py --peer-python ~/trl/bin/python
+    python benchmarks/online.py --data dpo_en_demo.json --max-prompt 512 --max-new 128 --peer-python ~/trl/bin/python
+
+Same weights, prompts, sampling, dtype, threads, two answers to a prompt, and the same Python function as reward. Each
+measurement is a process of its own; within a round the sides run one after the other, so that whatever else the
+machine does meets all of them. Without --peer-python only our side runs; `offline.py` says how to make that
+environment. Nothing warms up on either side.
+
+Sides: `ours` is the trainer with its worker in one process, without Ray, the reward function in a process of its own
+as always; its seconds and memory count. `trl` is TRL as installed, with Hugging Face's `generate` and its cache;
+`trl-tuned` has the allocator settings of our CPU workers. Gradient checkpointing is off everywhere.
+
+The model has random weights, so that nearly any token may come next; answers of different lengths come from a set of
+end tokens whose total probability is 1 / mean length, the same on both sides. The lengths are chance: the table
+has the tokens of each side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from measuring import Clock, Result, family_cpu_s, family_peak_mib, in_child, machine, median, spread
+from rich.console import Console
+from rich.table import Table
+from runs import online_run
+from workload import SIZES, prepare_prompts
+
+from mindspeed_dpo.device.host_memory import ALIKE
+
+HERE = Path(__file__).resolve()
+OURS, PEERS = "ours", ("trl", "trl-tuned")
+ASKED = 3.0
+REWARD = "online_reward.vowels"
+# Our verbs under the names of the phases.
+VERBS = {"rollout.generate": "generate", "reward.score": "score", "ref.log_probs": "reference"}
+PHASES = ("generate", "score", "reference", "update")
+
+
+def main() -> None:
+    """Measure in child processes and print the tables, or be such a child."""
+    options = parse()
+    if options.child:
+        print(json.dumps(ours(options)))
+        return
+    sides = [side for side in options.sides if side == OURS or options.peer_python]
+    with tempfile.TemporaryDirectory() as folder:
+        rows = json.loads(options.data.read_text(encoding="utf-8")) if options.data else made_rows()
+        prepare_prompts(Path(folder), rows, SIZES[options.size], options.dtype, options.batch * options.steps,
+                        options.max_prompt, options.mean_new)  # fmt: skip
+        rounds = [{side: measure(side, folder, options) for side in sides} for _ in range(options.rounds)]
+    report(rounds, options)
+
+
+def parse() -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="rows in ShareGPT's form for their prompts; else some are made")
+    parser.add_argument("--size", choices=SIZES, default="40m")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=2)
+    parser.add_argument("--batch", type=int, default=16, help="prompts of a step, and of TRL's device batch")
+    parser.add_argument("--micro-batch", type=int, default=4, help="our pairs of one pass of the update")
+    parser.add_argument("--peer-micro-batch", type=int, help="TRL's prompts of a device batch, the batch by default")
+    parser.add_argument("--max-prompt", type=int, default=288, help="tokens of a prompt at most")
+    parser.add_argument("--max-new", type=int, default=96, help="tokens of an answer at most")
+    parser.add_argument("--mean-new", type=int, default=32, help="tokens of an answer on average, 0 for all of max-new")
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--decode-rows", type=int, default=32, help="rows of one of our decoding passes, and its slots")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
+    parser.add_argument("--sides", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS])
+    parser.add_argument("--peer-python", help="interpreter of an environment with TRL")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def made_rows() -> list[dict[str, Any]]:
+    """256 prompts of made words, 16 to 256 of them, spread evenly on a logarithmic scale."""
+    dice = random.Random(0)
+    words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(2, 6))) for _ in range(2000)]
+    counts = [round(16 ** (1 + dice.random())) for _ in range(256)]
+    texts = [" ".join(dice.choices(words, k=count)) for count in counts]
+    answer = {"from": "gpt", "value": "yes"}
+    return [
+        {"conversations": [{"from": "human", "value": text}], "chosen": answer, "rejected": answer} for text in texts
+    ]
+
+
+def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
+    """One measurement of one side in a process of its own."""
+    environment = {"OMP_NUM_THREADS": str(options.threads)}
+    common = ("folder", "dtype", "threads", "steps", "batch", "max_prompt", "max_new", "temperature")
+    given = {**vars(options), "folder": folder}
+    if side == OURS:
+        return in_child(HERE, ["--child", *words(given, *common, "size", "micro_batch", "decode_rows")], environment)
+    given["micro_batch"] = options.peer_micro_batch or options.batch
+    tuned = {} if side == "trl" else ALIKE
+    script = HERE.with_name("trl_online.py")
+    return in_child(script, words(given, *common, "micro_batch"), {**environment, **tuned}, options.peer_python)
+
+
+def words(given: dict[str, Any], *names: str) -> list[str]:
+    """Options as they stand on a command line."""
+    return [word for name in names for word in (f"--{name.replace('_', '-')}", str(given[name]))]
+
+
+def ours(options: argparse.Namespace) -> Result:
+    """The trainer's own steps over all prompts once."""
+    from one_process import online
+
+    torch.set_num_threads(options.threads)
+    keys: dict[str, Any] = {
+        "micro_batch_size": options.micro_batch, "max_prompt_length": options.max_prompt,
+        "temperature": options.temperature, "rollout_slots": options.decode_rows, "decode_rows": options.decode_rows,
+    }  # fmt: skip
+    loop = {"train_iters": options.steps, "global_batch_size": options.batch, "bf16": options.dtype == "bfloat16",
+            "seq_length": options.max_prompt + options.max_new}  # fmt: skip
+    trainer, process = online(online_run(options.folder, SIZES[options.size], keys, REWARD, **loop))
+    process.spent.seconds.clear()
+    clock, before = Clock(), family_cpu_s()
+    steps = [trainer.step(step) for step in range(options.steps)]
+    wall, cpu = clock.read()["wall_s"], family_cpu_s() - before
+    phases = {phase: process.spent.seconds[verb] for verb, phase in VERBS.items()}
+    return {
+        "wall_s": wall, "cpu_s": cpu, **phases, "update": cpu - sum(phases.values()), "peak_mib": family_peak_mib(),
+        "pairs": sum(step["pairs/count"] for step in steps), "first_loss": steps[0].get("loss", float("nan")),
+        "prompt_tokens": options.batch * sum(step["prompt_length/mean"] for step in steps),
+        "response_tokens": 2 * options.batch * sum(step["response_length/mean"] for step in steps),
+    }  # fmt: skip
+
+
+def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
+    """Medians of every side, then the ratios within a round beside what is asked for."""
+    table = Table(title=f"online DPO, {options.size}, {options.dtype}, {options.threads} thread(s)")
+    for column in ("", "pairs/CPU-s", "pairs/s", "tokens", *(f"{phase} CPU-s" for phase in PHASES), "peak MiB"):
+        table.add_column(column, justify="right" if column else "left")
+    for side in rounds[0]:
+        each = [one[side] for one in rounds]
+        rates = [f"{median([r['pairs'] / r[key] for r in each]):.3f}" for key in ("cpu_s", "wall_s")]
+        phases = [f"{median([r[phase] for r in each]):.2f}" for phase in PHASES]
+        tokens, peak = (f"{median([r[key] for r in each]):.0f}" for key in ("response_tokens", "peak_mib"))
+        table.add_row(side, *rates, tokens, *phases, peak)
+    first = rounds[0][next(iter(rounds[0]))]
+    table.caption = (
+        f"{options.rounds} round(s) of {options.steps} step(s) of {options.batch} prompts, "
+        f"{first['prompt_tokens']:.0f} tokens, answers of at most {options.max_new} tokens, counted here; ours "
+        f"{options.micro_batch} pairs a pass, {options.decode_rows} rows a decoding pass; {machine(transformers)}"
+    )
+    console = Console(width=120)
+    console.print(table)
+    for peer in (side for side in PEERS if {side, OURS} <= rounds[0].keys()):
+        console.print(ratios(peer, rounds))
+
+
+def ratios(peer: str, rounds: list[dict[str, Result]]) -> str:
+    """How ours compares with a peer in the same round."""
+    pairs = [(one[OURS], one[peer]) for one in rounds]
+    by = {
+        key: [mine["pairs"] / mine[key] * theirs[key] / theirs["pairs"] for mine, theirs in pairs]
+        for key in ("cpu_s", "wall_s", "generate", "reference", "update")
+    }
+    leaner = median([mine["peak_mib"] / theirs["peak_mib"] for mine, theirs in pairs])
+    return (
+        f"ours beside {peer}: {spread(by['cpu_s'])} pairs per CPU-second (asked {ASKED}x), {spread(by['wall_s'])} per "
+        f"second; generate {median(by['generate']):.2f}x, reference {median(by['reference']):.2f}x, "
+        f"update {median(by['update']):.2f}x; peak memory {leaner:.2f}x"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Configurations of the runs that are measured: as a user would write them, on what `workload` made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from workload import MAX_LENGTH, Size
+
+from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.config.run import RunConfig
+
+Tree = dict[str, Any]
+
+
+def offline_run(folder: Path, size: Size, keys: Tree, processes: int = 1, **loop: Any) -> RunConfig:
+    """A run on pairs.
+
+    Args:
+        folder: That of `prepare`.
+        size: Of the model.
+        keys: Settings of the actor.
+        processes: That share the work.
+        loop: Settings of the section training.
+    """
+    own = {
+        "data_path": str(folder / "pairs"), "truncation": "keep_start",
+        "reference_cache_dir": str(folder / "reference"), **keys,
+    }  # fmt: skip
+    return _loaded(folder, size, own, {}, processes, {"stage": "dpo", "eval_interval": 0, **loop})
+
+
+def online_run(folder: Path, size: Size, keys: Tree, reward: str, processes: int = 1, **loop: Any) -> RunConfig:
+    """A run on prompts, whose answers the function `reward` scores; the rest as `offline_run`."""
+    own = {"data_path": str(folder / "prompts"), "max_tokens_to_oom": 1_000_000, **keys}
+    return _loaded(
+        folder, size, own, {"reward": {"reward_functions": [reward]}}, processes, {"stage": "ray_online_dpo", **loop}
+    )
+
+
+def _loaded(folder: Path, size: Size, keys: Tree, sections: Tree, processes: int, loop: Tree) -> RunConfig:
+    training = {
+        "seq_length": MAX_LENGTH, "split": "100,0,0", "save_interval": 1_000_000_000,
+        "device": "cpu", "distributed_backend": "gloo", "tensorboard": False,
+        "tokenizer_type": "PretrainedFromHF", "tokenizer_name_or_path": str(folder / "hf"),
+        "output_dir": str(folder / "run"), **loop,
+    }  # fmt: skip
+    actor = {
+        "model": "bench", "load": str(folder / "hf"), "finetune": True, "no_shuffle": True,
+        "dpo_loss_type": "sigmoid", "dpo_beta": 0.1, "lr": 1e-6, "lr_decay_style": "constant", "weight_decay": 0.0,
+        **keys,
+    }  # fmt: skip
+    tree = {
+        "defaults": [{"model": ["bench"]}],
+        "training": training,
+        "actor_rollout_ref": {"actor_rollout": actor},
+        **sections,
+        "resource_pool": {"actor_rollout": [processes]},
+    }
+    configs = folder / "configs"
+    for path, content in ((configs / "model" / "bench.yaml", {"bench": _model(size)}), (configs / "bench.yaml", tree)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    return load_run("bench", [], configs)
+
+
+def _model(size: Size) -> Tree:
+    """The model of a size in the words of Megatron."""
+    return {
+        "num_layers": size.num_hidden_layers, "hidden_size": size.hidden_size,
+        "ffn_hidden_size": size.intermediate_size, "num_attention_heads": size.num_attention_heads,
+        "num_query_groups": size.num_key_value_heads,
+        "kv_channels": size.hidden_size // size.num_attention_heads, "vocab_size": size.vocab_size,
+        "make_vocab_size_divisible_by": 1, "untie_embeddings_and_output_weights": False,
+        "max_position_embeddings": 2048, "rotary_base": 10000, "norm_epsilon": 1e-6,
+    }  # fmt: skip
