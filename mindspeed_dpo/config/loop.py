@@ -63,7 +63,7 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
     )
     log_token_statistics: bool = setting(
         True,
-        help="Also measure entropy and token accuracy of the policy, at some cost: on NPU in bfloat16 the fused head of "
+        help="Also measure entropy and token accuracy of the policy, at some cost: the fused head of "
         "torch_npu 2.13 is used only without them.",
         shared=True,
     )
