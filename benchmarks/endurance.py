@@ -31,7 +31,7 @@ from mindspeed_dpo.observability.jsonl import MetricsFile
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 
 MINUTE = Size(32, 1, 2, 1, 64, 512)
-PAIRS, LONGEST, ANSWER = 2, 64, 8
+PAIRS, LONGEST, ANSWER = 2, 64, 4
 
 
 class Samples:
@@ -99,6 +99,7 @@ def run(folder: Path, options: argparse.Namespace) -> Samples:
         trainer: Any = offline(offline_run(folder, MINUTE, {**keys, "reference": "live"}, **loop), samples)[0]
     else:
         prepare_prompts(folder, rows(), MINUTE, "float32", len(rows()), LONGEST, ANSWER)
+        loop["seq_length"] = LONGEST + 4 * ANSWER
         online_keys = {**keys, "max_prompt_length": LONGEST, "decode_rows": 4, "rollout_slots": 4}
         trainer = online(online_run(folder, MINUTE, online_keys, "online_reward.vowels", **loop), samples)[0]
     trainer.fit()

@@ -9,7 +9,7 @@ machine does meets all of them. Without --peer-python only our sides run: TRL wa
 starts, on both sides, as is everything else that happens once.
 
 Sides: `live` and `cached` are ours; `trl` is TRL as installed, `trl-tuned` has the allocator settings of our CPU
-workers, `trl-best` also has its reference precomputed and its pairs grouped by length. Gradient checkpointing is off
+workers, `trl-best` also has its reference precomputed and its pairs sorted by length. Gradient checkpointing is off
 everywhere.
 """
 

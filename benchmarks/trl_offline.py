@@ -6,12 +6,15 @@ import argparse
 import json
 import resource
 from pathlib import Path
+from typing import Any
 
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl_watch import Stopwatch
+
+ANSWERS = ("chosen", "rejected")
 
 
 def main() -> None:
@@ -27,15 +30,15 @@ def main() -> None:
         gradient_accumulation_steps=options.batch // options.micro_batch,
         max_steps=pairs // options.batch, max_length=options.max_length, learning_rate=1e-6,
         lr_scheduler_type="constant", logging_steps=1, save_strategy="no", report_to=[], beta=0.1,
-        precompute_ref_log_probs=is_best, train_sampling_strategy="group_by_length" if is_best else "sequential",
+        precompute_ref_log_probs=is_best, train_sampling_strategy="sequential",
     )  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(options.folder / "hf", dtype=getattr(torch, options.dtype))
-    data = data.select(range(pairs))
     tokenizer = AutoTokenizer.from_pretrained(options.folder / "hf")
+    data = data.select(range(pairs))
+    if is_best:
+        data = sorted_by_length(data, tokenizer)
     watch = Stopwatch()
     trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
-    if is_best:
-        group_by_length(trainer)
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -54,14 +57,17 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def group_by_length(trainer: DPOTrainer) -> None:
-    """Give the sampler the lengths it looks for: those of the longer sequence of each pair."""
-    lengths = [
-        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in trainer.train_dataset
-    ]
-    trainer.train_dataset = trainer.train_dataset.add_column("length", lengths)
-    trainer._set_signature_columns_if_needed()
-    trainer._signature_columns.append("length")
+def sorted_by_length(data: Dataset, tokenizer: Any) -> Dataset:
+    """Longest pairs first, by the longer sequence of each, so that a batch holds pairs of about one length.
+
+    TRL's own grouping sorts up to 50 batches at a time; of as few pairs as are measured it would sort two.
+    """
+
+    def length(row: dict[str, Any]) -> dict[str, int]:
+        texts = [tokenizer.apply_chat_template(row["prompt"] + row[answer], tokenize=False) for answer in ANSWERS]
+        return {"length": max(map(len, tokenizer(texts)["input_ids"]))}
+
+    return data.map(length).sort("length", reverse=True).remove_columns("length")
 
 
 if __name__ == "__main__":
