@@ -26,10 +26,13 @@ done
 address="$MASTER_ADDR:$MASTER_PORT"
 run_pid=""
 signalled=""
+passed=""
 
 pass_on() {
     signalled="$1"
-    [[ -z "$run_pid" ]] || kill -s "$1" "$run_pid" 2>/dev/null
+    [[ -n "$run_pid" ]] || return
+    passed=yes
+    kill -s "$1" "$run_pid" 2>/dev/null
 }
 trap 'pass_on INT' INT
 trap 'pass_on TERM' TERM
@@ -41,6 +44,8 @@ do_run() {
     [[ -z "$signalled" ]] || return 130
     "$@" </dev/null &
     run_pid=$!
+    # One that came while the run was being started had nobody to go to.
+    [[ -z "$signalled" || -n "$passed" ]] || pass_on "$signalled"
     wait "$run_pid"
     code=$?
     # A signal ends `wait`, not the run.
