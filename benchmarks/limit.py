@@ -115,6 +115,10 @@ def print_table(
         table.add_row(phase, f"{spent:.2f}", f"{spent / total:.0%}")
     console = Console(width=120)
     console.print(table)
+    console.print(
+        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step {least:.0f} GFLOP at least in {seconds:.1f} CPU-s: "
+        f"{least / seconds:.1f}, {least / seconds / peak:.0%} of the peak"
+    )
     gflop, spent = executed
     if spent:
         console.print(
