@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import pickle
 import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed.checkpoint import FileSystemReader
 
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import begun_save, checkpoint
@@ -76,7 +76,7 @@ def test_the_bytes_are_those_of_a_save_that_waits(processes: int, layout: dict[s
 
 def index(folder: Path) -> Any:
     """Where each tensor lies, without the folder and the number of the save."""
-    return replace(pickle.loads((folder / ".metadata").read_bytes()), storage_meta=None)
+    return replace(FileSystemReader(folder).read_metadata(), storage_meta=None)
 
 
 def fail_to_write(folder: Path) -> tuple[str, list[str]]:
