@@ -10,25 +10,28 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.failures import (
+    WorkerFailure,
+    as_they_come,
+    failures_of,
+    has_death,
+    is_death,
+    patience_s,
+    reason,
+)
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
 from mindspeed_dpo.workers.process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# How long to listen for the cause after the first sign of a failure.
-CAUSE_WAIT_S = 3.0
 # How long to wait for answers before looking after the other groups.
 WATCH_INTERVAL_S = 2.0
-
-
-class WorkerFailure(RuntimeError):
-    """A worker process failed or died."""
 
 
 class NodeProcess(WorkerProcess):
@@ -127,42 +130,55 @@ class WorkerGroup:
     def _gather(self, answers: Sequence[Any], what: str) -> list[Any]:
         return Answers(self, answers, what).result()
 
-    def look_after_others(self, wait_s: float = 0.0) -> None:
+    def look_after_others(self) -> None:
         """See that no process of another group of the run has died.
-
-        Args:
-            wait_s: How long to listen to each group.
 
         Raises:
             WorkerFailure: One has.
         """
-        for group in self._others:
-            if group is not self:
-                group._look(wait_s)
+        asked = self.asked_of_others()
+        for ping in as_they_come(list(asked), wait_s=0.0):
+            asked[ping].end_if_lost(ping)
 
-    def _look(self, wait_s: float) -> None:
-        """A question waits behind what the process is at, but is answered at once when the process is dead."""
-        asked = set(self._pings.values())
-        for rank, process in enumerate(self._processes):
-            if rank not in asked:
-                self._pings[process.node_address.remote()] = rank
-        done, _ = ray.wait(list(self._pings), num_returns=len(self._pings), timeout=wait_s)
-        if failures := _failures(done, self._pings):
+    def asked_of_others(self) -> dict[Any, WorkerGroup]:
+        """A question to each process of the other groups of the run, for `end_if_lost`.
+
+        Raises:
+            WorkerFailure: A process is known to have died.
+        """
+        return {ping: group for group in self._others if group is not self for ping in group._ask()}
+
+    def _ask(self) -> list[Any]:
+        """A question to each rank that waits behind what the process is at, but is answered at once when it is dead.
+
+        One that was answered is asked anew: the process may have died since.
+        """
+        for ping in list(as_they_come(list(self._pings), wait_s=0.0)):
+            self.end_if_lost(ping)
+            del self._pings[ping]
+        for rank in set(range(self.size)) - set(self._pings.values()):
+            self._pings[self._processes[rank].node_address.remote()] = rank
+        return list(self._pings)
+
+    def end_if_lost(self, ping: Any) -> None:
+        """End the group if a question that is answered was answered by an error.
+
+        Raises:
+            WorkerFailure: It was.
+        """
+        if failures := failures_of([ping], self._pings):
             self.end(failures, "the background")
-        for answer in done:
-            del self._pings[answer]
 
-    def end(self, failures: dict[int, Exception], what: str) -> None:
+    def end(self, failures: dict[int, Exception], what: str) -> NoReturn:
         """End the processes because of what went wrong in some ranks while they did `what`.
 
         Raises:
             WorkerFailure: Always; it names the cause.
         """
         self.stop()
-        # A process that died is the cause; the others only lost their connection to it.
-        rank, cause = min(failures.items(), key=lambda item: (not _is_death(item[1]), item[0]))
+        rank, cause = min(failures.items(), key=lambda item: (not is_death(item[1]), item[0]))
         raise WorkerFailure(
-            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {_reason(cause)}; "
+            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {reason(cause)}; "
             f"see {self.name}_{rank}.log in the run's logs"
         ) from cause
 
@@ -185,38 +201,21 @@ class Answers:
         waiting = self._answers
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=WATCH_INTERVAL_S)
-            if failures := _failures(done, ranks):
-                late, _ = ray.wait(waiting, num_returns=len(waiting), timeout=CAUSE_WAIT_S) if waiting else ([], [])
-                failures.update(_failures(late, ranks))
-                if not any(map(_is_death, failures.values())):
-                    # An error may only be the loss of a process elsewhere, which is then the one to name.
-                    self._group.look_after_others(CAUSE_WAIT_S)
+            if failures := failures_of(done, ranks):
+                self._listen(failures, waiting, ranks)
                 self._group.end(failures, self._what)
             if not done:
                 self._group.look_after_others()
         found: list[Any] = ray.get(self._answers)
         return found
 
-
-def _failures(done: Sequence[Any], ranks: dict[Any, int]) -> dict[int, Exception]:
-    found: dict[int, Exception] = {}
-    for answer in done:
-        try:
-            ray.get(answer)
-        except ray.exceptions.RayError as error:
-            found[ranks[answer]] = error
-    return found
-
-
-def _is_death(error: Exception) -> bool:
-    return isinstance(error, ray.exceptions.RayActorError)
-
-
-def _reason(error: Exception) -> str:
-    """The cause in one line; Ray's own text, which has many, goes into the log with the failure in full."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        lines = str(error.cause).strip().splitlines() or [""]
-        return f"{type(error.cause).__name__}: {lines[0]}"
-    if _is_death(error):
-        return "the process died (killed by a signal, out of memory, or crashed)"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def _listen(self, failures: dict[int, Exception], waiting: Sequence[Any], ranks: dict[Any, int]) -> None:
+        """Find the death that may be behind the first failures, in this group or another, which is then ended."""
+        asked = {} if has_death(failures) else self._group.asked_of_others()
+        for answer in as_they_come([*waiting, *asked], patience_s(failures)):
+            if answer in asked:
+                asked[answer].end_if_lost(answer)
+                continue
+            failures.update(failures_of([answer], ranks))
+            if has_death(failures):
+                return

@@ -12,7 +12,8 @@ from pathlib import Path
 from mindspeed_dpo.config.plan import plan_lines
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.cluster import ClusterError, cluster
-from mindspeed_dpo.controller.group import WorkerFailure, WorkerGroup
+from mindspeed_dpo.controller.failures import WorkerFailure
+from mindspeed_dpo.controller.group import WorkerGroup
 from mindspeed_dpo.controller.handles import Group, WeightsMismatch
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device import Accelerator, find_accelerator

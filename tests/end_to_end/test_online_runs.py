@@ -97,7 +97,7 @@ def test_a_dead_process_ends_the_run_with_one_message_that_names_it(story: Story
     struck = story.blows[pool]
     assert struck.finished.code == 1 and 0 < struck.saved < STEPS, struck.finished.told
     told = [line for line in struck.finished.told.splitlines() if "the process died" in line]
-    assert len(told) == 1 and f"{pool} rank 0 on " in told[0] and f"{pool}_0.log" in told[0], told
+    assert len(told) == 1 and f"{pool} rank 0 on " in told[0] and f"{pool}_0.log" in told[0], struck.finished.told
     assert "Traceback" not in struck.finished.told
 
 

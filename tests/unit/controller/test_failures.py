@@ -1,0 +1,112 @@
+"""Which process is named when several are lost at once, with groups whose processes answer as they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ray
+
+from mindspeed_dpo.controller.failures import CAUSE_WAIT_S, DEATH_WAIT_S, WorkerFailure, patience_s
+from mindspeed_dpo.controller.group import Answers, WorkerGroup
+
+DEATH = ray.exceptions.ActorDiedError()
+
+
+def failed(cause: Exception) -> ray.exceptions.RayTaskError:
+    return ray.exceptions.RayTaskError("publish", "", cause)
+
+
+@dataclass(eq=False)
+class Answer:
+    """What a process will have said, by the time it is waited for if not at once."""
+
+    error: Exception | None = None
+    is_there: bool = True
+    is_late: bool = False
+
+
+class Process:
+    """Answers where it is, or that it is dead."""
+
+    def __init__(self) -> None:
+        self.answer: Callable[[], Answer] = Answer
+        self.node_address = SimpleNamespace(remote=lambda: self.answer())
+
+
+def wait(answers: Sequence[Answer], num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
+    done = [answer for answer in answers if answer.is_there or (answer.is_late and timeout > CAUSE_WAIT_S)]
+    return done[:num_returns], [answer for answer in answers if answer not in done[:num_returns]]
+
+
+def get(answers: Any) -> Any:
+    for answer in answers if isinstance(answers, list) else [answers]:
+        if answer.error is not None:
+            raise answer.error
+    return answers
+
+
+@pytest.fixture(autouse=True)
+def told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray, "wait", wait)
+    monkeypatch.setattr(ray, "get", get)
+    monkeypatch.setattr(ray, "kill", lambda process: None)
+
+
+def groups() -> tuple[WorkerGroup, WorkerGroup]:
+    """An actor and a rollout of two processes each."""
+    both: list[WorkerGroup] = []
+    for name in ("actor", "rollout"):
+        group = WorkerGroup.__new__(WorkerGroup)
+        group.name, group._pings, group._others = name, {}, both
+        group._processes, group._nodes = [Process(), Process()], ["here", "there"]
+        both.append(group)
+    return both[0], both[1]
+
+
+def message(group: WorkerGroup, *answers: Answer) -> str:
+    with pytest.raises(WorkerFailure) as failure:
+        Answers(group, answers, "actor.publish").result()
+    return str(failure.value)
+
+
+LOST = Answer(failed(RuntimeError("Connection closed by peer")))
+
+
+def test_the_dead_process_of_another_group_is_named_though_it_lived_when_it_was_last_asked() -> None:
+    actor, rollout = groups()
+    actor.look_after_others()
+    rollout._processes[1].answer = lambda: Answer(DEATH)
+    assert message(actor, LOST, LOST).startswith("rollout rank 1 on there failed in the background: the process died")
+
+
+def test_a_death_that_is_told_late_is_waited_for() -> None:
+    actor, rollout = groups()
+    rollout._processes[0].answer = lambda: Answer(DEATH, is_there=False, is_late=True)
+    assert message(actor, LOST, LOST).startswith("rollout rank 0 on here")
+    actor, _ = groups()
+    late = Answer(DEATH, is_there=False, is_late=True)
+    assert message(actor, LOST, late).startswith("actor rank 1 on there failed in actor.publish: the process died")
+
+
+def test_an_error_is_told_as_such_where_every_process_lives_or_is_busy() -> None:
+    actor, rollout = groups()
+    rollout._processes[0].answer = lambda: Answer(is_there=False)
+    wrong, hangs = Answer(failed(ValueError("no such row"))), Answer(is_there=False)
+    assert "actor rank 1 on there failed in actor.publish: ValueError: no such row" in message(actor, hangs, wrong)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (failed(RuntimeError("gloo")), DEATH_WAIT_S),
+        (failed(ConnectionResetError("peer")), DEATH_WAIT_S),
+        (failed(ValueError("row")), CAUSE_WAIT_S),
+        (DEATH, 0.0),
+    ],
+)
+def test_what_may_be_a_lost_connection_is_given_more_time(error: Exception, expected: float) -> None:
+    assert patience_s({0: error}) == expected
