@@ -101,25 +101,30 @@ def _nothing(output: Tensor) -> tuple[Tensor, dict[str, Any]]:
 
 def _run(chunks: Sequence[Any], batches: Sequence[PackedBatch], lacking: int, step: Any, **options: Any) -> list[Any]:
     """Take micro-batches through the pipeline, each with whether it counts, those that do first."""
-    shortest = min(batches, key=lambda batch: len(batch.tokens))
-    run = [(batch, True) for batch in batches] + [(shortest, False)] * lacking
-    lengths = [len(batch.tokens) for batch, _ in run]
     config, stages = get_model_config(chunks[0]), parallel_state.get_pipeline_model_parallel_world_size()
-    iterators: Any = iter(run)
-    schedule = get_forward_backward_func()
-    if len(chunks) > 1:
-        iterators = [iter(run) for _ in chunks]
-        schedule = forward_backward_pipelining_with_interleaving
-        config.microbatch_group_size_per_vp_stage = group_size(len(run), stages)
+    num_micro_batches, longest, schedule = len(batches) + lacking, 0, get_forward_backward_func()
+    # One stage may compute the first while the last is not packed yet; a pipeline must know the length of each.
+    iterators: Any = ((batch, True) for batch in batches)
     if stages > 1:
+        run = _with_lacking(batches, lacking)
+        lengths = [len(batch.tokens) for batch, _ in run]
+        iterators, longest = [iter(run) for _ in chunks], max(lengths)
         options |= known_shapes(config, lengths, len(chunks))
+    if len(chunks) > 1:
+        schedule = forward_backward_pipelining_with_interleaving
+        config.microbatch_group_size_per_vp_stage = group_size(num_micro_batches, stages)
     outputs: list[Any] = schedule(
         forward_step_func=step,
         data_iterator=iterators,
         model=list(chunks),
-        num_microbatches=len(run),
-        seq_length=max(lengths),
+        num_microbatches=num_micro_batches,
+        seq_length=longest,
         micro_batch_size=1,
         **options,
     )
     return outputs
+
+
+def _with_lacking(batches: Sequence[PackedBatch], lacking: int) -> list[tuple[PackedBatch, bool]]:
+    shortest = min(batches, key=lambda batch: len(batch.tokens))
+    return [(batch, True) for batch in batches] + [(shortest, False)] * lacking

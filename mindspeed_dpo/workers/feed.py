@@ -6,8 +6,9 @@ driver. What a micro-batch is made of, and on which replica, is told by its `pai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from mindspeed_dpo.config.sizes import MultiplyAdds
 from mindspeed_dpo.data.packing import pack, packed_sizes
 from mindspeed_dpo.data.planning import Limit, Positions, plan
 from mindspeed_dpo.parallel.topology import Place
+from mindspeed_dpo.workers.micro_batches import MicroBatches
 from mindspeed_dpo.workers.roles import Logps, Pairs, Rows
 
 
@@ -77,21 +79,24 @@ class Feed:
             return replace(self, dataset=GivenPairs(pairs)), np.arange(pairs.num_prompts)
         return self, np.asarray(pairs, dtype=np.int64)
 
-    def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> list[PackedBatch]:
-        """This rank's part of the rows [N], at least one micro-batch."""
-        return list(self.stream(rows, ref_logps))
-
-    def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
-        """As `micro_batches`, one after the other, for more rows than should be held at once.
+    def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> MicroBatches:
+        """This rank's part of the rows [N], at least one micro-batch.
 
         A rank without rows of its own gets one pair of weight 0: every rank must take part in the collectives.
         """
+        return MicroBatches(self._makers(rows, ref_logps))
+
+    def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
+        """As `micro_batches`, one after the other, for more rows than should be held at once."""
+        return (make() for make in self._makers(rows, ref_logps))
+
+    def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
         numbers = np.asarray(rows, dtype=np.int64)
         planned = self._plan(numbers)
         references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=torch.float32)
         weight = 1.0 if planned else 0.0
-        for positions in planned or [np.zeros(1, np.int64)]:
-            yield self._packed(numbers, positions, references, weight)
+        everyone = planned or [np.zeros(1, np.int64)]
+        return [partial(self._packed, numbers, positions, references, weight) for positions in everyone]
 
     def _plan(self, rows: NDArray[np.int64]) -> list[Positions]:
         """Positions among the rows of each micro-batch of this rank."""

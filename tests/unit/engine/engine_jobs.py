@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,7 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.weights import Layout
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
+from mindspeed_dpo.workers.micro_batches import MicroBatches
 from tests.support.processes import leave_layout
 
 # 21 tokens are padded to 22 rows under TP2 and to no row more with one tensor rank.
@@ -128,6 +130,23 @@ def gradient_and_loss(setup: Setup, repeats: int = 1) -> tuple[dict[str, Tensor]
 
         engine.accumulate(micro_batches(setup), collecting, BATCH.num_prompts)
     return {name: parameter.main_grad.clone() for name, parameter in engine.model.named_parameters()}, sum(losses)
+
+
+def order_of_work() -> list[str]:
+    """What comes when of making micro-batches and computing them, in a step of one process."""
+    setup, told = Setup(), list[str]()
+    engine, made = build(setup), micro_batches(setup)
+
+    def make(batch: PackedBatch) -> PackedBatch:
+        told.append("packed")
+        return batch
+
+    def telling(batch: PackedBatch, columns: Tensor) -> Tensor:
+        told.append("computed")
+        return loss_sum(batch, columns)
+
+    engine.accumulate(MicroBatches([partial(make, batch) for batch in made]), telling, BATCH.num_prompts)
+    return told
 
 
 def decayed(weight_decay: float, learning_rate: float) -> dict[str, tuple[Tensor, Tensor]]:

@@ -27,6 +27,10 @@ def test_gradient_and_loss_do_not_depend_on_the_micro_batches(size: int) -> None
         torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
 
 
+def test_a_micro_batch_is_packed_after_those_before_it_are_on_their_way() -> None:
+    assert pool(1).run(jobs.order_of_work) == [["packed", "computed"] * jobs.BATCH.num_prompts]
+
+
 def test_accumulating_again_replaces_the_gradient() -> None:
     ((once, _),) = pool(1).run(jobs.gradient_and_loss, Setup())
     ((twice, _),) = pool(1).run(jobs.gradient_and_loss, Setup(), 2)

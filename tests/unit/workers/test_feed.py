@@ -101,6 +101,14 @@ def test_a_stream_gives_the_same_micro_batches_one_by_one() -> None:
     assert rows_of([next(feed(vocab_size=8).stream([1, 2, 99]))]) == [1, 2]
 
 
+def test_a_micro_batch_is_packed_when_it_is_asked_for_and_only_once() -> None:
+    batches = feed(vocab_size=8).micro_batches([1, 2, 99, 3])
+    assert len(batches) == 2 and batches[0] is batches[0]
+    assert rows_of([batches[-2]]) == [1, 2]
+    with pytest.raises(ValueError, match="token 99"):
+        batches[:]
+
+
 def test_a_replica_without_rows_gets_one_pair_that_counts_nothing() -> None:
     (batch,) = feed(dp=3, dp_rank=2).micro_batches([7, 8])
     assert batch.weights.tolist() == [0.0]
@@ -132,5 +140,5 @@ def test_prompts_are_repeated_where_sharing_is_off() -> None:
 def test_tokens_the_model_does_not_know_are_refused_with_their_rows() -> None:
     sentence = r"rows \[3, 40\] hold token 40, but the model has vocab_size=40: .* another tokenizer"
     with pytest.raises(ValueError, match=sentence):
-        feed(vocab_size=40).micro_batches([1, 2, 3, 40])
+        list(feed(vocab_size=40).micro_batches([1, 2, 3, 40]))
     assert rows_of(feed(vocab_size=41).micro_batches([1, 2, 3, 40])) == [1, 2, 3, 40]

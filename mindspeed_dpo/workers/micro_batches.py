@@ -1,0 +1,40 @@
+"""The micro-batches of a step, packed as they are needed.
+
+On a device that works on its own, the host packs one while the device computes those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import overload
+
+from mindspeed_dpo.batches import PackedBatch
+
+
+class MicroBatches(Sequence[PackedBatch]):
+    """Micro-batches of which each is packed when it is first asked for, and then kept."""
+
+    def __init__(self, makers: Sequence[Callable[[], PackedBatch]]) -> None:
+        """Remember how each is made."""
+        self._makers = makers
+        self._made: dict[int, PackedBatch] = {}
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, place: int) -> PackedBatch: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[PackedBatch]: ...
+
+    def __getitem__(self, place: int | slice) -> PackedBatch | list[PackedBatch]:
+        """Those of a place."""
+        places = range(len(self))[place]
+        return self._one(places) if isinstance(places, int) else [self._one(each) for each in places]
+
+    def _one(self, place: int) -> PackedBatch:
+        if place not in self._made:
+            self._made[place] = self._makers[place]()
+        return self._made[place]
