@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from mindspeed_dpo.device import wide_products
+
 _Target = tuple[Any, str]
 _saved: dict[_Target, Any] = {}
 
@@ -47,8 +49,12 @@ def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     yield torch, "tensor", _on_host
     yield torch.Tensor, "cuda", lambda _: lambda tensor, *_args, **_kwargs: tensor
     yield torch.Tensor, "type", _type_named_as_cuda
-    # For speed alone: megatron-core asks for it at import, and the import of the compiler is a third of a start.
+    # The next for speed alone. megatron-core compiles at import, and to import the compiler is a third of a start.
     yield torch, "compile", lambda _: _as_written
+    if wide_products.are_wanted():
+        yield torch, "matmul", wide_products.widened
+        yield torch.Tensor, "matmul", wide_products.widened
+        yield torch.Tensor, "__matmul__", wide_products.widened
     # From here on with what is above in place.
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     yield random, "_get_cuda_rng_state", lambda _: _get_rng_state

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
 from mindspeed_dpo.device.ops.limits import check_attention, check_dtypes
+from mindspeed_dpo.device.wide_products import is_wanted_for
 
 MASK_SIZE = 2048
 """Side of the one causal mask that `npu_fusion_attention` wants, whatever the lengths are."""
@@ -65,6 +66,11 @@ def plain_segment_attention(
     window: int | None = None,
 ) -> Tensor:
     """The definition of `segment_attention`."""
+    if is_wanted_for(query):
+        wide = plain_segment_attention(
+            query.float(), key.float(), value.float(), query_lengths, key_lengths, scale, window
+        )
+        return wide.to(query.dtype)
     outputs = [
         _causal(q, k, v, scale, window)
         for q, k, v in zip(

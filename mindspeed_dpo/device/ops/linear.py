@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.device.wide_products import is_wanted_for
+
 Product = Callable[[Tensor], Tensor]
 """Rows [n, in] to rows [n, out]."""
 
@@ -27,8 +29,8 @@ def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     """The product by a matrix that will be used many times while it stays as it is, mostly for `rows` rows at a time.
 
     On the host float32 matrices are copied into the blocks that oneDNN multiplies by, the copy living as long as the
-    function returned. Everywhere else, and where this torch cannot do it, it is `linear`, which sees later changes of
-    the weight; so ask for a new one after every change.
+    function returned; so are those of bfloat16 that are better multiplied as float32. Everywhere else, and where this
+    torch cannot do it, it is `linear`, which sees later changes of the weight; so ask for a new one after every change.
 
     Args:
         weight: [out, in].
@@ -37,12 +39,13 @@ def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
     """
     if not _has_blocked_form(weight):
         return partial(linear, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), rows)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), rows)
+    added = None if bias is None else bias.float()
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
     def product(x: Tensor) -> Tensor:
-        out: Tensor = multiply(x.contiguous(), packed, bias, "none", [], "")
-        return out
+        out: Tensor = multiply(x.float().contiguous(), packed, added, "none", [], "")
+        return out.to(x.dtype)
 
     return product
 
@@ -62,7 +65,7 @@ def rows_to_multiply(rows: int, weight: Tensor) -> int:
 def _has_blocked_form(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
-        and weight.dtype == torch.float32
+        and (weight.dtype == torch.float32 or is_wanted_for(weight))
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.device import activate, cpu
+from mindspeed_dpo.device.wide_products import are_wanted
 
 RANDOM = "megatron.core.tensor_parallel.random"
 ENTRIES = [
@@ -24,6 +25,7 @@ ENTRIES = [
     ("torch.Tensor", "cuda"),
     ("torch.Tensor", "type"),
     ("torch", "compile"),
+    *([("torch", "matmul"), ("torch.Tensor", "matmul"), ("torch.Tensor", "__matmul__")] if are_wanted() else []),
     (RANDOM, "_get_cuda_rng_state"),
     (RANDOM, "_set_cuda_rng_state"),
 ]
