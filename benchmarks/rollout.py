@@ -13,20 +13,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from measuring import cpu_name, peak_mib
+from measuring import Clock, Result, in_child, machine, median, peak_mib, spread
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -39,6 +33,7 @@ from mindspeed_dpo.rollout.generation import Generator
 from mindspeed_dpo.rollout.model import RolloutModel
 
 VOCAB, ANSWERS, TEMPERATURE = 32_000, 2, 0.7
+SECONDS = ("wall_s", "cpu_s")
 
 
 @dataclass(frozen=True)
@@ -76,8 +71,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), options.dtype)
         for name in options.scenario:
-            rounds = [{side: in_child(side, name, folder, options) for side in ("ours", "hf")}
-                      for _ in range(options.rounds)]  # fmt: skip
+            rounds = [
+                {side: run(side, name, folder, options) for side in ("ours", "hf")} for _ in range(options.rounds)
+            ]
             report(name, rounds, options)
 
 
@@ -107,29 +103,25 @@ def save_model(folder: Path, dtype: str) -> None:
     LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
 
 
-def in_child(side: str, name: str, folder: str, options: argparse.Namespace) -> dict[str, float]:
+def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Result:
     """One measurement in a process of its own."""
-    command = [sys.executable, __file__, "--side", side, "--scenario", name, "--folder", folder]
+    words = ["--side", side, "--scenario", name, "--folder", folder]
     for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
         if getattr(options, key) is not None:
-            command += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    print(f"{name} {side}: {json.dumps(result)}", file=sys.stderr, flush=True)
-    return result
+            words += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
+    return in_child(Path(__file__).resolve(), words)
 
 
-def measure(options: argparse.Namespace) -> dict[str, float]:
+def measure(options: argparse.Namespace) -> Result:
     """Load, warm up with a few tokens, measure one whole run."""
     scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
     answer = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
     prompts = scenario.draw()
     answer(prompts[: options.batch // ANSWERS], 2)
     loaded = peak_mib()
-    wall, cpu = time.perf_counter(), time.process_time()
+    clock = Clock()
     tokens = answer(prompts, scenario.new_tokens)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"tokens": tokens, "wall_s": wall, "cpu_s": cpu, "peak_mib": peak_mib(), "warm_mib": loaded}
+    return {"tokens": tokens, **clock.read(), "peak_mib": peak_mib(), "warm_mib": loaded}
 
 
 def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
@@ -185,30 +177,26 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
     return answer
 
 
-def report(name: str, rounds: list[dict[str, dict[str, float]]], options: argparse.Namespace) -> None:
+def report(name: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
     """Medians of both sides and of the ratio within a round."""
     table = Table(title=f"{name}: {SCENARIOS[name]}")
     for column in ("", "tokens/s wall", "tokens/s CPU", "tokens", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
 
-    def median(side: str, value: Any) -> float:
-        return statistics.median(value(one[side]) for one in rounds)
+    def rates(side: str, key: str) -> list[float]:
+        return [one[side]["tokens"] / one[side][key] for one in rounds]
 
     for side in ("ours", "hf"):
-        wall, cpu = (median(side, lambda r, key=key: r["tokens"] / r[key]) for key in ("wall_s", "cpu_s"))
-        table.add_row(side, f"{wall:.1f}", f"{cpu:.1f}", f"{median(side, lambda r: r['tokens']):.0f}",
-                      f"{median(side, lambda r: r['peak_mib']):.0f}")  # fmt: skip
-    ratios = []
-    for key in ("wall_s", "cpu_s"):
-        each = [one["ours"]["tokens"] / one["ours"][key] / (one["hf"]["tokens"] / one["hf"][key]) for one in rounds]
-        ratios.append(f"{statistics.median(each):.2f}x ({min(each):.2f}-{max(each):.2f})")
-    memory = median("ours", lambda r: r["peak_mib"]) / median("hf", lambda r: r["peak_mib"])
-    table.add_row("ratio", *ratios, "", f"{memory:.2f}x")
+        speed = [f"{median(rates(side, key)):.1f}" for key in SECONDS]
+        amounts = [f"{median([one[side][key] for one in rounds]):.0f}" for key in ("tokens", "peak_mib")]
+        table.add_row(side, *speed, *amounts)
+    ratios = [[own / other for own, other in zip(*(rates(side, key) for side in ("ours", "hf")), strict=True)]
+              for key in SECONDS]  # fmt: skip
+    memory = median([one["ours"]["peak_mib"] / one["hf"]["peak_mib"] for one in rounds])
+    table.add_row("ratio", *map(spread, ratios), "", f"{memory:.2f}x")
     table.caption = (
-        f"{options.rounds} rounds, {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, "
-        f"decode_rows {options.decode_rows}, {options.dtype}, "
-        f"{options.threads} thread(s); {cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}; torch "
-        f"{torch.__version__}, transformers {transformers.__version__}, Python {platform.python_version()}"
+        f"{options.rounds} round(s), {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, "
+        f"decode_rows {options.decode_rows}, {options.dtype}, {options.threads} thread(s); {machine(transformers)}"
     )
     Console(width=120).print(table)
 
