@@ -5,7 +5,8 @@
 
 The rollout and the policy have a process of one thread each, placed by Ray, as in a run of `ray_gpt.py`; a checkpoint
 is written every second step. So a machine of two idle cores shows what two devices would: how long one waits for the
-other. Prompts and reward are those of `online.py`. The first step is not counted, as nothing can be ahead of it.
+other. Prompts and reward are those of `online.py`. The first step does not count, as nothing can be ahead of it, nor
+does the last, which asks for nothing ahead.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def parse() -> argparse.Namespace:
     """Options."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="40m")
-    parser.add_argument("--steps", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--batch", type=int, default=8, help="prompts of a step")
     parser.add_argument("--max-new", type=int, default=96, help="tokens of an answer at most")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
@@ -84,7 +85,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Wall seconds of a step after the first, checkpoints and all, and of its phases."""
+    """Wall seconds of a step in the midst of a run, checkpoints and all, and of its phases."""
     keys = {
         "micro_batch_size": 4, "max_prompt_length": 288, "rollout_slots": 16, "decode_rows": 16,
         "num_gpus_for_infer": 1, **SIDES[options.child],
@@ -94,9 +95,9 @@ def measure(options: argparse.Namespace) -> Result:
         "save_interval": SAVE_INTERVAL, "output_dir": tempfile.mkdtemp(dir=options.folder),
     }  # fmt: skip
     times = fitted(online_run(options.folder, SIZES[options.size], keys, REWARD, processes=2, **loop))
-    counted = len(times.seconds) - 1
-    phases = {name: sum(one[name] for one in times.metrics[1:]) / counted for name in PHASES}
-    return {"step_s": (times.seconds[-1] - times.seconds[0]) / counted, **phases}
+    counted = times.metrics[1:-1]
+    phases = {name: sum(one.get(name, 0.0) for one in counted) / len(counted) for name in PHASES}
+    return {"step_s": (times.seconds[-2] - times.seconds[0]) / len(counted), **phases}
 
 
 def fitted(run: Any) -> Times:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ class PackedBatch:
         logp_weights: [P, K] float32 or None, see `PreferenceBatch`.
         ref_token_logps: [R] float32 or None, see `PreferenceBatch`.
         part: The rows that this context-parallel rank computes; None where it computes all of them.
+        source: What this was copied from; None where it was not. Copies to a device run behind the host and read the
+            memory of their source, which must not be given to others before they have.
     """
 
     tokens: Tensor
@@ -57,6 +59,7 @@ class PackedBatch:
     logp_weights: Tensor | None = None
     ref_token_logps: Tensor | None = None
     part: RowPart | None = None
+    source: PackedBatch | None = field(default=None, repr=False, compare=False)
 
     def divided(self, rank: int, size: int) -> PackedBatch:
         """The same row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
@@ -66,13 +69,15 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> PackedBatch:
         """The same batch with its tensors on a device."""
-        moved: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
+        if device.type == "cpu":
+            return self
+        moved: dict[str, Any] = {"source": self}
+        for spec in fields(self):
+            value = getattr(self, spec.name)
             if torch.is_tensor(value):
-                moved[field.name] = value.to(device, non_blocking=True)
+                moved[spec.name] = value.to(device, non_blocking=True)
             elif isinstance(value, RowPart):
-                moved[field.name] = value.to(device)
+                moved[spec.name] = value.to(device)
         return replace(self, **moved)
 
     def excess_weights(self, alpha: float) -> Tensor:

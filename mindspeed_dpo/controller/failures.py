@@ -33,15 +33,21 @@ def as_they_come(answers: Sequence[Any], wait_s: float) -> Iterator[Any]:
     """Those of some answers that come in time, each when it comes; those that are there even when there is no time."""
     end_s, waiting = time.monotonic() + wait_s, list(answers)
     while waiting:
-        done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end_s - time.monotonic()))
+        done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
+        if not done:
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=max(0.0, end_s - time.monotonic()))
         if not done:
             return
-        yield done[0]
+        yield from done
 
 
 def is_death(error: Exception) -> bool:
-    """Whether the process is gone, and so is the cause; others only lost their connection to it."""
-    return isinstance(error, ray.exceptions.RayActorError)
+    """Whether the process is gone, and so is the cause; others only lost their connection to it.
+
+    Ray has names of its own for a process that it ended itself for want of memory, and for one that went with its node.
+    """
+    gone = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    return isinstance(error, gone)
 
 
 def has_death(failures: Mapping[int, Exception]) -> bool:

@@ -53,6 +53,7 @@ def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     yield torch, "compile", lambda _: _as_written
     if wide_products.are_wanted():
         yield torch, "matmul", wide_products.widened
+        yield torch, "bmm", wide_products.widened
         yield torch.Tensor, "matmul", wide_products.widened
         yield torch.Tensor, "__matmul__", wide_products.widened
     # From here on with what is above in place.

@@ -105,14 +105,14 @@ def _run(chunks: Sequence[Any], batches: Sequence[PackedBatch], lacking: int, st
     num_micro_batches, longest, schedule = len(batches) + lacking, 0, get_forward_backward_func()
     # One stage may compute the first while the last is not packed yet; a pipeline must know the length of each.
     iterators: Any = ((batch, True) for batch in batches)
+    if len(chunks) > 1:
+        schedule = forward_backward_pipelining_with_interleaving
+        config.microbatch_group_size_per_vp_stage = group_size(num_micro_batches, stages)
     if stages > 1:
         run = _with_lacking(batches, lacking)
         lengths = [len(batch.tokens) for batch, _ in run]
         iterators, longest = [iter(run) for _ in chunks], max(lengths)
         options |= known_shapes(config, lengths, len(chunks))
-    if len(chunks) > 1:
-        schedule = forward_backward_pipelining_with_interleaving
-        config.microbatch_group_size_per_vp_stage = group_size(num_micro_batches, stages)
     outputs: list[Any] = schedule(
         forward_step_func=step,
         data_iterator=iterators,

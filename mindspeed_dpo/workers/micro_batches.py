@@ -5,7 +5,7 @@ On a device that works on its own, the host packs one while the device computes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 from mindspeed_dpo.batches import PackedBatch
@@ -22,6 +22,10 @@ class MicroBatches(Sequence[PackedBatch]):
     def __len__(self) -> int:
         """How many there are."""
         return len(self._makers)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        """One after the other; an IndexError in making one is told, which a sequence would take for its end."""
+        return map(self._one, range(len(self)))
 
     @overload
     def __getitem__(self, place: int) -> PackedBatch: ...

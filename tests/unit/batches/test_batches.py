@@ -120,8 +120,12 @@ def test_values_are_summed_over_the_tokens_of_each_response() -> None:
 
 
 @pytest.mark.parametrize("key_rows", [None, torch.arange(9)])
-def test_a_packed_batch_moves_with_every_tensor(key_rows: torch.Tensor | None) -> None:
-    moved = packed(key_rows=key_rows).to(torch.device("meta"))
+def test_a_packed_batch_moves_with_every_tensor_and_keeps_what_it_was_copied_from(
+    key_rows: torch.Tensor | None,
+) -> None:
+    batch = packed(key_rows=key_rows)
+    moved = batch.to(torch.device("meta"))
+    assert moved.source is batch and batch.to(torch.device("cpu")) is batch
     tensors = {name: value for name, value in vars(moved).items() if torch.is_tensor(value)}
     assert len(tensors) == 10 + (key_rows is not None)
     assert {value.device.type for value in tensors.values()} == {"meta"}

@@ -92,6 +92,13 @@ def test_a_death_that_is_told_late_is_waited_for() -> None:
     assert message(actor, LOST, late).startswith("actor rank 1 on there failed in actor.publish: the process died")
 
 
+@pytest.mark.parametrize("error", [DEATH, ray.exceptions.OutOfMemoryError("short of memory")])
+def test_a_process_that_ray_ended_is_a_dead_one(error: Exception) -> None:
+    actor, _ = groups()
+    told = message(actor, LOST, Answer(error))
+    assert told.startswith("actor rank 1 on there failed in actor.publish: the process died")
+
+
 def test_an_error_is_told_as_such_where_every_process_lives_or_is_busy() -> None:
     actor, rollout = groups()
     rollout._processes[0].answer = lambda: Answer(is_there=False)

@@ -15,6 +15,7 @@ from mindspeed_dpo.device import activate, cpu
 from mindspeed_dpo.device.wide_products import are_wanted
 
 RANDOM = "megatron.core.tensor_parallel.random"
+WIDENED = [("torch", "matmul"), ("torch", "bmm"), ("torch.Tensor", "matmul"), ("torch.Tensor", "__matmul__")]
 ENTRIES = [
     ("torch.cuda", "current_device"),
     ("torch.cuda", "synchronize"),
@@ -25,7 +26,7 @@ ENTRIES = [
     ("torch.Tensor", "cuda"),
     ("torch.Tensor", "type"),
     ("torch", "compile"),
-    *([("torch", "matmul"), ("torch.Tensor", "matmul"), ("torch.Tensor", "__matmul__")] if are_wanted() else []),
+    *(WIDENED if are_wanted() else []),
     (RANDOM, "_get_cuda_rng_state"),
     (RANDOM, "_set_cuda_rng_state"),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -44,11 +46,16 @@ def test_other_operands_go_through_as_they_are() -> None:
         seen.clear()
 
 
-def test_a_processor_with_the_instruction_keeps_its_own_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [True, False]
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: asked.pop(0), raising=False)
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
     are_wanted.cache_clear()
-    assert not are_wanted()
+    yield
     are_wanted.cache_clear()
-    assert are_wanted()
-    are_wanted.cache_clear()
+
+
+@pytest.mark.parametrize("has_instruction", [False, True])
+def test_a_processor_with_the_instruction_keeps_its_own_products(
+    has_instruction: bool, asked_anew: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instruction, raising=False)
+    assert are_wanted() is not has_instruction

@@ -18,6 +18,7 @@ from mindspeed_dpo.data.packing import packed_sizes
 from mindspeed_dpo.data.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.feed import Feed, GivenPairs
+from mindspeed_dpo.workers.micro_batches import MicroBatches
 
 
 @dataclass
@@ -107,6 +108,14 @@ def test_a_micro_batch_is_packed_when_it_is_asked_for_and_only_once() -> None:
     assert rows_of([batches[-2]]) == [1, 2]
     with pytest.raises(ValueError, match="token 99"):
         batches[:]
+
+
+def test_an_error_in_packing_is_not_taken_for_the_end() -> None:
+    def broken() -> PackedBatch:
+        raise IndexError("no such column")
+
+    with pytest.raises(IndexError, match="no such column"):
+        list(MicroBatches([broken]))
 
 
 def test_a_replica_without_rows_gets_one_pair_that_counts_nothing() -> None:
