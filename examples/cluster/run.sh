@@ -40,19 +40,23 @@ trap leave EXIT
 
 # do_run COMMAND...: run it to its end, passing signals on; gives its exit code.
 do_run() {
-    local code
+    local code last
     [[ -z "$signalled" ]] || return 130
     "$@" </dev/null &
     run_pid=$!
     # One that came while the run was being started had nobody to go to.
     [[ -z "$signalled" || -n "$passed" ]] || pass_on "$signalled"
-    # One that comes just before `wait` blocks is heeded when something ends; so something does every second.
-    while kill -0 "$run_pid" 2>/dev/null; do
-        sleep 1 &
-        wait "$!"
-    done
     wait "$run_pid"
     code=$?
+    # A signal ends `wait`, not the run.
+    while kill -0 "$run_pid" 2>/dev/null; do
+        wait "$run_pid"
+        code=$?
+    done
+    # It may have ended between the two; 127 says that its code is known already.
+    wait "$run_pid" 2>/dev/null
+    last=$?
+    ((last == 127)) || code=$last
     run_pid=""
     return "$code"
 }

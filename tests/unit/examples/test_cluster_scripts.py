@@ -66,6 +66,11 @@ IP = """#!/usr/bin/env bash
 """
 
 
+def heed_interrupts() -> None:
+    """Tests that are run in the background of a shell ignore SIGINT, and no shell below them could trap it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Node:
     """A machine of its own as far as the scripts can tell: its programs, and what they were called with."""
 
@@ -91,7 +96,12 @@ class Node:
     def started(self, *overrides: str, script: Path = RUN) -> Iterator[subprocess.Popen[str]]:
         command = ["bash", str(script), *overrides]
         with subprocess.Popen(
-            command, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed_interrupts,
         ) as process:
             try:
                 yield process
