@@ -15,7 +15,6 @@ import argparse
 import json
 import tempfile
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.steps < 3:
+        parser.error(f"--steps {options.steps}: the first and the last do not count, so at least 3")
+    return options
 
 
 def measure(options: argparse.Namespace) -> Result:
@@ -102,23 +104,12 @@ def measure(options: argparse.Namespace) -> Result:
 
 def fitted(run: Any) -> Times:
     """Train to the end on processes that Ray places."""
-    from mindspeed_dpo.controller.cluster import cluster
-    from mindspeed_dpo.controller.group import WorkerGroup
-    from mindspeed_dpo.controller.pools import Pool
-    from mindspeed_dpo.device import find_accelerator
+    from mindspeed_dpo.trainers.assemble import placed_groups
     from mindspeed_dpo.trainers.assemble_online import online_trainer
     from mindspeed_dpo.trainers.inputs import open_inputs
 
     inputs, times = open_inputs(run), Times()
-    config, groups = inputs.config, dict[str, WorkerGroup]()
-    accelerator = find_accelerator(config.loop.device).placed_by(config.loop.ray_resource)
-    with ExitStack() as stack:
-        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools))
-        for name, sizes in config.pools.items():
-            pool = Pool(name, sizes, accelerator)
-            stack.callback(pool.release)
-            groups[name] = WorkerGroup(config, pool)
-            stack.callback(groups[name].stop)
+    with placed_groups(inputs.config) as groups:
         online_trainer(inputs, groups)(tracker=times).fit()
     return times
 

@@ -1,7 +1,8 @@
 """megatron-core on the CPU: the few `torch.cuda` entry points it cannot do without, redirected to the host.
 
 It is the counterpart of torch_npu's transfer module, but small, listed in one table, and with an inverse for tests.
-Only literal "cuda" devices are redirected; everything else is left as it is.
+Of devices only the literal "cuda" is redirected. Two more entries are for speed: nothing is compiled, and bfloat16 is
+multiplied as float32 where the processor has no instruction for it.
 """
 
 from __future__ import annotations

@@ -74,13 +74,22 @@ def _run_logged(config: RunConfig) -> int:
 
 
 def _train(inputs: Inputs) -> int:
-    config = inputs.config
-    accelerator = _placed(config)
-    with ExitStack() as stack:
-        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools))
-        watched: list[WorkerGroup] = []
-        groups = {name: stack.enter_context(_group(config, name, watched)) for name in config.pools}
+    with placed_groups(inputs.config) as groups:
         return train_on(inputs, groups)
+
+
+@contextmanager
+def placed_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
+    """The processes of a run, by pool name, on the cluster it names; ended, and their devices given back, at the end.
+
+    Raises:
+        ClusterError: The cluster is not there, or has too few devices.
+        WorkerFailure: A process failed.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(cluster(config.loop.ray_address, _placed(config), config.pools))
+        watched: list[WorkerGroup] = []
+        yield {name: stack.enter_context(_group(config, name, watched)) for name in config.pools}
 
 
 def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:

@@ -6,6 +6,7 @@ On a device that works on its own, the host packs one while the device computes 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import overload
 
 from mindspeed_dpo.batches import PackedBatch
@@ -16,8 +17,7 @@ class MicroBatches(Sequence[PackedBatch]):
 
     def __init__(self, makers: Sequence[Callable[[], PackedBatch]]) -> None:
         """Remember how each is made."""
-        self._makers = makers
-        self._made: dict[int, PackedBatch] = {}
+        self._makers = [cache(make) for make in makers]
 
     def __len__(self) -> int:
         """How many there are."""
@@ -25,7 +25,7 @@ class MicroBatches(Sequence[PackedBatch]):
 
     def __iter__(self) -> Iterator[PackedBatch]:
         """One after the other; an IndexError in making one is told, which a sequence would take for its end."""
-        return map(self._one, range(len(self)))
+        return (make() for make in self._makers)
 
     @overload
     def __getitem__(self, place: int) -> PackedBatch: ...
@@ -34,11 +34,7 @@ class MicroBatches(Sequence[PackedBatch]):
     def __getitem__(self, place: slice) -> list[PackedBatch]: ...
 
     def __getitem__(self, place: int | slice) -> PackedBatch | list[PackedBatch]:
-        """Those of a place."""
-        places = range(len(self))[place]
-        return self._one(places) if isinstance(places, int) else [self._one(each) for each in places]
-
-    def _one(self, place: int) -> PackedBatch:
-        if place not in self._made:
-            self._made[place] = self._makers[place]()
-        return self._made[place]
+        """That of a place, or those of several."""
+        if isinstance(place, slice):
+            return [make() for make in self._makers[place]]
+        return self._makers[place]()
