@@ -9,10 +9,10 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from mindspeed_dpo.models.hf_config import HfConfigError
-from mindspeed_dpo.models.weights.convert import convert
-from mindspeed_dpo.models.weights.errors import WeightsError
-from mindspeed_dpo.models.weights.flags import UsageError, parse
+from mindspeed_dpo.weights.cli import UsageError, parse
+from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.hf_config import HfConfigError
 
 USAGE, FAILURE = 2, 1
 

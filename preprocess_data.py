@@ -10,12 +10,12 @@ import logging
 import sys
 from pathlib import Path
 
-from mindspeed_dpo.data.arguments import SettingsError, parse
-from mindspeed_dpo.data.handlers import HANDLERS
-from mindspeed_dpo.data.keys import KEYS
-from mindspeed_dpo.data.merge import merge
-from mindspeed_dpo.data.preprocess import Outcome, preprocess
-from mindspeed_dpo.data.templates import SPECIAL_PROMPT_TYPES, template_names
+from mindspeed_dpo.data.preprocessing.cli import SettingsError, parse
+from mindspeed_dpo.data.preprocessing.config_keys import KEYS
+from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.merge import merge
+from mindspeed_dpo.data.preprocessing.pipeline import Outcome, preprocess
+from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, template_names
 
 ROOT = Path(__file__).resolve().parent
 

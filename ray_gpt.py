@@ -14,9 +14,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from mindspeed_dpo.config.compose import available, compose
+from mindspeed_dpo.config.issues import ConfigProblems
 from mindspeed_dpo.config.load import load_run, survey
-from mindspeed_dpo.config.problems import ConfigProblems
+from mindspeed_dpo.config.loading.compose import available, compose
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
     # Only now: the trainers bring torch and megatron-core, which a misspelled key should not have to wait for.
-    return int(importlib.import_module("mindspeed_dpo.trainers.assemble").run(run))
+    return int(importlib.import_module("mindspeed_dpo.trainers.build").run(run))
 
 
 def _plan_asked(options: argparse.Namespace) -> tuple[bool, list[str]]:
@@ -55,7 +55,7 @@ def _plan(options: argparse.Namespace) -> int:
     """Print what the run would do, then what keeps it from running."""
     found = survey(compose(options.config_name, options.overrides, options.config_dir))
     if found.run is not None:
-        preview = importlib.import_module("mindspeed_dpo.trainers.preview")
+        preview = importlib.import_module("mindspeed_dpo.trainers.dry_run")
         width = {"width": shutil.get_terminal_size().columns} if sys.stdout.isatty() else {}
         print(preview.preview(found.run, **width), end="", flush=True)
     return _refuse(found.problems) if found.problems else 0

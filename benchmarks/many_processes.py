@@ -12,7 +12,7 @@ from measuring import peak_mib
 from one_process import Done
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.process import WorkerProcess
+from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 USED = "used"
 

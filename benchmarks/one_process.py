@@ -9,14 +9,14 @@ from measuring import family_cpu_s
 from phases import Phases
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import Group
+from mindspeed_dpo.controller.role_groups import Group
 from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.assemble_offline import offline_trainer
-from mindspeed_dpo.trainers.assemble_online import online_trainer
-from mindspeed_dpo.trainers.inputs import Inputs, open_inputs
+from mindspeed_dpo.trainers.build_offline import offline_trainer
+from mindspeed_dpo.trainers.build_online import online_trainer
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.workers.process import WorkerProcess
+from mindspeed_dpo.trainers.run_inputs import Inputs, open_inputs
+from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 
 class Done:

@@ -104,9 +104,9 @@ def measure(options: argparse.Namespace) -> Result:
 
 def fitted(run: Any) -> Times:
     """Train to the end on processes that Ray places."""
-    from mindspeed_dpo.trainers.assemble import placed_groups
-    from mindspeed_dpo.trainers.assemble_online import online_trainer
-    from mindspeed_dpo.trainers.inputs import open_inputs
+    from mindspeed_dpo.trainers.build import placed_groups
+    from mindspeed_dpo.trainers.build_online import online_trainer
+    from mindspeed_dpo.trainers.run_inputs import open_inputs
 
     inputs, times = open_inputs(run), Times()
     with placed_groups(inputs.config) as groups:

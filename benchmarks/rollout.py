@@ -26,11 +26,11 @@ from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from mindspeed_dpo.config.online import RolloutConfig
-from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
-from mindspeed_dpo.rollout.generation import Generator
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.decoder import RolloutModel
+from mindspeed_dpo.rollout.generator import Generator
+from mindspeed_dpo.weights import Placement, open_weights
 
 VOCAB, ANSWERS, TEMPERATURE = 32_000, 2, 0.7
 SECONDS = ("wall_s", "cpu_s")

@@ -13,8 +13,8 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mindspeed_dpo.data.preprocess import preprocess
-from mindspeed_dpo.data.settings import PreprocessSettings
+from mindspeed_dpo.data.preprocessing.pipeline import preprocess
+from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 
 PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 MAX_LENGTH = 1024

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, types and layers, with the Python of $PYTHON. Runs all four and fails if one did.
+# Style, types, docstring rules and layers, with the Python of $PYTHON. Runs all of them and fails if one does.
 set -u -o pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 python="${PYTHON:-python}"
@@ -15,6 +15,7 @@ check() {
 check "ruff check" "$python" -m ruff check .
 check "ruff format" "$python" -m ruff format --check .
 check "mypy" "$python" -m mypy
+check "docstring rules" "$python" tests/docstring_rules.py
 check "import-linter" "$python" -c "from importlinter.cli import lint_imports_command; lint_imports_command()"
 
 if ((${#failed[@]})); then

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.cross_pair import PARTNERS, AcrossPairs, StepValues, adapted_beta, nll_scale
 from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.ratios import log_ratios, per_token
-from mindspeed_dpo.algorithms.whole_step import PARTNERS, AcrossPairs, StepValues, adapted_beta, nll_scale
-from mindspeed_dpo.config.losses import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
+from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
 
 PREF_FTX, XPO = "pref_ftx", "xpo"

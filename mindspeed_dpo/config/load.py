@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mindspeed_dpo.config.checks import check_run
-from mindspeed_dpo.config.compose import Composed, compose
-from mindspeed_dpo.config.paths import check_paths
-from mindspeed_dpo.config.problems import ConfigProblems, Findings
-from mindspeed_dpo.config.resolve import resolve
+from mindspeed_dpo.config.issues import ConfigProblems, Findings
+from mindspeed_dpo.config.loading.compose import Composed, compose
+from mindspeed_dpo.config.loading.resolve import resolve
+from mindspeed_dpo.config.loading.sections import SectionReader
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.sections import SectionReader
+from mindspeed_dpo.config.validation.paths import check_paths
+from mindspeed_dpo.config.validation.run import check_run
 
 
 @dataclass(frozen=True)

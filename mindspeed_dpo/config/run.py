@@ -10,18 +10,18 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mindspeed_dpo.config.adapters import AdapterConfig
-from mindspeed_dpo.config.fields import declared
-from mindspeed_dpo.config.files import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.learning import BatchConfig, OptimizerConfig, ReferenceConfig
-from mindspeed_dpo.config.loop import LoopConfig
-from mindspeed_dpo.config.losses import LossConfig
-from mindspeed_dpo.config.machine import ParallelConfig, PrecisionConfig, RecomputeConfig
-from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.config.online import PairingConfig, RewardConfig, RolloutConfig
-from mindspeed_dpo.config.online_keys import OFFLINE_KEYS, REWARD_KEYS_OF
-from mindspeed_dpo.config.schema import FROZEN_KEYS, ONLINE_KEYS, REWARD_KEYS, ROLE_GROUPS
-from mindspeed_dpo.config.sections import Origin
+from mindspeed_dpo.config.loading.sections import Origin
+from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
+from mindspeed_dpo.config.settings.field import declared
+from mindspeed_dpo.config.settings.lora import AdapterConfig
+from mindspeed_dpo.config.settings.loss import LossConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig, RolloutConfig
+from mindspeed_dpo.config.settings.optimization import BatchConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, ONLINE_KEYS, REWARD_KEYS, ROLE_GROUPS
+from mindspeed_dpo.config.settings.stage_keys import OFFLINE_KEYS, REWARD_KEYS_OF
+from mindspeed_dpo.config.settings.training import LoopConfig
 
 
 @dataclass(frozen=True, kw_only=True)

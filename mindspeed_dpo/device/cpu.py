@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from mindspeed_dpo.device import wide_products
+from mindspeed_dpo.device import bf16_emulation
 
 _Target = tuple[Any, str]
 _saved: dict[_Target, Any] = {}
@@ -52,11 +52,11 @@ def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     yield torch.Tensor, "type", _type_named_as_cuda
     # The next for speed alone. megatron-core compiles at import, and to import the compiler is a third of a start.
     yield torch, "compile", lambda _: _as_written
-    if wide_products.are_wanted():
-        yield torch, "matmul", wide_products.widened
-        yield torch, "bmm", wide_products.widened
-        yield torch.Tensor, "matmul", wide_products.widened
-        yield torch.Tensor, "__matmul__", wide_products.widened
+    if bf16_emulation.are_wanted():
+        yield torch, "matmul", bf16_emulation.widened
+        yield torch, "bmm", bf16_emulation.widened
+        yield torch.Tensor, "matmul", bf16_emulation.widened
+        yield torch.Tensor, "__matmul__", bf16_emulation.widened
     # From here on with what is above in place.
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     yield random, "_get_cuda_rng_state", lambda _: _get_rng_state

@@ -62,9 +62,9 @@ def find_kind(asked: str, machine: Machine) -> str:
 
 def of_configuration(name: str, overrides: tuple[str, ...], config_dir: str | None) -> Request:
     """What a configuration needs; its device may still be `auto`."""
-    problems = importlib.import_module("mindspeed_dpo.config.problems")
+    problems = importlib.import_module("mindspeed_dpo.config.issues")
     load = importlib.import_module("mindspeed_dpo.config.load")
-    compose = importlib.import_module("mindspeed_dpo.config.compose")
+    compose = importlib.import_module("mindspeed_dpo.config.loading.compose")
     try:
         composed = compose.compose(name, overrides, config_dir)
     except problems.ConfigProblems as error:

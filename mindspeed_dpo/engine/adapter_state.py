@@ -9,9 +9,9 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-from mindspeed_dpo.models.adapters import Adapters
-from mindspeed_dpo.models.weights.adapters.peft import write_peft
-from mindspeed_dpo.models.weights.adapters.source import KEY_PREFIX, settings_from, stored_adapters
+from mindspeed_dpo.models.lora import Adapters
+from mindspeed_dpo.weights.lora.peft import write_peft
+from mindspeed_dpo.weights.lora.source import KEY_PREFIX, settings_from, stored_adapters
 
 PEFT_FOLDER = "adapter"
 """In a checkpoint's folder, for PEFT to load."""

@@ -22,12 +22,12 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
-from mindspeed_dpo.engine.begun_save import BackgroundWrite, BegunSave
+from mindspeed_dpo.engine.async_checkpoint import BackgroundWrite, BegunSave
+from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
-from mindspeed_dpo.engine.storage import InMemorySave, InProcessSave
-from mindspeed_dpo.engine.training import TrainingEngine
-from mindspeed_dpo.models.adapters import adapters_of
+from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.chunks import ModelPart
+from mindspeed_dpo.models.lora import adapters_of
 
 FOLLOWER = "reference"
 """Prefix of the weights of a reference that follows the policy."""

@@ -7,7 +7,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.head import LogProbHead
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel

@@ -11,7 +11,7 @@ from megatron.core.tensor_parallel import (
 from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
 

@@ -16,7 +16,7 @@ from megatron.core.transformer.transformer_block import TransformerBlockSubmodul
 from megatron.core.transformer.transformer_config import TransformerConfig
 from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
 
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SwiGLU
 from mindspeed_dpo.parallel.topology import Topology
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device.ops import Product
-from mindspeed_dpo.models.weights import Placement
-from mindspeed_dpo.models.weights.families import rules_for
-from mindspeed_dpo.models.weights.rules import local_entries
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.weights import Placement
+from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.rules import local_entries
 
 _NAMED = 5
 

@@ -14,9 +14,9 @@ from functools import cached_property
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.interruption import Interruption
-from mindspeed_dpo.trainers.saving import Saves, Saving
-from mindspeed_dpo.trainers.watch import Watch
+from mindspeed_dpo.trainers.checkpoint_policy import Watch
+from mindspeed_dpo.trainers.checkpointing import Saves, Saving
+from mindspeed_dpo.trainers.signals import Interruption
 
 logger = logging.getLogger(__name__)
 

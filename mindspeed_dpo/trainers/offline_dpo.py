@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.names import of_set
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
-from mindspeed_dpo.trainers.stopwatch import Stopwatch
-from mindspeed_dpo.workers.roles import Actor, Logps, Reference
+from mindspeed_dpo.trainers.timer import Stopwatch
+from mindspeed_dpo.workers.interfaces import Actor, Logps, Reference
 
 
 @dataclass

@@ -19,15 +19,15 @@ from numpy.typing import NDArray
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.online import PairingConfig
-from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.trainers.asking import Answers, Asking, AsksRollout
+from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite
 from mindspeed_dpo.trainers.online_methods import AsksReference, Known, OnlineMethod, method_of
-from mindspeed_dpo.trainers.samples import SampleTable
-from mindspeed_dpo.trainers.stopwatch import Stopwatch
-from mindspeed_dpo.workers.roles import Actor
-from mindspeed_dpo.workers.scorers.protocol import Scored
+from mindspeed_dpo.trainers.rollout_prefetch import Answers, Asking, AsksRollout
+from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.trainers.timer import Stopwatch
+from mindspeed_dpo.workers.interfaces import Actor
+from mindspeed_dpo.workers.rewards.scorer import Scored
 
 logger = logging.getLogger(__name__)
 

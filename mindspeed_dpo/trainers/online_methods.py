@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from mindspeed_dpo.algorithms.nash_md import advantages
 from mindspeed_dpo.algorithms.pairing import Selection, select_first, select_pairs
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.online import DPO, NASH_MD, XPO, PairingConfig
-from mindspeed_dpo.workers.roles import Logps
+from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
+from mindspeed_dpo.workers.interfaces import Logps
 
 Scores = NDArray[np.float32]
 POLICYS, OTHERS = 0, 1

@@ -14,29 +14,29 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.cross_pair import AcrossPairs, across_pairs
+from mindspeed_dpo.algorithms.lr_schedule import lr_at
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
-from mindspeed_dpo.algorithms.schedule import lr_at
-from mindspeed_dpo.algorithms.whole_step import AcrossPairs, across_pairs
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PromptDataset
-from mindspeed_dpo.data.evaluated import EvaluatedPairs
+from mindspeed_dpo.data.datasets.dataset import PromptDataset
+from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.begun_save import BegunSave
+from mindspeed_dpo.engine.async_checkpoint import BegunSave
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
-from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.chunks import ModelPart
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
-from mindspeed_dpo.workers.building import Seat, build_feed, build_trained_model
-from mindspeed_dpo.workers.lessons import lessons
-from mindspeed_dpo.workers.memory import largest_peak
-from mindspeed_dpo.workers.publishing import Publishing
-from mindspeed_dpo.workers.roles import Logps, Pairs, Rows, Share
-from mindspeed_dpo.workers.scoring import agreement, amounts, pull, response_logps, score_pairs, token_statistics
-from mindspeed_dpo.workers.settings import beta_of, learning_rate_of, objective_of, steps_per_iteration
-from mindspeed_dpo.workers.sources import adapters_on_weights, sampling_of
-from mindspeed_dpo.workers.step_values import gather_step
+from mindspeed_dpo.workers.batching.gather_step import gather_step
+from mindspeed_dpo.workers.batching.minibatches import lessons
+from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows, Share
+from mindspeed_dpo.workers.logprobs import agreement, amounts, pull, response_logps, score_pairs, token_statistics
+from mindspeed_dpo.workers.setup.builders import Seat, build_feed, build_trained_model
+from mindspeed_dpo.workers.setup.memory import largest_peak
+from mindspeed_dpo.workers.setup.objectives import beta_of, learning_rate_of, objective_of, steps_per_iteration
+from mindspeed_dpo.workers.setup.sources import adapters_on_weights, sampling_of
+from mindspeed_dpo.workers.weight_sync.sender import Publishing
 
 
 class ActorWorker:

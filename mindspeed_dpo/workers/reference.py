@@ -11,13 +11,13 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
-from mindspeed_dpo.models.adapters import adapters_off
+from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
+from mindspeed_dpo.models.lora import adapters_off
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.building import Seat, build_feed, build_model, offload_from
-from mindspeed_dpo.workers.feed import Feed, PairSource
-from mindspeed_dpo.workers.roles import Pairs, Share
-from mindspeed_dpo.workers.scoring import score_pairs, score_tokens
+from mindspeed_dpo.workers.batching.batch_builder import Feed, PairSource
+from mindspeed_dpo.workers.interfaces import Pairs, Share
+from mindspeed_dpo.workers.logprobs import score_pairs, score_tokens
+from mindspeed_dpo.workers.setup.builders import Seat, build_feed, build_model, offload_from
 
 
 def reference_of(

@@ -9,15 +9,15 @@ import numpy as np
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.tokenizer import load_tokenizer
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.parallel.topology import shard
-from mindspeed_dpo.workers.building import Seat
-from mindspeed_dpo.workers.scorers.functions import FunctionScorer, open_functions
-from mindspeed_dpo.workers.scorers.judge import JudgeScorer
-from mindspeed_dpo.workers.scorers.model import model_scorer
-from mindspeed_dpo.workers.scorers.protocol import PromptColumns, Scored, Scorer
-from mindspeed_dpo.workers.scorers.texts import TextReader
-from mindspeed_dpo.workers.scorers.tokenizers import policy_tokenizer
+from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.functions import FunctionScorer, open_functions
+from mindspeed_dpo.workers.rewards.judge import JudgeScorer
+from mindspeed_dpo.workers.rewards.reward_model import model_scorer
+from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer
+from mindspeed_dpo.workers.setup.builders import Seat
 
 logger = logging.getLogger(__name__)
 

@@ -7,15 +7,15 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.dataset import PromptDataset
-from mindspeed_dpo.models.weights.transit import Shards, digests
+from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.parallel.topology import shard
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.decoder import RolloutModel
+from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.answering import answering
-from mindspeed_dpo.workers.building import Seat
-from mindspeed_dpo.workers.roles import Rows
-from mindspeed_dpo.workers.rollout_weights import placement, rollout_weights
+from mindspeed_dpo.workers.interfaces import Rows
+from mindspeed_dpo.workers.rollout_generator import answering
+from mindspeed_dpo.workers.setup.builders import Seat
+from mindspeed_dpo.workers.weight_sync.receiver import placement, rollout_weights
 
 
 class RolloutWorker:

@@ -13,10 +13,10 @@ import torch
 
 import convert_ckpt
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle
+from mindspeed_dpo.controller.role_groups import ActorHandle
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
-from mindspeed_dpo.models.weights import WeightsError, open_weights
-from mindspeed_dpo.trainers.inputs import open_inputs
+from mindspeed_dpo.trainers.run_inputs import open_inputs
+from mindspeed_dpo.weights import WeightsError, open_weights
 from tests.support.adapters import adapter_run, save_tiny_policy
 from tests.support.peft_adapters import base_model, loaded
 from tests.support.processes import PoolGroup

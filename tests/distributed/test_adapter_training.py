@@ -12,10 +12,10 @@ import torch
 
 import convert_ckpt
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
-from mindspeed_dpo.models.adapters import adapters_of
-from mindspeed_dpo.models.weights import open_adapter, open_weights
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.models.lora import adapters_of
+from mindspeed_dpo.weights import open_adapter, open_weights
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.adapters import TINY_MODULES, adapter_run, save_tiny_policy
 from tests.support.peft_adapters import base_model, loaded, save_random_adapter
 from tests.support.processes import PoolGroup

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.models.weights import open_adapter
+from mindspeed_dpo.weights import open_adapter
 from tests.distributed.test_against_hf import LAYOUTS, PROMPTS, RESPONSES, hf_log_probs, load, sequences, test_batch
 from tests.support.jobs import Job, gradient_job, logits_job
 from tests.support.peft_adapters import loaded, save_random_adapter

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindspeed_dpo.models.weights import open_adapter
+from mindspeed_dpo.weights import open_adapter
 from tests.support.online import RULE, OnlineInputs, online_inputs
 from tests.support.runs import Layout, tiny_online_run, train
 

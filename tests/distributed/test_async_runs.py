@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine import begun_save
+from mindspeed_dpo.engine import async_checkpoint
 from mindspeed_dpo.engine.checkpoint_files import iteration_dir
-from mindspeed_dpo.engine.checkpoint_keeping import saved_iterations
-from mindspeed_dpo.trainers.assemble import train_on
-from mindspeed_dpo.trainers.inputs import open_inputs
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.engine.retention import saved_iterations
+from mindspeed_dpo.trainers.build import train_on
+from mindspeed_dpo.trainers.run_inputs import open_inputs
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.resuming import numbers
 from tests.support.runs import Layout, train
@@ -51,14 +51,14 @@ def test_a_run_that_saves_in_the_background_writes_the_same_bytes(layout: Layout
 
 def break_writing(crew: Crew, iteration: int) -> None:
     """No file of one checkpoint can be written by this process any more."""
-    write = begun_save.write_file
+    write = async_checkpoint.write_file
 
     def broken(path: Path, content: io.BytesIO) -> None:
         if path.parent.name == f"iter_{iteration:07d}.partial":
             raise OSError(28, "No space left on device")
         write(path, content)
 
-    begun_save.write_file = broken
+    async_checkpoint.write_file = broken
 
 
 def test_a_save_that_fails_ends_the_run_and_the_next_one_goes_on_from_the_one_before(tmp_path: Path) -> None:

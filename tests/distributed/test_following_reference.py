@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindspeed_dpo.config.learning import ReferenceConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout, train
 from tests.unit.workers.pairs import random_run

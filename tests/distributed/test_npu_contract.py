@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.distributed import test_online_equals_offline as online
 from tests.support.npu_processes import SETTINGS
 from tests.support.oracle_runs import compare, oracle_run

@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.online import PairingConfig
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
-from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import Plan
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.trainers.samples import SampleTable
-from mindspeed_dpo.workers.crew import Crew
-from mindspeed_dpo.workers.scorers.protocol import Scored
-from mindspeed_dpo.workers.sources import open_pairs
+from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.setup.sources import open_pairs
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import PAIRS, random_run

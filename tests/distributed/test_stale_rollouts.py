@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle, RewardHandle, RolloutHandle
-from mindspeed_dpo.data.sampler import PairSampler
-from mindspeed_dpo.engine.kept_answers import read_answers
-from mindspeed_dpo.trainers.assemble import INTERRUPTED, train_on
-from mindspeed_dpo.trainers.inputs import open_inputs
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle, RewardHandle, RolloutHandle
+from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.engine.rollout_checkpoint import read_answers
+from mindspeed_dpo.trainers.build import INTERRUPTED, train_on
 from mindspeed_dpo.trainers.online_methods import method_of
-from mindspeed_dpo.trainers.samples import SampleTable
-from tests.knobs.turning import prompts_with_text
+from mindspeed_dpo.trainers.run_inputs import open_inputs
+from mindspeed_dpo.trainers.sample_table import SampleTable
+from tests.config_effects.comparison import prompts_with_text
 from tests.support.processes import PoolGroup
 from tests.support.resuming import different_weights, numbers
 from tests.support.runs import train

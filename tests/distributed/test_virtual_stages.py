@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
-from mindspeed_dpo.trainers.inputs import open_inputs
-from tests.knobs.turning import prompts_with_text
+from mindspeed_dpo.trainers.run_inputs import open_inputs
+from tests.config_effects.comparison import prompts_with_text
 from tests.support.adapters import adapter_run, save_tiny_policy
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout, train

@@ -11,7 +11,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.engine.checkpoint_keeping import saved_iterations
+from mindspeed_dpo.engine.retention import saved_iterations
 from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import succeed, training

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.engine.checkpoint_keeping import saved_iterations
+from mindspeed_dpo.engine.retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import succeed, training
 from tests.support.resuming import (

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import convert_ckpt
-from mindspeed_dpo.models.weights import open_weights
+from mindspeed_dpo.weights import open_weights
 from tests.support.commands import succeed
 from tests.support.runs import Layout
 

@@ -11,22 +11,22 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.learning import OptimizerConfig
-from mindspeed_dpo.config.machine import ParallelConfig
-from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
+from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
-from mindspeed_dpo.models.adapters import add_adapters, load_adapters
 from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.head import LOGP
+from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Layout, open_adapter, open_weights
-from mindspeed_dpo.models.weights.adapters import described
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology, shard
+from mindspeed_dpo.weights import Layout, open_adapter, open_weights
+from mindspeed_dpo.weights.lora import described
 from tests.support.processes import leave_layout
 
 

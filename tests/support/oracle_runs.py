@@ -15,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.arguments import parse
-from mindspeed_dpo.data.preprocess import preprocess
-from mindspeed_dpo.models.weights import open_weights
+from mindspeed_dpo.data.preprocessing.cli import parse
+from mindspeed_dpo.data.preprocessing.pipeline import preprocess
+from mindspeed_dpo.weights import open_weights
 from tests.support.oracle import require
 from tests.support.runs import Layout, tiny_run
 

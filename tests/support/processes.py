@@ -32,7 +32,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator, activate
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.store import host_store
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.npu_processes import serve_on_npu
 
 RESULT_TIMEOUT_S = 300

@@ -11,8 +11,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from mindspeed_dpo.models.weights import open_weights
 from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.weights import open_weights
 from tests.support.commands import Finished, Running
 from tests.support.runs import ACTOR
 

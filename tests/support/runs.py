@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.loop import LoopConfig
-from mindspeed_dpo.config.online import RewardConfig
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.observability.jsonl import read_metrics
-from mindspeed_dpo.trainers.assemble import train_on
-from mindspeed_dpo.trainers.inputs import open_inputs
+from mindspeed_dpo.trainers.build import train_on
+from mindspeed_dpo.trainers.run_inputs import open_inputs
 from tests.support.processes import PoolGroup
 
 ACTOR = "actor_rollout_ref.actor_rollout"

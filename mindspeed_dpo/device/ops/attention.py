@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mindspeed_dpo.device.bf16_emulation import is_wanted_for
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
 from mindspeed_dpo.device.ops.limits import check_attention, check_dtypes
-from mindspeed_dpo.device.wide_products import is_wanted_for
 
 MASK_SIZE = 2048
 """Side of the one causal mask that `npu_fusion_attention` wants, whatever the lengths are."""

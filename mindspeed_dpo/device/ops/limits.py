@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.checks_npu import ATTENTION_HEADS, ATTENTION_WIDTH
+from mindspeed_dpo.config.validation.npu import ATTENTION_HEADS, ATTENTION_WIDTH
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)

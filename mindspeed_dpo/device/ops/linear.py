@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.device.wide_products import is_wanted_for
+from mindspeed_dpo.device.bf16_emulation import is_wanted_for
 
 Product = Callable[[Tensor], Tensor]
 """Rows [n, in] to rows [n, out]."""

@@ -16,7 +16,7 @@ from mindspeed_dpo.doctor.processes import answer, question
 
 def ask(asked: dict[str, Any]) -> dict[str, Any]:
     """Connect, ask all nodes, and let go again."""
-    inspection = importlib.import_module("mindspeed_dpo.controller.inspection")
+    inspection = importlib.import_module("mindspeed_dpo.controller.node_inspection")
     names = [field.name for field in dataclasses.fields(inspection.Question)]
     what = inspection.Question(**{name: tuple(asked[name]) for name in names})
     device = importlib.import_module("mindspeed_dpo.device")

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.cross_pair import StepValues, across_pairs
 from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
 from mindspeed_dpo.algorithms.losses.ratios import log_ratios
 from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss
-from mindspeed_dpo.algorithms.whole_step import StepValues, across_pairs
-from mindspeed_dpo.config.losses import MATCHED_LOSSES, SMOOTHED_LOSSES
+from mindspeed_dpo.config.settings.loss import MATCHED_LOSSES, SMOOTHED_LOSSES
 
 SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.cross_pair import StepValues
 from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective, adapted
-from mindspeed_dpo.algorithms.whole_step import StepValues
-from mindspeed_dpo.config.losses import (
+from mindspeed_dpo.config.settings.loss import (
     DIVERGING_LOSSES,
     LIKELIHOOD_LOSSES,
     LOSSES,

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.cross_pair import StepValues, across_pairs
+from mindspeed_dpo.algorithms.lr_schedule import LearningRateSettings, lr_at
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
-from mindspeed_dpo.algorithms.schedule import LearningRateSettings, lr_at
-from mindspeed_dpo.algorithms.whole_step import StepValues, across_pairs
-from mindspeed_dpo.config.losses import LossConfig
+from mindspeed_dpo.config.settings.loss import LossConfig
 from tests.support.oracle import require
 from tests.support.oracle_runs import loss_keys
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config import sizes
-from mindspeed_dpo.config.adapters import MODULES, AdapterConfig
-from mindspeed_dpo.config.plan import plan_lines
+from mindspeed_dpo.config.estimates import memory
+from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.run import RoleConfig
-from tests.unit.config.small import Tree, online_tree, problems, put, resolved, small_tree
+from mindspeed_dpo.config.settings.lora import MODULES, AdapterConfig
+from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
 def adapted(tree: Tree | None = None, **keys: Any) -> Tree:
@@ -100,14 +100,14 @@ def test_only_adapters_have_gradient_and_optimizer_state() -> None:
     model = role.model
     keys = model.num_query_groups * model.kv_channels
     by_hand = 4 * model.num_layers * (4 * 64 + 2 * 64 + 2 * keys + 3 * (64 + 176))
-    assert sizes.adapter_parameters(role) == by_hand
-    assert (sizes.adapter_bytes(role), sizes.gradient_bytes(role)) == (4 * by_hand, 4 * by_hand)
-    assert sizes.optimizer_bytes(role, 1) == 8 * by_hand
-    assert sizes.weight_bytes(role) == sizes.weight_bytes(resolved(small_tree()).actor)
+    assert memory.adapter_parameters(role) == by_hand
+    assert (memory.adapter_bytes(role), memory.gradient_bytes(role)) == (4 * by_hand, 4 * by_hand)
+    assert memory.optimizer_bytes(role, 1) == 8 * by_hand
+    assert memory.weight_bytes(role) == memory.weight_bytes(resolved(small_tree()).actor)
     halves = resolved(put(put(tree, "tensor_model_parallel_size", 2), "sequence_parallel", True)).actor
     # What is whole on every rank: A of five matrices, B of two.
     whole = 4 * model.num_layers * 64 * (5 + 2)
-    assert sizes.trained_parameters(halves) == (by_hand - whole) // 2 + whole
+    assert memory.trained_parameters(halves) == (by_hand - whole) // 2 + whole
 
 
 def test_the_plan_tells_of_adapters() -> None:

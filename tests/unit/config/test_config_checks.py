@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.config.small import problems, put, resolved, small_tree
+from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 TABLE: list[tuple[dict[str, Any], str]] = [
     (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.compose import SHIPPED, available, compose
+from mindspeed_dpo.config.issues import ConfigProblems
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.problems import ConfigProblems
+from mindspeed_dpo.config.loading.compose import SHIPPED, available, compose
 
 TINY = "offline_dpo_trainer_tiny"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.config.small import online_tree, problems, put, resolved, small_tree
+from tests.unit.config.small_config import online_tree, problems, put, resolved, small_tree
 
 
 def evaluated(**training: Any) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.sections import Origin
-from tests.unit.config.small import problems, put, resolved, small_tree
+from mindspeed_dpo.config.loading.sections import Origin
+from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 LAYERS = ("model", "training", "role")
 EXAMPLES = {

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.compose import Composed
-from mindspeed_dpo.config.legacy_keys import ROLE_KEYS
+from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.legacy.aliases import ALIASES
+from mindspeed_dpo.config.legacy.megatron_keys import ROLE_KEYS
 from mindspeed_dpo.config.load import check, load_run
-from mindspeed_dpo.config.names import ALIASES
-from mindspeed_dpo.config.online_keys import LEFTOVERS
-from mindspeed_dpo.config.problems import ConfigProblems
+from mindspeed_dpo.config.loading.compose import Composed
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.schema import ONLINE_KEYS, SETTINGS
-from tests.unit.config.small import put, resolved, small_tree
+from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
+from mindspeed_dpo.config.settings.stage_keys import LEFTOVERS
+from tests.unit.config.small_config import put, resolved, small_tree
 
 LEGACY = Path(__file__).parent / "legacy"
 

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.compose import compose
+from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.workload import work_of
 from mindspeed_dpo.config.load import check
-from mindspeed_dpo.config.online_keys import OFFLINE_KEYS, REWARD_KEYS_OF
-from mindspeed_dpo.config.plan import plan_lines
-from mindspeed_dpo.config.schema import ONLINE_KEYS, SETTINGS
-from mindspeed_dpo.config.work import work_of
-from tests.unit.config.small import Tree, online_tree, problems, put, resolved, small_tree
+from mindspeed_dpo.config.loading.compose import compose
+from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
+from mindspeed_dpo.config.settings.stage_keys import OFFLINE_KEYS, REWARD_KEYS_OF
+from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
 def with_model() -> Tree:

@@ -11,14 +11,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen2Config, Qwen3Config
 
-from mindspeed_dpo.config import sizes
-from mindspeed_dpo.config.compose import available
+from mindspeed_dpo.config.estimates import memory
+from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.config.plan import plan_lines
+from mindspeed_dpo.config.loading.compose import available
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from tests.support.processes import pool
-from tests.unit.config.small import online_tree, put, resolved, small_tree
+from tests.unit.config.small_config import online_tree, put, resolved, small_tree
 from tests.unit.models import policy_jobs as jobs
 
 
@@ -47,8 +47,8 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(_huggingface(model))
         reward = AutoModelForSequenceClassification.from_config(_huggingface(model, num_labels=1))
-    assert sizes.parameters(model) == _count(policy)
-    assert sizes.parameters(model, scores=True) == _count(reward)
+    assert memory.parameters(model) == _count(policy)
+    assert memory.parameters(model, scores=True) == _count(reward)
 
 
 def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
@@ -65,23 +65,23 @@ def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
 def test_the_fullest_device_holds_what_is_said(model: ModelConfig, tp: int, pp: int) -> None:
     stages = pool(2).run(jobs.describe, model, tp, pp, False, False)
     built = max(sum(math.prod(item.shape) for item in stage.values()) for stage in stages)
-    assert sizes.device_parameters(_role(model, tp, pp)) == built
+    assert memory.device_parameters(_role(model, tp, pp)) == built
 
 
 def test_the_bytes_of_training_by_hand() -> None:
     bf16 = dataclasses.replace(resolved(small_tree()).actor.precision, bf16=True)
     role = _role(jobs.MODEL, 1, 1, precision=bf16, parallel={"use_distributed_optimizer": True})
-    count = sizes.device_parameters(role)
-    assert (sizes.weight_bytes(role), sizes.gradient_bytes(role)) == (2 * count, 4 * count)
-    assert sizes.optimizer_bytes(role, 4) == 12 * count // 4
+    count = memory.device_parameters(role)
+    assert (memory.weight_bytes(role), memory.gradient_bytes(role)) == (2 * count, 4 * count)
+    assert memory.optimizer_bytes(role, 4) == 12 * count // 4
     plain = _role(jobs.MODEL, 1, 1)
-    assert (sizes.weight_bytes(plain), sizes.optimizer_bytes(plain, 4)) == (4 * count, 8 * count)
+    assert (memory.weight_bytes(plain), memory.optimizer_bytes(plain, 4)) == (4 * count, 8 * count)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_multiply_adds_are_those_that_torch_counts(tied: bool) -> None:
     model = dataclasses.replace(jobs.TIED if tied else jobs.MODEL, hidden_size=128, ffn_hidden_size=352)
-    tokens, found = 24, sizes.multiply_adds(model)
+    tokens, found = 24, memory.multiply_adds(model)
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(_huggingface(model), attn_implementation="eager")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -96,7 +96,7 @@ def test_tokens_of_a_micro_batch_are_planned_and_told() -> None:
     run = resolved(tree)
     pairs = resolved(small_tree())
     rows = 2 * 2 * pairs.actor.data.seq_length
-    assert sizes.activation_bytes(run.actor) * rows == sizes.activation_bytes(pairs.actor) * 300
+    assert memory.activation_bytes(run.actor) * rows == memory.activation_bytes(pairs.actor) * 300
     holds = "whole pairs of at most 300 tokens together, padded to a multiple of 64"
     assert f"a step: 8 pairs, on 2 replicas micro-batches of {holds}" in plan_lines(run)
 
@@ -104,22 +104,22 @@ def test_tokens_of_a_micro_batch_are_planned_and_told() -> None:
 def test_the_cache_by_hand() -> None:
     role = _role(jobs.MODEL, 2, 1)
     # Keys and values of 2 layers x 1 of 2 groups x 4 wide, in float32.
-    assert sizes.cache_bytes(role, 10) == 2 * 2 * 1 * 4 * 10 * 4
+    assert memory.cache_bytes(role, 10) == 2 * 2 * 1 * 4 * 10 * 4
 
 
 def test_recomputing_layers_keeps_less() -> None:
     role = _role(jobs.MODEL, 1, 1)
     full = dataclasses.replace(role.recompute, recompute_granularity="full")
-    assert sizes.activation_bytes(dataclasses.replace(role, recompute=full)) < sizes.activation_bytes(role)
+    assert memory.activation_bytes(dataclasses.replace(role, recompute=full)) < memory.activation_bytes(role)
 
 
 def test_devices_that_share_rows_share_activations_and_optimizer_state() -> None:
     apart, shared = (_role(jobs.MODEL, 1, 1, parallel={"context_parallel_size": cp}) for cp in (1, 2))
-    assert sizes.activation_bytes(shared) * 2 == sizes.activation_bytes(apart)
-    assert sizes.weight_bytes(shared) == sizes.weight_bytes(apart)
-    assert sizes.optimizer_bytes(shared, 2) == sizes.optimizer_bytes(apart, 2)
+    assert memory.activation_bytes(shared) * 2 == memory.activation_bytes(apart)
+    assert memory.weight_bytes(shared) == memory.weight_bytes(apart)
+    assert memory.optimizer_bytes(shared, 2) == memory.optimizer_bytes(apart, 2)
     sharded = _role(jobs.MODEL, 1, 1, parallel={"context_parallel_size": 2, "use_distributed_optimizer": True})
-    assert sizes.optimizer_bytes(sharded, 2) * 4 == sizes.optimizer_bytes(apart, 2)
+    assert memory.optimizer_bytes(sharded, 2) * 4 == memory.optimizer_bytes(apart, 2)
     lines = plan_lines(resolved(put(small_tree(), "context_parallel_size", 2)))
     assert lines[1].startswith("actor on actor_rollout [2]: TP 1 x CP 2 x PP 1 x DP 1, ")
 

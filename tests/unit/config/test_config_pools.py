@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.seats import carve
-from tests.unit.config.small import Tree, online_tree, problems, put, resolved, small_tree
+from mindspeed_dpo.config.loading.placement import carve
+from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=6), st.data())

@@ -8,8 +8,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.schema import SETTINGS
-from tests.unit.config.small import Tree, problems, put, resolved, small_tree
+from mindspeed_dpo.config.settings.registry import SETTINGS
+from tests.unit.config.small_config import Tree, problems, put, resolved, small_tree
 from tests.unit.config.test_config_values import BAD
 
 _FLOATS = {

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import ray_gpt
-from mindspeed_dpo.config.compose import available
+from mindspeed_dpo.config.loading.compose import available
 from mindspeed_dpo.config.run import RunConfig
 from tests.unit.workers.pairs import PAIRS, write_pairs
 
@@ -26,7 +26,7 @@ PATHS = [
 def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The runs handed to a stand-in for the trainers, which answers with exit code 7."""
     runs: list[RunConfig] = []
-    stand_in = ModuleType("mindspeed_dpo.trainers.assemble")
+    stand_in = ModuleType("mindspeed_dpo.trainers.build")
     stand_in.run = lambda run: runs.append(run) or 7  # type: ignore[attr-defined]
     real = importlib.import_module
     monkeypatch.setattr(importlib, "import_module", lambda name: stand_in if name == stand_in.__name__ else real(name))

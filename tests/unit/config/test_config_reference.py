@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindspeed_dpo.config.reference import page
-from mindspeed_dpo.config.schema import SETTINGS
+from mindspeed_dpo.config.reference_page import page
+from mindspeed_dpo.config.settings.registry import SETTINGS
 
 PAGE = Path(__file__).parents[3] / "docs" / "config-reference.md"
 
 
 def test_the_reference_page_is_not_stale() -> None:
-    wanted = "run: python -m mindspeed_dpo.config.reference > docs/config-reference.md"
+    wanted = "run: python -m mindspeed_dpo.config.reference_page > docs/config-reference.md"
     assert PAGE.read_text(encoding="utf-8") == page(), wanted
 
 

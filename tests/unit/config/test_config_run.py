@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.model import ModelConfig
 from mindspeed_dpo.config.run import RoleConfig
-from tests.unit.config.small import NOON, Tree, online_tree, put, resolved, small_tree
+from mindspeed_dpo.config.settings.model import ModelConfig
+from tests.unit.config.small_config import NOON, Tree, online_tree, put, resolved, small_tree
 
 
 def _variants() -> list[Tree]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config import paths
-from mindspeed_dpo.config.trackers import LIBRARIES, missing_libraries
-from tests.unit.config.small import NOON, problems, resolved, small_tree
+from mindspeed_dpo.config.settings.trackers import LIBRARIES, missing_libraries
+from mindspeed_dpo.config.validation import paths
+from tests.unit.config.small_config import NOON, problems, resolved, small_tree
 
 
 @pytest.fixture(autouse=True)

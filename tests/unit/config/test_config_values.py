@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.coerce import kind_of
-from mindspeed_dpo.config.fields import Declared, declared
-from mindspeed_dpo.config.schema import GROUPS, SETTINGS
-from tests.unit.config.small import problems, put, resolved, small_tree
+from mindspeed_dpo.config.loading.parse import kind_of
+from mindspeed_dpo.config.settings.field import Declared, declared
+from mindspeed_dpo.config.settings.registry import GROUPS, SETTINGS
+from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 
 def _bad_values(item: Declared) -> list[Any]:

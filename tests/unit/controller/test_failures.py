@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from mindspeed_dpo.controller.failures import CAUSE_WAIT_S, DEATH_WAIT_S, WorkerFailure, patience_s
-from mindspeed_dpo.controller.group import Answers, WorkerGroup
+from mindspeed_dpo.controller.worker_group import Answers, WorkerGroup
 
 DEATH = ray.exceptions.ActorDiedError()
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from mindspeed_dpo.controller.group import NodeProcess
+from mindspeed_dpo.controller.worker_group import NodeProcess
 from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
 
 

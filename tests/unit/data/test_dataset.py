@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data import pair_set
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, check_identity, read_meta, writing
-from mindspeed_dpo.data.token_store import TokenStoreError
+from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.indexed import pair_file
+from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, check_identity, read_meta, writing
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenStoreError
 
 Pair = tuple[list[int], list[int], list[int]]
 OWN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -71,8 +71,8 @@ def test_pairs_keep_their_prompt_and_order(tmp_path: Path, pairs: list[Pair], da
 def test_prompt_lengths_do_not_depend_on_how_much_is_scanned_at_once(tmp_path: Path, pairs: list[Pair]) -> None:
     path = write(tmp_path / "a", pairs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pair_set, "_SCAN_NUMBERS", 5)
-        assert pair_set.PairSet(path).lengths.tolist() == [[len(part) for part in pair] for pair in pairs]
+        patch.setattr(pair_file, "_SCAN_NUMBERS", 5)
+        assert pair_file.PairSet(path).lengths.tolist() == [[len(part) for part in pair] for pair in pairs]
 
 
 def test_token_zero_is_a_token(tmp_path: Path) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.data.columns import map_key_problems, resolve_columns
-from mindspeed_dpo.data.handlers import HANDLERS, REJECTED, handler_problem
-from mindspeed_dpo.data.messages import OPENAI_TAGS
-from mindspeed_dpo.data.rows import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
+from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolve_columns
+from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, REJECTED, handler_problem
+from mindspeed_dpo.data.tokenization.conversation import OPENAI_TAGS
+from mindspeed_dpo.data.tokenization.examples import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
 
 ALPACA, SHAREGPT = "AlpacaStylePairwiseHandler", "SharegptStylePairwiseHandler"
 BETTER, DIALOGUE = "BetterResponsePairwiseHandler", "DialoguePairwiseHandler"

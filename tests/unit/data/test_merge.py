@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.data.token_set import open_columns, read_meta, writing
+from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta, writing
 from preprocess_data import main
 
 COLUMNS = ("chosen_labels", "labels")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.data.dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
 from preprocess_data import main
 from tests.support.oracle import require
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.planning import Limit, deal, fit, plan
+from mindspeed_dpo.data.batching.planning import Limit, deal, fit, plan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 BUDGET = 25

@@ -15,9 +15,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.token_set import open_columns, read_meta
-from mindspeed_dpo.data.tokenizer import load_tokenizer, tokenizer_fingerprint
+from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main
 from tests.support.oracle import require
 from tests.support.tokenizers import CHAT_TEMPLATE, CHAT_TOKENS, save_chat_tokenizer, save_tokenizer, text_of

@@ -13,9 +13,9 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from mindspeed_dpo.data.inputs import find_input
-from mindspeed_dpo.data.readers import InputError, read_file
-from mindspeed_dpo.data.settings import PreprocessSettings
+from mindspeed_dpo.data.preprocessing.readers import InputError, read_file
+from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.data.preprocessing.sources import find_input
 
 ROWS: list[dict[str, Any]] = [
     {"question": "one\ntwo, three", "answer": 'said "hi"'},
@@ -132,7 +132,7 @@ def test_a_hub_name_that_cannot_be_loaded_gets_a_sentence(tmp_path: Path, monkey
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("no way out\nand more")
 
-    monkeypatch.setattr("mindspeed_dpo.data.inputs.datasets.load_dataset", offline)
+    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", offline)
     with pytest.raises(
         InputError, match=r"some/data is no file or folder here, and could not be loaded .*: no way out$"
     ):
@@ -146,7 +146,7 @@ def test_a_hub_name_is_loaded_with_its_parameters(tmp_path: Path, monkeypatch: p
         seen.update(options, path=path)
         return ROWS
 
-    monkeypatch.setattr("mindspeed_dpo.data.inputs.datasets.load_dataset", load)
+    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", load)
     (tmp_path / "params.json").write_text('{"name": "subset", "split": "test"}')
     options = {"cache_dir": "~/x", "hf_datasets_params": str(tmp_path / "params.json"), "streaming": True}
     assert list(find_input(PreprocessSettings(input="some/data", **options)).rows()) == ROWS

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspeed_dpo.config.files import DataConfig
-from mindspeed_dpo.data.reference_cache import ReferenceCache, data_fingerprint
-from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, meta_path, writing
+from mindspeed_dpo.config.settings.data import DataConfig
+from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
+from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, meta_path, writing
 
 VALUES = np.array([[-1.5, -2.25], [0.0, -1e-30], [-3e30, -7.0]], np.float32)
 

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data import text_columns
-from mindspeed_dpo.data.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.text_columns import TextColumnsReader, TextColumnsWriter, json_text
-from mindspeed_dpo.data.token_set import read_meta, text_columns_path, writing
-from mindspeed_dpo.data.token_store import TokenStoreError
+from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.indexed import text_columns
+from mindspeed_dpo.data.indexed.column_group import read_meta, text_columns_path, writing
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenStoreError
+from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter, json_text
 from preprocess_data import main
 from tests.support.tokenizers import save_chat_tokenizer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.data.rows import PairExample, Prompt, RowDropped, Turn
-from mindspeed_dpo.data.text_encoders import ChatTemplateEncoder, PlainEncoder
-from mindspeed_dpo.data.tokenizer import load_tokenizer
+from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer, text_of
 
 QUESTION = Prompt((Turn("user", "Q"),))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.data.templates import load_template
-from mindspeed_dpo.data.tokenizer import (
+from mindspeed_dpo.data.tokenization.templates import load_template
+from mindspeed_dpo.data.tokenization.tokenizer import (
     load_tokenizer,
     stop_token_ids,
     tokenizer_fingerprint,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.device import activate, cpu
-from mindspeed_dpo.device.wide_products import are_wanted
+from mindspeed_dpo.device.bf16_emulation import are_wanted
 
 RANDOM = "megatron.core.tensor_parallel.random"
 WIDENED = [("torch", "matmul"), ("torch", "bmm"), ("torch.Tensor", "matmul"), ("torch.Tensor", "__matmul__")]
@@ -128,11 +128,11 @@ START_UP = {
     "a worker without the compiler and tokenizers": """
 from mindspeed_dpo.device import activate
 activate("cpu")
-import mindspeed_dpo.workers.crew
+import mindspeed_dpo.workers.colocated_roles
 needed, spared = ("megatron.core",), ("torch._inductor.compile_fx", "transformers", "ray")
 """,
     "a driver without what only workers do": """
-import mindspeed_dpo.trainers.assemble
+import mindspeed_dpo.trainers.build
 needed, spared = ("ray",), ("megatron.core", "transformers", "datasets")
 """,
 }

@@ -99,7 +99,7 @@ def test_what_a_device_is_can_be_told_without_torch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["import convert_ckpt", "import preprocess_data", "import mindspeed_dpo.controller.group"]
+    "entry", ["import convert_ckpt", "import preprocess_data", "import mindspeed_dpo.controller.worker_group"]
 )
 def test_an_installed_torch_npu_without_its_libraries_stops_nothing_that_needs_no_device(
     entry: str, tmp_path: Path

@@ -13,7 +13,7 @@ from mindspeed_dpo.doctor.checks import examine
 from mindspeed_dpo.doctor.findings import Finding
 from mindspeed_dpo.doctor.processes import Ran
 from mindspeed_dpo.doctor.request import Request, find_kind
-from tests.unit.doctor.pretended import DEVICES, GIB, HERE, HOME, PROBES, SAME, Pretended, nodes, one
+from tests.unit.doctor.fake_machine import DEVICES, GIB, HERE, HOME, PROBES, SAME, Pretended, nodes, one
 
 WELL = Pretended()
 

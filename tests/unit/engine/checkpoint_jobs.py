@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.checkpoint_files import iteration_dir
-from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.engine.train_engine import TrainingEngine
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 
 

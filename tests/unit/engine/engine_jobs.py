@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.learning import OptimizerConfig
-from mindspeed_dpo.config.machine import ParallelConfig
-from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
-from mindspeed_dpo.engine.training import TrainingEngine
+from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.chunks import part_of
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Layout
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
-from mindspeed_dpo.workers.micro_batches import MicroBatches
+from mindspeed_dpo.weights import Layout
+from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from tests.support.processes import leave_layout
 
 # 21 tokens are padded to 22 rows under TP2 and to no row more with one tensor rank.

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.engine.schedule import group_size
+from mindspeed_dpo.engine.forward_backward import group_size
 from tests.support.processes import pool
 from tests.unit.engine import virtual_jobs
 from tests.unit.engine.virtual_jobs import Deep

@@ -11,19 +11,19 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.learning import OptimizerConfig
-from mindspeed_dpo.config.machine import ParallelConfig
-from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.engine.training import ScoringEngine, TrainingEngine
+from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights.families import rules_for
-from mindspeed_dpo.models.weights.placement import Layout
-from mindspeed_dpo.models.weights.rules import local_entries
-from mindspeed_dpo.models.weights.transit.shards import global_name
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
+from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.placement import Layout
+from mindspeed_dpo.weights.resharding.shards import global_name
+from mindspeed_dpo.weights.rules import local_entries
 from tests.support.processes import leave_layout
 from tests.unit.engine.engine_jobs import MODEL, loss_sum
 

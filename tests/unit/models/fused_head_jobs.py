@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.models.vocab_shard import VocabShard
-from mindspeed_dpo.workers.building import Seat, fuses_head
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.setup.builders import Seat, fuses_head
 from tests.support.npu_facts import V27, V213
 from tests.unit.models.head_jobs import Case, Scored, score
 

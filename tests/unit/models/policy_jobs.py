@@ -9,8 +9,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.model import ModelConfig
-from mindspeed_dpo.data.packing import pack
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups

@@ -10,15 +10,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.engine.training import ScoringEngine
+from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.weights import Layout, open_weights
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.weights import Layout, open_weights
 from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from tests.support.processes import pool
 from tests.unit.models import context_jobs as jobs
 from tests.unit.models.policy_jobs import MODEL, TIED

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.rotary import inverse_frequencies
-from mindspeed_dpo.models.weights import Placement
-from mindspeed_dpo.models.weights.families import rules_for
-from mindspeed_dpo.models.weights.rules import local_entries
 from mindspeed_dpo.parallel.topology import Topology
+from mindspeed_dpo.weights import Placement
+from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.rules import local_entries
 from tests.support.processes import pool
 from tests.unit.models import policy_jobs as jobs
 from tests.unit.models.policy_jobs import MODEL, TIED

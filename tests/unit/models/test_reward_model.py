@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.models.weights import Layout
-from mindspeed_dpo.models.weights.convert import Request, convert
+from mindspeed_dpo.weights import Layout
+from mindspeed_dpo.weights.convert import Request, convert
 from tests.support.processes import pool
 from tests.support.reward_models import hf_scores, save_tiny_reward_model, tiny_reward_model
 from tests.unit.models import reward_jobs as jobs

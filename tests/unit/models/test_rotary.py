@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 
 LENGTH = 4096

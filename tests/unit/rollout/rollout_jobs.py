@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.online import RolloutConfig
-from mindspeed_dpo.models.weights import Placement, open_weights
+from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
-from mindspeed_dpo.rollout.generation import Generator
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.decoder import RolloutModel
+from mindspeed_dpo.rollout.generator import Generator
+from mindspeed_dpo.weights import Placement, open_weights
 
 PROMPTS = [[5, 1, 0, 64], [7, 47, 2], [9, 9, 31, 4, 60, 3, 8, 1, 77, 12, 30], [11], [92, 3], [40, 41, 42, 43, 44, 45]]
 

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.model import ModelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
-from mindspeed_dpo.rollout.cache import CacheTile
-from mindspeed_dpo.rollout.model import RolloutModel
+from mindspeed_dpo.rollout.decoder import RolloutModel
+from mindspeed_dpo.rollout.kv_cache import CacheTile
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
 

@@ -17,7 +17,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from mindspeed_dpo.config.online import RolloutConfig
+from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.rollout.sampling import INVALID, choose, filtered, invert, log_probs, penalised, uniforms
 
 

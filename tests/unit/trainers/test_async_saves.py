@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.checkpoint_keeping import BEST, saved_iterations
+from mindspeed_dpo.engine.retention import BEST, saved_iterations
+from mindspeed_dpo.trainers.checkpoint_policy import Rule, Watch
 from mindspeed_dpo.trainers.loop import DivergenceError, Plan
-from mindspeed_dpo.trainers.watch import Rule, Watch
-from tests.unit.trainers.pretended import Pretended, trainer
+from tests.unit.trainers.fakes import Pretended, trainer
 
 LOSS = "eval/loss"
 

@@ -9,7 +9,7 @@ import pytest
 
 from mindspeed_dpo.trainers.loop import Plan
 from tests.support.runs import train
-from tests.unit.trainers.pretended import EVAL_ROWS, Pretended, trainer
+from tests.unit.trainers.fakes import EVAL_ROWS, Pretended, trainer
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
 

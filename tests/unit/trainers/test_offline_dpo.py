@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import DivergenceError, Plan
-from tests.unit.trainers.pretended import BATCH, EVAL_ROWS, ROW_TOKENS, TRAIN_ROWS, Pretended, trainer
+from tests.unit.trainers.fakes import BATCH, EVAL_ROWS, ROW_TOKENS, TRAIN_ROWS, Pretended, trainer
 
 
 def rows_of_step(step: int) -> list[int]:

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.online import PairingConfig
-from mindspeed_dpo.data.sampler import PairSampler
+from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.names import metric
 from mindspeed_dpo.trainers.loop import DivergenceError, Plan
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
-from mindspeed_dpo.trainers.samples import SampleTable
-from mindspeed_dpo.workers.scorers.protocol import Scored
+from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.workers.rewards.scorer import Scored
 
 ROWS = np.array([7, 2, 9, 4, 0])
 BATCH, COUNT = 3, 2

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.controller.handles import ReferenceHandle, RewardHandle
+from mindspeed_dpo.controller.role_groups import ReferenceHandle, RewardHandle
 from mindspeed_dpo.trainers.loop import Plan
-from mindspeed_dpo.workers.roles import Share
-from mindspeed_dpo.workers.scorers.protocol import Scored
+from mindspeed_dpo.workers.interfaces import Share
+from mindspeed_dpo.workers.rewards.scorer import Scored
 from tests.unit.trainers.test_online_dpo import COUNT, Pretended, trainer
 
 PATIENCE_S = 20.0

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.controller.handles import ActorHandle, RolloutHandle
+from mindspeed_dpo.controller.role_groups import ActorHandle, RolloutHandle
 from mindspeed_dpo.trainers.loop import DivergenceError, Plan
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from tests.unit.trainers.test_online_dpo import BATCH, COUNT, Pretended, answers_to, rows_of_step, trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.token_set import IGNORE, PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, writing
 from tests.support.runs import Layout, tiny_run
 
 Pair = tuple[list[int], list[int], list[int]]

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.dataset import PreferenceDataset
-from mindspeed_dpo.data.packing import pack
-from mindspeed_dpo.data.token_set import writing
+from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
+from mindspeed_dpo.data.indexed.column_group import writing
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides
 from tests.support.tokenizers import save_tokenizer

@@ -14,11 +14,11 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.models.head import LOGP
-from mindspeed_dpo.workers.crew import Crew
-from mindspeed_dpo.workers.sources import open_pairs, sampling_of
+from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.setup.sources import open_pairs, sampling_of
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import PAIRS, random_run

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
-from mindspeed_dpo.models.weights import Placement, open_weights
-from mindspeed_dpo.rollout.duel import others_number
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.rollout.paired_generation import others_number
 from mindspeed_dpo.trainers.online_methods import method_of
-from mindspeed_dpo.workers.crew import Crew
-from tests.knobs.turning import prompts_with_text
+from mindspeed_dpo.weights import Placement, open_weights
+from mindspeed_dpo.workers.colocated_roles import Crew
+from tests.config_effects.comparison import prompts_with_text
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout, train
 from tests.unit.rollout.rollout_jobs import rollout, rollout_model

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.online import PairingConfig, RewardConfig
+from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers import reward
 from mindspeed_dpo.workers.reward import RewardError, RewardWorker
-from mindspeed_dpo.workers.scorers.isolation import IsolatedFunctions
-from mindspeed_dpo.workers.scorers.protocol import Scored
-from tests.unit.workers.scorers.rollouts import FUNCTIONS, Columns, rollouts, tokenizer_dir
+from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
+from mindspeed_dpo.workers.rewards.scorer import Scored
+from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, Columns, rollouts, tokenizer_dir
 
 LENGTH, RAISING, LONGER = (f"{FUNCTIONS}.{name}" for name in ("length", "raising", "longer"))
 PROMPTS = [

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.models.weights.transit import first_difference
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.weights.resharding import first_difference
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
 from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run

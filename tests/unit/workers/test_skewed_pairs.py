@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.handles import ActorHandle, ReferenceHandle
-from mindspeed_dpo.workers.sources import open_pairs
+from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.workers.setup.sources import open_pairs
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run, write_pairs

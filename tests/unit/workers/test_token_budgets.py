@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from mindspeed_dpo.controller.handles import ActorHandle
-from mindspeed_dpo.workers.crew import Crew
+from mindspeed_dpo.controller.role_groups import ActorHandle
+from mindspeed_dpo.workers.colocated_roles import Crew
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run

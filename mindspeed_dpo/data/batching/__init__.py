@@ -1,0 +1,1 @@
+"""From rows to packed micro-batches: who computes what, and the layout of a packed row."""

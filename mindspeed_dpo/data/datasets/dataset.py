@@ -1,0 +1,188 @@
+"""Token sets as datasets: rows that are fit for training, by number, as batches.
+
+A dataset opens one or more sets and reads the rows that `kept` leaves, cut as it says.
+Order, epochs and shuffling are left to `sampler`; padding and micro-batches to those who compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.data.datasets.filtering import KeptPairs, KeptPrompts, check_limit
+from mindspeed_dpo.data.datasets.splits import DataSource, parse_data_path
+from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
+from mindspeed_dpo.data.indexed.pair_file import PairSet
+from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
+
+Numbers = NDArray[np.float32]
+
+
+class PreferenceDataset(KeptPairs):
+    """Preference pairs by row number, in the order of their files."""
+
+    def __init__(
+        self,
+        sets: Sequence[PairSet],
+        sources: Sequence[DataSource],
+        seq_length: int | None = None,
+        truncation: str = "cut_prompt",
+        margin_column: str | None = None,
+        weight_column: str | None = None,
+    ) -> None:
+        """Use `open` instead, unless the sets are already open."""
+        super().__init__([pairs.lengths for pairs in sets], sources, seq_length, truncation)
+        self._sets = sets
+        self._margins = self._numbers(margin_column)
+        self._factors = self._numbers(weight_column)
+        if self._factors is not None and (self._factors < 0).any():
+            row = int(np.argmax(self._factors < 0))
+            raise ValueError(
+                f"weight_column {weight_column!r} is {self._factors[row]} in row {row}; it must not be negative"
+            )
+
+    def _numbers(self, name: str | None) -> Numbers | None:
+        """A column of the kept rows."""
+        if name is None:
+            return None
+        columns = [pairs.numbers(name) for pairs in self._sets]
+        return np.concatenate([column[rows] for column, rows in zip(columns, self._kept, strict=True)])
+
+    @classmethod
+    def open(
+        cls,
+        data_path: str,
+        *,
+        seq_length: int | None = None,
+        truncation: str = "cut_prompt",
+        margin_column: str | None = None,
+        weight_column: str | None = None,
+    ) -> PreferenceDataset:
+        """Open pair sets.
+
+        Args:
+            data_path: The prefix before `_packed`, or several as `a,b` or `weight,a,weight,b`.
+            seq_length: Tokens that prompt and one response may have together; None leaves all rows whole.
+            truncation: `cut_prompt`, `keep_start` or `drop`; see `truncation`.
+            margin_column: Numbers by which chosen should be ahead, kept with the pairs; None for none.
+            weight_column: Factors on the loss, at least 0, kept with the pairs; None for none.
+
+        Raises:
+            FileNotFoundError: A column is missing.
+            ValueError: A file is damaged, no row is left, or an argument is wrong.
+        """
+        sources = parse_data_path(data_path)
+        sets = [PairSet(source.prefix) for source in sources]
+        return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
+
+    def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
+        """The pairs of the given rows, in their order."""
+        pieces = [self._pieces(int(row)) for row in rows]
+        lengths = torch.from_numpy(self._lengths[np.asarray(rows, dtype=np.int64)])
+        return PreferenceBatch(
+            prompt_tokens=_flat([prompt for prompt, _, _ in pieces]),
+            prompt_lengths=lengths[:, 0].contiguous(),
+            response_tokens=_flat([answer for _, *answers in pieces for answer in answers]),
+            response_lengths=lengths[:, 1:].contiguous(),
+            margins=_of_rows(self._margins, rows),
+            factors=_of_rows(self._factors, rows),
+        )
+
+    def _pieces(self, row: int) -> tuple[NDArray[np.int32], ...]:
+        part, inner = self._locate(row)
+        prompt, chosen, rejected = self._sets[part].row(inner)
+        return prompt[self._skip[row] :], chosen[: self._lengths[row, 1]], rejected[: self._lengths[row, 2]]
+
+
+class PromptDataset(KeptPrompts):
+    """Prompts by row number, in the order of their files."""
+
+    def __init__(self, data_path: str, max_prompt_length: int | None = None, truncation: str = "drop") -> None:
+        """Use `open`."""
+        check_limit("max_prompt_length", max_prompt_length, least=1)
+        sources = parse_data_path(data_path)
+        self._readers = [open_columns(source.prefix, PROMPT_COLUMNS[:1])["input_ids"] for source in sources]
+        super().__init__([reader.lengths for reader in self._readers], sources, max_prompt_length, truncation)
+        self._texts = [
+            open_text_columns(source.prefix, len(reader)) for source, reader in zip(sources, self._readers, strict=True)
+        ]
+        self._prefixes = [source.prefix for source in sources]
+
+    @classmethod
+    def open(cls, data_path: str, *, max_prompt_length: int | None = None, truncation: str = "drop") -> PromptDataset:
+        """Open prompt sets.
+
+        Args:
+            data_path: As for pairs.
+            max_prompt_length: Tokens a prompt may have; None leaves all whole.
+            truncation: `drop` longer prompts, or `keep_last` of their tokens, where the header of the answer is.
+
+        Raises:
+            FileNotFoundError: The column `input_ids` is missing.
+            ValueError: A file is damaged, no row is left, or an argument is wrong.
+        """
+        return cls(data_path, max_prompt_length, truncation)
+
+    def prompts(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int32]]:
+        """The prompts of the given rows, each [length] int32."""
+        located = ((int(row), *self._locate(int(row))) for row in rows)
+        return [self._readers[part][inner][-int(self._lengths[row]) :] for row, part, inner in located]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """What the prompts of every set carry beside their tokens: `messages`, and the additional keys."""
+        first, *others = ((texts.names if texts else ()) for texts in self._texts)
+        return tuple(name for name in first if all(name in names for names in others))
+
+    def columns(
+        self, rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None = None
+    ) -> dict[str, list[Any]]:
+        """What prompts carry beside their tokens, as it was in the raw data.
+
+        Args:
+            rows: Of the dataset, as for `prompts`; dropped rows are not counted.
+            names: Which columns; None gives all that every set has.
+
+        Returns:
+            Column -> the values of the rows, in their order. `messages` is a list of {role, content}, uncut.
+
+        Raises:
+            ValueError: A set lacks a column; says how to make it.
+        """
+        for prefix, texts in zip(self._prefixes, self._texts, strict=True):
+            _check_columns(prefix, texts, names)
+        located = [self._locate(int(row)) for row in rows]
+        wanted = self.column_names if names is None else names
+        return {name: [self._value(part, inner, name) for part, inner in located] for name in wanted}
+
+    def _value(self, part: int, row: int, name: str) -> Any:
+        texts = self._texts[part]
+        return texts.value(row, name) if texts else None
+
+
+def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence[str] | None) -> None:
+    if texts is None:
+        raise ValueError(
+            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which holds the messages and further "
+            "columns of prompts: the set was made by an earlier version or another tool. Run preprocess_data.py again"
+        )
+    for name in names or ():
+        if name not in texts.names:
+            raise ValueError(
+                f"data_path {prefix}: prompts have no column {name!r}, only {', '.join(texts.names)}"
+                f"{did_you_mean(name, texts.names)}; run preprocess_data.py again with it in dataset_additional_keys"
+            )
+
+
+def _of_rows(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:
+    return None if values is None else torch.from_numpy(values[np.asarray(rows, dtype=np.int64)])
+
+
+def _flat(pieces: Sequence[NDArray[np.int32]]) -> torch.Tensor:
+    return torch.from_numpy(np.concatenate(pieces)) if pieces else torch.empty(0, dtype=torch.int32)

@@ -1,0 +1,85 @@
+"""Reference log-probabilities on disk: one float32 sum per response, whole or absent, named by what they depend on.
+
+The name is a fingerprint of weights, data and settings, so a changed input is another file and never a wrong hit. The
+content carries its own checksum: a damaged file counts as absent and is written again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.config.settings.data import DataConfig
+from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.data.datasets.splits import parse_data_path
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
+
+logger = logging.getLogger(__name__)
+
+_CHECKSUM_BYTES = 32
+_BLOCK_BYTES = 1 << 24
+
+
+class ReferenceCache:
+    """One file of cached values."""
+
+    def __init__(self, folder: str | Path, fingerprint: str, num_rows: int) -> None:
+        """Name a cache.
+
+        Args:
+            folder: Where caches lie.
+            fingerprint: Of everything the values depend on.
+            num_rows: Rows of the dataset.
+        """
+        self.path = Path(folder) / f"{fingerprint}.ref_logps"
+        self._num_rows = num_rows
+
+    def read(self) -> NDArray[np.float32] | None:
+        """The values [rows, 2] in nats, or None where there is no sound file."""
+        if not self.path.is_file():
+            return None
+        content = self.path.read_bytes()
+        checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
+        if hashlib.sha256(payload).digest() != checksum or len(payload) != self._num_rows * 8:
+            logger.warning("%s is damaged; the reference is computed again", self.path)
+            return None
+        return np.frombuffer(payload, dtype="<f4").reshape(self._num_rows, 2)
+
+    def write(self, values: NDArray[np.float32]) -> None:
+        """Keep values [rows, 2]."""
+        payload = np.ascontiguousarray(values, dtype="<f4").tobytes()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
+        temporary.write_bytes(hashlib.sha256(payload).digest() + payload)
+        os.replace(temporary, self.path)
+
+
+def data_fingerprint(data: DataConfig) -> str:
+    """What the token ids of a dataset depend on, as a hash: the files' content and the cuts."""
+    return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
+
+
+def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
+    """The same for a set of prompts."""
+    return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
+
+
+def _fingerprint(data_path: str, columns: Sequence[str], *cuts: str) -> str:
+    contents = [_content_hash(source.prefix, columns) for source in parse_data_path(data_path)]
+    return hashlib.sha256("\n".join((*contents, *cuts)).encode()).hexdigest()
+
+
+def _content_hash(prefix: str, columns: Sequence[str]) -> str:
+    """Of the files themselves: what is noted beside them may be older than they are."""
+    files = hashlib.sha256()
+    for column in columns:
+        with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                files.update(block)
+    return files.hexdigest()

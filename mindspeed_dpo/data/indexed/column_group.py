@@ -1,0 +1,292 @@
+"""Columns that belong together: a pair set or a prompt set under one prefix, with a small JSON that says what made it.
+
+Files: `{prefix}_packed_{column}_document.{bin,idx}`; what rows carry beside tokens in `{prefix}_packed_columns.arrow`
+for prompts and `{prefix}_packed_pair_columns.arrow` for pairs; and `{prefix}_packed_meta.json`. A set is written in a
+folder of its own beside its destination and moved there as a whole, so that a killed run leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenReader, TokenStoreError, TokenWriter
+from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
+
+PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
+PROMPT_COLUMNS = ("input_ids", "attention_mask")
+MESSAGES, LABELS = "messages", "labels"
+"""Text columns: the prompt as a list of messages, and the text of its known answer."""
+IGNORE = -100
+"""Label of a token that is not trained on."""
+
+logger = logging.getLogger(__name__)
+
+
+def column_stem(prefix: str | Path, column: str) -> Path:
+    """The path of a column without `.bin` or `.idx`."""
+    prefix = Path(prefix).expanduser()
+    return prefix.with_name(f"{prefix.name}_packed_{column}_document")
+
+
+def meta_path(prefix: str | Path) -> Path:
+    """Where the description of a set lies."""
+    prefix = Path(prefix).expanduser()
+    return prefix.with_name(f"{prefix.name}_packed_meta.json")
+
+
+def text_columns_path(prefix: str | Path, columns: Sequence[str] = PROMPT_COLUMNS) -> Path:
+    """Where what the rows of a set carry beside their tokens lies; `columns` tells prompts and pairs apart."""
+    prefix = Path(prefix).expanduser()
+    kind = "columns" if PROMPT_COLUMNS[0] in columns else "pair_columns"
+    return prefix.with_name(f"{prefix.name}_packed_{kind}.arrow")
+
+
+def _replacing_path(prefix: Path) -> Path:
+    return prefix.with_name(f"{prefix.name}_packed_replacing")
+
+
+def partial_name(prefix: Path) -> str:
+    """What the names of folders with unfinished files of a set start with."""
+    return f".{prefix.name}_packed_partial_"
+
+
+class TokenSetWriter:
+    """Writes the columns of one set row by row, into a folder that only `commit` empties into place."""
+
+    def __init__(self, prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> None:
+        """Start a set, making the parent folder where it is missing.
+
+        Args:
+            prefix: Where it shall lie.
+            columns: Of tokens.
+            text_columns: Of JSON texts; none writes no file for them.
+        """
+        self.prefix = Path(prefix).expanduser()
+        self.columns = tuple(columns)
+        self.text_columns = tuple(text_columns)
+        self.committed = False
+        self.prefix.parent.mkdir(parents=True, exist_ok=True)
+        pattern = partial_name(self.prefix)
+        for path in self.prefix.parent.iterdir():
+            if path.name.startswith(pattern):
+                logger.warning("%s is left over from an interrupted run, unless another is at work; it can go", path)
+        self._folder = Path(tempfile.mkdtemp(prefix=pattern, dir=self.prefix.parent))
+        self._writers = {
+            column: TokenWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
+        }
+        staged = text_columns_path(self._folder / self.prefix.name, self.columns)
+        self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
+
+    @property
+    def rows(self) -> int:
+        """Rows written so far."""
+        return len(self._writers[self.columns[0]].lengths)
+
+    def append(
+        self, row: Mapping[str, Sequence[int] | NDArray[np.integer]], texts: Mapping[str, str] | None = None
+    ) -> None:
+        """Add one row to every column."""
+        for column, writer in self._writers.items():
+            writer.append(row[column])
+        if self._texts is not None:
+            self._texts.append(texts or {})
+
+    def append_all(self, readers: Mapping[str, TokenReader], texts: TextColumnsReader | None = None) -> None:
+        """Add all rows of another set, which has the same columns."""
+        for column, writer in self._writers.items():
+            writer.append_all(readers[column])
+        if self._texts is not None and texts is not None:
+            self._texts.append_all(texts)
+
+    def commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Put the set in place, replacing the one that was there; returns the description as written."""
+        for writer in self._writers.values():
+            writer.close()
+        hashes = [self._writers[column].content_hash for column in sorted(self.columns)]
+        if self._texts is not None:
+            self._texts.close()
+            hashes.append(self._texts.content_hash)
+        full = {
+            **meta,
+            "columns": list(self.columns),
+            **({"text_columns": list(self.text_columns)} if self.text_columns else {}),
+            "rows": self.rows,
+            "content_hash": hashlib.sha256("".join(hashes).encode()).hexdigest(),
+        }
+        staged_meta = meta_path(self._folder / self.prefix.name)
+        staged_meta.write_text(json.dumps(full, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        self._move_into_place()
+        self.committed = True
+        return full
+
+    def _move_into_place(self) -> None:
+        """Rename all files; the mark says for the blink in between that old and new files are mixed."""
+        staged = sorted(self._folder.iterdir())
+        for path in staged:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+        outdated = self._outdated()
+        mark = _replacing_path(self.prefix)
+        mark.touch()
+        for path in staged:
+            os.replace(path, self.prefix.parent / path.name)
+        for path in outdated:
+            path.unlink(missing_ok=True)
+        mark.unlink()
+        self._folder.rmdir()
+
+    def _outdated(self) -> list[Path]:
+        """Files of the set that is replaced which this one lacks; another kind of set may share the prefix."""
+        before = set((read_meta(self.prefix) or {}).get("columns", ()))
+        outdated = before - set(self.columns) if before & set(self.columns) else set()
+        stems = [column_stem(self.prefix, column) for column in outdated]
+        files = [stem.with_name(f"{stem.name}.{suffix}") for stem in stems for suffix in ("bin", "idx")]
+        return files if self.text_columns else [*files, text_columns_path(self.prefix, self.columns)]
+
+    def discard(self) -> None:
+        """Remove everything written; what lay at the destination stays."""
+        for writer in self._writers.values():
+            writer.abandon()
+        if self._texts is not None:
+            self._texts.abandon()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def writing(prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> Iterator[TokenSetWriter]:
+    """A writer that is discarded unless it was committed."""
+    writer = TokenSetWriter(prefix, columns, text_columns)
+    try:
+        yield writer
+    finally:
+        if not writer.committed:
+            writer.discard()
+
+
+def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, TokenReader]:
+    """Open exactly the named columns of a set.
+
+    Raises:
+        FileNotFoundError: A column is missing; says what else lies under the prefix.
+        TokenStoreError: A file is damaged, or the columns have different numbers of rows.
+    """
+    prefix = Path(prefix).expanduser()
+    if _replacing_path(prefix).exists():
+        raise TokenStoreError(
+            f"{prefix} is being replaced, or a run was killed while replacing it; "
+            f"preprocess again, or delete {_replacing_path(prefix)} if you know the files to be of one run"
+        )
+    present = columns_present(prefix)
+    missing = [column for column in columns if column not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns found under this prefix: "
+            f"{', '.join(present) or 'none'}. data_path is the path before _packed"
+        )
+    readers = {column: TokenReader(column_stem(prefix, column)) for column in columns}
+    rows = {column: len(reader) for column, reader in readers.items()}
+    if len(set(rows.values())) > 1:
+        raise TokenStoreError(f"data_path {prefix}: columns have different numbers of rows, {rows}")
+    return readers
+
+
+def open_text_columns(
+    prefix: str | Path, rows: int, columns: Sequence[str] = PROMPT_COLUMNS
+) -> TextColumnsReader | None:
+    """Open what the rows of a set carry beside their tokens; None where the set was made without it.
+
+    Args:
+        prefix: Of the set.
+        rows: Of its token columns.
+        columns: Of tokens, which tell prompts and pairs apart.
+
+    Raises:
+        TokenStoreError: The file is damaged, or has another number of rows.
+    """
+    path = text_columns_path(prefix, columns)
+    if not path.is_file():
+        return None
+    reader = TextColumnsReader(path)
+    if len(reader) != rows:
+        raise TokenStoreError(
+            f"{path} has {len(reader)} rows, but the token columns have {rows}: they are of different runs; "
+            "preprocess again"
+        )
+    return reader
+
+
+def columns_present(prefix: str | Path) -> list[str]:
+    """The columns that lie under a prefix, by exact name."""
+    prefix = Path(prefix).expanduser()
+    start, end = f"{prefix.name}_packed_", "_document.idx"
+    if not prefix.parent.is_dir():
+        return []
+    names = [path.name for path in prefix.parent.iterdir()]
+    return sorted(name[len(start) : -len(end)] for name in names if name.startswith(start) and name.endswith(end))
+
+
+def read_meta(prefix: str | Path) -> dict[str, Any] | None:
+    """The description of a set, None where another tool wrote it without one.
+
+    Raises:
+        TokenStoreError: It is not JSON.
+    """
+    path = meta_path(prefix)
+    if not path.is_file():
+        return None
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (json.JSONDecodeError, ValueError) as error:
+        raise TokenStoreError(f"{path} is not valid JSON: {error}") from error
+
+
+_IDENTITY = {
+    "tokenizer_fingerprint": "another tokenizer",
+    "prompt_type": "another template",
+    "template_fingerprint": "another version of its template",
+}
+
+
+def check_identity(
+    prefix: str | Path,
+    columns: Sequence[str] = PAIR_COLUMNS,
+    *,
+    tokenizer_fingerprint: str | None = None,
+    prompt_type: str | None = None,
+    template_fingerprint: str | None = None,
+) -> None:
+    """Check that a set was made with the tokenizer and the template of this run, as far as it says how it was made.
+
+    Args:
+        prefix: Of one set.
+        columns: Those that are read: the description may be of another set under the same prefix.
+        tokenizer_fingerprint: Of this run's tokenizer; None is not compared, and so for the others.
+        prompt_type: Of this run.
+        template_fingerprint: Of this run's encoder.
+
+    Raises:
+        ValueError: They differ; names both.
+    """
+    meta = read_meta(prefix)
+    if meta is None or not set(columns) <= set(meta.get("columns", columns)):
+        return
+    mine = (tokenizer_fingerprint, prompt_type, template_fingerprint)
+    for (key, what), own in zip(_IDENTITY.items(), mine, strict=True):
+        theirs = meta.get(key)
+        if own is not None and theirs is not None and own != theirs:
+            raise ValueError(
+                f"data_path {prefix} was preprocessed with {what} ({key} {theirs}, this run has {own}); "
+                "preprocess again, or point the run at what the data was made with"
+            )

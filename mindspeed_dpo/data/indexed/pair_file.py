@@ -1,0 +1,114 @@
+"""One pair set on disk: its four columns checked against each other, and its rows as prompt, chosen, rejected.
+
+A row is the prompt and a response; labels say where the response starts. Row counts and lengths are checked when a set
+is opened, tokens when a row is read.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, open_columns, open_text_columns
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenReader, TokenStoreError
+
+_SCAN_NUMBERS = 1 << 24
+"""Labels looked at in one go, 64 MiB: prompt lengths of any set are found in bounded memory."""
+
+
+class PairSet:
+    """A pair set opened for reading.
+
+    Attributes:
+        lengths: [rows, 3] int64: prompt, chosen response, rejected response.
+    """
+
+    def __init__(self, prefix: str | Path) -> None:
+        """Open a set by the prefix before `_packed`.
+
+        Raises:
+            FileNotFoundError: A column is missing.
+            TokenStoreError: A file is damaged, or ids, labels and prompts of a row do not fit each other.
+        """
+        self.prefix = str(prefix)
+        self._columns = open_columns(prefix, PAIR_COLUMNS)
+        prompts, responses = zip(*(self._answer_lengths(answer) for answer in ("chosen", "rejected")), strict=True)
+        # Where a response has no token its prompt length says nothing; such rows are dropped by the dataset.
+        both = (responses[0] > 0) & (responses[1] > 0)
+        self._refuse(both & (prompts[0] != prompts[1]), "chosen and rejected have prompts of different lengths")
+        self.lengths = np.stack([prompts[0], *responses], axis=1)
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.lengths)
+
+    def numbers(self, name: str) -> NDArray[np.float32]:
+        """A column of numbers that pairs carry beside their tokens: [rows] float32.
+
+        Raises:
+            TokenStoreError: There is no such column, or a value is no finite number.
+        """
+        texts = open_text_columns(self.prefix, len(self), PAIR_COLUMNS)
+        if texts is None or name not in texts.names:
+            there = f"only {', '.join(texts.names)}{did_you_mean(name, texts.names)}" if texts else "none"
+            raise TokenStoreError(
+                f"data_path {self.prefix}: pairs have no column {name!r}, {there}; run preprocess_data.py again with "
+                "it in dataset_additional_keys"
+            )
+        values = [texts.value(row, name) for row in range(len(self))]
+        for row, value in enumerate(values):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise TokenStoreError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
+        return np.asarray(values, dtype=np.float32)
+
+    def _answer_lengths(self, answer: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        ids, labels = self._columns[f"{answer}_input_ids"], self._columns[f"{answer}_labels"]
+        self._refuse(ids.lengths != labels.lengths, f"{answer} ids and labels differ in length")
+        prompt, trained = prompt_and_trained(labels)
+        self._refuse(prompt + trained != labels.lengths, f"{answer} labels are ignored in the midst of the response")
+        return prompt, trained
+
+    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
+            raise TokenStoreError(f"data_path {self.prefix}: row {int(np.argmax(wrong))}: {what}; preprocess again")
+
+    def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+        """Prompt, chosen and rejected response of a row, int32.
+
+        Raises:
+            TokenStoreError: The two prompts differ, or labels do not repeat the ids of their response.
+        """
+        cut = int(self.lengths[row, 0])
+        chosen, rejected = (self._columns[f"{answer}_input_ids"][row] for answer in ("chosen", "rejected"))
+        same = np.array_equal(chosen[:cut], rejected[:cut])
+        for answer, ids in (("chosen", chosen), ("rejected", rejected)):
+            same = same and np.array_equal(self._columns[f"{answer}_labels"][row][cut:], ids[cut:])
+        if not same:
+            raise TokenStoreError(
+                f"data_path {self.prefix}: row {row}: the prompts differ, or labels are not the ids of their response; "
+                "preprocess again"
+            )
+        return chosen[:cut], chosen[cut:], rejected[cut:]
+
+
+def prompt_and_trained(labels: TokenReader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """For each row of labels: how many are ignored before the first trained one, and how many are trained.
+
+    Returns:
+        Two [rows] int64. A row without a trained label counts all of it as prompt.
+
+    """
+    prompt = labels.lengths.astype(np.int64)
+    trained = np.zeros(len(labels), np.int64)
+    for rows, numbers in labels.chunks(_SCAN_NUMBERS):
+        positions = np.flatnonzero(numbers != IGNORE)
+        starts = labels.starts[rows] - labels.starts[rows.start]
+        first = np.searchsorted(positions, starts)
+        trained[rows] = np.searchsorted(positions, starts + labels.lengths[rows]) - first
+        some = trained[rows] > 0
+        prompt[rows][some] = positions[first[some]] - starts[some]
+    return prompt, trained

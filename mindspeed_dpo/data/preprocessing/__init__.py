@@ -1,0 +1,1 @@
+"""From raw preference files to indexed token files: readers, handlers, the command line."""

@@ -1,0 +1,145 @@
+"""One raw row to the columns of one stored row: handler, encoder and the checks every row must pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mindspeed_dpo.data.indexed.column_group import IGNORE, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
+from mindspeed_dpo.data.indexed.text_columns import json_text
+from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
+from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.data.tokenization.conversation import write_messages
+from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """The columns of one stored row, tokens and JSON texts, and what is worth counting about it."""
+
+    columns: dict[str, NDArray[np.int32]]
+    prompt_tail: int = 0
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+class RowEncoder:
+    """Reads raw rows with a handler and writes them with an encoder."""
+
+    def __init__(self, settings: PreprocessSettings, available: Sequence[str], source: str) -> None:
+        """Load the tokenizer and settle templates and columns.
+
+        Args:
+            settings: Free of problems.
+            available: The columns of the data.
+            source: Where they come from, for messages.
+
+        Raises:
+            ValueError: The data lacks a column, or template and tokenizer do not fit each other.
+            FileNotFoundError: The tokenizer or a template file is missing.
+        """
+        self.settings = settings
+        self._handler = HANDLERS[settings.handler_name]
+        self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
+        missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
+        if missing:
+            there = ", ".join(available)
+            raise ValueError(f"{source}: dataset_additional_keys: no column {missing[0]!r}; there are {there}")
+        tokenizer = load_tokenizer(
+            settings.tokenizer_name_or_path or "",
+            use_fast=not settings.tokenizer_not_use_fast,
+            trust_remote_code=settings.trust_remote_code,
+        )
+        self.encoder: Encoder = make_encoder(
+            tokenizer, settings.prompt_type or "", settings.prompt_type_path, settings.enable_thinking
+        )
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns every stored row has."""
+        extra = self.settings.dataset_additional_keys
+        return PAIR_COLUMNS if self._handler.kind == "pair" else (*PROMPT_COLUMNS, *extra)
+
+    @property
+    def text_names(self) -> tuple[str, ...]:
+        """What every stored row carries beside its tokens, as JSON texts."""
+        own = () if self._handler.kind == "pair" else (MESSAGES,)
+        return (*own, *self.settings.dataset_additional_keys)
+
+    @property
+    def note(self) -> str | None:
+        """What the user should know about the prompt type; remarks on responses do not concern prompt sets."""
+        return self.encoder.note if self._handler.kind == "pair" else None
+
+    def encode(self, row: Row) -> EncodedRow:
+        """One raw row as stored.
+
+        Raises:
+            RowDropped: It cannot be used.
+        """
+        example = self._handler.read(row, self._columns)
+        if isinstance(example, PairExample):
+            return self._pair(self.encoder.pair(example), row)
+        return self._prompt(example, row)
+
+    def _pair(self, tokens: PairTokens, row: Row) -> EncodedRow:
+        if not tokens.prompt:
+            raise RowDropped("empty_prompt", "the prompt has no tokens")
+        if not tokens.chosen or not tokens.rejected:
+            raise RowDropped("empty_response", "a response has no tokens")
+        if tokens.chosen == tokens.rejected:
+            raise RowDropped("identical_responses", "both responses have the same tokens")
+        self._check_length(len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)))
+        ignored = [IGNORE] * len(tokens.prompt)
+        rows = (
+            tokens.prompt + tokens.chosen,
+            ignored + tokens.chosen,
+            tokens.prompt + tokens.rejected,
+            ignored + tokens.rejected,
+        )
+        columns = {name: _array(ids) for name, ids in zip(PAIR_COLUMNS, rows, strict=True)}
+        texts = {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
+        return EncodedRow(columns, tokens.prompt_tail, texts)
+
+    def _prompt(self, example: PromptExample, row: Row) -> EncodedRow:
+        ids = self.encoder.prompt(example.prompt)
+        if not ids:
+            raise RowDropped("empty_prompt", "the prompt has no tokens")
+        self._check_length(len(ids))
+        columns = {"input_ids": _array(ids), "attention_mask": np.ones(len(ids), np.int32)}
+        texts = {MESSAGES: json_text(write_messages(example.prompt))}
+        for key in self.settings.dataset_additional_keys:
+            value = example.extras[LABELS] if key == LABELS else row.get(key)
+            columns[key], texts[key] = self._additional(key, value)
+        return EncodedRow(columns, texts=texts)
+
+    def _additional(self, key: str, value: Any) -> tuple[NDArray[np.int32], str]:
+        """A further column's value twice: as tokens, for MindSpeed's own readers, and as it is."""
+        text = _json_text(key, value)
+        plain = "" if value is None else value if isinstance(value, str) else text
+        ids = _array(self.encoder.tokenizer.encode(plain, add_special_tokens=False))
+        if key == LABELS and not len(ids):
+            raise RowDropped("empty_response", f"the additional key {key} has no tokens")
+        return ids, text
+
+    def _check_length(self, length: int) -> None:
+        limit = self.settings.seq_length
+        if limit is not None and length >= limit:
+            raise RowDropped("too_long", f"{length} tokens, seq_length is {limit}")
+
+
+def _json_text(key: str, value: Any) -> str:
+    try:
+        return json_text(value)
+    except TypeError as error:
+        raise RowDropped("not_text", f"the additional key {key}: {error}") from error
+
+
+def _array(ids: Sequence[int]) -> NDArray[np.int32]:
+    return np.asarray(ids, dtype=np.int32)

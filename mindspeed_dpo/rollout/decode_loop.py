@@ -1,0 +1,216 @@
+"""One generation call: who waits, who is being decoded, who is done."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.rollout.mixture_policy import TokenModel
+from mindspeed_dpo.rollout.sampling import draw, uniforms
+from mindspeed_dpo.rollout.slots import Slots
+
+
+@dataclass
+class Work:
+    """What a generation call did.
+
+    Attributes:
+        prefills: Prompts that were read.
+        decode_passes: Passes of decode_rows rows.
+        decoded_tokens: Rows of those passes that held a response.
+        response_tokens: Tokens of all responses, each prompt's first ones included.
+        moves: Responses that changed their slot to empty a tile.
+        cache_tokens: Positions of the cache.
+    """
+
+    prefills: int = 0
+    decode_passes: int = 0
+    decoded_tokens: int = 0
+    response_tokens: int = 0
+    moves: int = 0
+    cache_tokens: int = 0
+
+
+@dataclass
+class Response:
+    """A response that grows.
+
+    Attributes:
+        prompt: Place of its prompt among those of the call.
+        prompt_length: Tokens before it.
+        numbers: [max_new_tokens] float64 uniform numbers, one for each token.
+        tokens: So far.
+        logp: Of the tokens so far, in nats.
+        ended: Whether the last token is a stop token.
+    """
+
+    prompt: int
+    prompt_length: int
+    numbers: np.ndarray
+    tokens: list[int] = field(default_factory=list)
+    logp: float = 0.0
+    ended: bool = False
+
+    @property
+    def next_number(self) -> float:
+        """The number of the token to come."""
+        return float(self.numbers[len(self.tokens)])
+
+    @property
+    def last_position(self) -> int:
+        """Of the last token, the one that is fed next."""
+        return self.prompt_length + len(self.tokens) - 1
+
+
+class Session:
+    """The loop over prompts; state lives here as long as one call."""
+
+    def __init__(
+        self,
+        model: TokenModel,
+        settings: RolloutConfig,
+        max_new_tokens: int,
+        stop_ids: frozenset[int],
+        with_logps: bool,
+        work: Work,
+    ) -> None:
+        self._model, self._settings = model, settings
+        self._max_new_tokens, self._stop_ids, self._with_logps = max_new_tokens, stop_ids, with_logps
+        self._work = work
+        # Responses to the prompt that was read last and have no slot yet, and what they begin with.
+        self._pending: deque[Response] = deque()
+        self._prefix: Any = None
+        self._prompt_seen: Tensor | None = None
+
+    def run(
+        self, prompts: Sequence[Tensor], sample_numbers: Sequence[int], seed: int, slots: int, capacity: int
+    ) -> list[list[Response]]:
+        """Answer all prompts.
+
+        Args:
+            prompts: Each [length] integers.
+            sample_numbers: Of each prompt.
+            seed: Of the run.
+            slots: Responses at once.
+            capacity: Positions of a slot.
+
+        Returns:
+            The K responses to each prompt.
+        """
+        answered = [
+            [
+                Response(place, len(prompt), uniforms(seed, number, k, self._max_new_tokens))
+                for k in range(self._settings.n_samples_per_prompt)
+            ]
+            for place, (prompt, number) in enumerate(zip(prompts, sample_numbers, strict=True))
+        ]
+        self._waiting = deque(zip(prompts, answered, strict=True))
+        self._slots: Slots[Response] = Slots(slots, self._settings.decode_rows)
+        self._cache = self._model.new_cache(slots, capacity, self._settings.decode_rows)
+        self._work.cache_tokens = slots * capacity
+        self._seen = self._no_tokens(len(self._cache.tiles) * self._settings.decode_rows)
+        self._admit()
+        while self._slots.held:
+            self._decode_tiles()
+            self._admit()
+        return answered
+
+    def _admit(self) -> None:
+        """Fill free slots; when nobody waits any more, move responses together instead."""
+        while self._slots.has_room and (self._pending or self._waiting):
+            if not self._pending:
+                self._read(*self._waiting.popleft())
+                continue
+            response = self._pending.popleft()
+            slot = self._slots.take(response)
+            assert self._prefix is not None
+            self._cache.write(slot, self._prefix)
+            if self._seen is not None and self._prompt_seen is not None:
+                self._seen[slot] = self._prompt_seen[0]
+                self._seen[slot, response.tokens[0]] = True
+        if not self._pending and not self._waiting:
+            self._prefix = None
+            for source, target, response in self._slots.gather():
+                self._cache.move(source, target, response.last_position)
+                if self._seen is not None:
+                    self._seen[target] = self._seen[source]
+                self._work.moves += 1
+
+    def _read(self, prompt: Tensor, responses: list[Response]) -> None:
+        """Read a prompt once; sample the first token of each of its responses from the same logits."""
+        self._prefix, logits = self._model.prefill(prompt)
+        self._work.prefills += 1
+        self._prompt_seen = self._no_tokens(1)
+        if self._prompt_seen is not None:
+            self._prompt_seen[0, prompt.to(logits.device).long()] = True
+        k = len(responses)
+        seen = None if self._prompt_seen is None else self._prompt_seen.expand(k, -1)
+        drawn = self._draw(logits.expand(k, -1), [response.next_number for response in responses], seen)
+        for response, (token, logp) in zip(responses, drawn.tolist(), strict=True):
+            if not self._add(response, int(token), logp):
+                self._pending.append(response)
+
+    def _decode_tiles(self) -> None:
+        """One more token for every response; the host waits once."""
+        tiles = self._slots.tiles()
+        drawn = [self._decode_tile(tile) for tile in tiles]
+        for tile, rows in zip(tiles, torch.stack(drawn).tolist(), strict=True):
+            for row, response in self._slots.in_tile(tile):
+                self._work.decoded_tokens += 1
+                token, logp = rows[row]
+                if self._add(response, int(token), logp):
+                    self._slots.leave(tile * self._settings.decode_rows + row)
+
+    def _decode_tile(self, tile: int) -> Tensor:
+        """Token and log-probability [R, 2] float32 of each row, on the device."""
+        count = self._settings.decode_rows
+        tokens, positions, numbers = [0] * count, [0] * count, [0.0] * count
+        twins = [(row, 0) for row in range(self._cache.tiles[tile].rows)]
+        first_of: dict[int, int] = {}
+        for row, response in self._slots.in_tile(tile):
+            twins[row] = first_of.setdefault(response.prompt, row), response.prompt_length
+            tokens[row], positions[row] = response.tokens[-1], response.last_position
+            numbers[row] = response.next_number
+        logits = self._model.decode(tokens, positions, self._cache.tiles[tile], twins)
+        self._work.decode_passes += 1
+        seen = None if self._seen is None else self._seen[tile * count : (tile + 1) * count]
+        drawn = self._draw(logits, numbers, seen)
+        if seen is not None:
+            seen.scatter_(1, drawn[:, :1].long().clamp(min=0), True)
+        return drawn
+
+    def _draw(self, logits: Tensor, numbers: list[float], seen: Tensor | None) -> Tensor:
+        """Token and log-probability [R, 2] of each row, rank 0's on all tensor ranks; float32 holds any token id."""
+        at = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
+        tokens, logps = draw(logits, at, self._settings, seen, self._with_logps)
+        return self._model.tp.from_first(torch.stack((tokens.float(), logps), dim=-1))
+
+    def _add(self, response: Response, token: int, logp: float) -> bool:
+        """Append a token; whether the response is done.
+
+        Raises:
+            FloatingPointError: There was no token to sample.
+        """
+        if token < 0:
+            raise FloatingPointError(
+                "the policy's logits are not finite, so no token can be sampled; were its weights loaded whole, and "
+                "did training diverge?"
+            )
+        response.tokens.append(token)
+        response.logp += logp
+        response.ended = token in self._stop_ids
+        self._work.response_tokens += 1
+        return response.ended or len(response.tokens) == self._max_new_tokens
+
+    def _no_tokens(self, rows: int) -> Tensor | None:
+        """[rows, V] False, where a repetition penalty needs to know the tokens that occurred."""
+        if self._settings.repetition_penalty == 1:
+            return None
+        return torch.zeros(rows, self._model.model.vocab_size, dtype=torch.bool, device=self._model.device)

@@ -1,0 +1,199 @@
+"""The forward pass of generation, in plain torch over the weights of one pipeline stage that holds all layers.
+
+It keeps the tensors it is given, so weights that training updates in place are seen at once; only within `arranged` it
+may use rearranged copies. Names and shards are Megatron's. Matrices meet either one whole prompt or always the same
+number of rows.
+Letters: T tokens of a prompt, R rows of a decoding pass, h hidden, V vocabulary, G query groups of this rank, r query
+heads of a group, d head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.device import ops
+from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.rollout.kv_cache import BLOCK, CacheTile, KvCache, Prefix, as_blocks
+from mindspeed_dpo.rollout.layer import LayerProducts, LayerWeights, MakeProduct, checked
+
+Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Products:
+    """The products by all matrices of a model, in one of their forms."""
+
+    layers: list[LayerProducts]
+    head: ops.Product
+
+
+class RolloutModel:
+    """The policy as a generator of next-token logits; equal on all tensor ranks."""
+
+    def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup) -> None:
+        """Take hold of the weights.
+
+        Args:
+            model: The architecture.
+            weights: This tensor rank's tensors by Megatron's names, all layers.
+            tp: The tensor ranks that share them.
+
+        Raises:
+            ValueError: A tensor is missing or has another shape than the model says.
+        """
+        tensors = checked(model, weights, tp)
+        self.model, self.tp = model, tp
+        self.groups = model.num_query_groups // tp.size
+        self.ratio = model.num_attention_heads // model.num_query_groups
+        self.scale = model.kv_channels**-0.5
+        self.embedding = tensors["embedding.word_embeddings.weight"]
+        self.layers = [LayerWeights.of(tensors, i) for i in range(model.num_layers)]
+        self.final_norm = tensors["decoder.final_layernorm.weight"]
+        self.head = tensors.get("output_layer.weight", self.embedding)
+        self.frequencies = inverse_frequencies(model).to(self.embedding.device)
+        self.amplitude = amplitude(model)
+        self._products = self._made(lambda weight, bias: partial(ops.linear, weight, bias))
+
+    def _made(self, make: MakeProduct) -> Products:
+        return Products([LayerProducts.of(layer, make) for layer in self.layers], make(self.head, None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.device
+
+    @contextmanager
+    def arranged(self, rows: int) -> Iterator[None]:
+        """Within it, weights stay as they are and decoding passes have `rows` rows.
+
+        On the host, matrices lie a second time in memory for as long, in the order that is fastest for few rows; see
+        `ops.few_rows_product`.
+        """
+        plain = self._products
+        self._products = self._made(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
+        try:
+            yield
+        finally:
+            self._products = plain
+
+    def new_cache(self, slots: int, capacity: int, rows: int) -> KvCache:
+        """A cache of `slots` responses of `capacity` positions, in tiles of `rows`."""
+        width = self.model.kv_channels
+        return KvCache(self.model.num_layers, slots, capacity, rows, self.groups, width, self.embedding)
+
+    @torch.inference_mode()
+    def prefill(self, prompt: Tensor) -> tuple[Prefix, Tensor]:
+        """Read a prompt alone.
+
+        Args:
+            prompt: [T] integers, T at least 1.
+
+        Returns:
+            Its keys and values, and the logits [1, V] float32 of what follows it.
+        """
+        length = len(prompt)
+        padding = ops.rows_to_multiply(length, self.embedding) - length
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            key, value = key[:length], value[:length]
+            keys.append(as_blocks(key).transpose(-1, -2))
+            values.append(as_blocks(value))
+            window = self.model.sliding_window
+            flat = query[:length].flatten(1, 2)
+            out = ops.segment_attention(flat, key, value, [length], [length], self.scale, window)
+            return F.pad(out, (0, 0, 0, 0, 0, padding))
+
+        tokens = F.pad(prompt.to(self.device).long(), (0, padding))
+        hidden = self._decode(tokens, torch.arange(length + padding, device=self.device), attend)[:length]
+        return Prefix(torch.stack(keys), torch.stack(values), length), self._logits(hidden[-1:])
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int],
+        tile: CacheTile,
+        twins: Sequence[tuple[int, int]] | None = None,
+    ) -> Tensor:
+        """Append one token to each row of a tile.
+
+        Args:
+            tokens: R tokens; rows past the tile's are padding, and rows without a response hold anything.
+            positions: Of the tokens; 0 where there is no response.
+            tile: The cache of the rows.
+            twins: Of each row of the tile, a row that began with the same tokens, and how many they are; only speed
+                depends on it.
+
+        Returns:
+            Logits [R, V] float32 of what follows.
+        """
+        rows, device, window = tile.rows, self.device, self.model.sliding_window
+        ids, at = torch.tensor([list(tokens), list(positions)], device=device)
+        first = 0 if window is None else max(0, min(positions) - window + 1) // BLOCK
+        last = max(positions) // BLOCK + 1
+        same = None if twins is None else torch.tensor([(row, n // BLOCK) for row, n in twins], device=device)
+        reach = ops.Reach(at[:rows], first, last, BLOCK, window, same)
+        mix = ops.block_attention(
+            reach, (self.groups, self.ratio, self.model.kv_channels), self.scale, self.embedding.dtype
+        )
+        places = tile.places(at[:rows])
+
+        def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+            tile.append(layer, places, key[:rows], value[:rows])
+            out = mix(query[:rows], tile.keys[layer, first:last], tile.values[layer, first:last])
+            return out if rows == len(query) else F.pad(out, (0, 0, 0, 0, 0, 0, 0, len(query) - rows))
+
+        return self._logits(self._decode(ids, at, attend))
+
+    def _decode(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """Hidden states [tokens, h] after the last layer; `attend` keeps keys and values and mixes over them."""
+        x = self._embed(tokens)
+        cos, sin = angles(positions, self.frequencies, self.amplitude)
+        epsilon = self.model.norm_epsilon
+        for index, (layer, by) in enumerate(zip(self.layers, self._products.layers, strict=True)):
+            mixed = by.qkv(ops.rms_norm(x, layer.attention_norm, epsilon))
+            context = attend(index, *self._heads(mixed, layer, cos, sin))
+            x = x + self.tp.sum(by.projection(context.reshape(len(x), -1)))
+            gated = ops.swiglu(by.gate_up(ops.rms_norm(x, layer.mlp_norm, epsilon)))
+            x = x + self.tp.sum(by.down(gated))
+        return x
+
+    def _heads(self, mixed: Tensor, layer: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated query [n, G, r, d] and key [n, G, d], and value [n, G, d], of a row of blocks by query group."""
+        blocks = mixed.view(len(mixed), self.groups, self.ratio + 2, -1)
+        turned, value = blocks[:, :, : self.ratio + 1], blocks[:, :, self.ratio + 1]
+        if layer.query_norm is not None and layer.key_norm is not None:
+            norms = (layer.query_norm, self.ratio), (layer.key_norm, 1)
+            parts = turned.split([self.ratio, 1], dim=2)
+            epsilon = self.model.norm_epsilon
+            turned = torch.cat(
+                [ops.rms_norm(part, norm, epsilon) for part, (norm, _) in zip(parts, norms, strict=True)], dim=2
+            )
+        turned = ops.rotate(turned.flatten(1, 2), cos, sin).view(turned.shape)
+        return turned[:, :, : self.ratio], turned[:, :, self.ratio], value
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        if self.tp.size == 1:
+            return F.embedding(tokens, self.embedding)
+        share = len(self.embedding)
+        column = tokens - share * self.tp.rank
+        here = (column >= 0) & (column < share)
+        rows = F.embedding(column.where(here, 0), self.embedding)
+        return self.tp.sum(rows * here[:, None])
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, V] float32 over the true vocabulary."""
+        normal = ops.rms_norm(hidden, self.final_norm, self.model.norm_epsilon)
+        logits = self.tp.gather_columns(self._products.head(normal).float().contiguous())
+        return logits[:, : self.model.vocab_size]

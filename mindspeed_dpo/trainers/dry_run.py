@@ -1,0 +1,117 @@
+"""A run told before it starts: settings and where they came from, pools, amounts, memory. Nothing is taken or written.
+
+Reads the lengths of the data's rows where the data is there; no torch, no Ray, no device.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mindspeed_dpo.config.estimates.summary import memory_of, seats, show_bytes, work_lines
+from mindspeed_dpo.config.loading.provenance import settings_by_section
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
+from mindspeed_dpo.data.datasets.filtering import KeptPairs, KeptPrompts, KeptRows
+from mindspeed_dpo.data.datasets.splits import parse_data_path
+from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
+from mindspeed_dpo.data.indexed.pair_file import PairSet
+from mindspeed_dpo.device.environment import environment_rows, likely_kind
+
+WIDE = 1000
+"""Columns where nobody looks at a terminal: a row stays one line, so that it can be searched for."""
+
+
+def preview(run: RunConfig, width: int = WIDE) -> str:
+    """The plan of a run, for people.
+
+    Args:
+        run: The run; what it reads need not be there.
+        width: Columns of the terminal.
+    """
+    out = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
+    out.print(f"plan of {run.name}: nothing is started")
+    for section, settings in settings_by_section(run):
+        _show(out, section, ("key", "value", "from"), settings)
+    _show(out, "roles", ("role", "pool", "processes per node", "layout"), seats(run))
+    _show(out, "a step", ("",), ([line] for line in work_lines(run)))
+    _show(out, "length", ("", ""), _length(run))
+    _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
+    _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
+    if run.notes:
+        _show(out, "without effect, or read as something else", ("",), ([note] for note in run.notes))
+    file = out.file
+    assert isinstance(file, io.StringIO)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _show(out: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(box=None, pad_edge=False, show_header=any(head), padding=(0, 2, 0, 0))
+    for number, name in enumerate(head):
+        table.add_column(
+            f"  {name}" if number == 0 else name, overflow="fold", justify="right" if name == "size" else "left"
+        )
+    for row in rows:
+        table.add_row(*(Text(f"  {cell}" if number == 0 else cell) for number, cell in enumerate(row)))
+    out.print(f"\n{title}")
+    out.print(table)
+
+
+def _environment(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
+    """What the run sets in its processes, and what it leaves to the user, on this machine."""
+    parallel, precision = run.actor.parallel, run.actor.precision
+    return environment_rows(
+        likely_kind(run.loop.device),
+        parallel.distributed_timeout_minutes,
+        os.environ,
+        repeatable=precision.use_deter_comp,
+    )
+
+
+def _memory(run: RunConfig) -> Iterator[tuple[str, str, str]]:
+    for pool, parts in memory_of(run).items():
+        yield from ((pool, name, show_bytes(size)) for name, size in parts)
+        yield pool, "together", show_bytes(sum(size for _, size in parts))
+
+
+def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
+    """Steps, and what they are of the data."""
+    steps, size = run.loop.train_iters, run.actor.batch.global_batch_size
+    what = "prompts" if run.is_online else "pairs"
+    yield "steps", f"{steps}, {steps * size} {what}"
+    try:
+        rows = kept_rows(run, run.actor.data.data_path)
+        splits = rows.splits(run.actor.data.split)
+        evaluated = {name: kept_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
+    except (OSError, ValueError) as error:
+        yield "epochs", f"unknown: the data cannot be read ({error})"
+        return
+    train, held_out = len(splits.train), len(splits.valid)
+    yield "data", rows.counts.sentence()
+    yield "epochs", f"{steps * size / train:.4g} of {train} {what}" if train else "none: no row is left for training"
+    if run.loop.evaluates and not run.is_online:
+        most = run.loop.eval_iters * size
+        for name, count in ((HOLD_OUT, held_out), *((name, len(rows)) for name, rows in evaluated.items())):
+            yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
+
+
+def kept_rows(run: RunConfig, data_path: str) -> KeptRows:
+    """The rows that the run would keep of a set, by their lengths.
+
+    Raises:
+        OSError: A file cannot be read.
+        ValueError: A file is damaged, or no row is left.
+    """
+    data, rollout = run.actor.data, run.actor.rollout
+    sources = parse_data_path(data_path)
+    if run.is_online:
+        key = PROMPT_COLUMNS[0]
+        lengths = [open_columns(source.prefix, (key,))[key].lengths for source in sources]
+        return KeptPrompts(lengths, sources, rollout.max_prompt_length, rollout.prompt_truncation)
+    pairs = [PairSet(source.prefix).lengths for source in sources]
+    return KeptPairs(pairs, sources, data.seq_length, data.truncation)

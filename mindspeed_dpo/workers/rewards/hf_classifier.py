@@ -1,0 +1,180 @@
+"""Any Hugging Face sequence classifier with one label as scorer, such as BERT or DeBERTa: text in, logit out.
+
+Families that are built here run as our own reward model instead, see `model`. A classifier is not split: the one
+process that speaks for a replica holds all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
+
+from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.batching.planning import Limit
+from mindspeed_dpo.data.tokenization.examples import RowDropped
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
+from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
+from mindspeed_dpo.workers.rewards.retokenization import decoded, reason
+from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.setup.builders import Seat, limit_of
+
+# What a tokenizer has for "no limit".
+_UNLIMITED = 10**9
+
+
+class ClassifierScorer:
+    """The logit of a classifier for each response."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        inputs: TextInputs,
+        reader: TextReader,
+        policy: PreTrainedTokenizerBase,
+        *,
+        max_length: int | None,
+        limit: Limit,
+    ) -> None:
+        """Score by a classifier.
+
+        Args:
+            model: With one label, on its device.
+            inputs: Makes its inputs of texts.
+            reader: Makes text of rollouts.
+            policy: The policy's tokenizer, for the text of prompts without messages.
+            max_length: Longest input in tokens; None is any.
+            limit: Prompts whose responses make one pass, or the tokens of one, padding included.
+        """
+        self._model = model.eval().requires_grad_(False)
+        self._inputs = inputs
+        self._reader = reader
+        self._policy = policy
+        self._max_length = max_length
+        # Without a padding token a model cannot tell where a padded input ends.
+        self._pad = model.config.pad_token_id
+        self._limit = limit
+
+    def score(self, rollouts: RolloutBatch) -> Scored:
+        """See `protocol.Scorer`."""
+        k = rollouts.num_responses
+        features: list[Features] = []
+        positions, failures = [], {}
+        prompts = [decoded(self._policy, ids.tolist()) for ids in rollouts.answers.prompts()]
+        for p, text in enumerate(self._reader.read(rollouts)):
+            try:
+                features += self._written(text, prompts[p])
+                positions.append(p)
+            except RowDropped as error:
+                failures[p] = f"the reward model cannot read it ({reason(error)}): {text}"
+        scores = np.full((rollouts.num_prompts, k), np.nan, np.float32)
+        if positions:
+            scores[positions] = self._logits(features, k).reshape(-1, k).cpu().numpy()
+        return Scored(scores, failures)
+
+    def _written(self, text: PromptText, prompt: str) -> list[Features]:
+        """The inputs of the K responses to a prompt."""
+        written = [self._inputs.features(text, prompt, answer) for answer in text.completions]
+        longest = max(len(features["input_ids"]) for features in written)
+        if self._max_length is not None and longest > self._max_length:
+            raise RowDropped("too_long", f"{longest} tokens, the model takes {self._max_length}")
+        return written
+
+    def _logits(self, features: Sequence[Features], k: int) -> Tensor:
+        """[N] float32 of N inputs, k for each prompt."""
+        logits = torch.empty(len(features), device=self._model.device)
+        with torch.no_grad():
+            for part in self._passes([len(one["input_ids"]) for one in features], k):
+                inputs = dict(_padded([features[n] for n in part], self._pad or 0, self._model.device))
+                logits[part] = self._model(**inputs).logits[:, 0].float()
+        return logits
+
+    def _passes(self, lengths: Sequence[int], k: int) -> Iterator[list[int]]:
+        """Inputs of each pass; those of like length share one, so that little is padded."""
+        part: list[int] = []
+        for number in sorted(range(len(lengths)), key=lengths.__getitem__):
+            # What comes is the longest so far, to which the others are padded.
+            if part and (self._pad is None or not self._holds(len(part) + 1, lengths[number], k)):
+                yield part
+                part = []
+            part.append(number)
+        if part:
+            yield part
+
+    def _holds(self, count: int, length: int, k: int) -> bool:
+        """Whether a pass may have `count` inputs of a length."""
+        limit = self._limit
+        return count <= limit.units * k if limit.units is not None else count * length <= (limit.rows or 0)
+
+
+def _padded(features: Sequence[Features], pad: int, device: torch.device) -> Iterator[tuple[str, Tensor]]:
+    """Tensors [n, longest] int64 by name, padded on the right, with the mask of what is real."""
+    lengths = torch.tensor([len(one["input_ids"]) for one in features])
+    for name in features[0]:
+        rows = [torch.tensor(one[name]) for one in features]
+        fill = pad if name == "input_ids" else 0
+        yield name, torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=fill).to(device)
+    yield "attention_mask", (torch.arange(int(lengths.max())) < lengths[:, None]).long().to(device)
+
+
+def load_classifier(folder: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A classifier whose every weight is in the folder; nothing is fetched, and no code in the folder runs.
+
+    Raises:
+        ValueError: It cannot be loaded, or lacks weights.
+    """
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        cause = str(error).strip().splitlines()[0]
+        raise ValueError(f"load of section reward: {folder} holds no classifier that can be loaded: {cause}") from error
+    # Else transformers would go on with random numbers for the head.
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"]))
+        raise ValueError(f"load of section reward: {folder} lacks {missing}: it was not trained to classify")
+    return model
+
+
+def classifier_scorer(role: RoleConfig, seat: Seat, policy: Path, prompts: PromptColumns) -> Scorer:
+    """The scorer of a classifier, in the process that speaks for its replica; a silent one elsewhere.
+
+    Args:
+        role: Settings of the reward.
+        seat: Where this process sits.
+        policy: Directory of the policy's tokenizer.
+        prompts: The prompts that rollouts answer, for their messages.
+    """
+    if not seat.place.is_output:
+        return Silent()
+    tokenizer, policy_tokenizer = load_classifier_tokenizer(role), load_tokenizer(policy)
+    model = load_classifier(str(role.checkpoint.load), getattr(torch, role.precision.dtype)).to(seat.device)
+    return ClassifierScorer(
+        model,
+        TextInputs(tokenizer, role.reward.reward_prompt_type),
+        TextReader(policy_tokenizer, prompts, extract_answer=role.reward.extract_content_for_reward),
+        policy_tokenizer,
+        max_length=max_length(model.config, tokenizer),
+        limit=limit_of(role),
+    )
+
+
+def max_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Longest input that model and tokenizer allow, in tokens; None where neither says."""
+    limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
+    return min((limit for limit in limits if limit is not None and 0 < limit < _UNLIMITED), default=None)
+
+
+class Silent:
+    """Stands where another process of the replica scores."""
+
+    def score(self, rollouts: RolloutBatch) -> None:
+        """Nothing to say."""

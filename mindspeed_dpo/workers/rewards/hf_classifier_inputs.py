@@ -1,0 +1,90 @@
+"""The texts a sequence classifier reads, and whether weights are one: all that is known without loading its model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.tokenization.encoders import make_encoder
+from mindspeed_dpo.data.tokenization.examples import PairExample
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+from mindspeed_dpo.weights.hf_config import ARCHITECTURES, num_labels, read_hf_config
+from mindspeed_dpo.workers.rewards.decoding import PromptText
+from mindspeed_dpo.workers.rewards.retokenization import conversation
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Features = Mapping[str, list[int]]
+"""What a tokenizer makes of a text: `input_ids` and, for some models, `token_type_ids`."""
+
+
+class TextInputs:
+    """Texts in the form a classifier was trained on, as far as its tokenizer tells."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_type: str | None = None) -> None:
+        """Settle the form.
+
+        Args:
+            tokenizer: The classifier's.
+            prompt_type: `reward_prompt_type`; without it the tokenizer's chat template is used if there is one.
+
+        Raises:
+            ValueError: The template does not fit the tokenizer.
+        """
+        self._tokenizer = tokenizer
+        self._needs_messages = prompt_type is not None
+        prompt_type = prompt_type or ("chat_template" if tokenizer.chat_template else None)
+        self._encoder = make_encoder(tokenizer, prompt_type) if prompt_type else None
+
+    def features(self, text: PromptText, prompt: str, response: str) -> Features:
+        """One response with its prompt: a conversation, or a pair of texts, or one text.
+
+        Args:
+            text: The prompt, for its messages.
+            prompt: Its text.
+            response: The response's text.
+
+        Raises:
+            RowDropped: The conversation cannot be written.
+            ValueError: A template was asked for and the prompt set has no messages.
+        """
+        encoder = self._encoder
+        if encoder is not None and (turns := conversation(text)) is not None:
+            tokens = encoder.pair(PairExample(turns, response, response))
+            return {"input_ids": tokens.prompt + tokens.chosen}
+        if self._needs_messages:
+            raise ValueError("reward_prompt_type needs the messages of the prompts, which the prompt set does not have")
+        # A tokenizer with a separator, such as BERT's, knows how to write two texts.
+        texts = (prompt, response) if self._tokenizer.sep_token_id is not None else (prompt + response,)
+        encoded = self._tokenizer(*texts)
+        return {name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded}
+
+
+def is_classifier(role: RoleConfig) -> bool:
+    """Whether the reward's weights are of a kind that is not built here: a Hugging Face folder of another model type.
+
+    Raises:
+        HfConfigError: config.json cannot be read.
+    """
+    load = role.checkpoint.load
+    if role.checkpoint.random_init or not load or not (Path(load) / "config.json").is_file():
+        return False
+    return read_hf_config(load).get("model_type") not in ARCHITECTURES
+
+
+def load_classifier_tokenizer(role: RoleConfig) -> PreTrainedTokenizerBase:
+    """The classifier's own tokenizer, after a look at its config and at what its inputs will be.
+
+    Raises:
+        ValueError: There is none, the classifier has several labels, or the template does not fit.
+    """
+    load = str(role.checkpoint.load)
+    labels = num_labels(read_hf_config(load))
+    if labels != 1:
+        raise ValueError(f"load of section reward: {load} is a classifier of {labels} labels; one with one is needed")
+    tokenizer = load_tokenizer(role.reward.reward_tokenizer or load)
+    TextInputs(tokenizer, role.reward.reward_prompt_type)
+    return tokenizer

@@ -1,0 +1,1 @@
+"""Builds models, datasets and objectives of a role in its process."""

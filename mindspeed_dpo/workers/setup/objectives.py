@@ -1,0 +1,49 @@
+"""From a role's settings to the objects of the algorithm; also how the driver checks them before anything starts."""
+
+from __future__ import annotations
+
+from mindspeed_dpo.algorithms.lr_schedule import LearningRateSettings, beta_at
+from mindspeed_dpo.algorithms.nash_md import NashObjective
+from mindspeed_dpo.algorithms.objective import PreferenceObjective
+from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.settings.online import NASH_MD, XPO
+
+
+def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
+    """The role's objective, as it begins."""
+    if role.pairing.online_method == NASH_MD:
+        return NashObjective(role.loss.dpo_beta)
+    alpha = role.pairing.xpo_alpha if role.pairing.online_method == XPO else None
+    return PreferenceObjective(role.loss, role.loss.dpo_beta, alpha)
+
+
+def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:
+    """The pull towards the reference of an iteration, per nat."""
+    loss = role.loss
+    return beta_at(iteration, train_iters, start=loss.dpo_beta, end=loss.dpo_beta_end, style=loss.dpo_beta_style)
+
+
+def steps_per_pass(role: RoleConfig) -> int:
+    """Optimizer steps over which the pairs of an iteration are spread in each pass."""
+    return role.batch.global_batch_size // role.pairing.ppo_mini_batch_size
+
+
+def steps_per_iteration(role: RoleConfig) -> int:
+    """Optimizer steps of an iteration; 1 offline."""
+    return role.pairing.ppo_epochs * steps_per_pass(role)
+
+
+def learning_rate_of(role: RoleConfig, train_iters: int) -> LearningRateSettings:
+    """The role's learning-rate schedule."""
+    optimizer = role.optimizer
+    return LearningRateSettings.for_run(
+        style=optimizer.lr_decay_style,
+        lr=optimizer.lr,
+        min_lr=optimizer.min_lr,
+        train_iters=train_iters,
+        global_batch_size=role.batch.global_batch_size,
+        lr_decay_iters=optimizer.lr_decay_iters,
+        lr_warmup_fraction=optimizer.lr_warmup_fraction,
+        lr_warmup_iters=optimizer.lr_warmup_iters,
+        steps_per_iteration=steps_per_iteration(role),
+    )

@@ -1,0 +1,1 @@
+"""Transfer of the policy's weights from the actor to the rollout."""

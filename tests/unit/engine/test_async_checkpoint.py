@@ -1,0 +1,111 @@
+"""Saves that are written in the background: the same bytes, whatever happens to the weights meanwhile, or none."""
+
+from __future__ import annotations
+
+import io
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed.checkpoint import FileSystemReader
+
+from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.engine import async_checkpoint, checkpoint
+from mindspeed_dpo.engine.checkpoint_files import iteration_dir, latest, read_metadata
+from tests.support.processes import pool
+from tests.unit.engine.checkpoint_jobs import save
+from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
+
+pytestmark = pytest.mark.distributed
+
+
+def begin(engine: Any, folder: Path, iteration: int) -> async_checkpoint.BegunSave:
+    what = (
+        folder,
+        engine,
+        find_accelerator("cpu"),
+        checkpoint.Parts(),
+        {"iteration": iteration, "model": MODEL.as_dict()},
+    )
+    return checkpoint.begin_save(*what, in_background=True)
+
+
+def save_twice(setup: Setup, folder: Path) -> bool:
+    """A blocking save; and one whose writer is held up until the weights have changed. Whether it was seen waiting."""
+    engine, write, go = build(setup), async_checkpoint.write_file, threading.Event()
+
+    def held(path: Path, content: io.BytesIO) -> None:
+        assert go.wait(60)
+        write(path, content)
+
+    train(engine, setup, 2)
+    save(engine, folder / "blocking", 2)
+    async_checkpoint.write_file = held
+    begun = begin(engine, folder / "threaded", 2)
+    train(engine, setup, 1)
+    waiting = not begun.is_written(wait=False)
+    go.set()
+    assert begun.is_written(wait=True) and begun.is_written(wait=False)
+    async_checkpoint.write_file = write
+    checkpoint.complete(begun)
+    save(engine, folder / "later", 3)
+    return waiting
+
+
+@pytest.mark.parametrize(
+    ("processes", "layout"),
+    [(1, {}), (2, {"tp": 2}), (2, {"pp": 2}), (2, {"distributed_optimizer": True})],
+    ids=["one process", "TP2", "PP2", "DP2 sharded"],
+)
+def test_the_bytes_are_those_of_a_save_that_waits(processes: int, layout: dict[str, Any], tmp_path: Path) -> None:
+    waiting = pool(processes).run(save_twice, Setup(bf16=True, **layout), tmp_path)
+    one, other = (iteration_dir(tmp_path / name, 2) for name in ("blocking", "threaded"))
+    # Replicas have nothing to write, the first process has at least the index.
+    assert waiting[0]
+    names = {path.name for path in one.iterdir()}
+    assert names == {path.name for path in other.iterdir()} and any(name.endswith(".distcp") for name in names)
+    for name in names - {".metadata", "mindspeed_dpo.json"}:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    # The index names the folder it was written to; these two have equally long names.
+    assert index(one) == index(other) and read_metadata(one) == read_metadata(other)
+    later = iteration_dir(tmp_path / "later", 3)
+    assert (later / "__0_0.distcp").read_bytes() != (other / "__0_0.distcp").read_bytes()
+
+
+def index(folder: Path) -> Any:
+    """Where each tensor lies, without the folder and the number of the save."""
+    return replace(FileSystemReader(folder).read_metadata(), storage_meta=None)
+
+
+def fail_to_write(folder: Path) -> tuple[str, list[str]]:
+    """Of a save after a whole one: its error, and what then lies there."""
+    engine, write = build(Setup()), async_checkpoint.write_file
+    save(engine, folder, 1)
+
+    def full(path: Path, content: io.BytesIO) -> None:
+        path.write_bytes(content.getvalue()[:10])
+        raise OSError(28, "No space left on device")
+
+    async_checkpoint.write_file = full
+    begun, said = begin(engine, folder, 2), ""
+    try:
+        begun.is_written(wait=True)
+    except ValueError as error:
+        said = str(error)
+    async_checkpoint.write_file = write
+    left = sorted(path.name for path in folder.iterdir())
+    assert latest(folder) == iteration_dir(folder, 1)
+    save(engine, folder, 3)
+    return said, left
+
+
+def test_a_save_that_cannot_be_written_is_told_and_leaves_the_one_before(tmp_path: Path) -> None:
+    ((said, left),) = pool(1).run(fail_to_write, tmp_path)
+    assert said == (
+        f"{tmp_path}/iter_0000002 could not be written ([Errno 28] No space left on device); checkpoints before it are "
+        "whole"
+    )
+    assert left == ["iter_0000001", "iter_0000002.partial", "latest_checkpointed_iteration.txt"]
+    assert sorted(path.name for path in tmp_path.glob("iter*")) == ["iter_0000001", "iter_0000003"]

@@ -1,0 +1,36 @@
+"""Answers in a checkpoint's folder: the same bits come back."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import torch
+
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.engine.rollout_checkpoint import read_answers, write_answers
+
+ANSWERS = RolloutBatch(
+    PreferenceBatch.from_lists([[5, 1], [7]], [[[3], [4, 9]], [[8], [2, 0, 6]]]),
+    torch.tensor([4, 2]),
+    torch.tensor([[True, False], [False, True]]),
+    torch.tensor([[-1.1, -2.0 / 3], [-0.1, -7.3]]),
+    version=6,
+)
+
+
+def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
+    for kept in (ANSWERS, replace(ANSWERS, logps=None)):
+        write_answers(tmp_path, kept)
+        found = read_answers(tmp_path)
+        assert found is not None and found.version == 6
+        for one, other in ((kept, found), (kept.answers, found.answers)):
+            for field in fields(one):
+                ours, theirs = getattr(one, field.name), getattr(other, field.name)
+                if isinstance(ours, torch.Tensor):
+                    assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), field.name
+        assert (found.logps is None) == (kept.logps is None)
+
+
+def test_a_folder_without_answers_has_none(tmp_path: Path) -> None:
+    assert read_answers(tmp_path) is None

@@ -1,0 +1,181 @@
+"""The best checkpoint, patience, and which checkpoints stay."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.engine.retention import BEST, saved_iterations
+from mindspeed_dpo.trainers.checkpoint_policy import Memory, Rule, Watch
+from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.resume import Continuation
+from tests.unit.trainers.fakes import Pretended, trainer
+from tests.unit.workers.pairs import random_run
+
+LOSS = "eval/loss"
+NAN = float("nan")
+
+
+class Saving(Pretended):
+    """Writes what a checkpoint folder is known by."""
+
+    root: Path
+
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
+        folder = iteration_dir(self.root, iteration)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / METADATA).write_text(json.dumps(remembered))
+        return super().save(iteration, remembered)
+
+
+def run_with(
+    losses: list[float],
+    rule: Rule,
+    root: Path,
+    steps: int = 0,
+    first: int = 0,
+    memory: Memory | None = None,
+    **plan: Any,
+) -> tuple[Saving, Any]:
+    roles = Saving(eval_losses=losses)
+    roles.root = root
+    story = trainer(roles, Plan(first, steps or first + len(losses), eval_interval=1, **plan))
+    story.watch = Watch(rule, root, memory or Memory())
+    return roles, story
+
+
+def best(root: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((root / BEST).read_text())
+    return found
+
+
+def test_the_best_is_saved_when_found_and_named(tmp_path: Path) -> None:
+    roles, story = run_with([0.6, 0.7, 0.5, 0.5, NAN], Rule(LOSS), tmp_path)
+    assert story.fit() == 5
+    assert roles.done("save") == [1, 3, 5]
+    assert best(tmp_path) == {
+        "metric": LOSS, "mode": "min", "step": 3, "value": 0.5, "checkpoint": "iter_0000003"
+    }  # fmt: skip
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [BEST]
+
+
+def test_the_largest_is_best_where_asked(tmp_path: Path) -> None:
+    _, story = run_with([0.6, 0.7, 0.5], Rule(LOSS, is_min=False), tmp_path)
+    story.fit()
+    assert (best(tmp_path)["step"], best(tmp_path)["mode"]) == (2, "max")
+
+
+@pytest.mark.parametrize(
+    ("losses", "rule", "last"),
+    [
+        ([0.9, 0.8, 0.8, 0.81, 0.1], Rule(LOSS, patience=2), 4),
+        ([0.9, 0.8, 0.85, 0.7, 0.75, 0.6], Rule(LOSS, patience=2), 8),
+        ([0.9, 0.85, 0.79, 0.75, 0.71], Rule(LOSS, patience=2, min_delta=0.1), 5),
+        ([0.9, 0.85, 0.81, 0.1, 0.1], Rule(LOSS, patience=2, min_delta=0.1), 3),
+        ([NAN, NAN, 0.1], Rule(LOSS, patience=2), 2),
+        ([0.1, 0.2, 0.3], Rule(LOSS, is_min=False, patience=1), 4),
+    ],
+)
+def test_a_run_ends_when_patience_runs_out(
+    losses: list[float], rule: Rule, last: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        roles, story = run_with(losses, rule, tmp_path, steps=20)
+        roles.eval_losses += [9.0 if rule.is_min else -9.0] * 20
+        done = story.fit()
+    assert done == last and story.is_complete(done) and roles.done("save")[-1] == done
+    assert sum("stopping early: eval/loss" in line for line in caplog.messages) == 1
+
+
+VALUES = st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, NAN]), min_size=1, max_size=12)
+
+
+@given(values=VALUES, cut=st.integers(0, 12), patience=st.integers(1, 4), delta=st.sampled_from([0.0, 0.06]))
+def test_a_watch_that_continues_judges_as_if_it_had_never_stopped(
+    values: list[float], cut: int, patience: int, delta: float
+) -> None:
+    rule = Rule(LOSS, patience=patience, min_delta=delta)
+    whole, first = Watch(rule, Path("save")), Watch(rule, Path("save"))
+    verdicts = []
+    for step, value in enumerate(values, 1):
+        verdicts.append((whole.judge(step, {LOSS: value}), whole.is_over))
+        if step <= cut:
+            first.judge(step, {LOSS: value})
+    second = Watch(rule, Path("save"), Memory(**json.loads(json.dumps(first.progress()))))
+    again = [(second.judge(step, {LOSS: v}), second.is_over) for step, v in enumerate(values[cut:], cut + 1)]
+    assert again == verdicts[cut:] and second.memory == whole.memory
+
+
+def test_a_resumed_run_stops_where_the_whole_one_stops(tmp_path: Path) -> None:
+    losses, rule = [0.9, 0.5, 0.6, 0.55, 0.7, 0.1], Rule(LOSS, patience=3)
+    whole, story = run_with(losses, rule, tmp_path / "whole")
+    assert story.fit() == 5
+    half, story = run_with(losses[:3], rule, tmp_path / "half")
+    story.fit()
+    rest, story = run_with(losses[3:], rule, tmp_path / "half", first=3, memory=Memory(**half.progress[3]))
+    assert story.fit() == 5 and rest.done("save") == [5]
+    assert best(tmp_path / "half") == best(tmp_path / "whole")
+    paths = {"folder": None}
+    assert {**rest.progress[5], **paths} == {**whole.progress[5], **paths}
+    over, story = run_with([0.0], rule, tmp_path / "half", first=5, memory=Memory(**rest.progress[5]))
+    assert story.fit() == 5 and over.calls == [] and story.is_complete(5)
+
+
+@pytest.mark.parametrize(
+    ("keep", "stay"), [(1, [2, 6]), (2, [2, 5, 6]), (9, [1, 2, 3, 4, 5, 6]), (None, [1, 2, 3, 4, 5, 6])]
+)
+def test_the_newest_and_the_best_stay(keep: int | None, stay: list[int], tmp_path: Path) -> None:
+    _, story = run_with([0.9, 0.1, 0.5, 0.5, 0.5, 0.5], Rule(LOSS, keep=keep), tmp_path, save_interval=1)
+    story.fit()
+    assert saved_iterations(tmp_path) == stay
+    assert {path.name for path in tmp_path.iterdir()} == {BEST, *(f"iter_{n:07d}" for n in stay)}
+
+
+def test_nothing_goes_before_a_newer_checkpoint_is_whole(tmp_path: Path) -> None:
+    """The checkpoint that a run goes on from stays until then; what lies beyond it is of another life."""
+    Saving.root = tmp_path
+    before = Saving()
+    for iteration in (2, 4, 8):
+        before.save(iteration, {"progress": None})
+    (tmp_path / "iter_0000001").mkdir()
+    roles, story = run_with([0.5] * 2, Rule(keep=1), tmp_path, first=4, save_interval=2)
+    seen: list[list[int]] = []
+    roles.during_update = lambda step: seen.append(saved_iterations(tmp_path))
+    story.fit()
+    assert seen == [[2, 4, 8], [2, 4, 8]] and saved_iterations(tmp_path) == [6, 8]
+    assert (tmp_path / "iter_0000001").is_dir(), "what is no checkpoint of ours is left alone"
+
+
+def continued(tmp_path: Path, memory: Memory, folder: Path, **loop: Any) -> Watch:
+    run = random_run(tmp_path, split="60,40,0", eval_interval=1, best_metric=LOSS, early_stop_patience=3, **loop)
+    continuation = Continuation(folder, 9, True, True, {"progress": asdict(memory)})
+    return Watch.of(run, continuation)
+
+
+def test_the_best_is_found_where_folders_were_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory(LOSS, 5, 0.25, str(tmp_path / "gone" / "iter_0000005"), 0.25, 1)
+    moved = tmp_path / "moved"
+    Saving.root = moved
+    Saving().save(5, {"progress": None})
+    watch = continued(tmp_path, copy.copy(memory), moved / "iter_0000009")
+    assert replace(watch.memory, folder=None) == replace(memory, folder=None)
+    assert best(watch.save)["checkpoint"] == str(moved / "iter_0000005")
+    lost = continued(tmp_path, copy.copy(memory), tmp_path / "nowhere" / "iter_0000009")
+    assert lost.memory.value == 0.25 and lost.memory.folder is None
+    assert any("is not there any more" in line for line in caplog.messages)
+
+
+def test_another_metric_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    memory = Memory("eval/rewards/margins", 5, 0.25, None, 0.25, 1)
+    assert continued(tmp_path, memory, tmp_path).memory == Memory()
+    assert any("is looked for anew" in line for line in caplog.messages)

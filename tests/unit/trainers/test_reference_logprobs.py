@@ -1,0 +1,204 @@
+"""Reference values: computed once by whoever is the reference, found again while nothing they depend on changes."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.trainers.reference_logprobs import (
+    CachedReference,
+    cached_reference,
+    reference_fingerprint,
+)
+from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
+
+ROWS = len(PAIRS)
+
+
+@dataclass
+class Pretended:
+    """A model that scores row r with `[base + r, base - r]`, or a group that builds it, telling what it was asked."""
+
+    base: float = 0.0
+    asked: list[Any] = field(default_factory=list)
+
+    def log_probs(self, rows: np.ndarray) -> np.ndarray:
+        self.asked.append(rows.tolist())
+        return np.stack([self.base + rows, self.base - rows], 1).astype(np.float32)
+
+    def build(self, role: str) -> None:
+        self.asked.append(f"build {role}")
+
+    def drop(self, role: str) -> None:
+        self.asked.append(f"drop {role}")
+
+    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+        raise AssertionError("the roles are asked, not the group")
+
+
+def write_weights(folder: Path, value: float) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"weight": torch.full((2,), value)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunConfig:
+    """A run whose reference is its initial policy, with weights on disk."""
+    weights = write_weights(tmp_path / "policy", 1.0)
+    cache = tmp_path / "cache"
+    return random_run(tmp_path, random_init=False, load=weights, finetune=True, reference_cache_dir=cache)
+
+
+def with_ref(run: RunConfig, group: str, **changes: Any) -> RunConfig:
+    assert run.ref is not None
+    return replace(run, ref=replace(run.ref, **{group: replace(getattr(run.ref, group), **changes)}))
+
+
+def compute(run: RunConfig, actor: Pretended, group: Pretended | None = None, live: Pretended | None = None) -> Any:
+    reference = cached_reference(run, ROWS, actor, group or Pretended(), live or Pretended())
+    return reference.log_probs(range(ROWS))
+
+
+def values(base: float) -> list[list[float]]:
+    return [[base + row, base - row] for row in range(ROWS)]
+
+
+def test_rows_are_looked_up_in_the_order_asked_for() -> None:
+    reference = CachedReference(np.arange(10, dtype=np.float32).reshape(5, 2))
+    assert reference.log_probs([3, 0, 3]).tolist() == [[6, 7], [0, 1], [6, 7]]
+
+
+def test_the_initial_policy_computes_its_own_reference_once(run: RunConfig) -> None:
+    actor, group = Pretended(base=3), Pretended()
+    assert compute(run, actor, group).tolist() == values(3)
+    assert [row for rows in actor.asked for row in rows] == list(range(ROWS)) and group.asked == []
+    assert compute(run, Pretended(base=99)).tolist() == values(3)
+
+
+def test_rows_are_computed_a_few_steps_at_a_time(run: RunConfig) -> None:
+    batch, actor = replace(run.actor.batch, global_batch_size=1), Pretended()
+    compute(replace(run, actor=replace(run.actor, batch=batch)), actor)
+    assert actor.asked == [[0, 1, 2, 3], [4]]
+
+
+def test_another_reference_is_built_asked_and_dropped(run: RunConfig, tmp_path: Path) -> None:
+    run = with_ref(run, "checkpoint", load=str(write_weights(tmp_path / "reference", 2.0)))
+    actor, live = Pretended(), Pretended(base=5)
+    group = Pretended(asked=live.asked)
+    assert compute(run, actor, group, live).tolist() == values(5)
+    assert group.asked == ["build ref", list(range(ROWS)), "drop ref"] and actor.asked == []
+
+
+def test_a_cache_that_is_there_asks_nobody(run: RunConfig) -> None:
+    compute(run, Pretended(base=3))
+    actor, group, live = Pretended(), Pretended(), Pretended()
+    compute(run, actor, group, live)
+    assert actor.asked == group.asked == live.asked == []
+
+
+def test_a_damaged_cache_is_computed_again_and_replaced(run: RunConfig, tmp_path: Path) -> None:
+    compute(run, Pretended(base=3))
+    (file,) = (tmp_path / "cache").iterdir()
+    sound = file.read_bytes()
+    file.write_bytes(sound[:-1])
+    assert compute(run, Pretended(base=3)).tolist() == values(3)
+    assert file.read_bytes() == sound
+
+
+def test_random_weights_are_computed_every_time_and_leave_no_file(run: RunConfig, tmp_path: Path) -> None:
+    run = random_run(tmp_path, reference_cache_dir=tmp_path / "cache")
+    for base in (1, 2):
+        assert compute(run, Pretended(base=base)).tolist() == values(base)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_random_reference_of_a_loaded_policy_is_not_that_policy(run: RunConfig) -> None:
+    run = with_ref(run, "checkpoint", load=None, random_init=True)
+    assert not run.is_ref_initial_policy
+    assert compute(run, Pretended(base=3), live=Pretended(base=5)).tolist() == values(5)
+
+
+@pytest.mark.parametrize(
+    ("group", "changes"),
+    [
+        ("checkpoint", {"load": "elsewhere"}),
+        ("checkpoint", {"load": None, "random_init": True}),
+        ("model", {"rotary_base": 5e5}),
+        ("precision", {"bf16": True}),
+    ],
+)
+def test_a_reference_that_differs_is_not_the_initial_policy(
+    group: str, changes: dict[str, Any], run: RunConfig
+) -> None:
+    assert run.is_ref_initial_policy
+    assert not with_ref(run, group, **changes).is_ref_initial_policy
+
+
+@pytest.mark.parametrize(
+    ("group", "changes"),
+    [
+        ("precision", {"bf16": True}),
+        ("model", {"rotary_base": 5e5}),
+        ("data", {"seq_length": 8}),
+        ("data", {"truncation": "keep_start"}),
+        ("loss", {"ld_alpha": 0.5}),
+    ],
+    ids=["number format", "architecture", "length", "truncation", "weight of excess tokens"],
+)
+def test_what_changes_the_values_changes_the_fingerprint(group: str, changes: dict[str, Any], run: RunConfig) -> None:
+    other = with_ref(run, group, **changes)
+    assert fingerprint(other) != fingerprint(run)
+    assert compute(other, Pretended(base=1), live=Pretended(base=1)).tolist() == values(1)
+    assert compute(run, Pretended(base=2)).tolist() == values(2)
+
+
+def test_changed_weights_and_changed_tokens_change_the_fingerprint(run: RunConfig, tmp_path: Path) -> None:
+    before = fingerprint(run)
+    write_pairs(tmp_path / "pairs", [([1], [2], [3]), *PAIRS[1:]])
+    with_other_data = fingerprint(run)
+    save_file({"weight": torch.full((2,), 1.5)}, tmp_path / "policy" / "model.safetensors")
+    assert len({before, with_other_data, fingerprint(run)}) == 3
+
+
+def test_the_seed_counts_where_loose_weights_leave_something_out(run: RunConfig) -> None:
+    reseeded, loosely = replace(run, loop=replace(run.loop, seed=99)), {"load_checkpoint_loosely": True}
+    assert fingerprint(reseeded) == fingerprint(run)
+    both = [fingerprint(with_ref(one, "checkpoint", **loosely)) for one in (run, reseeded)]
+    assert len({*both, fingerprint(run)}) == 3
+
+
+def test_moving_weights_and_data_keeps_the_fingerprint(run: RunConfig, tmp_path: Path) -> None:
+    shutil.copytree(tmp_path / "policy", tmp_path / "moved")
+    moved = with_ref(run, "checkpoint", load=str(tmp_path / "moved"))
+    moved = with_ref(moved, "data", data_path=str(write_pairs(tmp_path / "same")))
+    assert fingerprint(moved) == fingerprint(run)
+
+
+def fingerprint(run: RunConfig) -> str:
+    assert run.ref is not None
+    return reference_fingerprint(run.ref, run.loop.seed)
+
+
+def test_evaluation_sets_have_caches_of_their_own(run: RunConfig, tmp_path: Path) -> None:
+    paths = {"x": str(write_pairs(tmp_path / "x", PAIRS[:2])), "y": str(write_pairs(tmp_path / "y", PAIRS[2:]))}
+    more = replace(run, loop=replace(run.loop, eval_data_path=paths))
+    sets = {"x": np.array([5, 6]), "y": np.array([7, 8, 9])}
+    first, second, alone = Pretended(base=3.0), Pretended(base=4.0), Pretended(base=5.0)
+    found = cached_reference(more, ROWS, first, Pretended(), Pretended(), sets)
+    assert found.log_probs(range(10)).tolist() == [[3.0 + row, 3.0 - row] for row in range(10)]
+    again = cached_reference(more, ROWS, second, Pretended(), Pretended(), sets)
+    assert np.array_equal(again.values, found.values) and second.asked == []
+    assert compute(run, alone).tolist() == values(3.0) and alone.asked == []
+    other = replace(more, loop=replace(run.loop, eval_data_path={"z": paths["y"]}))
+    assert cached_reference(other, ROWS, alone, Pretended(), Pretended(), {"z": np.arange(5, 8)}).values.shape == (8, 2)
+    assert alone.asked == [], "a set is known by its content, not by its name"

@@ -1,0 +1,66 @@
+"""Where a resumed run writes: in the folder of the run it continues, unless it was told otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.trainers.resume import continued_in_place
+from tests.unit.trainers.saved_runs import asking, write_checkpoint
+from tests.unit.workers.pairs import random_run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunConfig:
+    return random_run(tmp_path)
+
+
+@pytest.mark.parametrize("named", ["", "checkpoints", "checkpoints/iter_0000010"])
+def test_a_resumed_run_goes_on_in_its_own_folder(named: str, run: RunConfig, tmp_path: Path) -> None:
+    earlier = tmp_path / "earlier"
+    write_checkpoint(earlier / "checkpoints", run, 10)
+    unnamed = replace(asking(run, resume_from=earlier / named), origins={})
+    found = continued_in_place(unnamed)
+    assert found.loop.output_dir == str(earlier)
+    assert found.actor.checkpoint.save == str(earlier / "checkpoints")
+    assert replace(found, loop=run.loop) == asking(replace(unnamed, loop=run.loop), save=earlier / "checkpoints")
+
+
+def test_a_folder_that_was_asked_for_is_kept(run: RunConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
+    assert "loop.output_dir" in run.origins
+    resumed = asking(run, resume_from=tmp_path / "earlier")
+    assert continued_in_place(resumed) is resumed
+
+
+def test_checkpoints_that_were_asked_for_elsewhere_stay_there(run: RunConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
+    origin = run.origins["loop.output_dir"]
+    resumed = replace(asking(run, resume_from=tmp_path / "earlier", save="mine"), origins={"actor.save": origin})
+    found = continued_in_place(resumed)
+    assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), "mine")
+
+
+def test_checkpoints_apart_from_their_run_lead_to_its_folder_and_stay_where_they_are(
+    run: RunConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "earlier").mkdir()
+    write_checkpoint(tmp_path / "apart", run, 10, output_dir=str(tmp_path / "earlier"))
+    found = continued_in_place(replace(asking(run, resume_from=tmp_path / "apart"), origins={}))
+    assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), str(tmp_path / "apart"))
+
+
+def test_a_folder_that_was_moved_is_found_where_it_lies_now(run: RunConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "moved" / "checkpoints", run, 10, output_dir=str(tmp_path / "before"))
+    found = continued_in_place(replace(asking(run, resume_from=tmp_path / "moved"), origins={}))
+    assert found.loop.output_dir == str(tmp_path / "moved")
+
+
+def test_nothing_moves_where_the_folder_is_gone_or_nothing_is_resumed(run: RunConfig, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "apart", run, 10, output_dir=str(tmp_path / "gone"))
+    for settings in (asking(run, resume_from=tmp_path / "apart"), run):
+        settings = replace(settings, origins={})
+        assert continued_in_place(settings) is settings

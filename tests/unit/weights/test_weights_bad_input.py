@@ -1,0 +1,324 @@
+"""Missing, damaged and unfit weights get a sentence with file and tensor, and leave nothing half-done."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights import Layout, Placement, WeightsError, hf_writer, legacy_writer, open_weights
+from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights.dtype_cast import cast
+from tests.support.tiny_models import save_tiny_model
+
+HfFolder = Callable[[str], Path]
+
+
+@pytest.fixture
+def sharded(tmp_path: Path) -> Path:
+    return save_tiny_model("llama", tmp_path / "sharded", max_shard_size="40KB")
+
+
+@pytest.fixture
+def single(hf_folder: HfFolder, tmp_path: Path) -> Path:
+    return shutil.copytree(hf_folder("llama"), tmp_path / "single")
+
+
+@pytest.fixture
+def checkpoint(hf_folder: HfFolder, tmp_path: Path) -> Path:
+    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+    return tmp_path / "mg"
+
+
+def load(folder: Path, **changes: Any) -> dict[str, Tensor]:
+    source = open_weights(folder)
+    model = ModelConfig(**{**source.model_config().as_dict(), **changes})
+    return dict(source.local_tensors(model, Placement.even(model.num_layers)))
+
+
+def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def edit_rank(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    content = torch.load(file, weights_only=False)
+    change(content)
+    torch.save(content, file)
+
+
+def test_a_missing_shard_is_named(sharded: Path) -> None:
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    shard.unlink()
+    with pytest.raises(WeightsError, match=rf"lacks {shard.name}"):
+        load(sharded)
+
+
+def test_a_truncated_shard_is_named(sharded: Path) -> None:
+    shard = sorted(sharded.glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=rf"{shard.name} is damaged or truncated"):
+        load(sharded)
+
+
+def test_an_index_may_not_lead_outside_its_folder(sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = "../elsewhere.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=r"lacks ../elsewhere.safetensors"):
+        load(sharded)
+
+
+def test_an_index_that_contradicts_its_shards_is_refused(sharded: Path) -> None:
+    index = sharded / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    first = sorted(set(content["weight_map"].values()))[0]
+    content["weight_map"]["invented.weight"] = first
+    index.write_text(json.dumps(content))
+    with pytest.raises(WeightsError, match=rf"{first} lacks invented.weight"):
+        load(sharded)
+
+
+def test_a_missing_tensor_is_named(single: Path) -> None:
+    edit(single, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(WeightsError, match=r"1 tensors are missing: model.layers.1.mlp.up_proj.weight"):
+        load(single)
+
+
+def test_an_unexpected_tensor_is_named(single: Path) -> None:
+    edit(single, lambda tensors: tensors.update({"model.layers.0.mlp.gate_proj.bias": torch.ones(2)}))
+    with pytest.raises(WeightsError, match=r"1 tensors are unexpected: model.layers.0.mlp.gate_proj.bias"):
+        load(single)
+
+
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(single: Path) -> None:
+    with pytest.raises(WeightsError, match=r"model.safetensors: .*gate_proj.weight is \[48, 32\].* expects \[40, 32\]"):
+        load(single, ffn_hidden_size=40)
+    with pytest.raises(WeightsError, match=r"embed_tokens.weight is \[93, 32\].* expects \[128, 32\]"):
+        load(single, vocab_size=128)
+
+
+def test_another_number_of_layers_is_told(single: Path, checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match=r"5-layer model; 9 tensors are missing: model.layers.4"):
+        load(single, num_layers=5)
+    with pytest.raises(WeightsError, match=r"9 tensors are unexpected: .*model.layers.3"):
+        load(single, num_layers=3)
+    with pytest.raises(WeightsError, match=r"holds 4 layers, but the model has 6"):
+        load(checkpoint, num_layers=6)
+
+
+def test_groups_that_do_not_divide_are_told(single: Path) -> None:
+    source = open_weights(single)
+    with pytest.raises(WeightsError, match=r"tensor-parallel size 8 does not divide num_query_groups=4"):
+        source.local_tensors(source.model_config(), Placement.even(4, tp_size=8))
+
+
+def test_a_missing_tracker_stops(checkpoint: Path) -> None:
+    (checkpoint / "latest_checkpointed_iteration.txt").unlink()
+    with pytest.raises(WeightsError, match=r"has iterations but no latest_checkpointed_iteration.txt"):
+        open_weights(checkpoint)
+
+
+def test_looking_for_weights_changes_nothing(checkpoint: Path) -> None:
+    (checkpoint / "latest_checkpointed_iteration.txt").write_text("7")
+    before = sorted(checkpoint.rglob("*"))
+    with pytest.raises(WeightsError, match=r"iter_0000007 does not exist"):
+        open_weights(checkpoint)
+    assert sorted(checkpoint.rglob("*")) == before
+    (checkpoint / "latest_checkpointed_iteration.txt").write_text("latest")
+    with pytest.raises(WeightsError, match=r"must hold a number or the word release, got 'latest'"):
+        open_weights(checkpoint)
+
+
+def test_folders_without_weights_are_told_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"holds no weights; expected config.json"):
+        open_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
+        open_weights(tmp_path / "nowhere")
+
+
+def test_missing_and_foreign_rank_files_are_listed(checkpoint: Path) -> None:
+    folder = checkpoint / "iter_0000001"
+    shutil.copytree(folder / "mp_rank_01_001", folder / "mp_rank_07_001")
+    shutil.rmtree(folder / "mp_rank_01_001")
+    with pytest.raises(WeightsError, match=r"TP 2 x PP 2 .*missing: mp_rank_01_001; .*layout: mp_rank_07_001"):
+        load(checkpoint)
+
+
+def test_a_truncated_rank_file_is_named(checkpoint: Path) -> None:
+    file = checkpoint / "iter_0000001/mp_rank_01_001/model_optim_rng.pt"
+    file.write_bytes(file.read_bytes()[:-5000])
+    with pytest.raises(WeightsError, match=r"mp_rank_01_001/model_optim_rng.pt is no file of torch.save, or is trunc"):
+        load(checkpoint)
+
+
+def test_a_missing_tensor_of_a_rank_is_named_with_its_rank(checkpoint: Path) -> None:
+    file = checkpoint / "iter_0000001/mp_rank_01_000/model_optim_rng.pt"
+    edit_rank(file, lambda content: content["model"].pop("decoder.layers.1.mlp.linear_fc2.weight"))
+    with pytest.raises(WeightsError, match=r"missing: mp_rank_01_000:decoder.layers.1.mlp.linear_fc2.weight"):
+        load(checkpoint)
+
+
+def test_a_shard_of_another_shape_is_named(checkpoint: Path) -> None:
+    file = checkpoint / "iter_0000001/mp_rank_01_000/model_optim_rng.pt"
+    name = "decoder.layers.1.mlp.linear_fc2.weight"
+    edit_rank(file, lambda content: content["model"].update({name: torch.ones(32, 20)}))
+    with pytest.raises(WeightsError, match=rf"mp_rank_01_000/.*{name} is \[32, 20\].* expects \[32, 24\]"):
+        load(checkpoint)
+
+
+def test_other_things_than_tensors_are_named(checkpoint: Path) -> None:
+    file = checkpoint / "iter_0000001/mp_rank_01_000/model_optim_rng.pt"
+    edit_rank(file, lambda content: content["model"].update({"decoder.layers.0.input_layernorm.weight": [1.0]}))
+    with pytest.raises(WeightsError, match=r"mp_rank_01_000/.*input_layernorm.weight is a list, expected a tensor"):
+        load(checkpoint)
+
+
+def test_args_that_make_no_sense_are_told(checkpoint: Path) -> None:
+    for file in checkpoint.rglob("*.pt"):
+        edit_rank(file, lambda content: setattr(content["args"], "noop_layers", "one"))
+    with pytest.raises(WeightsError, match=r"'one' where a list of numbers is expected"):
+        load(checkpoint)
+    for file in checkpoint.rglob("*.pt"):
+        edit_rank(file, lambda content: setattr(content["args"], "num_layers", torch.device("cpu")))
+    with pytest.raises(WeightsError, match=r"args lack num_layers"):
+        load(checkpoint)
+
+
+def test_old_checkpoint_versions_are_refused(checkpoint: Path) -> None:
+    for file in checkpoint.rglob("*.pt"):
+        edit_rank(file, lambda content: content.update(checkpoint_version=2.0))
+    with pytest.raises(WeightsError, match=r"checkpoint_version 2.0"):
+        load(checkpoint)
+
+
+def test_an_absent_epsilon_is_not_guessed(checkpoint: Path) -> None:
+    for file in checkpoint.rglob("*.pt"):
+        edit_rank(file, lambda content: delattr(content["args"], "norm_epsilon"))
+    with pytest.raises(WeightsError, match=r"args lack norm_epsilon"):
+        open_weights(checkpoint).model_config()
+
+
+def test_experts_are_refused(checkpoint: Path) -> None:
+    for file in checkpoint.rglob("*.pt"):
+        edit_rank(file, lambda content: setattr(content["args"], "num_experts", 8))
+    with pytest.raises(WeightsError, match=r"mixture-of-experts weights are not supported yet"):
+        load(checkpoint)
+
+
+def test_copies_of_a_tied_embedding_must_agree(hf_folder: HfFolder, tmp_path: Path) -> None:
+    convert(Request(hf_folder("llama_tied"), tmp_path / "mg", layout=Layout(2, 2)))
+    file = tmp_path / "mg/iter_0000001/mp_rank_01_001/model_optim_rng.pt"
+    edit_rank(file, lambda content: content["model"]["output_layer.weight"].add_(1))
+    for request in (Request(tmp_path / "mg", tmp_path / "x", save_as="hf"), Request(tmp_path / "mg", tmp_path / "x")):
+        with pytest.raises(WeightsError, match=r"mp_rank_01_001/.*output_layer.weight differs from the embedding"):
+            convert(request)
+        assert not (tmp_path / "x").exists()
+
+
+def test_going_on_without_missing_tensors_lists_them(
+    single: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    edit(single, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+    summary = convert(Request(single, tmp_path / "mg", loosely=True))
+    assert "missing: model.layers.1.mlp.up_proj.weight" in caplog.text
+    assert summary.tally.num_tensors == 4 * 6 + 3 - 1
+
+
+def test_a_large_bf16_value_survives_and_overflow_is_an_error(tmp_path: Path) -> None:
+    source = save_tiny_model("llama", tmp_path / "source", dtype=torch.bfloat16)
+    edit(source, lambda tensors: tensors["model.norm.weight"].fill_(1e30))
+    convert(Request(source, tmp_path / "mg"))
+    convert(Request(tmp_path / "mg", tmp_path / "hf", save_as="hf"))
+    assert load_file(tmp_path / "hf/model.safetensors")["model.norm.weight"][0] == torch.tensor(1e30).bfloat16()
+    with pytest.raises(WeightsError, match=r"final_layernorm.weight holds 1e\+30, which does not fit torch.float16"):
+        convert(Request(source, tmp_path / "half", dtype=torch.float16))
+    assert not (tmp_path / "half").exists()
+
+
+def test_router_balance_stays_float32_and_integers_stay_integers() -> None:
+    assert cast(torch.ones(2), torch.bfloat16, "mlp.router.expert_bias").dtype == torch.float32
+    assert cast(torch.ones(2, dtype=torch.int64), torch.bfloat16, "x").dtype == torch.int64
+    assert cast(torch.ones(2), torch.bfloat16, "x").dtype == torch.bfloat16
+
+
+def fail_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = []
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) > count:
+            raise OSError("no space left on device")
+        return function(*args, **kwargs)
+
+    return failing
+
+
+def test_a_crash_leaves_no_checkpoint(hf_folder: HfFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "save", fail_after(2, torch.save))
+    with pytest.raises(OSError, match="no space"):
+        convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+    assert not (tmp_path / "mg").exists()
+
+
+def test_a_crash_while_replacing_leaves_the_old_checkpoint_whole(
+    hf_folder: HfFolder, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = open_weights(checkpoint).fingerprint()
+    monkeypatch.setattr(torch, "save", fail_after(1, torch.save))
+    with pytest.raises(OSError, match="no space"):
+        convert(Request(hf_folder("mistral"), checkpoint, layout=Layout(1, 4), overwrite=True))
+    assert open_weights(checkpoint).fingerprint() == before
+
+
+def test_a_crash_leaves_no_hugging_face_folder(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf_writer, "copy_assets", fail_after(0, hf_writer.copy_assets))
+    with pytest.raises(OSError, match="no space"):
+        convert(Request(checkpoint, tmp_path / "out", save_as="hf"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mg"]
+
+
+def test_older_files_are_met_only_by_wish(hf_folder: HfFolder, checkpoint: Path) -> None:
+    with pytest.raises(WeightsError, match=r"is not empty; give another --save-dir, or --overwrite"):
+        convert(Request(hf_folder("llama"), checkpoint))
+    convert(Request(hf_folder("llama"), checkpoint, layout=Layout(4, 1), overwrite=True))
+    assert sorted(path.name for path in (checkpoint / "iter_0000001").iterdir()) == [f"mp_rank_0{t}" for t in range(4)]
+
+
+def test_only_one_rank_file_is_in_memory(hf_folder: HfFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live: dict[int, int] = {}
+    peaks: list[int] = []
+
+    def spy(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
+        result = cast(tensor, dtype, name)
+        live[id(result)] = result.nbytes
+        weakref.finalize(result, live.pop, id(result))
+        peaks.append(sum(live.values()))
+        return result
+
+    monkeypatch.setattr(legacy_writer, "cast", spy)
+    monkeypatch.setattr(hf_writer, "cast", spy)
+    total = sum(tensor.nbytes for _, tensor in open_weights(hf_folder("llama")).hf_tensors(
+        open_weights(hf_folder("llama")).model_config()))  # fmt: skip
+    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 4)))
+    largest_file = max(file.stat().st_size for file in tmp_path.rglob("*.pt"))
+    assert max(peaks) <= largest_file < total / 4
+    peaks.clear()
+    source = open_weights(tmp_path / "mg")
+    hf_writer.write_hf(source.hf_tensors(source.model_config()), hf_folder("llama"), tmp_path / "hf", None, 20_000)
+    assert max(peaks) <= 20_000 + 93 * 32 * 4
+    assert len(list((tmp_path / "hf").glob("model-*.safetensors"))) > 4
+    assert load(tmp_path / "hf").keys() == load(hf_folder("llama")).keys()

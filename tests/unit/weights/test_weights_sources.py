@@ -1,0 +1,217 @@
+"""Reading: only what is needed, from files of every age and writer."""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import subprocess
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.weights import Layout, WeightsError, hf_source, open_weights
+from mindspeed_dpo.weights.convert import Request, convert
+from tests.support.tiny_models import save_tiny_model, tiny_model
+
+HfFolder = Callable[[str], Path]
+
+
+class ForeignEnum(enum.Enum):
+    """Stands for Megatron's ModelType, which is no class of ours."""
+
+    ENCODER = 1
+
+
+def assert_same_weights(folder: Path, expected: Path) -> None:
+    found, wanted = open_weights(folder), open_weights(expected)
+    model = wanted.model_config()
+    for (name, tensor), (other, reference) in zip(found.hf_tensors(model), wanted.hf_tensors(model), strict=True):
+        assert name == other and torch.equal(tensor, reference), name
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change every rank file of a checkpoint."""
+    for file in folder.glob("*/mp_rank_*/model_optim_rng.pt"):
+        content = torch.load(file, weights_only=False)
+        change(content)
+        torch.save(content, file)
+
+
+@pytest.fixture
+def checkpoint(hf_folder: HfFolder, tmp_path: Path) -> Path:
+    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+    return tmp_path / "mg"
+
+
+class SliceSpy:
+    """Stands between the source and safetensors, counting the values handed out."""
+
+    def __init__(self, handle: Any, counts: Counter[str]) -> None:
+        self.handle, self.counts = handle, counts
+
+    def keys(self) -> Any:
+        return self.handle.keys()
+
+    def get_slice(self, name: str) -> Any:
+        spy, lazy = self, self.handle.get_slice(name)
+
+        class Slice:
+            def get_shape(self) -> Any:
+                return lazy.get_shape()
+
+            def __getitem__(self, index: Any) -> Tensor:
+                piece = lazy[index]
+                spy.counts[name] += piece.numel()
+                return piece
+
+        return Slice()
+
+
+def test_each_slice_is_read_once_by_the_rank_that_needs_it(
+    hf_folder: HfFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: Counter[str] = Counter()
+    monkeypatch.setattr(hf_source, "_safetensors_handle",
+                        lambda file, make=hf_source._safetensors_handle: SliceSpy(make(file), counts))  # fmt: skip
+    source = open_weights(hf_folder("qwen2"))
+    model, layout = source.model_config(), Layout(2, 2)
+    for tp_rank in range(2):
+        for _, _, placement in layout.stages(model.num_layers, tp_rank):
+            before, needed = counts.total(), 0
+            for _, tensor in source.local_tensors(model, placement):
+                needed += tensor.numel()
+            padding = (94 - 93) * 32 if tp_rank == 1 else 0
+            assert counts.total() - before == needed - padding
+    for name, parameter in tiny_model("qwen2").named_parameters():
+        copies = 2 if "norm" in name else 1
+        assert counts[name] == copies * parameter.numel(), name
+
+
+def test_shards_and_bin_files_read_like_one_file(hf_folder: HfFolder, tmp_path: Path) -> None:
+    sharded = save_tiny_model("llama", tmp_path / "sharded", max_shard_size="20KB")
+    assert len(list(sharded.glob("*.safetensors"))) > 2
+    assert_same_weights(sharded, hf_folder("llama"))
+    old = tmp_path / "old"
+    old.mkdir()
+    shutil.copy(hf_folder("llama") / "config.json", old)
+    torch.save(tiny_model("llama").state_dict(), old / "pytorch_model.bin")
+    assert_same_weights(old, hf_folder("llama"))
+
+
+def test_a_tied_head_stored_twice_must_agree(hf_folder: HfFolder, tmp_path: Path) -> None:
+    shutil.copy(hf_folder("llama_tied") / "config.json", tmp_path)
+    state = dict(tiny_model("llama_tied").state_dict())
+    assert "lm_head.weight" in state
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert_same_weights(tmp_path, hf_folder("llama_tied"))
+    state["lm_head.weight"] = state["lm_head.weight"] + 1
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"lm_head.weight differs"):
+        assert_same_weights(tmp_path, hf_folder("llama_tied"))
+
+
+def test_buffers_of_old_transformers_are_overlooked(hf_folder: HfFolder, tmp_path: Path) -> None:
+    shutil.copy(hf_folder("llama") / "config.json", tmp_path)
+    state = {**tiny_model("llama").state_dict(), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(2)}
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert_same_weights(tmp_path, hf_folder("llama"))
+
+
+def test_fingerprints_tell_weights_apart(hf_folder: HfFolder, tmp_path: Path) -> None:
+    copy = shutil.copytree(hf_folder("llama"), tmp_path / "copy")
+    same = open_weights(copy).fingerprint()
+    assert same == open_weights(hf_folder("llama")).fingerprint()
+    convert(Request(copy, tmp_path / "mg"))
+    whole, iteration = open_weights(tmp_path / "mg"), open_weights(tmp_path / "mg/iter_0000001")
+    assert whole.fingerprint() == iteration.fingerprint() != same
+    other = save_tiny_model("llama", tmp_path / "other", seed=1)
+    assert open_weights(other).fingerprint() != same
+
+
+def test_release_folders_and_single_iterations_open(hf_folder: HfFolder, checkpoint: Path) -> None:
+    assert_same_weights(checkpoint / "iter_0000001", hf_folder("llama"))
+    (checkpoint / "iter_0000001").rename(checkpoint / "release")
+    (checkpoint / "latest_checkpointed_iteration.txt").write_text("release\n")
+    assert_same_weights(checkpoint, hf_folder("llama"))
+
+
+def test_files_of_older_writers_open(hf_folder: HfFolder, checkpoint: Path) -> None:
+    def age(content: dict[str, Any]) -> None:
+        args = vars(content["args"])
+        args.update(params_dtype=torch.bfloat16, model_type=ForeignEnum.ENCODER, noop_layers=set(), num_layer_list=None)
+        args.update(hf_config=SimpleNamespace(torch_dtype=torch.float32), vocab_size=None, path=Path("x"))
+        content["rng_state"] = [
+            {"np_rng_state": ("MT19937", torch.arange(3).numpy()), "torch_rng_state": torch.ones(2)}
+        ]
+        content["optimizer"] = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}
+        model = content["model"]
+        model["decoder.layers.0.mlp.linear_fc1._extra_state"] = None
+        model["decoder.layers.0.self_attention.linear_qkv._extra_state"] = torch.zeros(0)
+        content["model"] = defaultdict(dict, model)
+
+    rewrite(checkpoint, age)
+    assert_same_weights(checkpoint, hf_folder("llama"))
+    assert open_weights(checkpoint).model_config().vocab_size == 94, "only the padded size is known"
+
+
+def test_fused_norm_names_are_accepted(hf_folder: HfFolder, checkpoint: Path) -> None:
+    def fuse(content: dict[str, Any]) -> None:
+        for layer in (0, 1):
+            for plain, fused in (("input_layernorm.weight", "self_attention.linear_qkv.layer_norm_weight"),
+                                 ("pre_mlp_layernorm.weight", "mlp.linear_fc1.layer_norm_weight")):  # fmt: skip
+                prefix = f"decoder.layers.{layer}."
+                content["model"][prefix + fused] = content["model"].pop(prefix + plain)
+
+    rewrite(checkpoint, fuse)
+    assert_same_weights(checkpoint, hf_folder("llama"))
+
+
+def test_padding_of_other_writers_is_cut_away_and_made_anew(hf_folder: HfFolder, tmp_path: Path) -> None:
+    padded = Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 1), vocab_multiple=64)
+    convert(padded)
+
+    def repeat_last_row(content: dict[str, Any]) -> None:
+        for name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+            shard = content["model"][name]
+            assert shard.shape == (64, 32)
+            if not shard[-1].any():
+                shard[93 - 64 :] = shard[93 - 65]
+
+    rewrite(tmp_path / "mg", repeat_last_row)
+    assert_same_weights(tmp_path / "mg", hf_folder("llama"))
+    convert(Request(tmp_path / "mg", tmp_path / "again", layout=Layout(4, 1), vocab_multiple=1))
+    content = torch.load(tmp_path / "again/iter_0000001/mp_rank_03/model_optim_rng.pt", weights_only=False)
+    assert content["model"]["output_layer.weight"].shape == (24, 32)
+    assert not content["model"]["output_layer.weight"][21:].any()
+    assert content["args"].padded_vocab_size == 96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "form"), [("llama", "stacked"), ("qwen3", "numbered"), ("qwen2_tied", "stacked")])
+def test_training_checkpoints_of_megatron_core_read_like_their_origin(
+    hf_folder: HfFolder, name: str, form: str, tmp_path: Path
+) -> None:
+    target = tmp_path / "checkpoint"
+    module = "tests.unit.weights.write_torch_dist"
+    subprocess.run([sys.executable, "-m", module, str(hf_folder(name)), str(target), "2", form], check=True)
+    hf, dist = open_weights(hf_folder(name)), open_weights(target)
+    model = hf.model_config()
+    assert dist.model_config() == model
+    assert_same_weights(target, hf_folder(name))
+    for layout in (Layout(), Layout(4, 1), Layout(2, 2)):
+        for tp_rank in range(layout.tp):
+            for _, _, placement in layout.stages(4, tp_rank):
+                found = dict(dist.local_tensors(model, placement))
+                expected = dict(hf.local_tensors(model, placement))
+                assert found.keys() == expected.keys()
+                assert all(torch.equal(found[key], expected[key]) for key in expected)
+    (target / "iter_0000010" / "metadata.json").unlink()
+    with pytest.raises(WeightsError, match=r"metadata.json: the checkpoint was not written to its end"):
+        open_weights(target)

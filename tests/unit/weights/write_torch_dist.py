@@ -1,0 +1,67 @@
+"""Writes a training checkpoint as megatron-core does, from a Hugging Face folder; run as a program.
+
+python -m tests.unit.weights.write_torch_dist <folder> <target> <tensor-parallel size> <stacked|numbered>
+One process plays all tensor-parallel ranks. It is a program because megatron-core keeps state in the process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from mindspeed_dpo.device import activate
+from mindspeed_dpo.weights import Placement, open_weights
+
+activate("cpu")  # before megatron-core is imported
+
+from megatron.core import dist_checkpointing  # noqa: E402
+from megatron.core.dist_checkpointing import ShardedTensor  # noqa: E402
+
+
+def main(source: str, target: str, tp: int, stacked: bool) -> None:
+    """Write `<target>/iter_0000010` and the tracker."""
+    store = torch.distributed.FileStore(f"{target}.store", 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    weights = open_weights(source)
+    model = weights.model_config()
+    state: dict[str, ShardedTensor] = {}
+    for rank in range(tp):
+        placement = Placement.even(model.num_layers, tp_rank=rank, tp_size=tp)
+        for name, tensor in weights.local_tensors(model, placement):
+            for number, shard in enumerate(shards(name, tensor, rank, tp, model.num_layers, stacked)):
+                state[f"{name}.{rank}.{number}"] = shard
+    folder = Path(target) / "iter_0000010"
+    folder.mkdir(parents=True)
+    state["optimizer"] = ShardedTensor.from_rank_offsets("optimizer.state.exp_avg.decoder.x", torch.ones(3))
+    dist_checkpointing.save({**state, "iteration": 10}, str(folder))
+    (folder / "mindspeed_dpo.json").write_text(json.dumps({"model": model.as_dict(), "iteration": 10}))
+    (Path(target) / "latest_checkpointed_iteration.txt").write_text("10")
+    torch.distributed.destroy_process_group()
+
+
+def shards(name: str, tensor: torch.Tensor, rank: int, tp: int, layers: int, stacked: bool) -> list[ShardedTensor]:
+    """The sharded tensors megatron-core's layers would make of one rank's tensor."""
+    dim = 1 if name.endswith(("linear_proj.weight", "linear_fc2.weight", "rm_head.weight")) else 0
+    key, lead = name, []
+    if name.startswith("decoder.layers.") and stacked:
+        _, _, layer, rest = name.split(".", 3)
+        key, lead = f"decoder.layers.{rest}", [(0, int(layer), layers)]
+    if "layernorm" in name or name == "rm_head.bias":
+        offsets = [[]] if rank == 0 else []
+        parts = [tensor]
+    elif "linear_fc1" in name:
+        parts = list(tensor.chunk(2))
+        offsets = [[(dim + len(lead), half * tp + rank, 2 * tp)] for half in (0, 1)]
+    else:
+        parts, offsets = [tensor], [[(dim + len(lead), rank, tp)]]
+    return [
+        ShardedTensor.from_rank_offsets(key, part.clone(), *lead, *offset, prepend_axis_num=len(lead))
+        for part, offset in zip(parts, offsets, strict=False)
+    ]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stacked")

@@ -1,0 +1,182 @@
+"""The child process: what it sees, how it dies, and that it never outlives its parent."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from mindspeed_dpo.workers.rewards.sandbox import CallFailed, IsolatedFunctions
+from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
+
+GONE_WITHIN_S = 60
+NAMES = (
+    "length", "hanging", "dying", "killed", "leaving", "shouting", "process_ids", "sees_torch", "starts_a_program",
+    "has_main_thread", "awaited",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def functions() -> Iterator[IsolatedFunctions]:
+    started = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in NAMES], timeout_s=60)
+    yield started
+    started.close()
+
+
+def call(functions: IsolatedFunctions, name: str, prompt: str = "good", completions: tuple[str, ...] = ("ab", "c")):
+    return functions.call(
+        f"{FUNCTIONS}.{name}", {"prompts": [prompt] * len(completions), "completions": completions, "labels": [1, 2]}
+    )
+
+
+def ends(process: int) -> bool:
+    """Whether a process ends within the time given to it; one that is gone already has."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], GONE_WITHIN_S)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_functions_run_in_another_process_without_torch_on_its_main_thread(functions: IsolatedFunctions) -> None:
+    (child, _) = call(functions, "process_ids")
+    assert child != os.getpid()
+    assert call(functions, "process_ids") == [child, child]
+    assert call(functions, "sees_torch") == [0, 0]
+    assert call(functions, "has_main_thread") == [1, 1]
+    assert call(functions, "awaited") == [2, 1]
+
+
+def test_what_a_function_prints_is_no_message(functions: IsolatedFunctions, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(functions, "shouting") == [2, 1]
+    assert call(functions, "length") == [2, 1]
+
+
+def test_large_messages_pass(functions: IsolatedFunctions) -> None:
+    assert call(functions, "length", completions=("x" * 3_000_000, "ä\ud800")) == [3_000_000, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        ("dying", r"ended its process \(exit code 7\)"),
+        ("killed", r"ended its process \(signal 9\)"),
+    ],
+)
+def test_a_process_that_dies_is_started_again(functions: IsolatedFunctions, name: str, cause: str) -> None:
+    (before, _) = call(functions, "process_ids")
+    with pytest.raises(CallFailed, match=cause) as failure:
+        call(functions, name, "bad")
+    assert failure.value.silent
+    assert call(functions, name) == [2, 1]
+    (after, _) = call(functions, "process_ids")
+    assert before != after and ends(int(float(before)))
+
+
+def test_programs_of_a_process_that_died_end_too() -> None:
+    mortal = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in ("starts_a_program", "dying")], timeout_s=60)
+    (program, _) = call(mortal, "starts_a_program")
+    with pytest.raises(CallFailed, match="exit code 7"):
+        call(mortal, "dying", "bad")
+    assert ends(int(float(program)))
+    mortal.close()
+
+
+def test_leaving_the_interpreter_is_an_error_like_any_other(functions: IsolatedFunctions) -> None:
+    before = call(functions, "process_ids")
+    with pytest.raises(CallFailed, match="raised SystemExit: 3") as failure:
+        call(functions, "leaving", "bad")
+    assert not failure.value.silent
+    assert call(functions, "process_ids") == before
+
+
+def test_a_call_that_hangs_is_ended_and_the_process_started_again() -> None:
+    short = IsolatedFunctions([f"{FUNCTIONS}.hanging", f"{FUNCTIONS}.process_ids"], timeout_s=3)
+    (before, _) = call(short, "process_ids")
+    with pytest.raises(CallFailed, match="did not return within 3 s") as failure:
+        call(short, "hanging", "bad")
+    assert failure.value.silent
+    assert ends(int(float(before)))
+    assert call(short, "hanging") == [2, 1]
+    short.close()
+
+
+def test_the_process_and_what_it_started_end_when_it_is_let_go() -> None:
+    short = IsolatedFunctions([f"{FUNCTIONS}.process_ids", f"{FUNCTIONS}.starts_a_program"], timeout_s=60)
+    started = [int(float(call(short, name)[0])) for name in ("process_ids", "starts_a_program")]
+    del short
+    assert all(map(ends, started))
+
+
+PARENT = f"""
+import sys
+from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
+names = ["{FUNCTIONS}." + name for name in ("process_ids", "starts_a_program", "hanging")]
+functions = IsolatedFunctions(names, timeout_s=600)
+for name in names[:2]:
+    print(int(functions.call(name, {{"completions": ["a"]}})[0]), flush=True)
+if sys.argv[1] == "hanging":
+    functions.call(names[2], {{"prompts": ["bad"], "completions": ["a"]}})
+print("idle", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("with_children", [False, True], ids=["alone", "with its children, as Ray does"])
+@pytest.mark.parametrize("state", ["hanging", "idle"])
+def test_no_process_outlives_a_parent_that_is_killed(state: str, with_children: bool) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        started = [int(parent.stdout.readline()) for _ in range(2)]
+        assert parent.stdout.readline().strip() == {"hanging": "hangs", "idle": "idle"}[state]
+        children = psutil.Process(parent.pid).children() if with_children else []
+        for process in (parent, *children):
+            process.kill()
+        assert all(map(ends, started))
+
+
+def test_all_functions_that_cannot_be_used_are_named() -> None:
+    with pytest.raises(ValueError) as error:
+        IsolatedFunctions([f"{FUNCTIONS}.absent", f"{FUNCTIONS}.length", "nowhere.f"], timeout_s=60)
+    assert f"{FUNCTIONS}.absent cannot be imported: {FUNCTIONS} has no absent" in str(error.value)
+    assert "nowhere.f cannot be imported: there is no module nowhere in /" in str(error.value)
+    assert "length" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence"),
+    [
+        ("def f(:", "broken.f cannot be imported: SyntaxError: "),
+        ("import absent_library", "broken.f cannot be imported: ModuleNotFoundError: No module named 'absent_library'"),
+        ("{}['key']", "broken.f cannot be imported: KeyError: 'key'"),
+        ("raise SystemExit(2)", "broken.f cannot be imported: SystemExit: 2"),
+        ("import os; os._exit(5)", r"broken.f: the import ended its process \(exit code 5\)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, sentence: str
+) -> None:
+    (tmp_path / "broken.py").write_text(source, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=sentence):
+        IsolatedFunctions(["broken.f"], timeout_s=60)
+
+
+def test_the_working_directory_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A module of this name is installed too.
+    (tmp_path / "psutil.py").write_text("def mine(completions): return [7.0] * len(completions)", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = IsolatedFunctions(["psutil.mine"], timeout_s=60)
+    assert found.call("psutil.mine", {"completions": ["a"]}) == [7]
+    found.close()

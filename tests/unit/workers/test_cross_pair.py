@@ -1,0 +1,81 @@
+"""Losses that depend on all pairs of a step, or on the tokens of a pair, are the same under every split of the step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.role_groups import ActorHandle
+from mindspeed_dpo.engine.checkpoint_files import read_metadata
+from tests.support.processes import PoolGroup
+from tests.support.runs import Layout
+from tests.unit.workers.pairs import random_run
+
+pytestmark = pytest.mark.distributed
+
+ROWS = np.array([3, 0, 4, 2])
+REFERENCES = np.array([[-30, -20], [-10, -11], [-25, -40], [-7, -3]], np.float32)
+LOSSES: dict[str, dict[str, Any]] = {
+    "aot": {"dpo_loss_type": "aot"},
+    "aot_unpaired": {"dpo_loss_type": "aot_unpaired", "dpo_label_smoothing": 0.1},
+    "sft": {"dpo_loss_type": "[sigmoid,sft]", "loss_weights": "[1,0.5]"},
+    "cpo": {"dpo_loss_type": "cpo"},
+    "beta-DPO": {"beta_dpo_alpha": 0.6},
+    "LD-DPO": {"ld_alpha": 0.3},
+    "WPO": {"use_weighting": True},
+}
+SPLITS: dict[str, tuple[Layout, int | None]] = {
+    "micro-batches of 2": ((1, 1, 1), 2),
+    "two replicas": ((1, 1, 2), 1),
+    "two replicas with token budgets": ((1, 1, 2), None),
+    "two stages": ((1, 2, 1), 1),
+    "two shards": ((2, 1, 1), 4),
+}
+TOKENS = 14
+"""Of a micro-batch where no number of pairs is given: for two of the pairs, or one."""
+UNLIKE = {"tokens_computed", "micro_batches", "memory/peak_bytes", "padding_share"}
+
+
+def learn(folder: Path, layout: Layout, size: int | None, **settings: Any) -> tuple[dict[str, float], np.ndarray]:
+    """Metrics of the second of two steps, and log-probabilities afterwards."""
+    settings |= {"micro_batch_size": size, "micro_batch_tokens": None if size else TOKENS}
+    group, actor, _ = seated(folder, layout, **settings)
+    metrics = [actor.update(step, ROWS, REFERENCES) for step in range(2)]
+    logps = actor.log_probs(ROWS)
+    group.leave()
+    return metrics[1], logps
+
+
+def seated(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorHandle, RunConfig]:
+    run = random_run(folder, layout, global_batch_size=4, lr_warmup_iters=0, **settings)
+    group = PoolGroup(run, layout[0] * layout[1] * layout[2])
+    group.build("actor")
+    return group, ActorHandle(group), run
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_split_of_a_step_changes_it(name: str, tmp_path: Path) -> None:
+    whole, logps = learn(tmp_path, (1, 1, 1), 4, **LOSSES[name])
+    # Two stages draw other random weights, so they are compared with themselves.
+    for split, (layout, size) in SPLITS.items():
+        expected = learn(tmp_path, layout, 4, **LOSSES[name]) if layout[1] > 1 else (whole, logps)
+        found = learn(tmp_path, layout, size, **LOSSES[name])
+        for key in expected[0].keys() - UNLIKE:
+            assert found[0][key] == pytest.approx(expected[0][key], rel=2e-4, abs=2e-5), (split, key)
+        np.testing.assert_allclose(found[1], expected[1], rtol=2e-5, err_msg=split)
+
+
+def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
+    group, actor, _ = seated(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6)
+    actor.update(0, ROWS, REFERENCES)
+    folder = actor.save(1, {})
+    expected = actor.update(1, ROWS, REFERENCES)
+    assert read_metadata(Path(folder))["usual_margin"] != 0.0
+    group.build("actor")
+    actor.load(folder, True, True)
+    found = actor.update(1, ROWS, REFERENCES)
+    assert {**found, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}

@@ -1,0 +1,64 @@
+"""A worker process before it has a device: its meeting point, what MindSpeed is told, whose layout leads."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mindspeed_dpo.workers.worker_process import PortInUseError, WorkerProcess, megatron_settings
+from tests.unit.workers.pairs import random_run
+
+
+@pytest.fixture
+def taken_port() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def process(port: int | None, pool: str = "actor_rollout") -> WorkerProcess:
+    run: Any = SimpleNamespace(loop=SimpleNamespace(master_port=port), pools={"actor_rollout": (1,), "ref": (1,)})
+    return WorkerProcess(run, pool, ".")
+
+
+def test_a_taken_port_is_named(taken_port: int) -> None:
+    with pytest.raises(PortInUseError, match=rf"master_port={taken_port} is in use on node-3; choose another, or null"):
+        process(taken_port).meeting_point("node-3")
+
+
+def test_without_a_port_any_free_one_is_taken() -> None:
+    host, port = process(None).meeting_point("10.0.0.7").rsplit(":", 1)
+    assert host == "10.0.0.7" and 0 < int(port) < 65536
+
+
+def test_a_port_that_is_asked_for_is_kept() -> None:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        free = probe.getsockname()[1]
+    assert process(free).meeting_point("host") == f"host:{free}"
+
+
+def test_the_next_pool_meets_one_port_higher(taken_port: int) -> None:
+    with pytest.raises(PortInUseError, match=f"master_port={taken_port} is in use"):
+        process(taken_port - 1, pool="ref").meeting_point("host")
+
+
+def test_leaving_before_joining_does_nothing() -> None:
+    process(None).leave()
+
+
+@pytest.mark.parametrize(("layout", "varies"), [((1, 1, 1), False), ((2, 2, 1), True)])
+def test_mindspeed_is_told_the_sizes_of_the_role(layout: tuple[int, int, int], varies: bool, tmp_path: Path) -> None:
+    role = random_run(tmp_path, layout, seq_length=128, global_batch_size=4, micro_batch_size=2).actor
+    assert megatron_settings(role) == {
+        "seq_length": 128,
+        "num_attention_heads": 4,
+        "tensor_model_parallel_size": layout[0],
+        "variable_seq_lengths": varies,
+    }
