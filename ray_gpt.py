@@ -14,9 +14,9 @@ import shutil
 import sys
 from collections.abc import Sequence
 
-from mindspeed_dpo.config.issues import ConfigProblems
-from mindspeed_dpo.config.load import load_run, survey
-from mindspeed_dpo.config.loading.compose import available, compose
+from mindspeed_dpo.config.issues import ConfigError
+from mindspeed_dpo.config.load import load_run, validate
+from mindspeed_dpo.config.loading.compose import available_configs, compose
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
 
@@ -29,11 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.plan, options.overrides = _plan_asked(options)
         if options.config_name is None:
             print("error: --config-name is missing; there are", file=sys.stderr)
-            return _tell(available(options.config_dir))
+            return _tell(available_configs(options.config_dir))
         if options.plan:
             return _plan(options)
         run = load_run(options.config_name, options.overrides, options.config_dir)
-    except ConfigProblems as found:
+    except ConfigError as found:
         return _refuse(found.problems)
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -46,14 +46,14 @@ def _plan_asked(options: argparse.Namespace) -> tuple[bool, list[str]]:
     asked, words = options.plan, {"true": True, "false": False}
     for match in filter(None, map(PLAN.fullmatch, options.overrides)):
         if match[1].lower() not in words:
-            raise ConfigProblems([f"{match[0]} must be true or false"])
+            raise ConfigError([f"{match[0]} must be true or false"])
         asked = words[match[1].lower()]
     return asked, [text for text in options.overrides if not PLAN.fullmatch(text)]
 
 
 def _plan(options: argparse.Namespace) -> int:
     """Print what the run would do, then what keeps it from running."""
-    found = survey(compose(options.config_name, options.overrides, options.config_dir))
+    found = validate(compose(options.config_name, options.overrides, options.config_dir))
     if found.run is not None:
         preview = importlib.import_module("mindspeed_dpo.trainers.dry_run")
         width = {"width": shutil.get_terminal_size().columns} if sys.stdout.isatty() else {}

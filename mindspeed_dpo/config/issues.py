@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 
-class ConfigProblems(ValueError):
+class ConfigError(ValueError):
     """A configuration that cannot run.
 
     Attributes:
@@ -20,7 +20,7 @@ class ConfigProblems(ValueError):
         super().__init__("\n".join(self.problems))
 
 
-class Findings:
+class Issues:
     """The list being gathered. A key known to be bad is not blamed again for what follows from it."""
 
     def __init__(self) -> None:

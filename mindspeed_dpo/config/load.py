@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from mindspeed_dpo.config.issues import ConfigProblems, Findings
-from mindspeed_dpo.config.loading.compose import Composed, compose
+from mindspeed_dpo.config.issues import ConfigError, Issues
+from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
 from mindspeed_dpo.config.loading.resolve import resolve
 from mindspeed_dpo.config.loading.sections import SectionReader
 from mindspeed_dpo.config.run import RunConfig
@@ -19,7 +19,7 @@ from mindspeed_dpo.config.validation.run import check_run
 
 
 @dataclass(frozen=True)
-class Survey:
+class ValidationReport:
     """All that can be said about a configuration before it runs.
 
     Attributes:
@@ -51,30 +51,30 @@ def load_run(
         now: When the run started, for the default `output_dir`; the current time where not given.
 
     Raises:
-        ConfigProblems: With every problem found.
+        ConfigError: With every problem found.
     """
     return check(compose(config_name, overrides, config_dir), exists=exists, now=now)
 
 
 def check(
-    composed: Composed, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
+    composed: ComposedConfig, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
 ) -> RunConfig:
     """Check a composed configuration; see `load_run`."""
-    found = survey(composed, exists=exists, now=now)
+    found = validate(composed, exists=exists, now=now)
     if found.problems or found.run is None:
-        raise ConfigProblems(found.problems, found.notes)
+        raise ConfigError(found.problems, found.notes)
     return found.run
 
 
-def survey(
-    composed: Composed, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
-) -> Survey:
+def validate(
+    composed: ComposedConfig, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
+) -> ValidationReport:
     """Say all there is to say about a composed configuration, whether it can run or not."""
-    findings = Findings()
+    findings = Issues()
     sections = SectionReader(composed, findings).read()
     run = resolve(sections, now or datetime.now(), findings)
     check_run(run, findings)
     is_decided = not findings.problems
     check_paths(run, exists, findings)
     problems, notes = (tuple(dict.fromkeys(told)) for told in (findings.problems, findings.notes))
-    return Survey(dataclasses.replace(run, notes=notes) if is_decided else None, problems, notes)
+    return ValidationReport(dataclasses.replace(run, notes=notes) if is_decided else None, problems, notes)

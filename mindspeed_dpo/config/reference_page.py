@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from mindspeed_dpo.config.legacy import megatron_keys as legacy
 from mindspeed_dpo.config.legacy.aliases import ALIASES, listing
-from mindspeed_dpo.config.legacy.megatron_keys import Known
-from mindspeed_dpo.config.loading.parse import kind_of, show
-from mindspeed_dpo.config.settings.field import Declared, declared
+from mindspeed_dpo.config.legacy.megatron_keys import LegacyKey
+from mindspeed_dpo.config.loading.parse import scalar_type, format_value
+from mindspeed_dpo.config.settings.field import Setting, declared
 from mindspeed_dpo.config.settings.registry import GROUPS, ONLINE_GROUPS, SHARED_KEYS
 from mindspeed_dpo.config.settings.stage_keys import ALGORITHM, LEFTOVERS, OFFLINE_KEYS
 
@@ -33,7 +33,7 @@ _TITLES = {
     "pairing": "Pairs of an iteration",
     "reward": "Reward",
 }
-_OLDER: dict[str, Mapping[str, Known]] = {
+_OLDER: dict[str, Mapping[str, LegacyKey]] = {
     "Architecture": legacy.ARCHITECTURE,
     "Kernels and numerics": legacy.KERNELS,
     "Parallelism": legacy.PARALLELISM,
@@ -95,18 +95,18 @@ def _table(title: str, head: tuple[str, ...], rows: Iterable[tuple[str, ...]], l
     yield ""
 
 
-def _row(item: Declared) -> tuple[str, ...]:
+def _row(item: Setting) -> tuple[str, ...]:
     about = item.about
-    scalar, is_list = kind_of(item.type)
+    scalar, is_list = scalar_type(item.type)
     name = "str, or names with a str each" if scalar is dict else scalar.__name__
     kind = f"list of {name}" if is_list else name
     kind = f"{kind}, {about.unit}" if about.unit else kind
-    default = about.derived or ("required" if item.required else f"`{show(item.default)}`")
+    default = about.derived or ("required" if item.required else f"`{format_value(item.default)}`")
     mark = " †" if item.name in SHARED_KEYS else ""
     return f"`{item.name}`{mark}", kind, default, " ".join(_meaning(item))
 
 
-def _meaning(item: Declared) -> Iterator[str]:
+def _meaning(item: Setting) -> Iterator[str]:
     about = item.about
     yield about.help
     if about.check:
@@ -114,11 +114,11 @@ def _meaning(item: Declared) -> Iterator[str]:
     if about.choices:
         yield f"One of {listing(f'`{choice}`' for choice in about.choices)}."
     if about.not_yet:
-        yield f"Refused: {listing((f'`{show(value)}`' for value in about.not_yet), 'and')}."
+        yield f"Refused: {listing((f'`{format_value(value)}`' for value in about.not_yet), 'and')}."
 
 
-def _older_row(key: str, known: Known) -> tuple[str, ...]:
-    fine = ", ".join(f"`{show(value)}`" for value in known.fine if value not in ("", []))
+def _older_row(key: str, known: LegacyKey) -> tuple[str, ...]:
+    fine = ", ".join(f"`{format_value(value)}`" for value in known.fine if value not in ("", []))
     return f"`{key}`", fine or "–", "refused" if known.refused else "no effect", known.why
 
 

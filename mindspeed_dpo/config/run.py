@@ -90,9 +90,9 @@ class RoleConfig:
         return self.data.seq_length - self.rollout.max_prompt_length
 
     @property
-    def scores_by(self) -> str:
+    def reward_source(self) -> str:
         """What scores responses: `model`, `functions` or `judge`; for the last two the role's model is a stand-in."""
-        return self.reward.scores_by
+        return self.reward.reward_source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class RunConfig:
         """The pool a role (`actor`, `rollout`, `ref`, `reward`) runs on: its own, another's, else the actor's."""
         return role if role in self.pools else self.sharing.get(role, "actor_rollout")
 
-    def leader_of(self, pool: str) -> RoleConfig:
+    def layout_role(self, pool: str) -> RoleConfig:
         """The role whose layout a pool has."""
         name = "actor" if pool == "actor_rollout" else pool
         return next(role for role in self.roles if role.name == name)
@@ -193,7 +193,7 @@ class RunConfig:
 
     def _written_models(self) -> dict[str, Any]:
         """The models that are there: the rollout's is the actor's, and functions that score have none."""
-        named = [self.actor, self.ref, self.reward if self.actor.scores_by == "model" else None]
+        named = [self.actor, self.ref, self.reward if self.actor.reward_source == "model" else None]
         return {role.name: _known(role.model.as_dict()) for role in named if role is not None}
 
     def _written_pools(self) -> dict[str, list[int]]:
@@ -206,9 +206,9 @@ class RunConfig:
 def _reward_section(role: RoleConfig | None) -> dict[str, Any] | None:
     if role is None:
         return None
-    idle = {key for key, ways in REWARD_KEYS_OF.items() if role.scores_by not in ways}
+    idle = {key for key, ways in REWARD_KEYS_OF.items() if role.reward_source not in ways}
     own = {key: value for key, value in _known(vars(role.reward)).items() if key not in idle}
-    return {"model": role.name, **_frozen_part(role), **own} if role.scores_by == "model" else own
+    return {"model": role.name, **_frozen_part(role), **own} if role.reward_source == "model" else own
 
 
 def _frozen_part(role: RoleConfig) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def of_configuration(name: str, overrides: tuple[str, ...], config_dir: str | No
     compose = importlib.import_module("mindspeed_dpo.config.loading.compose")
     try:
         composed = compose.compose(name, overrides, config_dir)
-    except problems.ConfigProblems as error:
+    except problems.ConfigError as error:
         return Request("auto", name=name, problems=error.problems)
     asked: list[str] = []
 
@@ -76,7 +76,7 @@ def of_configuration(name: str, overrides: tuple[str, ...], config_dir: str | No
         asked.append(path)
         return True
 
-    found = load.survey(composed, exists=exists)
+    found = load.validate(composed, exists=exists)
     if found.run is None:
         return Request("auto", name=name, problems=found.problems)
     loop = found.run.loop

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mindspeed_dpo.config.estimates.summary import memory_of, seats, show_bytes, work_lines
+from mindspeed_dpo.config.estimates.summary import device_memory, role_layouts, format_bytes, workload_lines
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
@@ -38,8 +38,8 @@ def preview(run: RunConfig, width: int = WIDE) -> str:
     out.print(f"plan of {run.name}: nothing is started")
     for section, settings in settings_by_section(run):
         _show(out, section, ("key", "value", "from"), settings)
-    _show(out, "roles", ("role", "pool", "processes per node", "layout"), seats(run))
-    _show(out, "a step", ("",), ([line] for line in work_lines(run)))
+    _show(out, "roles", ("role", "pool", "processes per node", "layout"), role_layouts(run))
+    _show(out, "a step", ("",), ([line] for line in workload_lines(run)))
     _show(out, "length", ("", ""), _length(run))
     _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
     _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
@@ -74,9 +74,9 @@ def _environment(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _memory(run: RunConfig) -> Iterator[tuple[str, str, str]]:
-    for pool, parts in memory_of(run).items():
-        yield from ((pool, name, show_bytes(size)) for name, size in parts)
-        yield pool, "together", show_bytes(sum(size for _, size in parts))
+    for pool, parts in device_memory(run).items():
+        yield from ((pool, name, format_bytes(size)) for name, size in parts)
+        yield pool, "together", format_bytes(sum(size for _, size in parts))
 
 
 def _length(run: RunConfig) -> Iterator[tuple[str, str]]:

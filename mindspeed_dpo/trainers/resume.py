@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.engine.checkpoint_files import (
@@ -213,10 +213,10 @@ def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) 
             f"{folder} holds adapters only; continue its run with resume_from and load={saved['base']}, or {start}, "
             "which merges them"
         )
-    if not (settings.is_on and settings.describes(trained)):
+    if not (settings.is_on and settings.is_compatible_with(trained)):
         raise CheckpointError(
-            f"{folder} holds adapters of other settings; continue it with lora_target_modules={show(trained.modules)}, "
-            f"lora_r={trained.lora_r}, lora_alpha={trained.lora_alpha:g} and use_rslora={show(trained.use_rslora)}"
+            f"{folder} holds adapters of other settings; continue it with lora_target_modules={format_value(trained.modules)}, "
+            f"lora_r={trained.lora_r}, lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)
     if source is not None and base_mark(source) != saved["base_mark"]:

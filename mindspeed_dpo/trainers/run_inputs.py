@@ -121,7 +121,7 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
     assert role is not None
     check_functions(role.reward)
     check_reward_tokenizer(config, prompts)
-    if role.scores_by == "model" and not is_classifier(role):
+    if role.reward_source == "model" and not is_classifier(role):
         check_weights(role)
 
 

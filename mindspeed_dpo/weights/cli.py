@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from mindspeed_dpo.config.settings.lora import TARGETS, AdapterConfig
+from mindspeed_dpo.config.settings.lora import LORA_TARGETS, AdapterConfig
 from mindspeed_dpo.weights.convert import Request
 from mindspeed_dpo.weights.dtype_cast import DTYPES
 from mindspeed_dpo.weights.errors import WeightsError
@@ -170,9 +170,9 @@ def parse(arguments: Sequence[str]) -> Request:
 
 def _adapter_wishes(flags: argparse.Namespace) -> dict[str, object]:
     """What the flags say about adapters, by setting."""
-    unknown = [name for name in flags.lora_target_modules or () if name not in TARGETS]
+    unknown = [name for name in flags.lora_target_modules or () if name not in LORA_TARGETS]
     if unknown:
-        raise UsageError(f"--lora-target-modules: {unknown[0]} has no adapter; choose among {', '.join(TARGETS)}")
+        raise UsageError(f"--lora-target-modules: {unknown[0]} has no adapter; choose among {', '.join(LORA_TARGETS)}")
     if flags.save_lora_to_hf and flags.save_model_type != "hf":
         raise UsageError("--save-lora-to-hf writes for Hugging Face's PEFT; give --save-model-type hf")
     modules = AdapterConfig(lora_target_modules=tuple(flags.lora_target_modules or ())).modules

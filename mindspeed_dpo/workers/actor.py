@@ -96,7 +96,7 @@ class ActorWorker:
 
     def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
-        ahead = self.engine.score(batches) if self.role.loss.looks_ahead else None
+        ahead = self.engine.score(batches) if self.role.loss.needs_step_logps else None
         across = self._across(batches, ahead, num_pairs, adapt=True)
 
         def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:

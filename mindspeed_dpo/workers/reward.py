@@ -40,7 +40,7 @@ class RewardWorker:
         self._place = seat.place
         self._penalty = role.pairing.missing_eos_penalty
         self._stops = role.reward.reward_failure == "stop"
-        self._scorer = SCORERS[role.reward.scores_by](seat, role, dataset)
+        self._scorer = SCORERS[role.reward.reward_source](seat, role, dataset)
 
     def score(self, rollouts: RolloutBatch) -> Scored | None:
         """Score this replica's share of the rollouts of all replicas.

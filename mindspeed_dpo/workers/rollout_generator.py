@@ -39,7 +39,7 @@ def answering(seat: Seat, role: RoleConfig, policy: RolloutModel, place: Place) 
         place: Of this process among the rollout's.
     """
     settings, length, stops, seed = role.rollout, role.max_new_tokens, stop_ids(role), seat.run.loop.seed
-    if not role.pairing.meets_another:
+    if not role.pairing.samples_from_reference:
         return Generator(policy, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
     other = _other(seat, role, policy, place)
     return Duel.between(policy, other, settings, max_new_tokens=length, stop_ids=stops, seed=seed)

@@ -70,7 +70,7 @@ class WorkerProcess:
         os.chdir(self._working_dir)
         self._log = start_logging(self.run.loop.output_dir, self.pool, rank)
         logging.captureWarnings(True)
-        role = self.run.leader_of(self.pool)
+        role = self.run.layout_role(self.pool)
         if role.precision.use_deter_comp:
             make_deterministic(find_accelerator(self.run.loop.device).kind)
         patience = role.parallel.distributed_timeout_minutes

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.trainers import build_online
@@ -90,12 +90,12 @@ def test_a_key_changes_the_plan(key: str) -> None:
 
 
 def test_float16_is_refused() -> None:
-    with pytest.raises(ConfigProblems, match="fp16=true is refused: float16 is not implemented yet"):
+    with pytest.raises(ConfigError, match="fp16=true is refused: float16 is not implemented yet"):
         offline({"fp16": True})
 
 
 def test_answers_that_are_all_alike_are_refused() -> None:
-    with pytest.raises(ConfigProblems, match="do_sample=false is refused: without sampling the answers to a prompt"):
+    with pytest.raises(ConfigError, match="do_sample=false is refused: without sampling the answers to a prompt"):
         online({"do_sample": False})
 
 
@@ -127,7 +127,7 @@ def test_distributed_timeout_minutes_reaches_the_process_group(monkeypatch: pyte
 
 def test_tokenizer_type_takes_two_names_for_one_thing() -> None:
     assert offline({"tokenizer_type": "HuggingFaceTokenizer"}).actor.data.tokenizer_type == "HuggingFaceTokenizer"
-    with pytest.raises(ConfigProblems, match="tokenizer_type=GPT2BPETokenizer is not known"):
+    with pytest.raises(ConfigError, match="tokenizer_type=GPT2BPETokenizer is not known"):
         offline({"tokenizer_type": "GPT2BPETokenizer"})
 
 

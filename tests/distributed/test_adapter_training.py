@@ -166,7 +166,7 @@ def test_what_was_trained_is_the_same_for_peft_and_merged(policy: Path, tmp_path
     torch.testing.assert_close(merged, beside, rtol=0, atol=1e-5)
     assert torch.equal(beside, exported)
     again = open_adapter(tmp_path / "peft")
-    assert again.settings.describes(run.actor.adapters)
+    assert again.settings.is_compatible_with(run.actor.adapters)
     source = open_weights(saved)
     (tensor,) = [t for name, t in source.hf_tensors(source.model_config()) if name.endswith("1.mlp.up_proj.weight")]
     assert torch.equal(tensor, base_model(tmp_path / "hf").model.layers[1].mlp.up_proj.weight)

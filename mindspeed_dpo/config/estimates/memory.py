@@ -23,7 +23,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.lora import FUSED
+from mindspeed_dpo.config.settings.lora import FUSED_MODULES
 from mindspeed_dpo.config.settings.model import ModelConfig
 
 PAIR = 2
@@ -48,7 +48,7 @@ def parameters(model: ModelConfig, *, scores: bool = False) -> int:
 
 
 class MultiplyAdds(NamedTuple):
-    """Work of a forward pass, in multiply-adds; a backward pass is twice as much.
+    """Workload of a forward pass, in multiply-adds; a backward pass is twice as much.
 
     Attributes:
         row: Of a token in all layers, attention left out.
@@ -131,7 +131,7 @@ def merged_bytes(role: RoleConfig) -> int:
         "linear_fc1": 2 * hidden * model.ffn_hidden_size,
         "linear_fc2": hidden * model.ffn_hidden_size,
     }
-    copied = sum(size for fused, size in sizes.items() if set(FUSED[fused]) & set(role.adapters.modules))
+    copied = sum(size for fused, size in sizes.items() if set(FUSED_MODULES[fused]) & set(role.adapters.modules))
     layers = model.num_layers // parallel.pipeline_model_parallel_size
     return layers * copied // parallel.tensor_model_parallel_size * _element(role)
 

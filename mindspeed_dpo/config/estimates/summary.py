@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.workload import work_of
+from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.legacy.aliases import listing
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.online import NASH_MD
 from mindspeed_dpo.config.settings.optimization import BatchConfig
@@ -22,28 +22,28 @@ MIB = 2**20
 def plan_lines(run: RunConfig) -> list[str]:
     """The plan of a run, a line each, for people."""
     first = f"plan: {run.loop.stage}, {run.loop.train_iters} steps"
-    return [first, *_seat_lines(run), *work_lines(run), *_memory_lines(run)]
+    return [first, *_seat_lines(run), *workload_lines(run), *_memory_lines(run)]
 
 
 def _seat_lines(run: RunConfig) -> Iterator[str]:
-    for role, pool, nodes, what in seats(run):
+    for role, pool, nodes, what in role_layouts(run):
         yield f"{role} on {pool} {nodes}: {what}"
     if run.actor.adapters.is_on:
         count = memory.adapter_parameters(run.actor)
         yield f"adapters of {listing(run.actor.adapters.modules, 'and')}: {count:,} parameters learn"
 
 
-def seats(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
+def role_layouts(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
     """For each role: its name, its pool, the pool's processes per node, its layout or what it does instead."""
     for role in run.roles:
         pool = run.pool_of(role.name)
-        yield role.name, pool, show(run.pools[pool]), _does(run, role)
+        yield role.name, pool, format_value(run.pools[pool]), _does(run, role)
 
 
 def _does(run: RunConfig, role: RoleConfig) -> str:
-    if role.name == "reward" and role.scores_by != "model":
-        named = role.reward.reward_functions if role.scores_by == "functions" else (role.reward.judge,)
-        return f"{role.scores_by} {', '.join(map(str, named))}"
+    if role.name == "reward" and role.reward_source != "model":
+        named = role.reward.reward_functions if role.reward_source == "functions" else (role.reward.judge,)
+        return f"{role.reward_source} {', '.join(map(str, named))}"
     if role.name == "ref" and run.is_ref_within_actor:
         return f"the actor with its adapters off, {'once before training' if _is_cached(role) else 'at each step'}"
     if _is_cached(role):
@@ -54,7 +54,7 @@ def _does(run: RunConfig, role: RoleConfig) -> str:
     return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
 
 
-def work_lines(run: RunConfig) -> Iterator[str]:
+def workload_lines(run: RunConfig) -> Iterator[str]:
     """How much a step is."""
     actor, replicas = run.actor, _count(run.data_parallel_size("actor"), "replica")
     batch, micro = actor.batch, _micro_batch(actor.batch)
@@ -66,7 +66,7 @@ def work_lines(run: RunConfig) -> Iterator[str]:
         yield f"a step: {batch.global_batch_size} pairs, on {replicas} {count} of {micro}"
         yield f"a sequence: at most {actor.data.seq_length} tokens"
         return
-    work, rollout = work_of(run), actor.rollout
+    work, rollout = iteration_workload(run), actor.rollout
     mini, steps = _count(work.mini_batch, "pair"), _count(work.optimizer_steps, "optimizer step")
     yield (
         f"a step: {work.prompts} prompts x {rollout.n_samples_per_prompt} = {work.responses} responses, at most "
@@ -76,7 +76,7 @@ def work_lines(run: RunConfig) -> Iterator[str]:
     ahead = ", an iteration ahead of learning" if rollout.rollout_staleness else ""
     yield (
         f"generating: {_count(run.data_parallel_size('rollout'), 'replica')} x "
-        f"{_count(work.prompts_of_replica, 'prompt')}, {work.slots} responses at once{ahead}"
+        f"{_count(work.prompts_per_replica, 'prompt')}, {work.slots} responses at once{ahead}"
     )
     yield (
         f"learning: {_count(actor.pairing.ppo_epochs, 'pass', 'es')} in mini-batches of {mini}, at most {steps}; "
@@ -93,13 +93,13 @@ def _micro_batch(batch: BatchConfig) -> str:
 
 
 def _memory_lines(run: RunConfig) -> Iterator[str]:
-    for pool, parts in memory_of(run).items():
-        told = ", ".join(f"{name} {show_bytes(size)}" for name, size in parts)
-        total = show_bytes(sum(size for _, size in parts))
+    for pool, parts in device_memory(run).items():
+        told = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts)
+        total = format_bytes(sum(size for _, size in parts))
         yield f"a device of {pool}, estimated: {total}" + (f" ({told})" if told else "")
 
 
-def memory_of(run: RunConfig) -> dict[str, list[tuple[str, int]]]:
+def device_memory(run: RunConfig) -> dict[str, list[tuple[str, int]]]:
     """What a device of each pool will hold, estimated: pool to parts and their bytes."""
     seated = {pool: [role for role in run.roles if run.pool_of(role.name) == pool] for pool in run.pools}
     return {
@@ -118,12 +118,12 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
         yield from _alternating(run, role)
     elif role.name == "rollout":
         yield "rollout weights", 0 if rollout_in_place(run) else memory.weight_bytes(role)
-        yield "rollout cache", memory.cache_bytes(role, work_of(run).reserved_tokens)
-        if role.pairing.meets_another:
+        yield "rollout cache", memory.cache_bytes(role, iteration_workload(run).reserved_tokens)
+        if role.pairing.samples_from_reference:
             yield from _met(run, role)
     elif role.name == "ref" and run.is_ref_within_actor:
         return
-    elif not (role.name == "reward" and role.scores_by != "model") and not _is_cached(role):
+    elif not (role.name == "reward" and role.reward_source != "model") and not _is_cached(role):
         yield f"{role.name} weights", memory.weight_bytes(role, scores=role.name == "reward")
 
 
@@ -146,7 +146,7 @@ def _met(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:
     ref = replace(run.ref, parallel=rollout.parallel)
     yield "reference weights", memory.weight_bytes(ref)
     if rollout.pairing.online_method == NASH_MD:
-        yield "reference cache", memory.cache_bytes(ref, work_of(run).reserved_tokens)
+        yield "reference cache", memory.cache_bytes(ref, iteration_workload(run).reserved_tokens)
 
 
 def rollout_in_place(run: RunConfig) -> bool:
@@ -171,6 +171,6 @@ def _count(number: int, what: str, plural: str = "s") -> str:
     return f"{number} {what}{'' if number == 1 else plural}"
 
 
-def show_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A size for people."""
     return f"{size / MIB / 1024:.1f} GiB" if size >= 1024 * MIB else f"{size / MIB:.1f} MiB"

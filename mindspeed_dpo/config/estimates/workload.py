@@ -12,7 +12,7 @@ CACHE_BLOCK = 64
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """One iteration.
 
     Attributes:
@@ -21,7 +21,7 @@ class Work:
         pairs: Most there can be; prompts whose responses score alike have none.
         mini_batch: Most pairs of one optimizer step.
         optimizer_steps: Most there can be, all epochs together.
-        prompts_of_replica: Most prompts that one rollout replica answers.
+        prompts_per_replica: Most prompts that one rollout replica answers.
         slots: Most responses that one rollout replica decodes at once.
         capacity: Tokens for which the cache has room in one response: prompt and answer, in whole blocks.
         cache_tokens: Most tokens in the cache of one rollout replica.
@@ -33,14 +33,14 @@ class Work:
     pairs: int
     mini_batch: int
     optimizer_steps: int
-    prompts_of_replica: int
+    prompts_per_replica: int
     slots: int
     capacity: int
     cache_tokens: int
     reserved_tokens: int
 
 
-def work_of(run: RunConfig) -> Work:
+def iteration_workload(run: RunConfig) -> Workload:
     """The work of one iteration of an online run."""
     actor, rollout, pairing = run.actor, run.actor.rollout, run.actor.pairing
     prompts, count = actor.batch.global_batch_size, rollout.n_samples_per_prompt
@@ -49,16 +49,16 @@ def work_of(run: RunConfig) -> Work:
     pairs = prompts * (math.comb(count, 2) if pairing.pair_selection == "all" else 1)
     share = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))
     # Where two models answer, they do so one after the other.
-    at_once = 1 if pairing.meets_another else count
+    at_once = 1 if pairing.samples_from_reference else count
     slots = min(rollout.rollout_slots, min(rollout.num_samples_per_step or share, share) * at_once)
     capacity = math.ceil(actor.data.seq_length / CACHE_BLOCK) * CACHE_BLOCK
-    return Work(
+    return Workload(
         prompts=prompts,
         responses=prompts * count,
         pairs=pairs,
         mini_batch=math.ceil(pairs / steps),
         optimizer_steps=pairing.ppo_epochs * steps,
-        prompts_of_replica=share,
+        prompts_per_replica=share,
         slots=slots,
         capacity=capacity,
         cache_tokens=slots * capacity,

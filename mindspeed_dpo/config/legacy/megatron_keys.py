@@ -11,7 +11,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Known:
+class LegacyKey:
     """A key that is known but is no setting.
 
     Attributes:
@@ -25,14 +25,14 @@ class Known:
     fine: tuple[Any, ...]
 
 
-def no_effect(why: str, *fine: Any) -> Known:
+def no_effect(why: str, *fine: Any) -> LegacyKey:
     """A key that is accepted and reported."""
-    return Known(why, False, fine)
+    return LegacyKey(why, False, fine)
 
 
-def only(why: str, *fine: Any) -> Known:
+def only(why: str, *fine: Any) -> LegacyKey:
     """A key that may have the values `fine` and no other."""
-    return Known(why, True, fine)
+    return LegacyKey(why, True, fine)
 
 
 _KERNEL = no_effect("each device picks its kernels, and they do not change results")
@@ -41,7 +41,7 @@ _SIMPO = no_effect("SimPO is dpo_loss_type: simpo, with dpo_beta and dpo_label_s
 _LOADER = no_effect("rows are read in place from the preprocessed files, without loader processes or index caches")
 _NEVER_PADDED = no_effect("sequences are never padded to a common length", True)
 
-ARCHITECTURE: dict[str, Known] = {
+ARCHITECTURE: dict[str, LegacyKey] = {
     "use_mcore_models": only("every model is built on megatron-core", True),
     "position_embedding_type": only("only rotary positions are implemented", "rope"),
     "use_rotary_position_embeddings": only("only rotary positions are implemented", True),
@@ -61,7 +61,7 @@ ARCHITECTURE: dict[str, Known] = {
     "spec": no_effect("the layers follow from the model's settings"),
 }
 
-KERNELS: dict[str, Known] = {
+KERNELS: dict[str, LegacyKey] = {
     "attention_softmax_in_fp32": no_effect("the softmax of attention is always computed in float32", True),
     "no_masked_softmax_fusion": _KERNEL,
     "no_gradient_accumulation_fusion": _KERNEL,
@@ -77,7 +77,7 @@ KERNELS: dict[str, Known] = {
     "optimizer_selection": no_effect("each device picks its Adam kernel"),
 }
 
-PARALLELISM: dict[str, Known] = {
+PARALLELISM: dict[str, LegacyKey] = {
     "expert_model_parallel_size": only("expert parallelism is not implemented yet", 1),
     "expert_tensor_parallel_size": only("expert parallelism is not implemented yet", 1),
     "num_layer_list": only("stages of unequal depth are not implemented yet", ""),
@@ -85,7 +85,7 @@ PARALLELISM: dict[str, Known] = {
     "use_tp_pp_dp_mapping": only("this order of ranks is not implemented yet", False),
 }
 
-EXPERTS: dict[str, Known] = {
+EXPERTS: dict[str, LegacyKey] = {
     "num_experts": only("mixture of experts is not implemented yet", 0),
     **dict.fromkeys(
         (
@@ -109,7 +109,7 @@ EXPERTS: dict[str, Known] = {
     ),
 }
 
-DATA: dict[str, Known] = {
+DATA: dict[str, LegacyKey] = {
     "is_instruction_dataset": no_effect("the stage decides which data is read", True, False),
     "is_pairwise_dataset": no_effect("stage dpo always reads pairs", True),
     "variable_seq_lengths": _NEVER_PADDED,
@@ -128,7 +128,7 @@ DATA: dict[str, Known] = {
     "exit_on_missing_checkpoint": no_effect("a missing checkpoint always stops the run", True),
 }
 
-OTHER_METHODS: dict[str, Known] = {
+OTHER_METHODS: dict[str, LegacyKey] = {
     "lora_ckpt_filter": no_effect("with adapters a checkpoint always holds them and not the weights beneath", True),
     "lora_fusion": no_effect("it overlaps communication with computation and does not change results", False),
     "lora_modules_to_save": only("beside adapters no other weights are trained", []),
@@ -139,7 +139,7 @@ OTHER_METHODS: dict[str, Known] = {
     "simpo_label_smoothing": _SIMPO,
 }
 
-ROLE_KEYS: dict[str, Known] = {
+ROLE_KEYS: dict[str, LegacyKey] = {
     **ARCHITECTURE,
     **KERNELS,
     **PARALLELISM,
@@ -147,10 +147,10 @@ ROLE_KEYS: dict[str, Known] = {
     **DATA,
     **OTHER_METHODS,
 }
-"""Known keys of `training`, `megatron_training`, the roles and model files."""
+"""LegacyKey keys of `training`, `megatron_training`, the roles and model files."""
 
 _PROFILE = no_effect("profiling is not implemented yet")
-PROFILER: dict[str, Known] = {
+PROFILER: dict[str, LegacyKey] = {
     "profile": only("profiling is not implemented yet", False),
     **dict.fromkeys(
         (
@@ -174,4 +174,4 @@ PROFILER: dict[str, Known] = {
         _PROFILE,
     ),
 }
-"""Known keys of `profiler_config.integrated`."""
+"""LegacyKey keys of `profiler_config.integrated`."""

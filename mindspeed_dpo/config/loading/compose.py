@@ -22,15 +22,15 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy.aliases import canonical, did_you_mean, listing, plain
 
-SHIPPED = Path(__file__).resolve().parents[2] / "configs" / "rlxf"
+SHIPPED_CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "rlxf"
 _KEPT_AS_WRITTEN = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
 
 
 @dataclass(frozen=True)
-class Composed:
+class ComposedConfig:
     """A composed configuration.
 
     Attributes:
@@ -44,23 +44,23 @@ class Composed:
     overrides: dict[str, str]
 
 
-def available(config_dir: str | Path | None = None) -> list[str]:
+def available_configs(config_dir: str | Path | None = None) -> list[str]:
     """Names of the configurations in `config_dir` and of those shipped."""
     return sorted({path.stem for folder in _folders(config_dir) for path in folder.glob("*.yaml")})
 
 
-def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> Composed:
+def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> ComposedConfig:
     """Compose a configuration from `config_dir`, else from the shipped ones, with overrides such as `training.lr=1e-6`.
 
     Model files are looked for in the folder `model` beside or above the configuration, then among the shipped ones.
 
     Raises:
-        ConfigProblems: There is no such configuration or model file, or a text cannot be read.
+        ConfigError: There is no such configuration or model file, or a text cannot be read.
     """
     name = config_name.removesuffix(".yaml")
-    known = available(config_dir)
+    known = available_configs(config_dir)
     if name not in known:
-        raise ConfigProblems([f"--config-name {name}: there is no such configuration{did_you_mean(name, known)}"])
+        raise ConfigError([f"--config-name {name}: there is no such configuration{did_you_mean(name, known)}"])
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
     search = ",".join(_quoted(f"file://{folder}") for folder in [*folders[1:], *beside])
@@ -73,23 +73,23 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
-        raise ConfigProblems([f"{name}.yaml: {_missing(error, models)}"]) from error
+        raise ConfigError([f"{name}.yaml: {_missing(error, models)}"]) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
-        raise ConfigProblems([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
+        raise ConfigError([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
     if not isinstance(tree, dict):
-        raise ConfigProblems([f"{name}.yaml: must hold sections such as training, got a list"])
+        raise ConfigError([f"{name}.yaml: must hold sections such as training, got a list"])
     for text in overrides:
         _drop_other_spellings(tree, _key_of(text).split("."))
-    return Composed(name, {str(key): value for key, value in tree.items()}, {plain(_key_of(o)): o for o in overrides})
+    return ComposedConfig(name, {str(key): value for key, value in tree.items()}, {plain(_key_of(o)): o for o in overrides})
 
 
 def _folders(config_dir: str | Path | None) -> list[Path]:
     if config_dir is None:
-        return [SHIPPED]
+        return [SHIPPED_CONFIGS]
     folder = Path(config_dir).expanduser().resolve()
     if not folder.is_dir():
-        raise ConfigProblems([f"--config-dir {config_dir}: there is no such folder"])
-    return list(dict.fromkeys([folder, SHIPPED]))
+        raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
+    return list(dict.fromkeys([folder, SHIPPED_CONFIGS]))
 
 
 def _all_prepared(overrides: Iterable[str]) -> list[str]:
@@ -101,7 +101,7 @@ def _all_prepared(overrides: Iterable[str]) -> list[str]:
             reason = " ".join(str(error).split())
             problems.append(f"override {text} cannot be read; write section.key=value ({reason})")
     if problems:
-        raise ConfigProblems(problems)
+        raise ConfigError(problems)
     return prepared
 
 

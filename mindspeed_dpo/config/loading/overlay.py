@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from mindspeed_dpo.config.issues import Findings
+from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy.aliases import did_you_mean, listing
 from mindspeed_dpo.config.loading.sections import Sections, Values
 from mindspeed_dpo.config.settings.field import declared
@@ -13,7 +13,7 @@ from mindspeed_dpo.config.settings.registry import SHARED_KEYS, stand_in
 Group = TypeVar("Group")
 
 
-def settle_shared(sections: Sections, findings: Findings) -> None:
+def settle_shared(sections: Sections, findings: Issues) -> None:
     """Move what holds for the whole run into `training`; a role may repeat it, not differ."""
     for key in SHARED_KEYS:
         for role in sections.roles.values():
@@ -27,13 +27,13 @@ def settle_shared(sections: Sections, findings: Findings) -> None:
                 )
 
 
-def layered(sections: Sections, role: str, findings: Findings) -> Values:
+def layered(sections: Sections, role: str, findings: Issues) -> Values:
     """What holds for a role, by key."""
     model = sections.models.get(_model_name(sections, role, findings), {})
     return {**model, **sections.training, **sections.roles.get(role, {})}
 
 
-def build(kind: type[Group], values: Values, findings: Findings, where: str) -> Group:
+def build(kind: type[Group], values: Values, findings: Issues, where: str) -> Group:
     """One group of settings; a required one that is missing is a problem and gets a stand-in."""
     chosen: dict[str, Any] = {}
     for key, item in declared(kind).items():
@@ -54,7 +54,7 @@ def value_of(values: Values, key: str) -> Any:
     return given.value if given else None
 
 
-def _model_name(sections: Sections, role: str, findings: Findings) -> str:
+def _model_name(sections: Sections, role: str, findings: Issues) -> str:
     """The model block of a role; where the file has only one, it need not be named."""
     known = list(sections.models)
     name = sections.model_of.get(role) or (known[0] if len(known) == 1 else "")

@@ -10,21 +10,21 @@ from typing import Any
 
 from mindspeed_dpo.config.legacy.aliases import did_you_mean, listing
 from mindspeed_dpo.config.settings.evaluation import GIVEN
-from mindspeed_dpo.config.settings.field import Declared, Setting
+from mindspeed_dpo.config.settings.field import Setting, SettingInfo
 
 
-def show(value: object) -> str:
+def format_value(value: object) -> str:
     """A value as YAML would write it."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
-        return f"[{', '.join(map(show, value))}]"
+        return f"[{', '.join(map(format_value, value))}]"
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}: {show(item)}' for name, item in value.items())}}}"
+        return f"{{{', '.join(f'{name}: {format_value(item)}' for name, item in value.items())}}}"
     return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
 
 
-def coerce(value: Any, declared: Declared) -> Any:
+def coerce(value: Any, declared: Setting) -> Any:
     """Read `value` as the declared type and apply the setting's own conditions.
 
     Null, and empty text where text may be absent, come back as None: not given.
@@ -32,7 +32,7 @@ def coerce(value: Any, declared: Declared) -> Any:
     Raises:
         ValueError: The value does not fit; the text finishes the sentence "key=value …".
     """
-    kind, is_list = kind_of(declared.type)
+    kind, is_list = scalar_type(declared.type)
     if value is None or (value == "" and (kind in (str, dict) or is_list)):
         return None
     read = tuple(map(_READERS[kind], _items(value))) if is_list else _READERS[kind](value)
@@ -44,7 +44,7 @@ def coerce(value: Any, declared: Declared) -> Any:
     return read
 
 
-def kind_of(declared_type: Any) -> tuple[type, bool]:
+def scalar_type(declared_type: Any) -> tuple[type, bool]:
     """The scalar type behind a declared one, None left out, and whether a list of it is declared."""
     inside = typing.get_args(declared_type) or (declared_type,)
     kind = next(item for item in inside if item is not type(None))
@@ -60,7 +60,7 @@ def _items(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _choose(value: Any, about: Setting) -> None:
+def _choose(value: Any, about: SettingInfo) -> None:
     """Refuse what is not among the choices; each item of a list has them."""
     if about.not_yet and value in about.not_yet:
         raise ValueError(f"is refused: {about.not_yet[value]}")

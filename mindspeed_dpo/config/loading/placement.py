@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mindspeed_dpo.config.issues import Findings
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.issues import Issues
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.loading.sections import ALL_POOLS, Sections
 from mindspeed_dpo.config.settings.online import RolloutConfig
 
@@ -13,7 +13,7 @@ Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Seats:
+class PoolAssignment:
     """Where roles sit.
 
     Attributes:
@@ -29,7 +29,7 @@ class Seats:
         return role if role in self.pools else self.sharing.get(role, "actor_rollout")
 
 
-def carve(sizes: Sizes, count: int) -> tuple[Sizes, Sizes]:
+def split_pool(sizes: Sizes, count: int) -> tuple[Sizes, Sizes]:
     """Cut the last `count` processes off a pool: what stays and what was cut, each per node, in order."""
     front, tail = list(sizes), list[int]()
     while count:
@@ -42,7 +42,7 @@ def carve(sizes: Sizes, count: int) -> tuple[Sizes, Sizes]:
     return tuple(front), tuple(tail)
 
 
-def seat(sections: Sections, replica: int, rollout: RolloutConfig, online: bool, findings: Findings) -> Seats:
+def seat(sections: Sections, replica: int, rollout: RolloutConfig, online: bool, findings: Issues) -> PoolAssignment:
     """Seat the roles of a file.
 
     Args:
@@ -59,11 +59,11 @@ def seat(sections: Sections, replica: int, rollout: RolloutConfig, online: bool,
     pools = {"actor_rollout": whole}
     if online:
         _, infer = _counted(rollout, whole, findings)
-        pools["actor_rollout"], tail = carve(whole, infer)
+        pools["actor_rollout"], tail = split_pool(whole, infer)
         pools.update({"rollout": tail} if tail else {})
     pools.update({name: sizes for name, sizes in sections.pools.items() if name != "actor_rollout"})
     ordered = {name: pools[name] for name in ALL_POOLS if name in pools}
-    return Seats(ordered, _sharing(sections.same_pool, ordered, findings))
+    return PoolAssignment(ordered, _sharing(sections.same_pool, ordered, findings))
 
 
 def with_devices(rollout: RolloutConfig, pools: dict[str, Sizes]) -> RolloutConfig:
@@ -72,7 +72,7 @@ def with_devices(rollout: RolloutConfig, pools: dict[str, Sizes]) -> RolloutConf
     return replace(rollout, num_gpus_for_train=train, num_gpus_for_infer=infer)
 
 
-def _counted(rollout: RolloutConfig, whole: Sizes, findings: Findings) -> tuple[int, int]:
+def _counted(rollout: RolloutConfig, whole: Sizes, findings: Issues) -> tuple[int, int]:
     """Devices that train and that only generate; one that is not given is what the other leaves."""
     total = sum(whole)
     train, infer = rollout.num_gpus_for_train, rollout.num_gpus_for_infer
@@ -83,15 +83,15 @@ def _counted(rollout: RolloutConfig, whole: Sizes, findings: Findings) -> tuple[
     if train >= 1 and (infer or 0) >= 0 and train + (infer or 0) == total:
         return train, infer or 0
     findings.problem(
-        f"num_gpus_for_train={show(rollout.num_gpus_for_train)} and num_gpus_for_infer="
-        f"{show(rollout.num_gpus_for_infer)} must add up to the {total} processes of resource_pool.actor_rollout="
-        f"{show(whole)}, with one or more to train",
+        f"num_gpus_for_train={format_value(rollout.num_gpus_for_train)} and num_gpus_for_infer="
+        f"{format_value(rollout.num_gpus_for_infer)} must add up to the {total} processes of resource_pool.actor_rollout="
+        f"{format_value(whole)}, with one or more to train",
         *("num_gpus_for_train", "num_gpus_for_infer", "actor_rollout"),
     )
     return total, 0
 
 
-def _sharing(same_pool: dict[str, str], pools: dict[str, Sizes], findings: Findings) -> dict[str, str]:
+def _sharing(same_pool: dict[str, str], pools: dict[str, Sizes], findings: Issues) -> dict[str, str]:
     """Follow each name to a pool there is; who names one that is not there sits where its role sits."""
     found = {}
     for role in same_pool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.registry import REWARD_KEYS, SETTINGS
 
@@ -37,7 +37,7 @@ def _rows(run: RunConfig, owner: str, block: dict[str, Any]) -> list[Resolved]:
     if owner != "loop" and _has_nothing_of_its_own(run, owner):
         return [Resolved("all", "", OF_ACTOR)]
     return [
-        Resolved(key, show(value), source_of(run, owner, key, value)) for key, value in block.items() if key != "model"
+        Resolved(key, format_value(value), source_of(run, owner, key, value)) for key, value in block.items() if key != "model"
     ]
 
 
@@ -55,7 +55,7 @@ def source_of(run: RunConfig, owner: str, key: str, value: Any) -> str:
     origin = next((run.origins[name] for name in names if name in run.origins), None)
     if origin is not None and origin.written is not None:
         changed = _plain(origin.written) != _plain(value)
-        return f"derived from {show(origin.written)} in {origin.source}" if changed else origin.source
+        return f"derived from {format_value(origin.written)} in {origin.source}" if changed else origin.source
     item = SETTINGS[key]
     if not item.required and _plain(item.default) == _plain(value):
         return "default"

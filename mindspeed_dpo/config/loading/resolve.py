@@ -8,10 +8,10 @@ from __future__ import annotations
 import dataclasses
 from datetime import datetime
 
-from mindspeed_dpo.config.issues import Findings
+from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.loading.overlay import build, layered, settle_shared
 from mindspeed_dpo.config.loading.placement import seat, with_devices
-from mindspeed_dpo.config.loading.role_defaults import Casting, usable
+from mindspeed_dpo.config.loading.role_defaults import RoleBuilder, usable
 from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.loading.unused_keys import drop_idle, is_online
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -22,7 +22,7 @@ from mindspeed_dpo.config.settings.trackers import unused, with_trackers
 from mindspeed_dpo.config.settings.training import LoopConfig
 
 
-def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
+def resolve(sections: Sections, now: datetime, findings: Issues) -> RunConfig:
     """Layer, build and fill in. With problems among `findings` the result is only good for finding more of them."""
     settle_shared(sections, findings)
     drop_idle(sections, findings)
@@ -40,7 +40,7 @@ def resolve(sections: Sections, now: datetime, findings: Findings) -> RunConfig:
     loop = _filled_loop(sections.name, loop, actor, now)
     actor = _filled(loop, actor, sum(seats.pools["actor_rollout"]))
     actor = _online(actor, seats.pools) if online else actor
-    casting = Casting(sections, actor, seats, findings)
+    casting = RoleBuilder(sections, actor, seats, findings)
     if online:
         casting.add_rollout()
     casting.add_frozen(online)
@@ -64,7 +64,7 @@ def _where(sections: Sections, group: str) -> str:
     return home("lr")
 
 
-def _tell(actor: RoleConfig, online: bool, findings: Findings) -> None:
+def _tell(actor: RoleConfig, online: bool, findings: Issues) -> None:
     """Note what is read as something else than was written."""
     if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
         findings.note("sequence_parallel is off: it needs tensor_model_parallel_size above 1")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mindspeed_dpo.config.issues import Findings
+from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.loading.overlay import build, layered, value_of
-from mindspeed_dpo.config.loading.placement import Seats
+from mindspeed_dpo.config.loading.placement import PoolAssignment
 from mindspeed_dpo.config.loading.sections import Given, Origin, Sections, Values
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
@@ -16,10 +16,10 @@ from mindspeed_dpo.config.settings.registry import FROZEN_GROUPS, FROZEN_KEYS, R
 Origins = dict[str, Origin]
 
 
-class Casting:
+class RoleBuilder:
     """Builds the roles of one file around its actor. A role that shares a pool takes the layout of who leads it."""
 
-    def __init__(self, sections: Sections, actor: RoleConfig, seats: Seats, findings: Findings) -> None:
+    def __init__(self, sections: Sections, actor: RoleConfig, seats: PoolAssignment, findings: Issues) -> None:
         """Start with the actor; its derived settings are filled in."""
         self._sections, self._actor, self._seats, self._findings = sections, actor, seats, findings
         self.roles = {"actor": actor}
@@ -66,7 +66,7 @@ class Casting:
         # Not those of `training`, which are the policy's: a policy cannot score.
         section = self._sections.roles.get("reward", {})
         load, random_init = value_of(section, "load"), bool(value_of(section, "random_init"))
-        if self._actor.reward.scores_by == "model":
+        if self._actor.reward.reward_source == "model":
             values = layered(self._sections, "reward", self._findings)
             self._add("reward", values, "reward", load, random_init=random_init)
             return

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mindspeed_dpo.config.issues import Findings
+from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy.aliases import ALIASES, canonical, did_you_mean, listing, nearest, plain
-from mindspeed_dpo.config.legacy.megatron_keys import PROFILER, ROLE_KEYS, Known
-from mindspeed_dpo.config.loading.compose import Composed
-from mindspeed_dpo.config.loading.parse import coerce, show
+from mindspeed_dpo.config.legacy.megatron_keys import PROFILER, ROLE_KEYS, LegacyKey
+from mindspeed_dpo.config.loading.compose import ComposedConfig
+from mindspeed_dpo.config.loading.parse import coerce, format_value
 from mindspeed_dpo.config.settings.registry import SETTINGS, home
 from mindspeed_dpo.config.settings.stage_keys import ALGORITHM, LEFTOVERS
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
@@ -73,7 +73,7 @@ class Sections:
 class SectionReader:
     """Reads one composed tree, gathering problems and notes."""
 
-    def __init__(self, composed: Composed, findings: Findings) -> None:
+    def __init__(self, composed: ComposedConfig, findings: Issues) -> None:
         """Keep the tree with its top-level names spelled plainly."""
         self._composed, self._findings = composed, findings
         self._tree = {plain(key): value for key, value in composed.tree.items()}
@@ -123,7 +123,7 @@ class SectionReader:
             other = out.training.setdefault(key, given)
             if other.value != given.value:
                 text = (
-                    f"rl_config.{key}={show(given.value)} differs from {other.origin.section}.{key}={show(other.value)}"
+                    f"rl_config.{key}={format_value(given.value)} differs from {other.origin.section}.{key}={format_value(other.value)}"
                 )
                 self._findings.problem(f"{text}; keep one", key)
 
@@ -153,7 +153,7 @@ class SectionReader:
             try:
                 read = coerce(value, SETTINGS[key])
             except ValueError as reason:
-                self._findings.problem(f"{label}.{plain(raw)}={show(value)} {reason}", key)
+                self._findings.problem(f"{label}.{plain(raw)}={format_value(value)} {reason}", key)
                 continue
             if key != plain(raw):
                 self._findings.note(f"{label}.{plain(raw)} is read as {key}")
@@ -175,13 +175,13 @@ class SectionReader:
             hint = f"; did you mean {near}{where}?" if near else ""
             self._findings.problem(f"{label}.{key} is not a known key{hint}", key)
 
-    def _known(self, path: str, known: Known, value: Any) -> None:
+    def _known(self, path: str, known: LegacyKey, value: Any) -> None:
         flag = {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
         if flag is None or flag in known.fine:
             return
         verdict = "is refused" if known.refused else "has no effect"
         tell = self._findings.problem if known.refused else self._findings.note
-        tell(f"{path}={show(value)} {verdict}: {known.why}")
+        tell(f"{path}={format_value(value)} {verdict}: {known.why}")
 
     def _read_leftovers(self) -> None:
         profiler = self._mapping(self._tree, "profiler_config")
@@ -189,7 +189,7 @@ class SectionReader:
         self._known_section("algorithm", self._tree.get("algorithm"), ALGORITHM)
         self._known_section("profiler_config.integrated", profiler.get("integrated"), PROFILER)
 
-    def _known_section(self, label: str, block: Any, table: Mapping[str, Known]) -> None:
+    def _known_section(self, label: str, block: Any, table: Mapping[str, LegacyKey]) -> None:
         for key, value in _flat(self._as_mapping(label, block)).items():
             if key in table:
                 self._known(f"{label}.{key}", table[key], value)
@@ -217,7 +217,7 @@ class SectionReader:
             out.pools[name] = tuple(counts)
         else:
             shared = "" if name == "actor_rollout" else f", or name another pool: {listing(others)}"
-            text = f"resource_pool.{name}={show(sizes)} must list processes per node, such as [8] or [8, 8]{shared}"
+            text = f"resource_pool.{name}={format_value(sizes)} must list processes per node, such as [8] or [8, 8]{shared}"
             self._findings.problem(text, name)
 
     def _only_known(self, label: str, block: Mapping[Any, Any], known: tuple[str, ...]) -> None:
@@ -232,7 +232,7 @@ class SectionReader:
 
     def _as_mapping(self, label: str, block: Any) -> Mapping[Any, Any]:
         if block is not None and not isinstance(block, Mapping):
-            self._findings.problem(f"section {label} must hold keys and values, got {show(block)}", label)
+            self._findings.problem(f"section {label} must hold keys and values, got {format_value(block)}", label)
             return {}
         return block or {}
 

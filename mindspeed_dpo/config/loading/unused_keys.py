@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from mindspeed_dpo.config.issues import Findings
-from mindspeed_dpo.config.legacy.megatron_keys import Known, no_effect
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.issues import Issues
+from mindspeed_dpo.config.legacy.megatron_keys import LegacyKey, no_effect
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.loading.sections import Given, Sections, Values
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, ONLINE_KEYS
@@ -28,7 +28,7 @@ def is_online(sections: Sections) -> bool:
     return given is not None and given.value == ONLINE_STAGE
 
 
-def drop_idle(sections: Sections, findings: Findings) -> None:
+def drop_idle(sections: Sections, findings: Issues) -> None:
     """Take out and report what has no effect in the file's stage."""
     online = is_online(sections)
     if not online:
@@ -48,7 +48,7 @@ def drop_idle(sections: Sections, findings: Findings) -> None:
         findings.note(f"model.{name} is used by no role")
 
 
-def scores_by(sections: Sections) -> str:
+def reward_source(sections: Sections) -> str:
     """What a file lets score its answers: `model`, `functions` or `judge`."""
     settings = sections.training
     for key, way in (("reward_functions", "functions"), ("judge", "judge")):
@@ -57,7 +57,7 @@ def scores_by(sections: Sections) -> str:
     return "model"
 
 
-def _drop_reward(sections: Sections, findings: Findings) -> None:
+def _drop_reward(sections: Sections, findings: Issues) -> None:
     if sections.roles.pop("reward", None) is not None:
         findings.note(f"section reward has no effect: {_NOT_SCORED}")
     sections.model_of.pop("reward", None)
@@ -66,7 +66,7 @@ def _drop_reward(sections: Sections, findings: Findings) -> None:
         findings.note(f"resource_pool.reward has no effect: {_NOT_SCORED}")
 
 
-def _drop_reference(sections: Sections, findings: Findings) -> None:
+def _drop_reference(sections: Sections, findings: Issues) -> None:
     """Take out the reference where no loss compares with one. Weights named for it stay a contradiction."""
     blocks = (sections.roles.get("actor", {}), sections.training)
     types = next((block["dpo_loss_type"].value for block in blocks if "dpo_loss_type" in block), None) or ()
@@ -85,9 +85,9 @@ def _drop_reference(sections: Sections, findings: Findings) -> None:
         findings.note(f"actor_rollout_ref.ref and its pool have no effect: dpo_loss_type={named} has no reference")
 
 
-def _drop_of_other_scorers(sections: Sections, findings: Findings) -> None:
+def _drop_of_other_scorers(sections: Sections, findings: Issues) -> None:
     """Take out what this way of scoring does not use. `load` stays: beside functions it is a contradiction."""
-    way = scores_by(sections)
+    way = reward_source(sections)
     unused = {key: no_effect(f"the {way} scoring here does not use it") for key in REWARD_KEYS_OF}
     _drop(sections.training, {key: unused[key] for key in unused if way not in REWARD_KEYS_OF[key]}, findings)
     if way == "model":
@@ -106,8 +106,8 @@ def _blocks(sections: Sections) -> Iterator[Values]:
     yield from sections.roles.values()
 
 
-def _drop(block: Values, table: Mapping[str, Known], findings: Findings) -> None:
+def _drop(block: Values, table: Mapping[str, LegacyKey], findings: Issues) -> None:
     for key in [key for key in block if key in table]:
         given: Given = block.pop(key)
         if given.value is not None and given.value not in table[key].fine:
-            findings.note(f"{given.origin.section}.{key}={show(given.value)} has no effect: {table[key].why}")
+            findings.note(f"{given.origin.section}.{key}={format_value(given.value)} has no effect: {table[key].why}")

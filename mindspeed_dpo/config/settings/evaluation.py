@@ -11,7 +11,7 @@ from mindspeed_dpo.config.settings.field import Check, at_least, setting
 HOLD_OUT, GIVEN = "split", "given"
 """Names of the evaluation sets that have none of their own: the second share of `split`, and a single path."""
 
-EVALUATED = (
+EVALUATION_METRICS = (
     *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
     *("logps/chosen", "logps/rejected"),
 )
@@ -26,7 +26,7 @@ def best_mode(metric: str) -> str:
     return "min" if is_cost else "max"
 
 
-_RESERVED = {name.split("/")[0] for name in (*EVALUATED, *TOKEN_STATISTICS)} | {HOLD_OUT}
+_RESERVED = {name.split("/")[0] for name in (*EVALUATION_METRICS, *TOKEN_STATISTICS)} | {HOLD_OUT}
 SET_NAMES = Check(
     lambda sets: all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) and name not in _RESERVED for name in sets),
     f"named with letters, digits, _, - and ., and none {', '.join(sorted(_RESERVED))}",

@@ -43,7 +43,7 @@ POSITIVE = Check(lambda value: value > 0, "more than 0")
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingInfo:
     """What is known about one key.
 
     Attributes:
@@ -79,20 +79,20 @@ def setting(
     """Declare one setting as a dataclass field.
 
     Without `default` and `derived` the key is required. With `derived` the field is None only until it is filled in
-    from other settings, so its declared type need not admit None. The other arguments are those of `Setting`.
+    from other settings, so its declared type need not admit None. The other arguments are those of `SettingInfo`.
     """
-    about = Setting(help, unit, derived, choices, not_yet or {}, check, shared)
+    about = SettingInfo(help, unit, derived, choices, not_yet or {}, check, shared)
     return field(default=None if derived else default, metadata={_KEY: about})
 
 
 @dataclass(frozen=True)
-class Declared:
+class Setting:
     """One field of a group as the rest of the room sees it: name, type, default (MISSING if required), description."""
 
     name: str
     type: Any
     default: Any
-    about: Setting
+    about: SettingInfo
 
     @property
     def required(self) -> bool:
@@ -100,9 +100,9 @@ class Declared:
         return self.default is dataclasses.MISSING
 
 
-def declared(group: type) -> dict[str, Declared]:
+def declared(group: type) -> dict[str, Setting]:
     """The settings of a group by name, in the order written; its own before those of its bases."""
     types = get_type_hints(group)
     fields = [item for item in dataclasses.fields(group) if _KEY in item.metadata]
     fields.sort(key=lambda item: item.name not in group.__annotations__)
-    return {item.name: Declared(item.name, types[item.name], item.default, item.metadata[_KEY]) for item in fields}
+    return {item.name: Setting(item.name, types[item.name], item.default, item.metadata[_KEY]) for item in fields}

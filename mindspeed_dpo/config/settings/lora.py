@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.field import POSITIVE, at_least, setting, within
 
-FUSED: dict[str, tuple[str, ...]] = {
+FUSED_MODULES: dict[str, tuple[str, ...]] = {
     "linear_qkv": ("q_proj", "k_proj", "v_proj"),
     "linear_proj": ("o_proj",),
     "linear_fc1": ("gate_proj", "up_proj"),
@@ -15,8 +15,8 @@ FUSED: dict[str, tuple[str, ...]] = {
 }
 """Megatron's matrices of a layer, and those of Hugging Face that each is made of, in the order of its rows."""
 ALL_LINEAR = "all-linear"
-MODULES = tuple(module for parts in FUSED.values() for module in parts)
-TARGETS = (*FUSED, *MODULES, ALL_LINEAR)
+LORA_MODULES = tuple(module for parts in FUSED_MODULES.values() for module in parts)
+LORA_TARGETS = (*FUSED_MODULES, *LORA_MODULES, ALL_LINEAR)
 """Every word that `lora_target_modules` may hold."""
 
 
@@ -27,7 +27,7 @@ class AdapterConfig:
     lora_target_modules: tuple[str, ...] = setting(
         (),
         help="Train adapters of these matrices and nothing else; empty trains all weights. Megatron's names "
-        f"({', '.join(FUSED)}), Hugging Face's ({', '.join(MODULES)}) or {ALL_LINEAR}. Each matrix of Hugging Face has "
+        f"({', '.join(FUSED_MODULES)}), Hugging Face's ({', '.join(LORA_MODULES)}) or {ALL_LINEAR}. Each matrix of Hugging Face has "
         "an adapter of its own, also where Megatron keeps several in one.",
     )
     lora_r: int = setting(16, help="Rank of an adapter.", check=at_least(1))
@@ -51,17 +51,17 @@ class AdapterConfig:
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """Hugging Face's names of the matrices with an adapter, in the order of `MODULES`; unknown ones left out."""
+        """Hugging Face's names of the matrices with an adapter, in the order of `LORA_MODULES`; unknown ones left out."""
         asked = set(self.lora_target_modules)
-        wanted = asked | {part for fused in asked & set(FUSED) for part in FUSED[fused]}
-        return tuple(module for module in MODULES if module in wanted or ALL_LINEAR in asked)
+        wanted = asked | {part for fused in asked & set(FUSED_MODULES) for part in FUSED_MODULES[fused]}
+        return tuple(module for module in LORA_MODULES if module in wanted or ALL_LINEAR in asked)
 
     @property
     def scale(self) -> float:
         """Factor on B A."""
         return self.lora_alpha / (math.sqrt(self.lora_r) if self.use_rslora else self.lora_r)
 
-    def describes(self, other: AdapterConfig) -> bool:
+    def is_compatible_with(self, other: AdapterConfig) -> bool:
         """Whether adapters of these settings fit those of another and mean the same."""
         mine, theirs = ((one.modules, one.lora_r, one.scale) for one in (self, other))
         return mine == theirs

@@ -131,11 +131,11 @@ class LossConfig:
         return any(name in REFERENCE_FREE_LOSSES for name in self.dpo_loss_type)
 
     @property
-    def looks_ahead(self) -> bool:
+    def needs_step_logps(self) -> bool:
         """Whether log-probabilities of the whole step must be known before its gradient."""
         return self.beta_dpo_alpha > 0 or any(name in MATCHED_LOSSES for name in self.dpo_loss_type)
 
     @property
     def is_grouped(self) -> bool:
         """Whether a pair's loss depends on the other pairs of the step."""
-        return self.looks_ahead or any(name in GROUPED_LOSSES for name in self.dpo_loss_type)
+        return self.needs_step_logps or any(name in GROUPED_LOSSES for name in self.dpo_loss_type)

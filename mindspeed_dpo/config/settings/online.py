@@ -142,7 +142,7 @@ class PairingConfig:
     shuffle_minibatch: bool = setting(False, help="Shuffle the pairs before each pass.")
 
     @property
-    def meets_another(self) -> bool:
+    def samples_from_reference(self) -> bool:
         """Whether the policy gives one response to a prompt and another model, which needs the reference, the other."""
         return self.online_method != DPO
 
@@ -189,7 +189,7 @@ class RewardConfig:
     )
 
     @property
-    def scores_by(self) -> str:
+    def reward_source(self) -> str:
         """What scores: `model`, `functions` or `judge`."""
         if self.reward_functions:
             return "functions"

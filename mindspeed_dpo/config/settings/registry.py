@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.settings.field import Declared, declared
+from mindspeed_dpo.config.settings.field import Setting, declared
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -32,7 +32,7 @@ ROLE_GROUPS: dict[str, type] = {
 }
 GROUPS: dict[str, type] = {"loop": LoopConfig, **ROLE_GROUPS}
 
-SETTINGS: dict[str, Declared] = {key: item for group in GROUPS.values() for key, item in declared(group).items()}
+SETTINGS: dict[str, Setting] = {key: item for group in GROUPS.values() for key, item in declared(group).items()}
 _GROUP_OF = {key: name for name, group in GROUPS.items() for key in declared(group)}
 
 REWARD_KEYS = tuple(declared(RewardConfig))
@@ -59,6 +59,6 @@ def home(key: str) -> str:
     return usual.get(group, "training or actor_rollout_ref.actor_rollout")
 
 
-def stand_in(item: Declared) -> Any:
+def stand_in(item: Setting) -> Any:
     """A harmless value for a required setting that is missing, so that the other checks can go on."""
     return {int: 1, float: 1.0, str: ""}[item.type]

@@ -5,10 +5,10 @@ The keys that only online DPO uses are those of its groups in `schema`.
 
 from __future__ import annotations
 
-from mindspeed_dpo.config.legacy.megatron_keys import Known, no_effect, only
+from mindspeed_dpo.config.legacy.megatron_keys import LegacyKey, no_effect, only
 
 _NO_PAIRS_KEPT = no_effect("online DPO keeps no pairs to evaluate on; the rewards of its answers are logged", 0)
-OFFLINE_KEYS: dict[str, Known] = {
+OFFLINE_KEYS: dict[str, LegacyKey] = {
     "truncation": no_effect("prompt_truncation decides what happens to long prompts, and answers are never too long"),
     "reference": no_effect("answers are new in every iteration, so online the reference is always live", "live"),
     "reference_cache_dir": no_effect("online the reference is always live"),
@@ -32,7 +32,7 @@ REWARD_KEYS_OF: dict[str, tuple[str, ...]] = {
 }
 """Settings of the reward that only some ways of scoring use."""
 
-LEFTOVERS: dict[str, Known] = {
+LEFTOVERS: dict[str, LegacyKey] = {
     "shuffle": only("it was never a key of the predecessor either; use shuffle_minibatch", False),
     "use_kv_cache": no_effect("keys and values are always kept while generating", True),
     "verifier": only("rules are functions here; name them in reward_functions", False),
@@ -45,7 +45,7 @@ LEFTOVERS: dict[str, Known] = {
 
 _PPO = no_effect("only PPO and GRPO use it")
 _GRPO = only("it belongs to GRPO, which is not trained here", False, 0)
-ALGORITHM: dict[str, Known] = {
+ALGORITHM: dict[str, LegacyKey] = {
     "gamma": _PPO,
     "lam": _PPO,
     "adv_estimator": _PPO,

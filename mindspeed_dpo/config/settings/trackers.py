@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.loading.parse import show
+from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.settings.field import declared, setting
 
 PROJECT = "mindspeed_dpo"
@@ -43,10 +43,10 @@ class TrackerConfig:
     @property
     def external_trackers(self) -> tuple[str, ...]:
         """Names of the trackers that need a library of their own."""
-        return tuple(name for name in LIBRARIES if getattr(self, f"use_{name}"))
+        return tuple(name for name in TRACKER_PACKAGES if getattr(self, f"use_{name}"))
 
 
-LIBRARIES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow-skinny sqlalchemy alembic"}
+TRACKER_PACKAGES = {"wandb": "wandb", "swanlab": "swanlab", "mlflow": "mlflow-skinny sqlalchemy alembic"}
 """Tracker, which is also the name it is imported by, to what pip installs."""
 TRACKER_KEYS = tuple(declared(TrackerConfig))
 
@@ -56,7 +56,7 @@ def with_trackers(given: TrackerConfig, name: str, output_dir: str) -> dict[str,
     filled: dict[str, Any] = {}
     for key in TRACKER_KEYS:
         tracker, _, what = key.partition("_")
-        if tracker not in LIBRARIES:
+        if tracker not in TRACKER_PACKAGES:
             continue
         defaults = {"project": PROJECT, "experiment": PROJECT, "save_dir": output_dir, "tracking_uri": None}
         value = getattr(given, key) or defaults.get(what, name)
@@ -68,8 +68,8 @@ def unused(given: TrackerConfig) -> Iterator[tuple[str, str]]:
     """Each setting of a tracker that is not used: its key, and a sentence about it that lacks the section."""
     for key in TRACKER_KEYS:
         tracker, value = key.partition("_")[0], getattr(given, key)
-        if tracker in LIBRARIES and value is not None and not getattr(given, f"use_{tracker}"):
-            yield key, f"{key}={show(value)} has no effect without use_{tracker}=true"
+        if tracker in TRACKER_PACKAGES and value is not None and not getattr(given, f"use_{tracker}"):
+            yield key, f"{key}={format_value(value)} has no effect without use_{tracker}=true"
 
 
 def is_installed(library: str) -> bool:
@@ -85,5 +85,5 @@ def missing_libraries(
         if not installed(name):
             yield (
                 f"use_{name}",
-                f"needs a library that is not installed; pip install {LIBRARIES[name]}, or use_{name}=false",
+                f"needs a library that is not installed; pip install {TRACKER_PACKAGES[name]}, or use_{name}=false",
             )

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK, Work, work_of
-from mindspeed_dpo.config.issues import Findings
+from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK, Workload, iteration_workload
+from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy.aliases import listing
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.model import divisors, split_sizes
 from mindspeed_dpo.config.validation.online_method import check_met, check_method
-from mindspeed_dpo.config.validation.violation import Wrong, report
+from mindspeed_dpo.config.validation.violation import Violation, report
 
 
-def check_online(run: RunConfig, findings: Findings) -> None:
+def check_online(run: RunConfig, findings: Issues) -> None:
     """Apply every check of online DPO."""
-    work = work_of(run)
+    work = iteration_workload(run)
     checks = (
         _lengths,
         _mini_batches,
@@ -42,7 +42,7 @@ def check_online(run: RunConfig, findings: Findings) -> None:
     _note(run, work, findings)
 
 
-def _note(run: RunConfig, work: Work, findings: Findings) -> None:
+def _note(run: RunConfig, work: Workload, findings: Issues) -> None:
     replicas = run.data_parallel_size("rollout")
     if work.prompts < replicas:
         findings.note(
@@ -50,39 +50,39 @@ def _note(run: RunConfig, work: Work, findings: Findings) -> None:
             "without work"
         )
     step = run.actor.rollout.num_samples_per_step
-    if step is not None and step > work.prompts_of_replica:
+    if step is not None and step > work.prompts_per_replica:
         findings.note(
-            f"num_samples_per_step={step} is more than the {work.prompts_of_replica} prompts of a rollout replica, "
+            f"num_samples_per_step={step} is more than the {work.prompts_per_replica} prompts of a rollout replica, "
             "which go in one call"
         )
 
 
-def _lengths(run: RunConfig) -> Iterator[Wrong]:
+def _lengths(run: RunConfig) -> Iterator[Violation]:
     if run.actor.max_new_tokens < 1:
-        yield Wrong(
+        yield Violation(
             ("max_prompt_length", "seq_length", "max_position_embeddings"),
             f"leaves no room for an answer: seq_length={run.actor.data.seq_length} must be more",
         )
 
 
-def _mini_batches(run: RunConfig) -> Iterator[Wrong]:
+def _mini_batches(run: RunConfig) -> Iterator[Violation]:
     total = run.actor.batch.global_batch_size
     if total % run.actor.pairing.ppo_mini_batch_size:
-        yield Wrong(
+        yield Violation(
             ("ppo_mini_batch_size", "global_batch_size"),
             f"does not divide global_batch_size={total}; choose {listing(divisors(total))}",
         )
 
 
-def _sampling(run: RunConfig) -> Iterator[Wrong]:
+def _sampling(run: RunConfig) -> Iterator[Violation]:
     if not run.actor.rollout.do_sample:
-        yield Wrong(
+        yield Violation(
             ("do_sample",),
             "is refused: without sampling the answers to a prompt are all equal, and equal answers make no pair",
         )
 
 
-def _generating(run: RunConfig) -> Iterator[Wrong]:
+def _generating(run: RunConfig) -> Iterator[Violation]:
     tp, processes = run.actor.rollout.inference_tensor_model_parallel_size, run.num_processes("rollout")
     sizes = split_sizes(run.actor.model)
     uneven = [f"{name}={size}" for name, size in sizes.items() if size % tp]
@@ -92,23 +92,23 @@ def _generating(run: RunConfig) -> Iterator[Wrong]:
     if uneven:
         good = listing(divisors(math.gcd(processes, *sizes.values())))
         because = ("tensor_model_parallel_size", "num_gpus_for_train", "num_gpus_for_infer", "actor_rollout")
-        yield Wrong(
+        yield Violation(
             ("inference_tensor_model_parallel_size", *because, *sizes, "hidden_size"),
             f"does not divide {listing(uneven, 'and')}; choose {good}",
         )
 
 
-def _staleness(run: RunConfig) -> Iterator[Wrong]:
+def _staleness(run: RunConfig) -> Iterator[Violation]:
     """Who answers on the devices that learn cannot do both at once."""
     if run.actor.rollout.rollout_staleness and run.pool_of("rollout") == run.pool_of("actor"):
-        yield Wrong(
+        yield Violation(
             ("rollout_staleness", "num_gpus_for_infer"),
             "has no effect where the policy answers on the devices on which it learns; give it devices of its own with "
             "num_gpus_for_infer, or remove it",
         )
 
 
-def _bucket(run: RunConfig) -> Iterator[Wrong]:
+def _bucket(run: RunConfig) -> Iterator[Violation]:
     """The transfer cuts weights between rows, so a bucket must hold the longest one."""
     model, precision = run.actor.model, run.actor.precision
     rows = {
@@ -119,58 +119,58 @@ def _bucket(run: RunConfig) -> Iterator[Wrong]:
     widest = max(rows, key=lambda name: rows[name])
     needed = rows[widest] * (4 if precision.dtype == "float32" else 2)
     if needed > run.actor.rollout.publish_bucket_bytes:
-        yield Wrong(
+        yield Violation(
             ("publish_bucket_bytes", "hidden_size", "ffn_hidden_size"),
             f"holds no row of {widest}={rows[widest]} in {precision.dtype}; set it to {needed} at least",
         )
 
 
-def _cache(run: RunConfig, work: Work) -> Iterator[Wrong]:
+def _cache(run: RunConfig, work: Workload) -> Iterator[Violation]:
     most = run.actor.rollout.max_tokens_to_oom
     if work.cache_tokens > most:
         fitting = most // work.capacity
         slots = f", or set rollout_slots={fitting}" if fitting else ""
-        yield Wrong(
+        yield Violation(
             ("max_tokens_to_oom", "rollout_slots", "seq_length", "max_position_embeddings", "global_batch_size"),
             f"is less than the {work.cache_tokens} tokens that a rollout replica may hold: {work.slots} responses of "
             f"seq_length={run.actor.data.seq_length} in blocks of {CACHE_BLOCK}; raise it{slots}",
         )
 
 
-def _tokenizer(run: RunConfig) -> Iterator[Wrong]:
+def _tokenizer(run: RunConfig) -> Iterator[Violation]:
     if not run.actor.data.tokenizer_name_or_path:
-        yield Wrong(("tokenizer_name_or_path",), "must name the tokenizer's directory: it tells where answers end")
+        yield Violation(("tokenizer_name_or_path",), "must name the tokenizer's directory: it tells where answers end")
 
 
-def _ways_to_score(run: RunConfig) -> Iterator[Wrong]:
+def _ways_to_score(run: RunConfig) -> Iterator[Violation]:
     assert run.reward is not None
     settings = run.actor.reward
     by_model = run.reward.checkpoint.load or run.reward.checkpoint.random_init
     ways = {"reward_functions": settings.reward_functions, "judge": settings.judge, "load of section reward": by_model}
     first, *others = [way for way, given in ways.items() if given] or [""]
     if others:
-        yield Wrong((first, "judge"), f"and {listing(others, 'and')} exclude each other; keep one")
+        yield Violation((first, "judge"), f"and {listing(others, 'and')} exclude each other; keep one")
     if settings.reward_weights and len(settings.reward_weights) != len(settings.reward_functions):
-        yield Wrong(
+        yield Violation(
             ("reward_weights", "reward_functions"),
             f"has {len(settings.reward_weights)} of {len(settings.reward_functions)} weights: give each of "
             "reward_functions one, or none",
         )
 
 
-def _reward(run: RunConfig, reward: RoleConfig) -> Iterator[Wrong]:
-    if reward.scores_by != "model":
+def _reward(run: RunConfig, reward: RoleConfig) -> Iterator[Violation]:
+    if reward.reward_source != "model":
         return
     checkpoint = reward.checkpoint
     if checkpoint.load and checkpoint.random_init:
-        yield Wrong(("random_init", "load"), "and load exclude each other; keep one")
+        yield Violation(("random_init", "load"), "and load exclude each other; keep one")
     if not checkpoint.load and not checkpoint.random_init:
-        yield Wrong(
+        yield Violation(
             ("load", "random_init", "reward_functions", "judge"),
             "must name a reward model, or let reward_functions or a judge score",
         )
     if reward.model.vocab_size != run.actor.model.vocab_size and not reward.reward.reward_tokenizer:
-        yield Wrong(
+        yield Violation(
             ("vocab_size", "padded_vocab_size", "reward_tokenizer", "model"),
             f"differs from {run.actor.model.vocab_size} of the actor, whose tokens it is given; name its own tokenizer "
             "in reward_tokenizer",

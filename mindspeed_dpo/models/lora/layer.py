@@ -19,7 +19,7 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor, nn
 
-from mindspeed_dpo.config.settings.lora import MODULES, AdapterConfig
+from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.dropout import DropoutStream, number_of
 from mindspeed_dpo.weights.layouts import Cut
@@ -68,7 +68,7 @@ class Adapters(nn.Module):
         self._stream = DropoutStream(seed)
         for module in target.adapted:
             a, b = target.shapes(module, model)
-            numbers = torch.Generator().manual_seed(number_of(seed, layer, MODULES.index(module)))
+            numbers = torch.Generator().manual_seed(number_of(seed, layer, LORA_MODULES.index(module)))
             bound = 1 / math.sqrt(a[1])
             self._add(module, "lora_A", torch.empty(a).uniform_(-bound, bound, generator=numbers))
             self._add(module, "lora_B", torch.zeros(b))

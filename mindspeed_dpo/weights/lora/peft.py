@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mindspeed_dpo.config.settings.lora import MODULES, AdapterConfig
+from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.weights.atomic_write import put_in_place, unfinished_folder
 from mindspeed_dpo.weights.errors import WeightsError
 
@@ -45,11 +45,11 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
         if said.get(key):
             raise WeightsError(f"{file}: {key}={said[key]} is not supported; only plain LoRA is")
     modules = {name.split(".")[-3] for name in tensors}
-    foreign = sorted(modules - set(MODULES))
+    foreign = sorted(modules - set(LORA_MODULES))
     if foreign:
-        raise WeightsError(f"{folder}: {foreign[0]} has an adapter; supported are those of {', '.join(MODULES)}")
+        raise WeightsError(f"{folder}: {foreign[0]} has an adapter; supported are those of {', '.join(LORA_MODULES)}")
     return AdapterConfig(
-        lora_target_modules=tuple(module for module in MODULES if module in modules),
+        lora_target_modules=tuple(module for module in LORA_MODULES if module in modules),
         lora_r=rank,
         lora_alpha=alpha,
         lora_dropout=float(said.get("lora_dropout") or 0.0),

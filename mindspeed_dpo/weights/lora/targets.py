@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mindspeed_dpo.config.settings.lora import FUSED, AdapterConfig
+from mindspeed_dpo.config.settings.lora import FUSED_MODULES, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layouts import Cut, Kind, Shape
@@ -106,8 +106,8 @@ def targets(model: ModelConfig, settings: AdapterConfig) -> list[Target]:
     found = []
     for rule in rules_for(model):
         fused = rule.mcore.removesuffix(_WEIGHT).rsplit(".", 1)[-1]
-        if fused in FUSED and rule.mcore.endswith(_WEIGHT):
-            modules = tuple(module if module in settings.modules else None for module in FUSED[fused])
+        if fused in FUSED_MODULES and rule.mcore.endswith(_WEIGHT):
+            modules = tuple(module if module in settings.modules else None for module in FUSED_MODULES[fused])
             if any(modules):
                 found.append(Target(rule, modules, settings.lora_r))
     return found

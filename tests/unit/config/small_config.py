@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
-from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import check
-from mindspeed_dpo.config.loading.compose import Composed
+from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.run import RunConfig
 
 Tree = dict[str, Any]
@@ -64,13 +64,13 @@ def resolved(
     exists: Callable[[str], bool] = lambda path: True,
 ) -> RunConfig:
     """The run that a tree describes, every path taken to exist."""
-    return check(Composed("small_run", dict(tree), dict(overrides or {})), exists=exists, now=NOON)
+    return check(ComposedConfig("small_run", dict(tree), dict(overrides or {})), exists=exists, now=NOON)
 
 
 def problems(tree: Mapping[str, Any], exists: Callable[[str], bool] = lambda path: True) -> list[str]:
     """What is wrong with a tree."""
     try:
         resolved(tree, exists=exists)
-    except ConfigProblems as found:
+    except ConfigError as found:
         return list(found.problems)
     return []

@@ -11,7 +11,7 @@ import yaml
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.lora import MODULES, AdapterConfig
+from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
@@ -29,7 +29,7 @@ def adapted(tree: Tree | None = None, **keys: Any) -> Tree:
         (["down_proj", "linear_fc1"], ("gate_proj", "up_proj", "down_proj")),
         (["v_proj", "q_proj"], ("q_proj", "v_proj")),
         ("linear_proj,linear_fc2", ("o_proj", "down_proj")),
-        (["all-linear"], MODULES),
+        (["all-linear"], LORA_MODULES),
         ([], ()),
     ],
 )

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.loading.compose import SHIPPED, available, compose
+from mindspeed_dpo.config.loading.compose import SHIPPED_CONFIGS, available_configs, compose
 
 TINY = "offline_dpo_trainer_tiny"
 
@@ -21,12 +21,12 @@ def _anything(path: str) -> bool:
 
 
 def _problems(name: str, *overrides: str, **options: Any) -> tuple[str, ...]:
-    with pytest.raises(ConfigProblems) as caught:
+    with pytest.raises(ConfigError) as caught:
         load_run(name, overrides, exists=_anything, **options)
     return caught.value.problems
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", available_configs())
 def test_every_shipped_configuration_has_no_problems(name: str) -> None:
     run = load_run(name, exists=_anything)
     assert run.name == name
@@ -35,12 +35,12 @@ def test_every_shipped_configuration_has_no_problems(name: str) -> None:
 
 def test_the_promised_configurations_are_shipped() -> None:
     models = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_8b")
-    assert {f"offline_dpo_trainer_{model}" for model in models} <= set(available())
+    assert {f"offline_dpo_trainer_{model}" for model in models} <= set(available_configs())
     online = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b")
-    assert {f"online_dpo_trainer_{model}" for model in online} <= set(available())
+    assert {f"online_dpo_trainer_{model}" for model in online} <= set(available_configs())
 
 
-@pytest.mark.parametrize("model", sorted(path.stem for path in (SHIPPED.parent / "model").glob("*.yaml")))
+@pytest.mark.parametrize("model", sorted(path.stem for path in (SHIPPED_CONFIGS.parent / "model").glob("*.yaml")))
 def test_every_shipped_model_trains(model: str) -> None:
     run = load_run(TINY, [f"model=[{model}]", f"actor_rollout_ref.actor_rollout.model={model}"], exists=_anything)
     assert run.actor.model.as_dict() == run.actor.model.from_dict(run.actor.model.as_dict()).as_dict()

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.issues import ConfigProblems
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy.aliases import ALIASES
 from mindspeed_dpo.config.legacy.megatron_keys import ROLE_KEYS
 from mindspeed_dpo.config.load import check, load_run
-from mindspeed_dpo.config.loading.compose import Composed
+from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
 from mindspeed_dpo.config.settings.stage_keys import LEFTOVERS
@@ -32,8 +32,8 @@ def _tree(file: str) -> dict[str, Any]:
 def _outcome(tree: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[str, ...], tuple[str, ...]]:
     """The run if there is one, the problems, the notes."""
     try:
-        run = check(Composed("legacy", dict(tree), {}), exists=lambda path: True)
-    except ConfigProblems as found:
+        run = check(ComposedConfig("legacy", dict(tree), {}), exists=lambda path: True)
+    except ConfigError as found:
         return None, found.problems, found.notes
     return run, (), run.notes
 
@@ -42,7 +42,7 @@ def _outcome(tree: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[str, ...]
 def test_a_published_key_is_known(key: str) -> None:
     try:
         resolved(put(small_tree(), key, "probe"))
-    except ConfigProblems as found:
+    except ConfigError as found:
         assert not any("not a known key" in problem for problem in found.problems)
 
 
@@ -75,7 +75,7 @@ def test_the_online_file_runs_in_the_layout_that_was_documented() -> None:
     assert (run.actor.optimizer.lr, run.actor.batch.global_batch_size, run.actor.max_new_tokens) == (1e-7, 4, 256)
     assert (run.actor.pairing.missing_eos_penalty, run.actor.pairing.ppo_mini_batch_size) == (1.0, 4)
     assert (run.actor.rollout.n_samples_per_prompt, run.actor.rollout.top_k, run.actor.rollout.top_p) == (2, 0, 1.0)
-    assert (run.reward.checkpoint.load, run.reward.scores_by) == ("./reward", "model")
+    assert (run.reward.checkpoint.load, run.reward.reward_source) == ("./reward", "model")
     assert run.reward.model == run.actor.model
     assert run.actor.reference.reference == "live"
     assert not run.actor.loss.ipo_normalize

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.estimates.summary import plan_lines
-from mindspeed_dpo.config.estimates.workload import work_of
+from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
 from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
@@ -223,7 +223,7 @@ def test_what_scores_is_told_by_every_role(way: str) -> None:
     }[way]
     run = resolved(tree)
     assert run.reward is not None
-    assert {role.scores_by for role in run.roles} == {way}
+    assert {role.reward_source for role in run.roles} == {way}
     assert run.reward.checkpoint.random_init == (way == "model")
     assert run.reward.model == run.actor.model
 
@@ -306,8 +306,8 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
     tree = online_tree()
     for key, value in changes.items():
         put(tree, key, value)
-    work = work_of(resolved(tree))
-    assert (work.pairs, work.optimizer_steps, work.slots, work.prompts_of_replica) == (pairs, steps, slots, 4)
+    work = iteration_workload(resolved(tree))
+    assert (work.pairs, work.optimizer_steps, work.slots, work.prompts_per_replica) == (pairs, steps, slots, 4)
     assert (work.cache_tokens, work.reserved_tokens) == (slots * 256, 16 * 256)
 
 
@@ -367,7 +367,7 @@ def test_a_reference_of_its_own_must_divide_as_the_rollout_does() -> None:
 @pytest.mark.parametrize("method", [XPO, NASH], ids=str)
 def test_where_another_answers_too_it_does_so_after_the_policy(method: dict[str, Any]) -> None:
     tree = put(online_tree(), "online_method", method["online_method"])
-    plain, meeting = work_of(resolved(online_tree())), work_of(resolved(tree))
+    plain, meeting = iteration_workload(resolved(online_tree())), iteration_workload(resolved(tree))
     assert (meeting.responses, meeting.slots) == (plain.responses, plain.slots / 2)
     lines = "\n".join(plan_lines(resolved(tree)))
     assert "reference weights" in lines and ("reference cache" in lines) == (method is NASH)

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.config.loading.compose import available
+from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from tests.support.processes import pool
@@ -41,7 +41,7 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in available() if name.startswith("offline")])
+@pytest.mark.parametrize("name", [name for name in available_configs() if name.startswith("offline")])
 def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
     model = load_run(name, exists=lambda path: True).actor.model
     with torch.device("meta"):
@@ -124,7 +124,7 @@ def test_devices_that_share_rows_share_activations_and_optimizer_state() -> None
     assert lines[1].startswith("actor on actor_rollout [2]: TP 1 x CP 2 x PP 1 x DP 1, ")
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", available_configs())
 def test_a_plan_names_every_role_and_the_memory_of_every_pool(name: str) -> None:
     run = load_run(name, exists=lambda path: True)
     lines = plan_lines(run)
@@ -134,7 +134,7 @@ def test_a_plan_names_every_role_and_the_memory_of_every_pool(name: str) -> None
 
 
 def test_the_shipped_runs_fit_their_devices() -> None:
-    for name in available():
+    for name in available_configs():
         run = load_run(name, exists=lambda path: True)
         for line in plan_lines(run):
             if line.startswith("a device of"):

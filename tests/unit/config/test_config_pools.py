@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.loading.placement import carve
+from mindspeed_dpo.config.loading.placement import split_pool
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
 @given(st.lists(st.integers(1, 16), min_size=1, max_size=6), st.data())
 def test_carving_keeps_every_process_in_order(sizes: list[int], data: st.DataObject) -> None:
     count = data.draw(st.integers(0, sum(sizes) - 1))
-    front, tail = carve(tuple(sizes), count)
+    front, tail = split_pool(tuple(sizes), count)
     assert sum(tail) == count
     assert min((*front, *tail)) >= 1
 
@@ -49,7 +49,7 @@ def test_the_rollout_has_the_last_processes(
     assert run.pools == {"actor_rollout": train, **({"rollout": infer} if infer else {})}
     assert run.pool_of("rollout") == ("rollout" if infer else "actor_rollout")
     assert run.num_processes("rollout") == sum(infer or train)
-    assert run.leader_of(run.pool_of("rollout")).name == ("rollout" if infer else "actor")
+    assert run.layout_role(run.pool_of("rollout")).name == ("rollout" if infer else "actor")
     assert run.actor.rollout.num_gpus_for_train == sum(train)
     assert run.actor.rollout.num_gpus_for_infer == sum(infer or ())
 
@@ -132,7 +132,7 @@ def test_a_role_sits_on_its_pool_or_on_that_of_another(pools: Tree, ref: str, re
     run = resolved(tree)
     assert (run.pool_of("ref"), run.pool_of("reward")) == (ref, reward)
     for role in run.roles:
-        leader = run.leader_of(run.pool_of(role.name))
+        leader = run.layout_role(run.pool_of(role.name))
         assert role.replica_size == leader.replica_size, role.name
 
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import ray_gpt
-from mindspeed_dpo.config.loading.compose import available
+from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RunConfig
 from tests.unit.workers.pairs import PAIRS, write_pairs
 
@@ -65,7 +65,7 @@ def test_checking_a_configuration_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 2
 
 
-@pytest.mark.parametrize("name", available())
+@pytest.mark.parametrize("name", available_configs())
 def test_a_plan_is_told_even_where_paths_are_missing_and_these_are_listed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.settings.trackers import LIBRARIES, missing_libraries
+from mindspeed_dpo.config.settings.trackers import TRACKER_PACKAGES, missing_libraries
 from mindspeed_dpo.config.validation import paths
 from tests.unit.config.small_config import NOON, problems, resolved, small_tree
 
@@ -15,7 +15,7 @@ from tests.unit.config.small_config import NOON, problems, resolved, small_tree
 @pytest.fixture(autouse=True)
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Libraries taken to be there, whatever this machine has."""
-    there = set(LIBRARIES)
+    there = set(TRACKER_PACKAGES)
     monkeypatch.setattr(paths, "missing_libraries", lambda given: missing_libraries(given, lambda name: name in there))
     return there
 
@@ -62,12 +62,12 @@ def test_a_misspelt_key_is_a_problem() -> None:
     ]
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("name", TRACKER_PACKAGES)
 def test_a_missing_library_is_told_with_what_to_install(name: str, installed: set[str]) -> None:
     tree = tree_with("training", **{f"use_{name}": True})
     assert problems(tree) == []
     installed.remove(name)
     (found,) = problems(tree)
     assert found.startswith(
-        f"training.use_{name}=true needs a library that is not installed; pip install {LIBRARIES[name]}"
+        f"training.use_{name}=true needs a library that is not installed; pip install {TRACKER_PACKAGES[name]}"
     )

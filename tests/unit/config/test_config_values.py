@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.loading.parse import kind_of
-from mindspeed_dpo.config.settings.field import Declared, declared
+from mindspeed_dpo.config.loading.parse import scalar_type
+from mindspeed_dpo.config.settings.field import Setting, declared
 from mindspeed_dpo.config.settings.registry import GROUPS, SETTINGS
 from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 
-def _bad_values(item: Declared) -> list[Any]:
+def _bad_values(item: Setting) -> list[Any]:
     """Values that the declared type, the choices or the check cannot accept."""
     wrong_type: dict[type, list[Any]] = {
         bool: ["maybe", 1],
@@ -22,7 +22,7 @@ def _bad_values(item: Declared) -> list[Any]:
         str: [[1, 2]],
         dict: [1.5, {"a": [1]}],
     }
-    kind, is_list = kind_of(item.type)
+    kind, is_list = scalar_type(item.type)
     if is_list:
         return [{"a": 1}, [[1, 2]]]
     bad = [*wrong_type[kind], *item.about.not_yet]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import convert_ckpt
-from mindspeed_dpo.config.settings.lora import MODULES, AdapterConfig
+from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.weights import WeightsError, open_adapter, open_weights
 from mindspeed_dpo.weights.lora import check_adapter, write_peft
 from tests.support.peft_adapters import base_model, loaded, save_random_adapter
@@ -126,7 +126,7 @@ def test_what_is_no_plain_lora_of_the_model_is_refused(how: str, folders: tuple[
 def test_an_adapter_of_another_kind_than_the_run_wants_is_refused(folders: tuple[Path, Path]) -> None:
     source = open_adapter(folders[1])
     with pytest.raises(WeightsError, match=r"has lora_r=4, but 16 was asked for; set lora_r=4"):
-        check_adapter(source, AdapterConfig(lora_target_modules=MODULES))
+        check_adapter(source, AdapterConfig(lora_target_modules=LORA_MODULES))
     check_adapter(source, source.settings)
 
 
