@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.losses.aot import aot_partners, aot_unpaired_partners
-from mindspeed_dpo.algorithms.losses.ratios import margin
+from mindspeed_dpo.algorithms.losses.pair_terms import margin
 
 PARTNERS = {"aot": aot_partners, "aot_unpaired": aot_unpaired_partners}
 

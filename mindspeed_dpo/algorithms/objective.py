@@ -10,18 +10,49 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import PARTNERS, AcrossPairs, StepValues, adapted_beta, nll_scale
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
+from mindspeed_dpo.algorithms.cross_pair import AcrossPairs, StepValues, adapted_beta, nll_scale
+from mindspeed_dpo.algorithms.losses.aot import aot_loss, aot_unpaired_loss
+from mindspeed_dpo.algorithms.losses.apo import apo_down_loss, apo_zero_loss
+from mindspeed_dpo.algorithms.losses.bco import bco_pair_loss
+from mindspeed_dpo.algorithms.losses.discopop import discopop_loss
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
-from mindspeed_dpo.algorithms.losses.ratios import log_ratios, per_token
+from mindspeed_dpo.algorithms.losses.exo import exo_pair_loss
+from mindspeed_dpo.algorithms.losses.hinge import hinge_loss
+from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
+from mindspeed_dpo.algorithms.losses.likelihood import cpo_loss, orpo_loss, sft_loss, simpo_loss
+from mindspeed_dpo.algorithms.losses.nca import nca_pair_loss
+from mindspeed_dpo.algorithms.losses.pair_terms import PairLoss, PairTerms, log_ratios, per_token
+from mindspeed_dpo.algorithms.losses.robust import robust_loss
+from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
+from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
 from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
 
+PAIR_LOSSES: dict[str, PairLoss] = {
+    "sigmoid": sigmoid_loss,
+    "hinge": hinge_loss,
+    "ipo": ipo_loss,
+    "sigmoid_norm": sigmoid_norm_loss,
+    "robust": robust_loss,
+    "exo_pair": exo_pair_loss,
+    "nca_pair": nca_pair_loss,
+    "bco_pair": bco_pair_loss,
+    "sppo_hard": sppo_hard_loss,
+    "aot": aot_loss,
+    "aot_unpaired": aot_unpaired_loss,
+    "apo_zero": apo_zero_loss,
+    "apo_down": apo_down_loss,
+    "discopop": discopop_loss,
+    "sft": sft_loss,
+    "simpo": simpo_loss,
+    "cpo": cpo_loss,
+    "orpo": orpo_loss,
+}
+"""Losses by their name in `dpo_loss_type`. `config.settings.loss` lists the same names and the settings each reads."""
 PREF_FTX, XPO = "pref_ftx", "xpo"
 
 
@@ -116,20 +147,18 @@ class PreferenceObjective:
     def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
         """Every term of the loss, [P] each, before its coefficient."""
         settings = self.settings
-        at_hand: dict[str, Any] = {
-            **vars(settings),
-            "label_smoothing": settings.dpo_label_smoothing,
-            "beta": self.beta,
-            "logps": logps,
-            "ratios": ratios,
-            "lengths": pairs.lengths,
-            "scores": self._scores(ratios, pairs.margins),
-            "nll": self._nll(logps, pairs),
-            **_partners(pairs.across),
-        }
+        pair_terms = PairTerms(
+            logps=logps,
+            ratios=ratios,
+            scores=self._scores(ratios, pairs.margins),
+            lengths=pairs.lengths,
+            nll=self._nll(logps, pairs),
+            beta=self.beta,
+            partners={} if pairs.across is None else pairs.across.partners,
+        )
         terms = {}
         for name in settings.dpo_loss_type:
-            term = PAIR_LOSSES[name](**{key: at_hand[key] for key in reads(name)})
+            term = PAIR_LOSSES[name](pair_terms, settings)
             terms[name] = term if pairs.agreement is None or name in LIKELIHOOD_LOSSES else term * pairs.agreement
         if settings.pref_ftx:
             terms[PREF_FTX] = -per_token(logps, pairs.lengths)[:, 0]
@@ -198,11 +227,6 @@ def adapted(objective: PreferenceObjective, values: StepValues, usual: float) ->
         objective.beta, values, usual, alpha=loss.beta_dpo_alpha, momentum=loss.beta_dpo_momentum
     )
     return replace(objective, beta=beta), after
-
-
-def _partners(across: AcrossPairs | None) -> dict[str, Tensor | None]:
-    given = {} if across is None else across.partners
-    return {f"{name}_partners": given.get(name) for name in PARTNERS}
 
 
 def _blank_padding(logps: Tensor, ref_logps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

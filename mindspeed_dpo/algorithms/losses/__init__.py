@@ -1,5 +1,1 @@
-"""One file per pair loss, and the table they are chosen from."""
-
-from mindspeed_dpo.algorithms.losses.table import PAIR_LOSSES, PairLoss, reads
-
-__all__ = ["PAIR_LOSSES", "PairLoss", "reads"]
+"""One module per pair loss, all with the signature `PairLoss`; `objective.PAIR_LOSSES` names them."""

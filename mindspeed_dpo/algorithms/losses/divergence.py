@@ -12,7 +12,7 @@ from collections.abc import Callable
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from mindspeed_dpo.algorithms.losses.ratios import bounded_exp
+from mindspeed_dpo.algorithms.losses.pair_terms import bounded_exp
 
 REVERSE_KL = "reverse_kl"
 

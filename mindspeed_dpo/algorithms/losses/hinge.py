@@ -5,20 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import relu
 
-from mindspeed_dpo.algorithms.losses.ratios import margin
+from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, margin
+from mindspeed_dpo.config.settings.loss import LossConfig
 
 
-def hinge_loss(scores: Tensor, *, beta: float) -> Tensor:
-    """Hinge loss max(0, 1 - z) with z = beta (r_w - r_l), after Zhao et al. 2023 (SLiC, arXiv:2305.10425).
+def hinge_loss(terms: PairTerms, settings: LossConfig) -> Tensor:
+    """Hinge loss max(0, 1 - z) with z = beta (s_w - s_l), after Zhao et al. 2023 (SLiC, arXiv:2305.10425).
 
     Args:
-        scores: [P, 2] float32, log-ratio of policy to reference per response in nats, or its f-divergence score.
-        beta: Inverse of the margin in nats from which on a pair costs nothing.
+        terms: `scores` s and `beta`, the inverse of the margin in nats beyond which a pair has no loss.
+        settings: Not read.
 
     Returns:
-        Loss [P]. Where policy equals reference every loss is 1.
-
-    Raises:
-        ValueError: The scores are not [P, 2].
+        Loss of each pair, [P] in the dtype of the scores. Where policy equals reference it is 1.
     """
-    return relu(1 - beta * margin(scores))
+    return relu(1 - terms.beta * margin(terms.scores))

@@ -1,29 +1,30 @@
-"""Identity preference optimisation, normalised by length or not."""
+"""Identity preference optimisation, with or without length normalisation."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.losses.ratios import margin, per_token
+from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, margin, per_token
+from mindspeed_dpo.config.settings.loss import LossConfig
 
 
-def ipo_loss(scores: Tensor, lengths: Tensor, *, beta: float, ipo_normalize: bool = True) -> Tensor:
-    """IPO loss (r_w/n_w - r_l/n_l - 1/(2 beta))^2, after equation 17 of Azar et al. 2023 (arXiv:2310.12036).
+def ipo_loss(terms: PairTerms, settings: LossConfig) -> Tensor:
+    """IPO loss (s_w/n_w - s_l/n_l - 1/(2 beta))^2, after equation 17 of Azar et al. 2023 (arXiv:2310.12036).
 
-    Normalised, log-ratios are means per token, as TRL and MindSpeed-LLM do offline, so that one beta serves responses
-    of any length; else they are sums, as both do online and the paper has it.
+    Normalised, scores are means per token, as in TRL and MindSpeed-LLM offline, so that one beta serves responses of
+    any length; otherwise they are sums, as in both online and in the paper.
 
     Args:
-        scores: [P, 2] float32, log-ratio of policy to reference per response in nats, or its f-divergence score.
-        lengths: [P, 2] response tokens, integers; 0 counts as 1.
-        beta: Inverse of twice the wanted margin in nats, per token where normalised.
-        ipo_normalize: Divide log-ratios by the response's length.
+        terms: `scores` s, `lengths` n (0 counts as 1) and `beta`, the inverse of twice the target margin in nats, per
+            token where normalised.
+        settings: `ipo_normalize` divides the scores by the lengths.
 
     Returns:
-        Loss [P]. Where policy equals reference every loss is 1 / (4 beta^2).
+        Loss of each pair, [P] in the dtype of the scores. Where policy equals reference it is 1 / (4 beta^2).
 
     Raises:
-        ValueError: The scores are not [P, 2], or the lengths are not alike.
+        ValueError: Scores and lengths differ in shape.
     """
-    wanted = 1 / (2 * beta)
-    return (margin(per_token(scores, lengths) if ipo_normalize else scores) - wanted) ** 2
+    target = 1 / (2 * terms.beta)
+    scores = per_token(terms.scores, terms.lengths) if settings.ipo_normalize else terms.scores
+    return (margin(scores) - target) ** 2

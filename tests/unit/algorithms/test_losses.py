@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.cross_pair import StepValues, across_pairs
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
-from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
-from mindspeed_dpo.algorithms.losses.ratios import log_ratios
-from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss
-from mindspeed_dpo.config.settings.loss import MATCHED_LOSSES, SMOOTHED_LOSSES
+from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, log_ratios
+from mindspeed_dpo.algorithms.objective import PAIR_LOSSES
+from mindspeed_dpo.config.settings.loss import MATCHED_LOSSES, SMOOTHED_LOSSES, LossConfig
 
 SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])
@@ -28,18 +26,28 @@ def some_logps(seed: int = 0, pairs: int = 4) -> Tensor:
     return -30 + 8 * torch.randn(pairs, 2, dtype=torch.float64, generator=generator)
 
 
-def value(name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, **settings: Any) -> Tensor:
-    """The loss of some pairs that are a whole step, with the settings' usual values."""
-    ratios = policy - ref
+def value(
+    name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, *, beta: float = 0.1, **settings: Any
+) -> Tensor:
+    """The loss of some pairs that are a whole step, with the default settings."""
     values = StepValues(lengths.to(policy.dtype), policy.detach(), ref)
     across = across_pairs(values, (name,), settings.pop("group", None))
-    at_hand = {
-        "beta": 0.1, "label_smoothing": SMOOTHING if name == "exo_pair" else 0.0, "ipo_normalize": True,
-        "discopop_tau": 0.05, "gamma_beta_ratio": 1.4, "cpo_alpha": 1.0, "logps": policy, "ratios": ratios,
-        "scores": ratios, "lengths": lengths, "nll": -policy[:, 0] * across.nll_scale,
-        **{f"{key}_partners": partners for key, partners in across.partners.items()}, **settings,
-    }  # fmt: skip
-    return PAIR_LOSSES[name](**{key: at_hand[key] for key in reads(name)})
+    terms = PairTerms(
+        logps=policy,
+        ratios=policy - ref,
+        scores=policy - ref,
+        lengths=lengths,
+        nll=-policy[:, 0] * across.nll_scale,
+        beta=beta,
+        partners=across.partners,
+    )
+    smoothing = {"dpo_label_smoothing": SMOOTHING} if name == "exo_pair" else {}
+    return PAIR_LOSSES[name](terms, LossConfig(**{"ipo_normalize": True, **smoothing, **settings}))
+
+
+def of_ratios(name: str, ratios: Tensor, lengths: Tensor = LENGTHS, **settings: Any) -> Tensor:
+    """The loss of pairs by their log-ratios alone."""
+    return value(name, ratios, torch.zeros_like(ratios), lengths, **settings)
 
 
 def ls(x: Tensor) -> Tensor:
@@ -104,7 +112,7 @@ def test_losses_equal_their_papers(name: str, beta: float) -> None:
     policy, ref = some_logps(1, 6).requires_grad_(), some_logps(2, 6)
     lengths = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2], [9, 9], [12, 30]])
     smoothing = SMOOTHING if name in SMOOTHED_LOSSES else 0.0
-    losses = value(name, policy, ref, lengths, beta=beta, label_smoothing=smoothing, discopop_tau=0.3)
+    losses = value(name, policy, ref, lengths, beta=beta, dpo_label_smoothing=smoothing, discopop_tau=0.3)
     expected = independent(name, policy, ref, lengths.double(), beta, smoothing, 0.3)
     # aot gives each pair the loss of its rank, so only the sum is alike.
     torch.testing.assert_close(losses.sum(), expected.sum(), rtol=1e-12, atol=1e-12)
@@ -143,7 +151,8 @@ def test_sigmoid_equals_its_formula(margin: float, beta: float, smoothing: float
     z = beta * margin
     softplus = lambda x: max(x, 0) + math.log1p(math.exp(-abs(x)))  # noqa: E731
     expected = (1 - smoothing) * softplus(-z) + smoothing * softplus(z)
-    loss = sigmoid_loss(torch.tensor([[margin, 0.0]], dtype=torch.float64), beta=beta, label_smoothing=smoothing)
+    ratios = torch.tensor([[margin, 0.0]], dtype=torch.float64)
+    loss = of_ratios("sigmoid", ratios, LENGTHS[:1], beta=beta, dpo_label_smoothing=smoothing)
     assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
@@ -197,7 +206,7 @@ def test_losses_without_a_reference_start_where_both_responses_are_equally_likel
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.4])
 def test_smoothed_sigmoid_starts_at_ln_2_too(smoothing: float) -> None:
     logps = some_logps()
-    loss = sigmoid_loss(logps - logps, beta=0.3, label_smoothing=smoothing)
+    loss = of_ratios("sigmoid", logps - logps, beta=0.3, dpo_label_smoothing=smoothing)
     assert torch.allclose(loss, torch.full_like(loss, math.log(2)), rtol=1e-12)
 
 
@@ -235,7 +244,7 @@ def test_the_first_gradient_has_its_known_value(name: str, expected: tuple[float
 
 def test_the_smoothed_gradient_has_its_known_value() -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
-    sigmoid_loss(policy, beta=0.1, label_smoothing=0.1).sum().backward()
+    of_ratios("sigmoid", policy, LENGTHS[:1], dpo_label_smoothing=0.1).sum().backward()
     assert policy.grad is not None
     assert policy.grad[0].tolist() == pytest.approx([-0.04, 0.04], rel=1e-12)
 
@@ -261,7 +270,7 @@ def test_swapping_the_pair_changes_the_sigmoid_loss_by_the_margin() -> None:
     policy, ref = some_logps(1), some_logps(2)
     ratios = policy - ref
     z = 0.1 * (ratios[:, 0] - ratios[:, 1])
-    there, back = sigmoid_loss(ratios, beta=0.1), sigmoid_loss(ratios.flip(1), beta=0.1)
+    there, back = of_ratios("sigmoid", ratios), of_ratios("sigmoid", ratios.flip(1))
     assert torch.allclose(there - back, -z, rtol=1e-12)
 
 
@@ -276,8 +285,8 @@ def test_a_constant_on_both_log_ratios_leaves_margin_losses_alone() -> None:
 
 def test_ipo_of_equal_lengths_is_the_form_with_sums_at_another_beta() -> None:
     policy, ref, n = some_logps(1), some_logps(2), 6
-    normalised = ipo_loss(policy - ref, torch.full((4, 2), n), beta=0.1)
-    with_sums = ipo_loss(policy - ref, torch.ones(4, 2), beta=0.1 / n)
+    normalised = of_ratios("ipo", policy - ref, torch.full((4, 2), n))
+    with_sums = of_ratios("ipo", policy - ref, torch.ones(4, 2), beta=0.1 / n)
     assert torch.allclose(n**2 * normalised, with_sums, rtol=1e-12)
 
 
@@ -294,14 +303,14 @@ def test_the_first_step_raises_chosen_and_lowers_rejected(name: str) -> None:
 
 def test_extreme_margins_stay_finite() -> None:
     policy = torch.tensor([[-1e4, 0.0], [0.0, -1e4]], requires_grad=True)
-    loss = sigmoid_loss(policy, beta=0.5)
+    loss = of_ratios("sigmoid", policy, LENGTHS[:2], beta=0.5)
     loss.sum().backward()
     assert loss.tolist() == pytest.approx([5000.0, 0.0]) and policy.grad is not None and policy.grad.isfinite().all()
 
 
 def test_an_empty_response_counts_as_one_token() -> None:
     logps = torch.zeros(1, 2)
-    assert ipo_loss(logps, torch.tensor([[0, 4]]), beta=0.1).item() == pytest.approx(25.0)
+    assert of_ratios("ipo", logps, torch.tensor([[0, 4]])).item() == pytest.approx(25.0)
 
 
 @pytest.mark.parametrize(
@@ -320,4 +329,14 @@ def test_wrong_shapes_and_dtypes_are_refused(policy: Tensor, ref: Tensor, messag
 
 def test_lengths_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="lengths must be"):
-        ipo_loss(torch.zeros(3, 2), torch.ones(3), beta=0.1)
+        logps = torch.zeros(3, 2)
+        terms = PairTerms(logps, logps, logps, lengths=torch.ones(3), nll=logps[:, 0], beta=0.1)
+        PAIR_LOSSES["ipo"](terms, LossConfig(ipo_normalize=True))
+
+
+@pytest.mark.parametrize("name", ["logps", "ratios", "scores"])
+@pytest.mark.parametrize("values", [torch.zeros(3), torch.zeros(3, 2).bfloat16()], ids=["shape", "dtype"])
+def test_terms_of_another_shape_or_dtype_are_refused(name: str, values: Tensor) -> None:
+    tensors = {**dict.fromkeys(("logps", "ratios", "scores"), torch.zeros(3, 2)), name: values}
+    with pytest.raises(ValueError, match=f"{name} must be"):
+        PairTerms(**tensors, lengths=torch.ones(3, 2), nll=torch.zeros(3), beta=0.1)

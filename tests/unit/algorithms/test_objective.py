@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.cross_pair import StepValues
-from mindspeed_dpo.algorithms.losses import PAIR_LOSSES, reads
-from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective, adapted
+from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms
+from mindspeed_dpo.algorithms.objective import PAIR_LOSSES, PairLosses, PairValues, PreferenceObjective, adapted
 from mindspeed_dpo.config.settings.loss import (
     DIVERGING_LOSSES,
     LIKELIHOOD_LOSSES,
@@ -207,11 +207,31 @@ def test_weights_of_another_length_are_refused() -> None:
         measure(objective(), some_logps(1), LENGTHS, some_logps(2), torch.ones(3))
 
 
-READ_AS = {
-    "dpo_label_smoothing": "label_smoothing",
-    "loss_group_size": ("nll", "aot_partners", "aot_unpaired_partners"),
-    "f_divergence_type": "scores",
-}
+class Recorder:
+    """Passes attribute reads on to an object and remembers the names of the object's fields among them."""
+
+    def __init__(self, recorded: Any) -> None:
+        self._recorded = recorded
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        self.read.add(name)
+        return getattr(self._recorded, name)
+
+
+def reads(name: str) -> tuple[set[str], set[str]]:
+    """The terms and the settings that a loss reads when it is called."""
+    logps = some_logps(1)
+    terms = Recorder(
+        PairTerms(logps, logps, logps, LENGTHS, logps[:, 0], beta=0.1, partners={"aot": logps, "aot_unpaired": logps})
+    )
+    settings = Recorder(LossConfig(ipo_normalize=False, dpo_label_smoothing=0.1))
+    PAIR_LOSSES[name](terms, settings)  # type: ignore[arg-type]
+    return terms.read, settings.read
+
+
+# Settings that the objective works into a term.
+TERMS_OF = {"loss_group_size": {"nll", "partners"}, "f_divergence_type": {"scores"}}
 
 
 def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
@@ -219,13 +239,20 @@ def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
 
 
 @pytest.mark.parametrize("key", sorted(set(USED_BY) - {"margin_column"}))
-def test_the_configuration_knows_what_each_loss_reads(key: str) -> None:
-    names = READ_AS.get(key, key)
-    wanted = {names} if isinstance(names, str) else set(names)
-    assert set(USED_BY[key]) == {name for name in PAIR_LOSSES if wanted & set(reads(name))}
+def test_the_configuration_lists_the_losses_that_read_a_setting(key: str) -> None:
+    terms = TERMS_OF.get(key, set())
+    assert set(USED_BY[key]) == {name for name in PAIR_LOSSES if key in reads(name)[1] or terms & reads(name)[0]}
+
+
+@pytest.mark.parametrize("name", PAIR_LOSSES)
+def test_a_loss_reads_no_setting_but_those_the_configuration_lists_and_its_docstring_names(name: str) -> None:
+    terms, settings = reads(name)
+    text = PAIR_LOSSES[name].__doc__ or ""
+    assert settings <= set(USED_BY) and all(f"`{read}`" in text for read in settings)
+    assert all(f"`{read}" in text for read in terms)
 
 
 def test_losses_without_a_reference_read_none() -> None:
-    reading = {name for name in PAIR_LOSSES if {"scores", "ratios", "aot_partners"} & set(reads(name))}
+    reading = {name for name in PAIR_LOSSES if {"scores", "ratios", "partners"} & reads(name)[0]}
     assert set(PAIR_LOSSES) - reading == {*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES}
     assert set(MARGIN_LOSSES) <= set(DIVERGING_LOSSES)
