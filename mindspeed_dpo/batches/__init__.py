@@ -1,13 +1,15 @@
-"""The few typed batches that travel between rooms. Tokens are flat, the pair is an axis.
+"""Typed batches that are passed between packages and processes: preference pairs, rollouts, packed rows.
 
-Padding belongs to a kernel, not to the data, so nothing here is padded. Every split (data-parallel
-rank, micro-batch, shuffle) selects prompts, hence the responses of one prompt cannot part.
-Letters: P prompts, K responses of each (K = 2 for pairs: 0 is chosen, 1 is rejected).
+Tokens are stored ragged, as flat tensors with lengths; padding is left to kernels. Every split (data-parallel rank,
+micro-batch, shuffle) selects prompts, so the responses to one prompt always stay together. How rows are packed is left
+to `data.batching`, how they are computed to `models`.
+
+Notation: P prompts, K responses to each (K = 2 for pairs: 0 is chosen, 1 is rejected), R response tokens in all.
 """
 
 from mindspeed_dpo.batches.packed import PackedBatch
 from mindspeed_dpo.batches.preference import PreferenceBatch
-from mindspeed_dpo.batches.rollout import RolloutBatch, side_by_side
+from mindspeed_dpo.batches.rollout import RolloutBatch, concat_responses
 from mindspeed_dpo.batches.row_part import RowPart
 
-__all__ = ["PackedBatch", "PreferenceBatch", "RolloutBatch", "RowPart", "side_by_side"]
+__all__ = ["PackedBatch", "PreferenceBatch", "RolloutBatch", "RowPart", "concat_responses"]

@@ -61,7 +61,7 @@ class PackedBatch:
     part: RowPart | None = None
     source: PackedBatch | None = field(default=None, repr=False, compare=False)
 
-    def divided(self, rank: int, size: int) -> PackedBatch:
+    def for_context_rank(self, rank: int, size: int) -> PackedBatch:
         """The same row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
         if size == 1:
             return self

@@ -1,4 +1,4 @@
-"""Prompts with K responses each, as a data set or a rollout gives them."""
+"""Prompts with K responses each, as read from a dataset or sampled by a rollout."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PreferenceBatch:
-    """P prompts with K responses each, as ragged integer tokens on the host.
+    """P prompts with K responses each, as ragged token ids on the host.
 
     Attributes:
-        prompt_tokens: [sum of prompt lengths] int32.
-        prompt_lengths: [P] int32.
-        response_tokens: [sum of response lengths] int32; response (p, k) follows (p, k - 1).
-        response_lengths: [P, K] int32, each at least 1.
+        prompt_tokens: [sum of prompt lengths] int32 token ids.
+        prompt_lengths: [P] int32, in tokens.
+        response_tokens: [sum of response lengths] int32 token ids; response (p, k) follows (p, k - 1).
+        response_lengths: [P, K] int32, in tokens, each at least 1.
         ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
-        margins: [P] float32 or None: by how much chosen should be ahead, in units of beta times nats.
-        factors: [P] float32 or None: factor on each pair's loss.
-        logp_weights: [P, K] float32 or None: factor of each response's log-probability in the loss, beside the pair.
-        ref_token_logps: [sum of response lengths] float32 or None: of the reference, of each token, in nats.
+        margins: [P] float32 or None: by how much the chosen reward should exceed the rejected one, in beta times nats.
+        factors: [P] float32 or None: weight of each pair's loss.
+        logp_weights: [P, K] float32 or None: weight of each response's log-probability as a loss term of its own.
+        ref_token_logps: [sum of response lengths] float32 or None: reference log-probability of each token, in nats.
+
+    Example:
+        The prompt `5 6` with chosen response `7 8` and rejected response `9` is
+        `PreferenceBatch.from_lists([[5, 6]], [[[7, 8], [9]]])`: `prompt_lengths=[2]`, `response_tokens=[7, 8, 9]`,
+        `response_lengths=[[2, 1]]`.
     """
 
     prompt_tokens: Tensor
@@ -36,7 +41,7 @@ class PreferenceBatch:
     ref_token_logps: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check that the lengths describe the tokens.
+        """Check that lengths, tokens and optional tensors agree.
 
         Raises:
             ValueError: Shapes disagree; the message names the tensor.
@@ -80,34 +85,34 @@ class PreferenceBatch:
 
     @property
     def num_prompts(self) -> int:
-        """P."""
+        """Number of prompts P."""
         return len(self.prompt_lengths)
 
     @property
     def num_responses(self) -> int:
-        """K."""
+        """Number of responses K to each prompt."""
         return self.response_lengths.shape[1]
 
     def lengths(self) -> Tensor:
-        """[P, 1 + K] int32 tokens of each prompt and of its responses."""
+        """Return the lengths of each prompt and of its responses in tokens, [P, 1 + K] int32."""
         return torch.cat([self.prompt_lengths[:, None], self.response_lengths], 1)
 
     def prompts(self) -> tuple[Tensor, ...]:
-        """The P prompts, each [length] int32."""
+        """Return the P prompts, each [length] int32 token ids."""
         return torch.split(self.prompt_tokens, self.prompt_lengths.tolist())
 
     def responses(self) -> list[tuple[Tensor, ...]]:
-        """The K responses of each of the P prompts, each [length] int32."""
+        """Return the K responses to each of the P prompts, each [length] int32 token ids."""
         return self._by_response(self.response_tokens)
 
     def _by_response(self, values: Tensor) -> list[tuple[Tensor, ...]]:
-        """Values of all response tokens as those of each response."""
+        """Split values of all response tokens by response."""
         flat = torch.split(values, self.response_lengths.flatten().tolist())
         k = self.num_responses
         return [flat[p * k : (p + 1) * k] for p in range(self.num_prompts)]
 
     def select(self, prompts: Sequence[int]) -> PreferenceBatch:
-        """The sub-batch of the given prompt positions, in the given order."""
+        """Select the given prompt positions, in the given order."""
         all_prompts, all_responses = self.prompts(), self.responses()
         index = torch.as_tensor(prompts, dtype=torch.long)
         tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
@@ -125,28 +130,28 @@ class PreferenceBatch:
 
     @classmethod
     def concat(cls, parts: Sequence[PreferenceBatch]) -> PreferenceBatch:
-        """Several batches of the same K as one, in their order; what only some have is left out."""
+        """Concatenate batches of equal K in their order; optional tensors that some lack are left out."""
         return cls(
             prompt_tokens=torch.cat([part.prompt_tokens for part in parts]),
             prompt_lengths=torch.cat([part.prompt_lengths for part in parts]),
             response_tokens=torch.cat([part.response_tokens for part in parts]),
             response_lengths=torch.cat([part.response_lengths for part in parts]),
-            ref_logps=joined([part.ref_logps for part in parts]),
-            margins=joined([part.margins for part in parts]),
-            factors=joined([part.factors for part in parts]),
-            logp_weights=joined([part.logp_weights for part in parts]),
-            ref_token_logps=joined([part.ref_token_logps for part in parts]),
+            ref_logps=concat_optional([part.ref_logps for part in parts]),
+            margins=concat_optional([part.margins for part in parts]),
+            factors=concat_optional([part.factors for part in parts]),
+            logp_weights=concat_optional([part.logp_weights for part in parts]),
+            ref_token_logps=concat_optional([part.ref_token_logps for part in parts]),
         )
 
     def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
-        """Some responses of some prompts, such as pairs of the K that were sampled.
+        """Select responses by prompt, such as a pair out of the K that were sampled.
 
         Args:
             prompts: [N] int64 positions of prompts, which may repeat.
-            responses: [N, k] int64 which of the K responses, in the wanted order.
+            responses: [N, k] int64 indices of the k responses to select, in order.
 
         Returns:
-            N prompts with k responses each; what belongs to whole pairs or to tokens is left out.
+            N prompts with k responses each, without the optional tensors of pairs and of tokens.
         """
         all_prompts, all_responses = self.prompts(), self.responses()
         chosen = [all_responses[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
@@ -160,11 +165,15 @@ class PreferenceBatch:
         )
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
-        """The same batch carrying reference log-probabilities [P, K] float32, in nats."""
+        """Return the same batch with reference log-probabilities [P, K] float32, in nats."""
         return replace(self, ref_logps=ref_logps)
 
 
-def joined(parts: Sequence[Tensor | None]) -> Tensor | None:
-    """The parts as one tensor, or None where one of them is missing."""
-    there = [part for part in parts if part is not None]
-    return torch.cat(there) if len(there) == len(parts) else None
+def concat_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """Concatenate tensors along their first axis; None where one of them is missing.
+
+    Args:
+        parts: [N, ...] values of one dtype and unit, or None.
+    """
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if len(present) == len(parts) else None

@@ -1,4 +1,4 @@
-"""What a policy answered to prompts."""
+"""Sampled responses of a policy to prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.batches.preference import PreferenceBatch, joined
+from mindspeed_dpo.batches.preference import PreferenceBatch, concat_optional
 
 
 @dataclass(frozen=True)
@@ -16,15 +16,19 @@ class RolloutBatch:
     """K sampled responses to each of P prompts, on the host.
 
     Attributes:
-        answers: The P prompts and their K responses; a response keeps the stop token it ended with.
-        rows: [P] int64 dataset row of each prompt; columns for the reward are looked up by it.
-        ended: [P, K] bool, whether a response ended by itself with a stop token.
-        logps: [P, K] float32 log-probability of each response under what sampled it, at temperature 1, in nats; None
-            where it was not asked for.
-        version: Of the policy that sampled: optimizer iterations it has learned from.
+        samples: The P prompts and their K responses; a response includes the stop token that ended it.
+        rows: [P] int64 dataset row of each prompt, by which the reward looks up further columns.
+        ended: [P, K] bool, whether a response ended with a stop token rather than at the length limit.
+        logps: [P, K] float32 log-probability of each response under the policy that sampled it, at temperature 1, in
+            nats; None unless requested.
+        version: Version of that policy: the number of iterations it was trained for.
+
+    Example:
+        Two responses to row 7 of the dataset, the second one truncated: `samples` holds one prompt with K = 2,
+        `rows=[7]`, `ended=[[True, False]]`, `version=3`.
     """
 
-    answers: PreferenceBatch
+    samples: PreferenceBatch
     rows: Tensor
     ended: Tensor
     logps: Tensor | None = None
@@ -36,7 +40,7 @@ class RolloutBatch:
         Raises:
             ValueError: They do not; the message names the tensor.
         """
-        shape = self.answers.response_lengths.shape
+        shape = self.samples.response_lengths.shape
         if len(self.rows) != shape[0]:
             raise ValueError(f"rows must be [{shape[0]}], one per prompt, got {list(self.rows.shape)}")
         for name in ("ended", "logps"):
@@ -46,19 +50,19 @@ class RolloutBatch:
 
     @property
     def num_prompts(self) -> int:
-        """P."""
-        return self.answers.num_prompts
+        """Number of prompts P."""
+        return self.samples.num_prompts
 
     @property
     def num_responses(self) -> int:
-        """K."""
-        return self.answers.num_responses
+        """Number of responses K to each prompt."""
+        return self.samples.num_responses
 
     def select(self, prompts: Sequence[int]) -> RolloutBatch:
-        """The rollouts of the given prompt positions, in the given order."""
+        """Select the rollouts of the given prompt positions, in the given order."""
         index = torch.as_tensor(prompts, dtype=torch.long)
         return RolloutBatch(
-            self.answers.select(prompts),
+            self.samples.select(prompts),
             self.rows[index],
             self.ended[index],
             None if self.logps is None else self.logps[index],
@@ -67,40 +71,40 @@ class RolloutBatch:
 
     @classmethod
     def concat(cls, parts: Sequence[RolloutBatch]) -> RolloutBatch:
-        """The rollouts of several replicas as one batch, in their order.
+        """Concatenate the rollouts of several replicas in their order.
 
         Raises:
-            ValueError: Different versions of the policy sampled them.
+            ValueError: The rollouts were sampled by different versions of the policy.
         """
         versions = {part.version for part in parts}
         if len(versions) != 1:
             raise ValueError(f"rollouts of policy versions {sorted(versions)} cannot be one batch")
         return cls(
-            PreferenceBatch.concat([part.answers for part in parts]),
+            PreferenceBatch.concat([part.samples for part in parts]),
             torch.cat([part.rows for part in parts]),
             torch.cat([part.ended for part in parts]),
-            joined([part.logps for part in parts]),
+            concat_optional([part.logps for part in parts]),
             parts[0].version,
         )
 
 
-def side_by_side(first: RolloutBatch, second: RolloutBatch) -> RolloutBatch:
-    """Responses to the same prompts as one batch: those of the first, then those of the second.
+def concat_responses(first: RolloutBatch, second: RolloutBatch) -> RolloutBatch:
+    """Concatenate the responses of two batches to the same prompts: K = K of the first + K of the second.
 
     Raises:
         ValueError: The prompts differ.
     """
-    one, two = first.answers, second.answers
+    one, two = first.samples, second.samples
     if not torch.equal(one.prompt_tokens, two.prompt_tokens) or not torch.equal(first.rows, second.rows):
-        raise ValueError("only responses to the same prompts can stand side by side")
+        raise ValueError("only responses to the same prompts can be concatenated")
     responses = [
         response for rows in zip(one.responses(), two.responses(), strict=True) for row in rows for response in row
     ]
     logps = None if first.logps is None or second.logps is None else torch.cat([first.logps, second.logps], 1)
-    answers = PreferenceBatch(
+    samples = PreferenceBatch(
         prompt_tokens=one.prompt_tokens,
         prompt_lengths=one.prompt_lengths,
         response_tokens=torch.cat([one.response_tokens[:0], *responses]),
         response_lengths=torch.cat([one.response_lengths, two.response_lengths], 1),
     )
-    return RolloutBatch(answers, first.rows, torch.cat([first.ended, second.ended], 1), logps, first.version)
+    return RolloutBatch(samples, first.rows, torch.cat([first.ended, second.ended], 1), logps, first.version)

@@ -1,1 +1,4 @@
-"""Who stands where: the topology as pure integers, and the process groups made from it."""
+"""Parallel layout and communication: rank arithmetic, process groups, collectives of context and tensor parallelism.
+
+The computation between collectives is left to `models`, `engine` and `rollout`, starting processes to `controller`.
+"""

@@ -1,7 +1,8 @@
-"""Context parallelism: what ranks exchange that compute parts of one packed row, after Ulysses (arXiv:2309.14509).
+"""Context parallelism over attention heads, after DeepSpeed-Ulysses (arXiv:2309.14509).
 
-Every module works on its rank's rows. Only attention needs all of them: around it an all-to-all turns T / c rows of all
-heads into all T rows of 1 / c of the heads, and back. Letters: c ranks, T rows, d width of a head.
+Every module computes its own rank's positions. Only attention needs all of them: an all-to-all before it turns T / c
+positions of all heads into all T positions of 1 / c of the heads, and another one after it turns them back.
+Notation: c ranks, T positions of the packed row, d head dimension.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from torch import Tensor
 from mindspeed_dpo.batches import RowPart
 
 
-def key_heads(groups: int, size: int) -> int:
-    """Key heads of each of `size` ranks during attention, for `groups` of them; fewer than ranks are repeated."""
+def num_key_heads_per_rank(groups: int, size: int) -> int:
+    """Compute the number of key heads per rank during attention; fewer query groups than ranks are repeated."""
     return math.lcm(groups, size) // size
 
 
 @dataclass(frozen=True)
 class ContextGroup:
-    """The ranks that share a packed row.
+    """The context-parallel ranks that compute one packed row together.
 
     Attributes:
         size: Number of ranks, at least 2.
-        group: Process group of torch.
+        group: Process group of torch.distributed.
     """
 
     size: int
@@ -37,49 +38,71 @@ class ContextGroup:
 
     @classmethod
     def of(cls, size: int) -> ContextGroup | None:
-        """The group of this process, or None where rows are not split."""
+        """Return the group of this process, or None for a context-parallel size of 1."""
         return cls(size, parallel_state.get_context_parallel_group()) if size > 1 else None
 
     def to_heads(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """From this rank's rows of all heads to all rows of its share of the heads.
+        """Exchange this rank's positions of all heads for all positions of this rank's heads.
 
-        Rank r gets the r-th run of query heads and the key heads that those attend with. Where the ranks do not divide
-        the key heads, these are repeated first; backward adds the gradients of the copies up.
+        Rank r receives the r-th run of query heads and the key heads they attend to. If the number of key heads is not
+        divisible by c, key heads are repeated first and backward sums the gradients of the copies.
 
         Args:
-            query: [T / c, heads, d], heads a multiple of c.
-            key: [T / c, groups, d].
-            value: [T / c, groups, d].
+            query: [T / c, heads, d] activations of any floating dtype, heads a multiple of c.
+            key: [T / c, groups, d] activations.
+            value: [T / c, groups, d] activations.
 
         Returns:
-            [T, heads / c, d] and twice [T, `key_heads`, d]; query head i still attends with key head
-            i // (query heads / key heads).
+            Query [T, heads / c, d], key and value [T, `num_key_heads_per_rank`, d] in the dtype of the inputs; query
+            head i attends to key head i // (query heads / key heads), as before.
         """
-        copies = key_heads(key.shape[1], self.size) * self.size // key.shape[1]
+        copies = num_key_heads_per_rank(key.shape[1], self.size) * self.size // key.shape[1]
         if copies > 1:
             key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
         shares = [heads.unflatten(1, (self.size, -1)).transpose(0, 1) for heads in (query, key, value)]
-        # One message for all three.
-        whole = self._exchange(torch.cat(shares, dim=2)).flatten(0, 1)
-        query, key, value = whole.split([share.shape[2] for share in shares], dim=1)
+        # One message for all three tensors.
+        joined = self._exchange(torch.cat(shares, dim=2)).flatten(0, 1)
+        query, key, value = joined.split([share.shape[2] for share in shares], dim=1)
         return query, key, value
 
     def to_rows(self, context: Tensor) -> Tensor:
-        """The way back: all rows of a share of the heads [T, heads / c, d] to this rank's of all [T / c, heads, d]."""
+        """Exchange all positions of this rank's heads for this rank's positions of all heads; inverse of `to_heads`.
+
+        Args:
+            context: [T, heads / c, d] attention outputs, any floating dtype.
+
+        Returns:
+            [T / c, heads, d] activations in the same dtype.
+        """
         return self._exchange(context.unflatten(0, (self.size, -1))).transpose(0, 1).flatten(1, 2)
 
     def join(self, columns: Tensor, part: RowPart, count: int) -> Tensor:
-        """What every rank says of its labels, [r, c], as what is known of all `count` labels of the row; see `sum`."""
-        return self.sum(part.spread(columns, count))
+        """Collect every rank's values of its labels on all ranks, differentiably; see `sum`.
+
+        Args:
+            columns: [r, c] float32 values of this rank's r labels.
+            part: This rank's part of the row.
+            count: Number R of labels of the full row.
+
+        Returns:
+            [R, c] float32 values of all labels.
+        """
+        return self.sum(part.scatter(columns, count))
 
     def sum(self, mine: Tensor) -> Tensor:
-        """The sum of the ranks' tensors on each of them; the gradient goes to this rank's own summand alone.
+        """Sum the ranks' tensors; the gradient flows to this rank's own summand only.
 
-        Every rank computes the same loss from the sum, so each has to learn from its own part of it once.
+        Every rank computes the same loss from the sum, so summing the gradients as well would count each one c times.
+
+        Args:
+            mine: Values of any shape and floating dtype, equal in both on all ranks.
+
+        Returns:
+            The sum on every rank, with the shape and dtype of `mine`.
         """
-        whole = mine.detach().clone()
-        dist.all_reduce(whole, dist.ReduceOp.SUM, self.group)
-        return mine + (whole - mine.detach())
+        total = mine.detach().clone()
+        dist.all_reduce(total, dist.ReduceOp.SUM, self.group)
+        return mine + (total - mine.detach())
 
     def _exchange(self, chunks: Tensor) -> Tensor:
         exchanged: Tensor = _Exchange.apply(chunks, self.group)
@@ -87,7 +110,7 @@ class ContextGroup:
 
 
 class _Exchange(torch.autograd.Function):
-    """Chunk i goes to rank i, and chunk i of the result came from it: the transpose of this is the same again."""
+    """All-to-all of equal chunks; chunk i goes to rank i. It is its own transpose, so backward is the same exchange."""
 
     @staticmethod
     def forward(ctx: Any, chunks: Tensor, group: Any) -> Tensor:  # type: ignore[override]

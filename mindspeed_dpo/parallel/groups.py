@@ -1,4 +1,4 @@
-"""Process groups: torch.distributed, megatron-core's parallel state and its random generators, begun and ended."""
+"""Lifetime of process groups: torch.distributed, megatron-core's parallel state and random generators."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def join(
     Args:
         rank: Global rank of this process.
         world_size: Number of processes.
-        master: `host:port` of rank 0's store.
-        backend: As `Accelerator.backend`.
-        timeout_minutes: How long a collective may take.
-        store: The store itself, where this process hosts it already.
+        master: `host:port` of the store that rank 0 serves.
+        backend: Backend of torch.distributed, as in `Accelerator.backend`.
+        timeout_minutes: Limit for a collective.
+        store: The store itself if this process serves it already.
     """
     timeout = timedelta(minutes=timeout_minutes)
     if store is None:
@@ -34,7 +34,7 @@ def join(
 
 
 def split(topology: Topology, timeout_minutes: float = 45) -> None:
-    """Make the tensor-, context-, pipeline- and data-parallel groups."""
+    """Create the tensor-, context-, pipeline- and data-parallel groups; a collective."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
@@ -43,17 +43,18 @@ def split(topology: Topology, timeout_minutes: float = 45) -> None:
     )
 
 
-def holds_everywhere(flag: bool, device: torch.device) -> bool:
-    """Whether a flag is set on every process of the job; a collective."""
+def all_processes_agree(flag: bool, device: torch.device) -> bool:
+    """Return whether a flag is set on every process of the job; a collective."""
     count = torch.tensor([int(flag)], dtype=torch.int32, device=device)
     dist.all_reduce(count, dist.ReduceOp.SUM)
     return int(count) == dist.get_world_size()
 
 
 def seed(number: int) -> None:
-    """Seed this process's generators, after `split`.
+    """Seed this process's random generators; call after `split`.
 
-    Pipeline stages draw different numbers; ranks of a stage share them, tensor ranks outside tensor-parallel regions.
+    Pipeline stages get different seeds. The ranks of a stage share theirs, except in megatron-core's tensor-parallel
+    regions, where each tensor rank has its own.
     """
     stage_seed = number + 100 * parallel_state.get_pipeline_model_parallel_rank()
     torch.manual_seed(stage_seed)
@@ -61,7 +62,7 @@ def seed(number: int) -> None:
 
 
 def leave() -> None:
-    """End what `split` and `join` began."""
+    """Destroy the groups that `split` and `join` created."""
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()

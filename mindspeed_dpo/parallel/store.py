@@ -1,4 +1,4 @@
-"""The store through which the processes of a job find each other. No megatron here: it is made before the device is."""
+"""The key-value store of a job's rendezvous. It is created before the device is activated, so no megatron import."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch.distributed as dist
 
 
 def host_store(port: int) -> dist.TCPStore:
-    """A store that listens on `port`, or on a free one for 0, from now on: nobody can take the port meanwhile.
+    """Serve a store on `port`, or on a free port for 0, which stays bound from then on.
 
     Raises:
-        RuntimeError: The port is taken.
+        RuntimeError: The port is in use.
     """
     return dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False)

@@ -1,4 +1,4 @@
-"""The tensor-parallel ranks that split one model's matrices, seen from one of them; one rank alone needs no group."""
+"""Collectives among the tensor-parallel ranks of one model; with one rank they do nothing."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TensorGroup:
-    """Where this process stands among the ranks, and what they do together.
+    """This process's membership in a tensor-parallel group.
 
     Attributes:
-        rank: Place in the group.
+        rank: Rank in the group.
         size: Number of ranks.
-        group: Process group of torch, or None when there is one rank.
+        group: Process group of torch.distributed; None for a single rank.
     """
 
     rank: int = 0
@@ -25,16 +25,23 @@ class TensorGroup:
     group: Any = None
 
     def __post_init__(self) -> None:
-        """Check that the rank lies in the group.
+        """Check the rank.
 
         Raises:
-            ValueError: It does not.
+            ValueError: The rank is outside [0, size).
         """
         if not 0 <= self.rank < self.size:
             raise ValueError(f"a tensor group of {self.size} ranks has no rank {self.rank}; give 0 to {self.size - 1}")
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """The sum of every rank's tensor, in its dtype; low precision travels and is added up in float32."""
+        """Sum the ranks' tensors.
+
+        Args:
+            tensor: Values of any shape and dtype; float16 and bfloat16 are sent and summed in float32.
+
+        Returns:
+            The sum on every rank, in the shape and dtype of `tensor`.
+        """
         if self.size == 1:
             return tensor
         wide = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor.contiguous()
@@ -42,17 +49,17 @@ class TensorGroup:
         return wide.to(tensor.dtype)
 
     def gather_columns(self, tensor: Tensor) -> Tensor:
-        """Every rank's [rows, n] float32 side by side: [rows, size * n]."""
+        """Concatenate every rank's values [rows, n] float32 to [rows, size * n]."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous(), self.group)
         return torch.cat(parts, dim=-1)
 
-    def from_first(self, tensor: Tensor) -> Tensor:
-        """What rank 0 holds, float32 or integers, on all ranks.
+    def broadcast_from_first(self, tensor: Tensor) -> Tensor:
+        """Broadcast the values of rank 0, float32 or integers of any shape.
 
-        A sum with zeros, because it needs no global rank and every backend carries it.
+        A sum with zeros, which involves no global rank and is supported by every backend.
         """
         if self.size == 1:
             return tensor

@@ -1,6 +1,6 @@
-"""Ranks and axes as pure integers: tensor parallel runs fastest, then context, then data parallel, pipeline slowest.
+"""Rank arithmetic in megatron-core's order tp-cp-ep-dp-pp: tensor-parallel ranks vary fastest, pipeline ranks slowest.
 
-This is megatron-core's order (tp-cp-ep-dp-pp). No torch here, so the driver can reason about ranks too.
+It imports no torch, so that the driver can use it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Topology:
-    """The axes of a training job.
+    """Sizes of the parallel axes of a job.
 
     Attributes:
         tp: Tensor-parallel size.
@@ -26,10 +26,10 @@ class Topology:
 
     @classmethod
     def of(cls, world_size: int, tp: int, pp: int, cp: int = 1) -> Topology:
-        """The topology that fills `world_size` processes.
+        """Derive the data-parallel size from the number of processes.
 
         Raises:
-            ValueError: tp * cp * pp does not divide the world size.
+            ValueError: The world size is not divisible by tp * cp * pp.
         """
         replica = tp * cp * pp
         if world_size % replica:
@@ -42,20 +42,20 @@ class Topology:
 
     @property
     def world_size(self) -> int:
-        """Number of processes."""
+        """Number of processes of the job."""
         return self.tp * self.cp * self.dp * self.pp
 
-    def place(self, rank: int) -> Place:
-        """Where a global rank stands on each axis."""
+    def place(self, rank: int) -> ParallelRank:
+        """Return the coordinates of a global rank."""
         rest, tp_rank = divmod(rank, self.tp)
         rest, cp_rank = divmod(rest, self.cp)
         pp_rank, dp_rank = divmod(rest, self.dp)
-        return Place(self, tp_rank=tp_rank, dp_rank=dp_rank, pp_rank=pp_rank, cp_rank=cp_rank)
+        return ParallelRank(self, tp_rank=tp_rank, dp_rank=dp_rank, pp_rank=pp_rank, cp_rank=cp_rank)
 
 
 @dataclass(frozen=True)
-class Place:
-    """One process's coordinates."""
+class ParallelRank:
+    """Coordinates of one process on the parallel axes."""
 
     topology: Topology
     tp_rank: int
@@ -64,28 +64,23 @@ class Place:
     cp_rank: int = 0
 
     @property
-    def is_first_stage(self) -> bool:
-        """Whether this process holds the embedding."""
-        return self.pp_rank == 0
-
-    @property
     def is_last_stage(self) -> bool:
-        """Whether this process holds the head."""
+        """Whether this process holds the output layer."""
         return self.pp_rank == self.topology.pp - 1
 
     @property
     def is_output(self) -> bool:
-        """Whether this process speaks for its data-parallel replica: one per replica does."""
+        """Whether this process reports for its data-parallel replica; exactly one process per replica does."""
         return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
 
     @property
     def holds_first_copy(self) -> bool:
-        """Whether its weights are the copy that speaks for all: every data- and context-parallel rank holds one."""
+        """Whether this process holds the first copy of its weights; every data- and context-parallel rank has one."""
         return self.dp_rank == 0 and self.cp_rank == 0
 
 
 def shard(count: int, dp_rank: int, dp: int) -> range:
-    """Positions of a data-parallel rank among `count` items: contiguous, sizes differing by at most one."""
+    """Return the contiguous positions of a data-parallel rank among `count` items; sizes differ by at most one."""
     base, rest = divmod(count, dp)
     start = dp_rank * base + min(dp_rank, rest)
     return range(start, start + base + (dp_rank < rest))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch, side_by_side
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch, concat_responses
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
 Lists = tuple[list[list[int]], list[list[list[int]]]]
@@ -61,9 +61,9 @@ def test_tokens_and_lengths_are_int32() -> None:
 def test_references_join_a_batch_without_changing_it() -> None:
     batch = PreferenceBatch.from_lists([[1], [2]], [[[3], [4]], [[5], [6, 7]]])
     references = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
-    joined = batch.with_ref_logps(references)
-    assert joined.ref_logps is references
-    assert lists_of(joined) == lists_of(batch)
+    concat_optional = batch.with_ref_logps(references)
+    assert concat_optional.ref_logps is references
+    assert lists_of(concat_optional) == lists_of(batch)
     assert batch.ref_logps is None
 
 
@@ -142,8 +142,8 @@ def test_what_a_pair_carries_follows_it() -> None:
     carrying = replace(batch, margins=torch.tensor([0.1, 0.2, 0.3]), factors=torch.tensor([1.0, 2.0, 3.0]))
     picked = carrying.select([2, 0])
     assert picked.margins is not None and picked.margins.tolist() == pytest.approx([0.3, 0.1])
-    joined = PreferenceBatch.concat([picked, carrying])
-    assert joined.factors is not None and joined.factors.tolist() == [3.0, 1.0, 1.0, 2.0, 3.0]
+    concat_optional = PreferenceBatch.concat([picked, carrying])
+    assert concat_optional.factors is not None and concat_optional.factors.tolist() == [3.0, 1.0, 1.0, 2.0, 3.0]
     assert PreferenceBatch.concat([picked, batch]).factors is None
     with pytest.raises(ValueError, match=r"margins must be \[3\]"):
         replace(batch, margins=torch.zeros(2))
@@ -170,14 +170,14 @@ def test_what_belongs_to_responses_and_their_tokens_goes_with_them() -> None:
         replace(batch, logp_weights=torch.zeros(2))
 
 
-def test_responses_of_two_stand_side_by_side() -> None:
+def test_responses_of_two_batches_are_concatenated() -> None:
     def rollouts(prompts: list[list[int]], responses: list[list[list[int]]], ended: bool) -> RolloutBatch:
         answers, shape = PreferenceBatch.from_lists(prompts, responses), (len(prompts), len(responses[0]))
         return RolloutBatch(answers, torch.arange(len(prompts)), torch.full(shape, ended), version=3)
 
     one = rollouts([[1], [2, 3]], [[[4, 5]], [[7]]], True)
-    found = side_by_side(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
-    assert lists_of(found.answers) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
+    found = concat_responses(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
+    assert lists_of(found.samples) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
     assert found.ended.tolist() == [[True, False]] * 2 and found.version == 3 and found.logps is None
-    with pytest.raises(ValueError, match="only responses to the same prompts can stand side by side"):
-        side_by_side(one, rollouts([[1], [2, 4]], [[[6]], [[8, 9]]], False))
+    with pytest.raises(ValueError, match="only responses to the same prompts can be concatenated"):
+        concat_responses(one, rollouts([[1], [2, 4]], [[[6]], [[8, 9]]], False))

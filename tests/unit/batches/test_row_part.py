@@ -22,13 +22,13 @@ def test_parts_hold_every_row_and_every_label_once(
     whole = pack(batch, share_prompt=share_prompt, multiple_of=size)
     tokens, joined = [], torch.zeros(len(whole.labels), 2)
     for rank in range(size):
-        part = whole.divided(rank, size).part
+        part = whole.for_context_rank(rank, size).part
         assert part is not None and len(part.labels) >= 1
         tokens.append(part.cut(whole.tokens))
         # What a row knows of its label: the label and the row itself.
         known = torch.stack((part.labels, part.score_rows + part.start), 1).float()
-        joined += part.spread(known, len(whole.labels))
-        last, here = part.at(whole.last_rows)
+        joined += part.scatter(known, len(whole.labels))
+        last, here = part.local_rows(whole.last_rows)
         assert torch.equal(part.cut(whole.tokens)[last][here], whole.tokens[whole.last_rows][here])
     assert torch.equal(torch.cat(tokens), whole.tokens)
     assert torch.equal(joined, torch.stack((whole.labels, whole.score_rows), 1).float())
@@ -36,9 +36,9 @@ def test_parts_hold_every_row_and_every_label_once(
 
 def test_one_rank_has_the_row_as_it_is() -> None:
     whole = pack(PreferenceBatch.from_lists([[1]], [[[2], [3]]]))
-    assert whole.divided(0, 1) is whole and whole.part is None
+    assert whole.for_context_rank(0, 1) is whole and whole.part is None
 
 
 def test_unequal_parts_are_refused() -> None:
-    with pytest.raises(ValueError, match="a row of 5 tokens cannot be cut into 2 equal parts"):
+    with pytest.raises(ValueError, match="a row of 5 tokens cannot be split into 2 equal parts"):
         RowPart.of(5, torch.zeros(1, dtype=torch.int64), torch.zeros(1, dtype=torch.int64), 0, 2)

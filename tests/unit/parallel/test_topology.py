@@ -47,7 +47,6 @@ def test_one_process_of_each_replica_speaks_and_replicas_follow_in_rank_order(to
 @given(TOPOLOGIES)
 def test_the_first_and_the_last_stage_are_known(topology: Topology) -> None:
     for place in map(topology.place, range(topology.world_size)):
-        assert place.is_first_stage == (place.pp_rank == 0)
         assert place.is_last_stage == (place.pp_rank == topology.pp - 1)
 
 

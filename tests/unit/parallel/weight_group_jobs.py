@@ -9,11 +9,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from mindspeed_dpo.parallel.link import Link, device_group, join_link
 from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.weight_group import WeightGroup, device_group, join_weight_group
 
 
-def talk(link: Link) -> None:
+def talk(link: WeightGroup) -> None:
     """Share texts, then broadcast from the last rank."""
     texts = link.share("größer" if link.rank == 1 else "")
     tensor = torch.arange(5, dtype=torch.bfloat16) * link.rank
@@ -26,14 +26,14 @@ def main(port: int, rank: int, size: int, what: str) -> None:
     # Each process is a job of its own, so that none can be mistaken for another in a default group.
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     store = host_store(port) if rank == 0 else None
-    link = join_link(f"127.0.0.1:{port}", rank, size, backend="gloo", timeout_minutes=0.5, store=store)
+    link = join_weight_group(f"127.0.0.1:{port}", rank, size, backend="gloo", timeout_minutes=0.5, store=store)
     if what == "one dies" and rank == 1:
         os._exit(0)
     talk(link)
     link.close()
     reached = dist.PrefixStore("second", store or dist.TCPStore("127.0.0.1", port, is_master=False))
     for _ in range(2):
-        link = Link(rank, size, device_group(reached, rank, size, "cpu:gloo", timedelta(minutes=0.5)))
+        link = WeightGroup(rank, size, device_group(reached, rank, size, "cpu:gloo", timedelta(minutes=0.5)))
         talk(link)
         link.close()
         reached = dist.PrefixStore("third", reached)

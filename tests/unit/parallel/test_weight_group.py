@@ -16,7 +16,7 @@ def play(size: int, what: str) -> list[subprocess.CompletedProcess[str]]:
     """The ends of a link, each a process and a job of its own."""
     port = free_port()
     commands = [
-        [sys.executable, "-m", "tests.unit.parallel.link_jobs", *map(str, (port, rank, size, what))]
+        [sys.executable, "-m", "tests.unit.parallel.weight_group_jobs", *map(str, (port, rank, size, what))]
         for rank in range(size)
     ]
     started = [
