@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -40,11 +41,11 @@ class ManyProcesses:
     def drop(self, role: str) -> None:
         self._ask("drop", role)
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        return self._ask("call", role, verb, *args)
+    def call(self, method: Callable[..., Any], *args: Any) -> list[Any]:
+        return self._ask("call", method, *args)
 
-    def start(self, role: str, verb: str, *args: Any) -> Done:
-        return Done(self.call(role, verb, *args))
+    def start(self, method: Callable[..., Any], *args: Any) -> Done:
+        return Done(self.call(method, *args))
 
     def used(self) -> list[tuple[float, float]]:
         """CPU seconds and peak MiB of each process so far."""

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from measuring import family_cpu_s
 from phases import Phases
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import Group
 from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.build_offline import offline_trainer
-from mindspeed_dpo.trainers.build_online import online_trainer
+from mindspeed_dpo.trainers.build import offline_trainer, online_trainer
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.trainers.run_inputs import Inputs, open_inputs
+from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 
@@ -33,7 +32,7 @@ class OneProcess:
     """A worker process of a pool of one, behind the face of a worker group.
 
     Attributes:
-        spent: CPU seconds of every verb, `actor.update` for instance, those of a reward's own process included.
+        spent: CPU seconds of every method, `Actor.update` for instance, those of a reward's own process included.
     """
 
     size, host = 1, "127.0.0.1"
@@ -49,12 +48,12 @@ class OneProcess:
     def drop(self, role: str) -> None:
         self.worker.drop(role)
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        with self.spent(f"{role}.{verb}"):
-            return [self.worker.call(role, verb, *args)]
+    def call(self, method: Callable[..., Any], *args: Any) -> list[Any]:
+        with self.spent(method.__qualname__):
+            return [self.worker.call(method, *args)]
 
-    def start(self, role: str, verb: str, *args: Any) -> Done:
-        return Done(self.call(role, verb, *args))
+    def start(self, method: Callable[..., Any], *args: Any) -> Done:
+        return Done(self.call(method, *args))
 
 
 class Silent:
@@ -67,9 +66,7 @@ class Silent:
         return
 
 
-def offline(
-    run: RunConfig, tracker: Tracker | None = None, group: Group | None = None
-) -> tuple[OfflineDPOTrainer, Inputs]:
+def offline(run: RunConfig, tracker: Tracker | None = None, group: Any = None) -> tuple[OfflineDPOTrainer, RunInputs]:
     """The trainer of a run, its roles built and a cached reference computed, and what it reads.
 
     Args:
@@ -79,15 +76,11 @@ def offline(
     """
     inputs = open_inputs(run)
     seats = {"actor_rollout": group or OneProcess(inputs.config)}
-    trainer = offline_trainer(inputs, seats)(tracker=tracker or Silent())
-    assert isinstance(trainer, OfflineDPOTrainer)
-    return trainer, inputs
+    return offline_trainer(inputs, seats)(tracker=tracker or Silent()), inputs
 
 
 def online(run: RunConfig, tracker: Tracker | None = None) -> tuple[OnlineDPOTrainer, OneProcess]:
     """The trainer of an online run, its roles built, and the process that plays them; see `offline`."""
     inputs = open_inputs(run)
     group = OneProcess(inputs.config)
-    trainer = online_trainer(inputs, {"actor_rollout": group})(tracker=tracker or Silent())
-    assert isinstance(trainer, OnlineDPOTrainer)
-    return trainer, group
+    return online_trainer(inputs, {"actor_rollout": group})(tracker=tracker or Silent()), group

@@ -41,7 +41,7 @@ OURS, PEERS = "ours", ("trl", "trl-tuned")
 ASKED = 3.0
 REWARD = "online_reward.vowels"
 # Our verbs under the names of the phases.
-VERBS = {"rollout.generate": "generate", "reward.score": "score", "ref.log_probs": "reference"}
+VERBS = {"Rollout.generate": "generate", "Reward.score": "score", "Reference.log_probs": "reference"}
 PHASES = ("generate", "score", "reference", "update")
 
 

@@ -104,12 +104,12 @@ def measure(options: argparse.Namespace) -> Result:
 
 def fitted(run: Any) -> Times:
     """Train to the end on processes that Ray places."""
-    from mindspeed_dpo.trainers.build import placed_groups
-    from mindspeed_dpo.trainers.build_online import online_trainer
+    from mindspeed_dpo.controller.launch import worker_groups
+    from mindspeed_dpo.trainers.build import online_trainer
     from mindspeed_dpo.trainers.run_inputs import open_inputs
 
     inputs, times = open_inputs(run), Times()
-    with placed_groups(inputs.config) as groups:
+    with worker_groups(inputs.config) as groups:
         online_trainer(inputs, groups)(tracker=times).fit()
     return times
 

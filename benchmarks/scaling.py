@@ -118,8 +118,8 @@ def online_step(options: argparse.Namespace) -> Result:
     spent = process.spent.seconds
     tokens = prompts * (found["prompt_length/mean"] + answers * found["response_length/mean"])
     return {
-        "tokens": tokens, "peak_mib": peak_mib(), "generate": spent["rollout.generate"],
-        "reference": spent["ref.log_probs"], "update": spent["actor.update"],
+        "tokens": tokens, "peak_mib": peak_mib(), "generate": spent["Rollout.generate"],
+        "reference": spent["Reference.log_probs"], "update": spent["Actor.update"],
     }  # fmt: skip
 
 

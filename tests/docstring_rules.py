@@ -7,6 +7,8 @@ For each public function and method of the package, and for each public class:
 2. A function that takes or returns tensors or arrays states a shape ("[P, K]", or "scalar"), a dtype and a unit. The
    docstring of its class counts where the function's own arguments are fields of that class.
 3. A function that raises an exception itself has a "Raises:" section. Assertions and NotImplementedError are exempt.
+
+A method marked `@override` is documented by the interface that declares it.
 """
 
 from __future__ import annotations
@@ -68,7 +70,9 @@ def _public_definitions(module: ast.Module) -> Iterator[tuple[str, Function | as
 
 def _messages(node: Function | ast.ClassDef, owner: ast.ClassDef | None) -> Iterator[str]:
     text = ast.get_docstring(node) or ""
-    if not _is_overload(node):
+    if _is_decorated(node, "override"):
+        return
+    if not _is_decorated(node, "overload"):
         yield from _sentence(text)
     if isinstance(node, ast.ClassDef):
         return
@@ -115,8 +119,8 @@ def _own_statements(node: ast.AST) -> Iterator[ast.AST]:
             yield from _own_statements(child)
 
 
-def _is_overload(node: Function | ast.ClassDef) -> bool:
-    return any("overload" in ast.unparse(decorator) for decorator in node.decorator_list)
+def _is_decorated(node: Function | ast.ClassDef, name: str) -> bool:
+    return any(name in ast.unparse(decorator) for decorator in node.decorator_list)
 
 
 def main(arguments: list[str]) -> int:

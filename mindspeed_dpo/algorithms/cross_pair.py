@@ -1,8 +1,8 @@
-"""What losses that look across pairs must know of the whole step, however it is split.
+"""Cross-pair values: what some losses need to know of the other pairs of an optimizer step, however it is split.
 
-Most losses see one pair. Some sort all pairs (aot), average over all tokens (sft) or set beta by the batch (β-DPO).
-For these the values of every pair of the optimizer step are gathered first, without gradient; from them follows what
-each pair is compared with or scaled by, and the loss is then again a value per pair that any micro-batch can compute.
+Most losses depend on one pair. Some sort all pairs (aot), average over all tokens (sft) or set beta per batch (β-DPO).
+For these the values of all pairs of the step are gathered first, without gradient. From them follows what each pair is
+compared with or scaled by, so that the loss is a value per pair again, which any micro-batch can compute.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ PARTNERS = {"aot": aot_partners, "aot_unpaired": aot_unpaired_partners}
 
 @dataclass(frozen=True)
 class StepValues:
-    """Values of all N pairs of an optimizer step, in one order on every rank, without gradient.
+    """Values of all N pairs of an optimizer step, in the same order on every rank, without gradient.
+
+    Example: a step of two pairs whose losses need no log-probabilities.
+
+        StepValues(lengths=tensor([[10.0, 12.0], [7.0, 3.0]]))
 
     Attributes:
         lengths: [N, 2] float32 response tokens.
-        logps: [N, 2] float32 summed log-probabilities of the policy before the update, in nats; None where no loss of
-            the step needs them.
+        logps: [N, 2] float32 summed log-probabilities of the policy before the update, in nats; None where no loss
+            needs them.
         ref_logps: [N, 2] float32, the same from the reference.
     """
 
@@ -35,66 +39,64 @@ class StepValues:
 
 
 @dataclass(frozen=True)
-class AcrossPairs:
-    """What follows for each pair.
+class CrossPairValues:
+    """What each of N pairs needs of the others.
 
     Attributes:
-        nll_scale: [N] float32; times a chosen response's negative log-probability it gives `nll` of the losses.
-        partners: For each loss that compares pairs with others, [N, 2].
+        nll_scale: [N] float32, by which a chosen response's negative log-probability is multiplied to give the `nll`
+            of `PairTerms`.
+        partners: Loss name -> [N, 2] float32 values that it compares each pair with, in nats.
     """
 
     nll_scale: Tensor
     partners: dict[str, Tensor]
 
-    def of(self, pairs: Tensor) -> AcrossPairs:
-        """The same for some pairs, by their numbers [P] int64."""
-        return AcrossPairs(self.nll_scale[pairs], {name: values[pairs] for name, values in self.partners.items()})
+    def of(self, pairs: Tensor) -> CrossPairValues:
+        """Select the values of P pairs by their positions [P] int64."""
+        return CrossPairValues(self.nll_scale[pairs], {name: values[pairs] for name, values in self.partners.items()})
 
 
-def across_pairs(values: StepValues, loss_types: tuple[str, ...], group: int | None) -> AcrossPairs:
-    """What each pair's losses need of the others.
+def cross_pair_values(values: StepValues, loss_types: tuple[str, ...], group: int | None) -> CrossPairValues:
+    """Compute what each pair's losses need of the others.
 
     Args:
-        values: Of the whole step.
-        loss_types: The losses in use.
-        group: Pairs that follow each other and belong together; None for the whole step. TRL's group is its
-            micro-batch.
+        values: Values of the whole step.
+        loss_types: Names of the losses in use.
+        group: Number of consecutive pairs that form a group; None for the whole step. TRL's group is its micro-batch.
     """
     size = group or max(1, len(values.lengths))
     partners = {}
     for name in set(loss_types) & set(PARTNERS):
         assert values.logps is not None and values.ref_logps is not None, f"{name} compares pairs by log-probability"
         partners[name] = PARTNERS[name](values.logps, values.ref_logps, size)
-    return AcrossPairs(nll_scale(values.lengths[:, 0], size), partners)
+    return CrossPairValues(nll_scale(values.lengths[:, 0], size), partners)
 
 
 def nll_scale(chosen_lengths: Tensor, group: int) -> Tensor:
-    """Pairs of the group over chosen tokens of the group: [N] of [N], floating."""
+    """Return pairs of the group / chosen tokens of the group for each pair: [N], in the dtype of the lengths [N]."""
     parts = [part.new_full(part.shape, len(part)) / part.sum().clamp(min=1) for part in chosen_lengths.split(group)]
     return torch.cat(parts) if parts else chosen_lengths
 
 
-def adapted_beta(
-    beta: float, values: StepValues, usual: float, *, alpha: float, momentum: float
-) -> tuple[float, float]:
-    """A batch's beta, equation 8 of Wu et al. 2024 (β-DPO, arXiv:2407.08639), not below a hundredth of `beta`.
+def adapted_beta(beta: float, values: StepValues, ema: float, *, alpha: float, momentum: float) -> tuple[float, float]:
+    """Adapt beta to a batch, equation 8 of Wu et al. 2024 (β-DPO, arXiv:2407.08639), at least a hundredth of `beta`.
 
-    With M the mean over the batch of beta times the margin of log-ratios: [1 + alpha (M - usual)] beta.
+    With M the mean over the batch of beta times the margin of log-ratios: [1 + alpha (M - ema)] beta.
 
     Args:
-        beta: The beta that a usual batch gets, per nat.
-        values: Of the whole step.
-        usual: Running mean of M over the batches before.
-        alpha: How strongly beta follows.
-        momentum: Share of the past in the running mean (equation 9).
+        beta: Beta of a batch whose M equals the running mean, per nat.
+        values: Values of the whole step.
+        ema: Running mean of M over the earlier batches.
+        alpha: Strength of the adaptation.
+        momentum: Weight of the earlier batches in the running mean (equation 9).
 
     Returns:
-        The batch's beta, and the running mean after it, both float32 numbers, so that any process can pass them on.
+        The batch's beta, and the updated running mean, both rounded to float32, so that any process can pass them on.
     """
     assert values.logps is not None and values.ref_logps is not None, "beta follows log-probabilities"
     mean = beta * (margin(values.logps) - margin(values.ref_logps)).mean().item()
-    after = momentum * usual + (1 - momentum) * mean
-    return _float32(beta * max(1 + alpha * (mean - usual), 0.01)), _float32(after)
+    after = momentum * ema + (1 - momentum) * mean
+    return _float32(beta * max(1 + alpha * (mean - ema), 0.01)), _float32(after)
 
 
 def _float32(value: float) -> float:

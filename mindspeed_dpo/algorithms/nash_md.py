@@ -50,12 +50,12 @@ class NashObjective:
 
     def __call__(self, values: PairValues) -> PairLosses:
         """Losses and metric sums of P responses of the policy: log-probabilities and all else are [P, 1]."""
-        assert values.pull is not None and values.logp_weights is not None, "Nash-MD needs tokens and scores"
+        assert values.kl_surrogate is not None and values.logp_weights is not None, "Nash-MD needs tokens and scores"
         weights = torch.ones_like(values.logps[:, 0]) if values.weights is None else values.weights
         terms = {
             # Where the weight is 0, a product with it would keep a NaN.
             name: term[:, 0].where(weights != 0, 0.0)
-            for name, term in (("kl", values.pull), ("score", values.logps * values.logp_weights))
+            for name, term in (("kl", values.kl_surrogate), ("score", values.logps * values.logp_weights))
         }
         losses = self.beta * terms["kl"] - terms["score"]
         return PairLosses(losses * weights, _sums(losses, terms, weights))

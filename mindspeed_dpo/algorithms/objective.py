@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import AcrossPairs, StepValues, adapted_beta, nll_scale
+from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, StepValues, adapted_beta, nll_scale
 from mindspeed_dpo.algorithms.losses.aot import aot_loss, aot_unpaired_loss
 from mindspeed_dpo.algorithms.losses.apo import apo_down_loss, apo_zero_loss
 from mindspeed_dpo.algorithms.losses.bco import bco_pair_loss
@@ -67,12 +67,12 @@ class PairValues:
         weights: [P] float, 1 for a pair and 0 for padding, or None for all 1. A pair of weight 0 has loss and gradient
             0 and counts nowhere, even if its log-probabilities are not finite.
         factors: [P] float32 on each pair's loss, or None for all 1: the pair's own weight.
-        agreement: [P] float32, how much the policy would have written the pair itself (WPO), or None for all 1.
+        wpo_weights: [P] float32, how much the policy would have written the pair itself (WPO), or None for all 1.
         margins: [P] float32 by which chosen should be ahead, in units of beta times nats, or None for all 0.
-        across: What depends on the other pairs of the step, or None where these pairs are the step.
+        cross_pair: What depends on the other pairs of the step, or None where these pairs are the step.
         logp_weights: [P, 2] float32 factor of each response's log-probability in a term beside the pair's loss; XPO's
             is 1 for the response of the reference and else 0.
-        pull: [P, K] of `scoring.pull`, with gradient; Nash-MD needs it.
+        kl_surrogate: [P, K] of `workers.logprobs.kl_surrogate`, with gradient; Nash-MD needs it.
     """
 
     logps: Tensor
@@ -80,11 +80,11 @@ class PairValues:
     ref_logps: Tensor
     weights: Tensor | None = None
     factors: Tensor | None = None
-    agreement: Tensor | None = None
+    wpo_weights: Tensor | None = None
     margins: Tensor | None = None
-    across: AcrossPairs | None = None
+    cross_pair: CrossPairValues | None = None
     logp_weights: Tensor | None = None
-    pull: Tensor | None = None
+    kl_surrogate: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,12 @@ class PreferenceObjective:
             lengths=pairs.lengths,
             nll=self._nll(logps, pairs),
             beta=self.beta,
-            partners={} if pairs.across is None else pairs.across.partners,
+            partners={} if pairs.cross_pair is None else pairs.cross_pair.partners,
         )
         terms = {}
         for name in settings.dpo_loss_type:
             term = PAIR_LOSSES[name](pair_terms, settings)
-            terms[name] = term if pairs.agreement is None or name in LIKELIHOOD_LOSSES else term * pairs.agreement
+            terms[name] = term if pairs.wpo_weights is None or name in LIKELIHOOD_LOSSES else term * pairs.wpo_weights
         if settings.pref_ftx:
             terms[PREF_FTX] = -per_token(logps, pairs.lengths)[:, 0]
         if self.xpo_alpha is not None:
@@ -178,7 +178,7 @@ class PreferenceObjective:
     def _nll(logps: Tensor, pairs: PairValues) -> Tensor:
         """Negative log-probability of the chosen response [P], scaled to a mean over the tokens of the step."""
         chosen = pairs.lengths[:, 0].to(logps.dtype)
-        scale = nll_scale(chosen, len(chosen)) if pairs.across is None else pairs.across.nll_scale
+        scale = nll_scale(chosen, len(chosen)) if pairs.cross_pair is None else pairs.cross_pair.nll_scale
         return -logps[:, 0] * scale
 
     def _rewards(self, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:
@@ -220,7 +220,9 @@ class PreferenceObjective:
         return sums
 
 
-def adapted(objective: PreferenceObjective, values: StepValues, usual: float) -> tuple[PreferenceObjective, float]:
+def with_adapted_beta(
+    objective: PreferenceObjective, values: StepValues, usual: float
+) -> tuple[PreferenceObjective, float]:
     """The objective with the batch's own beta, and the running mean of margins after it; see `adapted_beta`."""
     loss = objective.settings
     beta, after = adapted_beta(

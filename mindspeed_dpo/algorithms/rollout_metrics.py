@@ -70,7 +70,7 @@ def _pairs(selection: Selection) -> dict[str, float]:
 
 def _lengths(rollouts: RolloutBatch, own: int | None) -> Mapping[str, float]:
     found = {}
-    answers = rollouts.answers
+    answers = rollouts.samples
     for name, counts in (("prompt", answers.prompt_lengths), ("response", answers.response_lengths[:, :own])):
         lengths = counts.double()
         for what in ("mean", "max", "min"):

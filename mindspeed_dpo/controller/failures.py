@@ -1,4 +1,4 @@
-"""Which process of a run failed, where several are lost at once: the one that died, not those that noticed."""
+"""Finding the cause when several processes of a run fail at once: the one that died, not those that noticed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import ray
 
-# How long to listen for the cause after the first sign of a failure.
+# How long to wait for the cause after the first sign of a failure.
 CAUSE_WAIT_S = 3.0
-# The same after a sign that may be a lost connection: a busy node tells late that one of its processes died.
+# The same after a sign that may be a lost connection: a busy node reports late that one of its processes died.
 DEATH_WAIT_S = 20.0
 
 
@@ -19,19 +19,24 @@ class WorkerFailure(RuntimeError):
 
 
 def failures_of(done: Sequence[Any], ranks: Mapping[Any, int]) -> dict[int, Exception]:
-    """What went wrong in answers that have come, by the rank that answered."""
-    found: dict[int, Exception] = {}
-    for answer in done:
+    """Return the errors among completed results, by rank.
+
+    Args:
+        done: References of completed results.
+        ranks: Reference -> rank.
+    """
+    failures: dict[int, Exception] = {}
+    for result in done:
         try:
-            ray.get(answer)
+            ray.get(result)
         except ray.exceptions.RayError as error:
-            found[ranks[answer]] = error
-    return found
+            failures[ranks[result]] = error
+    return failures
 
 
-def as_they_come(answers: Sequence[Any], wait_s: float) -> Iterator[Any]:
-    """Those of some answers that come in time, each when it comes; those that are there even when there is no time."""
-    end_s, waiting = time.monotonic() + wait_s, list(answers)
+def iter_completed(results: Sequence[Any], wait_s: float) -> Iterator[Any]:
+    """Yield references as they complete within `wait_s` seconds; with 0 those that are complete already."""
+    end_s, waiting = time.monotonic() + wait_s, list(results)
     while waiting:
         done, waiting = ray.wait(waiting, num_returns=len(waiting), timeout=0)
         if not done:
@@ -42,23 +47,23 @@ def as_they_come(answers: Sequence[Any], wait_s: float) -> Iterator[Any]:
 
 
 def is_death(error: Exception) -> bool:
-    """Whether the process is gone, and so is the cause; others only lost their connection to it.
+    """Return whether the process is dead, and thus the cause; others only lost their connection to it.
 
-    Ray has names of its own for a process that it ended itself for want of memory, and for one that went with its node.
+    Ray has separate errors for a process that it killed to free memory, and for one whose node failed.
     """
     gone = (ray.exceptions.RayActorError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     return isinstance(error, gone)
 
 
 def has_death(failures: Mapping[int, Exception]) -> bool:
-    """Whether one of the failures is a death."""
+    """Return whether one of the failures is a death."""
     return any(map(is_death, failures.values()))
 
 
-def patience_s(failures: Mapping[int, Exception]) -> float:
-    """How long to listen for a death that may be behind failures, in seconds.
+def listen_s(failures: Mapping[int, Exception]) -> float:
+    """Return how long to wait for a death that may have caused the failures, in seconds.
 
-    A lost connection is a RuntimeError of torch.distributed, whichever the backend, or an error of the system.
+    A lost connection is a RuntimeError of torch.distributed, whichever the backend, or an OSError.
     """
     if has_death(failures):
         return 0.0
@@ -67,7 +72,7 @@ def patience_s(failures: Mapping[int, Exception]) -> float:
 
 
 def reason(error: Exception) -> str:
-    """The cause in one line; Ray's own text, which has many, goes into the log with the failure in full."""
+    """Return the cause in one line; Ray's own text has many and goes into the log with the traceback."""
     if isinstance(error, ray.exceptions.RayTaskError):
         lines = str(error.cause).strip().splitlines() or [""]
         return f"{type(error.cause).__name__}: {lines[0]}"

@@ -1,200 +1,209 @@
-"""A role of a group behind the same verbs as the role itself, so that trainers do not know where it runs."""
+"""Roles as the trainers use them: each runs on a worker group, and the results of its ranks are combined into one."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.optimization import ReferenceConfig
-from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows, joined
+from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
+from mindspeed_dpo.workers.interfaces import Actor, Logps, Pairs, R, Reference, Reward, Rollout, Rows, join_replicas
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 
 class WeightsMismatch(RuntimeError):
-    """The rollout does not hold the weights that the actor has."""
+    """The rollout's weights differ from the actor's."""
 
 
-class Pending(Protocol):
-    """What a group was asked and has not answered yet."""
+class ActorGroup:
+    """The policy as it is trained."""
 
-    def result(self) -> list[Any]:
-        """Wait for all ranks; their answers in rank order."""
-
-
-class Group(Protocol):
-    """Processes that act as one and answer in rank order."""
-
-    @property
-    def size(self) -> int:
-        """Number of processes."""
-
-    @property
-    def host(self) -> str:
-        """Address of the node of rank 0."""
-
-    def build(self, role: str) -> None:
-        """Build a role in every process."""
-
-    def drop(self, role: str) -> None:
-        """Drop a role in every process."""
-
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        """Let a role do something in every process."""
-
-    def start(self, role: str, verb: str, *args: Any) -> Pending:
-        """As `call`, without waiting."""
-
-
-class ReferenceHandle:
-    """A role that knows log-probabilities."""
-
-    def __init__(self, group: Group, role: str = "ref", settings: ReferenceConfig | None = None) -> None:
+    def __init__(self, group: WorkerGroup) -> None:
+        """Use the actor of a group's processes, where it must be built before the first call."""
         self._group = group
-        self._role = role
-        self._settings = settings or ReferenceConfig()
 
     def log_probs(self, pairs: Pairs) -> Logps:
-        """See `roles.Reference`."""
-        return self.start_log_probs(pairs)()
-
-    def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
-        """As `log_probs`, without waiting: what is returned waits."""
-        pending = self._group.start(self._role, "log_probs", _sent(pairs))
-        return lambda: joined(_spoken(pending.result()))
-
-    def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
-        """Begin to ask for every response token's log-probability [tokens] float32, in nats; what is returned waits."""
-        pending = self._group.start(self._role, "token_log_probs", answers)
-        return lambda: joined(_spoken(pending.result()))
-
-    def follow(self, done: int) -> bool:
-        """See `roles.Reference`."""
-        due = self._settings.sync_ref_model and done % self._settings.ref_model_sync_steps == 0
-        if due:
-            self._group.call(self._role, "follow", self._settings.ref_model_mixup_alpha)
-        return due
-
-
-class ActorHandle(ReferenceHandle):
-    """The trained role."""
-
-    def __init__(self, group: Group, role: str = "actor") -> None:
-        super().__init__(group, role)
+        """Return the summed log-probability of each response under the current policy: [N, K] float32, in nats."""
+        return join_replicas(_outputs(self._group.call(Actor.log_probs, _as_array(pairs))))
 
     def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
-        """See `roles.Actor`."""
-        return _only(self._group.call(self._role, "update", step, _sent(pairs), ref_logps))
+        """Train on the pairs of one iteration.
+
+        Args:
+            step: Iteration, counted from 0.
+            pairs: N pairs.
+            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
+
+        Returns:
+            Metrics, averaged over the pairs.
+        """
+        return _only_output(self._group.call(Actor.update, step, _as_array(pairs), ref_logps))
 
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
-        """See `roles.Actor`."""
-        return _only(self._group.call(self._role, "evaluate", np.asarray(rows), ref_logps))
+        """Return the metrics of `update` on N dataset rows without training, their names with the evaluation prefix."""
+        return _only_output(self._group.call(Actor.evaluate, np.asarray(rows), ref_logps))
 
     def save(
         self, iteration: int, remembered: Mapping[str, Any] | None = None, ahead: RolloutBatch | None = None
     ) -> str:
-        """See `roles.Actor`."""
-        return str(self._group.call(self._role, "save", iteration, dict(remembered or {}), ahead)[0])
+        """Write a checkpoint, or begin to with `async_save`, and return its folder.
+
+        Args:
+            iteration: Iterations completed.
+            remembered: JSON values for the checkpoint's metadata.
+            ahead: Rollouts already generated for the next iteration, stored with the checkpoint.
+        """
+        return self._group.call(Actor.save, iteration, dict(remembered or {}), ahead)[0]
 
     def finish_save(self, wait: bool) -> bool:
-        """See `roles.Actor`."""
-        if not all(self._group.call(self._role, "is_written", wait)):
+        """Complete the asynchronous checkpoint if all ranks have written their files; `wait` until they have.
+
+        Returns:
+            Whether the checkpoint is complete.
+        """
+        if not all(self._group.call(Actor.is_written, wait)):
             return False
-        self._group.call(self._role, "finish_save")
+        self._group.call(Actor.finish_save)
         return True
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        """See `roles.Actor`."""
-        self._group.call(self._role, "load", folder, optimizer, rng)
+        """Load a checkpoint, with the optimizer's state and the random state where wanted."""
+        self._group.call(Actor.load, folder, optimizer, rng)
 
 
-class RewardHandle:
-    """The role that scores."""
+class ReferenceGroup:
+    """The frozen model that the policy is compared with."""
 
-    def __init__(self, group: Group) -> None:
+    def __init__(self, group: WorkerGroup, settings: ReferenceConfig | None = None) -> None:
+        """Use the reference of a group's processes.
+
+        Args:
+            group: Its processes; the role must be built before the first call.
+            settings: When the reference is updated towards the policy; by default never.
+        """
+        self._group = group
+        self._settings = settings or ReferenceConfig()
+
+    def log_probs(self, pairs: Pairs) -> Logps:
+        """Return the summed log-probability of each response under the reference: [N, K] float32, in nats."""
+        return self.start_log_probs(pairs)()
+
+    def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
+        """Start `log_probs` without waiting; the returned function waits for the result."""
+        pending = self._group.start(Reference.log_probs, _as_array(pairs))
+        return lambda: join_replicas(_outputs(pending.result()))
+
+    def start_token_log_probs(self, responses: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
+        """Start to compute the log-probability of every response token, without waiting.
+
+        Args:
+            responses: Prompts with their responses, T response tokens in total.
+
+        Returns:
+            A function that waits for the [T] float32 values, in nats.
+        """
+        pending = self._group.start(Reference.token_log_probs, responses)
+        return lambda: join_replicas(_outputs(pending.result()))
+
+    def sync_if_due(self, num_done: int) -> bool:
+        """Update the reference towards the policy if it is due after `num_done` iterations; return whether it was."""
+        due = self._settings.sync_ref_model and num_done % self._settings.ref_model_sync_steps == 0
+        if due:
+            self._group.call(Reference.ema_update, self._settings.ref_model_mixup_alpha)
+        return due
+
+
+class RewardGroup:
+    """The scorer of responses."""
+
+    def __init__(self, group: WorkerGroup) -> None:
+        """Use the reward of a group's processes, where it must be built before the first call."""
         self._group = group
 
     def score(self, rollouts: RolloutBatch) -> Scored:
-        """See `roles.Reward`."""
+        """Return a score for each response, and an error message for each prompt that could not be scored."""
         return self.start_score(rollouts)()
 
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
-        """As `score`, without waiting: what is returned waits."""
-        pending = self._group.start("reward", "score", rollouts)
-        return lambda: Scored.concat(_spoken(pending.result()))
+        """Start `score` without waiting; the returned function waits for the result."""
+        pending = self._group.start(Reward.score, rollouts)
+        return lambda: Scored.concat(_outputs(pending.result()))
 
 
-class RolloutHandle:
-    """The role that answers prompts, and the way on which it gets the actor's weights."""
+class RolloutGroup:
+    """The policy as it generates responses, and the transfer of the actor's weights to it."""
 
-    def __init__(self, group: Group, actor: Group, *, publishers: int, validate: bool = False) -> None:
-        """Join the two, where they are different processes.
+    def __init__(self, group: WorkerGroup, actor: WorkerGroup, *, num_senders: int, validate: bool = False) -> None:
+        """Connect the rollout with the actor, where they are in different processes.
 
         Args:
             group: The rollout's processes, with the role built.
-            actor: The actor's, with the role built.
-            publishers: Pipeline stages of the actor.
+            actor: The actor's processes, with the role built.
+            num_senders: Pipeline stages of the actor.
             validate: Compare hashes of all weights after every transfer.
         """
         self._group, self._actor, self._validate = group, actor, validate
-        self._apart = group is not actor
-        if self._apart:
-            address = _only(actor.call("actor", "host_link", actor.host))
-            join = (address, publishers, group.size)
-            _together(actor.start("actor", "open_link", *join), group.start("rollout", "open_link", *join))
+        self._is_separate = group is not actor
+        if self._is_separate:
+            address = _only_output(actor.call(Actor.host_weight_group, actor.host))
+            arguments = (address, num_senders, group.size)
+            _wait_for(
+                actor.start(Actor.join_weight_group, *arguments), group.start(Rollout.join_weight_group, *arguments)
+            )
 
     def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
-        """See `roles.Rollout`."""
+        """Generate responses to the prompts of N dataset rows; the first is sample `first_sample` of the run."""
         return self.start_generate(rows, first_sample)()
 
     def start_generate(self, rows: Rows, first_sample: int) -> Callable[[], RolloutBatch]:
-        """As `generate`, without waiting: what is returned waits."""
-        pending = self._group.start("rollout", "generate", np.asarray(rows), first_sample)
-        return lambda: RolloutBatch.concat(_spoken(pending.result()))
+        """Start `generate` without waiting; the returned function waits for the result."""
+        pending = self._group.start(Rollout.generate, np.asarray(rows), first_sample)
+        return lambda: RolloutBatch.concat(_outputs(pending.result()))
 
     def update_weights(self, version: int) -> None:
-        """See `roles.Rollout`.
+        """Transfer the actor's weights as they are after `version` iterations.
 
         Raises:
-            WeightsMismatch: The hashes differ.
+            WeightsMismatch: The hashes of actor and rollout differ.
         """
-        if self._apart:
-            publish = self._actor.start("actor", "publish", version)
-            _together(publish, self._group.start("rollout", "receive", version))
+        if self._is_separate:
+            sent = self._actor.start(Actor.send_weights, version)
+            _wait_for(sent, self._group.start(Rollout.receive_weights, version))
         else:
-            self._group.call("rollout", "receive", version)
+            self._group.call(Rollout.receive_weights, version)
         if self._validate:
-            self._compare(version)
+            self._compare_hashes(version)
 
-    def _compare(self, version: int) -> None:
-        trained = _spoken(self._actor.call("actor", "weights_digest"))[0]
-        for held in _spoken(self._group.call("rollout", "weights_digest")):
-            different = sorted(name for name in trained if held.get(name) != trained[name])
+    def _compare_hashes(self, version: int) -> None:
+        expected = _outputs(self._actor.call(Actor.weights_digest))[0]
+        for received in _outputs(self._group.call(Rollout.weights_digest)):
+            different = sorted(name for name in expected if received.get(name) != expected[name])
             if different:
                 raise WeightsMismatch(
-                    f"md5_validate: after the transfer of version {version} the rollout holds another "
-                    f"{different[0]} than the actor, and {len(different) - 1} more tensors differ"
+                    f"md5_validate: after the transfer of version {version} the rollout's {different[0]} differs from "
+                    f"the actor's, and so do {len(different) - 1} more tensors"
                 )
 
 
-def _together(*pending: Pending) -> None:
-    """Wait for groups that may wait for each other."""
+def _wait_for(*pending: PendingResults[Any]) -> None:
+    """Wait for groups whose calls depend on each other."""
     for one in pending:
         one.result()
 
 
-def _sent(pairs: Pairs) -> Any:
+def _as_array(pairs: Pairs) -> Pairs:
     return pairs if isinstance(pairs, PreferenceBatch) else np.asarray(pairs)
 
 
-def _spoken(answers: list[Any]) -> list[Any]:
-    """Answers of the replicas, in their order: one process of each speaks."""
-    return [answer for answer in answers if answer is not None]
+def _outputs(results: Sequence[R | None]) -> list[R]:
+    """Results of the output ranks, one per replica, in their order."""
+    return [result for result in results if result is not None]
 
 
-def _only(answers: list[Any]) -> Any:
-    (answer,) = _spoken(answers)
-    return answer
+def _only_output(results: Sequence[R | None]) -> R:
+    (result,) = _outputs(results)
+    return result

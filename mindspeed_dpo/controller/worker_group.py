@@ -1,8 +1,8 @@
-"""A group of worker processes that acts as one: a verb goes to every rank, answers come back in rank order.
+"""A group of worker processes on Ray: one call goes to every rank, results come back in rank order.
 
-If one process fails the others would wait for it in a collective; so the first failure ends the group, and the message
-names the process that failed, not the ones that noticed. While answers of one group are waited for, the other groups of
-the run are watched too: they may be what the first one waits for.
+A failed process would leave the others waiting in a collective, so the first failure terminates the group, and the
+error names the process that failed rather than those that noticed. While results of one group are awaited, the other
+groups of the run are monitored too, as the first one may be waiting for them.
 """
 
 from __future__ import annotations
@@ -10,48 +10,49 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, Generic, NoReturn
 
 import ray
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.failures import (
     WorkerFailure,
-    as_they_come,
     failures_of,
     has_death,
     is_death,
-    patience_s,
+    iter_completed,
+    listen_s,
     reason,
 )
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
+from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
-# How long to wait for answers before looking after the other groups.
-WATCH_INTERVAL_S = 2.0
+# Interval at which the other groups are checked while results are awaited.
+MONITOR_INTERVAL_S = 2.0
 
 
 class NodeProcess(WorkerProcess):
-    """A worker process that knows where Ray put it."""
+    """A worker process as a Ray actor, with the address and device that Ray gave it."""
 
     def node_address(self) -> str:
-        """The address under which other nodes reach this one."""
+        """Return the address under which other nodes reach this one."""
         return str(ray.util.get_node_ip_address())
 
     def local_rank(self, resource: str) -> int:
-        """Index of this process's device among those it sees.
+        """Return the index of this process's device among those visible to it.
 
-        Ray shows a process its own devices only, so that is 0, unless it was told to leave that to the process.
+        Ray shows a process its own devices only, so that is 0, unless Ray is configured to leave visibility alone.
         """
         ids = ray.get_runtime_context().get_accelerator_ids().get(resource, [])
         shows_all = os.environ.get(RAY_SHOWS_ALL.get(resource, ""), "").lower() in ("1", "true")
         return int(ids[0]) if ids and shows_all else 0
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
-        """`join` with the local rank that belongs to this process."""
+        """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
         self.join(rank, world_size, master, self.local_rank(resource))
 
 
@@ -59,26 +60,26 @@ class WorkerGroup:
     """The processes of one pool."""
 
     def __init__(self, run: RunConfig, pool: Pool, others: list[WorkerGroup] | None = None) -> None:
-        """Start the processes and let them join; nothing is built yet.
+        """Start the processes and let them join; roles are built later.
 
         Args:
-            run: The whole run.
-            pool: Where the processes lie.
-            others: All groups of the run, which watch each other; this one joins the list.
+            run: Settings of the whole run.
+            pool: Placement of the processes.
+            others: All groups of the run, which monitor each other; this one is appended.
 
         Raises:
-            WorkerFailure: One of them failed.
+            WorkerFailure: A process failed.
         """
         self.name = pool.name
         self._pings: dict[Any, int] = {}
         self._others = others if others is not None else []
         remote = ray.remote(NodeProcess)
         self._processes = [remote.options(**options).remote(run, pool.name, os.getcwd()) for options in pool.options()]
-        self._nodes = ["a node that is not known yet"] * pool.size
-        self._nodes = self._gather([process.node_address.remote() for process in self._processes], "start")
-        master = self._gather([self._processes[0].meeting_point.remote(self._nodes[0])], "meeting_point")[0]
-        places = enumerate(self._processes)
-        self._gather([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in places], "join")
+        self._nodes = ["a node not yet determined"] * pool.size
+        self._nodes = self._wait([process.node_address.remote() for process in self._processes], "start")
+        master = self._wait([self._processes[0].meeting_point.remote(self._nodes[0])], "meeting_point")[0]
+        ranks = enumerate(self._processes)
+        self._wait([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in ranks], "join")
         self._others.append(self)
 
     @property
@@ -92,85 +93,93 @@ class WorkerGroup:
         return self._nodes[0]
 
     def build(self, role: str) -> None:
-        """Build a role in every process."""
-        self._all("build", role)
-
-    def drop(self, role: str) -> None:
-        """Drop a role in every process."""
-        self._all("drop", role)
-
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        """Let a role do something in every process.
-
-        Returns:
-            What each rank answered, in rank order.
+        """Build a role in every process.
 
         Raises:
-            WorkerFailure: A process failed; the group is ended.
+            WorkerFailure: A process failed; the group is terminated.
         """
-        return self.start(role, verb, *args).result()
+        self._wait([process.build.remote(role) for process in self._processes], f"build.{role}")
 
-    def start(self, role: str, verb: str, *args: Any) -> Answers:
-        """As `call`, without waiting: several groups can work at the same time."""
+    def drop(self, role: str) -> None:
+        """Drop a role in every process.
+
+        Raises:
+            WorkerFailure: A process failed; the group is terminated.
+        """
+        self._wait([process.drop.remote(role) for process in self._processes], f"drop.{role}")
+
+    def call(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
+        """Call a role's method in every process.
+
+        Args:
+            method: As its interface declares it, such as `Actor.update`.
+            *args: Arguments of the method, the same for every process.
+            **kwargs: Likewise.
+
+        Returns:
+            Results in rank order.
+
+        Raises:
+            WorkerFailure: A process failed; the group is terminated.
+        """
+        return self.start(method, *args, **kwargs).result()
+
+    def start(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> PendingResults[R]:
+        """Start a call as `call` makes it, without waiting, so that several groups can work at the same time."""
         shared = [ray.put(argument) for argument in args]
-        return self._start("call", role, verb, *shared)
+        named = {name: ray.put(argument) for name, argument in kwargs.items()}
+        results = [process.call.remote(method, *shared, **named) for process in self._processes]
+        return PendingResults(self, results, method.__qualname__)
 
     def stop(self) -> None:
-        """End the processes."""
+        """Kill the processes."""
         for process in self._processes:
             ray.kill(process)
 
-    def _all(self, method: str, *args: Any) -> list[Any]:
-        return self._start(method, *args).result()
+    def _wait(self, results: Sequence[Any], what: str) -> list[Any]:
+        return PendingResults(self, results, what).result()
 
-    def _start(self, method: str, *args: Any) -> Answers:
-        what = ".".join(str(argument) for argument in args[:2]) or method
-        return Answers(self, [getattr(process, method).remote(*args) for process in self._processes], what)
-
-    def _gather(self, answers: Sequence[Any], what: str) -> list[Any]:
-        return Answers(self, answers, what).result()
-
-    def look_after_others(self) -> None:
-        """See that no process of another group of the run has died.
+    def check_others(self) -> None:
+        """Check that no process of another group of the run has died.
 
         Raises:
             WorkerFailure: One has.
         """
-        asked = self.asked_of_others()
-        for ping in as_they_come(list(asked), wait_s=0.0):
-            asked[ping].end_if_lost(ping)
+        pings = self.ping_others()
+        for ping in iter_completed(list(pings), wait_s=0.0):
+            pings[ping].stop_if_failed(ping)
 
-    def asked_of_others(self) -> dict[Any, WorkerGroup]:
-        """A question to each process of the other groups of the run, for `end_if_lost`.
+    def ping_others(self) -> dict[Any, WorkerGroup]:
+        """Ping each process of the other groups of the run; the pings are for `stop_if_failed`.
 
         Raises:
-            WorkerFailure: A process is known to have died.
+            WorkerFailure: A process has already been seen to have died.
         """
-        return {ping: group for group in self._others if group is not self for ping in group._ask()}
+        return {ping: group for group in self._others if group is not self for ping in group._ping()}
 
-    def _ask(self) -> list[Any]:
-        """A question to each rank that waits behind what the process is at, but is answered at once when it is dead.
+    def _ping(self) -> list[Any]:
+        """Ping each rank; a ping queues behind the rank's current call, but fails at once when the process is dead.
 
-        One that was answered is asked anew: the process may have died since.
+        A completed ping is sent again, as the process may have died since.
         """
-        for ping in list(as_they_come(list(self._pings), wait_s=0.0)):
-            self.end_if_lost(ping)
+        for ping in list(iter_completed(list(self._pings), wait_s=0.0)):
+            self.stop_if_failed(ping)
             del self._pings[ping]
         for rank in set(range(self.size)) - set(self._pings.values()):
             self._pings[self._processes[rank].node_address.remote()] = rank
         return list(self._pings)
 
-    def end_if_lost(self, ping: Any) -> None:
-        """End the group if a question that is answered was answered by an error.
+    def stop_if_failed(self, ping: Any) -> None:
+        """Terminate the group if a completed ping failed.
 
         Raises:
-            WorkerFailure: It was.
+            WorkerFailure: It did.
         """
         if failures := failures_of([ping], self._pings):
-            self.end(failures, "the background")
+            self.fail(failures, "the background")
 
-    def end(self, failures: dict[int, Exception], what: str) -> NoReturn:
-        """End the processes because of what went wrong in some ranks while they did `what`.
+    def fail(self, failures: dict[int, Exception], what: str) -> NoReturn:
+        """Terminate the group because of failures by rank, which occurred in the call `what`.
 
         Raises:
             WorkerFailure: Always; it names the cause.
@@ -183,39 +192,46 @@ class WorkerGroup:
         ) from cause
 
 
-class Answers:
-    """What the processes of a group were asked and have not answered yet."""
+class PendingResults(Generic[R]):
+    """The results of a call that a group's processes have not all returned yet."""
 
-    def __init__(self, group: WorkerGroup, answers: Sequence[Any], what: str) -> None:
+    def __init__(self, group: WorkerGroup, results: Sequence[Any], what: str) -> None:
+        """Wrap Ray's object references.
+
+        Args:
+            group: Whose processes were called.
+            results: One reference per rank, in rank order.
+            what: Name of the call, for messages.
+        """
         self._group = group
-        self._answers = list(answers)
+        self._results = list(results)
         self._what = what
 
-    def result(self) -> list[Any]:
-        """Wait for all ranks; what each answered, in rank order.
+    def result(self) -> list[R]:
+        """Wait for all ranks and return their results in rank order.
 
         Raises:
-            WorkerFailure: A process failed, here or in another group of the run; its group is ended.
+            WorkerFailure: A process failed, here or in another group of the run; its group is terminated.
         """
-        ranks = {answer: rank for rank, answer in enumerate(self._answers)}
-        waiting = self._answers
+        ranks = {result: rank for rank, result in enumerate(self._results)}
+        waiting = self._results
         while waiting:
-            done, waiting = ray.wait(waiting, num_returns=1, timeout=WATCH_INTERVAL_S)
+            done, waiting = ray.wait(waiting, num_returns=1, timeout=MONITOR_INTERVAL_S)
             if failures := failures_of(done, ranks):
-                self._listen(failures, waiting, ranks)
-                self._group.end(failures, self._what)
+                self._find_cause(failures, waiting, ranks)
+                self._group.fail(failures, self._what)
             if not done:
-                self._group.look_after_others()
-        found: list[Any] = ray.get(self._answers)
-        return found
+                self._group.check_others()
+        results: list[R] = ray.get(self._results)
+        return results
 
-    def _listen(self, failures: dict[int, Exception], waiting: Sequence[Any], ranks: dict[Any, int]) -> None:
-        """Find the death that may be behind the first failures, in this group or another, which is then ended."""
-        asked = {} if has_death(failures) else self._group.asked_of_others()
-        for answer in as_they_come([*waiting, *asked], patience_s(failures)):
-            if answer in asked:
-                asked[answer].end_if_lost(answer)
+    def _find_cause(self, failures: dict[int, Exception], waiting: Sequence[Any], ranks: dict[Any, int]) -> None:
+        """Add the death that may have caused the first failures; if it is in another group, terminate that one."""
+        pings = {} if has_death(failures) else self._group.ping_others()
+        for result in iter_completed([*waiting, *pings], listen_s(failures)):
+            if result in pings:
+                pings[result].stop_if_failed(result)
                 continue
-            failures.update(failures_of([answer], ranks))
+            failures.update(failures_of([result], ranks))
             if has_death(failures):
                 return

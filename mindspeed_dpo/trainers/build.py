@@ -1,168 +1,236 @@
-"""From a checked configuration to a finished run: connect, build, train, and say what went wrong in one line."""
+"""Builds a run's trainer from its configuration and trains; a failure is reported in one line and an exit code."""
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.cluster import ClusterError, cluster
+from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
+from mindspeed_dpo.config.validation.evaluation import evaluation_sets
+from mindspeed_dpo.controller.cluster import ClusterError
 from mindspeed_dpo.controller.failures import WorkerFailure
-from mindspeed_dpo.controller.pools import Pool
-from mindspeed_dpo.controller.role_groups import Group, WeightsMismatch
+from mindspeed_dpo.controller.launch import worker_groups
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.device import Accelerator, find_accelerator
+from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
-from mindspeed_dpo.observability.external import Tracked, begin
-from mindspeed_dpo.observability.jsonl import MetricsFile
+from mindspeed_dpo.engine.rollout_checkpoint import read_answers
 from mindspeed_dpo.observability.logs import start_logging
-from mindspeed_dpo.observability.progress import ProgressLine
-from mindspeed_dpo.observability.tensorboard import TensorBoard
-from mindspeed_dpo.observability.tracker import Trackers
-from mindspeed_dpo.trainers.build_offline import offline_trainer
-from mindspeed_dpo.trainers.build_online import online_trainer
-from mindspeed_dpo.trainers.loop import TrainerOf
-from mindspeed_dpo.trainers.resume import METRICS_FILE, continued_in_place
-from mindspeed_dpo.trainers.run_inputs import Inputs, open_inputs
-from mindspeed_dpo.weights.assets import FOLDER, copy_assets
+from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
+from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
+from mindspeed_dpo.trainers.resume import with_resumed_output_dir
+from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
+from mindspeed_dpo.trainers.sample_table import SAMPLES_FILE, SampleTable
+from mindspeed_dpo.trainers.trackers import open_trackers
+from mindspeed_dpo.weights.assets import ASSETS_FOLDER, copy_assets
 from mindspeed_dpo.workers.setup.sources import open_initial_weights
 
 logger = logging.getLogger(__name__)
 
 DONE, FAILED, INTERRUPTED = 0, 1, 130
 
+ONLINE_ROLES = ("actor", "rollout", "ref", "reward")
+"""In the order in which they are built: a rollout may use the weights of the actor in its process."""
 
-def run(config: RunConfig) -> int:
+
+def train(config: RunConfig) -> int:
     """Train as configured.
 
     Returns:
-        Exit code: 0 when the run is complete, 130 when it was asked to stop and saved, 1 when it failed.
+        Exit code: 0 when the run is complete, 130 when it was interrupted and saved, 1 when it failed.
     """
     try:
-        config = continued_in_place(config)
+        config = with_resumed_output_dir(config)
         with start_logging(config.loop.output_dir, "driver", console_level=logging.INFO):
-            return _run_logged(config)
+            return _train_logged(config)
     except CheckpointError as error:
         sys.stderr.write(f"error: {error}\n")
         return FAILED
     except OSError as error:
-        # Raised by the log file itself: what happens later is logged.
+        # Raised by the log file itself; later errors are logged.
         sys.stderr.write(f"error: output_dir={config.loop.output_dir} cannot be written ({error}); choose another\n")
         return FAILED
 
 
-def _run_logged(config: RunConfig) -> int:
+def _train_logged(config: RunConfig) -> int:
     try:
         inputs = open_inputs(config)
-        # Not before: a run that cannot be resumed must keep the settings it had.
+        # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
         Path(config.loop.output_dir, "config.yaml").write_text(inputs.config.as_yaml(), encoding="utf-8")
         for line in plan_lines(inputs.config):
             logger.info("%s", line)
-        return _train(inputs)
+        with worker_groups(inputs.config) as groups:
+            return train_on(inputs, groups)
     except KeyboardInterrupt:
-        logger.warning("interrupted outside a step; what was saved before is whole")
+        logger.warning("interrupted outside a step; checkpoints saved earlier are complete")
         return INTERRUPTED
     except (ClusterError, WorkerFailure, WeightsMismatch, ValueError, OSError) as error:
         logger.error("%s", error)
-        logger.debug("the failure in full", exc_info=True)
+        logger.debug("traceback of the failure", exc_info=True)
         return FAILED
 
 
-def _train(inputs: Inputs) -> int:
-    with placed_groups(inputs.config) as groups:
-        return train_on(inputs, groups)
+def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
+    """Train on worker groups that have joined.
 
-
-@contextmanager
-def placed_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
-    """The processes of a run, by pool name, on the cluster it names; ended, and their devices given back, at the end.
-
-    Raises:
-        ClusterError: The cluster is not there, or has too few devices.
-        WorkerFailure: A process failed.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(cluster(config.loop.ray_address, _placed(config), config.pools))
-        watched: list[WorkerGroup] = []
-        yield {name: stack.enter_context(_group(config, name, watched)) for name in config.pools}
-
-
-def train_on(inputs: Inputs, groups: Mapping[str, Group]) -> int:
-    """Train on processes that have joined: by pool name, at least `actor_rollout`.
+    Args:
+        inputs: What the run reads, opened and checked.
+        groups: By pool name, at least `actor_rollout`.
 
     Returns:
-        Exit code, as `run`.
+        Exit code, 0 or 130 as `train` returns it.
     """
     config = inputs.config
-    prepare: Callable[..., TrainerOf] = online_trainer if config.is_online else offline_trainer
-    trainer_of = prepare(inputs, groups)
-    _carry_assets(config)
-    # Not before: the time of a step counts from here.
-    with _trackers(inputs) as trackers:
-        trainer = trainer_of(tracker=trackers)
-        done = trainer.fit()
-    logger.info("done: everything of this run lies in %s", config.loop.output_dir)
-    return DONE if trainer.is_complete(done) else INTERRUPTED
+    make_trainer = online_trainer(inputs, groups) if config.is_online else offline_trainer(inputs, groups)
+    _copy_tokenizer_files(config)
+    # Start the trackers' clocks only after setup.
+    with open_trackers(config, inputs.first_step) as tracker:
+        trainer = make_trainer(tracker=tracker)
+        num_done = trainer.fit()
+    logger.info("done: all outputs of this run are in %s", config.loop.output_dir)
+    return DONE if trainer.is_complete(num_done) else INTERRUPTED
 
 
-def _placed(config: RunConfig) -> Accelerator:
-    return find_accelerator(config.loop.device).placed_by(config.loop.ray_resource)
+def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OfflineDPOTrainer]:
+    """Build the roles of an offline run and load its checkpoint; the trainer then needs only a `tracker`."""
+    config, dataset = inputs.config, inputs.dataset
+    assert isinstance(dataset, EvaluatedPairs)
+    groups["actor_rollout"].build("actor")
+    actor = ActorGroup(groups["actor_rollout"])
+    # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
+    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")])
+    inputs.load_checkpoint(actor)
+    loop, batch = config.loop, config.actor.batch
+    max_eval_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
+    rows_of = {HOLD_OUT: inputs.splits.valid, **dataset.rows_of}
+    lengths = dataset.lengths().astype(np.int64)
+    return partial(
+        OfflineDPOTrainer,
+        actor=actor,
+        reference=reference,
+        sampler=_sampler(inputs),
+        train_rows=inputs.splits.train,
+        eval_sets={name: rows_of[name][:max_eval_rows] for name in evaluation_sets(config)},
+        row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
+        schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
+        checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
+    )
 
 
-@contextmanager
-def _group(config: RunConfig, pool_name: str, watched: list[WorkerGroup]) -> Iterator[WorkerGroup]:
-    """The processes of a pool, ended and their devices given back at the end; all groups watch each other."""
-    pool = Pool(pool_name, config.pools[pool_name], _placed(config))
-    try:
-        group = WorkerGroup(config, pool, watched)
-        try:
-            yield group
-        finally:
-            group.stop()
-    finally:
-        pool.release()
+def _reference(inputs: RunInputs, dataset: EvaluatedPairs, actor: ActorGroup, group: WorkerGroup) -> ReferenceSource:
+    config = inputs.config
+    live = ReferenceGroup(group, settings=config.actor.reference)
+    if config.ref is None:
+        return NoReference()
+    if config.actor.reference.reference == "live":
+        group.build("ref")
+        return live
+    return cached_reference(config, len(dataset), actor, group, live, dataset.rows_of)
 
 
-def _carry_assets(config: RunConfig) -> None:
-    """Put config and tokenizer files of the initial weights beside the checkpoints, so that these can be exported."""
+def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OnlineDPOTrainer]:
+    """Build the roles of an online run and load its checkpoint; the trainer then needs only a `tracker`."""
+    config, group_of = inputs.config, {role: groups[inputs.config.pool_of(role)] for role in ONLINE_ROLES}
+    for role, group in group_of.items():
+        group.build(role)
+    actor = ActorGroup(group_of["actor"])
+    inputs.load_checkpoint(actor)
+    return partial(
+        OnlineDPOTrainer,
+        actor=actor,
+        rollout=_rollout(inputs, group_of),
+        reward=RewardGroup(group_of["reward"]),
+        reference=ReferenceGroup(group_of["ref"], settings=config.actor.reference),
+        sampler=_sampler(inputs),
+        train_rows=inputs.splits.train,
+        pairing=config.actor.pairing,
+        samples=_samples(config, inputs.first_step),
+        staleness=config.actor.rollout.rollout_staleness,
+        saved_rollouts=_saved_rollouts(inputs),
+        num_tokens=inputs.total("num_tokens"),
+        schedule=_schedule(inputs),
+        checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
+    )
+
+
+def _rollout(inputs: RunInputs, group_of: Mapping[str, WorkerGroup]) -> RolloutGroup:
+    """Connect the rollout with the actor and transfer the actor's current weights to it."""
+    actor = inputs.config.actor
+    rollout = RolloutGroup(
+        group_of["rollout"],
+        group_of["actor"],
+        num_senders=actor.parallel.pipeline_model_parallel_size,
+        validate=actor.rollout.md5_validate,
+    )
+    rollout.update_weights(inputs.first_step)
+    return rollout
+
+
+def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
+    """Return the rollouts for the first step that the checkpoint holds, unless the run no longer fits them."""
+    settings, resume_point = inputs.config.actor, inputs.resume_point
+    if resume_point is None or not settings.rollout.rollout_staleness:
+        return None
+    saved = read_answers(resume_point.folder)
+    if saved is None:
+        return None
+    was = {"online_method": resume_point.metadata["online_method"], "n_samples_per_prompt": saved.num_responses}
+    now = {
+        "online_method": settings.pairing.online_method,
+        "n_samples_per_prompt": settings.rollout.n_samples_per_prompt,
+    }
+    if was != now:
+        changed = ", ".join(f"{key} was {was[key]} and is {now[key]}" for key in was if was[key] != now[key])
+        logger.warning(
+            "step %d: discarding prefetched rollouts and generating again: %s", inputs.first_step + 1, changed
+        )
+        return None
+    return saved
+
+
+def _samples(config: RunConfig, first_step: int) -> SampleTable:
+    tokenizer = load_tokenizer(str(config.actor.data.tokenizer_name_or_path))
+    return SampleTable(
+        Path(config.loop.output_dir, SAMPLES_FILE),
+        tokenizer.decode,
+        config.actor.rollout.log_samples_interval,
+        first_step,
+    )
+
+
+def _sampler(inputs: RunInputs) -> PairSampler:
+    actor, num_rows = inputs.config.actor, len(inputs.splits.train)
+    return PairSampler(num_rows, actor.batch.global_batch_size, inputs.config.loop.seed, not actor.data.no_shuffle)
+
+
+def _schedule(inputs: RunInputs, eval_interval: int | None = None, eval_at_start: bool = False) -> LoopSchedule:
+    checkpoint = inputs.config.actor.checkpoint
+    return LoopSchedule(
+        inputs.first_step,
+        inputs.config.loop.train_iters,
+        checkpoint.save_interval,
+        eval_interval,
+        eval_at_start,
+        checkpoint.async_save,
+    )
+
+
+def _copy_tokenizer_files(config: RunConfig) -> None:
+    """Copy config and tokenizer files of the initial weights next to the checkpoints, so that these can be exported."""
     source = open_initial_weights(config.actor)
     assets = source.assets() if source is not None else None
     if assets is not None:
-        copy_assets(assets, Path(config.actor.checkpoint.save) / FOLDER)
-
-
-def tracked_by(name: str, config: RunConfig) -> Tracked:
-    """What a tracker is told of the run."""
-    loop, settings = config.loop, config.as_tree()
-    if name != "mlflow":
-        project, run_name, folder = (getattr(loop, f"{name}_{what}") for what in ("project", "exp_name", "save_dir"))
-        return Tracked(project, run_name, folder, settings)
-    # MLflow's own default would be a file in the working folder.
-    own = "" if "MLFLOW_TRACKING_URI" in os.environ else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
-    place = own if loop.mlflow_tracking_uri is None else loop.mlflow_tracking_uri
-    return Tracked(str(loop.mlflow_experiment), str(loop.mlflow_run_name), place, settings)
-
-
-@contextmanager
-def _trackers(inputs: Inputs) -> Iterator[Trackers]:
-    config = inputs.config
-    output_dir, done = Path(config.loop.output_dir), inputs.first_step
-    trackers = Trackers(
-        [
-            *(begin(name, tracked_by(name, config), output_dir, done) for name in config.loop.external_trackers),
-            MetricsFile(output_dir / METRICS_FILE, completed_steps=done),
-            *([TensorBoard(output_dir / "tensorboard", completed_steps=done)] if config.loop.tensorboard else []),
-            ProgressLine(
-                config.loop.train_iters, completed_steps=done, interval=config.loop.log_interval, legacy_keys=True
-            ),
-        ]
-    )
-    try:
-        yield trackers
-    finally:
-        trackers.close()
+        copy_assets(assets, Path(config.actor.checkpoint.save) / ASSETS_FOLDER)

@@ -1,6 +1,6 @@
-"""What a run makes of its evaluations: which checkpoint is the best, whether to go on, which checkpoints stay.
+"""Checkpoint policy: marks the best checkpoint, stops early, and deletes old checkpoints.
 
-All that is remembered goes into every checkpoint, so a run that continues from one judges as if it had never stopped.
+Its state is saved in every checkpoint, so a resumed run decides as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.retention import mark_best, prune
-from mindspeed_dpo.trainers.resume import Continuation
+from mindspeed_dpo.trainers.resume import ResumePoint
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Rule:
-    """What is the best, and how long to wait for it.
+class BestMetricRule:
+    """Settings of the policy.
 
     Attributes:
-        metric: Name of the evaluation's metric; None judges nothing.
-        is_min: Whether smaller is better.
-        patience: Evaluations in a row without improvement after which the run is over; None waits for ever.
-        min_delta: How much more than nothing an improvement is.
-        keep: Newest checkpoints that stay; None keeps all.
+        metric: Name of the evaluation metric; None tracks none.
+        is_min: Whether a smaller value is better.
+        patience: Consecutive evaluations without improvement that stop the run; None never stops it.
+        min_delta: Smallest change that counts as an improvement for `patience`.
+        keep: Number of newest checkpoints to keep; None keeps all.
     """
 
     metric: str | None = None
@@ -40,8 +40,8 @@ class Rule:
     keep: int | None = None
 
     @classmethod
-    def of(cls, run: RunConfig) -> Rule:
-        """As the run is configured."""
+    def of(cls, run: RunConfig) -> BestMetricRule:
+        """Return the rule that a run's settings describe."""
         loop = run.loop
         return cls(
             loop.best_metric,
@@ -51,24 +51,24 @@ class Rule:
             run.actor.checkpoint.keep_last_checkpoints,
         )
 
-    def betters(self, value: float, before: float | None, by: float = 0.0) -> bool:
-        """Whether a value is better than an earlier one by more than something; no number never is."""
+    def is_better(self, value: float, before: float | None, by: float = 0.0) -> bool:
+        """Return whether a value improves on an earlier one by more than `by`; NaN and infinity never do."""
         if not math.isfinite(value):
             return False
         return before is None or (before - value if self.is_min else value - before) > by
 
 
 @dataclass
-class Memory:
-    """What is remembered of the evaluations so far.
+class EvaluationHistory:
+    """Summary of the evaluations so far, saved in checkpoints as `progress`.
 
     Attributes:
-        metric: Whose values these are.
-        step: Of the best value.
-        value: The best value.
-        folder: Of the best checkpoint, absolute.
-        counted: The last value that was an improvement for patience.
-        waited: Evaluations since then.
+        metric: Name of the metric.
+        step: Step of the best value.
+        value: Best value.
+        folder: Absolute path of the best checkpoint.
+        counted: Last value that was an improvement by at least `min_delta`.
+        waited: Evaluations since that one.
     """
 
     metric: str | None = None
@@ -80,111 +80,113 @@ class Memory:
 
 
 @dataclass
-class Watch:
-    """Judges evaluations and looks after checkpoints.
+class CheckpointPolicy:
+    """Decides after each evaluation and after each complete checkpoint.
 
     Attributes:
-        rule: What to judge by.
-        save: The folder of checkpoints.
-        memory: Of earlier evaluations.
+        rule: Its settings.
+        save: Folder of the checkpoints.
+        history: Summary of earlier evaluations.
     """
 
-    rule: Rule = Rule()
+    rule: BestMetricRule = BestMetricRule()
     save: Path = Path()
-    memory: Memory = field(default_factory=Memory)
+    history: EvaluationHistory = field(default_factory=EvaluationHistory)
 
     @classmethod
-    def of(cls, run: RunConfig, continuation: Continuation | None) -> Watch:
-        """The watch of a run, with what the checkpoint remembers that it goes on from."""
-        watch = cls(Rule.of(run), Path(run.actor.checkpoint.save))
-        earlier = (continuation.metadata.get("progress") or {}) if continuation else {}
-        if continuation is None or not earlier or watch.rule.metric is None:
-            return watch
-        if earlier["metric"] != watch.rule.metric:
+    def of(cls, run: RunConfig, resume_point: ResumePoint | None) -> CheckpointPolicy:
+        """Return the policy of a run, with the history of the checkpoint that it resumes from."""
+        policy = cls(BestMetricRule.of(run), Path(run.actor.checkpoint.save))
+        earlier = (resume_point.metadata.get("progress") or {}) if resume_point else {}
+        if resume_point is None or not earlier or policy.rule.metric is None:
+            return policy
+        if earlier["metric"] != policy.rule.metric:
             logger.warning(
-                "best_metric was %s and is %s now: the best is looked for anew", earlier["metric"], watch.rule.metric
+                "best_metric was %s and is now %s: starting a new search for the best checkpoint",
+                *(earlier["metric"], policy.rule.metric),
             )
-            return watch
-        watch.memory = Memory(**earlier)
-        watch._find_best(continuation.folder.parent)
-        return watch
+            return policy
+        policy.history = EvaluationHistory(**earlier)
+        policy._find_best(resume_point.folder.parent)
+        return policy
 
-    def judge(self, done: int, metrics: Mapping[str, float]) -> bool:
-        """Take the metrics of a step; whether it is the best so far, which asks for a checkpoint."""
+    def update(self, num_done: int, metrics: Mapping[str, float]) -> bool:
+        """Record the metrics of a step; return whether it is the best so far and should be saved."""
         name = self.rule.metric
         if name is None or name not in metrics:
             return False
-        value, memory = float(metrics[name]), self.memory
-        memory.metric = name
-        if self.rule.betters(value, memory.counted, self.rule.min_delta):
-            memory.counted, memory.waited = value, 0
+        value, history = float(metrics[name]), self.history
+        history.metric = name
+        if self.rule.is_better(value, history.counted, self.rule.min_delta):
+            history.counted, history.waited = value, 0
         else:
-            memory.waited += 1
-        is_best = self.rule.betters(value, memory.value)
+            history.waited += 1
+        is_best = self.rule.is_better(value, history.value)
         if is_best:
-            memory.step, memory.value = done, value
-            memory.folder = os.path.abspath(iteration_dir(self.save, done))
+            history.step, history.value = num_done, value
+            history.folder = os.path.abspath(iteration_dir(self.save, num_done))
         return is_best
 
     @property
-    def is_over(self) -> bool:
-        """Whether patience has run out."""
-        return self.rule.patience is not None and self.memory.waited >= self.rule.patience
+    def should_stop(self) -> bool:
+        """Whether `patience` evaluations have passed without improvement."""
+        return self.rule.patience is not None and self.history.waited >= self.rule.patience
 
     @property
-    def verdict(self) -> str:
-        """Why the run is over."""
-        memory = self.memory
+    def stop_reason(self) -> str:
+        """Log message of early stopping."""
+        history = self.history
         return (
             f"stopping early: {self.rule.metric} has not improved by more than {self.rule.min_delta:g} in "
-            f"{memory.waited} evaluations; its best is {memory.value} at step {memory.step}"
+            f"{history.waited} evaluations; its best is {history.value} at step {history.step}"
         )
 
     def progress(self) -> dict[str, Any] | None:
-        """What a checkpoint is to remember; None where nothing is judged."""
-        return asdict(self.memory) if self.rule.metric is not None else None
+        """Return the history to save in a checkpoint; None without a metric."""
+        return asdict(self.history) if self.rule.metric is not None else None
 
-    def when_whole(self, done: int) -> Callable[[], None]:
-        """What is to be done once the checkpoint of now is whole: name the best one, delete what is not to stay.
+    def on_checkpoint_complete(self, num_done: int) -> Callable[[], None]:
+        """Return what to do once the checkpoint of this step is complete: mark the best one, delete old ones.
 
-        By then there may be a better one on its way, which must not yet be named, nor the one before deleted.
+        It uses a copy of the history: by then a better checkpoint may be in progress, which must not be marked yet, nor
+        the previous best one deleted.
         """
-        memory = replace(self.memory)
+        history = replace(self.history)
 
-        def note() -> None:
-            self._mark(memory)
+        def apply() -> None:
+            self._mark(history)
             if self.rule.keep is not None:
-                prune(self.save, done, self.rule.keep, {memory.step} if memory.step is not None else ())
+                prune(self.save, num_done, self.rule.keep, {history.step} if history.step is not None else ())
 
-        return note
+        return apply
 
-    def _mark(self, memory: Memory) -> None:
-        if memory.folder is None:
+    def _mark(self, history: EvaluationHistory) -> None:
+        if history.folder is None:
             return
-        folder = Path(memory.folder)
-        beside = folder.parent.resolve() == self.save.resolve()
+        folder = Path(history.folder)
+        is_local = folder.parent.resolve() == self.save.resolve()
         mark_best(
             self.save,
             {
-                "metric": memory.metric,
+                "metric": history.metric,
                 "mode": "min" if self.rule.is_min else "max",
-                "step": memory.step,
-                "value": memory.value,
-                "checkpoint": folder.name if beside else memory.folder,
+                "step": history.step,
+                "value": history.value,
+                "checkpoint": folder.name if is_local else history.folder,
             },
         )
 
-    def _find_best(self, beside: Path) -> None:
-        """Look where the best checkpoint lies now, as folders are moved, and name it again."""
-        memory = self.memory
-        if memory.step is None:
+    def _find_best(self, save: Path) -> None:
+        """Locate the best checkpoint, as folders may have been moved, and mark it again."""
+        history = self.history
+        if history.step is None:
             return
-        places = [iteration_dir(beside, memory.step), Path(str(memory.folder))]
-        found = next((place for place in places if (place / METADATA).is_file()), None)
+        candidates = [iteration_dir(save, history.step), Path(str(history.folder))]
+        found = next((candidate for candidate in candidates if (candidate / METADATA).is_file()), None)
         if found is None:
             logger.warning(
-                "the best checkpoint, of step %d with %s %s, is not there any more; its value still counts",
-                *(memory.step, memory.metric, memory.value),
+                "the best checkpoint, of step %d with %s %s, no longer exists; its value still counts",
+                *(history.step, history.metric, history.value),
             )
-        memory.folder = os.path.abspath(found) if found else None
-        self._mark(memory)
+        history.folder = os.path.abspath(found) if found else None
+        self._mark(history)

@@ -1,7 +1,7 @@
-"""Checkpoints of a run, one at a time: written while it waits, or while it trains on.
+"""Writes a run's checkpoints one at a time, with training paused or in the background.
 
-What is written in the background is looked after between steps. The next save, the end of the run and an error wait for
-it; only when it is whole are others deleted on its account.
+A background write is polled between steps. The next save, the end of the run and an error wait for it; older
+checkpoints are deleted only once it is complete.
 """
 
 from __future__ import annotations
@@ -10,78 +10,75 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.trainers.checkpoint_policy import Watch
-from mindspeed_dpo.trainers.timer import Stopwatch
+from mindspeed_dpo.controller.role_groups import ActorGroup
+from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.timer import StepTimer
 
 logger = logging.getLogger(__name__)
 
 
-class Saves(Protocol):
-    """Whoever can write a checkpoint."""
-
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
-        """See `roles.Actor`."""
-
-    def finish_save(self, wait: bool) -> bool:
-        """See `roles.Actor`."""
-
-
 @dataclass
-class Saving:
-    """Has checkpoints written; on leaving it, none is left half done.
+class CheckpointWriter:
+    """Has the actor write checkpoints; as a context manager it completes a pending one on exit.
 
     Attributes:
         actor: Writes them.
-        watch: Looks after those that are whole.
-        in_background: Whether training goes on meanwhile.
+        policy: Is told of each complete checkpoint.
+        in_background: Whether training continues during the write.
     """
 
-    actor: Saves
-    watch: Watch
+    actor: ActorGroup
+    policy: CheckpointPolicy
     in_background: bool = False
-    _when_whole: Callable[[], None] | None = None
+    _on_complete: Callable[[], None] | None = None
 
-    def save(self, done: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None) -> None:
-        """Write the checkpoint after `done` steps, or begin to, once the one before is whole."""
-        self.settle(wait=True)
-        clock, note = Stopwatch(), self.watch.when_whole(done)
-        with clock("timing/save"):
-            folder = self.actor.save(done, {**remembered, "progress": self.watch.progress()}, ahead)
+    def save(self, num_done: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None) -> None:
+        """Write the checkpoint of a step, or begin to, once the one before is complete.
 
-        def is_whole() -> None:
-            note()
-            what = ", while it went on after" if self.in_background else " in"
-            logger.info("checkpoint of step %d written to %s%s %.1f s", done, folder, what, clock.total_s)
+        Args:
+            num_done: Steps completed.
+            remembered: JSON values for the checkpoint's metadata.
+            ahead: Rollouts already generated for the next step.
+        """
+        self.poll(wait=True)
+        timer, apply_policy = StepTimer(), self.policy.on_checkpoint_complete(num_done)
+        with timer("timing/save"):
+            folder = self.actor.save(num_done, {**remembered, "progress": self.policy.progress()}, ahead)
+
+        def on_complete() -> None:
+            apply_policy()
+            how = ", in the background after" if self.in_background else " in"
+            logger.info("checkpoint of step %d written to %s%s %.1f s", num_done, folder, how, timer.total_s)
 
         if self.in_background:
-            self._when_whole = is_whole
+            self._on_complete = on_complete
         else:
-            is_whole()
+            on_complete()
 
-    def settle(self, wait: bool = False) -> None:
-        """See whether what is being written is whole, or wait until it is."""
-        is_whole, self._when_whole = self._when_whole, None
-        if is_whole is None:
+    def poll(self, wait: bool = False) -> None:
+        """Complete the pending checkpoint if all its files are written; `wait` until they are."""
+        on_complete, self._on_complete = self._on_complete, None
+        if on_complete is None:
             return
         if self.actor.finish_save(wait):
-            is_whole()
+            on_complete()
         else:
-            self._when_whole = is_whole
+            self._on_complete = on_complete
 
-    def __enter__(self) -> Saving:
+    def __enter__(self) -> CheckpointWriter:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            self.settle(wait=True)
+            self.poll(wait=True)
         elif isinstance(error, Exception):
             try:
-                self.settle(wait=True)
-            except (RuntimeError, ValueError, OSError) as another:
-                # The first error is the one to be told.
-                logger.warning("the checkpoint that was being written is not whole: %s", another)
+                self.poll(wait=True)
+            except (RuntimeError, ValueError, OSError) as second_error:
+                # The original error is re-raised.
+                logger.warning("the checkpoint in progress is incomplete: %s", second_error)

@@ -1,6 +1,6 @@
-"""The loop that every trainer has: step after step, with saves, evaluations, a polite stop and an end to divergence.
+"""The training loop: steps with checkpoints, evaluations, graceful shutdown, early stopping and divergence checks.
 
-What a step is, a trainer says itself.
+Each trainer defines its own step.
 """
 
 from __future__ import annotations
@@ -8,34 +8,35 @@ from __future__ import annotations
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.checkpoint_policy import Watch
-from mindspeed_dpo.trainers.checkpointing import Saves, Saving
-from mindspeed_dpo.trainers.signals import Interruption
+from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.checkpointing import CheckpointWriter
+from mindspeed_dpo.trainers.signals import GracefulShutdown
 
 logger = logging.getLogger(__name__)
 
 
 class DivergenceError(ValueError):
-    """Loss or gradient are no numbers any more."""
+    """Loss or gradient norm is not finite."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long a run is and what happens along the way, in iterations.
+class LoopSchedule:
+    """Length of a run and intervals of its checkpoints and evaluations, in steps.
 
     Attributes:
-        first_step: Steps done before; where this run begins.
-        last_step: Steps done when the run is complete.
-        save_interval: Steps between checkpoints, or None for one at the end only.
-        eval_interval: Steps between evaluations, or None for none.
-        eval_at_start: Evaluate before the first step of all, too.
-        async_save: Write checkpoints while training goes on.
+        first_step: Steps completed by an earlier run; 0 for a new one.
+        last_step: Steps completed at the end of the run.
+        save_interval: Steps between checkpoints; None for one at the end only.
+        eval_interval: Steps between evaluations; None for none.
+        eval_at_start: Also evaluate before step 0.
+        async_save: Write checkpoints in the background.
     """
 
     first_step: int
@@ -48,102 +49,101 @@ class Plan:
 
 @dataclass
 class TrainingLoop(ABC):
-    """Repeats a trainer's step.
+    """Runs a trainer's steps.
 
     Attributes:
         actor: The policy.
-        plan: Length and intervals.
-        tracker: Takes the metrics.
-        watch: Judges evaluations and looks after checkpoints.
+        schedule: Length of the run and intervals.
+        tracker: Receives the metrics.
+        checkpoint_policy: Selects the best checkpoint, stops early and deletes old checkpoints.
     """
 
-    actor: Saves
-    plan: Plan
+    actor: ActorGroup
+    schedule: LoopSchedule
     tracker: Tracker
-    watch: Watch = field(default_factory=Watch, kw_only=True)
+    checkpoint_policy: CheckpointPolicy = field(default_factory=CheckpointPolicy, kw_only=True)
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
-        """Do one step and give its metrics."""
+        """Do one step, counted from 0, and return its metrics."""
 
-    def evaluate(self, done: int) -> dict[str, float]:
-        """Metrics of held-out data when it is time for them, as it is after 0 steps."""
+    def evaluate(self, num_done: int) -> dict[str, float]:
+        """Return the metrics of held-out data if an evaluation is due, as it is after 0 steps; by default none."""
         return {}
 
     def totals(self) -> dict[str, int]:
-        """What has been counted so far and a later run cannot count again; it is kept with every checkpoint."""
+        """Return counters that a resumed run could not recompute, to be saved in every checkpoint."""
         return {}
 
-    def ahead(self) -> RolloutBatch | None:
-        """Answers that the next step learns from, where they are there already; they are kept with every checkpoint."""
+    def prefetched(self) -> RolloutBatch | None:
+        """Return rollouts already generated for the next step, to be saved in every checkpoint."""
         return None
 
     def fit(self) -> int:
-        """Train to the end, until evaluations do not improve, or to the end of the step in which a stop is asked for.
+        """Train to the last step, until evaluations stop improving, or to the end of the step that is interrupted.
 
         Returns:
-            Steps done. A checkpoint of exactly that step has been written.
+            Steps completed. A checkpoint of exactly that step has been written.
+
+        Raises:
+            DivergenceError: Loss or gradient norm is not finite; the step before has been saved.
         """
-        saved = done = self.plan.first_step
-        with Interruption() as interruption, self.saving:
-            if done == 0 and self.plan.eval_at_start:
+        saved = done = self.schedule.first_step
+        with GracefulShutdown() as shutdown, self.checkpoint_writer:
+            if done == 0 and self.schedule.eval_at_start:
                 self.tracker.log(0, self.evaluate(0))
-            while not self.is_complete(done) and not interruption.requested:
+            while not self.is_complete(done) and not shutdown.requested:
                 try:
                     metrics = self.step(done)
                 except DivergenceError:
-                    # The weights are still those of the step before.
+                    # The weights are unchanged since the step before.
                     if saved != done:
                         self.save(done)
                     raise
                 done += 1
                 metrics.update(self.evaluate(done))
-                self.saving.settle()
+                self.checkpoint_writer.poll()
                 # Before the checkpoint: a run that resumes from it must not miss this step's line.
                 self.tracker.log(done, metrics)
-                is_best = self.watch.judge(done, metrics)
-                if is_best or is_due(done, self.plan.save_interval):
+                is_best = self.checkpoint_policy.update(done, metrics)
+                if is_best or is_due(done, self.schedule.save_interval):
                     saved = self.save(done)
-            interruption.log()
-            if self.watch.is_over:
-                logger.info("%s", self.watch.verdict)
+            shutdown.log()
+            if self.checkpoint_policy.should_stop:
+                logger.info("%s", self.checkpoint_policy.stop_reason)
             if saved != done:
                 self.save(done)
         return done
 
-    def is_complete(self, done: int) -> bool:
-        """Whether nothing is left to do after so many steps."""
-        return done >= self.plan.last_step or self.watch.is_over
+    def is_complete(self, num_done: int) -> bool:
+        """Return whether the run is complete after so many steps, or stopped early."""
+        return num_done >= self.schedule.last_step or self.checkpoint_policy.should_stop
 
-    def save(self, done: int) -> int:
-        """Write a checkpoint after `done` steps and return their number."""
-        self.saving.save(done, {"totals": self.totals()}, self.ahead())
-        return done
+    def save(self, num_done: int) -> int:
+        """Write a checkpoint after `num_done` steps and return their number."""
+        self.checkpoint_writer.save(num_done, {"totals": self.totals()}, self.prefetched())
+        return num_done
 
     @cached_property
-    def saving(self) -> Saving:
-        """Who writes them."""
-        return Saving(self.actor, self.watch, self.plan.async_save)
+    def checkpoint_writer(self) -> CheckpointWriter:
+        """Writer of this run's checkpoints."""
+        return CheckpointWriter(self.actor, self.checkpoint_policy, self.schedule.async_save)
 
 
-TrainerOf = Callable[..., TrainingLoop]
-"""A trainer that lacks its tracker only: called with `tracker` by keyword."""
-
-
-def is_due(done: int, interval: int | None) -> bool:
-    """Whether something that happens at an interval happens after `done` steps; never without an interval."""
-    return bool(interval) and done % interval == 0  # type: ignore[operator]
+def is_due(num_done: int, interval: int | None) -> bool:
+    """Return whether a periodic action is due after `num_done` steps; never without an interval."""
+    return interval is not None and interval > 0 and num_done % interval == 0
 
 
 def check_finite(step: int, metrics: Mapping[str, float]) -> None:
-    """Stop before a checkpoint of broken weights is written.
+    """Check the metrics of a step, before its weights are saved.
 
     Raises:
-        DivergenceError: Loss or gradient are not finite.
+        DivergenceError: Loss or gradient norm is not finite.
     """
     broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
     if broken:
         raise DivergenceError(
             f"step {step + 1}: {' and '.join(broken)}; the weights were not updated, and the newest checkpoint is that "
-            f"of step {step}. Lower lr or clip_grad, or look for a broken row in the data"
+            f"of step {step}. Lower lr or clip_grad, or look for a malformed row in the data"
         )

@@ -1,7 +1,6 @@
-"""Offline DPO: learn from given pairs of answers (Rafailov et al. 2023, arXiv:2305.18290).
+"""Offline DPO: train on given preference pairs (Rafailov et al. 2023, arXiv:2305.18290).
 
-Only the order of things is here. Who computes what on which device is behind the roles; rows are numbers, and no token
-passes through this process.
+The trainer only orders the calls; the roles compute on their worker groups. It passes dataset row numbers, no tokens.
 """
 
 from __future__ import annotations
@@ -12,30 +11,32 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.names import of_set
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
-from mindspeed_dpo.trainers.timer import Stopwatch
-from mindspeed_dpo.workers.interfaces import Actor, Logps, Reference
+from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
+from mindspeed_dpo.trainers.timer import StepTimer
+from mindspeed_dpo.workers.interfaces import Logps
 
 
 @dataclass
 class OfflineDPOTrainer(TrainingLoop):
-    """Drives the actor through the pairs of a dataset.
+    """Trains the actor on the pairs of a dataset.
 
     Attributes:
         actor: The policy.
-        plan: Length and intervals.
-        tracker: Takes the metrics.
-        reference: Knows the reference's log-probabilities.
-        sampler: Says which training rows a step takes; its numbers index `train_rows`.
-        train_rows: [n] int64 dataset rows to learn from.
-        eval_sets: Name to [m] int64 dataset rows that are not learned from; sets without rows are left out.
-        row_tokens: [rows] int64 input tokens of each row of the dataset, the prompt counted once per response.
+        schedule: Length of the run and intervals.
+        tracker: Receives the metrics.
+        reference: Source of the reference's log-probabilities.
+        sampler: Samples the training rows of each step; its numbers index `train_rows`.
+        train_rows: [n] int64 dataset rows to train on.
+        eval_sets: Set name -> [m] int64 dataset rows to evaluate on; empty sets are dropped.
+        row_tokens: [rows] int64 input tokens of each dataset row, the prompt counted once per response.
     """
 
-    actor: Actor
-    reference: Reference
+    actor: ActorGroup
+    reference: ReferenceSource
     sampler: PairSampler
     train_rows: NDArray[np.int64]
     eval_sets: Mapping[str, NDArray[np.int64]]
@@ -44,58 +45,58 @@ class OfflineDPOTrainer(TrainingLoop):
 
     def __post_init__(self) -> None:
         """Count the tokens of the steps before the first."""
-        self._several_sets = len(self.eval_sets) > 1
+        self._has_several_sets = len(self.eval_sets) > 1
         self.eval_sets = {name: rows for name, rows in self.eval_sets.items() if len(rows)}
-        self._num_tokens = self._tokens_until(self.plan.first_step)
+        self._num_tokens = self._tokens_until(self.schedule.first_step)
 
     def step(self, step: int) -> dict[str, float]:
-        """Look up the reference, learn, measure: one policy update."""
-        watch = Stopwatch()
+        """Do one policy update: get the reference's log-probabilities, train, check, measure."""
+        timer = StepTimer()
         rows = self.train_rows[self.sampler.rows(step)]
-        with watch("timing/ref"):
+        with timer("timing/ref"):
             ref_logps = self.reference.log_probs(rows)
-        with watch("timing/update_actor"):
+        with timer("timing/update_actor"):
             metrics = self.actor.update(step, rows, ref_logps)
         check_finite(step, metrics)
-        if self.reference.follow(step + 1):
+        if self.reference.sync_if_due(step + 1):
             self._eval_ref_logps.clear()
-        return {**metrics, **self._amounts(step + 1, rows, watch.total_s), **watch.seconds}
+        return {**metrics, **self._throughput(step + 1, rows, timer.total_s), **timer.seconds}
 
-    def evaluate(self, done: int) -> dict[str, float]:
-        """Measure every set when it is time to; several sets have their name in that of the metric."""
-        if not self.eval_sets or not (is_due(done, self.plan.eval_interval) or self._is_last(done)):
+    def evaluate(self, num_done: int) -> dict[str, float]:
+        """Evaluate on every set if it is due; with several sets the metrics' names contain the set's."""
+        if not self.eval_sets or not (is_due(num_done, self.schedule.eval_interval) or self._is_last(num_done)):
             return {}
-        watch, metrics = Stopwatch(), {}
-        with watch("timing/eval"):
+        timer, metrics = StepTimer(), {}
+        with timer("timing/eval"):
             for name, rows in self.eval_sets.items():
-                found = self.actor.evaluate(rows, self._ref_logps_of(name))
-                metrics.update(of_set(name, found) if self._several_sets else found)
-        return {**metrics, **watch.seconds}
+                of_rows = self.actor.evaluate(rows, self._ref_logps_of(name))
+                metrics.update(of_set(name, of_rows) if self._has_several_sets else of_rows)
+        return {**metrics, **timer.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:
-        """Once is enough until the reference follows the policy: the rows do not change."""
+        """Return the reference's log-probabilities of a set, cached until the reference is updated."""
         if name not in self._eval_ref_logps:
             self._eval_ref_logps[name] = self.reference.log_probs(self.eval_sets[name])
         return self._eval_ref_logps[name]
 
-    def _is_last(self, done: int) -> bool:
-        return self.plan.eval_interval is not None and done == self.plan.last_step
+    def _is_last(self, num_done: int) -> bool:
+        return self.schedule.eval_interval is not None and num_done == self.schedule.last_step
 
-    def _amounts(self, done: int, rows: NDArray[np.int64], seconds: float) -> dict[str, float]:
+    def _throughput(self, num_done: int, rows: NDArray[np.int64], seconds: float) -> dict[str, float]:
         tokens = int(self.row_tokens[rows].sum())
         self._num_tokens += tokens
         return {
-            "epoch": self.sampler.epoch(done),
-            "consumed_samples": done * self.sampler.global_batch_size,
+            "epoch": self.sampler.epoch(num_done),
+            "consumed_samples": num_done * self.sampler.global_batch_size,
             "num_tokens": self._num_tokens,
             "tokens_per_s": tokens / seconds,
             "pairs_per_s": len(rows) / seconds,
             "timing/all": seconds,
         }
 
-    def _tokens_until(self, done: int) -> int:
-        """Input tokens of all steps so far: whole epochs by their sum, the rest row by row."""
+    def _tokens_until(self, num_done: int) -> int:
+        """Count the input tokens of the first steps: complete epochs by their sum, the rest row by row."""
         tokens = self.row_tokens[self.train_rows]
-        epochs, rest = divmod(done * self.sampler.global_batch_size, self.sampler.num_rows)
+        epochs, rest = divmod(num_done * self.sampler.global_batch_size, self.sampler.num_rows)
         part = tokens[self.sampler.window(epochs * self.sampler.num_rows, rest)].sum() if rest else 0
         return int(epochs * tokens.sum() + part)

@@ -1,7 +1,7 @@
-"""What is learned from scored responses: pairs of them (DPO, XPO), or the policy's responses alone (Nash-MD).
+"""Online methods: DPO and XPO train on pairs of scored responses, Nash-MD on the policy's responses alone.
 
-A method asks the reference for what its loss needs, chooses, and makes what the actor learns from; the order of things
-is the trainer's.
+A method requests the reference's log-probabilities that its loss needs, selects responses, and builds the training
+batch. `OnlineDPOTrainer` orders these calls.
 """
 
 from __future__ import annotations
@@ -18,124 +18,128 @@ from mindspeed_dpo.algorithms.nash_md import advantages
 from mindspeed_dpo.algorithms.pairing import Selection, select_first, select_pairs
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
+from mindspeed_dpo.controller.role_groups import ReferenceGroup
 from mindspeed_dpo.workers.interfaces import Logps
 
 Scores = NDArray[np.float32]
-POLICYS, OTHERS = 0, 1
-"""Which response is whose, where the policy meets another model."""
-
-
-class AsksReference(Protocol):
-    """A reference that can be asked before others have answered."""
-
-    def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], Logps]:
-        """See `ReferenceHandle.start_log_probs`."""
-
-    def follow(self, done: int) -> bool:
-        """See `roles.Reference`."""
-
-    def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
-        """See `ReferenceHandle.start_token_log_probs`."""
+POLICY, SECOND_MODEL = 0, 1
+"""Index of the response of the policy and of the second model, where there are two."""
 
 
 @dataclass(frozen=True)
-class Known:
-    """What the reference says about P prompts with K responses.
+class ReferenceLogprobs:
+    """Log-probabilities of responses under the reference.
+
+    Example, for one prompt with two responses:
+
+        ReferenceLogprobs(logps=array([[-22.0, -30.0]]), responses=PreferenceBatch(...))
 
     Attributes:
-        logps: [P, k] float32 of the first k responses, in nats.
-        answers: Those k responses, with the reference's tokens where the method needs them.
+        logps: [P, k] float32 of the first k responses to P prompts, in nats.
+        responses: Those k responses, with per-token log-probabilities of the reference where the method needs them.
     """
 
     logps: Logps
-    answers: PreferenceBatch
+    responses: PreferenceBatch
 
 
 class OnlineMethod(Protocol):
-    """A way to learn from scored responses."""
+    """A method to train on scored responses."""
 
     @property
     def own(self) -> int | None:
-        """How many of the K responses are the policy's, the first ones; None for all."""
+        """Number of responses per prompt, the first ones, that are the policy's; None for all."""
 
-    def ask(self, reference: AsksReference, answers: PreferenceBatch) -> Callable[[], Known]:
-        """Begin to ask the reference; what is returned waits."""
+    def start_ref_logps(self, reference: ReferenceGroup, responses: PreferenceBatch) -> Callable[[], ReferenceLogprobs]:
+        """Start to compute the reference's log-probabilities; the returned function waits for them."""
 
-    def select(self, answers: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
-        """Choose by scores [P, K] what is learned from."""
+    def select(self, responses: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
+        """Select by scores [P, K] float32 the responses to train on."""
 
-    def lesson(self, known: Known, selection: Selection, scores: Scores) -> tuple[PreferenceBatch, Logps]:
-        """What the actor learns from, and the reference's log-probabilities of it."""
+    def training_batch(
+        self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
+    ) -> tuple[PreferenceBatch, Logps]:
+        """Return the batch that the actor trains on, and the reference's log-probabilities of it."""
 
 
 def method_of(pairing: PairingConfig) -> OnlineMethod:
-    """The method of a run."""
-    methods: dict[str, Callable[[PairingConfig], OnlineMethod]] = {DPO: Pairs, XPO: Xpo, NASH_MD: NashMd}
+    """Return the method that the settings name."""
+    methods: dict[str, Callable[[PairingConfig], OnlineMethod]] = {
+        DPO: DpoMethod,
+        XPO: XpoMethod,
+        NASH_MD: NashMdMethod,
+    }
     return methods[pairing.online_method](pairing)
 
 
 @dataclass(frozen=True)
-class Pairs:
+class DpoMethod:
     """DPO on the policy's own responses, Guo et al. 2024 (arXiv:2402.04792)."""
 
     pairing: PairingConfig
     own: int | None = None
 
-    def ask(self, reference: AsksReference, answers: PreferenceBatch) -> Callable[[], Known]:
-        """For every response."""
-        pending = reference.start_log_probs(answers)
-        return lambda: Known(pending(), answers)
+    def start_ref_logps(self, reference: ReferenceGroup, responses: PreferenceBatch) -> Callable[[], ReferenceLogprobs]:
+        """Start to compute the log-probability of every response; the returned function waits for them."""
+        pending = reference.start_log_probs(responses)
+        return lambda: ReferenceLogprobs(pending(), responses)
 
-    def select(self, answers: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
-        """See `select_pairs`."""
+    def select(self, responses: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
+        """Select pairs of responses by the configured rule."""
         rule, margin = self.pairing.pair_selection, self.pairing.min_reward_margin
-        return select_pairs(answers, scores, rule=rule, min_margin=margin, seed=seed)
+        return select_pairs(responses, scores, rule=rule, min_margin=margin, seed=seed)
 
-    def lesson(self, known: Known, selection: Selection, scores: Scores) -> tuple[PreferenceBatch, Logps]:
-        """The pairs."""
-        return known.answers.choose(selection.prompts, selection.responses), selection.of(known.logps)
+    def training_batch(
+        self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
+    ) -> tuple[PreferenceBatch, Logps]:
+        """Return the selected pairs with the reference's log-probabilities."""
+        return ref_logps.responses.choose(selection.prompts, selection.responses), selection.of(ref_logps.logps)
 
 
 @dataclass(frozen=True)
-class Xpo(Pairs):
+class XpoMethod(DpoMethod):
     """DPO on a response of the policy and one of the reference, Xie et al. 2024 (arXiv:2405.21046)."""
 
     own: int | None = 1
 
-    def lesson(self, known: Known, selection: Selection, scores: Scores) -> tuple[PreferenceBatch, Logps]:
-        """The pairs, the reference's response marked by 1."""
-        pairs, logps = super().lesson(known, selection, scores)
-        return replace(pairs, logp_weights=(selection.responses == OTHERS).float()), logps
+    def training_batch(
+        self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
+    ) -> tuple[PreferenceBatch, Logps]:
+        """Return the selected pairs, the reference's response marked by 1 in `logp_weights`."""
+        pairs, logps = super().training_batch(ref_logps, selection, scores)
+        return replace(pairs, logp_weights=(selection.responses == SECOND_MODEL).float()), logps
 
 
 @dataclass(frozen=True)
-class NashMd:
-    """A policy gradient on the policy's response, as good as it does against the mixture's; see `nash_md`."""
+class NashMdMethod:
+    """Nash-MD, Munos et al. 2023 (arXiv:2312.00886): a policy gradient weighted by the preference over the mixture."""
 
     pairing: PairingConfig
     own: int | None = 1
 
-    def ask(self, reference: AsksReference, answers: PreferenceBatch) -> Callable[[], Known]:
-        """For every token of the policy's responses; nothing needs the mixture's."""
-        everyone = torch.arange(answers.num_prompts)
-        own = answers.choose(everyone, torch.full((len(everyone), 1), POLICYS))
+    def start_ref_logps(self, reference: ReferenceGroup, responses: PreferenceBatch) -> Callable[[], ReferenceLogprobs]:
+        """Start to compute the log-probability of every token of the policy's responses; the mixture's need none."""
+        everyone = torch.arange(responses.num_prompts)
+        own = responses.choose(everyone, torch.full((len(everyone), 1), POLICY))
         pending = reference.start_token_log_probs(own)
 
-        def wait() -> Known:
+        def wait() -> ReferenceLogprobs:
             tokens = torch.from_numpy(np.array(pending()))
             which = torch.repeat_interleave(everyone, own.response_lengths[:, 0].long())
             sums = torch.zeros(len(everyone)).index_add(0, which, tokens)
-            return Known(sums[:, None].numpy(), replace(own, ref_token_logps=tokens))
+            return ReferenceLogprobs(sums[:, None].numpy(), replace(own, ref_token_logps=tokens))
 
         return wait
 
-    def select(self, answers: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
-        """Every prompt both of whose responses were scored."""
+    def select(self, responses: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
+        """Select the policy's response of every prompt both of whose responses were scored."""
         return select_first(scores)
 
-    def lesson(self, known: Known, selection: Selection, scores: Scores) -> tuple[PreferenceBatch, Logps]:
-        """The policy's responses, each with its advantage."""
+    def training_batch(
+        self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
+    ) -> tuple[PreferenceBatch, Logps]:
+        """Return the policy's responses, each with its advantage as `logp_weights`."""
         chosen = selection.prompts
-        own = known.answers.select(chosen.tolist())
+        own = ref_logps.responses.select(chosen.tolist())
         better = torch.from_numpy(advantages(selection.of(scores)))
-        return replace(own, logp_weights=better[:, None]), known.logps[chosen.numpy()]
+        return replace(own, logp_weights=better[:, None]), ref_logps.logps[chosen.numpy()]

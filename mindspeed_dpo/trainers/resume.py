@@ -25,7 +25,7 @@ from mindspeed_dpo.engine.checkpoint_files import (
     read_metadata,
 )
 from mindspeed_dpo.weights.hf_config import describe_differences
-from mindspeed_dpo.weights.lora import base_mark, settings_from
+from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
 from mindspeed_dpo.workers.setup.sources import open_initial_weights, sampling_of
 
 DEFAULT_SAVE = "checkpoints"
@@ -35,7 +35,7 @@ _EARLIER = {"cp": 1, "chunks": 1}
 
 
 @dataclass(frozen=True)
-class Continuation:
+class ResumePoint:
     """An earlier run's checkpoint.
 
     Attributes:
@@ -58,7 +58,7 @@ class Continuation:
         return dict(self.metadata.get("totals", {}))
 
 
-def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
+def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
     """The checkpoint a run continues from, or None if it starts at step 0.
 
     Args:
@@ -83,10 +83,10 @@ def find_continuation(run: RunConfig, num_rows: int) -> Continuation | None:
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
     _check_places(run, folder, metadata)
-    return Continuation(folder, int(metadata["iteration"]), optimizer, rng, metadata)
+    return ResumePoint(folder, int(metadata["iteration"]), optimizer, rng, metadata)
 
 
-def check_fresh_places(run: RunConfig) -> None:
+def check_output_is_unused(run: RunConfig) -> None:
     """See that a run which starts at step 0 does not write over what another run wrote.
 
     Raises:
@@ -102,7 +102,7 @@ def check_fresh_places(run: RunConfig) -> None:
         raise CheckpointError(f"{metrics} is of another run; choose another output_dir, or move it away")
 
 
-def with_reference_of(run: RunConfig, found: Continuation) -> RunConfig:
+def with_reference_of(run: RunConfig, found: ResumePoint) -> RunConfig:
     """The run with the reference of the run it continues, where it names none of its own.
 
     With `load` of a training checkpoint the policy to start from is a trained one, and no reference.
@@ -120,7 +120,7 @@ def with_reference_of(run: RunConfig, found: Continuation) -> RunConfig:
     return replace(run, ref=replace(run.ref, checkpoint=replace(run.ref.checkpoint, load=earlier)))
 
 
-def continued_in_place(run: RunConfig) -> RunConfig:
+def with_resumed_output_dir(run: RunConfig) -> RunConfig:
     """The run with the output folder of the one it resumes, unless it was given one of its own."""
     resume_from = run.actor.checkpoint.resume_from
     if not resume_from or "loop.output_dir" in run.origins:
@@ -207,7 +207,7 @@ def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) 
         if settings.is_on:
             raise CheckpointError(f"{folder} holds all weights and no adapters; {start}, or remove lora_target_modules")
         return
-    trained = settings_from(saved["settings"])
+    trained = adapter_settings(saved["settings"])
     if not run.actor.checkpoint.resume_from:
         raise CheckpointError(
             f"{folder} holds adapters only; continue its run with resume_from and load={saved['base']}, or {start}, "
@@ -215,11 +215,12 @@ def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) 
         )
     if not (settings.is_on and settings.is_compatible_with(trained)):
         raise CheckpointError(
-            f"{folder} holds adapters of other settings; continue it with lora_target_modules={format_value(trained.modules)}, "
-            f"lora_r={trained.lora_r}, lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
+            f"{folder} holds adapters of other settings; continue it with "
+            f"lora_target_modules={format_value(trained.modules)}, lora_r={trained.lora_r}, "
+            f"lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)
-    if source is not None and base_mark(source) != saved["base_mark"]:
+    if source is not None and quick_fingerprint(source) != saved["base_mark"]:
         raise CheckpointError(f"{folder} was trained on the weights in {saved['base']}; {source.path} holds others")
 
 

@@ -1,8 +1,8 @@
-"""When the rollout is asked for a step's answers: as the step comes, or one step before, while the actor learns.
+"""Prefetches rollouts: a step's responses are generated when it starts, or one step before, while the actor trains.
 
-One step before, the answers to a step's prompts are sampled by the weights that the step before began with. The weights
-are handed over only after both are done, so what samples never changes on its way. A checkpoint keeps the answers that
-are there by then, and a run that goes on from it learns from the same ones.
+Prefetched responses are sampled with the weights that the step before started from. Weights are transferred only after
+both generation and training have finished, so they never change during generation. A checkpoint stores the rollouts
+that are prefetched by then, and a run that resumes from it trains on the same ones.
 """
 
 from __future__ import annotations
@@ -10,33 +10,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.controller.role_groups import RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.workers.interfaces import Rows
-
-
-class AsksRollout(Protocol):
-    """A rollout that can be asked while others are at work."""
-
-    def start_generate(self, rows: Rows, first_sample: int) -> Callable[[], RolloutBatch]:
-        """See `RolloutHandle.start_generate`."""
-
-    def update_weights(self, version: int) -> None:
-        """See `roles.Rollout`."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """Answers to the prompts of a step.
+class StepRollouts:
+    """Responses to the prompts of a step.
 
     Attributes:
-        rollouts: The answers.
-        seconds: From asking for them to having them; None where an earlier run has had them.
+        rollouts: Prompts and responses.
+        seconds: From requesting them to receiving them; None where they come from a checkpoint.
     """
 
     rollouts: RolloutBatch
@@ -44,52 +33,52 @@ class Answers:
 
 
 @dataclass
-class Asking:
-    """Asks for the answers of each step.
+class RolloutPrefetcher:
+    """Requests the rollouts of each step.
 
     Attributes:
-        rollout: Gives them.
-        sampler: Says which prompts a step takes; its numbers index `train_rows`.
+        rollout: Generates them.
+        sampler: Samples the prompts of each step; its numbers index `train_rows`.
         train_rows: [n] int64 dataset rows of prompts.
-        last_step: Steps done when the run is complete: there is none of this number.
-        staleness: Steps between asking and learning, 0 or 1.
-        held: Those of the step that comes next, or is under way; None where they are not there yet.
+        last_step: Steps completed at the end of the run; no step has this number.
+        staleness: Steps between generating and training, 0 or 1.
+        current: Rollouts of the current step, or between steps those of the next; None where not yet generated.
     """
 
-    rollout: AsksRollout
+    rollout: RolloutGroup
     sampler: PairSampler
     train_rows: NDArray[np.int64]
     last_step: int
     staleness: int
-    held: Answers | None
-    _following: Callable[[], Answers] | None = None
+    current: StepRollouts | None
+    _pending: Callable[[], StepRollouts] | None = None
 
-    def of(self, step: int) -> Answers:
-        """The answers that a step learns from."""
-        if self.held is None:
-            self.held = self._ask(step)()
-        return self.held
+    def rollouts_of(self, step: int) -> StepRollouts:
+        """Return the rollouts of the current step; generate them if they were not prefetched."""
+        if self.current is None:
+            self.current = self._start(step)()
+        return self.current
 
-    def begin_following(self, step: int) -> None:
-        """Ask for those of the step after this one, if they are to be sampled meanwhile and such a step comes."""
-        if self.staleness and step + 1 < self.last_step:
-            self._following = self._ask(step + 1)
+    def prefetch(self, step: int) -> None:
+        """Start to generate the rollouts of a step, with staleness and before the run's end."""
+        if self.staleness and step < self.last_step:
+            self._pending = self._start(step)
 
-    def settle(self) -> None:
-        """Let go of the answers of the step that is done, and wait for those that were asked for meanwhile."""
-        self.held, self._following = self._following and self._following(), None
+    def advance(self) -> None:
+        """Drop the rollouts of the completed step and wait for the prefetched ones."""
+        self.current, self._pending = self._pending and self._pending(), None
 
-    def ahead(self) -> RolloutBatch | None:
-        """What the step that comes next will learn from, where that is settled."""
-        return self.held.rollouts if self.staleness and self.held is not None else None
+    def prefetched(self) -> RolloutBatch | None:
+        """Return the rollouts of the next step, where they are generated already, to be saved in a checkpoint."""
+        return self.current.rollouts if self.staleness and self.current is not None else None
 
-    def _ask(self, step: int) -> Callable[[], Answers]:
+    def _start(self, step: int) -> Callable[[], StepRollouts]:
         start_s = time.perf_counter()
         rows = self.train_rows[self.sampler.rows(step)]
         pending = self.rollout.start_generate(rows, step * self.sampler.global_batch_size)
 
-        def wait() -> Answers:
+        def wait() -> StepRollouts:
             rollouts = pending()
-            return Answers(rollouts, time.perf_counter() - start_s)
+            return StepRollouts(rollouts, time.perf_counter() - start_s)
 
         return wait

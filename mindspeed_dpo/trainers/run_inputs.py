@@ -1,4 +1,4 @@
-"""What a run reads, opened and checked on the driver: nothing that does not fit gets as far as a device."""
+"""Opens and checks everything a run reads, on the driver: all inputs are validated before a device is allocated."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
 from mindspeed_dpo.data.datasets.splits import parse_data_path
@@ -16,13 +17,12 @@ from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
 from mindspeed_dpo.data.indexed.column_group import check_identity
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.trainers.resume import (
-    Continuation,
-    check_fresh_places,
-    find_continuation,
+    ResumePoint,
+    check_output_is_unused,
+    find_resume_point,
     with_reference_of,
 )
 from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
-from mindspeed_dpo.workers.interfaces import Actor
 from mindspeed_dpo.workers.rewards.functions import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
@@ -39,42 +39,42 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """What a run reads, opened and checked on the driver before any device is taken.
+class RunInputs:
+    """What a run reads, opened and checked.
 
     Attributes:
-        config: The run, with what it takes over from an earlier one.
-        dataset: All pairs, or online all prompts, that are fit for training, and the sets to evaluate on.
-        splits: Which of them are for what.
-        continuation: Where the run goes on from, if it does.
+        config: Settings of the run, with those it takes over from the run it resumes.
+        dataset: All pairs, or online all prompts, that remain after filtering, and the sets to evaluate on.
+        splits: Rows for training and for evaluation.
+        resume_point: The checkpoint that the run resumes from; None for a new run.
     """
 
     config: RunConfig
     dataset: EvaluatedPairs | PromptDataset
     splits: Splits
-    continuation: Continuation | None
+    resume_point: ResumePoint | None
 
     @property
     def first_step(self) -> int:
-        """Steps done before."""
-        return 0 if self.continuation is None else self.continuation.iteration
+        """Steps completed by the run that is resumed."""
+        return 0 if self.resume_point is None else self.resume_point.iteration
 
     def total(self, name: str) -> int:
-        """What was counted before under a name."""
-        return 0 if self.continuation is None else self.continuation.totals.get(name, 0)
+        """Return a counter of the run that is resumed; 0 for a new run."""
+        return 0 if self.resume_point is None else self.resume_point.totals.get(name, 0)
 
-    def continue_with(self, actor: Actor) -> None:
-        """Let a freshly built actor take up the earlier run, if there is one."""
-        if self.continuation is not None:
-            actor.load(str(self.continuation.folder), self.continuation.optimizer, self.continuation.rng)
+    def load_checkpoint(self, actor: ActorGroup) -> None:
+        """Load the checkpoint into the actor, if the run resumes."""
+        if self.resume_point is not None:
+            actor.load(str(self.resume_point.folder), self.resume_point.optimizer, self.resume_point.rng)
 
 
-def open_inputs(config: RunConfig) -> Inputs:
-    """Open data, weights and checkpoint and see that they fit the configuration.
+def open_inputs(config: RunConfig) -> RunInputs:
+    """Open data, weights and checkpoint and check that they fit the configuration.
 
     Raises:
-        ValueError: Something does not fit.
-        OSError: Something cannot be read.
+        ValueError: One of them does not fit.
+        OSError: A file cannot be read.
     """
     learning_rate_of(config.actor, config.loop.train_iters)
     for data in (config.actor.data, *evaluation_data(config).values()):
@@ -85,21 +85,21 @@ def open_inputs(config: RunConfig) -> Inputs:
         _check_reward(config, dataset)
     splits = dataset.splits(config.actor.data.split)
     _check_best(config, splits)
-    continuation = find_continuation(config, len(dataset))
-    if continuation is None:
-        check_fresh_places(config)
+    resume_point = find_resume_point(config, len(dataset))
+    if resume_point is None:
+        check_output_is_unused(config)
     else:
-        config = with_reference_of(config, continuation)
+        config = with_reference_of(config, resume_point)
     for role in (config.actor, config.ref):
         if role is not None:
             check_weights(role)
-    # Opened for its checks alone.
+    # Opened only for its checks.
     open_initial_adapter(config.actor)
-    return Inputs(config, dataset, splits, continuation)
+    return RunInputs(config, dataset, splits, resume_point)
 
 
 def _check_best(config: RunConfig, splits: Splits) -> None:
-    """See that best_metric is not of a hold-out that has turned out empty.
+    """Check that best_metric is not measured on a hold-out that is empty.
 
     Raises:
         ValueError: It is.
@@ -112,10 +112,10 @@ def _check_best(config: RunConfig, splits: Splits) -> None:
 
 
 def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
-    """See that whatever scores can be called, and reads the columns that there are.
+    """Check that the scorer can be called, and that the dataset has the columns that it reads.
 
     Raises:
-        ValueError: It cannot.
+        ValueError: It cannot be called, or a column is missing.
     """
     role = config.reward
     assert role is not None
@@ -126,10 +126,10 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
 
 
 def check_data(data: DataConfig) -> None:
-    """See that data was made with the tokenizer and template that are named, as far as it says.
+    """Check that data was preprocessed with the configured tokenizer and template, as far as its metadata says.
 
     Raises:
-        ValueError: It was made with others.
+        ValueError: It was preprocessed with others.
     """
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
@@ -137,11 +137,11 @@ def check_data(data: DataConfig) -> None:
 
 
 def check_weights(role: RoleConfig) -> None:
-    """See that the weights a role loads are those of its model.
+    """Check that the weights a role loads fit its model.
 
     Raises:
-        ValueError: A tensor is missing or has another shape, or the Hugging Face config beside the weights says
-            something else than the model section about what they compute.
+        ValueError: A tensor is missing or has another shape, or the Hugging Face config beside the weights differs
+            from the model section.
     """
     source = open_initial_weights(role)
     if source is None:
@@ -153,4 +153,4 @@ def check_weights(role: RoleConfig) -> None:
     found = model_config_from_hf(read_hf_config(assets))
     differences = describe_differences(role.model, found, reward=role.name == REWARD)
     if differences:
-        raise ValueError(f"{source.path} holds another model than the configuration: {'; '.join(differences)}")
+        raise ValueError(f"{source.path} differs from the model section of the configuration: {'; '.join(differences)}")

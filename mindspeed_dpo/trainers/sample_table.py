@@ -70,7 +70,7 @@ class SampleTable:
         self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
     ) -> Iterator[dict[str, Any]]:
         roles = _roles(selection)
-        answers = zip(rollouts.answers.prompts(), rollouts.answers.responses(), strict=True)
+        answers = zip(rollouts.samples.prompts(), rollouts.samples.responses(), strict=True)
         for p, (prompt, responses) in enumerate(answers):
             text = self.decode(prompt.tolist())
             for k, response in enumerate(responses):

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interruption:
+class GracefulShutdown:
     """Watches for a request to stop while it is entered; `requested` tells."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Interruption:
         while self._unlogged:
             logger.warning("%s", self._unlogged.pop(), extra=SHOWN)
 
-    def __enter__(self) -> Interruption:
+    def __enter__(self) -> GracefulShutdown:
         # Only the main thread may watch signals; elsewhere (a test) there is nothing to watch.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in SIGNALS}

@@ -1,4 +1,4 @@
-"""Seconds of the phases of a step."""
+"""Durations of the phases of a step."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stopwatch:
-    """Measures named phases; `with watch("timing/ref"): …`."""
+class StepTimer:
+    """Measures named phases: `with timer("timing/ref"): …`."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
@@ -25,10 +25,10 @@ class Stopwatch:
 
     @property
     def total_s(self) -> float:
-        """Seconds of all phases, those that lie in another counted twice."""
+        """Seconds of all phases; nested phases count twice."""
         return sum(self.seconds.values())
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the watch was made."""
+        """Seconds since the timer was created."""
         return time.perf_counter() - self._start_s

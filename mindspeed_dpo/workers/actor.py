@@ -1,4 +1,4 @@
-"""The model that learns: one process of it."""
+"""The actor: the policy that is trained, on one process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
+from typing_extensions import override
 
-from mindspeed_dpo.algorithms.cross_pair import AcrossPairs, across_pairs
+from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, cross_pair_values
 from mindspeed_dpo.algorithms.lr_schedule import lr_at
-from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, adapted
+from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, with_adapted_beta
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
@@ -25,111 +26,122 @@ from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.async_checkpoint import BegunSave
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.models.chunks import ModelPart
+from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.workers.batching.gather_step import gather_step
-from mindspeed_dpo.workers.batching.minibatches import lessons
-from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows, Share
-from mindspeed_dpo.workers.logprobs import agreement, amounts, pull, response_logps, score_pairs, token_statistics
-from mindspeed_dpo.workers.setup.builders import Seat, build_feed, build_trained_model
+from mindspeed_dpo.workers.batching.minibatches import minibatches
+from mindspeed_dpo.workers.interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
+from mindspeed_dpo.workers.logprobs import (
+    kl_surrogate,
+    response_logps,
+    score_pairs,
+    token_statistics,
+    workload_metrics,
+    wpo_weights,
+)
+from mindspeed_dpo.workers.setup.builders import build_trained_model, make_batch_builder
+from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.memory import largest_peak
 from mindspeed_dpo.workers.setup.objectives import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.setup.sources import adapters_on_weights, sampling_of
-from mindspeed_dpo.workers.weight_sync.sender import Publishing
+from mindspeed_dpo.workers.weight_sync.sender import WeightSender
 
 
-class ActorWorker:
+class ActorWorker(Actor):
     """One process of the policy: its part of the model, its share of the data, the objective.
 
     Attributes:
-        follower: The model of a reference that follows this policy, kept in its checkpoints; None without one.
+        ema_reference: The model of a reference that is updated towards this policy (`sync_ref_model`) and saved in its
+            checkpoints; None without one.
     """
 
-    follower: ModelPart | None = None
+    ema_reference: PipelineStage | None = None
 
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
-        """Build the model, load its weights, and make it trainable."""
-        self.seat = seat
-        self.role = role
-        self.statistics = seat.run.loop.log_token_statistics
-        model = build_trained_model(seat, role, statistics=self.statistics or role.loss.use_weighting)
-        self.engine = TrainingEngine(model, role.optimizer, role.parallel)
-        self.publishing = Publishing(seat, role, self.engine)
-        # Prompts are of no use here: pairs made of the policy's own answers come with the call.
-        self.feed = build_feed(seat, role, None if isinstance(dataset, PromptDataset) else dataset)
-        # Only the first rank describes checkpoints, and the hash may read all of the data.
-        writes = dist.get_rank() == 0
-        self._sampling = sampling_of(seat.run, len(dataset)) if writes else None
-        self._adapters = adapters_on_weights(role) if writes else None
-        self.objective = objective_of(role)
-        self._usual_margin = 0.0
-        self._begun: BegunSave | None = None
-        self.learning_rate = learning_rate_of(role, seat.run.loop.train_iters)
+    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
+        """Build the model, load its weights and wrap it for training; a collective.
 
-    def log_probs(self, pairs: Pairs) -> Share | None:
-        """See `score_pairs`."""
-        return score_pairs(self.engine, self.feed, pairs, self.role.loss.ld_alpha)
-
-    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float] | None:
-        """Learn from one iteration; metrics from the one process that speaks for the job, None from the others.
-
-        Metrics are means over the pairs of all optimizer steps; a gradient that is not finite ends the iteration.
+        Args:
+            context: Of this process.
+            role: Settings of the actor.
+            dataset: The run's dataset; where it holds prompts, pairs come with each call instead.
         """
-        run, sums = self.seat.run, MetricSums()
+        self.context = context
+        self.role = role
+        self.statistics = context.run.loop.log_token_statistics
+        model = build_trained_model(context, role, statistics=self.statistics or role.loss.use_weighting)
+        self.engine = TrainingEngine(model, role.optimizer, role.parallel)
+        self.weight_sender = WeightSender(context, role, self.engine)
+        self.batch_builder = make_batch_builder(context, role, None if isinstance(dataset, PromptDataset) else dataset)
+        # Only rank 0 writes the metadata of checkpoints, and the hash may read all of the data.
+        is_writer = dist.get_rank() == 0
+        self._sampling = sampling_of(context.run, len(dataset)) if is_writer else None
+        self._adapters = adapters_on_weights(role) if is_writer else None
+        self.objective = objective_of(role)
+        self._mean_margin = 0.0
+        self._begun: BegunSave | None = None
+        self.learning_rate = learning_rate_of(role, context.run.loop.train_iters)
+
+    @override
+    def log_probs(self, pairs: Pairs) -> ReplicaValues | None:
+        return score_pairs(self.engine, self.batch_builder, pairs, self.role.loss.ld_alpha)
+
+    @override
+    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float] | None:
+        run, sums = self.context.run, MetricSums()
         beta = beta_of(self.role, step, run.loop.train_iters)
-        feed, rows = self.feed.over(pairs)
+        batch_builder, rows = self.batch_builder.over(pairs)
         norms, rate = [], 0.0
-        for lesson in lessons(run, step, len(rows)):
+        for minibatch in minibatches(run, step, len(rows)):
             self.objective = replace(self.objective, beta=beta)
-            batches = feed.micro_batches(rows[lesson.positions], ref_logps[lesson.positions])
-            rate = lr_at(step * steps_per_iteration(self.role) + lesson.number, self.learning_rate)
-            norms.append(self._learn(batches, len(lesson.positions), rate, sums))
+            batches = batch_builder.micro_batches(rows[minibatch.positions], ref_logps[minibatch.positions])
+            rate = lr_at(step * steps_per_iteration(self.role) + minibatch.number, self.learning_rate)
+            norms.append(self._train_step(batches, len(minibatch.positions), rate, sums))
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        used = largest_peak(self.seat)
+        used = largest_peak(self.context)
         if metrics is None:
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": self.objective.beta}
         return {**metrics, **rates, "memory/peak_bytes": used}
 
-    def _learn(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
-        """One optimizer step over this rank's share of its pairs; the norm of the whole gradient."""
-        ahead = self.engine.score(batches) if self.role.loss.needs_step_logps else None
-        across = self._across(batches, ahead, num_pairs, adapt=True)
+    def _train_step(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
+        """Do one optimizer step on this rank's share of its pairs; return the global gradient norm."""
+        scored = self.engine.score(batches) if self.role.loss.needs_step_logps else None
+        cross_pair = self._cross_pair(batches, scored, num_pairs, adapt_beta=True)
 
         def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
-            losses, measured = self._measure(batch, columns, across)
+            losses, measured = self._losses_and_metrics(batch, columns, cross_pair)
             sums.merge(measured)
             return losses.sum()
 
         self.engine.accumulate(batches, loss_sum, num_pairs)
-        sums.merge(amounts(batches, self.seat.place, self.role.batch.micro_batch_tokens))
+        sums.merge(workload_metrics(batches, self.context.place, self.role.batch.micro_batch_tokens))
         return self.engine.step(rate)
 
+    @override
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
-        """Measure rows without learning; metrics as in `update`, with the evaluation prefix."""
         sums = MetricSums()
         size = self.role.batch.global_batch_size
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            batches = self.feed.micro_batches(part, ref_logps[start : start + size])
+            batches = self.batch_builder.micro_batches(part, ref_logps[start : start + size])
             scored = self.engine.score(batches)
-            across = self._across(batches, scored, len(part))
-            # Off the last stage nothing is scored, and there is nothing to measure.
+            cross_pair = self._cross_pair(batches, scored, len(part))
+            # Only the last stage has scores.
             for batch, columns in zip(batches, scored, strict=False):
-                sums.merge(self._measure(batch, columns, across)[1])
+                sums.merge(self._losses_and_metrics(batch, columns, cross_pair)[1])
         return self._means(sums, prefix=EVAL_PREFIX)
 
+    @override
     def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
-        """Write a checkpoint of all processes, or begin to; the folder comes back from every one. See `roles.Actor`."""
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        said = {**self._metadata(iteration), "usual_margin": self._usual_everywhere(), **remembered}
+        metadata = {**self._metadata(iteration), "usual_margin": self._broadcast_mean_margin(), **remembered}
         begun = checkpoint.begin_save(
-            *(root, self.engine, self.seat.accelerator, parts, said, self.follower, ahead),
+            *(root, self.engine, self.context.accelerator, parts, metadata, self.ema_reference, ahead),
             in_background=settings.async_save,
         )
         if settings.async_save:
@@ -137,63 +149,77 @@ class ActorWorker:
             return str(begun.folder)
         return str(checkpoint.complete(begun))
 
+    @override
     def is_written(self, wait: bool) -> bool:
-        """Whether this process has written its files of the checkpoint that was begun; see `BegunSave`."""
         assert self._begun is not None, "no checkpoint was begun"
         return self._begun.is_written(wait)
 
+    @override
     def finish_save(self) -> None:
-        """Finish the checkpoint that was begun, once all processes have written their files."""
         begun, self._begun = self._begun, None
         if begun is not None and dist.get_rank() == 0:
             begun.finish()
 
+    @override
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        """Continue from a checkpoint; random state fits only the layout that wrote it."""
         parts = checkpoint.Parts(optimizer, rng)
-        checkpoint.load(Path(folder), self.engine, self.seat.accelerator, parts, self.follower)
-        self._usual_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
+        checkpoint.load(Path(folder), self.engine, self.context.accelerator, parts, self.ema_reference)
+        self._mean_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
 
-    def _usual_everywhere(self) -> float:
-        """The running mean of margins, which only the last stage knows; the first process writes it down."""
+    @override
+    def host_weight_group(self, host: str) -> str | None:
+        return self.weight_sender.host_group(host)
+
+    @override
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        self.weight_sender.join_group(address, num_senders, num_receivers)
+
+    @override
+    def send_weights(self, version: int) -> None:
+        self.weight_sender.send(version)
+
+    @override
+    def weights_digest(self) -> dict[str, int] | None:
+        return self.weight_sender.digest()
+
+    def _broadcast_mean_margin(self) -> float:
+        """Return the running mean of margins (beta-DPO) on every rank; only the last stage has it, rank 0 saves it."""
         if not self.role.loss.beta_dpo_alpha:
             return 0.0
-        speaks = self.seat.place.is_output and self.seat.place.dp_rank == 0
-        value = torch.tensor(self._usual_margin if speaks else 0.0, device=self.seat.device)
+        value = torch.tensor(self._mean_margin if self._has_metrics else 0.0, device=self.context.device)
         dist.all_reduce(value, dist.ReduceOp.SUM)
         return value.item()
 
-    def host_link(self, host: str) -> str | None:
-        """See `Publishing.host_link`."""
-        return self.publishing.host_link(host)
+    @property
+    def _has_metrics(self) -> bool:
+        """Whether this rank returns metrics: the output rank of the first replica."""
+        return self.context.place.is_output and self.context.place.dp_rank == 0
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """See `Publishing.open_link`."""
-        self.publishing.open_link(address, publishers, receivers)
+    def _cross_pair(
+        self,
+        batches: Sequence[PackedBatch],
+        scored: Sequence[Tensor] | None,
+        num_pairs: int,
+        *,
+        adapt_beta: bool = False,
+    ) -> CrossPairValues | None:
+        """Return what the losses need to know of the step's other pairs, and adapt this step's beta where wanted.
 
-    def publish(self, version: int) -> None:
-        """See `Publishing.publish`."""
-        self.publishing.publish(version)
-
-    def weights_digest(self) -> dict[str, int] | None:
-        """See `Publishing.digest`."""
-        return self.publishing.digest()
-
-    def _across(
-        self, batches: Sequence[PackedBatch], scored: Sequence[Tensor] | None, num_pairs: int, *, adapt: bool = False
-    ) -> AcrossPairs | None:
-        """What the losses need of the whole step; may adapt this step's beta. None where they look at single pairs."""
+        None on all but the last stage, and where every loss depends on its own pair only.
+        """
         loss = self.role.loss
-        if not loss.is_grouped or not self.seat.place.is_last_stage:
+        if not loss.is_grouped or not self.context.place.is_last_stage:
             return None
         values = gather_step(batches, scored, num_pairs, loss.ld_alpha)
-        if adapt and loss.beta_dpo_alpha:
+        if adapt_beta and loss.beta_dpo_alpha:
             assert isinstance(self.objective, PreferenceObjective)
-            self.objective, self._usual_margin = adapted(self.objective, values, self._usual_margin)
-        return across_pairs(values, loss.dpo_loss_type, loss.loss_group_size)
+            self.objective, self._mean_margin = with_adapted_beta(self.objective, values, self._mean_margin)
+        return cross_pair_values(values, loss.dpo_loss_type, loss.loss_group_size)
 
-    def _measure(self, batch: PackedBatch, columns: Tensor, across: AcrossPairs | None) -> tuple[Tensor, MetricSums]:
-        """Losses [P], each times its pair's weight, and the metrics of a micro-batch."""
+    def _losses_and_metrics(
+        self, batch: PackedBatch, columns: Tensor, cross_pair: CrossPairValues | None
+    ) -> tuple[Tensor, MetricSums]:
+        """Return the losses [P] of a micro-batch, each times its pair's weight, and its metrics."""
         loss = self.role.loss
         pairs = PairValues(
             logps=response_logps(batch, columns, loss.ld_alpha),
@@ -201,11 +227,11 @@ class ActorWorker:
             ref_logps=batch.ref_logps,
             weights=batch.weights,
             factors=batch.factors,
-            agreement=agreement(batch, columns, clamp=loss.clamp_weighting) if loss.use_weighting else None,
+            wpo_weights=wpo_weights(batch, columns, clamp=loss.clamp_weighting) if loss.use_weighting else None,
             margins=batch.margins,
-            across=across and across.of(batch.pair_ids),
+            cross_pair=cross_pair and cross_pair.of(batch.pair_ids),
             logp_weights=batch.logp_weights,
-            pull=pull(batch, columns),
+            kl_surrogate=kl_surrogate(batch, columns),
         )
         result = self.objective(pairs)
         if self.statistics:
@@ -213,21 +239,19 @@ class ActorWorker:
         return result.losses, result.sums
 
     def _means(self, sums: MetricSums, prefix: str = "") -> dict[str, float] | None:
-        """Means over all replicas, by one collective; only the last stage has anything to say."""
-        place = self.seat.place
-        if not place.is_last_stage:
+        """Average metrics over all replicas with one collective of the last stage."""
+        if not self.context.place.is_last_stage:
             return None
         vector = sums.vector()
         dist.all_reduce(vector, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
-        speaks = place.is_output and place.dp_rank == 0
-        return MetricSums.from_vector(sums.names, vector).means(prefix) if speaks else None
+        return MetricSums.from_vector(sums.names, vector).means(prefix) if self._has_metrics else None
 
     def _reference_path(self) -> str | None:
-        ref = self.seat.run.ref
+        ref = self.context.run.ref
         return os.path.abspath(ref.checkpoint.load) if ref is not None and ref.checkpoint.load else None
 
     def _topology(self) -> dict[str, int]:
-        topology = self.seat.place.topology
+        topology = self.context.place.topology
         sizes = {"tp": topology.tp, "pp": topology.pp, "dp": topology.dp, "cp": topology.cp}
         return {**sizes, "chunks": self.role.num_chunks}
 
@@ -236,9 +260,9 @@ class ActorWorker:
             "iteration": iteration,
             "model": self.role.model.as_dict(),
             "topology": self._topology(),
-            "output_dir": os.path.abspath(self.seat.run.loop.output_dir),
+            "output_dir": os.path.abspath(self.context.run.loop.output_dir),
             "sampling": self._sampling,
             "reference": self._reference_path(),
             "adapters": self._adapters,
-            "online_method": self.role.pairing.online_method if self.seat.run.is_online else None,
+            "online_method": self.role.pairing.online_method if self.context.run.is_online else None,
         }

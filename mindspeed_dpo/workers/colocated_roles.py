@@ -1,4 +1,7 @@
-"""The roles of one process, once its device is active: built, called by name, dropped."""
+"""The roles of one worker process, which share its device and process groups: built, called and dropped.
+
+This module imports megatron-core, so it is imported only once the device is active.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,25 @@ from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.reference import reference_of
+from mindspeed_dpo.workers.interfaces import P, R, Role, RoleMethod, RoleT, implementation, interface_of
+from mindspeed_dpo.workers.reference import build_reference
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.rollout import RolloutWorker
-from mindspeed_dpo.workers.setup.builders import Seat
+from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import open_dataset, open_pairs, open_prompts
 
-Roles = dict[str, Any]
-Builder = Callable[[Seat, RoleConfig, Roles], Any]
-"""Makes a role, given the roles that this process has already."""
 
-BUILDERS: dict[str, Builder] = {
-    "actor": lambda seat, role, _: ActorWorker(seat, role, open_dataset(seat.run)),
-    "ref": lambda seat, role, roles: reference_of(
-        seat, role, None if seat.run.is_online else open_pairs(seat.run), roles.get("actor")
-    ),
-    "rollout": lambda seat, role, roles: RolloutWorker(seat, role, open_prompts(role), roles.get("actor")),
-    "reward": lambda seat, role, _: RewardWorker(seat, role, open_prompts(role)),
-}
+class ColocatedRoles:
+    """The roles of this process.
 
+    Attributes:
+        context: Run, place and device of the process.
+        roles: The roles built so far, by their name in the configuration.
+    """
 
-class Crew:
-    """The roles that share this process, its device and its process groups."""
-
-    def __init__(self, seat: Seat) -> None:
-        self.seat = seat
-        self.roles: Roles = {}
+    def __init__(self, context: WorkerContext) -> None:
+        self.context = context
+        self.roles: dict[str, Role] = {}
 
     @classmethod
     def join(
@@ -47,15 +43,17 @@ class Crew:
         world_size: int,
         master: str,
         store: Any = None,
-    ) -> Crew:
-        """Join the process group and split it by the leading role's layout; a collective."""
+    ) -> ColocatedRoles:
+        """Join the default process group and split it by the leading role's layout; a collective."""
         parallel = leading.parallel
         groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes, store)
-        return cls.seated(run, leading, accelerator, rank, world_size)
+        return cls.on_joined_group(run, leading, accelerator, rank, world_size)
 
     @classmethod
-    def seated(cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int) -> Crew:
-        """Split a process group that this process has joined already."""
+    def on_joined_group(
+        cls, run: RunConfig, leading: RoleConfig, accelerator: Accelerator, rank: int, world_size: int
+    ) -> ColocatedRoles:
+        """Split a default process group already joined by the leading role's layout; a collective."""
         parallel = leading.parallel
         topology = Topology.of(
             world_size,
@@ -64,18 +62,68 @@ class Crew:
             parallel.context_parallel_size,
         )
         groups.split(topology, parallel.distributed_timeout_minutes)
-        return cls(Seat(run, topology.place(rank), accelerator))
+        return cls(WorkerContext(run, topology.place(rank), accelerator))
 
-    def build(self, role: str) -> None:
-        """Build a role with its settings; every process of the pool must. A rollout is built after its actor."""
-        settings: RoleConfig = getattr(self.seat.run, role)
-        self.roles[role] = BUILDERS[role](self.seat, settings, self.roles)
+    def build(self, name: str) -> None:
+        """Build a role from its settings; a collective. A rollout or reference is built after the actor beside it."""
+        self.roles[name] = BUILDERS[name](self)
 
-    def drop(self, role: str) -> None:
-        """Let go of a role and its memory."""
-        del self.roles[role]
+    def drop(self, name: str) -> None:
+        """Drop a role and free its memory."""
+        del self.roles[name]
+
+    def call(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a method of a role that was built, named by its interface: `Actor.update`, for example.
+
+        Raises:
+            LookupError: The role has not been built in this process.
+        """
+        interface = interface_of(method)
+        for role in self.roles.values():
+            if isinstance(role, interface):
+                return implementation(role, method)(*args, **kwargs)
+        raise LookupError(f"{method.__qualname__}: this process has only the roles {', '.join(self.roles) or 'none'}")
 
     def leave(self) -> None:
-        """End the roles and the process groups."""
+        """Drop all roles and destroy the process groups."""
         self.roles.clear()
         groups.leave()
+
+
+def _build_actor(process: ColocatedRoles) -> ActorWorker:
+    run = process.context.run
+    return ActorWorker(process.context, run.actor, open_dataset(run))
+
+
+def _build_reference(process: ColocatedRoles) -> Role:
+    run = process.context.run
+    assert run.ref is not None, "the run has no reference"
+    return build_reference(process.context, run.ref, None if run.is_online else open_pairs(run), _actor_of(process))
+
+
+def _build_rollout(process: ColocatedRoles) -> RolloutWorker:
+    settings = process.context.run.rollout
+    assert settings is not None, "only an online run has a rollout"
+    return RolloutWorker(process.context, settings, open_prompts(settings), _actor_of(process))
+
+
+def _build_reward(process: ColocatedRoles) -> RewardWorker:
+    settings = process.context.run.reward
+    assert settings is not None, "only an online run has a reward"
+    return RewardWorker(process.context, settings, open_prompts(settings))
+
+
+def _actor_of(process: ColocatedRoles) -> ActorWorker | None:
+    """The actor in this process, where the roles share one."""
+    actor = process.roles.get("actor")
+    assert actor is None or isinstance(actor, ActorWorker)
+    return actor
+
+
+BUILDERS: dict[str, Callable[[ColocatedRoles], Role]] = {
+    "actor": _build_actor,
+    "ref": _build_reference,
+    "rollout": _build_rollout,
+    "reward": _build_reward,
+}
+"""Builders of the roles, by their name in the configuration."""

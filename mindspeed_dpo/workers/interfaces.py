@@ -1,10 +1,19 @@
-"""What a role can be asked, and how its answers travel: numbers and the places they belong to, one replica each."""
+"""Interfaces of the roles: what the driver can call on every process of a worker group, and what the calls return.
+
+The driver names a method by reference, such as `group.call(Actor.update, …)`, and each process calls the implementation
+of its own role. This module imports no megatron, so that the driver starts without it; `workers/actor.py` and its
+neighbours implement the interfaces.
+
+A role runs on every rank of its pool and most methods are collectives: every rank must make the call. Results of a
+data-parallel replica are returned by its output rank (`ParallelRank.is_output`); its other ranks return None.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,93 +22,275 @@ from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 Rows = Sequence[int] | NDArray[np.int64]
+"""Row numbers of the dataset, [N]."""
 Logps = NDArray[np.float32]
+"""Summed response log-probabilities, [N, K] float32, in nats."""
 Pairs = Rows | PreferenceBatch
-"""Pairs by dataset row, or themselves."""
+"""Preference pairs, by dataset row or as a batch."""
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one replica says of the part that was dealt to it.
+class ReplicaValues:
+    """The values that one replica computed for its share of a request.
+
+    Example: of three pairs a replica computed the first and the last.
+
+        ReplicaValues(positions=array([0, 2]), values=array([[-20.0, -31.0], [-8.5, -9.0]]))
 
     Attributes:
-        positions: [n] int64 place of each value among all that were asked for.
-        values: [n, ...] float32.
+        positions: [n] int64, position of each value in the request.
+        values: [n, ...] float32, in nats.
     """
 
     positions: NDArray[np.int64]
     values: NDArray[np.float32]
 
 
-def joined(shares: Sequence[Share]) -> NDArray[np.float32]:
-    """The values of all replicas in the order in which they were asked for."""
+def join_replicas(shares: Sequence[ReplicaValues]) -> NDArray[np.float32]:
+    """Values of all replicas in the order of the request, [N, ...] float32, in nats."""
     order = np.argsort(np.concatenate([share.positions for share in shares]))
     return np.concatenate([share.values for share in shares])[order]
 
 
-class Reference(Protocol):
-    """Whoever knows the reference's log-probabilities of dataset rows: a live model or a cache."""
-
-    def log_probs(self, pairs: Rows) -> Logps:
-        """Summed response log-probabilities [N, 2] float32 of the pairs in dataset rows [N], in nats."""
-
-    def follow(self, done: int) -> bool:
-        """Take up the policy as it is after `done` steps, if it is time; whether it did."""
+class Role:
+    """A role that a worker process plays: one of the interfaces below."""
 
 
-class Actor(Protocol):
-    """The model that is trained."""
+class Actor(Role, ABC):
+    """The policy as it is trained."""
 
-    def log_probs(self, pairs: Pairs) -> Logps:
-        """Summed response log-probabilities [N, K] float32 of the policy as it is now, in nats."""
-
-    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
-        """Learn from the pairs of one step.
+    @abstractmethod
+    def log_probs(self, pairs: Pairs) -> ReplicaValues | None:
+        """Compute the summed log-probability of each response under the current policy.
 
         Args:
-            step: Iteration, from 0.
+            pairs: N pairs, all ranks given the same.
+
+        Returns:
+            The replica's share of [N, K] float32, in nats, from its output rank.
+        """
+
+    @abstractmethod
+    def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float] | None:
+        """Train on the pairs of one iteration: one optimizer step, or several online.
+
+        A gradient norm that is not finite ends the iteration before the weights are updated.
+
+        Args:
+            step: Iteration, counted from 0.
             pairs: N pairs of all data-parallel ranks.
-            ref_logps: [N, 2] float32 of the reference.
+            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
 
         Returns:
-            Metrics, averaged over the step.
+            Metrics, averaged over the iteration's pairs, from the output rank of the first replica.
         """
 
-    def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
-        """The metrics of `update` without learning, averaged over the rows; names get the evaluation prefix."""
-
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
-        """Write a checkpoint after `iteration` steps and return its folder.
+    @abstractmethod
+    def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
+        """Compute the metrics of `update` without training.
 
         Args:
-            iteration: Steps done.
-            remembered: Plain values that are kept in its metadata.
-            ahead: Answers that the next step learns from, where they are there already; they are kept in it too.
-        """
-
-    def finish_save(self, wait: bool) -> bool:
-        """Make a checkpoint that is written in the background whole, if all its files are written, or `wait` for them.
+            rows: N dataset rows.
+            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
 
         Returns:
-            Whether it is whole.
+            Metrics averaged over the rows, their names with the evaluation prefix, from the output rank of the first
+            replica.
         """
 
+    @abstractmethod
+    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+        """Write a checkpoint, or begin to with `async_save`.
+
+        Args:
+            iteration: Iterations completed.
+            remembered: JSON values for the checkpoint's metadata.
+            ahead: Rollouts already generated for the next iteration, stored with the checkpoint.
+
+        Returns:
+            The checkpoint's folder, from every rank.
+        """
+
+    @abstractmethod
+    def is_written(self, wait: bool) -> bool:
+        """Return whether this rank has written its files of the asynchronous checkpoint; `wait` until it has."""
+
+    @abstractmethod
+    def finish_save(self) -> None:
+        """Mark the asynchronous checkpoint complete, once `is_written` is true on every rank."""
+
+    @abstractmethod
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        """Continue from a checkpoint, with the parts that are asked for."""
+        """Load a checkpoint.
+
+        Args:
+            folder: Of the checkpoint.
+            optimizer: Whether to load the optimizer's state.
+            rng: Whether to load the random state, which fits only the layout that wrote it.
+        """
+
+    @abstractmethod
+    def host_weight_group(self, host: str) -> str | None:
+        """Open a port at which actor and rollout form a group for weight transfer.
+
+        Args:
+            host: Address of the node of rank 0.
+
+        Returns:
+            `host:port` from rank 0. Each group needs a call of its own.
+        """
+
+    @abstractmethod
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the group for weight transfer; returns once all senders and receivers have joined.
+
+        Args:
+            address: What `host_weight_group` returned.
+            num_senders: Pipeline stages of the actor.
+            num_receivers: Processes of the rollout; their ranks in the group follow those of the senders.
+        """
+
+    @abstractmethod
+    def send_weights(self, version: int) -> None:
+        """Send the weights to the rollout, which must call `Rollout.receive_weights` at the same time.
+
+        Does nothing where the rollout shares the actor's processes and takes the weights itself.
+
+        Args:
+            version: Number of iterations the weights have been trained for.
+
+        Raises:
+            WeightsError: The rollout expects something else; it raises the same, and no weight has moved.
+        """
+
+    @abstractmethod
+    def weights_digest(self) -> dict[str, int] | None:
+        """Return a 64-bit hash of every weight by its name, from the output rank of each replica."""
 
 
-class Rollout(Protocol):
-    """The policy as it answers prompts."""
+class Reference(Role, ABC):
+    """The frozen model that the policy is compared with."""
 
-    def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
-        """Answers to the prompts of dataset rows [N]; the first is sample `first_sample` of the run."""
+    @abstractmethod
+    def log_probs(self, pairs: Pairs) -> ReplicaValues | None:
+        """Compute the summed log-probability of each response under the reference.
 
-    def update_weights(self, version: int) -> None:
-        """Have the actor's weights as they are after `version` iterations."""
+        Args:
+            pairs: N pairs, all ranks given the same.
+
+        Returns:
+            The replica's share of [N, K] float32, in nats, from its output rank.
+        """
+
+    @abstractmethod
+    def token_log_probs(self, responses: PreferenceBatch) -> ReplicaValues | None:
+        """Compute the log-probability of every response token under the reference.
+
+        Args:
+            responses: Prompts with their responses, T response tokens in total.
+
+        Returns:
+            The replica's share of [T] float32, in nats, in the order of `response_tokens`, from its output rank.
+        """
+
+    @abstractmethod
+    def ema_update(self, alpha: float) -> None:
+        """Move the reference towards the policy: (1 - alpha) reference + alpha policy; alpha 1 copies the policy.
+
+        Equation 3 of Gorbatovski et al. 2024 (TR-DPO, arXiv:2404.09656).
+        """
 
 
-class Reward(Protocol):
-    """Whoever scores answers."""
+class Rollout(Role, ABC):
+    """The policy as it generates responses."""
 
-    def score(self, rollouts: RolloutBatch) -> Scored:
-        """A score for each response, and a sentence for each prompt that could not be scored."""
+    @abstractmethod
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the group for weight transfer that `Actor.join_weight_group` describes.
+
+        Raises:
+            RuntimeError: The rollout shares the actor's processes and needs no group.
+        """
+
+    @abstractmethod
+    def receive_weights(self, version: int) -> int:
+        """Take over the actor's weights; on devices of its own while the actor calls `Actor.send_weights`.
+
+        Args:
+            version: Number of iterations the weights have been trained for.
+
+        Returns:
+            The version.
+
+        Raises:
+            RuntimeError: `join_weight_group` was not called.
+            WeightsError: The actor sends something else; it raises the same, and no weight has moved.
+        """
+
+    @abstractmethod
+    def generate(self, rows: Rows, first_sample: int, version: int | None = None) -> RolloutBatch | None:
+        """Generate responses to prompts.
+
+        Args:
+            rows: [N] dataset rows of all replicas.
+            first_sample: Position of the first of them in the run's order of prompts; seeds the sampling.
+            version: Policy version that must generate them; None accepts the current one.
+
+        Returns:
+            Responses to this replica's part of the rows, in order, from its output rank; None where it has no part.
+            Where another model generates too, its responses come last.
+
+        Raises:
+            ValueError: The rollout holds another version, or no weights yet.
+        """
+
+    @abstractmethod
+    def weights_digest(self) -> dict[str, int] | None:
+        """Return a 64-bit hash of every weight by its name, from the output rank of each replica."""
+
+
+class Reward(Role, ABC):
+    """The scorer of responses: a reward model, the user's functions or a judge."""
+
+    @abstractmethod
+    def score(self, rollouts: RolloutBatch) -> Scored | None:
+        """Score this replica's share of the rollouts of all replicas.
+
+        The penalty for a missing end-of-sequence token is subtracted already: the logged scores are those that decide.
+
+        Args:
+            rollouts: P prompts with K responses each.
+
+        Returns:
+            Scores [p, K] float32 of the p prompts of this data-parallel rank, in order, from its output rank.
+
+        Raises:
+            RewardError: A prompt could not be scored and `reward_failure` is stop.
+        """
+
+
+INTERFACES = (Actor, Reference, Rollout, Reward)
+
+RoleT = TypeVar("RoleT", bound=Role)
+P = ParamSpec("P")
+R = TypeVar("R")
+RoleMethod = Callable[Concatenate[RoleT, P], R]
+"""A method as an interface declares it, such as `Actor.update`: a role, then its arguments."""
+
+
+def interface_of(method: RoleMethod[RoleT, P, R]) -> type[RoleT]:
+    """Return the interface that declares a method.
+
+    Raises:
+        TypeError: None does: the method belongs to a worker class, or to no role at all.
+    """
+    for interface in INTERFACES:
+        if method in vars(interface).values():
+            return cast(type[RoleT], interface)
+    raise TypeError(f"{method!r} is not declared by an interface of a role; call it as Actor.update, for example")
+
+
+def implementation(role: RoleT, method: RoleMethod[RoleT, P, R]) -> Callable[P, R]:
+    """Return a role's own implementation of a method that its interface declares, bound to the role."""
+    bound: Callable[P, R] = getattr(role, method.__name__)
+    return bound

@@ -1,4 +1,4 @@
-"""Log-probabilities of responses from the head's columns, and the statistics of their tokens."""
+"""From the head's columns to log-probabilities of responses, and the metrics that go with them."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT
+from mindspeed_dpo.models.head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.observability.metrics import MetricSums
-from mindspeed_dpo.parallel.topology import Place
-from mindspeed_dpo.workers.batching.batch_builder import Feed
-from mindspeed_dpo.workers.interfaces import Pairs, Rows, Share
+from mindspeed_dpo.parallel.topology import ParallelRank
+from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder
+from mindspeed_dpo.workers.interfaces import Pairs, ReplicaValues, Rows
 
-# Micro-batches on the device at once while scoring; some, so that a pipeline has work for every stage.
+# Micro-batches on the device at once while scoring: enough to fill a pipeline.
 HELD_MICRO_BATCHES = 16
 
 
 class Engine(Protocol):
-    """Whatever scores micro-batches."""
+    """An engine that runs a model forward."""
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """The head's columns for each micro-batch; empty off the last stage."""
+        """Return the head's columns [R, 1 or 5] float32, in nats, of each micro-batch; [] on all but the last stage."""
 
 
 def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -> Tensor:
-    """Log-probability of each response [P, K] float32, in nats.
+    """Sum the log-probability of each response: [P, K] float32, in nats.
 
-    Below 1, `ld_alpha` is the weight of the tokens by which a response is longer than the other of its pair: equation 9
-    of Liu et al. 2024 (LD-DPO, arXiv:2409.06411), for policy and reference alike.
+    Args:
+        batch: The micro-batch, with P pairs.
+        columns: [R, 1 or 5] float32 of the head.
+        ld_alpha: Weight of the tokens by which a response is longer than the other of its pair, equation 9 of Liu et
+            al. 2024 (LD-DPO, arXiv:2409.06411), for policy and reference alike; 1 is the plain sum.
     """
     values = columns[:, LOGP]
     return batch.sum_by_response(values if ld_alpha == 1 else values * batch.excess_weights(ld_alpha))
 
 
-def agreement(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Tensor:
-    """How much the policy would have written each pair itself: [P] float32, without gradient.
+def wpo_weights(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Tensor:
+    """Weight each pair by how likely the policy is to generate it: [P] float32, without gradient.
 
     The product over both responses of exp(mean over tokens of log p - log(sum of p^2)): equation 5 of Zhou et al. 2024
     (WPO, arXiv:2406.11827).
 
     Args:
         batch: The micro-batch.
-        columns: [R, 5] of the head.
-        clamp: Keep it at 1 or less, as TRL 0.24 does.
+        columns: [R, 5] float32 of the head.
+        clamp: Clamp the weights at 1, as TRL 0.24 does.
     """
     values = columns.detach()
     sums = batch.sum_by_response(values[:, LOGP] - values[:, LOG_COLLISION])
@@ -55,11 +58,17 @@ def agreement(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Te
     return product.clamp(max=1) if clamp else product
 
 
-def pull(batch: PackedBatch, columns: Tensor) -> Tensor | None:
-    """Sum over each response's tokens of (policy - reference), without gradient, times policy: [P, K] float32.
+def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:
+    """Sum (policy - reference), without gradient, times policy over each response's tokens: [P, K] float32, in nats^2.
 
-    Its gradient is that of the divergence from the reference, by REINFORCE with the log-ratio of each token. None where
-    the batch does not know the reference's tokens.
+    Its gradient is that of the KL divergence from the reference, by REINFORCE with the log-ratio of each token.
+
+    Args:
+        batch: The micro-batch.
+        columns: [R, 1 or 5] float32 of the head.
+
+    Returns:
+        None where the batch lacks the reference's log-probabilities per token.
     """
     if batch.ref_token_logps is None:
         return None
@@ -67,64 +76,66 @@ def pull(batch: PackedBatch, columns: Tensor) -> Tensor | None:
     return batch.sum_by_response((logps.detach() - batch.ref_token_logps) * logps)
 
 
-def score_tokens(engine: Engine, feed: Feed, answers: PreferenceBatch) -> Share | None:
-    """Log-probability of every response token of this replica's share of the prompts.
+def score_tokens(engine: Engine, batch_builder: BatchBuilder, answers: PreferenceBatch) -> ReplicaValues | None:
+    """Compute the log-probability of every response token of this replica's share of the prompts.
 
     Returns:
-        Values [n] float32 of n tokens, in nats, with their places among the batch's `response_tokens`, from the one
-        process that speaks for the replica; None from the others.
+        Values [n] float32 of n tokens, in nats, with their positions among the batch's `response_tokens`, from the
+        output rank of the replica; None from the others.
     """
-    feed, rows = feed.over(answers)
+    batch_builder, rows = batch_builder.over(answers)
     counts = answers.response_lengths.sum(1)
-    starts = (counts.cumsum(0) - counts).to(feed.device)
+    starts = (counts.cumsum(0) - counts).to(batch_builder.device)
     places, values = [], []
-    for batch, columns in _scored(engine, feed, rows):
+    for batch, columns in _scored(engine, batch_builder, rows):
         pairs = batch.response_ids // answers.num_responses
         of_pairs = batch.response_lengths.sum(1)
         within = torch.arange(len(pairs), device=pairs.device) - (of_pairs.cumsum(0) - of_pairs)[pairs]
         real = batch.weights[pairs] != 0
         places.append((starts[batch.pair_ids[pairs]] + within)[real])
         values.append(columns[real, LOGP])
-    return _share(places, values) if feed.place.is_output else None
+    return _share(places, values) if batch_builder.place.is_output else None
 
 
-def score_pairs(engine: Engine, feed: Feed, pairs: Pairs, ld_alpha: float = 1.0) -> Share | None:
-    """Log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
+def score_pairs(
+    engine: Engine, batch_builder: BatchBuilder, pairs: Pairs, ld_alpha: float = 1.0
+) -> ReplicaValues | None:
+    """Compute the log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
     Returns:
-        Values [n, K] float32 of n prompts, with their places among the pairs, from the one process that speaks for the
+        Values [n, K] float32 of n prompts, in nats, with their positions among the pairs, from the output rank of the
         replica; None from the others.
     """
-    feed, rows = feed.over(pairs)
+    batch_builder, rows = batch_builder.over(pairs)
     places, values = [], []
-    for batch, columns in _scored(engine, feed, rows):
+    for batch, columns in _scored(engine, batch_builder, rows):
         real = batch.weights != 0
         places.append(batch.pair_ids[real])
         values.append(response_logps(batch, columns, ld_alpha)[real])
-    return _share(places, values) if feed.place.is_output else None
+    return _share(places, values) if batch_builder.place.is_output else None
 
 
-def _scored(engine: Engine, feed: Feed, rows: Rows) -> Iterator[tuple[PackedBatch, Tensor]]:
-    """This replica's micro-batches with the head's columns of each; nothing off the last stage."""
-    batches = feed.stream(rows)
+def _scored(engine: Engine, batch_builder: BatchBuilder, rows: Rows) -> Iterator[tuple[PackedBatch, Tensor]]:
+    """Iterate over this replica's micro-batches with the head's columns of each; empty on all but the last stage."""
+    batches = batch_builder.stream(rows)
     while held := list(islice(batches, HELD_MICRO_BATCHES)):
         yield from zip(held, engine.score(held), strict=False)
 
 
-def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> Share:
-    """What is said of some places. What only keeps ranks in step, and is nobody's, has been left out."""
+def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
+    """Concatenate the values of all micro-batches, padding already removed."""
     found = torch.cat(list(values)).cpu().numpy()
-    return Share(torch.cat(list(places)).cpu().numpy(), np.asarray(found, dtype=np.float32))
+    return ReplicaValues(torch.cat(list(places)).cpu().numpy(), np.asarray(found, dtype=np.float32))
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
-    """Entropy over all responses, accuracy and -log-probability over the chosen, mean logits over each, per token.
+    """Sum the token metrics: entropy of all responses, accuracy and NLL of the chosen, mean logits of each kind.
 
-    A lone response counts as chosen.
+    A single response counts as chosen.
 
     Args:
         batch: The micro-batch.
-        columns: [R, 5] of the head.
+        columns: [R, 5] float32 of the head.
     """
     values = columns.detach()
     count = batch.response_lengths.shape[1]
@@ -132,7 +143,7 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
     weight = batch.weights[batch.response_ids // count]
     parts = {
         "entropy": (values[:, ENTROPY], weight),
-        "mean_token_accuracy": (values[:, HIT], weight * is_chosen),
+        "mean_token_accuracy": (values[:, TOP1_HIT], weight * is_chosen),
         "nll": (-values[:, LOGP], weight * is_chosen),
         "logits/chosen": (values[:, MEAN_LOGIT], weight * is_chosen),
         "logits/rejected": (values[:, MEAN_LOGIT], weight * (1 - is_chosen)),
@@ -143,13 +154,13 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
     return sums
 
 
-def amounts(batches: Sequence[PackedBatch], place: Place, budget: int | None) -> MetricSums:
-    """What a step computed: rows and micro-batches of this rank, added up over the replicas.
+def workload_metrics(batches: Sequence[PackedBatch], place: ParallelRank, budget: int | None) -> MetricSums:
+    """Sum what a step computed: rows and micro-batches of this rank, totalled over the replicas.
 
     Args:
-        batches: Of this rank.
-        place: Where it stands.
-        budget: Rows that a micro-batch was to hold at most; None where it was filled by pairs.
+        batches: Micro-batches of this rank.
+        place: Ranks of this process.
+        budget: Most rows of a micro-batch (`micro_batch_tokens`); None where its pairs are counted instead.
     """
     sums, made = MetricSums(), batches[0].weights.new_tensor
     rows, count = sum(len(batch.tokens) for batch in batches), len(batches)

@@ -1,4 +1,4 @@
-"""The frozen model that the policy is compared with."""
+"""The reference: the frozen model that the policy is compared with, on one process."""
 
 from __future__ import annotations
 
@@ -8,68 +8,74 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
+from typing_extensions import override
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
-from mindspeed_dpo.models.lora import adapters_off
+from mindspeed_dpo.models.lora import adapters_disabled
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.batching.batch_builder import Feed, PairSource
-from mindspeed_dpo.workers.interfaces import Pairs, Share
+from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSource
+from mindspeed_dpo.workers.interfaces import Pairs, Reference, ReplicaValues
 from mindspeed_dpo.workers.logprobs import score_pairs, score_tokens
-from mindspeed_dpo.workers.setup.builders import Seat, build_feed, build_model, offload_from
+from mindspeed_dpo.workers.setup.builders import build_model, make_batch_builder, offload_from
+from mindspeed_dpo.workers.setup.context import WorkerContext
 
 
-def reference_of(
-    seat: Seat, role: RoleConfig, dataset: PairSource | None, actor: ActorWorker | None
+def build_reference(
+    context: WorkerContext, role: RoleConfig, dataset: PairSource | None, actor: ActorWorker | None
 ) -> ReferenceWorker:
-    """The reference of this process: a model of its own, or the actor's with its adapters off where that is enough."""
+    """Build the reference: a model of its own, or the actor's with its adapters disabled where that is the same.
+
+    Args:
+        context: Of this process.
+        role: Settings of the reference.
+        dataset: Pairs by row; None where they come with each call.
+        actor: The actor in this process, if there is one.
+    """
     alpha = role.loss.ld_alpha
-    if actor is not None and seat.run.is_ref_within_actor:
-        feed = build_feed(seat, replace(role, parallel=actor.role.parallel), dataset)
-        return ReferenceWorker(actor.engine, feed, alpha, partial(adapters_off, actor.engine.model))
-    engine = ScoringEngine(build_model(seat, role), offload_from=offload_from(seat, role))
-    worker = ReferenceWorker(engine, build_feed(seat, role, dataset), alpha, engine.at_work)
+    if actor is not None and context.run.is_ref_within_actor:
+        batch_builder = make_batch_builder(context, replace(role, parallel=actor.role.parallel), dataset)
+        return ReferenceWorker(actor.engine, batch_builder, alpha, partial(adapters_disabled, actor.engine.model))
+    engine = ScoringEngine(build_model(context, role), offload_from=offload_from(context, role))
+    worker = ReferenceWorker(engine, make_batch_builder(context, role, dataset), alpha, engine.at_work)
     if actor is None or not role.reference.sync_ref_model:
         return worker
-    actor.follower = engine.model
-    return replace(worker, followed=actor.engine)
+    actor.ema_reference = engine.model
+    return replace(worker, policy=actor.engine)
 
 
 @dataclass(frozen=True)
-class ReferenceWorker:
+class ReferenceWorker(Reference):
     """One process of the reference.
 
     Attributes:
-        engine: Scores.
-        feed: Its view of the pairs.
-        ld_alpha: See `response_logps`.
-        at_work: Makes the engine's model the reference for a while.
-        followed: Engine of the policy that it follows, in the same layout; None where it stays as it is.
+        engine: Computes log-probabilities.
+        batch_builder: Builds its micro-batches.
+        ld_alpha: Weight of the tokens by which a response is longer than the other of its pair (LD-DPO).
+        active: Context in which the engine's model is the reference: adapters disabled, or weights on the device.
+        policy: Engine of the policy that the reference is updated towards, under the same layout; None if it is frozen.
     """
 
     engine: TrainingEngine | ScoringEngine
-    feed: Feed
+    batch_builder: BatchBuilder
     ld_alpha: float
-    at_work: Callable[[], AbstractContextManager[None]]
-    followed: TrainingEngine | None = None
+    active: Callable[[], AbstractContextManager[None]]
+    policy: TrainingEngine | None = None
 
-    def log_probs(self, pairs: Pairs) -> Share | None:
-        """See `score_pairs`."""
-        with self.at_work():
-            return score_pairs(self.engine, self.feed, pairs, self.ld_alpha)
+    @override
+    def log_probs(self, pairs: Pairs) -> ReplicaValues | None:
+        with self.active():
+            return score_pairs(self.engine, self.batch_builder, pairs, self.ld_alpha)
 
-    def token_log_probs(self, answers: PreferenceBatch) -> Share | None:
-        """See `score_tokens`."""
-        with self.at_work():
-            return score_tokens(self.engine, self.feed, answers)
+    @override
+    def token_log_probs(self, responses: PreferenceBatch) -> ReplicaValues | None:
+        with self.active():
+            return score_tokens(self.engine, self.batch_builder, responses)
 
-    def follow(self, alpha: float) -> None:
-        """Become (1 - alpha) of what it is and alpha of the policy: equation 3 of Gorbatovski et al. 2024 (TR-DPO).
-
-        arXiv:2404.09656; alpha 1 copies the policy.
-        """
-        assert self.followed is not None, "a reference follows only where sync_ref_model is set"
-        with torch.no_grad(), self.followed.parameters_gathered():
-            for mine, theirs in zip(self.engine.model.parameters(), self.followed.model.parameters(), strict=True):
-                mine.copy_(torch.lerp(mine.float(), theirs.float(), alpha))
+    @override
+    def ema_update(self, alpha: float) -> None:
+        assert self.policy is not None, "the reference is updated only with sync_ref_model"
+        with torch.no_grad(), self.policy.parameters_gathered():
+            for ours, theirs in zip(self.engine.model.parameters(), self.policy.model.parameters(), strict=True):
+                ours.copy_(torch.lerp(ours.float(), theirs.float(), alpha))

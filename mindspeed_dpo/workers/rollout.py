@@ -1,95 +1,116 @@
-"""The policy as it answers prompts: one process of it."""
+"""The rollout: the policy as it generates responses, on one process."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.settings.online import NASH_MD
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
-from mindspeed_dpo.parallel.topology import shard
+from mindspeed_dpo.parallel.topology import ParallelRank, shard
 from mindspeed_dpo.rollout.decoder import RolloutModel
+from mindspeed_dpo.rollout.generator import Generator
+from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
+from mindspeed_dpo.rollout.paired_generation import Duel
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.interfaces import Rows
-from mindspeed_dpo.workers.rollout_generator import answering
-from mindspeed_dpo.workers.setup.builders import Seat
-from mindspeed_dpo.workers.weight_sync.receiver import placement, rollout_weights
+from mindspeed_dpo.workers.interfaces import Rollout, Rows
+from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.sources import stop_ids
+from mindspeed_dpo.workers.weight_sync.receiver import placement, reference_weights, rollout_weights
 
 
-class RolloutWorker:
+class RolloutWorker(Rollout):
     """One process of the rollout: a tensor-parallel rank of one replica."""
 
-    def __init__(self, seat: Seat, role: RoleConfig, dataset: PromptDataset, actor: ActorWorker | None = None) -> None:
-        """Get the weights and make ready to generate; a collective.
+    def __init__(
+        self, context: WorkerContext, role: RoleConfig, dataset: PromptDataset, actor: ActorWorker | None = None
+    ) -> None:
+        """Load the weights and build the generator; a collective.
 
         Args:
-            seat: Of this process.
-            role: The rollout's settings.
+            context: Of this process.
+            role: Settings of the rollout.
             dataset: Prompts by row.
-            actor: The actor, where it lives in this process.
+            actor: The actor in this process, if there is one.
         """
         self.role = role
         self.dataset = dataset
-        self.weights = rollout_weights(seat, role, actor)
+        self.weights = rollout_weights(context, role, actor)
         self.version: int | None = 0 if self.weights.is_filled else None
         policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp)
-        self.generator = answering(seat, role, policy, self.weights.place)
+        self.generator = build_generator(context, role, policy, self.weights.place)
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """Join the link that the weights come over; see `Publishing.open_link`."""
-        self.weights.open_link(address, publishers, receivers)
+    @override
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        self.weights.join_group(address, num_senders, num_receivers)
 
-    def receive(self, version: int) -> int:
-        """Have the actor's weights of `version`, and return it; on own devices the actor must `publish` meanwhile."""
+    @override
+    def receive_weights(self, version: int) -> int:
         self.weights.receive(version)
         self.version = version
         return version
 
+    @override
     def generate(self, rows: Rows, first_sample: int, version: int | None = None) -> RolloutBatch | None:
-        """Answer prompts.
+        current = self._current_version(version)
+        own = shard(len(rows), self.weights.place.dp_rank, self.weights.place.topology.dp)
+        with self.weights.gathered():
+            parts = [self._generate(rows, part, first_sample, current) for part in self._parts(own)]
+        return RolloutBatch.concat(parts) if self.weights.place.is_output and parts else None
 
-        Args:
-            rows: [N] dataset rows of all replicas.
-            first_sample: Place of the first of them in the run's order of prompts.
-            version: Of the policy that should answer; None takes the one that is there.
-
-        Returns:
-            Answers to this replica's part of the rows, in order, from the one process that speaks for it; None from
-            the others, and where there is no part for it. Where another model answers too, its responses come last.
-
-        Raises:
-            ValueError: Another version is there, or none.
-        """
-        held = self._held(version)
-        mine = shard(len(rows), self.weights.place.dp_rank, self.weights.place.topology.dp)
-        with self.weights.whole():
-            parts = [self._answer(rows, part, first_sample, held) for part in self._calls(mine)]
-        speaks = self.weights.place.is_output and parts
-        return RolloutBatch.concat(parts) if speaks else None
-
+    @override
     def weights_digest(self) -> dict[str, int] | None:
-        """See `transit.digests`; from the one process that speaks for each replica, None from the others."""
         place = self.weights.place
-        with self.weights.whole():
+        with self.weights.gathered():
             shards = Shards(self.role.model, self.weights.tensors, placement(self.role, place))
-            found = digests(shards, self.weights.tp.group)
-        return found if place.is_output else None
+            hashes = digests(shards, self.weights.tp.group)
+        return hashes if place.is_output else None
 
-    def _held(self, version: int | None) -> int:
+    def _current_version(self, expected: int | None) -> int:
         if self.version is None:
-            raise ValueError("the rollout has no weights yet; the actor must publish before the first prompt")
-        if version is not None and version != self.version:
-            raise ValueError(f"policy version {version} should answer, but the rollout holds version {self.version}")
+            raise ValueError("the rollout has no weights yet; the actor must send them before the first prompt")
+        if expected is not None and expected != self.version:
+            raise ValueError(f"policy version {expected} was requested, but the rollout holds version {self.version}")
         return self.version
 
-    def _calls(self, mine: range) -> list[range]:
-        """This replica's positions, as many at once as `num_samples_per_step` says."""
-        size = self.role.rollout.num_samples_per_step or len(mine)
-        return [mine[start : start + size] for start in range(0, len(mine), size)] if mine else []
+    def _parts(self, own: range) -> list[range]:
+        """Split this replica's positions into calls of at most `num_samples_per_step` prompts."""
+        size = self.role.rollout.num_samples_per_step or len(own)
+        return [own[start : start + size] for start in range(0, len(own), size)] if own else []
 
-    def _answer(self, rows: Rows, part: range, first_sample: int, version: int) -> RolloutBatch:
+    def _generate(self, rows: Rows, part: range, first_sample: int, version: int) -> RolloutBatch:
         chosen = [int(rows[position]) for position in part]
         prompts: list[Tensor] = [torch.tensor(prompt) for prompt in self.dataset.prompts(chosen)]
         return self.generator.rollout(prompts, chosen, [first_sample + position for position in part], version)
+
+
+def build_generator(
+    context: WorkerContext, role: RoleConfig, policy: RolloutModel, place: ParallelRank
+) -> Generator | Duel:
+    """Build what generates responses: the policy alone, or the policy and, for XPO and Nash-MD, a second model.
+
+    Args:
+        context: Of this process.
+        role: Settings of the rollout.
+        policy: Decodes with the actor's weights.
+        place: Ranks of this process in the rollout's layout.
+    """
+    settings, length, stops, seed = role.rollout, role.max_new_tokens, stop_ids(role), context.run.loop.seed
+    if not role.pairing.samples_from_reference:
+        return Generator(policy, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
+    second = _second_model(context, role, policy, place)
+    return Duel.between(policy, second, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
+
+
+def _second_model(context: WorkerContext, role: RoleConfig, policy: RolloutModel, place: ParallelRank) -> TokenModel:
+    """Return the reference, or for Nash-MD its mixture with the policy; loads the reference's weights."""
+    ref = context.run.ref
+    assert ref is not None, "an online run has a reference"
+    reference = RolloutModel(ref.model, reference_weights(ref, place, context.device), policy.tp)
+    if role.pairing.online_method == NASH_MD:
+        return MixedModel(policy, reference, role.pairing.nash_md_mixture)
+    return reference

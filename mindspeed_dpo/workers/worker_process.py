@@ -1,52 +1,61 @@
-"""One worker process: it joins the job on its device and then plays one or more roles on it.
+"""A worker process: it joins the process group of its pool on its device, then plays one or more roles.
 
-It imports nothing of megatron at the top: on NPU the device's patches must come before the first megatron import. What
-needs megatron is in `crew`, imported once the device is active. Who starts the process is left to the controller.
+Nothing here imports megatron at the top. The driver imports this module for the class alone and starts without
+megatron-core; on NPU the device's patches must come before the first megatron import.
 """
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
+
+if TYPE_CHECKING:
+    from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
 logger = logging.getLogger(__name__)
 
 
 class PortInUseError(RuntimeError):
-    """The port where processes should meet is taken."""
+    """The port that `master_port` names is in use."""
 
 
 class WorkerProcess:
-    """A process of a pool. All roles of a pool share its layout, so one process group serves them."""
+    """A process of a pool. All roles of a pool have the same layout and share one process group."""
 
     def __init__(self, run: RunConfig, pool: str, working_dir: str) -> None:
-        """Remember what to do; nothing is taken yet.
+        """Store the settings; `join` allocates the device.
 
         Args:
-            run: The whole run.
-            pool: The pool this process belongs to.
-            working_dir: Where relative paths of the run start; equal on all nodes.
+            run: Settings of the whole run.
+            pool: Name of the process's pool.
+            working_dir: Folder that the run's relative paths start from; the same on all nodes.
         """
         self.run = run
         self.pool = pool
         self._working_dir = working_dir
-        self._crew: Any = None
+        self._roles: ColocatedRoles | None = None
         self._store: Any = None
         self._log: LogSession | None = None
 
     def meeting_point(self, host: str) -> str:
-        """`host:port` where the job's processes can meet, if this one is rank 0 and lies on `host`.
+        """Open the store through which the pool's processes join; called on rank 0.
+
+        Args:
+            host: Address of this node.
+
+        Returns:
+            `host:port` of the store.
 
         Raises:
-            PortInUseError: `master_port` is set and taken.
+            PortInUseError: `master_port` is set and in use.
         """
         first = self.run.loop.master_port
         port = None if first is None else first + list(self.run.pools).index(self.pool)
@@ -59,13 +68,13 @@ class WorkerProcess:
         return f"{host}:{self._store.port}"
 
     def join(self, rank: int, world_size: int, master: str, local_rank: int = 0) -> None:
-        """Take the device and join the other processes of the pool; a collective.
+        """Activate the device and join the pool's process group; a collective.
 
         Args:
-            rank: Of this process in its pool.
-            world_size: Processes of the pool.
-            master: `meeting_point` of rank 0.
-            local_rank: Index of this process's device among those it sees.
+            rank: Rank of this process in its pool.
+            world_size: Number of processes of the pool.
+            master: What `meeting_point` of rank 0 returned.
+            local_rank: Index of this process's device among those visible to it.
         """
         os.chdir(self._working_dir)
         self._log = start_logging(self.run.loop.output_dir, self.pool, rank)
@@ -73,40 +82,47 @@ class WorkerProcess:
         role = self.run.layout_role(self.pool)
         if role.precision.use_deter_comp:
             make_deterministic(find_accelerator(self.run.loop.device).kind)
-        patience = role.parallel.distributed_timeout_minutes
-        accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), patience)
+        timeout_minutes = role.parallel.distributed_timeout_minutes
+        accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), timeout_minutes)
         self._log.attach()
-        crew = importlib.import_module("mindspeed_dpo.workers.colocated_roles")
-        self._crew = crew.Crew.join(self.run, role, accelerator, rank, world_size, master, self._store)
+        # Imports megatron-core: only now is the device active, and the driver never gets here.
+        from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+
+        self._roles = ColocatedRoles.join(self.run, role, accelerator, rank, world_size, master, self._store)
         logger.info("rank %d of %d joined at %s on %s", rank, world_size, master, accelerator.kind)
 
     def build(self, role: str) -> None:
-        """Build a role (`actor` or `ref`) in this process; a collective."""
-        self._crew.build(role)
+        """Build a role (`actor`, `ref`, `rollout` or `reward`) in this process; a collective."""
+        self._joined.build(role)
 
     def drop(self, role: str) -> None:
-        """Let go of a role and its memory."""
-        self._crew.drop(role)
+        """Drop a role and free its memory."""
+        self._joined.drop(role)
 
-    def call(self, role: str, verb: str, *args: Any) -> Any:
-        """Let a role do something; a collective for most verbs."""
+    def call(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call a role's method, named by its interface, such as `Actor.update`; a collective for most methods."""
         try:
-            return getattr(self._crew.roles[role], verb)(*args)
+            return self._joined.call(method, *args, **kwargs)
         except Exception:
-            # The driver gets the exception too, but this log has the ranks' own order of events.
-            logger.exception("%s.%s failed", role, verb)
+            # The driver gets the exception too, but this log has the rank's own order of events.
+            logger.exception("%s failed", method.__qualname__)
             raise
 
     def leave(self) -> None:
         """Leave the process group and close the log."""
-        if self._crew is not None:
-            self._crew.leave()
+        if self._roles is not None:
+            self._roles.leave()
         if self._log is not None:
             self._log.close()
 
+    @property
+    def _joined(self) -> ColocatedRoles:
+        assert self._roles is not None, "join comes first"
+        return self._roles
+
 
 def megatron_settings(role: RoleConfig) -> dict[str, Any]:
-    """What MindSpeed is told about a role."""
+    """Return the settings of a role that MindSpeed's patches depend on."""
     return {
         "seq_length": role.data.seq_length,
         "num_attention_heads": role.model.num_attention_heads,

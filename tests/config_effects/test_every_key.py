@@ -12,7 +12,7 @@ import pytest
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.trainers import build_online
+from mindspeed_dpo.trainers import build
 from mindspeed_dpo.workers import colocated_roles
 from mindspeed_dpo.workers.setup.sources import stop_ids
 from tests.config_effects import comparison
@@ -121,7 +121,7 @@ def test_distributed_timeout_minutes_reaches_the_process_group(monkeypatch: pyte
     monkeypatch.setattr(colocated_roles.groups, "join", lambda *arguments: seen.append(arguments[4]))
     monkeypatch.setattr(colocated_roles.groups, "split", lambda topology, minutes: seen.append(minutes))
     run = offline({"distributed_timeout_minutes": 7})
-    colocated_roles.Crew.join(run, run.actor, find_accelerator("cpu"), 0, 1, "host:1")
+    colocated_roles.ColocatedRoles.join(run, run.actor, find_accelerator("cpu"), 0, 1, "host:1")
     assert seen == [7, 7]
 
 
@@ -147,7 +147,7 @@ def test_md5_validate_asks_for_digests_of_the_weights(monkeypatch: pytest.Monkey
         seen.append(validate)
         raise InterruptedError
 
-    monkeypatch.setattr(build_online, "RolloutHandle", handle)
+    monkeypatch.setattr(build, "RolloutGroup", handle)
     for validate in (True, False):
         with pytest.raises(InterruptedError):
             comparison.train(online({"md5_validate": validate}))

@@ -13,7 +13,7 @@ import torch
 
 import convert_ckpt
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.weights import WeightsError, open_weights
@@ -39,7 +39,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def scores(run: RunConfig) -> np.ndarray:
     group = PoolGroup(run, 1)
     group.build("actor")
-    return ActorHandle(group).log_probs(ROWS)
+    return ActorGroup(group).log_probs(ROWS)
 
 
 def test_it_is_an_adapter_to_start_from_and_merged_weights_to_start_from(
@@ -63,7 +63,7 @@ def test_weights_that_have_moved_are_named(
     train(adapter_run(tmp_path, policy, train_iters=1))
     saved = tmp_path / "out" / "checkpoints"
     moved = shutil.move(policy, tmp_path / "moved")
-    with pytest.raises(WeightsError, match=r"which are not there; bring them back, or merge with convert_ckpt\.py"):
+    with pytest.raises(WeightsError, match=r"which does not exist; restore it, or merge with convert_ckpt\.py"):
         open_weights(saved)
     to_hf = ["--save-model-type=hf", f"--lora-load={saved}"]
     assert convert_ckpt.main([*to_hf, f"--load-dir={moved}", f"--save-dir={tmp_path / 'merged'}"]) == 0

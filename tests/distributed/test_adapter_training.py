@@ -12,10 +12,10 @@ import torch
 
 import convert_ckpt
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
-from mindspeed_dpo.models.lora import adapters_of
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
+from mindspeed_dpo.models.lora import adapter_layers
 from mindspeed_dpo.weights import open_adapter, open_weights
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support.adapters import TINY_MODULES, adapter_run, save_tiny_policy
 from tests.support.peft_adapters import base_model, loaded, save_random_adapter
 from tests.support.processes import PoolGroup
@@ -41,19 +41,19 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_policy(tmp_path_factory.mktemp("policy"))
 
 
-def roles(run: RunConfig) -> tuple[PoolGroup, ActorHandle, ReferenceHandle]:
+def roles(run: RunConfig) -> tuple[PoolGroup, ActorGroup, ReferenceGroup]:
     group = PoolGroup(run, sum(run.pools["actor_rollout"]))
     group.build("actor")
     group.build("ref")
-    return group, ActorHandle(group), ReferenceHandle(group)
+    return group, ActorGroup(group), ReferenceGroup(group)
 
 
-def only_adapters_learn(crew: Crew) -> tuple[bool, int, int, bool]:
-    engine = crew.roles["actor"].engine
-    inside = {p for adapters in adapters_of(engine.model).values() for p in adapters.parameters()}
+def only_adapters_learn(colocated: ColocatedRoles) -> tuple[bool, int, int, bool]:
+    engine = colocated.roles["actor"].engine
+    inside = {p for adapters in adapter_layers(engine.model).values() for p in adapters.parameters()}
     learning = {p for p in engine.model.parameters() if p.requires_grad}
     buffers = sum(int(buffer.numel_unpadded) for chunk in engine.wrapped for buffer in chunk.buffers)
-    no_second = not any(hasattr(role, "engine") and role.engine is not engine for role in crew.roles.values())
+    no_second = not any(hasattr(role, "engine") and role.engine is not engine for role in colocated.roles.values())
     return learning == inside, sum(p.numel() for p in inside), buffers, no_second
 
 

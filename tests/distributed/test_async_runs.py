@@ -13,7 +13,7 @@ from mindspeed_dpo.engine.checkpoint_files import iteration_dir
 from mindspeed_dpo.engine.retention import saved_iterations
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.resuming import numbers
 from tests.support.runs import Layout, train
@@ -49,7 +49,7 @@ def test_a_run_that_saves_in_the_background_writes_the_same_bytes(layout: Layout
         assert contents(one, iteration) and contents(one, iteration) == contents(other, iteration)
 
 
-def break_writing(crew: Crew, iteration: int) -> None:
+def break_writing(colocated: ColocatedRoles, iteration: int) -> None:
     """No file of one checkpoint can be written by this process any more."""
     write = async_checkpoint.write_file
 

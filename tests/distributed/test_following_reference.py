@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.settings.optimization import ReferenceConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout, train
 from tests.unit.workers.pairs import random_run
@@ -24,12 +24,12 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def seated(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, ActorHandle, ReferenceHandle]:
+def seated(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, ActorGroup, ReferenceGroup]:
     run = random_run(folder, layout, **KEYS, ref_model_mixup_alpha=alpha)
     group = PoolGroup(run, layout[0] * layout[1] * layout[2])
     group.build("actor")
     group.build("ref")
-    return group, ActorHandle(group), ReferenceHandle(group, settings=run.actor.reference)
+    return group, ActorGroup(group), ReferenceGroup(group, settings=run.actor.reference)
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)], ids=str)
@@ -38,17 +38,17 @@ def test_the_reference_takes_up_the_policy(layout: Layout, tmp_path: Path) -> No
     before = reference.log_probs(ROWS)
     for step in range(2):
         actor.update(step, ROWS, before)
-        assert reference.follow(step + 1) is (step == 1)
+        assert reference.sync_if_due(step + 1) is (step == 1)
         if step == 0:
             assert np.array_equal(reference.log_probs(ROWS), before)
     np.testing.assert_allclose(reference.log_probs(ROWS), actor.log_probs(ROWS), rtol=1e-6)
     assert not np.allclose(reference.log_probs(ROWS), before)
     # What sync_ref_model does not ask for does not happen.
-    assert ReferenceHandle(PoolGroup(random_run(tmp_path), 1), settings=ReferenceConfig()).follow(512) is False
+    assert ReferenceGroup(PoolGroup(random_run(tmp_path), 1), settings=ReferenceConfig()).sync_if_due(512) is False
 
 
-def weights(crew: Crew) -> dict[str, list[float]]:
-    models = {"ref": crew.roles["ref"].engine.model, "actor": crew.roles["actor"].engine.model}
+def weights(colocated: ColocatedRoles) -> dict[str, list[float]]:
+    models = {"ref": colocated.roles["ref"].engine.model, "actor": colocated.roles["actor"].engine.model}
     return {name: next(iter(model.parameters())).flatten()[:50].tolist() for name, model in models.items()}
 
 
@@ -57,7 +57,7 @@ def test_a_mix_takes_its_share_of_both(tmp_path: Path) -> None:
     for step in range(2):
         actor.update(step, ROWS, reference.log_probs(ROWS))
     (before,) = group.inspect(weights)
-    reference.follow(2)
+    reference.sync_if_due(2)
     (after,) = group.inspect(weights)
     mixed = 0.75 * np.array(before["ref"]) + 0.25 * np.array(before["actor"])
     np.testing.assert_allclose(after["ref"], mixed, rtol=1e-6, atol=1e-9)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.distributed import test_online_equals_offline as online
 from tests.support.npu_processes import SETTINGS
 from tests.support.oracle_runs import compare, oracle_run
@@ -128,14 +128,14 @@ def test_a_rollout_on_npu_answers_as_one_on_the_cpu_with_what_was_learned(
         answers.append(jobs.generate([4, 0, 2, 1], 7, 1))
         if device:
             assert min(jobs.rollout.inspect(calls_of_crew)) > before
-        torch.testing.assert_close(answers[-1].logps, jobs.logps(answers[-1].answers), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(answers[-1].logps, jobs.logps(answers[-1].samples), rtol=1e-4, atol=1e-4)
     on_cpu, on_npu = answers
-    assert torch.equal(on_npu.answers.response_tokens, on_cpu.answers.response_tokens)
-    assert torch.equal(on_npu.answers.response_lengths, on_cpu.answers.response_lengths)
+    assert torch.equal(on_npu.samples.response_tokens, on_cpu.samples.response_tokens)
+    assert torch.equal(on_npu.samples.response_lengths, on_cpu.samples.response_lengths)
     torch.testing.assert_close(on_npu.logps, on_cpu.logps, rtol=1e-5, atol=1e-5)
 
 
-def calls_of_crew(_: Crew) -> int:
+def calls_of_crew(_: ColocatedRoles) -> int:
     return number_of_calls()
 
 
@@ -154,8 +154,8 @@ def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would
         assert (one["loss"], one["grad_norm"]) == (other["loss"], other["grad_norm"])
 
 
-def sizes_of_config(crew: Crew) -> tuple[int, int, bool]:
-    config = crew.roles["actor"].engine.model.config
+def sizes_of_config(colocated: ColocatedRoles) -> tuple[int, int, bool]:
+    config = colocated.roles["actor"].engine.model.config
     return config.num_attention_heads, config.tensor_model_parallel_size, config.variable_seq_lengths
 
 

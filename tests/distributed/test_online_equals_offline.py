@@ -13,13 +13,13 @@ import torch
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.online import PairingConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.rewards.scorer import Scored
 from mindspeed_dpo.workers.setup.sources import open_pairs
 from tests.support.processes import PoolGroup
@@ -75,8 +75,8 @@ class FixedAnswers:
         """Nothing answers with them."""
 
 
-def parameters(crew: Crew) -> torch.Tensor:
-    return torch.cat([parameter.detach().flatten() for parameter in crew.roles["actor"].engine.model.parameters()])
+def parameters(colocated: ColocatedRoles) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in colocated.roles["actor"].engine.model.parameters()])
 
 
 def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
@@ -85,11 +85,11 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
     group.build("ref")
     recorder, answers = Recorder([]), FixedAnswers(open_pairs(run))
     common = {
-        "actor": ActorHandle(group),
-        "reference": ReferenceHandle(group),
+        "actor": ActorGroup(group),
+        "reference": ReferenceGroup(group),
         "sampler": PairSampler(len(PAIRS), BATCH, seed=3),
         "train_rows": TRAIN_ROWS,
-        "plan": Plan(0, STEPS),
+        "schedule": LoopSchedule(0, STEPS),
         "tracker": recorder,
     }
     if online:

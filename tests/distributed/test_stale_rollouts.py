@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle, RewardHandle, RolloutHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.engine.rollout_checkpoint import read_answers
 from mindspeed_dpo.trainers.build import INTERRUPTED, train_on
@@ -52,21 +52,22 @@ def by_hand(run: RunConfig) -> list[dict[str, float]]:
     seats = {role: groups[run.pool_of(role)] for role in ("actor", "rollout", "ref", "reward")}
     for role, group in seats.items():
         group.build(role)
-    actor, reward = ActorHandle(seats["actor"]), RewardHandle(seats["reward"])
-    reference = ReferenceHandle(seats["ref"], settings=run.actor.reference)
-    rollout = RolloutHandle(seats["rollout"], seats["actor"], publishers=1)
+    actor, reward = ActorGroup(seats["actor"]), RewardGroup(seats["reward"])
+    reference = ReferenceGroup(seats["ref"], settings=run.actor.reference)
+    rollout = RolloutGroup(seats["rollout"], seats["actor"], num_senders=1)
     rollout.update_weights(0)
     order, method = PairSampler(len(PROMPTS), BATCH, run.loop.seed, True), method_of(run.actor.pairing)
     answers, told = rollout.generate(order.rows(0), 0), []
     for step in range(STEPS):
         following = rollout.generate(order.rows(step + 1), (step + 1) * BATCH)
         scores = reward.score(answers).scores
-        selection = method.select(answers.answers, scores, seed=(run.loop.seed, step))
-        pairs, ref_logps = method.lesson(method.ask(reference, answers.answers)(), selection, scores)
+        selection = method.select(answers.samples, scores, seed=(run.loop.seed, step))
+        known = method.start_ref_logps(reference, answers.samples)()
+        pairs, ref_logps = method.training_batch(known, selection, scores)
         learned = actor.update(step, pairs, ref_logps)
         told.append({name: learned[name] for name in TOLD} | {"pairs/staleness": step - answers.version})
         rollout.update_weights(step + 1)
-        reference.follow(step + 1)
+        reference.sync_if_due(step + 1)
         answers = following
     for group in groups.values():
         group.leave()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from tests.config_effects.comparison import prompts_with_text
@@ -102,11 +102,11 @@ def test_a_reference_follows_the_policy(policy: Path, tmp_path: Path) -> None:
     group = PoolGroup(run, 2)
     group.build("actor")
     group.build("ref")
-    actor, reference = ActorHandle(group), ReferenceHandle(group, settings=run.actor.reference)
+    actor, reference = ActorGroup(group), ReferenceGroup(group, settings=run.actor.reference)
     rows = np.array([3, 0, 4, 2])
     before = reference.log_probs(rows)
     actor.update(0, rows, before)
-    assert reference.follow(1)
+    assert reference.sync_if_due(1)
     np.testing.assert_allclose(reference.log_probs(rows), actor.log_probs(rows), rtol=1e-6)
     assert not np.allclose(reference.log_probs(rows), before)
 

@@ -18,15 +18,15 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
-from mindspeed_dpo.models.chunks import ModelPart, part_of
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Place, Topology, shard
-from mindspeed_dpo.weights import Layout, open_adapter, open_weights
-from mindspeed_dpo.weights.lora import described
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology, shard
+from mindspeed_dpo.weights import ParallelLayout, open_adapter, open_weights
+from mindspeed_dpo.weights.lora import adapter_description
 from tests.support.processes import leave_layout
 
 
@@ -98,7 +98,7 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     source = open_weights(job.weights)
     metadata = {"iteration": 1, "model": source.model_config().as_dict()}
     if job.adapter is not None:
-        metadata["adapters"] = described(open_adapter(job.adapter).settings, source)
+        metadata["adapters"] = adapter_description(open_adapter(job.adapter).settings, source)
     what = (folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
     checkpoint.complete(checkpoint.begin_save(*what))
     return norm
@@ -115,7 +115,7 @@ def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
     return topology.cp * (topology.tp if sequence_parallel else 1)
 
 
-def _build(job: Job) -> tuple[ModelPart, Place]:
+def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
@@ -126,11 +126,11 @@ def _build(job: Job) -> tuple[ModelPart, Place]:
     recompute = {"recompute_granularity": job.recompute}
     if job.recompute == "full":
         recompute |= {"recompute_method": "uniform", "recompute_num_layers": 1}
-    layout = Layout(topology.tp, topology.pp, job.virtual)
+    layout = ParallelLayout(topology.tp, topology.pp, job.virtual)
     count = layout.num_chunks(config.num_layers)
     execution = Execution(topology, chunks=count, sequence_parallel=job.sequence_parallel, **recompute)
-    model = part_of([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
-    placement = layout.of_rank(config.num_layers, place.tp_rank, place.pp_rank)
+    model = join_virtual_stages([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
+    placement = layout.rank_placement(config.num_layers, place.tp_rank, place.pp_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
     if job.adapter is not None:
         adapter = open_adapter(job.adapter)
@@ -139,12 +139,12 @@ def _build(job: Job) -> tuple[ModelPart, Place]:
     return model, place
 
 
-def _micro_batches(job: Job, batch: PreferenceBatch, place: Place) -> list[PackedBatch]:
+def _micro_batches(job: Job, batch: PreferenceBatch, place: ParallelRank) -> list[PackedBatch]:
     mine = list(shard(batch.num_prompts, place.dp_rank, place.topology.dp))
     parts = [mine[start : start + job.micro_batch_size] for start in range(0, len(mine), job.micro_batch_size)]
     return [_packed(job, batch.select(part), place) for part in parts]
 
 
-def _packed(job: Job, batch: PreferenceBatch, place: Place) -> PackedBatch:
+def _packed(job: Job, batch: PreferenceBatch, place: ParallelRank) -> PackedBatch:
     multiple = rows_multiple(place.topology, job.sequence_parallel) * job.multiple_of
-    return pack(batch, share_prompt=job.share_prompt, multiple_of=multiple).divided(place.cp_rank, job.cp)
+    return pack(batch, share_prompt=job.share_prompt, multiple_of=multiple).for_context_rank(place.cp_rank, job.cp)

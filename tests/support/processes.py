@@ -18,6 +18,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -32,7 +33,8 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator, activate
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.store import host_store
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
 from tests.support.npu_processes import serve_on_npu
 
 RESULT_TIMEOUT_S = 300
@@ -148,7 +150,7 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:
         end.send(_answer(*end.recv()))
-        if not _crew:
+        if not _colocated:
             dist.barrier()  # nobody may still be in a collective of a group that ends
             leave_layout()
 
@@ -194,20 +196,20 @@ class PoolGroup:
         """This machine."""
         return "127.0.0.1"
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+    def call(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> list[R]:
         """Let a role do something in every process."""
-        return self.start(role, verb, *args).result()
+        return self.start(method, *args, **kwargs).result()
 
-    def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
+    def start(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> Future[list[R]]:
         """As `call`, without waiting."""
-        return self._asking.submit(self._ask, role, verb, args)
+        return self._asking.submit(self._ask, partial(_call, method, *args, **kwargs))
 
-    def _ask(self, role: str, verb: str, args: tuple[Any, ...]) -> list[Any]:
+    def _ask(self, call: Callable[[], Any]) -> list[Any]:
         """The first failure ends the pool; what was asked for behind it tells the same."""
         if self._failure is not None:
             raise self._failure
         try:
-            return self._pool.run(_call, role, verb, args)
+            return self._pool.run(call)
         except AssertionError as error:
             self._failure = error
             raise
@@ -217,7 +219,7 @@ class PoolGroup:
         self._pool.run(leave_layout)
 
     def inspect(self, function: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call `function(crew, *args)` in every process: for tests that look inside."""
+        """Call `function(colocated, *args)` in every process: for tests that look inside."""
         return self._pool.run(_inspect, function, args)
 
 
@@ -227,7 +229,7 @@ def leave_layout() -> None:
     megatron-core only forgets its groups; each keeps gloo threads until it is destroyed and nothing, such as a model in
     a reference cycle, holds it any more. A pool that has seen a hundred layouts would have thousands.
     """
-    _crew.clear()
+    _colocated.clear()
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     if _destroy_groups():
@@ -260,26 +262,26 @@ def _destroy_groups() -> int:
     return len(groups_left)
 
 
-_crew: list[Crew] = []
+_colocated: list[ColocatedRoles] = []
 _device: list[Accelerator] = []
 
 
 def _seat(run: RunConfig, leading: RoleConfig) -> None:
     leave_layout()
-    _crew.append(Crew.seated(run, leading, _device[0], dist.get_rank(), dist.get_world_size()))
+    _colocated.append(ColocatedRoles.on_joined_group(run, leading, _device[0], dist.get_rank(), dist.get_world_size()))
 
 
 def _build(role: str) -> None:
-    _crew[0].build(role)
+    _colocated[0].build(role)
 
 
 def _drop(role: str) -> None:
-    _crew[0].drop(role)
+    _colocated[0].drop(role)
 
 
-def _call(role: str, verb: str, args: tuple[Any, ...]) -> Any:
-    return getattr(_crew[0].roles[role], verb)(*args)
+def _call(method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> R:
+    return _colocated[0].call(method, *args, **kwargs)
 
 
 def _inspect(function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    return function(_crew[0], *args)
+    return function(_colocated[0], *args)

@@ -1,4 +1,4 @@
-"""f-divergences: what a log-ratio is worth when policy and reference are not held together by reverse KL.
+"""f-divergences: scores that replace the log-ratio where the divergence from the reference is not reverse KL.
 
 Equation 8 of Wang et al. 2023 (arXiv:2309.16240). Constants are those of TRL 1.16: they cancel between chosen and
 rejected, but not where each score is divided by its own length.
@@ -40,10 +40,10 @@ DIVERGENCES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def divergence_scores(ratios: Tensor, divergence: str, alpha: float) -> Tensor:
-    """Scores [P, 2] of log-ratios [P, 2].
+    """Apply an f-divergence to log-ratios: scores [P, 2] of ratios [P, 2], in the ratios' dtype.
 
     Args:
-        ratios: Log-ratio of policy to reference per response, in nats.
+        ratios: [P, 2] float32 or float64, log-ratio of policy to reference per response, in nats.
         divergence: `reverse_kl` r; `forward_kl` 1 - e^-r; `js_divergence` ln 2 + log sigmoid(r); `alpha_divergence`
             (e^((a - 1) r) - 1) / (a - 1).
         alpha: a of the last; 1 is reverse KL, 0 forward KL.

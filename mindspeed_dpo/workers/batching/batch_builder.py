@@ -1,7 +1,7 @@
-"""A worker's share of the data: dataset rows in, packed micro-batches on its device out.
+"""Builds a worker's micro-batches: from dataset rows to packed micro-batches on its device.
 
-Every worker is given the rows of all ranks, plans alike who takes which, and reads its own: no token passes through the
-driver. What a micro-batch is made of, and on which replica, is told by its `pair_ids`.
+Every worker gets the rows of all ranks, makes the same plan of which rank takes which, and reads its own, so no token
+passes through the driver. The `pair_ids` of a micro-batch are the positions of its pairs among the given rows.
 """
 
 from __future__ import annotations
@@ -19,53 +19,53 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.memory import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
-from mindspeed_dpo.parallel.topology import Place
+from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows
 
 
 class PairSource(Protocol):
-    """Where pairs are looked up by number: a dataset, or a batch at hand."""
+    """A source of pairs by number: a dataset, or a batch in memory."""
 
     def batch(self, rows: NDArray[np.int64]) -> PreferenceBatch:
-        """The pairs of the given numbers, in their order."""
+        """Return the pairs of the given numbers [n] int64, in their order."""
 
     def lengths(self) -> NDArray[np.int32]:
-        """[all numbers, 1 + K] tokens of prompt and responses."""
+        """Return the tokens of prompt and K responses of all pairs: [pairs, 1 + K] int32."""
 
 
 @dataclass(frozen=True)
-class GivenPairs:
-    """Pairs at hand, such as the policy's own answers."""
+class InMemoryPairs:
+    """Pairs in memory, such as the policy's own responses."""
 
     pairs: PreferenceBatch
 
     def batch(self, rows: NDArray[np.int64]) -> PreferenceBatch:
-        """The pairs of the given positions."""
+        """Return the pairs at the given positions [n] int64."""
         return self.pairs.select(rows.tolist())
 
     def lengths(self) -> NDArray[np.int32]:
-        """See `PairSource`."""
+        """Return the tokens of prompt and K responses of all pairs: [pairs, 1 + K] int32."""
         return self.pairs.lengths().numpy()
 
 
 @dataclass(frozen=True)
-class Feed:
+class BatchBuilder:
     """Plans, reads, packs and moves a worker's micro-batches.
 
     Attributes:
-        dataset: Preference pairs by row; None where they always come with the call.
-        place: Where this worker stands.
-        device: Where the batches go.
-        limit: What a micro-batch holds.
-        costs: By which work is balanced over the replicas.
-        share_prompt: Compute a prompt once for both responses.
-        multiple_of: What the rows of a micro-batch are padded to a multiple of.
-        vocab_size: Token ids the model knows.
+        dataset: Preference pairs by row; None where they come with each call.
+        place: Ranks of this process.
+        device: Device of the micro-batches.
+        limit: Most pairs or rows of a micro-batch.
+        costs: Costs by which work is balanced over the replicas.
+        share_prompt: Compute a prompt once for all its responses.
+        multiple_of: The rows of a micro-batch are padded to a multiple of this.
+        vocab_size: Vocabulary size of the model.
     """
 
     dataset: PairSource | None
-    place: Place
+    place: ParallelRank
     device: torch.device
     limit: Limit
     costs: MultiplyAdds
@@ -73,21 +73,25 @@ class Feed:
     multiple_of: int
     vocab_size: int
 
-    def over(self, pairs: Pairs) -> tuple[Feed, NDArray[np.int64]]:
-        """A feed and the numbers by which it knows the pairs: those given, or those at hand."""
+    def over(self, pairs: Pairs) -> tuple[BatchBuilder, NDArray[np.int64]]:
+        """Return a builder over the given pairs and their numbers [N] int64: dataset rows, or positions in a batch."""
         if isinstance(pairs, PreferenceBatch):
-            return replace(self, dataset=GivenPairs(pairs)), np.arange(pairs.num_prompts)
+            return replace(self, dataset=InMemoryPairs(pairs)), np.arange(pairs.num_prompts)
         return self, np.asarray(pairs, dtype=np.int64)
 
     def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> MicroBatches:
-        """This rank's part of the rows [N], at least one micro-batch.
+        """Return this rank's part of N rows, at least one micro-batch.
 
         A rank without rows of its own gets one pair of weight 0: every rank must take part in the collectives.
+
+        Args:
+            rows: [N] numbers of the pairs.
+            ref_logps: [N, 2] log-probabilities of the reference, in nats; None where no loss needs them.
         """
         return MicroBatches(self._makers(rows, ref_logps))
 
     def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
-        """As `micro_batches`, one after the other, for more rows than should be held at once."""
+        """Iterate over the micro-batches of `micro_batches` without holding all of them in memory."""
         return (make() for make in self._makers(rows, ref_logps))
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
@@ -95,11 +99,11 @@ class Feed:
         planned = self._plan(numbers)
         references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=torch.float32)
         weight = 1.0 if planned else 0.0
-        everyone = planned or [np.zeros(1, np.int64)]
-        return [partial(self._packed, numbers, positions, references, weight) for positions in everyone]
+        parts = planned or [np.zeros(1, np.int64)]
+        return [partial(self._packed, numbers, positions, references, weight) for positions in parts]
 
     def _plan(self, rows: NDArray[np.int64]) -> list[Positions]:
-        """Positions among the rows of each micro-batch of this rank."""
+        """Plan the positions, among the rows, of each micro-batch of this rank."""
         lengths, topology = self._source.lengths()[rows], self.place.topology
         sizes, seen = packed_sizes(lengths, share_prompt=self.share_prompt)
         costs, predictions = self.costs, lengths[:, 1:].sum(1, dtype=np.int64)
@@ -120,17 +124,17 @@ class Feed:
             weights=torch.full((len(positions),), weight),
             pair_ids=torch.from_numpy(positions),
         )
-        return packed.divided(self.place.cp_rank, self.place.topology.cp).to(self.device)
+        return packed.for_context_rank(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     @property
     def _source(self) -> PairSource:
-        assert self.dataset is not None, "pairs must come with the call where there is no dataset"
+        assert self.dataset is not None, "without a dataset the pairs come with each call"
         return self.dataset
 
     def _check_tokens(self, batch: PreferenceBatch, rows: NDArray[np.int64]) -> None:
         highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
         if highest >= self.vocab_size:
             raise ValueError(
-                f"rows {rows.tolist()} hold token {highest}, but the model has vocab_size={self.vocab_size}: "
-                "the data was made with another tokenizer; preprocess it again with the model's own"
+                f"rows {rows.tolist()} contain token {highest}, but the model has vocab_size={self.vocab_size}: "
+                "the data was preprocessed with another tokenizer; preprocess it again with the model's own"
             )

@@ -1,4 +1,4 @@
-"""Gathers what losses that look across pairs must know of the whole step, over micro-batches and replicas."""
+"""Gathers the step values that cross-pair losses need, over micro-batches and replicas."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from mindspeed_dpo.workers.logprobs import response_logps
 def gather_step(
     batches: Sequence[PackedBatch], columns: Sequence[Tensor] | None, num_pairs: int, ld_alpha: float
 ) -> StepValues:
-    """The values of every pair of a step, alike on every rank of the last stage.
+    """Gather the values of every pair of a step on every rank of the last stage; a collective of them.
 
     Args:
         batches: This rank's micro-batches.
-        columns: Of the head for each, without gradient; None where log-probabilities are not needed.
-        num_pairs: N, over all ranks.
-        ld_alpha: See `response_logps`.
+        columns: The head's columns [R, 5] float32 for each of them, without gradient, in nats; None where no loss
+            needs log-probabilities.
+        num_pairs: Number N of pairs over all ranks.
+        ld_alpha: Weight of a response's excess tokens, as in `response_logps`.
     """
     found = batches[0].weights.new_zeros(num_pairs, 6)
     for number, batch in enumerate(batches):
         lengths = batch.response_lengths.float()
         logps = torch.zeros_like(lengths) if columns is None else response_logps(batch, columns[number], ld_alpha)
         values = torch.cat([lengths, logps, batch.ref_logps], 1)
-        # A pair that only keeps ranks in step has weight 0, and another pair's number.
+        # A padding pair, of a rank without pairs of its own, has weight 0 and the number of another pair.
         found.index_add_(0, batch.pair_ids, values * batch.weights[:, None])
     dist.all_reduce(found, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
     lengths, logps, ref_logps = found.split(2, 1)

@@ -1,6 +1,6 @@
-"""The micro-batches of a step, packed as they are needed.
+"""The micro-batches of a step, each packed when it is first used.
 
-On a device that works on its own, the host packs one while the device computes those before it.
+With an asynchronous device the host packs one while the device computes those before it.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ from mindspeed_dpo.batches import PackedBatch
 
 
 class MicroBatches(Sequence[PackedBatch]):
-    """Micro-batches of which each is packed when it is first asked for, and then kept."""
+    """A sequence of micro-batches that packs each on its first use and caches it."""
 
     def __init__(self, makers: Sequence[Callable[[], PackedBatch]]) -> None:
-        """Remember how each is made."""
+        """Wrap the functions that pack one micro-batch each."""
         self._makers = [cache(make) for make in makers]
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of micro-batches."""
         return len(self._makers)
 
     def __iter__(self) -> Iterator[PackedBatch]:
-        """One after the other; an IndexError in making one is told, which a sequence would take for its end."""
+        """Iterate; the default iterator of a sequence would take an IndexError raised while packing for the end."""
         return (make() for make in self._makers)
 
     @overload
-    def __getitem__(self, place: int) -> PackedBatch: ...
+    def __getitem__(self, index: int) -> PackedBatch: ...
 
     @overload
-    def __getitem__(self, place: slice) -> list[PackedBatch]: ...
+    def __getitem__(self, index: slice) -> list[PackedBatch]: ...
 
-    def __getitem__(self, place: int | slice) -> PackedBatch | list[PackedBatch]:
-        """That of a place, or those of several."""
-        if isinstance(place, slice):
-            return [make() for make in self._makers[place]]
-        return self._makers[place]()
+    def __getitem__(self, index: int | slice) -> PackedBatch | list[PackedBatch]:
+        """Return one micro-batch, or a list for a slice."""
+        if isinstance(index, slice):
+            return [make() for make in self._makers[index]]
+        return self._makers[index]()

@@ -1,4 +1,4 @@
-"""How the pairs of an iteration are spread over optimizer steps: passes, mini-batches, and their order."""
+"""Splits the pairs of an iteration into the minibatches of its optimizer steps."""
 
 from __future__ import annotations
 
@@ -13,29 +13,33 @@ from mindspeed_dpo.workers.setup.objectives import steps_per_pass
 
 
 @dataclass(frozen=True)
-class Lesson:
-    """One optimizer step.
+class Minibatch:
+    """The pairs of one optimizer step.
+
+    Example: the second of two optimizer steps over five pairs.
+
+        Minibatch(number=1, positions=array([3, 4]))
 
     Attributes:
-        number: Place among the steps of the iteration.
-        positions: [n] int64 of its pairs.
+        number: Optimizer step within the iteration, counted from 0.
+        positions: [n] int64, positions of its pairs among those of the iteration.
     """
 
     number: int
     positions: NDArray[np.int64]
 
 
-def lessons(run: RunConfig, iteration: int, num_pairs: int) -> Iterator[Lesson]:
-    """The optimizer steps of an iteration, alike in every process.
+def minibatches(run: RunConfig, iteration: int, num_pairs: int) -> Iterator[Minibatch]:
+    """Iterate over the minibatches of an iteration; the same in every process.
 
-    The pairs are spread evenly over as many steps as a full iteration has, so that the schedule keeps its pace when
-    pairs were left out; steps without a pair are skipped.
+    The pairs are spread evenly over as many optimizer steps as a full iteration has, so that dropped pairs do not slow
+    the learning-rate schedule; steps without a pair are skipped.
     """
     pairing, per_pass = run.actor.pairing, steps_per_pass(run.actor)
     for epoch in range(pairing.ppo_epochs):
         order = np.arange(num_pairs)
         if pairing.shuffle_minibatch:
             order = np.random.default_rng([run.loop.seed, iteration, epoch]).permutation(num_pairs)
-        for place, positions in enumerate(np.array_split(order, per_pass)):
+        for index, positions in enumerate(np.array_split(order, per_pass)):
             if len(positions):
-                yield Lesson(epoch * per_pass + place, positions)
+                yield Minibatch(epoch * per_pass + index, positions)

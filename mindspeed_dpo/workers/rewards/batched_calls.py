@@ -1,4 +1,4 @@
-"""Calls for many prompts at once that tell which of the prompts a failure belongs to."""
+"""Calls functions for many prompts at once, and attributes failures to single prompts."""
 
 from __future__ import annotations
 
@@ -10,53 +10,56 @@ from mindspeed_dpo.workers.rewards.sandbox import Arguments, CallFailed, Value
 
 logger = logging.getLogger(__name__)
 
-# After this many prompts in a row that hung or killed the process, the function itself is at fault (a service that is
-# down, a library that crashes): the rest of the batch is not asked, which bounds what a batch can cost.
-SILENT_IN_A_ROW = 4
+# After this many consecutive prompts that hung or killed the process, the function itself is at fault (a service that
+# is down, a library that crashes). The rest of the batch is skipped, which bounds the time that a batch can take.
+MAX_CONSECUTIVE_LOSSES = 4
 
 
 class Functions(Protocol):
-    """Functions that can be called by path."""
+    """Functions that are called by their dotted path."""
 
     def call(self, path: str, arguments: Arguments) -> list[Value]:
-        """See `IsolatedFunctions.call`."""
+        """Call a function with the arguments that it takes; `IsolatedFunctions.call` states the errors."""
 
 
-def ask(functions: Functions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
-    """Values for each prompt, or what went wrong with it as the end of a sentence "the function …".
-
-    All prompts are asked in one call. Where that fails as a whole, each is asked alone.
+def call_for_prompts(functions: Functions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
+    """Call a function for several prompts: all in one call, or one by one if that call fails.
 
     Args:
-        functions: Where the function is called.
-        path: The function.
-        prompts: For each prompt the arguments, as lists of equal length: one value is expected for each element.
+        functions: Functions by path.
+        path: Path of the function.
+        prompts: Arguments for each prompt, as lists of equal length; one value is expected for each element.
+
+    Returns:
+        For each prompt its values, or the cause of its failure, which completes the sentence "the function …".
     """
     if not prompts:
         return []
     try:
-        return list(_split(_called(functions, path, _joined(prompts)), prompts))
+        return list(_split(_called(functions, path, _concatenated(prompts)), prompts))
     except CallFailed as failure:
         if len(prompts) == 1:
             return [failure.cause]
-        logger.warning("%s %s for %d prompts at once; each is asked alone", path, failure.cause, len(prompts))
+        logger.warning(
+            "%s %s for %d prompts at once; calling it for each prompt separately", path, failure.cause, len(prompts)
+        )
         return _one_by_one(functions, path, prompts)
 
 
 def _one_by_one(functions: Functions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
-    answers: list[list[Value] | str] = []
-    silent = 0
+    results: list[list[Value] | str] = []
+    num_lost = 0
     for prompt in prompts:
-        if silent == SILENT_IN_A_ROW:
-            answers.append(f"was not asked after it was lost {SILENT_IN_A_ROW} times in a row")
+        if num_lost == MAX_CONSECUTIVE_LOSSES:
+            results.append(f"was skipped after it was lost {MAX_CONSECUTIVE_LOSSES} times in a row")
             continue
         try:
-            answers.append(_called(functions, path, prompt))
-            silent = 0
+            results.append(_called(functions, path, prompt))
+            num_lost = 0
         except CallFailed as failure:
-            answers.append(failure.cause)
-            silent = silent + 1 if failure.silent else 0
-    return answers
+            results.append(failure.cause)
+            num_lost = num_lost + 1 if failure.is_lost else 0
+    return results
 
 
 def _called(functions: Functions, path: str, arguments: Arguments) -> list[Value]:
@@ -66,7 +69,7 @@ def _called(functions: Functions, path: str, arguments: Arguments) -> list[Value
     return values
 
 
-def _joined(prompts: Sequence[Arguments]) -> Arguments:
+def _concatenated(prompts: Sequence[Arguments]) -> Arguments:
     return {name: [value for prompt in prompts for value in prompt[name]] for name in prompts[0]}
 
 

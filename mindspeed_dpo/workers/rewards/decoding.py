@@ -1,4 +1,4 @@
-"""Rollouts as text: what functions and judges read of a prompt and its responses."""
+"""Decodes rollouts to the text that functions, judges and classifiers read."""
 
 from __future__ import annotations
 
@@ -15,19 +15,28 @@ if TYPE_CHECKING:
 
 MESSAGES = "messages"
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
-# Of a long prompt, what an error shows: its start names the template, its end the question.
+# Characters of a long prompt shown in errors: its start shows the template, its end the question.
 _HEAD, _TAIL = 40, 80
 
 
 @dataclass(frozen=True)
 class PromptText:
-    """One prompt and its K responses.
+    """The text of one prompt and its K responses.
+
+    Example:
+        PromptText(
+            row=7,
+            prompt="<|user|>2 + 2?<|assistant|>",
+            completions=("4", "5"),
+            completion_ids=([19, 2], [20, 2]),
+            columns={"messages": [{"role": "user", "content": "2 + 2?"}]},
+        )
 
     Attributes:
         row: Dataset row of the prompt.
         prompt: The text that the policy continued, special tokens of the template included.
-        completions: [K] texts of the responses, or of the answers in them, without special tokens and stop token.
-        completion_ids: [K] token ids of the whole responses, stop token included.
+        completions: [K] texts of the responses, or of the marked answers in them, without special and stop tokens.
+        completion_ids: [K] token ids of the complete responses, stop token included.
         columns: The prompt's values by column: `messages`, and the additional keys.
     """
 
@@ -38,14 +47,14 @@ class PromptText:
     columns: Mapping[str, Any]
 
     def __str__(self) -> str:
-        """How an error names the prompt."""
+        """Return the short form in which errors name the prompt."""
         text = self.prompt
         short = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} … {text[-_TAIL:]}"
         return f"prompt {short!r} (dataset row {self.row})"
 
 
 class TextReader:
-    """Rollouts as text, by the policy's tokenizer, with the columns of their prompts."""
+    """Decodes rollouts with the policy's tokenizer and adds the columns of their prompts."""
 
     def __init__(
         self,
@@ -61,13 +70,13 @@ class TextReader:
         self._extract = extract_answer
 
     def read(self, rollouts: RolloutBatch) -> list[PromptText]:
-        """The P prompts with their responses, in order.
+        """Decode P prompts with their responses, in order.
 
         Raises:
-            ValueError: The prompt set lacks a column.
+            ValueError: The dataset lacks a column.
         """
         columns = self._columns(rollouts)
-        prompts, responses = rollouts.answers.prompts(), rollouts.answers.responses()
+        prompts, responses = rollouts.samples.prompts(), rollouts.samples.responses()
         read = []
         for p, row in enumerate(rollouts.rows.tolist()):
             ids = tuple(response.tolist() for response in responses[p])
@@ -84,12 +93,12 @@ class TextReader:
         return read
 
     def _completion(self, tokens: Sequence[int], ended: bool) -> str:
-        # A template's stop word need not be a special token of the tokenizer.
+        # A template's stop word may not be a special token of the tokenizer.
         text = self._decode(tokens[:-1] if ended else tokens, skip_special_tokens=True)
         return extracted_answer(text) if self._extract else text
 
     def _decode(self, tokens: Sequence[int], *, skip_special_tokens: bool) -> str:
-        # Clean-up would take away spaces that the policy wrote.
+        # Clean-up would remove spaces that the policy generated.
         return str(
             self._tokenizer.decode(
                 list(tokens), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
@@ -108,6 +117,6 @@ class TextReader:
 
 
 def extracted_answer(text: str) -> str:
-    """What stands between <answer> and </answer>, the last pair if there are several, all of the text if none."""
+    """Return the text between the last <answer> and </answer>; all of it without such tags."""
     answers = _ANSWER.findall(text)
     return str(answers[-1]) if answers else text

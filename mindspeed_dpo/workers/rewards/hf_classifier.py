@@ -1,7 +1,7 @@
-"""Any Hugging Face sequence classifier with one label as scorer, such as BERT or DeBERTa: text in, logit out.
+"""Scores by a Hugging Face sequence classifier with one label, such as BERT or DeBERTa: text in, logit out.
 
-Families that are built here run as our own reward model instead, see `model`. A classifier is not split: the one
-process that speaks for a replica holds all of it.
+Supported model families run as a reward model instead (`reward_model`). A classifier is not parallelised: the output
+rank of a replica holds all of it.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
 from mindspeed_dpo.workers.rewards.retokenization import decoded, reason
-from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
-from mindspeed_dpo.workers.setup.builders import Seat, limit_of
+from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.setup.builders import limit_of
+from mindspeed_dpo.workers.setup.context import WorkerContext
 
-# What a tokenizer has for "no limit".
+# Tokenizers without a limit have a maximum length above this.
 _UNLIMITED = 10**9
 
 
 class ClassifierScorer:
-    """The logit of a classifier for each response."""
+    """Scores responses by the logit of a classifier."""
 
     def __init__(
         self,
@@ -46,31 +47,31 @@ class ClassifierScorer:
         """Score by a classifier.
 
         Args:
-            model: With one label, on its device.
-            inputs: Makes its inputs of texts.
-            reader: Makes text of rollouts.
+            model: Classifier with one label, on its device.
+            inputs: Encodes texts for it.
+            reader: Decodes rollouts to text.
             policy: The policy's tokenizer, for the text of prompts without messages.
-            max_length: Longest input in tokens; None is any.
-            limit: Prompts whose responses make one pass, or the tokens of one, padding included.
+            max_length: Longest input in tokens; None for no limit.
+            limit: Most prompts of a forward pass, or most tokens, padding included.
         """
         self._model = model.eval().requires_grad_(False)
         self._inputs = inputs
         self._reader = reader
         self._policy = policy
         self._max_length = max_length
-        # Without a padding token a model cannot tell where a padded input ends.
+        # Without a padding token a model cannot detect where a padded input ends.
         self._pad = model.config.pad_token_id
         self._limit = limit
 
     def score(self, rollouts: RolloutBatch) -> Scored:
-        """See `protocol.Scorer`."""
+        """Score the prompts that the classifier can read; the others are failures."""
         k = rollouts.num_responses
         features: list[Features] = []
         positions, failures = [], {}
-        prompts = [decoded(self._policy, ids.tolist()) for ids in rollouts.answers.prompts()]
+        prompts = [decoded(self._policy, ids.tolist()) for ids in rollouts.samples.prompts()]
         for p, text in enumerate(self._reader.read(rollouts)):
             try:
-                features += self._written(text, prompts[p])
+                features += self._encoded(text, prompts[p])
                 positions.append(p)
             except RowDropped as error:
                 failures[p] = f"the reward model cannot read it ({reason(error)}): {text}"
@@ -79,16 +80,16 @@ class ClassifierScorer:
             scores[positions] = self._logits(features, k).reshape(-1, k).cpu().numpy()
         return Scored(scores, failures)
 
-    def _written(self, text: PromptText, prompt: str) -> list[Features]:
-        """The inputs of the K responses to a prompt."""
-        written = [self._inputs.features(text, prompt, answer) for answer in text.completions]
-        longest = max(len(features["input_ids"]) for features in written)
+    def _encoded(self, text: PromptText, prompt: str) -> list[Features]:
+        """Encode the K responses to a prompt."""
+        encoded = [self._inputs.features(text, prompt, answer) for answer in text.completions]
+        longest = max(len(features["input_ids"]) for features in encoded)
         if self._max_length is not None and longest > self._max_length:
-            raise RowDropped("too_long", f"{longest} tokens, the model takes {self._max_length}")
-        return written
+            raise RowDropped("too_long", f"{longest} tokens, but the model's limit is {self._max_length}")
+        return encoded
 
     def _logits(self, features: Sequence[Features], k: int) -> Tensor:
-        """[N] float32 of N inputs, k for each prompt."""
+        """Compute the logits [N] float32 of N inputs, k for each prompt."""
         logits = torch.empty(len(features), device=self._model.device)
         with torch.no_grad():
             for part in self._passes([len(one["input_ids"]) for one in features], k):
@@ -97,10 +98,10 @@ class ClassifierScorer:
         return logits
 
     def _passes(self, lengths: Sequence[int], k: int) -> Iterator[list[int]]:
-        """Inputs of each pass; those of like length share one, so that little is padded."""
+        """Group inputs of similar length into passes, to minimise padding."""
         part: list[int] = []
         for number in sorted(range(len(lengths)), key=lengths.__getitem__):
-            # What comes is the longest so far, to which the others are padded.
+            # Inputs are sorted, so this one is the longest so far, to which the others are padded.
             if part and (self._pad is None or not self._holds(len(part) + 1, lengths[number], k)):
                 yield part
                 part = []
@@ -109,13 +110,13 @@ class ClassifierScorer:
             yield part
 
     def _holds(self, count: int, length: int, k: int) -> bool:
-        """Whether a pass may have `count` inputs of a length."""
+        """Return whether a pass may have `count` inputs of a length."""
         limit = self._limit
         return count <= limit.units * k if limit.units is not None else count * length <= (limit.rows or 0)
 
 
 def _padded(features: Sequence[Features], pad: int, device: torch.device) -> Iterator[tuple[str, Tensor]]:
-    """Tensors [n, longest] int64 by name, padded on the right, with the mask of what is real."""
+    """Yield tensors [n, longest] int64 by name, padded on the right, and the attention mask."""
     lengths = torch.tensor([len(one["input_ids"]) for one in features])
     for name in features[0]:
         rows = [torch.tensor(one[name]) for one in features]
@@ -125,10 +126,10 @@ def _padded(features: Sequence[Features], pad: int, device: torch.device) -> Ite
 
 
 def load_classifier(folder: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A classifier whose every weight is in the folder; nothing is fetched, and no code in the folder runs.
+    """Load a classifier from a folder only; nothing is downloaded, and no code in the folder runs.
 
     Raises:
-        ValueError: It cannot be loaded, or lacks weights.
+        ValueError: It cannot be loaded, or weights are missing.
     """
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
@@ -137,26 +138,26 @@ def load_classifier(folder: str, dtype: torch.dtype) -> PreTrainedModel:
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
         cause = str(error).strip().splitlines()[0]
         raise ValueError(f"load of section reward: {folder} holds no classifier that can be loaded: {cause}") from error
-    # Else transformers would go on with random numbers for the head.
+    # transformers would initialise a missing head at random.
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"]))
         raise ValueError(f"load of section reward: {folder} lacks {missing}: it was not trained to classify")
     return model
 
 
-def classifier_scorer(role: RoleConfig, seat: Seat, policy: Path, prompts: PromptColumns) -> Scorer:
-    """The scorer of a classifier, in the process that speaks for its replica; a silent one elsewhere.
+def classifier_scorer(role: RoleConfig, context: WorkerContext, policy: Path, prompts: PromptColumns) -> Scorer:
+    """Build the scorer of a classifier on the output rank of a replica; other ranks get one without scores.
 
     Args:
         role: Settings of the reward.
-        seat: Where this process sits.
+        context: Of this process.
         policy: Directory of the policy's tokenizer.
-        prompts: The prompts that rollouts answer, for their messages.
+        prompts: The prompts of the rollouts, for their messages.
     """
-    if not seat.place.is_output:
-        return Silent()
+    if not context.place.is_output:
+        return NoScorer()
     tokenizer, policy_tokenizer = load_classifier_tokenizer(role), load_tokenizer(policy)
-    model = load_classifier(str(role.checkpoint.load), getattr(torch, role.precision.dtype)).to(seat.device)
+    model = load_classifier(str(role.checkpoint.load), getattr(torch, role.precision.dtype)).to(context.device)
     return ClassifierScorer(
         model,
         TextInputs(tokenizer, role.reward.reward_prompt_type),
@@ -168,13 +169,6 @@ def classifier_scorer(role: RoleConfig, seat: Seat, policy: Path, prompts: Promp
 
 
 def max_length(config: Any, tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Longest input that model and tokenizer allow, in tokens; None where neither says."""
+    """Return the longest input that model and tokenizer allow, in tokens; None without a limit."""
     limits = (getattr(config, "max_position_embeddings", None), tokenizer.model_max_length)
     return min((limit for limit in limits if limit is not None and 0 < limit < _UNLIMITED), default=None)
-
-
-class Silent:
-    """Stands where another process of the replica scores."""
-
-    def score(self, rollouts: RolloutBatch) -> None:
-        """Nothing to say."""

@@ -1,4 +1,4 @@
-"""The texts a sequence classifier reads, and whether weights are one: all that is known without loading its model."""
+"""Inputs of Hugging Face sequence classifiers, and their detection, without loading the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.tokenization.encoders import make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.weights.hf_config import ARCHITECTURES, num_labels, read_hf_config
+from mindspeed_dpo.weights.families import ARCHITECTURES
+from mindspeed_dpo.weights.hf_config import num_labels, read_hf_config
 from mindspeed_dpo.workers.rewards.decoding import PromptText
 from mindspeed_dpo.workers.rewards.retokenization import conversation
 
@@ -18,17 +19,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Features = Mapping[str, list[int]]
-"""What a tokenizer makes of a text: `input_ids` and, for some models, `token_type_ids`."""
+"""A tokenised text: `input_ids` and, for some models, `token_type_ids`."""
 
 
 class TextInputs:
-    """Texts in the form a classifier was trained on, as far as its tokenizer tells."""
+    """Encodes texts in the form a classifier was trained on, as far as its tokenizer shows."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, prompt_type: str | None = None) -> None:
-        """Settle the form.
+        """Choose the form.
 
         Args:
-            tokenizer: The classifier's.
+            tokenizer: The classifier's tokenizer.
             prompt_type: `reward_prompt_type`; without it the tokenizer's chat template is used if there is one.
 
         Raises:
@@ -40,31 +41,31 @@ class TextInputs:
         self._encoder = make_encoder(tokenizer, prompt_type) if prompt_type else None
 
     def features(self, text: PromptText, prompt: str, response: str) -> Features:
-        """One response with its prompt: a conversation, or a pair of texts, or one text.
+        """Encode one response with its prompt: as a conversation, a pair of texts, or one text.
 
         Args:
             text: The prompt, for its messages.
-            prompt: Its text.
-            response: The response's text.
+            prompt: Text of the prompt.
+            response: Text of the response.
 
         Raises:
-            RowDropped: The conversation cannot be written.
-            ValueError: A template was asked for and the prompt set has no messages.
+            RowDropped: The conversation cannot be encoded.
+            ValueError: A template is configured and the dataset has no messages.
         """
         encoder = self._encoder
         if encoder is not None and (turns := conversation(text)) is not None:
             tokens = encoder.pair(PairExample(turns, response, response))
             return {"input_ids": tokens.prompt + tokens.chosen}
         if self._needs_messages:
-            raise ValueError("reward_prompt_type needs the messages of the prompts, which the prompt set does not have")
-        # A tokenizer with a separator, such as BERT's, knows how to write two texts.
+            raise ValueError("reward_prompt_type needs the messages of the prompts, which the dataset does not have")
+        # A tokenizer with a separator, such as BERT's, encodes two texts.
         texts = (prompt, response) if self._tokenizer.sep_token_id is not None else (prompt + response,)
         encoded = self._tokenizer(*texts)
         return {name: list(encoded[name]) for name in ("input_ids", "token_type_ids") if name in encoded}
 
 
 def is_classifier(role: RoleConfig) -> bool:
-    """Whether the reward's weights are of a kind that is not built here: a Hugging Face folder of another model type.
+    """Return whether the reward's weights are a Hugging Face folder of a model type that has no family here.
 
     Raises:
         HfConfigError: config.json cannot be read.
@@ -76,15 +77,15 @@ def is_classifier(role: RoleConfig) -> bool:
 
 
 def load_classifier_tokenizer(role: RoleConfig) -> PreTrainedTokenizerBase:
-    """The classifier's own tokenizer, after a look at its config and at what its inputs will be.
+    """Load the classifier's tokenizer, and check its config and its template.
 
     Raises:
-        ValueError: There is none, the classifier has several labels, or the template does not fit.
+        ValueError: It has no tokenizer or several labels, or the template does not fit.
     """
     load = str(role.checkpoint.load)
     labels = num_labels(read_hf_config(load))
     if labels != 1:
-        raise ValueError(f"load of section reward: {load} is a classifier of {labels} labels; one with one is needed")
+        raise ValueError(f"load of section reward: {load} is a classifier with {labels} labels; it must have 1")
     tokenizer = load_tokenizer(role.reward.reward_tokenizer or load)
     TextInputs(tokenizer, role.reward.reward_prompt_type)
     return tokenizer

@@ -1,6 +1,6 @@
-"""Rollouts in the tokens a reward model reads: the policy's as they are, or the text tokenised anew.
+"""Converts rollouts to the tokens of a reward model: the policy's own, or the text tokenised again.
 
-Which of the two a run needs is decided in `tokenizers`; scoring is left to `model`.
+`tokenizers` decides which of the two a run needs; `reward_model` scores.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Written:
-    """Rollouts as a reward model reads them.
+class ConvertedRollouts:
+    """Rollouts in the tokens of a reward model.
 
     Attributes:
-        batch: The prompts that could be written, with all their responses; None where there is none.
-        positions: Place of each of them among the rollouts.
-        failures: Place of each of the others -> why, in a sentence that names the prompt.
+        batch: The prompts that could be converted, with all their responses; None if there are none.
+        positions: Position of each of them among the rollouts.
+        failures: Position of each other prompt -> an error message that names the prompt.
     """
 
     batch: PreferenceBatch | None
@@ -37,27 +37,27 @@ class Written:
     failures: Mapping[int, str] = field(default_factory=dict)
 
 
-class Writer(Protocol):
-    """Whatever gives rollouts the tokens of a reward model."""
+class TokenConverter(Protocol):
+    """A conversion of rollouts to the tokens of a reward model."""
 
-    def write(self, rollouts: RolloutBatch) -> Written:
-        """The rollouts, at least one, as a reward model reads them."""
+    def convert(self, rollouts: RolloutBatch) -> ConvertedRollouts:
+        """Convert the rollouts of at least one prompt."""
 
 
-class SameTokens:
-    """The policy's tokens, for a reward model with the same vocabulary."""
+class SameTokenizer:
+    """Keeps the policy's tokens, for a reward model with the same vocabulary."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-        """Use tokens as they are.
+        """Keep the tokens.
 
         Args:
-            tokenizer: The policy's, to score only the marked answer within each response; None scores it whole.
+            tokenizer: The policy's tokenizer, to score only the marked answer within each response; None to score all.
         """
         self._tokenizer = tokenizer
 
-    def write(self, rollouts: RolloutBatch) -> Written:
-        """See `Writer`."""
-        batch = rollouts.answers
+    def convert(self, rollouts: RolloutBatch) -> ConvertedRollouts:
+        """Return the rollouts' own tokens, or those of the marked answers."""
+        batch = rollouts.samples
         if self._tokenizer is not None:
             ended = rollouts.ended.tolist()
             responses = [
@@ -65,10 +65,10 @@ class SameTokens:
                 for row in zip(batch.responses(), ended, strict=True)
             ]
             batch = PreferenceBatch.from_lists([ids.tolist() for ids in batch.prompts()], responses)
-        return Written(batch, range(rollouts.num_prompts))
+        return ConvertedRollouts(batch, range(rollouts.num_prompts))
 
     def _answer(self, ids: Ids, ended: bool) -> Ids:
-        """The tokens of the marked answer, with the stop token of the response; all of it where nothing is marked."""
+        """Return the tokens of the marked answer and the stop token; all of the response where nothing is marked."""
         assert self._tokenizer is not None
         end = ids[-1:] if ended else []
         text = decoded(self._tokenizer, ids[: len(ids) - len(end)])
@@ -76,8 +76,8 @@ class SameTokens:
         return ids if answer == text else [*self._tokenizer.encode(answer, add_special_tokens=False), *end] or ids
 
 
-class NewTokens:
-    """The text of rollouts in the tokens of the reward model's tokenizer."""
+class Retokenizer:
+    """Tokenises the text of rollouts with the reward model's tokenizer."""
 
     def __init__(
         self,
@@ -88,14 +88,14 @@ class NewTokens:
         *,
         needs_messages: bool = False,
     ) -> None:
-        """Tokenise anew.
+        """Tokenise again.
 
         Args:
-            reader: Makes text of rollouts.
+            reader: Decodes rollouts to text.
             policy: The policy's tokenizer, for the text of prompts without messages.
-            tokenizer: The reward model's.
-            encoder: The reward model's template, for conversations; None writes plain text always.
-            needs_messages: Whether a prompt set without messages is refused rather than written as plain text.
+            tokenizer: The reward model's tokenizer.
+            encoder: The reward model's template, for conversations; None for plain text.
+            needs_messages: Whether a dataset without messages is an error rather than tokenised as plain text.
         """
         self._reader = reader
         self._policy = policy
@@ -103,41 +103,41 @@ class NewTokens:
         self._encoder = encoder
         self._needs_messages = needs_messages
 
-    def write(self, rollouts: RolloutBatch) -> Written:
-        """See `Writer`.
+    def convert(self, rollouts: RolloutBatch) -> ConvertedRollouts:
+        """Tokenise the text of the rollouts, through the template where there is one.
 
         Raises:
-            ValueError: A template was asked for and the prompt set has no messages.
+            ValueError: A template is configured and the dataset has no messages.
         """
         prompts, responses, positions, failures = [], [], [], {}
-        plain = [decoded(self._policy, ids.tolist()) for ids in rollouts.answers.prompts()]
+        plain = [decoded(self._policy, ids.tolist()) for ids in rollouts.samples.prompts()]
         for p, text in enumerate(self._reader.read(rollouts)):
             try:
                 prompt, endings = shared_prompt(self._sequences(text, plain[p], rollouts.ended[p].tolist()))
             except RowDropped as error:
-                failures[p] = f"the reward model's template cannot write it ({reason(error)}): {text}"
+                failures[p] = f"the reward model's template cannot encode it ({reason(error)}): {text}"
                 continue
             positions.append(p)
             prompts.append(prompt)
             responses.append(endings)
         batch = PreferenceBatch.from_lists(prompts, responses) if positions else None
-        return Written(batch, positions, failures)
+        return ConvertedRollouts(batch, positions, failures)
 
     def _sequences(self, text: PromptText, plain: str, ended: Sequence[bool]) -> list[tuple[Ids, Ids]]:
-        """The prompt as each response continues it, and the whole of prompt and response."""
+        """Return for each response the tokens of its prompt, and of prompt and response together."""
         encoder = self._encoder
         if encoder is not None and (prompt := conversation(text)) is not None:
             pairs = [encoder.pair(PairExample(prompt, answer, answer)) for answer in text.completions]
             return [(pair.prompt, pair.prompt + pair.chosen) for pair in pairs]
         if self._needs_messages:
             raise ValueError(
-                "reward_prompt_type needs the messages of the prompts, which the prompt set does not have; preprocess "
-                "it again with this version, or leave reward_prompt_type out to score plain text"
+                "reward_prompt_type needs the messages of the prompts, which the dataset does not have; preprocess "
+                "it again with this version, or remove reward_prompt_type to score plain text"
             )
         start = self._tokenizer.encode(plain)
-        wholes = [self._ended(self._tokenizer.encode(plain + answer), ends)
+        complete = [self._ended(self._tokenizer.encode(plain + answer), ends)
                   for answer, ends in zip(text.completions, ended, strict=True)]  # fmt: skip
-        return [(start, whole) for whole in wholes]
+        return [(start, sequence) for sequence in complete]
 
     def _ended(self, ids: Ids, ended: bool) -> Ids:
         end = self._tokenizer.eos_token_id
@@ -145,38 +145,41 @@ class NewTokens:
 
 
 def conversation(text: PromptText) -> Prompt | None:
-    """The prompt's messages as turns; None where the prompt set has none.
+    """Return the prompt's messages as turns; None where the dataset has none.
 
     Raises:
-        RowDropped: They are no conversation that an assistant could answer.
+        RowDropped: They are not a conversation that an assistant could continue.
     """
     messages: Any = text.columns.get(MESSAGES)
     return None if messages is None else make_prompt(read_turns(messages, OPENAI_TAGS, MESSAGES))
 
 
 def shared_prompt(sequences: Sequence[tuple[Ids, Ids]]) -> tuple[Ids, list[Ids]]:
-    """What K sequences have in common up to the end of their prompt, and how each goes on, by at least one token.
+    """Split K sequences into the prefix they share within their prompt, and their rests of at least one token each.
 
-    A prompt's last tokens may merge with a response, and a template may write a prompt by what is answered; so the
-    cut lies where the sequences part, and each is the same as it would be alone.
+    A prompt's last tokens may merge with a response, and a template may encode a prompt depending on the response. So
+    the split is where the sequences diverge, and each sequence is the same as it would be alone.
+
+    Args:
+        sequences: For each response the token ids of its prompt, and of prompt and response together.
 
     Raises:
-        RowDropped: They have no token in common.
+        RowDropped: They share no token.
     """
-    wholes = [whole for _, whole in sequences]
-    columns = zip(*wholes, *(prompt for prompt, _ in sequences), strict=False)
+    complete = [sequence for _, sequence in sequences]
+    columns = zip(*complete, *(prompt for prompt, _ in sequences), strict=False)
     common = [tokens[0] for tokens in takewhile(lambda tokens: len(set(tokens)) == 1, columns)]
-    cut = min(len(common), min(map(len, wholes)) - 1)
+    cut = min(len(common), min(map(len, complete)) - 1)
     if cut < 1:
-        raise RowDropped("empty_prompt", "nothing stands before the responses")
-    return common[:cut], [whole[cut:] for whole in wholes]
+        raise RowDropped("empty_prompt", "the responses have no prompt in common")
+    return common[:cut], [sequence[cut:] for sequence in complete]
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
-    """Text without special tokens, spaces as they are."""
+    """Decode token ids to text without special tokens, spaces unchanged."""
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
 def reason(error: RowDropped) -> str:
-    """Why something cannot be written."""
+    """Return why a conversation cannot be encoded."""
     return error.detail or REASONS[error.reason]

@@ -1,11 +1,11 @@
-"""The process in which the user's functions run. Standard library only; its other end is `isolation`.
+"""The child process of `sandbox`, in which the user's functions run. It imports the standard library only.
 
-Messages are JSON over a socket of its own, so that what a function prints is no message. A thread reads them, and the
-functions have the main thread, where they may use signals. When the other end goes away, however it ended, the thread
-ends this process and whatever it started.
+Messages are JSON over a separate socket, so that a function's prints do not interfere. A thread reads them, and the
+functions run in the main thread, where they may use signals. When the parent ends for whatever reason, the thread kills
+this process and everything it started.
 
-The process is not the other end's own child but that one's: Ray, which ends a worker together with its children, would
-otherwise leave nobody to end what the functions have started.
+This process is a grandchild of the parent, behind a guard process: Ray kills a worker together with its children, and
+would otherwise leave no process to kill what the functions have started.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from numbers import Real
 from typing import Any
 
 Function = Callable[..., Any]
-# What a function may do wrong without ending its process.
-MISTAKES = (Exception, SystemExit)
+# Errors of a function that do not end its process.
+FUNCTION_ERRORS = (Exception, SystemExit)
 
 
-class Unusable(Exception):
-    """A dotted path leads to nothing that can be called; the text completes the sentence "path …"."""
+class InvalidFunction(Exception):
+    """A dotted path does not name a callable; the message completes the sentence "path …"."""
 
 
 def main() -> None:
-    """Serve the functions named on the command line until the other end is gone."""
+    """Serve the functions named on the command line until the parent ends."""
     descriptor, paths = int(sys.argv[2]), json.loads(sys.argv[3])
-    # The user's modules find the command line of a program without arguments, and the run's directory before all else.
+    # The user's modules see a command line without arguments, and are looked up in the run's directory first.
     sys.argv[1:] = []
     sys.path.insert(0, os.getcwd())
     os.set_inheritable(descriptor, False)
@@ -51,11 +51,11 @@ def main() -> None:
     _send(link, {path: _load(path, functions) for path in paths})
     while True:
         path, arguments = requests.get()
-        _send(link, answer(functions[path], arguments))
+        _send(link, run_function(functions[path], arguments))
 
 
 def _leave_guard(descriptor: int) -> None:
-    """Go on in a child; the process left behind waits for it and ends the same way. There are no threads yet."""
+    """Continue in a forked child; this process waits for it and exits the same way. No threads exist yet."""
     child = os.fork()
     if child == 0:
         return
@@ -71,7 +71,7 @@ def _listen(link: Connection, requests: queue.SimpleQueue[tuple[str, dict[str, A
         while True:
             requests.put(json.loads(link.recv_bytes()))
     except (EOFError, OSError):
-        # The group is this process, its guard, and every program that a function has started.
+        # The group consists of this process, its guard, and every program that a function has started.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -80,22 +80,22 @@ def _send(link: Connection, message: Any) -> None:
 
 
 def _load(path: str, functions: dict[str, Function]) -> dict[str, Any]:
-    """Import a function and describe it: what it takes, or why it cannot be used."""
+    """Import a function and describe its parameters, or the problem with it."""
     try:
-        functions[path] = find(path)
-        return {"takes": takes(functions[path])}
-    except Unusable as error:
+        functions[path] = import_function(path)
+        return {"parameters": parameters_of(functions[path])}
+    except InvalidFunction as error:
         return {"problem": str(error)}
-    except MISTAKES as error:
+    except FUNCTION_ERRORS as error:
         traceback.print_exc()
-        return {"problem": f"cannot be imported: {_told(error)}"}
+        return {"problem": f"cannot be imported: {_one_line(error)}"}
 
 
-def find(path: str) -> Function:
-    """The object at a dotted path: a module's function, or a method of an object in a module.
+def import_function(path: str) -> Function:
+    """Import the callable at a dotted path: a module's function, or a method of an object in a module.
 
     Raises:
-        Unusable: There is none, or it cannot be called.
+        InvalidFunction: It does not exist, or is not callable.
     """
     words = path.split(".")
     for end in range(len(words) - 1, 0, -1):
@@ -104,32 +104,36 @@ def find(path: str) -> Function:
             found: Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-                raise  # the module is there; one that it needs is not
+                raise  # the module exists; one that it imports does not
             continue
         for word in words[end:]:
             if not hasattr(found, word):
-                raise Unusable(f"cannot be imported: {name} has no {word}")
+                raise InvalidFunction(f"cannot be imported: {name} has no {word}")
             found = getattr(found, word)
         if not callable(found):
-            raise Unusable(f"is a {type(found).__name__}, not a function")
+            raise InvalidFunction(f"is a {type(found).__name__}, not a function")
         return found
-    raise Unusable(
+    raise InvalidFunction(
         f"cannot be imported: there is no module {words[0]} in {os.getcwd()} or among the installed packages"
         if len(words) > 1 and all(words)
         else "is not a dotted path such as package.module.function"
     )
 
 
-def takes(function: Function) -> dict[str, Any]:
-    """The arguments a function takes by name: `names`, None for any; `required`, those without a default."""
+def parameters_of(function: Function) -> dict[str, Any]:
+    """Return the parameters a function takes by name: `names`, None for any; `required`, those without a default.
+
+    Raises:
+        InvalidFunction: A required parameter is positional-only.
+    """
     try:
         parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some functions written in C do not tell
+    except (TypeError, ValueError):  # some functions written in C have no signature
         return {"names": None, "required": []}
     named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     only_positional = [p.name for p in parameters if p.kind == p.POSITIONAL_ONLY and p.default is p.empty]
     if only_positional:
-        raise Unusable(f"takes {only_positional[0]} by position only; it should take its arguments by name")
+        raise InvalidFunction(f"takes {only_positional[0]} by position only; it should take its arguments by name")
     takes_any = any(p.kind == p.VAR_KEYWORD for p in parameters)
     return {
         "names": None if takes_any else [p.name for p in named],
@@ -137,9 +141,9 @@ def takes(function: Function) -> dict[str, Any]:
     }
 
 
-def answer(function: Function, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Call a function: `values`, each a number, None or a text that says what stood there instead; or what `failed`."""
-    # JSON knows no tuples; the two completions that a judge compares are one.
+def run_function(function: Function, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Call a function; return its `values` (numbers, None, or descriptions of anything else), or why it `failed`."""
+    # JSON has no tuples; the two completions that a judge compares are passed as one.
     arguments = {
         name: [tuple(value) for value in values] if name == "completions" and _are_pairs(values) else values
         for name, values in arguments.items()
@@ -151,8 +155,8 @@ def answer(function: Function, arguments: dict[str, Any]) -> dict[str, Any]:
         if isinstance(returned, (str, bytes, dict)) or not isinstance(returned, Iterable):
             return {"failed": f"returned {_described(returned)} instead of a list"}
         return {"values": [_value(value) for value in returned]}
-    except MISTAKES as error:
-        return {"failed": f"raised {_told(error)}", "trace": traceback.format_exc()}
+    except FUNCTION_ERRORS as error:
+        return {"failed": f"raised {_one_line(error)}", "trace": traceback.format_exc()}
 
 
 def _are_pairs(values: list[Any]) -> bool:
@@ -160,7 +164,7 @@ def _are_pairs(values: list[Any]) -> bool:
 
 
 def _value(value: Any) -> float | str | None:
-    # Scalars of numpy and torch know how to become numbers of Python.
+    # Convert scalars of numpy and torch to Python numbers.
     plain = value.item() if hasattr(value, "item") else value
     if plain is None:
         return None
@@ -174,6 +178,6 @@ def _described(value: Any) -> str:
     return f"the {type(value).__name__} {reprlib.repr(value)}"
 
 
-def _told(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")

@@ -1,4 +1,4 @@
-"""What every scorer answers: a score for each response, and a sentence for each prompt that could not be scored."""
+"""Scores of rollouts: the interface of all scorers, and what they return."""
 
 from __future__ import annotations
 
@@ -16,11 +16,18 @@ from mindspeed_dpo.batches import RolloutBatch
 class Scored:
     """Scores of P prompts with K responses each.
 
-    A prompt is scored whole or not at all: a pair cannot be chosen fairly from some of its responses.
+    A prompt has either all K scores or none: a pair cannot be chosen fairly from some of its responses.
+
+    Example: two prompts with two responses each, of which the second could not be scored.
+
+        Scored(
+            scores=array([[0.5, -1.0], [nan, nan]], dtype=float32),
+            failures={1: "the responses to dataset row 8 were scored inf, 1.0"},
+        )
 
     Attributes:
         scores: [P, K] float32; all K are NaN where the prompt could not be scored.
-        failures: Position of each such prompt -> one sentence that names it and the cause.
+        failures: Position of each such prompt -> an error message that names the prompt and the cause.
     """
 
     scores: NDArray[np.float32]
@@ -28,20 +35,20 @@ class Scored:
 
     @classmethod
     def concat(cls, parts: Sequence[Scored]) -> Scored:
-        """The scores of several replicas as one, in their order."""
+        """Concatenate the scores of several replicas in their order."""
         starts = np.cumsum([0, *(len(part.scores) for part in parts)]).tolist()
         failures = {
-            start + position: sentence
+            start + position: message
             for start, part in zip(starts, parts, strict=False)
-            for position, sentence in part.failures.items()
+            for position, message in part.failures.items()
         }
         return cls(np.concatenate([part.scores for part in parts]), failures)
 
-    def settled(self, rows: Sequence[int]) -> Scored:
-        """The same scores, with every prompt either scored whole or reported.
+    def validated(self, rows: Sequence[int]) -> Scored:
+        """Return the scores with every prompt that has a score that is not finite reported as a failure.
 
         Args:
-            rows: [P] dataset row of each prompt, to name it by.
+            rows: [P] dataset row of each prompt, for the messages.
         """
         failures = dict(self.failures)
         for position in np.flatnonzero(~np.isfinite(self.scores).all(axis=1)).tolist():
@@ -51,20 +58,27 @@ class Scored:
         scores[list(failures)] = np.nan
         return Scored(scores, failures)
 
-    def less(self, penalties: NDArray[np.float32]) -> Scored:
-        """The same with [P, K] penalties subtracted."""
+    def minus(self, penalties: NDArray[np.float32]) -> Scored:
+        """Subtract penalties [P, K] float32, in the unit of the scores."""
         return Scored(self.scores - penalties, self.failures)
 
 
 class Scorer(Protocol):
-    """Whatever gives responses a score. All processes of a replica are asked alike."""
+    """A scorer of responses. All processes of a replica call it with the same rollouts."""
 
     def score(self, rollouts: RolloutBatch) -> Scored | None:
-        """Scores of all the prompts given, at least one; None from a process that does not speak for its replica."""
+        """Score the prompts, at least one; return None on all but the output rank of the replica."""
+
+
+class NoScorer:
+    """The scorer of processes that leave scoring to the output rank of their replica."""
+
+    def score(self, rollouts: RolloutBatch) -> None:
+        """Return None, as these processes have no scores."""
 
 
 class PromptColumns(Protocol):
-    """Where the columns of prompts are looked up."""
+    """A dataset that the columns of prompts are read from."""
 
     def columns(self, rows: Sequence[int] | NDArray[np.int64]) -> Mapping[str, Sequence[Any]]:
-        """Values by column name, one for each of the rows: `messages` and the additional keys."""
+        """Return `messages` and the additional keys by column name, one value for each of N int64 dataset rows [N]."""

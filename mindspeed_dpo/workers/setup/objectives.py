@@ -1,4 +1,4 @@
-"""From a role's settings to the objects of the algorithm; also how the driver checks them before anything starts."""
+"""From a role's settings to its objective and schedules; the driver uses it too, to check them before it starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mindspeed_dpo.config.settings.online import NASH_MD, XPO
 
 
 def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
-    """The role's objective, as it begins."""
+    """Return a role's objective, with the initial beta."""
     if role.pairing.online_method == NASH_MD:
         return NashObjective(role.loss.dpo_beta)
     alpha = role.pairing.xpo_alpha if role.pairing.online_method == XPO else None
@@ -18,23 +18,27 @@ def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
 
 
 def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:
-    """The pull towards the reference of an iteration, per nat."""
+    """Return beta of an iteration, the strength of the pull towards the reference, per nat."""
     loss = role.loss
     return beta_at(iteration, train_iters, start=loss.dpo_beta, end=loss.dpo_beta_end, style=loss.dpo_beta_style)
 
 
 def steps_per_pass(role: RoleConfig) -> int:
-    """Optimizer steps over which the pairs of an iteration are spread in each pass."""
+    """Return the number of optimizer steps in each pass over the pairs of an iteration."""
     return role.batch.global_batch_size // role.pairing.ppo_mini_batch_size
 
 
 def steps_per_iteration(role: RoleConfig) -> int:
-    """Optimizer steps of an iteration; 1 offline."""
+    """Return the number of optimizer steps of an iteration; 1 offline."""
     return role.pairing.ppo_epochs * steps_per_pass(role)
 
 
 def learning_rate_of(role: RoleConfig, train_iters: int) -> LearningRateSettings:
-    """The role's learning-rate schedule."""
+    """Return the settings of a role's learning-rate schedule.
+
+    Raises:
+        ValueError: They contradict each other or are out of range.
+    """
     optimizer = role.optimizer
     return LearningRateSettings.for_run(
         style=optimizer.lr_decay_style,

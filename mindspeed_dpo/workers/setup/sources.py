@@ -1,4 +1,4 @@
-"""What a role reads from disk, opened the same way by the driver, which checks it, and by the workers, who use it."""
+"""Opens what a role reads from disk: by the driver, which checks it, and by the workers, which use it."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.weights import WeightsError, WeightSource, open_adapter, open_weights
-from mindspeed_dpo.weights.lora import AdapterSource, check_adapter, described
+from mindspeed_dpo.weights.lora import AdapterSource, adapter_description, check_adapter
 
 REWARD = "reward"
 
 
 def open_dataset(run: RunConfig) -> EvaluatedPairs | PromptDataset:
-    """What the run reads: pairs, or prompts that it answers itself. Raises what `open_pairs` raises."""
+    """Open the dataset of a run: pairs offline, prompts online.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: A file is damaged, or no row is left.
+    """
     return open_prompts(run.actor) if run.is_online else open_pairs(run)
 
 
 def open_pairs(run: RunConfig) -> EvaluatedPairs:
-    """The run's preference pairs and evaluation sets; tokens are read on demand.
+    """Open a run's preference pairs and evaluation sets; tokens are read on demand.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or no row is left.
     """
     loss = run.actor.loss
-    learned, *evaluated = [
+    train, *evaluated = [
         PreferenceDataset.open(
             data.data_path,
             seq_length=data.seq_length,
@@ -42,17 +47,17 @@ def open_pairs(run: RunConfig) -> EvaluatedPairs:
         )
         for data in (run.actor.data, *evaluation_data(run).values())
     ]
-    return EvaluatedPairs(learned, dict(zip(evaluation_data(run), evaluated, strict=True)))
+    return EvaluatedPairs(train, dict(zip(evaluation_data(run), evaluated, strict=True)))
 
 
 def evaluation_data(run: RunConfig) -> dict[str, DataConfig]:
-    """The evaluation sets beside the hold-out, each with the settings of what the run learns from."""
+    """Return the data settings of the evaluation sets other than the hold-out, by name."""
     paths = run.loop.eval_data_path or {}
     return {name: replace(run.actor.data, data_path=path) for name, path in paths.items()}
 
 
 def open_prompts(role: RoleConfig) -> PromptDataset:
-    """The role's prompts; tokens are read on demand.
+    """Open a role's prompts; tokens are read on demand.
 
     Raises:
         FileNotFoundError: A file is missing.
@@ -65,26 +70,26 @@ def open_prompts(role: RoleConfig) -> PromptDataset:
 
 
 def stop_ids(role: RoleConfig) -> frozenset[int]:
-    """The tokens that end a response: of tokenizer, template and generation config, none without a tokenizer.
+    """Return the ids of the tokens that end a response: of tokenizer, template and generation config.
 
     Raises:
-        FileNotFoundError: There is no such tokenizer or template file.
+        FileNotFoundError: The tokenizer or template file does not exist.
         ValueError: One of them cannot be read.
     """
     data = role.data
     if data.tokenizer_name_or_path is None:
         return frozenset()
-    named = data.prompt_type is not None and data.prompt_type not in SPECIAL_PROMPT_TYPES
-    template = load_template(str(data.prompt_type), data.prompt_type_path) if named else None
+    has_template = data.prompt_type is not None and data.prompt_type not in SPECIAL_PROMPT_TYPES
+    template = load_template(str(data.prompt_type), data.prompt_type_path) if has_template else None
     source = open_initial_weights(role)
     return stop_token_ids(load_tokenizer(data.tokenizer_name_or_path), template, source.assets() if source else None)
 
 
 def open_initial_weights(role: RoleConfig) -> WeightSource | None:
-    """The weights the role starts from, or None where they are drawn at random.
+    """Open the weights that a role starts from; None with `random_init`.
 
     Raises:
-        WeightsError: They are a reward model's where a language model is needed, or the other way round.
+        WeightsError: A reward model was given where a language model is needed, or the other way round.
     """
     if role.checkpoint.random_init:
         return None
@@ -97,11 +102,11 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
 
 
 def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:
-    """The adapters that a role's own start from, or None where they start from nothing.
+    """Open the adapters that a role's adapters are initialised from; None without `lora_load`.
 
     Raises:
-        FileNotFoundError: There are none.
-        WeightsError: They are not what the role's settings and model say.
+        FileNotFoundError: The path holds no adapters.
+        WeightsError: They do not fit the role's settings or model.
     """
     if role.adapters.lora_load is None:
         return None
@@ -112,27 +117,27 @@ def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:
 
 
 def adapters_on_weights(role: RoleConfig) -> dict[str, Any] | None:
-    """What a checkpoint of the role says about its adapters and the weights beneath; None without adapters."""
+    """Describe a role's adapters and base weights for a checkpoint's metadata; None without adapters."""
     source = open_initial_weights(role) if role.adapters.is_on else None
-    return None if source is None else described(role.adapters, source)
+    return None if source is None else adapter_description(role.adapters, source)
 
 
 def _check_head(source: WeightSource, role: RoleConfig) -> None:
     if source.is_reward_model and role.name != REWARD:
         raise WeightsError(
-            f"load of {role.name}: {source.path} is a reward model, which has no output layer to answer with; give it "
-            "as load of section reward, and here a language model"
+            f"load of {role.name}: {source.path} is a reward model, which cannot generate; set it as load of "
+            "section reward, and here a language model"
         )
     if role.name == REWARD and not source.is_reward_model:
         raise WeightsError(
-            f"load of {role.name}: {source.path} is a language model, which has no head that scores; give a reward "
+            f"load of {role.name}: {source.path} is a language model, which has no reward head; set a reward "
             "model: a Hugging Face ...ForSequenceClassification with one label, or a checkpoint of "
             "convert_ckpt.py --orm"
         )
 
 
 def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:
-    """All that decides which rows a step takes: equal for two runs exactly if they take the same ones."""
+    """Return all settings that decide which rows a step samples: equal for two runs only if they sample the same."""
     role = run.actor
     return {
         "global_batch_size": role.batch.global_batch_size,

@@ -1,4 +1,4 @@
-"""Where a rollout's weights come from: devices of its own, the training weights themselves, or a copy beside them."""
+"""The rollout's weights: on devices of its own, the training weights themselves, or a resharded copy beside them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.models.lora import merged_parameters
-from mindspeed_dpo.parallel.link import Link, join_link, world_link
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
-from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
+from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.setup.builders import Seat
+from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import open_initial_weights
 from mindspeed_dpo.workers.weight_sync.sender import sender_of
 
@@ -29,178 +29,190 @@ class RolloutWeights(Protocol):
     """The weights of one rollout process.
 
     Attributes:
-        tensors: All layers, this tensor-parallel rank's shards, by Megatron's names; they are changed in place.
-        place: Where the process stands among the rollout's; one pipeline stage.
-        tp: The tensor-parallel ranks.
-        is_filled: Whether the tensors hold weights before anything was received.
+        tensors: This tensor-parallel rank's shards of all layers, by Megatron's names; updated in place.
+        place: Ranks of the process in the rollout's layout, which has one pipeline stage.
+        tp: The tensor-parallel group.
+        is_filled: Whether the tensors hold weights before the first transfer.
     """
 
     tensors: Mapping[str, Tensor]
-    place: Place
+    place: ParallelRank
     tp: TensorGroup
     is_filled: bool
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """See `Publishing.open_link`."""
+    def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the weight group; `Actor.join_weight_group` has the arguments."""
 
     def receive(self, version: int) -> None:
-        """Have the actor's weights of this version."""
+        """Take over the actor's weights of this version."""
 
-    def whole(self) -> AbstractContextManager[None]:
-        """While this is held the tensors are what the actor's last update made them."""
+    def gathered(self) -> AbstractContextManager[None]:
+        """Keep the tensors up to date with the actor's last update while the context is open."""
 
 
-def rollout_weights(seat: Seat, role: RoleConfig, actor: ActorWorker | None) -> RolloutWeights:
-    """The weights of a rollout process: on its own devices, or in the process of an actor.
+def rollout_weights(context: WorkerContext, role: RoleConfig, actor: ActorWorker | None) -> RolloutWeights:
+    """Return the weights of a rollout process, on devices of its own or in the process of an actor.
 
-    Training weights are used in place where they lie as the rollout needs them: one stage, same tensor-parallel size.
+    Training weights are used in place if actor and rollout have the same tensor-parallel size and one pipeline stage.
     """
     if actor is None:
-        return OwnWeights(seat, role)
-    trained = actor.seat.place.topology
+        return OwnWeights(context, role)
+    trained = actor.context.place.topology
     if trained.pp == 1 and trained.tp == role.parallel.tensor_model_parallel_size:
         return TrainingWeights(actor)
     return CopiedWeights(role, actor)
 
 
 class OwnWeights:
-    """Weights on devices of the rollout's own, read from `load` once and then received over a link."""
+    """Weights on devices of the rollout's own, read from `load` once and then received from the weight group."""
 
-    def __init__(self, seat: Seat, role: RoleConfig) -> None:
-        self.place = seat.place
-        self.tp = _megatron_group(seat.place)
-        self._seat = seat
+    def __init__(self, context: WorkerContext, role: RoleConfig) -> None:
+        """Allocate the tensors and read the role's initial weights."""
+        self.place = context.place
+        self.tp = _megatron_group(context.place)
+        self._context = context
         self._role = role
-        self._link: Link | None = None
+        self._link: WeightGroup | None = None
         self.tensors: Mapping[str, Tensor]
-        self.tensors, self._shards = _empty(role, seat.place, seat.device)
-        self.is_filled = _read(role, seat.place, self.tensors)
+        self.tensors, self._shards = _empty(role, context.place, context.device)
+        self.is_filled = _read(role, context.place, self.tensors)
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """Join the link behind the publishers."""
-        self._link = join_link(
+    def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the weight group with a rank after those of the senders."""
+        self._link = join_weight_group(
             address,
-            publishers + dist.get_rank(),
-            publishers + receivers,
-            backend=self._seat.accelerator.backend,
+            num_senders + dist.get_rank(),
+            num_senders + num_receivers,
+            backend=self._context.accelerator.backend,
             timeout_minutes=self._role.parallel.distributed_timeout_minutes,
         )
 
     def receive(self, version: int) -> None:
-        """Take what the actor publishes; a collective with it.
+        """Receive the weights that the actor sends; a collective with it.
 
         Raises:
-            RuntimeError: There is no link yet.
-            WeightsError: The actor publishes something else; it raises the same, and no weight has moved.
+            RuntimeError: `join_group` was not called.
+            WeightsError: The actor sends something else; it raises the same, and no weight has moved.
         """
         if self._link is None:
-            raise RuntimeError("the rollout has no link to the actor; call open_link on both first")
+            raise RuntimeError(
+                "the rollout has not joined a weight group with the actor; call join_weight_group on both first"
+            )
         bucket_bytes = self._role.rollout.publish_bucket_bytes
         transfer(self._link, None, self._shards, version=version, bucket_bytes=bucket_bytes)
 
-    def whole(self) -> AbstractContextManager[None]:
-        """They always are."""
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: these tensors change only in `receive`."""
         return nullcontext()
 
 
 class TrainingWeights:
-    """The training weights themselves: nothing is copied, and nothing has to travel.
+    """The training weights themselves, neither copied nor transferred.
 
-    Only matrices with an adapter are a copy, into which it is merged for each version.
+    Only matrices with an adapter are a copy, into which the adapter is merged for each version.
     """
 
     is_filled = True
 
     def __init__(self, actor: ActorWorker) -> None:
+        """Use the weights of the actor in this process."""
         self._engine = actor.engine
-        trained = actor.seat.place.topology
-        # Context-parallel ranks hold copies of the weights, so each answers as a replica.
+        trained = actor.context.place.topology
+        # Context-parallel ranks hold copies of the weights, so each is a replica of the rollout.
         self.place = Topology.of(trained.world_size, trained.tp, 1).place(dist.get_rank())
         self.tp = _megatron_group(self.place)
         self.tensors: Mapping[str, Tensor] = merged_parameters(actor.engine.model)
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """Refused.
+    def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Refuse to join a weight group.
 
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a rollout in the actor's processes needs no link")
+        raise RuntimeError("a rollout in the actor's processes needs no weight group")
 
     def receive(self, version: int) -> None:
-        """They are there already; adapters are merged."""
-        with self.whole():
+        """Merge adapters; the other weights are in place already."""
+        with self.gathered():
             merged_parameters(self._engine.model, into=self.tensors)
 
-    def whole(self) -> AbstractContextManager[None]:
-        """With an overlapped parameter gather they are whole only on request."""
+    def gathered(self) -> AbstractContextManager[None]:
+        """Complete an overlapped parameter gather; until then the tensors hold stale values of other ranks' shards."""
         return self._engine.parameters_gathered()
 
 
 class CopiedWeights:
-    """A copy in the actor's processes under a layout of its own, filled over their own process group."""
+    """A copy in the actor's processes under the rollout's layout, filled over their own process group."""
 
     is_filled = True
 
     def __init__(self, role: RoleConfig, actor: ActorWorker) -> None:
-        """Make the groups and fill the copy; a collective of all of the actor's processes."""
-        seat, trained = actor.seat, actor.seat.place
+        """Create the tensor-parallel groups and fill the copy; a collective of all of the actor's processes."""
+        context, trained = actor.context, actor.context.place
         tp = role.parallel.tensor_model_parallel_size
         self.place = Topology.of(trained.topology.world_size, tp, 1).place(dist.get_rank())
         self.tp = _new_groups(self.place.topology)
         self.tensors: Mapping[str, Tensor]
-        self.tensors, self._shards = _empty(role, self.place, seat.device)
+        self.tensors, self._shards = _empty(role, self.place, context.device)
         self._engine, self._bucket_bytes = actor.engine, role.rollout.publish_bucket_bytes
-        self._seat, self._trained_role = seat, actor.role
+        self._context, self._trained_role = context, actor.role
         self._source = trained.pp_rank * (trained.topology.world_size // trained.topology.pp)
-        self._link = world_link()
+        self._link = world_weight_group()
         self.receive(0)
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """Refused.
+    def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Refuse to join a weight group.
 
         Raises:
             RuntimeError: Always.
         """
-        raise RuntimeError("a rollout in the actor's processes needs no link")
+        raise RuntimeError("a rollout in the actor's processes needs no weight group")
 
     def receive(self, version: int) -> None:
         """Copy the training weights; a collective of all of the actor's processes."""
         with self._engine.parameters_gathered():
-            sender = sender_of(self._seat, self._trained_role, self._engine, self._source)
+            sender = sender_of(self._context, self._trained_role, self._engine, self._source)
             transfer(self._link, sender, self._shards, version=version, bucket_bytes=self._bucket_bytes)
 
-    def whole(self) -> AbstractContextManager[None]:
-        """They always are."""
+    def gathered(self) -> AbstractContextManager[None]:
+        """Return a context that does nothing: these tensors change only in `receive`."""
         return nullcontext()
 
 
-def reference_weights(role: RoleConfig, place: Place, device: torch.device) -> dict[str, Tensor]:
-    """The weights of the role `ref` at a place of the rollout, read from its `load`.
+def reference_weights(role: RoleConfig, place: ParallelRank, device: torch.device) -> dict[str, Tensor]:
+    """Read the weights of the role `ref` from its `load`, under the rollout's layout.
+
+    Args:
+        role: Settings of the reference.
+        place: Ranks of the process in the rollout's layout.
+        device: Device of the tensors.
+
+    Returns:
+        This tensor-parallel rank's shards by Megatron's names: weights of any shape in the role's dtype.
 
     Raises:
-        WeightsError: They are not whole, or the role starts at random, so that another reading would differ.
+        WeightsError: A weight is missing, or the role is initialised at random, so that two readings would differ.
     """
     tensors, _ = _empty(role, place, device)
-    whole = replace(role, checkpoint=replace(role.checkpoint, load_checkpoint_loosely=False))
-    if not _read(whole, place, tensors):
-        raise WeightsError("the reference starts at random, so it cannot be read a second time to answer prompts")
+    strict = replace(role, checkpoint=replace(role.checkpoint, load_checkpoint_loosely=False))
+    if not _read(strict, place, tensors):
+        raise WeightsError("the reference is initialised at random, so the rollout cannot load the same weights")
     return tensors
 
 
-def placement(role: RoleConfig, place: Place) -> Placement:
-    """All layers, on this tensor-parallel rank."""
+def placement(role: RoleConfig, place: ParallelRank) -> Placement:
+    """Return the part of the model that a rollout process holds: all layers, one tensor-parallel rank."""
     return Placement.even(role.model.num_layers, tp_rank=place.tp_rank, tp_size=place.topology.tp)
 
 
-def _empty(role: RoleConfig, place: Place, device: torch.device) -> tuple[dict[str, Tensor], Shards]:
+def _empty(role: RoleConfig, place: ParallelRank, device: torch.device) -> tuple[dict[str, Tensor], Shards]:
     dtype = getattr(torch, role.precision.dtype)
     tensors = empty_tensors(role.model, placement(role, place), dtype, device)
     return tensors, Shards(role.model, tensors, placement(role, place))
 
 
-def _read(role: RoleConfig, place: Place, tensors: Mapping[str, Tensor]) -> bool:
-    """Fill the tensors from the role's initial weights, if there are any."""
+def _read(role: RoleConfig, place: ParallelRank, tensors: Mapping[str, Tensor]) -> bool:
+    """Fill the tensors from the role's initial weights; return False if it has none."""
     source = open_initial_weights(role)
     if source is None:
         return False
@@ -209,14 +221,14 @@ def _read(role: RoleConfig, place: Place, tensors: Mapping[str, Tensor]) -> bool
     return True
 
 
-def _megatron_group(place: Place) -> TensorGroup:
-    """The tensor-parallel ranks of the pool's own layout."""
+def _megatron_group(place: ParallelRank) -> TensorGroup:
+    """Return the tensor-parallel group of the pool's own layout."""
     tp = place.topology.tp
     return TensorGroup(place.tp_rank, tp, parallel_state.get_tensor_model_parallel_group() if tp > 1 else None)
 
 
 def _new_groups(topology: Topology) -> TensorGroup:
-    """The tensor-parallel ranks of a layout beside the pool's own; every process makes every group."""
+    """Create the tensor-parallel groups of a second layout, every process every group, and return this process's."""
     rank, tp = dist.get_rank(), topology.tp
     if tp == 1:
         return TensorGroup()

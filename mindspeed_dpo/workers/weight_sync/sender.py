@@ -1,4 +1,4 @@
-"""The actor's end of the way that its weights take to a rollout on devices of its own."""
+"""The actor's side of weight transfer to a rollout on devices of its own."""
 
 from __future__ import annotations
 
@@ -8,103 +8,108 @@ from megatron.core import parallel_state
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import merged_parameters
-from mindspeed_dpo.parallel.link import Link, join_link
 from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Sender, Shards, digests, transfer
-from mindspeed_dpo.workers.setup.builders import Seat, placement_of
+from mindspeed_dpo.workers.setup.builders import placement_of
+from mindspeed_dpo.workers.setup.context import WorkerContext
 
 
-class Publishing:
-    """Hands the weights of one training process on, as far as that is its part.
+class WeightSender:
+    """Sends the weights of one training process, where that is its part.
 
-    The first copy of the weights is published: the first tensor-parallel rank of each stage is in the link, the others
-    help it.
+    The first copy of the weights is sent: the first tensor-parallel rank of each stage is in the weight group, the
+    other tensor-parallel ranks of that copy gather their shards to it.
     """
 
-    def __init__(self, seat: Seat, role: RoleConfig, engine: TrainingEngine) -> None:
-        self._seat = seat
+    def __init__(self, context: WorkerContext, role: RoleConfig, engine: TrainingEngine) -> None:
+        """Send the weights of an engine; `join_group` comes before the first transfer.
+
+        Args:
+            context: Of the actor's process.
+            role: Settings of the actor.
+            engine: Holds the weights.
+        """
+        self._context = context
         self._role = role
         self._engine = engine
         self._store: dist.TCPStore | None = None
-        self._link: Link | None = None
-        self._is_open = False
+        self._link: WeightGroup | None = None
+        self._has_group = False
 
-    def host_link(self, host: str) -> str | None:
-        """`host:port` where a link can be joined, from the first process, which lies on `host`; None from the others.
-
-        Each link needs a call of its own.
-        """
+    def host_group(self, host: str) -> str | None:
+        """Open the port of a weight group on rank 0 and return its `host:port`; None on the other ranks."""
         if dist.get_rank():
             return None
         self._store = host_store(0)
         return f"{host}:{self._store.port}"
 
-    def open_link(self, address: str, publishers: int, receivers: int) -> None:
-        """Join the link; returns once all publishers and receivers have come.
+    def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the weight group, if this process sends; returns once all have joined.
 
         Args:
-            address: What `host_link` gave.
-            publishers: Pipeline stages of the actor.
-            receivers: Processes of the rollout, whose ranks in the link follow.
+            address: What `host_group` returned.
+            num_senders: Pipeline stages of the actor.
+            num_receivers: Processes of the rollout, whose ranks in the group follow.
         """
-        place, self._is_open = self._seat.place, True
+        place, self._has_group = self._context.place, True
         if place.holds_first_copy and place.tp_rank == 0:
-            self._link = join_link(
+            self._link = join_weight_group(
                 address,
                 place.pp_rank,
-                publishers + receivers,
-                backend=self._seat.accelerator.backend,
+                num_senders + num_receivers,
+                backend=self._context.accelerator.backend,
                 timeout_minutes=self._role.parallel.distributed_timeout_minutes,
                 store=self._store,
             )
 
-    def publish(self, version: int) -> None:
-        """Send the weights to the rollout, which must `receive` the same version meanwhile; a collective.
+    def send(self, version: int) -> None:
+        """Send the weights to the rollout, which must receive the same version at the same time; a collective.
 
-        Without a link nothing happens: the rollout lives in these processes and takes the weights itself.
+        Does nothing without a group: the rollout is then in these processes and takes the weights itself.
 
         Raises:
             WeightsError: The rollout expects something else; it raises the same, and no weight has moved.
         """
-        if not self._is_open:
+        if not self._has_group:
             return
-        # On every replica: where the gather of updated parameters is overlapped, it takes all of them.
+        # On every replica: an overlapped gather of updated parameters is a collective of all of them.
         with self._engine.parameters_gathered():
-            sender = sender_of(self._seat, self._role, self._engine, source=self._seat.place.pp_rank)
+            sender = sender_of(self._context, self._role, self._engine, source=self._context.place.pp_rank)
             if sender is not None:
                 bucket_bytes = self._role.rollout.publish_bucket_bytes
                 transfer(self._link, sender, None, version=version, bucket_bytes=bucket_bytes)
 
     def digest(self) -> dict[str, int] | None:
-        """See `transit.digests`; from the one process that speaks for each replica, None from the others."""
-        place = self._seat.place
-        alone = place.topology.tp * place.topology.pp == 1
+        """Return a 64-bit hash of every weight by name, from the output rank of each replica; a collective."""
+        place = self._context.place
+        is_single = place.topology.tp * place.topology.pp == 1
         with self._engine.parameters_gathered():
-            found = digests(
-                shards_of(self._seat, self._role, self._engine),
-                None if alone else parallel_state.get_model_parallel_group(),
+            hashes = digests(
+                shards_of(self._context, self._role, self._engine),
+                None if is_single else parallel_state.get_model_parallel_group(),
             )
-        return found if place.is_output else None
+        return hashes if place.is_output else None
 
 
-def sender_of(seat: Seat, role: RoleConfig, engine: TrainingEngine, source: int) -> Sender | None:
-    """What this training process publishes now; None outside the first copy of the weights.
+def sender_of(context: WorkerContext, role: RoleConfig, engine: TrainingEngine, source: int) -> Sender | None:
+    """Return what this training process sends now; None outside the first copy of the weights.
 
-    Adapters are merged into a copy of the weights, so what was made before an update must not be sent after it.
+    Adapters are merged into a copy of the weights, so a sender made before an update is stale after it.
 
     Args:
-        seat: Of the actor.
-        role: The actor.
+        context: Of the actor's process.
+        role: Settings of the actor.
         engine: Holds the weights.
-        source: Rank in the link of the first tensor-parallel rank of this stage.
+        source: Rank in the weight group of the first tensor-parallel rank of this stage.
     """
-    if not seat.place.holds_first_copy:
+    if not context.place.holds_first_copy:
         return None
-    several = seat.place.topology.tp > 1
-    group = parallel_state.get_tensor_model_parallel_group() if several else None
-    return Sender(shards_of(seat, role, engine), group, source)
+    is_sharded = context.place.topology.tp > 1
+    group = parallel_state.get_tensor_model_parallel_group() if is_sharded else None
+    return Sender(shards_of(context, role, engine), group, source)
 
 
-def shards_of(seat: Seat, role: RoleConfig, engine: TrainingEngine) -> Shards:
-    """The weights of this training process as they are now, adapters merged."""
-    return Shards(role.model, merged_parameters(engine.model), placement_of(role, seat.place))
+def shards_of(context: WorkerContext, role: RoleConfig, engine: TrainingEngine) -> Shards:
+    """Return the current weights of this training process, adapters merged."""
+    return Shards(role.model, merged_parameters(engine.model), placement_of(role, context.place))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues, across_pairs
+from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, log_ratios
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES
@@ -31,7 +31,7 @@ def value(
 ) -> Tensor:
     """The loss of some pairs that are a whole step, with the default settings."""
     values = StepValues(lengths.to(policy.dtype), policy.detach(), ref)
-    across = across_pairs(values, (name,), settings.pop("group", None))
+    across = cross_pair_values(values, (name,), settings.pop("group", None))
     terms = PairTerms(
         logps=policy,
         ratios=policy - ref,

@@ -19,10 +19,15 @@ def some(seed: int, columns: int = 1) -> Tensor:
     return torch.randn(3, columns, generator=torch.Generator().manual_seed(seed))
 
 
-def measure(rows: slice = slice(None), weights: Tensor | None = None, pull: Tensor | None = None) -> PairLosses:
-    pull = some(3) if pull is None else pull
+def measure(rows: slice = slice(None), weights: Tensor | None = None, kl_surrogate: Tensor | None = None) -> PairLosses:
+    kl_surrogate = some(3) if kl_surrogate is None else kl_surrogate
     values = PairValues(
-        some(1)[rows], LENGTHS[rows], some(2)[rows], weights, logp_weights=some(4)[rows], pull=pull[rows]
+        some(1)[rows],
+        LENGTHS[rows],
+        some(2)[rows],
+        weights,
+        logp_weights=some(4)[rows],
+        kl_surrogate=kl_surrogate[rows],
     )
     return NashObjective(0.3)(values)
 
@@ -41,7 +46,7 @@ def test_splitting_a_step_changes_nothing_and_padding_counts_nowhere() -> None:
     assert torch.equal(torch.cat([part.losses for part in parts]), whole.losses)
     broken = some(3)
     broken[2] = NAN
-    padded, real = measure(weights=torch.tensor([1.0, 1, 0]), pull=broken), measure(slice(0, 2))
+    padded, real = measure(weights=torch.tensor([1.0, 1, 0]), kl_surrogate=broken), measure(slice(0, 2))
     assert torch.equal(padded.losses, torch.cat([real.losses, torch.zeros(1)]))
     assert padded.sums.means() == pytest.approx(real.sums.means())
 

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.cross_pair import StepValues
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms
-from mindspeed_dpo.algorithms.objective import PAIR_LOSSES, PairLosses, PairValues, PreferenceObjective, adapted
+from mindspeed_dpo.algorithms.objective import (
+    PAIR_LOSSES,
+    PairLosses,
+    PairValues,
+    PreferenceObjective,
+    with_adapted_beta,
+)
 from mindspeed_dpo.config.settings.loss import (
     DIVERGING_LOSSES,
     LIKELIHOOD_LOSSES,
@@ -162,10 +168,10 @@ def test_a_margin_is_taken_off_and_a_factor_multiplies() -> None:
 
 
 def test_agreement_weighs_preferences_but_not_likelihoods() -> None:
-    values, agreement = (some_logps(1), LENGTHS, some_logps(2)), torch.tensor([0.5, 1.0, 2.0, 0.1, 0.0])
+    values, wpo_weights = (some_logps(1), LENGTHS, some_logps(2)), torch.tensor([0.5, 1.0, 2.0, 0.1, 0.0])
     plain = {name: measure(objective(name), *values).losses for name in ("sigmoid", "sft")}
-    weighed = measure(objective("sigmoid", "sft"), *values, agreement=agreement).losses
-    torch.testing.assert_close(weighed, plain["sigmoid"] * agreement + plain["sft"])
+    weighed = measure(objective("sigmoid", "sft"), *values, wpo_weights=wpo_weights).losses
+    torch.testing.assert_close(weighed, plain["sigmoid"] * wpo_weights + plain["sft"])
 
 
 @pytest.mark.parametrize(
@@ -188,10 +194,10 @@ def test_beta_follows_the_batch() -> None:
     logps, ref = some_logps(1), some_logps(2)
     loss = objective(beta_dpo_alpha=0.6, beta_dpo_momentum=0.9)
     mean = 0.1 * float(((logps - ref)[:, 0] - (logps - ref)[:, 1]).mean())
-    changed, usual = adapted(loss, StepValues(LENGTHS.float(), logps, ref), usual=0.2)
+    changed, usual = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps, ref), usual=0.2)
     assert changed.beta == pytest.approx(0.1 * (1 + 0.6 * (mean - 0.2)))
     assert usual == pytest.approx(0.9 * 0.2 + 0.1 * mean)
-    far = adapted(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), usual=0.2)[0]
+    far = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), usual=0.2)[0]
     assert far.beta == pytest.approx(0.001)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues, across_pairs
+from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
 from mindspeed_dpo.algorithms.lr_schedule import LearningRateSettings, lr_at
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.config.settings.loss import LossConfig
@@ -56,8 +56,8 @@ def measured(case: dict, micro_batches: list[dict]) -> PairLosses:
     lengths = torch.cat([response_lengths(m) for m in micro_batches])
     objective = objective_of(case)
     values = StepValues(lengths.float(), logps, ref)
-    across = across_pairs(values, objective.settings.dpo_loss_type, case["hp"]["batch_size"])
-    return objective(PairValues(logps, lengths, ref, across=across))
+    across = cross_pair_values(values, objective.settings.dpo_loss_type, case["hp"]["batch_size"])
+    return objective(PairValues(logps, lengths, ref, cross_pair=across))
 
 
 @pytest.mark.parametrize("name", LOSS_CASES)

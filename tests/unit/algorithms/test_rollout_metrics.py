@@ -25,7 +25,7 @@ def rollouts(logps: torch.Tensor | None = LOGPS) -> RolloutBatch:
 
 def metrics(scores: np.ndarray = SCORES, **changes: object) -> dict[str, float]:
     batch = rollouts()
-    selection = select_pairs(batch.answers, scores, rule="best_worst", seed=(0,))
+    selection = select_pairs(batch.samples, scores, rule="best_worst", seed=(0,))
     arguments = {"ref_logps": REF, "beta": 0.5, "version": 4, **changes}
     return rollout_metrics(batch, scores, selection, **arguments)  # type: ignore[arg-type]
 

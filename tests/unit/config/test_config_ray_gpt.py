@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +26,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """The runs handed to a stand-in for the trainers, which answers with exit code 7."""
     runs: list[RunConfig] = []
     stand_in = ModuleType("mindspeed_dpo.trainers.build")
-    stand_in.run = lambda run: runs.append(run) or 7  # type: ignore[attr-defined]
-    real = importlib.import_module
-    monkeypatch.setattr(importlib, "import_module", lambda name: stand_in if name == stand_in.__name__ else real(name))
+    stand_in.train = lambda run: runs.append(run) or 7  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
     return runs
 
 

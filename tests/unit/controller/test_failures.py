@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import ray
 
-from mindspeed_dpo.controller.failures import CAUSE_WAIT_S, DEATH_WAIT_S, WorkerFailure, patience_s
-from mindspeed_dpo.controller.worker_group import Answers, WorkerGroup
+from mindspeed_dpo.controller.failures import CAUSE_WAIT_S, DEATH_WAIT_S, WorkerFailure, listen_s
+from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
 
 DEATH = ray.exceptions.ActorDiedError()
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 class Process:
-    """Answers where it is, or that it is dead."""
+    """PendingResults where it is, or that it is dead."""
 
     def __init__(self) -> None:
         self.answer: Callable[[], Answer] = Answer
@@ -69,7 +69,7 @@ def groups() -> tuple[WorkerGroup, WorkerGroup]:
 
 def message(group: WorkerGroup, *answers: Answer) -> str:
     with pytest.raises(WorkerFailure) as failure:
-        Answers(group, answers, "actor.publish").result()
+        PendingResults(group, answers, "Actor.send_weights").result()
     return str(failure.value)
 
 
@@ -78,7 +78,7 @@ LOST = Answer(failed(RuntimeError("Connection closed by peer")))
 
 def test_the_dead_process_of_another_group_is_named_though_it_lived_when_it_was_last_asked() -> None:
     actor, rollout = groups()
-    actor.look_after_others()
+    actor.check_others()
     rollout._processes[1].answer = lambda: Answer(DEATH)
     assert message(actor, LOST, LOST).startswith("rollout rank 1 on there failed in the background: the process died")
 
@@ -89,21 +89,21 @@ def test_a_death_that_is_told_late_is_waited_for() -> None:
     assert message(actor, LOST, LOST).startswith("rollout rank 0 on here")
     actor, _ = groups()
     late = Answer(DEATH, is_there=False, is_late=True)
-    assert message(actor, LOST, late).startswith("actor rank 1 on there failed in actor.publish: the process died")
+    assert message(actor, LOST, late).startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
 
 
 @pytest.mark.parametrize("error", [DEATH, ray.exceptions.OutOfMemoryError("short of memory")])
 def test_a_process_that_ray_ended_is_a_dead_one(error: Exception) -> None:
     actor, _ = groups()
     told = message(actor, LOST, Answer(error))
-    assert told.startswith("actor rank 1 on there failed in actor.publish: the process died")
+    assert told.startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
 
 
 def test_an_error_is_told_as_such_where_every_process_lives_or_is_busy() -> None:
     actor, rollout = groups()
     rollout._processes[0].answer = lambda: Answer(is_there=False)
     wrong, hangs = Answer(failed(ValueError("no such row"))), Answer(is_there=False)
-    assert "actor rank 1 on there failed in actor.publish: ValueError: no such row" in message(actor, hangs, wrong)
+    assert "actor rank 1 on there failed in Actor.send_weights: ValueError: no such row" in message(actor, hangs, wrong)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_an_error_is_told_as_such_where_every_process_lives_or_is_busy() -> None
     ],
 )
 def test_what_may_be_a_lost_connection_is_given_more_time(error: Exception, expected: float) -> None:
-    assert patience_s({0: error}) == expected
+    assert listen_s({0: error}) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,18 +11,18 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.role_groups import (
-    ActorHandle,
-    ReferenceHandle,
-    RewardHandle,
-    RolloutHandle,
+    ActorGroup,
+    ReferenceGroup,
+    RewardGroup,
+    RolloutGroup,
     WeightsMismatch,
 )
-from mindspeed_dpo.workers.interfaces import Share
+from mindspeed_dpo.workers.interfaces import Actor, Reference, ReplicaValues, Rollout
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 
 class Answered:
-    """Answers that are there already."""
+    """PendingResults that are there already."""
 
     def __init__(self, answers: list[Any]) -> None:
         self._answers = answers
@@ -40,12 +41,12 @@ class RecordingGroup:
 
     size, host = 3, "10.0.0.1"
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        self.asked.append((role, verb, *(a.tolist() if isinstance(a, np.ndarray) else a for a in args)))
+    def call(self, method: Callable[..., Any], *args: Any) -> list[Any]:
+        self.asked.append((method, *(a.tolist() if isinstance(a, np.ndarray) else a for a in args)))
         return self.answers
 
-    def start(self, role: str, verb: str, *args: Any) -> Answered:
-        return Answered(self.call(role, verb, *args))
+    def start(self, method: Callable[..., Any], *args: Any) -> Answered:
+        return Answered(self.call(method, *args))
 
     def build(self, role: str) -> None:
         raise AssertionError("a handle builds nothing")
@@ -57,31 +58,31 @@ def logps(*values: float) -> np.ndarray:
     return np.array([[value, -value] for value in values], np.float32).reshape(-1, 2)
 
 
-@pytest.mark.parametrize(("handle", "role"), [(ReferenceHandle, "ref"), (ActorHandle, "actor")])
+@pytest.mark.parametrize(("handle", "method"), [(ReferenceGroup, Reference.log_probs), (ActorGroup, Actor.log_probs)])
 def test_log_probabilities_come_in_the_order_of_the_pairs_whoever_had_them(
-    handle: type[ReferenceHandle], role: str
+    handle: type[ReferenceGroup], method: Callable[..., Any]
 ) -> None:
-    shares = (Share(np.array([0, 2]), logps(3, 1)), Share(np.array([1]), logps(2)))
-    nobodys = Share(np.zeros(0, np.int64), logps())
+    shares = (ReplicaValues(np.array([0, 2]), logps(3, 1)), ReplicaValues(np.array([1]), logps(2)))
+    nobodys = ReplicaValues(np.zeros(0, np.int64), logps())
     group = RecordingGroup(shares[0], None, shares[1], None, nobodys)
     found = handle(group).log_probs([7, 5, 6])
     assert found.dtype == np.float32 and found.tolist() == [[3, -3], [2, -2], [1, -1]]
-    assert group.asked == [(role, "log_probs", [7, 5, 6])]
+    assert group.asked == [(method, [7, 5, 6])]
 
 
 def test_update_and_evaluate_hand_on_their_arguments_and_the_one_answer() -> None:
     group = RecordingGroup(None, {"loss": 0.5}, None)
-    actor = ActorHandle(group)
+    actor = ActorGroup(group)
     assert actor.update(9, [1, 0], logps(1, 2)) == {"loss": 0.5}
     assert actor.evaluate([1, 0], logps(1, 2)) == {"loss": 0.5}
     values = [[1, -1], [2, -2]]
-    assert group.asked == [("actor", "update", 9, [1, 0], values), ("actor", "evaluate", [1, 0], values)]
+    assert group.asked == [(Actor.update, 9, [1, 0], values), (Actor.evaluate, [1, 0], values)]
 
 
 @pytest.mark.parametrize("answers", [[None, None], [{"loss": 1.0}, {"loss": 1.0}]], ids=["none", "two"])
 @pytest.mark.parametrize("verb", ["update", "evaluate"])
 def test_anything_but_one_set_of_metrics_is_an_error(verb: str, answers: list[Any]) -> None:
-    actor = ActorHandle(RecordingGroup(*answers))
+    actor = ActorGroup(RecordingGroup(*answers))
     arguments = (0, [1], logps(1)) if verb == "update" else ([1], logps(1))
     with pytest.raises(ValueError):
         getattr(actor, verb)(*arguments)
@@ -89,20 +90,20 @@ def test_anything_but_one_set_of_metrics_is_an_error(verb: str, answers: list[An
 
 def test_save_gives_the_folder_and_load_hands_on_the_parts() -> None:
     group = RecordingGroup("out/iter_0000003", "out/iter_0000003")
-    actor = ActorHandle(group, role="another")
+    actor = ActorGroup(group)
     assert actor.save(3, {"num_tokens": 5}) == "out/iter_0000003"
     actor.load("out/iter_0000003", True, False)
     assert group.asked == [
-        ("another", "save", 3, {"num_tokens": 5}, None),
-        ("another", "load", "out/iter_0000003", True, False),
+        (Actor.save, 3, {"num_tokens": 5}, None),
+        (Actor.load, "out/iter_0000003", True, False),
     ]
 
 
 def test_a_save_is_finished_once_all_processes_have_written() -> None:
     waiting, written = RecordingGroup(True, False), RecordingGroup(True, True)
-    assert not ActorHandle(waiting).finish_save(False) and waiting.asked == [("actor", "is_written", False)]
-    assert ActorHandle(written).finish_save(True)
-    assert written.asked == [("actor", "is_written", True), ("actor", "finish_save")]
+    assert not ActorGroup(waiting).finish_save(False) and waiting.asked == [(Actor.is_written, False)]
+    assert ActorGroup(written).finish_save(True)
+    assert written.asked == [(Actor.is_written, True), (Actor.finish_save,)]
 
 
 def rollouts(*rows: int, version: int = 2) -> RolloutBatch:
@@ -112,38 +113,38 @@ def rollouts(*rows: int, version: int = 2) -> RolloutBatch:
 
 def test_rollouts_and_scores_of_the_replicas_are_joined_in_their_order() -> None:
     group = RecordingGroup(rollouts(4, 2), None, rollouts(9))
-    batch = RolloutHandle(group, group, publishers=1).generate(np.array([4, 2, 9]), 30)
-    assert batch.rows.tolist() == [4, 2, 9] and group.asked == [("rollout", "generate", [4, 2, 9], 30)]
+    batch = RolloutGroup(group, group, num_senders=1).generate(np.array([4, 2, 9]), 30)
+    assert batch.rows.tolist() == [4, 2, 9] and group.asked == [(Rollout.generate, [4, 2, 9], 30)]
     parts = [Scored(logps(1, 2), {1: "why"}), None, Scored(logps(3), {0: "because"})]
-    scored = RewardHandle(RecordingGroup(*parts)).score(batch)
+    scored = RewardGroup(RecordingGroup(*parts)).score(batch)
     assert scored.scores.tolist() == logps(1, 2, 3).tolist() and scored.failures == {1: "why", 2: "because"}
 
 
 def test_rollouts_of_different_policies_are_no_batch() -> None:
     group = RecordingGroup(rollouts(4), rollouts(5, version=3))
     with pytest.raises(ValueError, match=r"versions \[2, 3\]"):
-        RolloutHandle(group, group, publishers=1).generate(np.array([4, 5]), 0)
+        RolloutGroup(group, group, num_senders=1).generate(np.array([4, 5]), 0)
 
 
 def test_a_rollout_in_the_processes_of_the_actor_only_takes_the_version() -> None:
     group = RecordingGroup(1, 1)
-    RolloutHandle(group, group, publishers=1).update_weights(7)
-    assert group.asked == [("rollout", "receive", 7)]
+    RolloutGroup(group, group, num_senders=1).update_weights(7)
+    assert group.asked == [(Rollout.receive_weights, 7)]
 
 
 def test_a_rollout_elsewhere_is_linked_once_and_receives_what_is_published() -> None:
     actor, rollout = RecordingGroup("10.0.0.1:5", None), RecordingGroup(None, None, None)
-    handle = RolloutHandle(rollout, actor, publishers=2)
+    handle = RolloutGroup(rollout, actor, num_senders=2)
     handle.update_weights(7)
     link = ("10.0.0.1:5", 2, 3)
-    asked = [("actor", "host_link", "10.0.0.1"), ("actor", "open_link", *link), ("actor", "publish", 7)]
+    asked = [(Actor.host_weight_group, "10.0.0.1"), (Actor.join_weight_group, *link), (Actor.send_weights, 7)]
     assert actor.asked == asked
-    assert rollout.asked == [("rollout", "open_link", *link), ("rollout", "receive", 7)]
+    assert rollout.asked == [(Rollout.join_weight_group, *link), (Rollout.receive_weights, 7)]
 
 
 def test_weights_that_differ_after_the_transfer_are_named() -> None:
     actor, rollout = RecordingGroup({"a": 1, "b": 2}), RecordingGroup({"a": 1, "b": 2}, {"a": 1, "b": 3})
-    group = RolloutHandle.__new__(RolloutHandle)
-    group._group, group._actor, group._validate, group._apart = rollout, actor, True, True
-    with pytest.raises(WeightsMismatch, match="version 3 the rollout holds another b than the actor"):
+    group = RolloutGroup.__new__(RolloutGroup)
+    group._group, group._actor, group._validate, group._is_separate = rollout, actor, True, True
+    with pytest.raises(WeightsMismatch, match="version 3 the rollout's b differs from the actor's"):
         group.update_weights(3)

@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.models.vocab_shard import VocabShard
-from mindspeed_dpo.workers.colocated_roles import Crew
-from mindspeed_dpo.workers.setup.builders import Seat, fuses_head
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from mindspeed_dpo.workers.setup.builders import fuses_head
+from mindspeed_dpo.workers.setup.context import WorkerContext
 from tests.support.npu_facts import V27, V213
 from tests.unit.models.head_jobs import Case, Scored, score
 
@@ -77,12 +78,12 @@ class Decided(NamedTuple):
     warnings: list[str]
 
 
-def decided(crew: Crew, versions: tuple[str, ...], fault: str | None) -> Decided:
+def decided(colocated: ColocatedRoles, versions: tuple[str, ...], fault: str | None) -> Decided:
     """What the actor of a run decides under a wheel, each rank its own, whose operators may have a fault."""
-    seat: Seat = crew.seat
+    context: WorkerContext = colocated.context
     version = versions[dist.get_rank() % len(versions)]
-    model = seat.run.actor.model
-    size = (model.padded_vocab_size or model.vocab_size) // seat.place.topology.tp
+    model = context.run.actor.model
+    size = (model.padded_vocab_size or model.vocab_size) // context.place.topology.tp
     shard = VocabShard(0, size, model.vocab_size)
     told: list[str] = []
     handler = logging.Handler()
@@ -94,7 +95,7 @@ def decided(crew: Crew, versions: tuple[str, ...], fault: str | None) -> Decided
             if fault is not None:
                 for name, faulty in FAULTS[fault](library).items():
                     setattr(library, name, faulty)
-            return Decided(fuses_head(seat, seat.run.actor, shard), told)
+            return Decided(fuses_head(context, context.run.actor, shard), told)
     finally:
         logger.removeHandler(handler)
 

@@ -96,8 +96,8 @@ def test_the_plain_head_scores_where_a_trial_fails(fault: str, reason: str, tmp_
     ((fuses, warnings),) = group.inspect(jobs.decided, (V213,), fault)
     group.leave()
     assert not fuses
-    assert f"actor: the device's fused log-probability head was tried: {reason}" in warnings[0]
-    assert warnings[1] == "actor: the plain head scores instead"
+    assert f"actor: the check of the device's fused log-probability head failed: {reason}" in warnings[0]
+    assert warnings[1] == "actor: using the plain head"
 
 
 def test_training_with_it_stays_near_training_without(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 
 TRAIN_ROWS = np.array([7, 2, 9, 4, 0])
@@ -35,7 +35,7 @@ class Pretended:
         self.calls.append(("ref", rows.tolist()))
         return np.stack([rows, 2 * rows], 1).astype(np.float32)
 
-    def follow(self, done: int) -> bool:
+    def sync_if_due(self, num_done: int) -> bool:
         return False
 
     def update(self, step: int, rows: np.ndarray, ref_logps: np.ndarray) -> dict[str, float]:
@@ -73,10 +73,10 @@ class Pretended:
 
 
 def trainer(
-    roles: Pretended, plan: Plan, eval_rows: np.ndarray | dict[str, np.ndarray] = EVAL_ROWS, **sampling: Any
+    roles: Pretended, schedule: LoopSchedule, eval_rows: np.ndarray | dict[str, np.ndarray] = EVAL_ROWS, **sampling: Any
 ) -> OfflineDPOTrainer:
     sampler = PairSampler(len(TRAIN_ROWS), **{"global_batch_size": BATCH, "seed": 5, **sampling})
     return OfflineDPOTrainer(
-        actor=roles, reference=roles, tracker=roles, plan=plan, sampler=sampler, train_rows=TRAIN_ROWS,
+        actor=roles, reference=roles, tracker=roles, schedule=schedule, sampler=sampler, train_rows=TRAIN_ROWS,
         eval_sets=eval_rows if isinstance(eval_rows, dict) else {"split": eval_rows}, row_tokens=ROW_TOKENS,
     )  # fmt: skip

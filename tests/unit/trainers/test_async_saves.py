@@ -12,8 +12,8 @@ import pytest
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.retention import BEST, saved_iterations
-from mindspeed_dpo.trainers.checkpoint_policy import Rule, Watch
-from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule, CheckpointPolicy
+from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from tests.unit.trainers.fakes import Pretended, trainer
 
 LOSS = "eval/loss"
@@ -52,7 +52,7 @@ def kinds(roles: Slow) -> list[Any]:
 
 def test_training_goes_on_until_the_next_save_which_waits_as_the_end_does(tmp_path: Path) -> None:
     roles = Slow(root=tmp_path)
-    assert trainer(roles, Plan(0, 5, save_interval=2, async_save=True)).fit() == 5
+    assert trainer(roles, LoopSchedule(0, 5, save_interval=2, async_save=True)).fit() == 5
     assert kinds(roles) == [
         ("log", 1), ("log", 2), ("save", 2), ("log", 3), ("log", 4), ("whole", 2), ("save", 4), ("log", 5),
         ("whole", 4), ("save", 5), ("whole", 5),
@@ -61,7 +61,7 @@ def test_training_goes_on_until_the_next_save_which_waits_as_the_end_does(tmp_pa
 
 def test_a_save_is_whole_at_the_end_of_the_step_in_which_it_is_written(tmp_path: Path) -> None:
     roles = Slow(root=tmp_path, looks=1)
-    trainer(roles, Plan(0, 4, save_interval=2, async_save=True)).fit()
+    trainer(roles, LoopSchedule(0, 4, save_interval=2, async_save=True)).fit()
     assert kinds(roles)[:5] == [("log", 1), ("log", 2), ("save", 2), ("whole", 2), ("log", 3)]
 
 
@@ -75,8 +75,8 @@ def test_others_are_deleted_and_the_best_is_named_only_when_it_is_whole(tmp_path
             return super().save(iteration, remembered)
 
     roles = Seen(root=tmp_path, eval_losses=[0.9, 0.5, 0.4, 0.6])
-    story = trainer(roles, Plan(0, 4, save_interval=1, eval_interval=1, async_save=True))
-    story.watch = Watch(Rule(LOSS, keep=1), tmp_path)
+    story = trainer(roles, LoopSchedule(0, 4, save_interval=1, eval_interval=1, async_save=True))
+    story.checkpoint_policy = CheckpointPolicy(BestMetricRule(LOSS, keep=1), tmp_path)
     story.fit()
     # Step 2 is better than step 1, which stays nevertheless until step 2 is whole.
     assert seen == [(1, None, []), (2, 1, [1]), (3, 2, [2]), (4, 3, [3])]
@@ -95,7 +95,7 @@ def failing(error: Exception) -> Any:
 def test_an_error_waits_for_the_save_and_is_the_one_that_is_told(error: Exception, tmp_path: Path) -> None:
     roles = Slow(root=tmp_path, during_update=failing(error))
     with pytest.raises(type(error), match=str(error)):
-        trainer(roles, Plan(0, 5, save_interval=2, async_save=True)).fit()
+        trainer(roles, LoopSchedule(0, 5, save_interval=2, async_save=True)).fit()
     assert saved_iterations(tmp_path) == [2]
 
 
@@ -109,14 +109,14 @@ class Broken(Slow):
 def test_a_save_that_fails_ends_the_run(tmp_path: Path) -> None:
     roles = Broken(root=tmp_path)
     with pytest.raises(RuntimeError, match="the disk is full"):
-        trainer(roles, Plan(0, 5, save_interval=2, async_save=True)).fit()
+        trainer(roles, LoopSchedule(0, 5, save_interval=2, async_save=True)).fit()
     assert roles.done("save") == [2]
 
 
 def test_the_first_error_is_told_before_that_of_the_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     roles = Broken(root=tmp_path, during_update=failing(ValueError("nothing to learn")))
     with pytest.raises(ValueError, match="nothing to learn"):
-        trainer(roles, Plan(0, 5, save_interval=3, async_save=True)).fit()
+        trainer(roles, LoopSchedule(0, 5, save_interval=3, async_save=True)).fit()
     assert "the checkpoint that was being written is not whole: the disk is full" in caplog.text
 
 
@@ -125,5 +125,5 @@ def test_the_checkpoint_before_a_diverging_step_is_waited_for(tmp_path: Path) ->
     usual = {"loss": 0.5, "grad_norm": 1.0}
     roles.during_update = lambda step: roles.metrics.update(usual if step < 2 else {"loss": float("nan")})
     with pytest.raises(DivergenceError):
-        trainer(roles, Plan(0, 5, async_save=True)).fit()
+        trainer(roles, LoopSchedule(0, 5, async_save=True)).fit()
     assert saved_iterations(tmp_path) == [2]

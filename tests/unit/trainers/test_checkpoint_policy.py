@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.retention import BEST, saved_iterations
-from mindspeed_dpo.trainers.checkpoint_policy import Memory, Rule, Watch
-from mindspeed_dpo.trainers.loop import Plan
-from mindspeed_dpo.trainers.resume import Continuation
+from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule, CheckpointPolicy, EvaluationHistory
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.resume import ResumePoint
 from tests.unit.trainers.fakes import Pretended, trainer
 from tests.unit.workers.pairs import random_run
 
@@ -26,7 +26,7 @@ LOSS = "eval/loss"
 NAN = float("nan")
 
 
-class Saving(Pretended):
+class CheckpointWriter(Pretended):
     """Writes what a checkpoint folder is known by."""
 
     root: Path
@@ -40,17 +40,17 @@ class Saving(Pretended):
 
 def run_with(
     losses: list[float],
-    rule: Rule,
+    rule: BestMetricRule,
     root: Path,
     steps: int = 0,
     first: int = 0,
-    memory: Memory | None = None,
-    **plan: Any,
-) -> tuple[Saving, Any]:
-    roles = Saving(eval_losses=losses)
+    memory: EvaluationHistory | None = None,
+    **schedule: Any,
+) -> tuple[CheckpointWriter, Any]:
+    roles = CheckpointWriter(eval_losses=losses)
     roles.root = root
-    story = trainer(roles, Plan(first, steps or first + len(losses), eval_interval=1, **plan))
-    story.watch = Watch(rule, root, memory or Memory())
+    story = trainer(roles, LoopSchedule(first, steps or first + len(losses), eval_interval=1, **schedule))
+    story.checkpoint_policy = CheckpointPolicy(rule, root, memory or EvaluationHistory())
     return roles, story
 
 
@@ -60,7 +60,7 @@ def best(root: Path) -> dict[str, Any]:
 
 
 def test_the_best_is_saved_when_found_and_named(tmp_path: Path) -> None:
-    roles, story = run_with([0.6, 0.7, 0.5, 0.5, NAN], Rule(LOSS), tmp_path)
+    roles, story = run_with([0.6, 0.7, 0.5, 0.5, NAN], BestMetricRule(LOSS), tmp_path)
     assert story.fit() == 5
     assert roles.done("save") == [1, 3, 5]
     assert best(tmp_path) == {
@@ -70,7 +70,7 @@ def test_the_best_is_saved_when_found_and_named(tmp_path: Path) -> None:
 
 
 def test_the_largest_is_best_where_asked(tmp_path: Path) -> None:
-    _, story = run_with([0.6, 0.7, 0.5], Rule(LOSS, is_min=False), tmp_path)
+    _, story = run_with([0.6, 0.7, 0.5], BestMetricRule(LOSS, is_min=False), tmp_path)
     story.fit()
     assert (best(tmp_path)["step"], best(tmp_path)["mode"]) == (2, "max")
 
@@ -78,16 +78,16 @@ def test_the_largest_is_best_where_asked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("losses", "rule", "last"),
     [
-        ([0.9, 0.8, 0.8, 0.81, 0.1], Rule(LOSS, patience=2), 4),
-        ([0.9, 0.8, 0.85, 0.7, 0.75, 0.6], Rule(LOSS, patience=2), 8),
-        ([0.9, 0.85, 0.79, 0.75, 0.71], Rule(LOSS, patience=2, min_delta=0.1), 5),
-        ([0.9, 0.85, 0.81, 0.1, 0.1], Rule(LOSS, patience=2, min_delta=0.1), 3),
-        ([NAN, NAN, 0.1], Rule(LOSS, patience=2), 2),
-        ([0.1, 0.2, 0.3], Rule(LOSS, is_min=False, patience=1), 4),
+        ([0.9, 0.8, 0.8, 0.81, 0.1], BestMetricRule(LOSS, patience=2), 4),
+        ([0.9, 0.8, 0.85, 0.7, 0.75, 0.6], BestMetricRule(LOSS, patience=2), 8),
+        ([0.9, 0.85, 0.79, 0.75, 0.71], BestMetricRule(LOSS, patience=2, min_delta=0.1), 5),
+        ([0.9, 0.85, 0.81, 0.1, 0.1], BestMetricRule(LOSS, patience=2, min_delta=0.1), 3),
+        ([NAN, NAN, 0.1], BestMetricRule(LOSS, patience=2), 2),
+        ([0.1, 0.2, 0.3], BestMetricRule(LOSS, is_min=False, patience=1), 4),
     ],
 )
 def test_a_run_ends_when_patience_runs_out(
-    losses: list[float], rule: Rule, last: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    losses: list[float], rule: BestMetricRule, last: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.INFO):
         roles, story = run_with(losses, rule, tmp_path, steps=20)
@@ -104,30 +104,30 @@ VALUES = st.lists(st.sampled_from([0.1, 0.2, 0.25, 0.3, 0.5, NAN]), min_size=1, 
 def test_a_watch_that_continues_judges_as_if_it_had_never_stopped(
     values: list[float], cut: int, patience: int, delta: float
 ) -> None:
-    rule = Rule(LOSS, patience=patience, min_delta=delta)
-    whole, first = Watch(rule, Path("save")), Watch(rule, Path("save"))
+    rule = BestMetricRule(LOSS, patience=patience, min_delta=delta)
+    whole, first = CheckpointPolicy(rule, Path("save")), CheckpointPolicy(rule, Path("save"))
     verdicts = []
     for step, value in enumerate(values, 1):
-        verdicts.append((whole.judge(step, {LOSS: value}), whole.is_over))
+        verdicts.append((whole.update(step, {LOSS: value}), whole.should_stop))
         if step <= cut:
-            first.judge(step, {LOSS: value})
-    second = Watch(rule, Path("save"), Memory(**json.loads(json.dumps(first.progress()))))
-    again = [(second.judge(step, {LOSS: v}), second.is_over) for step, v in enumerate(values[cut:], cut + 1)]
-    assert again == verdicts[cut:] and second.memory == whole.memory
+            first.update(step, {LOSS: value})
+    second = CheckpointPolicy(rule, Path("save"), EvaluationHistory(**json.loads(json.dumps(first.progress()))))
+    again = [(second.update(step, {LOSS: v}), second.should_stop) for step, v in enumerate(values[cut:], cut + 1)]
+    assert again == verdicts[cut:] and second.history == whole.history
 
 
 def test_a_resumed_run_stops_where_the_whole_one_stops(tmp_path: Path) -> None:
-    losses, rule = [0.9, 0.5, 0.6, 0.55, 0.7, 0.1], Rule(LOSS, patience=3)
+    losses, rule = [0.9, 0.5, 0.6, 0.55, 0.7, 0.1], BestMetricRule(LOSS, patience=3)
     whole, story = run_with(losses, rule, tmp_path / "whole")
     assert story.fit() == 5
     half, story = run_with(losses[:3], rule, tmp_path / "half")
     story.fit()
-    rest, story = run_with(losses[3:], rule, tmp_path / "half", first=3, memory=Memory(**half.progress[3]))
+    rest, story = run_with(losses[3:], rule, tmp_path / "half", first=3, memory=EvaluationHistory(**half.progress[3]))
     assert story.fit() == 5 and rest.done("save") == [5]
     assert best(tmp_path / "half") == best(tmp_path / "whole")
     paths = {"folder": None}
     assert {**rest.progress[5], **paths} == {**whole.progress[5], **paths}
-    over, story = run_with([0.0], rule, tmp_path / "half", first=5, memory=Memory(**rest.progress[5]))
+    over, story = run_with([0.0], rule, tmp_path / "half", first=5, memory=EvaluationHistory(**rest.progress[5]))
     assert story.fit() == 5 and over.calls == [] and story.is_complete(5)
 
 
@@ -135,7 +135,7 @@ def test_a_resumed_run_stops_where_the_whole_one_stops(tmp_path: Path) -> None:
     ("keep", "stay"), [(1, [2, 6]), (2, [2, 5, 6]), (9, [1, 2, 3, 4, 5, 6]), (None, [1, 2, 3, 4, 5, 6])]
 )
 def test_the_newest_and_the_best_stay(keep: int | None, stay: list[int], tmp_path: Path) -> None:
-    _, story = run_with([0.9, 0.1, 0.5, 0.5, 0.5, 0.5], Rule(LOSS, keep=keep), tmp_path, save_interval=1)
+    _, story = run_with([0.9, 0.1, 0.5, 0.5, 0.5, 0.5], BestMetricRule(LOSS, keep=keep), tmp_path, save_interval=1)
     story.fit()
     assert saved_iterations(tmp_path) == stay
     assert {path.name for path in tmp_path.iterdir()} == {BEST, *(f"iter_{n:07d}" for n in stay)}
@@ -143,12 +143,12 @@ def test_the_newest_and_the_best_stay(keep: int | None, stay: list[int], tmp_pat
 
 def test_nothing_goes_before_a_newer_checkpoint_is_whole(tmp_path: Path) -> None:
     """The checkpoint that a run goes on from stays until then; what lies beyond it is of another life."""
-    Saving.root = tmp_path
-    before = Saving()
+    CheckpointWriter.root = tmp_path
+    before = CheckpointWriter()
     for iteration in (2, 4, 8):
         before.save(iteration, {"progress": None})
     (tmp_path / "iter_0000001").mkdir()
-    roles, story = run_with([0.5] * 2, Rule(keep=1), tmp_path, first=4, save_interval=2)
+    roles, story = run_with([0.5] * 2, BestMetricRule(keep=1), tmp_path, first=4, save_interval=2)
     seen: list[list[int]] = []
     roles.during_update = lambda step: seen.append(saved_iterations(tmp_path))
     story.fit()
@@ -156,26 +156,26 @@ def test_nothing_goes_before_a_newer_checkpoint_is_whole(tmp_path: Path) -> None
     assert (tmp_path / "iter_0000001").is_dir(), "what is no checkpoint of ours is left alone"
 
 
-def continued(tmp_path: Path, memory: Memory, folder: Path, **loop: Any) -> Watch:
+def continued(tmp_path: Path, memory: EvaluationHistory, folder: Path, **loop: Any) -> CheckpointPolicy:
     run = random_run(tmp_path, split="60,40,0", eval_interval=1, best_metric=LOSS, early_stop_patience=3, **loop)
-    continuation = Continuation(folder, 9, True, True, {"progress": asdict(memory)})
-    return Watch.of(run, continuation)
+    continuation = ResumePoint(folder, 9, True, True, {"progress": asdict(memory)})
+    return CheckpointPolicy.of(run, continuation)
 
 
 def test_the_best_is_found_where_folders_were_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory(LOSS, 5, 0.25, str(tmp_path / "gone" / "iter_0000005"), 0.25, 1)
+    memory = EvaluationHistory(LOSS, 5, 0.25, str(tmp_path / "gone" / "iter_0000005"), 0.25, 1)
     moved = tmp_path / "moved"
-    Saving.root = moved
-    Saving().save(5, {"progress": None})
+    CheckpointWriter.root = moved
+    CheckpointWriter().save(5, {"progress": None})
     watch = continued(tmp_path, copy.copy(memory), moved / "iter_0000009")
-    assert replace(watch.memory, folder=None) == replace(memory, folder=None)
+    assert replace(watch.history, folder=None) == replace(memory, folder=None)
     assert best(watch.save)["checkpoint"] == str(moved / "iter_0000005")
     lost = continued(tmp_path, copy.copy(memory), tmp_path / "nowhere" / "iter_0000009")
-    assert lost.memory.value == 0.25 and lost.memory.folder is None
+    assert lost.history.value == 0.25 and lost.history.folder is None
     assert any("is not there any more" in line for line in caplog.messages)
 
 
 def test_another_metric_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    memory = Memory("eval/rewards/margins", 5, 0.25, None, 0.25, 1)
-    assert continued(tmp_path, memory, tmp_path).memory == Memory()
+    memory = EvaluationHistory("eval/rewards/margins", 5, 0.25, None, 0.25, 1)
+    assert continued(tmp_path, memory, tmp_path).history == EvaluationHistory()
     assert any("is looked for anew" in line for line in caplog.messages)

@@ -8,8 +8,8 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.validation import paths
-from mindspeed_dpo.trainers.build import tracked_by
-from mindspeed_dpo.trainers.checkpoint_policy import Rule
+from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule
+from mindspeed_dpo.trainers.trackers import tracked_by
 from tests.unit.config.small_config import resolved, small_tree
 
 
@@ -44,5 +44,5 @@ def test_what_a_run_waits_for_comes_from_its_keys() -> None:
         "eval_interval": 2, "split": "90,10,0", "best_metric": "eval/rewards/accuracies", "early_stop_patience": 3,
         "early_stop_min_delta": 0.01, "keep_last_checkpoints": 2,
     }  # fmt: skip
-    assert Rule.of(run_with(**keys)) == Rule("eval/rewards/accuracies", False, 3, 0.01, 2)
-    assert Rule.of(run_with(**keys, best_metric_mode="min")).is_min
+    assert BestMetricRule.of(run_with(**keys)) == BestMetricRule("eval/rewards/accuracies", False, 3, 0.01, 2)
+    assert BestMetricRule.of(run_with(**keys, best_metric_mode="min")).is_min

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import LoopSchedule
 from tests.support.runs import train
 from tests.unit.trainers.fakes import EVAL_ROWS, Pretended, trainer
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
@@ -18,7 +18,7 @@ def test_several_sets_are_measured_one_by_one_under_their_names() -> None:
         Pretended(eval_losses=[1.0, 2.0, 3.0, 4.0]),
         {"a": EVAL_ROWS, "b": np.array([6]), "none": np.array([])},
     )
-    trainer(roles, Plan(0, 2, eval_interval=1), eval_rows=sets).fit()
+    trainer(roles, LoopSchedule(0, 2, eval_interval=1), eval_rows=sets).fit()
     assert roles.done("evaluate") == [[1, 3], [6], [1, 3], [6]]
     losses = [
         {name: value for name, value in step.items() if name.startswith("eval/")} for step in roles.logged.values()
@@ -29,9 +29,9 @@ def test_several_sets_are_measured_one_by_one_under_their_names() -> None:
 
 def test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only() -> None:
     fresh, resumed, without = Pretended(), Pretended(), Pretended()
-    trainer(fresh, Plan(0, 3, eval_interval=2, eval_at_start=True)).fit()
-    trainer(resumed, Plan(1, 3, eval_interval=2, eval_at_start=True)).fit()
-    trainer(without, Plan(0, 3, eval_interval=2)).fit()
+    trainer(fresh, LoopSchedule(0, 3, eval_interval=2, eval_at_start=True)).fit()
+    trainer(resumed, LoopSchedule(1, 3, eval_interval=2, eval_at_start=True)).fit()
+    trainer(without, LoopSchedule(0, 3, eval_interval=2)).fit()
     assert list(fresh.logged) == [0, 1, 2, 3] and fresh.logged[0].keys() == {"eval/loss", "timing/eval"}
     assert fresh.calls.index(("log", 0)) < fresh.calls.index(("update", 0, fresh.done("ref")[1]))
     assert list(resumed.logged) == [2, 3] and list(without.logged) == [1, 2, 3]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from tests.unit.trainers.fakes import BATCH, EVAL_ROWS, ROW_TOKENS, TRAIN_ROWS, Pretended, trainer
 
 
@@ -20,7 +20,7 @@ def rows_of_step(step: int) -> list[int]:
 
 def test_a_run_looks_up_learns_measures_logs_and_saves_in_this_order() -> None:
     roles = Pretended()
-    assert trainer(roles, Plan(0, 2, save_interval=2, eval_interval=1)).fit() == 2
+    assert trainer(roles, LoopSchedule(0, 2, save_interval=2, eval_interval=1)).fit() == 2
     first, second, held_out = rows_of_step(0), rows_of_step(1), EVAL_ROWS.tolist()
     assert roles.calls == [
         ("ref", first), ("update", 0, first), ("ref", held_out), ("evaluate", held_out), ("log", 1),
@@ -29,21 +29,21 @@ def test_a_run_looks_up_learns_measures_logs_and_saves_in_this_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plan", "saves"),
+    ("schedule", "saves"),
     [
-        (Plan(0, 5, save_interval=2), [2, 4, 5]),
-        (Plan(0, 4, save_interval=2), [2, 4]),
-        (Plan(0, 3), [3]),
-        (Plan(3, 7, save_interval=3), [6, 7]),
-        (Plan(5, 5, save_interval=5), []),
+        (LoopSchedule(0, 5, save_interval=2), [2, 4, 5]),
+        (LoopSchedule(0, 4, save_interval=2), [2, 4]),
+        (LoopSchedule(0, 3), [3]),
+        (LoopSchedule(3, 7, save_interval=3), [6, 7]),
+        (LoopSchedule(5, 5, save_interval=5), []),
     ],
     ids=["between intervals", "at an interval", "only at the end", "going on", "nothing to do"],
 )
-def test_every_interval_and_the_end_are_saved_once(plan: Plan, saves: list[int]) -> None:
+def test_every_interval_and_the_end_are_saved_once(schedule: LoopSchedule, saves: list[int]) -> None:
     roles = Pretended()
-    assert trainer(roles, plan).fit() == plan.last_step
+    assert trainer(roles, schedule).fit() == schedule.last_step
     assert roles.done("save") == saves
-    assert roles.done("update") == list(range(plan.first_step, plan.last_step))
+    assert roles.done("update") == list(range(schedule.first_step, schedule.last_step))
 
 
 @pytest.mark.parametrize(
@@ -53,27 +53,27 @@ def test_every_interval_and_the_end_are_saved_once(plan: Plan, saves: list[int])
 )
 def test_evaluation_comes_at_its_interval_and_at_the_end(interval: int | None, steps: list[int]) -> None:
     roles = Pretended()
-    trainer(roles, Plan(0, 5, eval_interval=interval)).fit()
+    trainer(roles, LoopSchedule(0, 5, eval_interval=interval)).fit()
     assert [step for step, metrics in roles.logged.items() if "eval/loss" in metrics] == steps
     assert len(roles.done("evaluate")) == len(steps)
 
 
 def test_without_held_out_rows_nothing_is_evaluated() -> None:
     roles = Pretended()
-    trainer(roles, Plan(0, 3, eval_interval=1), eval_rows=np.array([], np.int64)).fit()
+    trainer(roles, LoopSchedule(0, 3, eval_interval=1), eval_rows=np.array([], np.int64)).fit()
     assert roles.done("evaluate") == []
 
 
 def test_an_interval_of_zero_means_never() -> None:
     roles = Pretended()
-    trainer(roles, Plan(0, 3, save_interval=0)).fit()
+    trainer(roles, LoopSchedule(0, 3, save_interval=0)).fit()
     assert roles.done("save") == [3]
 
 
 @given(first=st.integers(0, 7), batch=st.integers(1, 12), shuffle=st.booleans())
 def test_amounts_are_those_of_all_steps_so_far_across_epochs(first: int, batch: int, shuffle: bool) -> None:
     roles = Pretended()
-    story = trainer(roles, Plan(first, first + 4), global_batch_size=batch, shuffle=shuffle)
+    story = trainer(roles, LoopSchedule(first, first + 4), global_batch_size=batch, shuffle=shuffle)
     story.fit()
     tokens = [int(ROW_TOKENS[TRAIN_ROWS[story.sampler.rows(step)]].sum()) for step in range(first + 4)]
     for done in range(first + 1, first + 5):
@@ -87,7 +87,7 @@ def test_amounts_are_those_of_all_steps_so_far_across_epochs(first: int, batch: 
 
 def test_metrics_of_the_actor_are_logged_with_the_seconds_of_every_phase() -> None:
     roles = Pretended()
-    trainer(roles, Plan(0, 1, save_interval=1, eval_interval=1)).fit()
+    trainer(roles, LoopSchedule(0, 1, save_interval=1, eval_interval=1)).fit()
     logged = roles.logged[1]
     assert (logged["loss"], logged["eval/loss"]) == (0.5, 0.25)
     phases = {"timing/ref", "timing/update_actor", "timing/eval", "timing/all"}
@@ -106,12 +106,12 @@ def test_a_run_that_diverges_keeps_the_weights_before_that_step(
     with pytest.raises(
         DivergenceError, match=rf"step 6: {name} is {value}; .* the newest checkpoint is that of step 5"
     ):
-        trainer(roles, Plan(3, 9, save_interval=save_interval)).fit()
+        trainer(roles, LoopSchedule(3, 9, save_interval=save_interval)).fit()
     assert roles.done("save") == saves and list(roles.logged) == [4, 5]
 
 
 def test_a_run_that_diverges_at_once_saves_nothing() -> None:
     roles = Pretended(metrics={"loss": math.nan, "grad_norm": math.nan})
     with pytest.raises(DivergenceError, match="step 4: loss is nan and grad_norm is nan"):
-        trainer(roles, Plan(3, 9, save_interval=1)).fit()
+        trainer(roles, LoopSchedule(3, 9, save_interval=1)).fit()
     assert roles.done("save") == [] and roles.logged == {}

@@ -16,7 +16,7 @@ from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.online import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.names import metric
-from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.workers.rewards.scorer import Scored
@@ -53,7 +53,7 @@ class Pretended:
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
         rows = rollouts.rows.numpy()
         self.calls.append(("score", rows.tolist()))
-        return lambda: self.calls.append(("scored",)) or Scored(self.scores(rows)).settled(rows.tolist())
+        return lambda: self.calls.append(("scored",)) or Scored(self.scores(rows)).validated(rows.tolist())
 
     def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], np.ndarray]:
         firsts = pairs.prompt_tokens[::2].numpy()
@@ -69,7 +69,7 @@ class Pretended:
         self.calls.append(("publish", version))
         self.version = version
 
-    def follow(self, done: int) -> bool:
+    def sync_if_due(self, num_done: int) -> bool:
         return False
 
     def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
@@ -87,12 +87,12 @@ class Pretended:
 
 
 def trainer(
-    roles: Pretended, plan: Plan, folder: Path, interval: int | None = None, **pairing: Any
+    roles: Pretended, schedule: LoopSchedule, folder: Path, interval: int | None = None, **pairing: Any
 ) -> OnlineDPOTrainer:
     settings = replace(PairingConfig(ppo_mini_batch_size=BATCH), **pairing)
     samples = SampleTable(folder / "samples.jsonl", lambda ids: " ".join(map(str, ids)), interval)
     return OnlineDPOTrainer(
-        actor=roles, rollout=roles, reward=roles, reference=roles, tracker=roles, plan=plan, train_rows=ROWS,
+        actor=roles, rollout=roles, reward=roles, reference=roles, tracker=roles, schedule=schedule, train_rows=ROWS,
         sampler=PairSampler(len(ROWS), BATCH, seed=5), pairing=settings, samples=samples,
     )  # type: ignore[arg-type]  # fmt: skip
 
@@ -103,7 +103,7 @@ def rows_of_step(step: int) -> list[int]:
 
 def test_a_step_samples_scores_beside_the_reference_pairs_learns_and_publishes(tmp_path: Path) -> None:
     roles = Pretended()
-    assert trainer(roles, Plan(0, 1), tmp_path).fit() == 1
+    assert trainer(roles, LoopSchedule(0, 1), tmp_path).fit() == 1
     rows = rows_of_step(0)
     assert roles.calls == [
         ("generate", rows, 0, 0), ("score", rows), ("ref", rows), ("scored",),
@@ -114,7 +114,7 @@ def test_a_step_samples_scores_beside_the_reference_pairs_learns_and_publishes(t
 
 def test_sample_numbers_go_on_where_the_run_does(tmp_path: Path) -> None:
     roles = Pretended(version=2)
-    trainer(roles, Plan(2, 5), tmp_path).fit()
+    trainer(roles, LoopSchedule(2, 5), tmp_path).fit()
     assert [(call[2], call[3]) for call in roles.done("generate")] == [(6, 2), (9, 3), (12, 4)]
     assert [logged["pairs/staleness"] for logged in roles.logged.values()] == [0.0] * 3
 
@@ -122,7 +122,7 @@ def test_sample_numbers_go_on_where_the_run_does(tmp_path: Path) -> None:
 def test_prompts_with_equal_scores_are_not_learned_from(tmp_path: Path) -> None:
     tied = rows_of_step(0)[1]
     roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
-    trainer(roles, Plan(0, 1), tmp_path).fit()
+    trainer(roles, LoopSchedule(0, 1), tmp_path).fit()
     ((_, _, chosen, _),) = roles.done("update")
     assert chosen == [[row + 1] for row in rows_of_step(0) if row != tied]
     assert roles.logged[1]["pairs/ties"] == pytest.approx(1 / 3) and roles.logged[1]["pairs/count"] == 2
@@ -130,7 +130,7 @@ def test_prompts_with_equal_scores_are_not_learned_from(tmp_path: Path) -> None:
 
 def test_a_step_without_a_pair_leaves_the_policy_and_goes_on(tmp_path: Path) -> None:
     roles = Pretended(scores=lambda rows: np.ones((len(rows), COUNT), np.float32))
-    assert trainer(roles, Plan(0, 2), tmp_path).fit() == 2
+    assert trainer(roles, LoopSchedule(0, 2), tmp_path).fit() == 2
     assert roles.done("update") == [] and "loss" not in roles.logged[2]
     assert roles.logged[2]["pairs/ties"] == 1.0
 
@@ -138,23 +138,23 @@ def test_a_step_without_a_pair_leaves_the_policy_and_goes_on(tmp_path: Path) -> 
 def test_a_step_in_which_nothing_could_be_scored_ends_the_run_with_the_cause(tmp_path: Path) -> None:
     roles = Pretended(scores=lambda rows: np.full((len(rows), COUNT), np.nan, np.float32))
     with pytest.raises(NothingScoredError, match="step 1: no response could be scored: the responses to dataset row"):
-        trainer(roles, Plan(0, 2), tmp_path).fit()
+        trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
 
 
 def test_a_policy_that_diverges_is_not_published(tmp_path: Path) -> None:
     roles = Pretended(metrics={"loss": float("nan"), "grad_norm": 1.0, "beta": 0.1})
     with pytest.raises(DivergenceError):
-        trainer(roles, Plan(0, 2), tmp_path).fit()
+        trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
     assert roles.done("publish") == []
 
 
 def test_tokens_learned_from_are_counted_for_every_pass_and_kept_with_the_checkpoint(tmp_path: Path) -> None:
     tied = rows_of_step(0)[1]
     roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
-    trainer(roles, Plan(0, 1), tmp_path, ppo_epochs=2).fit()
+    trainer(roles, LoopSchedule(0, 1), tmp_path, ppo_epochs=2).fit()
     of_pair = (2 + 1) + (2 + 2)
     assert roles.logged[1]["num_tokens"] == roles.totals["num_tokens"] == 2 * of_pair * 2
-    later = trainer(Pretended(), Plan(1, 2), tmp_path)
+    later = trainer(Pretended(), LoopSchedule(1, 2), tmp_path)
     later.num_tokens = roles.totals["num_tokens"]
     later.fit()
     assert later.totals() == {"num_tokens": 2 * of_pair * 2 + 3 * of_pair}
@@ -162,7 +162,7 @@ def test_tokens_learned_from_are_counted_for_every_pass_and_kept_with_the_checkp
 
 def test_metrics_have_seconds_of_every_phase_and_names_of_the_table(tmp_path: Path) -> None:
     roles = Pretended()
-    trainer(roles, Plan(0, 1), tmp_path).fit()
+    trainer(roles, LoopSchedule(0, 1), tmp_path).fit()
     names = {"timing/gen", "timing/ref", "timing/adv", "timing/update_actor", "timing/sync", "timing/all"}
     assert {name for name in roles.logged[1] if name.startswith("timing/")} == names
     assert all(metric(name) for name in roles.logged[1])
@@ -173,7 +173,7 @@ def test_sample_answers_are_written_at_their_interval_with_score_and_role(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        trainer(Pretended(), Plan(0, 3), tmp_path, interval=2).fit()
+        trainer(Pretended(), LoopSchedule(0, 3), tmp_path, interval=2).fit()
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2] * (BATCH * COUNT)
     row = rows_of_step(1)[0]
@@ -211,7 +211,7 @@ class Meeting(Pretended):
 def test_xpo_marks_the_references_response_wherever_it_stands_in_the_pair(tmp_path: Path) -> None:
     first = rows_of_step(0)[0]
     roles = Meeting(scores=lambda rows: np.array([[row == first, row != first] for row in rows], np.float32))
-    trainer(roles, Plan(0, 1), tmp_path, online_method="xpo").fit()
+    trainer(roles, LoopSchedule(0, 1), tmp_path, online_method="xpo").fit()
     (pairs,) = roles.learned
     assert pairs.logp_weights is not None
     assert pairs.logp_weights.tolist() == [[0, 1], [1, 0], [1, 0]]
@@ -224,7 +224,7 @@ def test_nash_md_learns_from_the_policys_responses_and_asks_for_their_tokens_alo
     rows = rows_of_step(0)
     scores = np.array([[0.5, 0.5], [np.nan, 1.0], [1.0, 3.0]], np.float32)
     roles = Meeting(scores=lambda _: scores)
-    trainer(roles, Plan(0, 1), tmp_path, online_method="nash_md").fit()
+    trainer(roles, LoopSchedule(0, 1), tmp_path, online_method="nash_md").fit()
     assert roles.done("ref") == [] and roles.done("ref tokens") == [("ref tokens", [row + 1 for row in rows])]
     ((_, _, chosen, ref_logps),) = roles.done("update")
     assert chosen == [[rows[0] + 1], [rows[2] + 1]] and ref_logps == [[-rows[0] - 1], [-rows[2] - 1]]

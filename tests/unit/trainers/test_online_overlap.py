@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.controller.role_groups import ReferenceHandle, RewardHandle
-from mindspeed_dpo.trainers.loop import Plan
-from mindspeed_dpo.workers.interfaces import Share
+from mindspeed_dpo.controller.role_groups import ReferenceGroup, RewardGroup
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.workers.interfaces import ReplicaValues
 from mindspeed_dpo.workers.rewards.scorer import Scored
 from tests.unit.trainers.test_online_dpo import COUNT, Pretended, trainer
 
@@ -36,12 +37,12 @@ class Meeting:
     def score(self, rollouts: RolloutBatch) -> Scored:
         self._meet("reward", "ref")
         scores = np.tile(np.array([0.0, 1.0], np.float32), (rollouts.num_prompts, 1))
-        return Scored(scores).settled(rollouts.rows.tolist())
+        return Scored(scores).validated(rollouts.rows.tolist())
 
-    def log_probs(self, pairs: PreferenceBatch) -> Share:
+    def log_probs(self, pairs: PreferenceBatch) -> ReplicaValues:
         self._meet("ref", "reward")
         count = len(pairs.prompt_lengths)
-        return Share(np.arange(count), np.zeros((count, COUNT), np.float32))
+        return ReplicaValues(np.arange(count), np.zeros((count, COUNT), np.float32))
 
     def _meet(self, own: str, other: str) -> None:
         start = time.perf_counter()
@@ -59,17 +60,17 @@ class Pool:
     at_once: bool
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
-        pending = self.threads.submit(lambda: [getattr(self.roles, verb)(*args)])
+    def start(self, method: Callable[..., Any], *args: Any) -> Future[list[Any]]:
+        pending = self.threads.submit(lambda: [getattr(self.roles, method.__name__)(*args)])
         if not self.at_once:
             pending.result()
         return pending
 
 
 def step(meeting: Meeting, folder: Path, at_once: bool) -> None:
-    online = trainer(Pretended(), Plan(0, 1), folder)
-    online.reward = RewardHandle(Pool(meeting, at_once))  # type: ignore[arg-type]
-    online.reference = ReferenceHandle(Pool(meeting, at_once))  # type: ignore[arg-type]
+    online = trainer(Pretended(), LoopSchedule(0, 1), folder)
+    online.reward = RewardGroup(Pool(meeting, at_once))  # type: ignore[arg-type]
+    online.reference = ReferenceGroup(Pool(meeting, at_once))  # type: ignore[arg-type]
     online.step(0)
 
 

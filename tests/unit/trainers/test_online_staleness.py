@@ -1,4 +1,4 @@
-"""Answers one step ahead: who is asked when, who works beside whom, what a checkpoint keeps, whose error is told."""
+"""Rollouts one step ahead: who is asked when, who works beside whom, what a checkpoint keeps, whose error is told."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.controller.role_groups import ActorHandle, RolloutHandle
-from mindspeed_dpo.trainers.loop import DivergenceError, Plan
+from mindspeed_dpo.controller.role_groups import ActorGroup, RolloutGroup
+from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from tests.unit.trainers.test_online_dpo import BATCH, COUNT, Pretended, answers_to, rows_of_step, trainer
 
@@ -24,7 +24,7 @@ TOO_SHORT_S = 0.2
 
 
 class Ahead(Pretended):
-    """Answers are there once they are waited for, and nobody may have changed the weights by then."""
+    """Rollouts are there once they are waited for, and nobody may have changed the weights by then."""
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         asked, version = super().start_generate(rows, first_sample), self.version
@@ -37,9 +37,11 @@ class Ahead(Pretended):
         return wait
 
 
-def ahead(roles: Pretended, plan: Plan, folder: Path, earlier: RolloutBatch | None = None) -> OnlineDPOTrainer:
-    story = trainer(roles, plan, folder)
-    story.staleness, story.earlier = 1, earlier
+def ahead(
+    roles: Pretended, schedule: LoopSchedule, folder: Path, earlier: RolloutBatch | None = None
+) -> OnlineDPOTrainer:
+    story = trainer(roles, schedule, folder)
+    story.staleness, story.saved_rollouts = 1, earlier
     return story
 
 
@@ -47,7 +49,7 @@ def test_the_next_prompts_are_answered_while_the_actor_learns_and_weights_are_pu
     tmp_path: Path,
 ) -> None:
     roles = Ahead()
-    assert ahead(roles, Plan(0, 3), tmp_path).fit() == 3
+    assert ahead(roles, LoopSchedule(0, 3), tmp_path).fit() == 3
     kinds = [call if call[0] in ("generate", "answered", "publish") else call[0] for call in roles.calls]
     assert kinds == [
         ("generate", rows_of_step(0), 0, 0), ("answered", 0),
@@ -63,10 +65,10 @@ def test_the_next_prompts_are_answered_while_the_actor_learns_and_weights_are_pu
 
 def test_a_run_that_goes_on_learns_from_the_answers_that_its_checkpoint_kept(tmp_path: Path) -> None:
     alone = Ahead()
-    ahead(alone, Plan(0, 5, save_interval=2), tmp_path).fit()
+    ahead(alone, LoopSchedule(0, 5, save_interval=2), tmp_path).fit()
     assert {step: kept and kept.version for step, kept in alone.kept.items()} == {2: 1, 4: 3, 5: None}
     second = Ahead(version=2)
-    ahead(second, Plan(2, 5, save_interval=2), tmp_path, alone.kept[2]).fit()
+    ahead(second, LoopSchedule(2, 5, save_interval=2), tmp_path, alone.kept[2]).fit()
     assert second.calls == alone.calls[alone.calls.index(("save", 2)) + 1 :]
     assert [logged["pairs/staleness"] for logged in second.logged.values()] == [1, 1, 1]
     assert "rollout_tokens_per_s" not in second.logged[3] and "rollout_tokens_per_s" in second.logged[4]
@@ -74,7 +76,7 @@ def test_a_run_that_goes_on_learns_from_the_answers_that_its_checkpoint_kept(tmp
 
 def test_without_staleness_a_checkpoint_keeps_no_answers(tmp_path: Path) -> None:
     roles = Ahead()
-    trainer(roles, Plan(0, 3, save_interval=1), tmp_path).fit()
+    trainer(roles, LoopSchedule(0, 3, save_interval=1), tmp_path).fit()
     assert roles.kept == {1: None, 2: None, 3: None}
 
 
@@ -88,7 +90,7 @@ class Diverging(Ahead):
 def test_the_checkpoint_before_a_diverging_step_keeps_the_answers_of_that_step(tmp_path: Path) -> None:
     roles = Diverging()
     with pytest.raises(DivergenceError):
-        ahead(roles, Plan(0, 5), tmp_path).fit()
+        ahead(roles, LoopSchedule(0, 5), tmp_path).fit()
     (kept,) = roles.kept.values()
     assert kept is not None and kept.rows.tolist() == rows_of_step(2) and kept.version == 1
 
@@ -132,10 +134,10 @@ class AtWork:
             self.let_go.wait(self.patience_s)
         self.busy.discard(own)
 
-    def publish(self, version: int) -> None:
+    def send_weights(self, version: int) -> None:
         self._move("publish", version)
 
-    def receive(self, version: int) -> int:
+    def receive_weights(self, version: int) -> int:
         self._move("receive", version)
         self.version = version
         return version
@@ -147,10 +149,10 @@ class AtWork:
     def save(self, *args: Any) -> str:
         return "folder"
 
-    def host_link(self, host: str) -> str:
+    def host_weight_group(self, host: str) -> str:
         return host
 
-    def open_link(self, *args: Any) -> None:
+    def join_weight_group(self, *args: Any) -> None:
         """Nothing travels here."""
 
 
@@ -163,11 +165,11 @@ class Processes:
     size, host = 1, "here"
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
-        return self.start(role, verb, *args).result()
+    def call(self, method: Callable[..., Any], *args: Any) -> list[Any]:
+        return self.start(method, *args).result()
 
-    def start(self, role: str, verb: str, *args: Any) -> Future[list[Any]]:
-        pending = self.threads.submit(lambda: [getattr(self.roles, verb)(*args)])
+    def start(self, method: Callable[..., Any], *args: Any) -> Future[list[Any]]:
+        pending = self.threads.submit(lambda: [getattr(self.roles, method.__name__)(*args)])
         if not self.at_once:
             pending.exception()
         return pending
@@ -176,9 +178,9 @@ class Processes:
 def train(work: AtWork, folder: Path, at_once: bool = True) -> int:
     """Two steps by the handles of a real run."""
     actor, rollout = Processes(work, at_once), Processes(work, at_once)
-    story = ahead(Pretended(), Plan(0, 2), folder)
-    story.actor = ActorHandle(actor)  # type: ignore[arg-type]
-    story.rollout = RolloutHandle(rollout, actor, publishers=1)  # type: ignore[arg-type]
+    story = ahead(Pretended(), LoopSchedule(0, 2), folder)
+    story.actor = ActorGroup(actor)  # type: ignore[arg-type]
+    story.rollout = RolloutGroup(rollout, actor, num_senders=1)  # type: ignore[arg-type]
     return story.fit()
 
 

@@ -40,7 +40,7 @@ class Pretended:
     def drop(self, role: str) -> None:
         self.asked.append(f"drop {role}")
 
-    def call(self, role: str, verb: str, *args: Any) -> list[Any]:
+    def call(self, *args: Any) -> list[Any]:
         raise AssertionError("the roles are asked, not the group")
 
 

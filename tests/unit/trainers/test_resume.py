@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError
 from mindspeed_dpo.trainers.resume import (
-    check_fresh_places,
-    find_continuation,
+    check_output_is_unused,
+    find_resume_point,
     with_reference_of,
 )
 from mindspeed_dpo.workers.setup.sources import sampling_of
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> RunConfig:
 
 
 def test_a_run_that_names_nothing_starts_at_the_beginning(run: RunConfig) -> None:
-    assert find_continuation(run, NUM_ROWS) is None
+    assert find_resume_point(run, NUM_ROWS) is None
 
 
 @pytest.mark.parametrize("named", ["", "checkpoints", "checkpoints/iter_0000020"])
@@ -37,7 +37,7 @@ def test_resume_from_takes_the_newest_checkpoint_of_whatever_is_named(
 ) -> None:
     write_checkpoint(tmp_path / "out" / "checkpoints", run, 10)
     newest = write_checkpoint(tmp_path / "out" / "checkpoints", run, 20)
-    found = find_continuation(asking(run, resume_from=tmp_path / "out" / named, no_load_optim=True), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=tmp_path / "out" / named, no_load_optim=True), NUM_ROWS)
     assert found is not None
     assert (found.folder, found.iteration, found.optimizer, found.rng) == (newest, 20, True, True)
     assert found.metadata["sampling"]["seed"] == run.loop.seed
@@ -46,14 +46,14 @@ def test_resume_from_takes_the_newest_checkpoint_of_whatever_is_named(
 def test_resume_from_may_name_an_older_iteration(run: RunConfig, tmp_path: Path) -> None:
     older = write_checkpoint(tmp_path, run, 10)
     write_checkpoint(tmp_path, run, 20)
-    found = find_continuation(asking(run, resume_from=older), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=older), NUM_ROWS)
     assert found is not None and found.iteration == 10
 
 
 def test_resume_from_wins_over_load_and_finetune(run: RunConfig, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "one", run, 10)
     write_checkpoint(tmp_path / "two", run, 20)
-    found = find_continuation(asking(run, resume_from=tmp_path / "one", load=tmp_path / "two", finetune=True), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=tmp_path / "one", load=tmp_path / "two", finetune=True), NUM_ROWS)
     assert found is not None and found.folder == folder
 
 
@@ -64,14 +64,14 @@ def test_load_of_a_training_checkpoint_continues_with_the_parts_left(
 ) -> None:
     folder = write_checkpoint(tmp_path / "saved", run, 10)
     settings = asking(run, load=tmp_path / "saved" / named, no_load_optim=no_optim, no_load_rng=no_rng)
-    found = find_continuation(settings, NUM_ROWS)
+    found = find_resume_point(settings, NUM_ROWS)
     assert found is not None
     assert (found.folder, found.iteration, found.optimizer, found.rng) == (folder, 10, not no_optim, not no_rng)
 
 
 def test_finetune_takes_the_weights_and_starts_at_the_beginning(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "saved", run, 10)
-    assert find_continuation(asking(run, load=tmp_path / "saved", finetune=True), NUM_ROWS) is None
+    assert find_resume_point(asking(run, load=tmp_path / "saved", finetune=True), NUM_ROWS) is None
 
 
 @pytest.mark.parametrize("tracker", [None, "release", "7"])
@@ -80,18 +80,18 @@ def test_load_of_other_weights_starts_at_the_beginning(tracker: str | None, run:
     (folder / "iter_0000007" / "mp_rank_00").mkdir(parents=True)
     if tracker:
         (folder / TRACKER).write_text(tracker)
-    assert find_continuation(asking(run, load=folder), NUM_ROWS) is None
+    assert find_resume_point(asking(run, load=folder), NUM_ROWS) is None
 
 
 def test_resuming_where_there_is_no_checkpoint_says_so(run: RunConfig, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=rf"{tmp_path} holds no checkpoint: {TRACKER} is missing"):
-        find_continuation(asking(run, resume_from=tmp_path), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
 
 
 def test_resuming_a_damaged_checkpoint_says_what_is_missing(run: RunConfig, tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, run, 10) / "common.pt").unlink()
     with pytest.raises(CheckpointError, match=r"iter_0000010 is not a whole checkpoint: common\.pt missing"):
-        find_continuation(asking(run, resume_from=tmp_path), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_another_data_order_is_refused_and_named(
     sampling = {**sampling_of(run, NUM_ROWS), key: before}
     write_checkpoint(tmp_path, run, 10, sampling=sampling)
     with pytest.raises(CheckpointError, match=rf"its data order would change: {key} was {before}, is \d+\. Restore"):
-        find_continuation(asking(run, **{way: tmp_path}), NUM_ROWS)
+        find_resume_point(asking(run, **{way: tmp_path}), NUM_ROWS)
 
 
 @pytest.mark.distributed
@@ -114,12 +114,12 @@ def test_whatever_else_changes_the_samples_is_refused_too(
 ) -> None:
     group = PoolGroup(run, 1)
     group.build("actor")
-    folder = ActorHandle(group).save(1, {"totals": {"num_tokens": 7}})
-    found = find_continuation(asking(run, resume_from=folder), NUM_ROWS)
+    folder = ActorGroup(group).save(1, {"totals": {"num_tokens": 7}})
+    found = find_resume_point(asking(run, resume_from=folder), NUM_ROWS)
     assert found is not None and found.totals == {"num_tokens": 7}
     other = replace(run, actor=replace(run.actor, data=replace(run.actor.data, **changed)))
     with pytest.raises(CheckpointError):
-        find_continuation(asking(other, resume_from=folder), NUM_ROWS)
+        find_resume_point(asking(other, resume_from=folder), NUM_ROWS)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +132,8 @@ def test_a_checkpoint_without_what_is_needed_is_refused_before_any_device(
     with pytest.raises(
         CheckpointError, match=f"iter_0000010 was saved without {what} state, so it cannot be continued"
     ):
-        find_continuation(asking(run, resume_from=tmp_path), NUM_ROWS)
-    found = find_continuation(asking(run, load=tmp_path, no_load_optim=True, no_load_rng=True), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
+    found = find_resume_point(asking(run, load=tmp_path, no_load_optim=True, no_load_rng=True), NUM_ROWS)
     assert found is not None and not found.optimizer and not found.rng
 
 
@@ -143,9 +143,9 @@ def test_checkpoints_do_not_go_between_those_of_a_third_run(run: RunConfig, tmp_
     with pytest.raises(
         CheckpointError, match=r"third holds the checkpoints of another run than .*iter_0000010; choose"
     ):
-        find_continuation(asking(run, resume_from=folder, save=tmp_path / "third"), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=folder, save=tmp_path / "third"), NUM_ROWS)
     for save in ("saved", "new"):
-        assert find_continuation(asking(run, resume_from=folder, save=tmp_path / save), NUM_ROWS) is not None
+        assert find_resume_point(asking(run, resume_from=folder, save=tmp_path / save), NUM_ROWS) is not None
 
 
 def test_a_training_checkpoint_that_lost_its_description_is_not_taken_for_mere_weights(
@@ -155,25 +155,25 @@ def test_a_training_checkpoint_that_lost_its_description_is_not_taken_for_mere_w
     (folder / METADATA).unlink()
     (folder / "__0_0.distcp").touch()
     with pytest.raises(CheckpointError, match=f"iter_0000010 is not a whole checkpoint: {METADATA} missing"):
-        find_continuation(asking(run, load=tmp_path), NUM_ROWS)
+        find_resume_point(asking(run, load=tmp_path), NUM_ROWS)
 
 
 def test_a_fresh_run_does_not_write_between_checkpoints_of_another(run: RunConfig, tmp_path: Path) -> None:
     run = asking(run, save=tmp_path / "saved")
-    check_fresh_places(run)
+    check_output_is_unused(run)
     write_checkpoint(tmp_path / "saved", run, 10)
     with pytest.raises(CheckpointError, match="holds the checkpoints of another run; continue that one with resume_"):
-        check_fresh_places(run)
+        check_output_is_unused(run)
 
 
 def test_a_fresh_run_does_not_go_on_writing_the_metrics_of_another(run: RunConfig) -> None:
     metrics = Path(run.loop.output_dir) / "metrics.jsonl"
     metrics.parent.mkdir(parents=True)
     metrics.touch()
-    check_fresh_places(run)
+    check_output_is_unused(run)
     metrics.write_text("{}\n")
     with pytest.raises(CheckpointError, match=r"metrics\.jsonl is of another run; choose another output_dir"):
-        check_fresh_places(run)
+        check_output_is_unused(run)
 
 
 @pytest.mark.parametrize(
@@ -184,20 +184,20 @@ def test_a_fresh_run_does_not_go_on_writing_the_metrics_of_another(run: RunConfi
 def test_another_model_is_refused(changed: dict[str, Any], run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, run, 10, model=replace(run.actor.model, **changed).as_dict())
     with pytest.raises(CheckpointError, match=f"iter_0000010 cannot be continued: .*{next(iter(changed))}"):
-        find_continuation(asking(run, resume_from=tmp_path), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
 
 
 def test_a_resumed_run_keeps_its_reference(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "policy"))
     resumed = asking(run, resume_from=tmp_path / "saved")
-    assert find_continuation(with_ref(resumed, str(tmp_path / "policy")), NUM_ROWS) is not None
+    assert find_resume_point(with_ref(resumed, str(tmp_path / "policy")), NUM_ROWS) is not None
     with pytest.raises(CheckpointError, match=r"the reference was .*policy, is .*other"):
-        find_continuation(with_ref(resumed, str(tmp_path / "other")), NUM_ROWS)
+        find_resume_point(with_ref(resumed, str(tmp_path / "other")), NUM_ROWS)
 
 
 def test_random_state_is_read_under_the_same_layout_only(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, run, 10, topology={"tp": 2, "pp": 1, "dp": 1}, rng=False)
-    found = find_continuation(asking(run, resume_from=tmp_path), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
     assert found is not None and found.optimizer and not found.rng
 
 
@@ -205,18 +205,18 @@ def test_a_run_does_not_write_into_the_output_folder_of_a_third(run: RunConfig, 
     earlier = tmp_path / "earlier"
     folder = write_checkpoint(earlier / "checkpoints", run, 10, output_dir=str(earlier))
     metrics = Path(run.loop.output_dir) / "metrics.jsonl"
-    assert find_continuation(asking(run, resume_from=folder), NUM_ROWS) is not None
+    assert find_resume_point(asking(run, resume_from=folder), NUM_ROWS) is not None
     metrics.parent.mkdir(parents=True)
     metrics.touch()
     with pytest.raises(CheckpointError, match=r"holds another run than that of .*iter_0000010; choose another output_"):
-        find_continuation(asking(run, resume_from=folder), NUM_ROWS)
+        find_resume_point(asking(run, resume_from=folder), NUM_ROWS)
 
 
 def test_a_run_loaded_from_a_trained_policy_keeps_the_reference_of_that_run(run: RunConfig, tmp_path: Path) -> None:
     (tmp_path / "initial").mkdir()
     write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "initial"))
     loaded = as_own_reference(asking(run, load=tmp_path / "saved"))
-    found = find_continuation(loaded, NUM_ROWS)
+    found = find_resume_point(loaded, NUM_ROWS)
     assert found is not None
     assert reference_of(with_reference_of(loaded, found)) == str(tmp_path / "initial")
     assert with_reference_of(with_ref(loaded, str(tmp_path)), found) == with_ref(loaded, str(tmp_path))
@@ -225,7 +225,7 @@ def test_a_run_loaded_from_a_trained_policy_keeps_the_reference_of_that_run(run:
 def test_a_reference_that_is_gone_is_named(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "gone"))
     loaded = as_own_reference(asking(run, load=tmp_path / "saved"))
-    found = find_continuation(loaded, NUM_ROWS)
+    found = find_resume_point(loaded, NUM_ROWS)
     assert found is not None
     with pytest.raises(
         CheckpointError, match=r"was trained against .*gone, which is not there; name it with ref_model"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.trainers.resume import continued_in_place
+from mindspeed_dpo.trainers.resume import with_resumed_output_dir
 from tests.unit.trainers.saved_runs import asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
 
@@ -23,7 +23,7 @@ def test_a_resumed_run_goes_on_in_its_own_folder(named: str, run: RunConfig, tmp
     earlier = tmp_path / "earlier"
     write_checkpoint(earlier / "checkpoints", run, 10)
     unnamed = replace(asking(run, resume_from=earlier / named), origins={})
-    found = continued_in_place(unnamed)
+    found = with_resumed_output_dir(unnamed)
     assert found.loop.output_dir == str(earlier)
     assert found.actor.checkpoint.save == str(earlier / "checkpoints")
     assert replace(found, loop=run.loop) == asking(replace(unnamed, loop=run.loop), save=earlier / "checkpoints")
@@ -33,14 +33,14 @@ def test_a_folder_that_was_asked_for_is_kept(run: RunConfig, tmp_path: Path) -> 
     write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
     assert "loop.output_dir" in run.origins
     resumed = asking(run, resume_from=tmp_path / "earlier")
-    assert continued_in_place(resumed) is resumed
+    assert with_resumed_output_dir(resumed) is resumed
 
 
 def test_checkpoints_that_were_asked_for_elsewhere_stay_there(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
     origin = run.origins["loop.output_dir"]
     resumed = replace(asking(run, resume_from=tmp_path / "earlier", save="mine"), origins={"actor.save": origin})
-    found = continued_in_place(resumed)
+    found = with_resumed_output_dir(resumed)
     assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), "mine")
 
 
@@ -49,13 +49,13 @@ def test_checkpoints_apart_from_their_run_lead_to_its_folder_and_stay_where_they
 ) -> None:
     (tmp_path / "earlier").mkdir()
     write_checkpoint(tmp_path / "apart", run, 10, output_dir=str(tmp_path / "earlier"))
-    found = continued_in_place(replace(asking(run, resume_from=tmp_path / "apart"), origins={}))
+    found = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "apart"), origins={}))
     assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), str(tmp_path / "apart"))
 
 
 def test_a_folder_that_was_moved_is_found_where_it_lies_now(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "moved" / "checkpoints", run, 10, output_dir=str(tmp_path / "before"))
-    found = continued_in_place(replace(asking(run, resume_from=tmp_path / "moved"), origins={}))
+    found = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "moved"), origins={}))
     assert found.loop.output_dir == str(tmp_path / "moved")
 
 
@@ -63,4 +63,4 @@ def test_nothing_moves_where_the_folder_is_gone_or_nothing_is_resumed(run: RunCo
     write_checkpoint(tmp_path / "apart", run, 10, output_dir=str(tmp_path / "gone"))
     for settings in (asking(run, resume_from=tmp_path / "apart"), run):
         settings = replace(settings, origins={})
-        assert continued_in_place(settings) is settings
+        assert with_resumed_output_dir(settings) is settings

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.observability.logs import start_logging
-from mindspeed_dpo.trainers.loop import Plan
+from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.signals import SIGNALS
 from tests.unit.trainers.fakes import Pretended, trainer
 
@@ -37,7 +37,7 @@ def as_in_a_terminal() -> Iterator[None]:
 @pytest.mark.parametrize("save_interval", [None, 2], ids=["end only", "due at that step"])
 def test_a_signal_lets_the_step_end_and_saves_it_once(number: signal.Signals, save_interval: int | None) -> None:
     roles = Pretended(during_update=raising(number, at=1))
-    assert trainer(roles, Plan(0, 9, save_interval=save_interval)).fit() == 2
+    assert trainer(roles, LoopSchedule(0, 9, save_interval=save_interval)).fit() == 2
     assert roles.done("update") == [0, 1]
     assert roles.done("save") == [2] and roles.done("log") == [1, 2]
 
@@ -45,14 +45,14 @@ def test_a_signal_lets_the_step_end_and_saves_it_once(number: signal.Signals, sa
 def test_a_second_signal_ends_at_once() -> None:
     roles = Pretended(during_update=raising(signal.SIGINT, signal.SIGINT, at=1))
     with pytest.raises(KeyboardInterrupt):
-        trainer(roles, Plan(0, 9)).fit()
+        trainer(roles, LoopSchedule(0, 9)).fit()
     assert roles.done("save") == []
 
 
 def test_handlers_are_as_before_afterwards() -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
-    trainer(Pretended(), Plan(0, 1)).fit()
-    trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), Plan(0, 5)).fit()
+    trainer(Pretended(), LoopSchedule(0, 1)).fit()
+    trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), LoopSchedule(0, 5)).fit()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
@@ -62,7 +62,7 @@ def test_a_failing_step_is_not_saved_and_handlers_are_restored() -> None:
 
     before, roles = [signal.getsignal(number) for number in SIGNALS], Pretended(during_update=fail)
     with pytest.raises(RuntimeError, match="no device"):
-        trainer(roles, Plan(0, 3)).fit()
+        trainer(roles, LoopSchedule(0, 3)).fit()
     assert roles.done("save") == []
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -101,7 +101,7 @@ def test_a_signal_in_the_middle_of_a_log_line_is_told_and_logged(
         logging.getLogger("anyone").warning("step %d", step)
 
     roles = Pretended(during_update=log)
-    assert trainer(roles, Plan(0, 9)).fit() == 1
+    assert trainer(roles, LoopSchedule(0, 9)).fit() == 1
     assert roles.done("save") == [1]
     told = "SIGTERM: finishing this step and saving; once more ends at once\n"
     assert capfd.readouterr().err == told
@@ -112,7 +112,7 @@ def test_the_request_is_in_the_log_file_and_once_on_the_console(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with start_logging(tmp_path, "driver", console_level=logging.INFO) as session:
-        trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), Plan(0, 5)).fit()
+        trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), LoopSchedule(0, 5)).fit()
     assert session.path is not None
     for text in (session.path.read_text(), capfd.readouterr().err):
         assert text.count("SIGTERM: finishing this step and saving; once more ends at once\n") == 1
@@ -120,12 +120,12 @@ def test_the_request_is_in_the_log_file_and_once_on_the_console(
 
 def test_without_standard_error_a_signal_still_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.__stderr__", None)
-    assert trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), Plan(0, 5)).fit() == 1
+    assert trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), LoopSchedule(0, 5)).fit() == 1
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:
     roles, steps = Pretended(), []
-    thread = threading.Thread(target=lambda: steps.append(trainer(roles, Plan(0, 2)).fit()))
+    thread = threading.Thread(target=lambda: steps.append(trainer(roles, LoopSchedule(0, 2)).fit()))
     thread.start()
     thread.join()
     assert steps == [2]

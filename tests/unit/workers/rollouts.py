@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,8 @@ from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
 from mindspeed_dpo.data.indexed.column_group import writing
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from mindspeed_dpo.workers.interfaces import Actor, Rollout
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides
 from tests.support.tokenizers import save_tokenizer
@@ -94,40 +96,42 @@ class Jobs:
         self.rollout = PoolGroup(run, run.num_processes(ROLLOUT), ROLLOUT) if own else self.actor
         self.rollout.build(ROLLOUT)
         if own:
-            address = self.actor.call("actor", "host_link", "127.0.0.1")[0]
+            address = self.actor.call(Actor.host_weight_group, "127.0.0.1")[0]
             stages = run.actor.parallel.pipeline_model_parallel_size
-            self.at_once("open_link", "open_link", address, stages, run.num_processes(ROLLOUT))
+            self.at_once(
+                Actor.join_weight_group, Rollout.join_weight_group, address, stages, run.num_processes(ROLLOUT)
+            )
 
     def learn(self, step: int = 0) -> None:
         """One update of the actor's weights."""
         rows = np.arange(self.run.actor.batch.global_batch_size)
-        self.actor.call("actor", "update", step, rows, np.zeros((len(rows), 2), np.float32))
+        self.actor.call(Actor.update, step, rows, np.zeros((len(rows), 2), np.float32))
 
     def hand_over(self, version: int) -> list[int]:
         """Publish and receive; what the rollout says it has."""
         if self.rollout is self.actor:
-            assert self.actor.call("actor", "publish", version) == [None] * self.run.num_processes("actor")
-            return self.rollout.call(ROLLOUT, "receive", version)
-        return self.at_once("publish", "receive", version)
+            assert self.actor.call(Actor.send_weights, version) == [None] * self.run.num_processes("actor")
+            return self.rollout.call(Rollout.receive_weights, version)
+        return self.at_once(Actor.send_weights, Rollout.receive_weights, version)
 
-    def at_once(self, actor_verb: str, rollout_verb: str, *args: Any) -> list[Any]:
+    def at_once(self, of_actor: Callable[..., Any], of_rollout: Callable[..., Any], *args: Any) -> list[Any]:
         """Call both sides together; the rollout's answers."""
         with ThreadPoolExecutor() as threads:
             calls = [
-                threads.submit(self.actor.call, "actor", actor_verb, *args),
-                threads.submit(self.rollout.call, ROLLOUT, rollout_verb, *args),
+                threads.submit(self.actor.call, of_actor, *args),
+                threads.submit(self.rollout.call, of_rollout, *args),
             ]
             return [call.result() for call in calls][1]
 
     def digests(self) -> tuple[list[dict[str, int]], list[dict[str, int]]]:
         """Those of the actor's and of the rollout's replicas."""
-        actor = self.actor.call("actor", "weights_digest")
-        rollout = self.rollout.call(ROLLOUT, "weights_digest")
+        actor = self.actor.call(Actor.weights_digest)
+        rollout = self.rollout.call(Rollout.weights_digest)
         return [one for one in actor if one is not None], [one for one in rollout if one is not None]
 
     def generate(self, rows: list[int], *args: Any) -> RolloutBatch:
         """The answers of all replicas."""
-        parts = self.rollout.call(ROLLOUT, "generate", rows, *args)
+        parts = self.rollout.call(Rollout.generate, rows, *args)
         return RolloutBatch.concat([part for part in parts if part is not None])
 
     def logps(self, answers: PreferenceBatch) -> Tensor:
@@ -135,15 +139,15 @@ class Jobs:
         return next(one for one in self.actor.inspect(_score, answers) if one is not None)
 
 
-def _build_actor(crew: Crew, pairs: Path) -> None:
+def _build_actor(colocated: ColocatedRoles, pairs: Path) -> None:
     """The actor over pairs on disk: what it learns does not matter here, only that its weights change."""
-    role = crew.seat.run.actor
+    role = colocated.context.run.actor
     role = replace(role, data=replace(role.data, data_path=str(pairs)))
-    crew.roles["actor"] = ActorWorker(crew.seat, role, PreferenceDataset.open(str(pairs)))
+    colocated.roles["actor"] = ActorWorker(colocated.context, role, PreferenceDataset.open(str(pairs)))
 
 
-def _score(crew: Crew, answers: PreferenceBatch) -> Tensor | None:
-    place = crew.seat.place
-    packed = pack(answers, multiple_of=place.topology.cp).divided(place.cp_rank, place.topology.cp)
-    columns = crew.roles["actor"].engine.score([packed])
+def _score(colocated: ColocatedRoles, answers: PreferenceBatch) -> Tensor | None:
+    place = colocated.context.place
+    packed = pack(answers, multiple_of=place.topology.cp).for_context_rank(place.cp_rank, place.topology.cp)
+    columns = colocated.roles["actor"].engine.score([packed])
     return packed.sum_by_response(columns[0][:, LOGP]) if place.is_output else None

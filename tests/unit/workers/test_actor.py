@@ -14,10 +14,10 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.models.head import LOGP
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.setup.sources import open_pairs, sampling_of
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
@@ -27,18 +27,18 @@ pytestmark = pytest.mark.distributed
 
 ROWS = np.array([3, 0, 4, 2, 1])
 LAYOUTS: list[Layout] = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
-Seat = Callable[..., tuple[PoolGroup, ActorHandle, RunConfig]]
+Seat = Callable[..., tuple[PoolGroup, ActorGroup, RunConfig]]
 
 
 @pytest.fixture
 def seat(tmp_path: Path) -> Seat:
     """Builds the actor of a random run under a layout."""
 
-    def build(layout: Layout = (1, 1, 1), **settings: Any) -> tuple[PoolGroup, ActorHandle, RunConfig]:
+    def build(layout: Layout = (1, 1, 1), **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
         run = random_run(tmp_path, layout, **settings)
         group = PoolGroup(run, layout[0] * layout[1] * layout[2])
         group.build("actor")
-        return group, ActorHandle(group), run
+        return group, ActorGroup(group), run
 
     return build
 
@@ -96,7 +96,7 @@ def test_more_replicas_than_rows_answer_for_the_rows_alone(seat: Seat) -> None:
 def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat) -> None:
     group, actor, _ = seat(layout, reference="live")
     group.build("ref")
-    reference = ReferenceHandle(group)
+    reference = ReferenceGroup(group)
     # Not bit by bit: where two copies of the weights lie in memory may choose another kernel for them.
     np.testing.assert_allclose(reference.log_probs(ROWS), actor.log_probs(ROWS), rtol=1e-6)
     before = reference.log_probs(ROWS)
@@ -105,11 +105,11 @@ def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat
     assert not np.array_equal(actor.log_probs(ROWS), before)
 
 
-def norm_of_the_mean_loss(crew: Crew, rows: np.ndarray, references: np.ndarray) -> float:
+def norm_of_the_mean_loss(colocated: ColocatedRoles, rows: np.ndarray, references: np.ndarray) -> float:
     """Gradient norm of the mean loss over the rows, from one plain forward and backward pass in one process."""
-    actor, losses = crew.roles["actor"], []
+    actor, losses = colocated.roles["actor"], []
     actor.engine.wrapped[0].zero_grad_buffer()
-    for batch in actor.feed.micro_batches(rows, references):
+    for batch in actor.batch_builder.micro_batches(rows, references):
         ratios = batch.sum_by_response(actor.engine.model(batch)[:, LOGP]) - batch.ref_logps
         losses.append(-logsigmoid(actor.role.loss.dpo_beta * (ratios[:, 0] - ratios[:, 1])))
     torch.cat(losses).mean().backward()
@@ -198,7 +198,7 @@ def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(se
     run = replace(run, actor=replace(run.actor, pairing=replace(run.actor.pairing, ppo_mini_batch_size=2)))
     group = PoolGroup(run, 1)
     group.build("actor")
-    actor = ActorHandle(group)
+    actor = ActorGroup(group)
     metrics = actor.update(0, ROWS[:4], references)
     np.testing.assert_array_equal(actor.log_probs(ROWS), expected)
     assert metrics["beta"] == run.actor.loss.dpo_beta
@@ -220,11 +220,11 @@ def test_an_offloaded_reference_says_the_same(seat: Seat) -> None:
         run = replace(run, ref=replace(run.ref, reward=replace(run.ref.reward, offload=offload)))
         group = PoolGroup(run, 1)
         group.build("ref")
-        found.append(ReferenceHandle(group).log_probs(ROWS).tolist())
+        found.append(ReferenceGroup(group).log_probs(ROWS).tolist())
         assert group.inspect(is_offloaded) == [offload]
         group.leave()
     assert found[0] == found[1]
 
 
-def is_offloaded(crew: Crew) -> bool:
-    return crew.roles["ref"].engine._works_on is not None
+def is_offloaded(colocated: ColocatedRoles) -> bool:
+    return colocated.roles["ref"].engine._works_on is not None

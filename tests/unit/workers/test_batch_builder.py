@@ -17,7 +17,7 @@ from mindspeed_dpo.config.estimates.memory import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
-from mindspeed_dpo.workers.batching.batch_builder import Feed, GivenPairs
+from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, InMemoryPairs
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 
 
@@ -32,11 +32,11 @@ class NumberedRows:
         return np.tile(np.array([2, 1, 2], np.int32), (100, 1))
 
 
-def feed(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **settings: Any) -> Feed:
+def batch_builder(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **settings: Any) -> BatchBuilder:
     usual = {"limit": Limit(units=2), "share_prompt": True, "multiple_of": 1, "vocab_size": 100}
     values = {"costs": MultiplyAdds(1, 1, 1), **usual, **settings}
     place = Topology(tp=tp, dp=dp, cp=cp).place((dp_rank * cp + cp - 1) * tp)
-    return Feed(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
+    return BatchBuilder(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
 
 
 def rows_of(batches: Sequence[PackedBatch]) -> list[int]:
@@ -62,7 +62,7 @@ def test_replicas_share_the_rows_without_losing_one_and_say_which_they_have(
     seen: list[int] = []
     for rank in range(dp):
         settings = {"limit": Limit(units=micro_batch_size), "share_prompt": share_prompt}
-        batches = feed(dp, rank, **settings).micro_batches(rows, references)
+        batches = batch_builder(dp, rank, **settings).micro_batches(rows, references)
         assert batches and all(1 <= len(batch.weights) <= micro_batch_size for batch in batches)
         places = [int(p) for b in batches for p, weight in zip(b.pair_ids, b.weights, strict=True) if weight]
         refs = [ref for b in batches for ref, weight in zip(b.ref_logps.tolist(), b.weights, strict=True) if weight]
@@ -76,7 +76,7 @@ def test_replicas_share_the_rows_without_losing_one_and_say_which_they_have(
 def test_tokens_fill_a_micro_batch_with_its_padding(multiple_of: int, passes: list[int]) -> None:
     # Five tokens a pair; 11 hold two, but only 8 of them are a multiple of 4.
     limit = Limit(rows=11 - 11 % multiple_of)
-    batches = feed(limit=limit, multiple_of=multiple_of).micro_batches(range(5))
+    batches = batch_builder(limit=limit, multiple_of=multiple_of).micro_batches(range(5))
     assert [len(batch.weights) for batch in batches] == passes
     assert all(len(batch.tokens) % multiple_of == 0 for batch in batches)
 
@@ -87,7 +87,7 @@ def test_replicas_get_about_the_same_work_whose_attention_grows_with_the_square(
     batch = PreferenceBatch.from_lists([[1] * n for n in lengths], [[[2] * n, [3]] for n in lengths])
     work = []
     for rank in range(2):
-        part = replace(feed(2, rank, limit=limit, costs=MultiplyAdds(0, 0, 1)), dataset=GivenPairs(batch))
+        part = replace(batch_builder(2, rank, limit=limit, costs=MultiplyAdds(0, 0, 1)), dataset=InMemoryPairs(batch))
         _, seen = packed_sizes(batch.lengths().numpy())
         ids = torch.cat([packed.pair_ids for packed in part.micro_batches(range(len(lengths)))])
         work.append(int(seen[ids.numpy()].sum()))
@@ -98,12 +98,14 @@ def test_replicas_get_about_the_same_work_whose_attention_grows_with_the_square(
 
 def test_a_stream_gives_the_same_micro_batches_one_by_one() -> None:
     rows = [5, 6, 7]
-    assert [rows_of([batch]) for batch in feed().stream(rows)] == [rows_of([b]) for b in feed().micro_batches(rows)]
-    assert rows_of([next(feed(vocab_size=8).stream([1, 2, 99]))]) == [1, 2]
+    assert [rows_of([batch]) for batch in batch_builder().stream(rows)] == [
+        rows_of([b]) for b in batch_builder().micro_batches(rows)
+    ]
+    assert rows_of([next(batch_builder(vocab_size=8).stream([1, 2, 99]))]) == [1, 2]
 
 
 def test_a_micro_batch_is_packed_when_it_is_asked_for_and_only_once() -> None:
-    batches = feed(vocab_size=8).micro_batches([1, 2, 99, 3])
+    batches = batch_builder(vocab_size=8).micro_batches([1, 2, 99, 3])
     assert len(batches) == 2 and batches[0] is batches[0]
     assert rows_of([batches[-2]]) == [1, 2]
     with pytest.raises(ValueError, match="token 99"):
@@ -119,35 +121,35 @@ def test_an_error_in_packing_is_not_taken_for_the_end() -> None:
 
 
 def test_a_replica_without_rows_gets_one_pair_that_counts_nothing() -> None:
-    (batch,) = feed(dp=3, dp_rank=2).micro_batches([7, 8])
+    (batch,) = batch_builder(dp=3, dp_rank=2).micro_batches([7, 8])
     assert batch.weights.tolist() == [0.0]
     assert len(batch.labels) == 3
 
 
 def test_without_references_they_are_zero() -> None:
-    (batch,) = feed().micro_batches([7, 8])
+    (batch,) = batch_builder().micro_batches([7, 8])
     assert batch.ref_logps.tolist() == [[0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize(("multiple_of", "length"), [(4, 8), (1, 5)])
 def test_rows_are_padded_to_the_multiple(multiple_of: int, length: int) -> None:
-    (batch,) = feed(multiple_of=multiple_of).micro_batches([7])
+    (batch,) = batch_builder(multiple_of=multiple_of).micro_batches([7])
     assert len(batch.tokens) == length
 
 
 def test_the_ranks_that_share_a_row_have_equal_parts_of_it() -> None:
-    (batch,) = feed(cp=2, multiple_of=8).micro_batches([7])
+    (batch,) = batch_builder(cp=2, multiple_of=8).micro_batches([7])
     assert len(batch.tokens) == 8
     assert batch.part is not None and (batch.part.start, batch.part.stop) == (4, 8)
 
 
 def test_prompts_are_repeated_where_sharing_is_off() -> None:
-    (shared,), (repeated,) = (feed(share_prompt=flag).micro_batches([7]) for flag in (True, False))
+    (shared,), (repeated,) = (batch_builder(share_prompt=flag).micro_batches([7]) for flag in (True, False))
     assert (len(shared.tokens), len(repeated.tokens)) == (2 + 3, 2 * 2 + 3)
 
 
 def test_tokens_the_model_does_not_know_are_refused_with_their_rows() -> None:
     sentence = r"rows \[3, 40\] hold token 40, but the model has vocab_size=40: .* another tokenizer"
     with pytest.raises(ValueError, match=sentence):
-        list(feed(vocab_size=40).micro_batches([1, 2, 3, 40]))
-    assert rows_of(feed(vocab_size=41).micro_batches([1, 2, 3, 40])) == [1, 2, 3, 40]
+        list(batch_builder(vocab_size=40).micro_batches([1, 2, 3, 40]))
+    assert rows_of(batch_builder(vocab_size=41).micro_batches([1, 2, 3, 40])) == [1, 2, 3, 40]

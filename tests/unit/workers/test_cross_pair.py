@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
@@ -50,11 +50,11 @@ def learn(folder: Path, layout: Layout, size: int | None, **settings: Any) -> tu
     return metrics[1], logps
 
 
-def seated(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorHandle, RunConfig]:
+def seated(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
     run = random_run(folder, layout, global_batch_size=4, lr_warmup_iters=0, **settings)
     group = PoolGroup(run, layout[0] * layout[1] * layout[2])
     group.build("actor")
-    return group, ActorHandle(group), run
+    return group, ActorGroup(group), run
 
 
 @pytest.mark.parametrize("name", LOSSES)

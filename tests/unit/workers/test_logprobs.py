@@ -1,4 +1,4 @@
-"""From columns to numbers per row: sums by response, token statistics, amounts."""
+"""From columns to numbers per row: sums by response, token statistics, workload metrics."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.head import LOG_COLLISION, LOGP
-from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
-from mindspeed_dpo.workers.interfaces import joined
+from mindspeed_dpo.workers.interfaces import join_replicas
 from mindspeed_dpo.workers.logprobs import (
-    agreement,
-    amounts,
     response_logps,
     score_pairs,
     score_tokens,
     token_statistics,
+    workload_metrics,
+    wpo_weights,
 )
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6
 
 @dataclass
 class GivenBatches:
-    """A feed that holds its batches already."""
+    """A batch_builder that holds its batches already."""
 
     batches: list[PackedBatch]
     topology: Topology
@@ -39,7 +39,7 @@ class GivenBatches:
     device: torch.device = CPU
 
     @property
-    def place(self) -> Place:
+    def place(self) -> ParallelRank:
         return self.topology.place(self.rank)
 
     def over(self, pairs: object) -> tuple[GivenBatches, object]:
@@ -67,12 +67,12 @@ def packed(*pairs: int, at: list[int], weight: float = 1.0) -> PackedBatch:
 
 
 def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
-    feed = GivenBatches([packed(0, 1, at=[2, 0]), packed(1, at=[1])], Topology())
-    found = score_pairs(LabelsAsScores(), feed, [0, 1, 1])  # type: ignore[arg-type]
+    batch_builder = GivenBatches([packed(0, 1, at=[2, 0]), packed(1, at=[1])], Topology())
+    found = score_pairs(LabelsAsScores(), batch_builder, [0, 1, 1])  # type: ignore[arg-type]
     assert found is not None and found.values.dtype == np.float32
     assert found.positions.tolist() == [2, 0, 1]
     assert found.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
-    assert joined([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
+    assert join_replicas([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
 
 
 def test_scores_of_tokens_know_their_places_among_all() -> None:
@@ -81,28 +81,28 @@ def test_scores_of_tokens_know_their_places_among_all() -> None:
     for batches in ([packed(1, at=[2]), packed(1, at=[0])], [packed(0, at=[1])], [packed(0, at=[1], weight=0.0)]):
         shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
     assert [len(share.positions) for share in shares if share] == [8, 3, 0]
-    assert joined([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
+    assert join_replicas([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
 
 
 def test_only_some_micro_batches_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "HELD_MICRO_BATCHES", 2)
     engine = LabelsAsScores()
-    feed = GivenBatches([packed(p, at=[n]) for n, p in enumerate((0, 1, 1, 0, 0))], Topology())
-    found = score_pairs(engine, feed, range(5))  # type: ignore[arg-type]
+    batch_builder = GivenBatches([packed(p, at=[n]) for n, p in enumerate((0, 1, 1, 0, 0))], Topology())
+    found = score_pairs(engine, batch_builder, range(5))  # type: ignore[arg-type]
     assert found is not None and found.values[:, 0].tolist() == [-3, -15, -15, -3, -3]
     assert engine.held == [2, 2, 1]
 
 
 def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
-    feed = GivenBatches([packed(0, at=[0], weight=0.0)], Topology(dp=3), rank=2)
-    found = score_pairs(LabelsAsScores(), feed, [7, 8])  # type: ignore[arg-type]
+    batch_builder = GivenBatches([packed(0, at=[0], weight=0.0)], Topology(dp=3), rank=2)
+    found = score_pairs(LabelsAsScores(), batch_builder, [7, 8])  # type: ignore[arg-type]
     assert found is not None and (found.positions.shape, found.values.shape) == ((0,), (0, 2))
 
 
 @pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(cp=2), 1), (Topology(pp=2), 0)])
 def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology, rank: int) -> None:
-    feed = GivenBatches([pack(BATCH)], topology, rank)
-    assert score_pairs(LabelsAsScores(), feed, [0, 1]) is None  # type: ignore[arg-type]
+    batch_builder = GivenBatches([pack(BATCH)], topology, rank)
+    assert score_pairs(LabelsAsScores(), batch_builder, [0, 1]) is None  # type: ignore[arg-type]
 
 
 def test_statistics_are_averaged_over_the_tokens_they_speak_of() -> None:
@@ -129,15 +129,15 @@ def test_pairs_of_weight_zero_count_in_no_statistic() -> None:
 
 def test_computed_tokens_of_all_replicas_are_added_up() -> None:
     first, second = (Topology(dp=2).place(rank) for rank in range(2))
-    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], first, None)
-    sums.merge(amounts([pack(BATCH)], second, None))
+    sums = workload_metrics([pack(BATCH), pack(BATCH.select([0]))], first, None)
+    sums.merge(workload_metrics([pack(BATCH)], second, None))
     assert sums.means() == {"tokens_computed": 10 + 4 + 10, "micro_batches": 3}
 
 
 def test_a_budget_is_filled_as_far_as_its_micro_batches_are() -> None:
     first, second = (Topology(dp=2).place(rank) for rank in range(2))
-    sums = amounts([pack(BATCH), pack(BATCH.select([0]))], first, 16)
-    sums.merge(amounts([pack(BATCH)], second, 16))
+    sums = workload_metrics([pack(BATCH), pack(BATCH.select([0]))], first, 16)
+    sums.merge(workload_metrics([pack(BATCH)], second, 16))
     assert sums.means()["micro_batch_fill"] == pytest.approx((10 + 4 + 10) / (3 * 16))
 
 
@@ -152,10 +152,10 @@ def test_agreement_is_how_likely_the_pair_is() -> None:
     ratio = columns[:, LOGP] - columns[:, LOG_COLLISION]
     responses = [ratio[0], ratio[1:3].mean(), ratio[3:6].mean(), ratio[6]]
     expected = torch.stack([responses[0] + responses[1], responses[2] + responses[3]]).exp()
-    torch.testing.assert_close(agreement(batch, columns), expected)
+    torch.testing.assert_close(wpo_weights(batch, columns), expected)
     assert (expected > 1).any()
     # What clamp_weighting asks for.
-    torch.testing.assert_close(agreement(batch, columns, clamp=True), expected.clamp(max=1))
+    torch.testing.assert_close(wpo_weights(batch, columns, clamp=True), expected.clamp(max=1))
 
 
 def test_tokens_beyond_the_shorter_response_weigh_less() -> None:

@@ -11,14 +11,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.batching.minibatches import lessons
+from mindspeed_dpo.workers.batching.minibatches import minibatches
 from mindspeed_dpo.workers.setup.objectives import learning_rate_of, steps_per_iteration
 from tests.unit.workers.pairs import random_run
 
 
 @pytest.fixture(scope="module")
 def offline(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return random_run(tmp_path_factory.mktemp("lessons"), global_batch_size=8)
+    return random_run(tmp_path_factory.mktemp("minibatches"), global_batch_size=8)
 
 
 def paired(run: RunConfig, **pairing: Any) -> RunConfig:
@@ -26,7 +26,7 @@ def paired(run: RunConfig, **pairing: Any) -> RunConfig:
 
 
 def positions(run: RunConfig, num_pairs: int, iteration: int = 0) -> list[list[int]]:
-    return [lesson.positions.tolist() for lesson in lessons(run, iteration, num_pairs)]
+    return [minibatch.positions.tolist() for minibatch in minibatches(run, iteration, num_pairs)]
 
 
 def test_offline_all_pairs_are_one_step(offline: RunConfig) -> None:
@@ -39,11 +39,13 @@ def test_every_pass_takes_every_pair_once_in_steps_of_even_size(
     offline: RunConfig, mini: int, epochs: int, count: int, shuffle: bool
 ) -> None:
     run = paired(offline, ppo_mini_batch_size=mini, ppo_epochs=epochs, shuffle_minibatch=shuffle)
-    found = list(lessons(run, 3, count))
-    assert sorted(np.concatenate([lesson.positions for lesson in found]).tolist()) == sorted([*range(count)] * epochs)
-    sizes = [len(lesson.positions) for lesson in found]
+    found = list(minibatches(run, 3, count))
+    assert sorted(np.concatenate([minibatch.positions for minibatch in found]).tolist()) == sorted(
+        [*range(count)] * epochs
+    )
+    sizes = [len(minibatch.positions) for minibatch in found]
     assert max(sizes) - min(sizes) <= 1
-    numbers = [lesson.number for lesson in found]
+    numbers = [minibatch.number for minibatch in found]
     assert numbers == sorted(set(numbers)) and numbers[-1] < steps_per_iteration(run.actor) == epochs * 8 // mini
 
 

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.rollout.paired_generation import others_number
 from mindspeed_dpo.trainers.online_methods import method_of
 from mindspeed_dpo.weights import Placement, open_weights
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.config_effects.comparison import prompts_with_text
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout, train
@@ -68,17 +68,17 @@ def learn(run: RunConfig, steps: int = 1) -> tuple[list[dict[str, float]], dict[
     group.build("actor")
     group.build("ref")
     method, answers = method_of(run.actor.pairing), PreferenceBatch.from_lists(PROMPTS, RESPONSES)
-    known = method.ask(ReferenceHandle(group), answers)()
+    known = method.start_ref_logps(ReferenceGroup(group), answers)()
     selection = method.select(answers, SCORES, seed=(0, 0))
-    pairs, ref_logps = method.lesson(known, selection, SCORES)
-    metrics = [ActorHandle(group).update(step, pairs, ref_logps) for step in range(steps)]
+    pairs, ref_logps = method.training_batch(known, selection, SCORES)
+    metrics = [ActorGroup(group).update(step, pairs, ref_logps) for step in range(steps)]
     gradient, weights = group.inspect(gradient_and_weights)[0]
     group.leave()
     return metrics, gradient, weights
 
 
-def gradient_and_weights(crew: Crew) -> tuple[dict[str, Tensor], Tensor]:
-    model = crew.roles["actor"].engine.model
+def gradient_and_weights(colocated: ColocatedRoles) -> tuple[dict[str, Tensor], Tensor]:
+    model = colocated.roles["actor"].engine.model
     gradient = {name: parameter.main_grad.clone() for name, parameter in model.named_parameters()}
     return gradient, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
@@ -175,13 +175,13 @@ def test_wherever_the_rollout_sits_the_other_answers_with_the_reference(method: 
         rollout_model(folder / "ref"), [PROMPTS[row] for row in rows], numbers, max_new_tokens=12, seed=run.loop.seed,
         stop_ids=frozenset({2}), n_samples_per_prompt=1, temperature=run.actor.rollout.temperature,
     )  # fmt: skip
-    expected = [row[0].tolist() for row in theirs.answers.responses()]
+    expected = [row[0].tolist() for row in theirs.samples.responses()]
     policys = set()
     for layout, own in SEATS.values():
         jobs = Jobs(method_run(folder, layout, own, **keys), folder)
         if own:
             jobs.hand_over(0)
-        before = jobs.generate(rows, first).answers.responses()
+        before = jobs.generate(rows, first).samples.responses()
         assert [row[1].tolist() for row in before] == expected
         policys.add(tuple(tuple(row[0].tolist()) for row in before))
     assert len(policys) == 1

@@ -46,8 +46,8 @@ def worker(topology: Topology = SINGLE, rank: int = 0, missing_eos_penalty: floa
     actor = SimpleNamespace(data=SimpleNamespace(tokenizer_name_or_path=str(tokenizer_dir())))
     run = SimpleNamespace(actor=actor, loop=SimpleNamespace(seed=5))
     role = SimpleNamespace(reward=RewardConfig(**keys), pairing=PairingConfig(missing_eos_penalty=missing_eos_penalty))
-    seat = SimpleNamespace(run=run, place=topology.place(rank), accelerator=None)
-    return RewardWorker(seat, role, Columns())  # type: ignore[arg-type]
+    context = SimpleNamespace(run=run, place=topology.place(rank), accelerator=None)
+    return RewardWorker(context, role, Columns())  # type: ignore[arg-type]
 
 
 def whole(batch: RolloutBatch = BATCH, **keys: Any) -> Scored:
@@ -129,7 +129,7 @@ class HalfBroken:
 
 
 def test_a_score_that_is_no_number_takes_its_prompt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(reward.SCORERS, "model", lambda *_: HalfBroken())
+    monkeypatch.setitem(reward.SCORER_BUILDERS, "model", lambda *_: HalfBroken())
     scored = whole()
     assert np.flatnonzero(np.isnan(scored.scores).all(1)).tolist() == [1]
     assert scored.failures == {1: "the responses to dataset row 1 were scored inf, 1.0"}

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from mindspeed_dpo.weights.resharding import first_difference
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from mindspeed_dpo.workers.interfaces import Rollout
 from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
 from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
@@ -67,39 +68,39 @@ def test_the_rollout_answers_with_the_weights_that_were_learned(build: Build, se
         assert jobs.hand_over(version) == [version] * jobs.run.num_processes(ROLLOUT)
         # Before anything asks the actor: what its last update made of the weights must be there already.
         rollouts = jobs.generate(rows, 7, version)
-        torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.answers), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.samples), atol=1e-4, rtol=1e-4)
         assert first_difference(initial, equal(*jobs.digests())) is not None
         assert rollouts.version == version and rollouts.rows.tolist() == rows
-        assert [prompt.tolist() for prompt in rollouts.answers.prompts()] == [PROMPTS[row] for row in rows]
+        assert [prompt.tolist() for prompt in rollouts.samples.prompts()] == [PROMPTS[row] for row in rows]
 
 
 def test_a_response_depends_on_its_number_and_not_on_who_answers(build: Build) -> None:
     jobs = build((1, 1, 2))
     everything = jobs.generate([0, 1, 2, 3], 10)
     later = jobs.generate([2, 3], 12)
-    assert torch.equal(everything.select([2, 3]).answers.response_tokens, later.answers.response_tokens)
+    assert torch.equal(everything.select([2, 3]).samples.response_tokens, later.samples.response_tokens)
     other = jobs.generate([2, 3], 13)
-    assert not torch.equal(later.answers.response_lengths, other.answers.response_lengths) or not torch.equal(
-        later.answers.response_tokens, other.answers.response_tokens
+    assert not torch.equal(later.samples.response_lengths, other.samples.response_lengths) or not torch.equal(
+        later.samples.response_tokens, other.samples.response_tokens
     )
     few = build((1, 1, 2), num_samples_per_step=1).generate([0, 1, 2, 3], 10)
-    assert torch.equal(few.answers.response_tokens, everything.answers.response_tokens)
+    assert torch.equal(few.samples.response_tokens, everything.samples.response_tokens)
 
 
 def test_a_replica_without_prompts_says_nothing(build: Build) -> None:
     jobs = build((1, 1, 2))
-    first, second = jobs.rollout.call(ROLLOUT, "generate", [3], 0)
+    first, second = jobs.rollout.call(Rollout.generate, [3], 0)
     assert first.num_prompts == 1 and second is None
 
 
 def test_only_the_first_rank_of_a_replica_speaks(build: Build) -> None:
-    first, second = build((2, 1, 1), 2).rollout.call(ROLLOUT, "generate", [3, 1], 0)
+    first, second = build((2, 1, 1), 2).rollout.call(Rollout.generate, [3, 1], 0)
     assert first.num_prompts == 2 and second is None
 
 
 def test_responses_end_with_the_tokenizers_end_token(build: Build) -> None:
     rollouts = build(n_samples_per_prompt=64, temperature=5.0, max_tokens_to_oom=100000).generate([0, 1, 2, 3, 4], 0)
-    responses = [response for row in rollouts.answers.responses() for response in row]
+    responses = [response for row in rollouts.samples.responses() for response in row]
     ended = rollouts.ended.flatten().tolist()
     assert any(ended) and not all(ended)
     for response, end in zip(responses, ended, strict=True):
@@ -115,21 +116,21 @@ def test_training_weights_are_used_in_place_and_copies_are_copies(build: Build) 
 def test_another_version_than_the_one_held_is_refused(build: Build) -> None:
     jobs = build()
     jobs.hand_over(3)
-    (refusal,) = jobs.rollout.inspect(refused, "generate", [0], 0, 4)
-    assert refusal == "policy version 4 should answer, but the rollout holds version 3"
+    (refusal,) = jobs.rollout.inspect(refused, Rollout.generate, [0], 0, 4)
+    assert refusal == "policy version 4 was requested, but the rollout holds version 3"
 
 
 def test_a_rollout_that_received_nothing_does_not_answer(build: Build) -> None:
     jobs = build((1, 1, 1), 1, 1, load=None, random_init=True, finetune=False)
-    (refusal,) = jobs.rollout.inspect(refused, "generate", [0], 0)
-    assert refusal == "the rollout has no weights yet; the actor must publish before the first prompt"
+    (refusal,) = jobs.rollout.inspect(refused, Rollout.generate, [0], 0)
+    assert refusal == "the rollout has no weights yet; the actor must send them before the first prompt"
 
 
 def test_a_link_is_for_a_rollout_of_its_own_and_receiving_needs_it(build: Build) -> None:
-    (refusal,) = build().rollout.inspect(refused, "open_link", "127.0.0.1:1", 1, 1)
-    assert refusal == "a rollout in the actor's processes needs no link"
+    (refusal,) = build().rollout.inspect(refused, Rollout.join_weight_group, "127.0.0.1:1", 1, 1)
+    assert refusal == "a rollout in the actor's processes needs no weight group"
     (refusal,) = build((1, 1, 1), 1, 1).rollout.inspect(refused_without_link)
-    assert refusal == "the rollout has no link to the actor; call open_link on both first"
+    assert refusal == "the rollout has not joined a weight group with the actor; call join_weight_group on both first"
 
 
 def test_jobs_that_are_over_leave_no_threads_behind(build: Build) -> None:
@@ -149,18 +150,18 @@ def equal(actor: list[dict[str, int]], rollout: list[dict[str, int]]) -> dict[st
     return first
 
 
-def shares_memory(crew: Crew) -> bool:
-    actor, rollout = crew.roles["actor"], crew.roles[ROLLOUT]
+def shares_memory(colocated: ColocatedRoles) -> bool:
+    actor, rollout = colocated.roles["actor"], colocated.roles[ROLLOUT]
     trained = {parameter.data_ptr() for parameter in actor.engine.model.parameters()}
     return {tensor.data_ptr() for tensor in rollout.weights.tensors.values()} == trained
 
 
-def refused(crew: Crew, verb: str, *args: Any) -> str:
+def refused(colocated: ColocatedRoles, method: Callable[..., Any], *args: Any) -> str:
     with pytest.raises((ValueError, RuntimeError)) as caught:
-        getattr(crew.roles[ROLLOUT], verb)(*args)
+        colocated.call(method, *args)
     return str(caught.value)
 
 
-def refused_without_link(crew: Crew) -> str:
-    crew.build(ROLLOUT)
-    return refused(crew, "receive", 1)
+def refused_without_link(colocated: ColocatedRoles) -> str:
+    colocated.build(ROLLOUT)
+    return refused(colocated, Rollout.receive_weights, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.role_groups import ActorHandle, ReferenceHandle
+from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.workers.setup.sources import open_pairs
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
@@ -29,7 +29,7 @@ def skewed_pairs(folder: Path, seed: int = 0) -> Path:
     return write_pairs(folder / f"skewed{seed}", pairs)  # type: ignore[arg-type]
 
 
-def seat(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorHandle, RunConfig]:
+def seat(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
     """The actor of a run over those pairs."""
     keys = {"data_path": skewed_pairs(folder), "global_batch_size": COUNT, "seq_length": 64, "clip_grad": 0.0}
     if "micro_batch_tokens" in settings:
@@ -37,7 +37,7 @@ def seat(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, Acto
     run = random_run(folder, layout, **{**keys, **settings})
     group = PoolGroup(run, layout[0] * layout[1] * layout[2])
     group.build("actor")
-    return group, ActorHandle(group), run
+    return group, ActorGroup(group), run
 
 
 def metrics_of(folder: Path, layout: Layout, **settings: Any) -> dict[str, float]:
@@ -64,7 +64,7 @@ def test_references_and_evaluation_come_in_the_order_of_the_rows(tmp_path: Path)
     for name, settings in (("one", {"micro_batch_size": 1}), ("two", {"micro_batch_tokens": 30})):
         group, actor, run = seat(tmp_path / name, (1, 1, 2), reference="live", **settings)
         group.build("ref")
-        reference = ReferenceHandle(group)
+        reference = ReferenceGroup(group)
         logps = reference.log_probs(rows)
         measured = actor.evaluate(rows, logps * np.linspace(0.5, 1.5, COUNT, dtype=np.float32)[:, None])
         pairs = open_pairs(run).batch(rows)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from mindspeed_dpo.controller.role_groups import ActorHandle
-from mindspeed_dpo.workers.colocated_roles import Crew
+from mindspeed_dpo.controller.role_groups import ActorGroup
+from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run
@@ -45,10 +45,11 @@ CASES: dict[str, tuple[Layout, int, dict[str, Any]]] = {
 NOT_ALIKE = {"tokens_computed", "micro_batches", "micro_batch_fill", "memory/peak_bytes"}
 
 
-def gradient(crew: Crew) -> dict[str, Tensor]:
+def gradient(colocated: ColocatedRoles) -> dict[str, Tensor]:
     """Of every parameter of a process, summed over the micro-batches and averaged over the replicas."""
     return {
-        name: parameter.main_grad.clone() for name, parameter in crew.roles["actor"].engine.model.named_parameters()
+        name: parameter.main_grad.clone()
+        for name, parameter in colocated.roles["actor"].engine.model.named_parameters()
     }
 
 
@@ -57,7 +58,7 @@ def learn(folder: Path, layout: Layout, cp: int, **keys: Any) -> tuple[np.ndarra
     run = random_run(folder, layout, global_batch_size=4, context_parallel_size=cp, clip_grad=0.0, **keys)
     group = PoolGroup(run, run.num_processes("actor"))
     group.build("actor")
-    actor = ActorHandle(group)
+    actor = ActorGroup(group)
     logps, metrics = actor.log_probs(ROWS), actor.update(0, ROWS, REFERENCES)
     gradients = group.inspect(gradient)
     group.leave()

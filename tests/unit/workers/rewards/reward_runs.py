@@ -22,7 +22,7 @@ from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.rewards.scorer import Scored
-from mindspeed_dpo.workers.setup.builders import Seat
+from mindspeed_dpo.workers.setup.context import WorkerContext
 from tests.support.processes import leave_layout, pool
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer
@@ -130,7 +130,7 @@ def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
         parallel.context_parallel_size,
     )
     groups.split(topology)
-    worker = RewardWorker(Seat(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())
+    worker = RewardWorker(WorkerContext(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())
     return worker.score(batch)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mindspeed_dpo.workers.rewards.batched_calls import SILENT_IN_A_ROW, ask
+from mindspeed_dpo.workers.rewards.batched_calls import MAX_CONSECUTIVE_LOSSES, call_for_prompts
 from mindspeed_dpo.workers.rewards.sandbox import CallFailed, Value
 
 
@@ -31,13 +31,13 @@ def double(values: list[int]) -> list[Value]:
 
 def test_all_prompts_are_asked_at_once() -> None:
     functions = Noting(double)
-    assert ask(functions, "f", prompts([1, 2], [3], [4, 5])) == [[2, 4], [6], [8, 10]]
+    assert call_for_prompts(functions, "f", prompts([1, 2], [3], [4, 5])) == [[2, 4], [6], [8, 10]]
     assert functions.calls == [[1, 2, 3, 4, 5]]
 
 
 def test_nothing_is_asked_for_no_prompts() -> None:
     functions = Noting(double)
-    assert ask(functions, "f", []) == [] and functions.calls == []
+    assert call_for_prompts(functions, "f", []) == [] and functions.calls == []
 
 
 def test_after_a_failure_each_prompt_is_asked_alone_and_the_guilty_one_found() -> None:
@@ -47,39 +47,41 @@ def test_after_a_failure_each_prompt_is_asked_alone_and_the_guilty_one_found() -
         return double(values)
 
     functions = Noting(fails_at_three)
-    assert ask(functions, "f", prompts([1, 2], [3], [4, 5])) == [[2, 4], "raised at 3", [8, 10]]
+    assert call_for_prompts(functions, "f", prompts([1, 2], [3], [4, 5])) == [[2, 4], "raised at 3", [8, 10]]
     assert functions.calls == [[1, 2, 3, 4, 5], [1, 2], [3], [4, 5]]
 
 
 def test_a_wrong_count_is_a_failure() -> None:
     functions = Noting(lambda values: double(values)[(3 in values) :])
-    assert ask(functions, "f", prompts([1], [3, 3])) == [[2], "returned 1 values where 2 were expected"]
+    assert call_for_prompts(functions, "f", prompts([1], [3, 3])) == [[2], "returned 1 values where 2 were expected"]
 
 
 def test_one_prompt_is_not_asked_twice() -> None:
     functions = Noting(lambda values: [])
-    assert ask(functions, "f", prompts([1])) == ["returned 0 values where 1 were expected"]
+    assert call_for_prompts(functions, "f", prompts([1])) == ["returned 0 values where 1 were expected"]
     assert len(functions.calls) == 1
 
 
 def test_a_function_that_is_lost_again_and_again_is_not_asked_for_ever() -> None:
     def hangs(values: list[int]) -> list[Value]:
-        raise CallFailed("did not return", silent=True)
+        raise CallFailed("did not return", is_lost=True)
 
     functions = Noting(hangs)
-    answers = ask(functions, "f", prompts(*([k] for k in range(50))))
-    assert len(functions.calls) == 1 + SILENT_IN_A_ROW
-    assert answers[:SILENT_IN_A_ROW] == ["did not return"] * SILENT_IN_A_ROW
-    assert set(answers[SILENT_IN_A_ROW:]) == {f"was not asked after it was lost {SILENT_IN_A_ROW} times in a row"}
+    answers = call_for_prompts(functions, "f", prompts(*([k] for k in range(50))))
+    assert len(functions.calls) == 1 + MAX_CONSECUTIVE_LOSSES
+    assert answers[:MAX_CONSECUTIVE_LOSSES] == ["did not return"] * MAX_CONSECUTIVE_LOSSES
+    assert set(answers[MAX_CONSECUTIVE_LOSSES:]) == {
+        f"was not asked after it was lost {MAX_CONSECUTIVE_LOSSES} times in a row"
+    }
 
 
 def test_prompts_that_hang_here_and_there_do_not_end_the_asking() -> None:
     def hangs_at_even(values: list[int]) -> list[Value]:
         if any(value % 2 == 0 for value in values):
-            raise CallFailed("did not return", silent=True)
+            raise CallFailed("did not return", is_lost=True)
         return double(values)
 
-    answers = ask(Noting(hangs_at_even), "f", prompts(*([k] for k in range(20))))
+    answers = call_for_prompts(Noting(hangs_at_even), "f", prompts(*([k] for k in range(20))))
     assert answers[1::2] == [[2 * k] for k in range(1, 20, 2)]
     assert set(map(str, answers[::2])) == {"did not return"}
 
@@ -88,4 +90,4 @@ def test_errors_that_are_told_do_not_end_the_asking() -> None:
     def raises(values: list[int]) -> list[Value]:
         raise CallFailed("raised")
 
-    assert ask(Noting(raises), "f", prompts(*([k] for k in range(9)))) == ["raised"] * 9
+    assert call_for_prompts(Noting(raises), "f", prompts(*([k] for k in range(9)))) == ["raised"] * 9

@@ -14,7 +14,7 @@ def test_prompts_keep_the_tokens_of_the_template_and_responses_lose_theirs() -> 
     assert read.row == 5
     assert read.prompt == "<s><|user|>hi<|end|><|assistant|>"
     assert read.completions == ("a  b .", " c")
-    assert read.completion_ids == tuple(response.tolist() for response in batch.answers.responses()[0])
+    assert read.completion_ids == tuple(response.tolist() for response in batch.samples.responses()[0])
     assert read.completion_ids[0][-1] == tokenizer().convert_tokens_to_ids("<|end|>")
 
 

@@ -44,7 +44,7 @@ def test_a_function_gets_exactly_what_it_names_once_for_each_response(
     notebook = str(tmp_path / "call.json")
     texts = reader({"labels": lambda row: [row, str(row)], "notebook": lambda row: notebook})
     assert score(functions, "written", texts=texts).scores.tolist() == [[0, 0]] * 3
-    ids = [tokens.tolist() for row in BATCH.answers.responses() for tokens in row]
+    ids = [tokens.tolist() for row in BATCH.samples.responses() for tokens in row]
     assert json.loads(Path(notebook).read_text(encoding="utf-8")) == {
         "prompts": ["one", "one", "bad two", "bad two", "three", "three"],
         "completions": ["a", "bcd", "ef", "ghij", "", "klmno"],

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.tokenization.examples import RowDropped
-from mindspeed_dpo.workers.rewards.retokenization import SameTokens, shared_prompt
+from mindspeed_dpo.workers.rewards.retokenization import SameTokenizer, shared_prompt
 from tests.unit.workers.rewards.sample_rollouts import rollouts, tokenizer
 
 TOKENS = st.lists(st.integers(0, 2), max_size=6)
@@ -40,13 +40,13 @@ def test_sequences_that_have_nothing_in_common_cannot_be_scored_together() -> No
 
 def test_the_policys_tokens_are_left_as_they_are() -> None:
     batch = rollouts([("a", ["<answer>b</answer><|end|>", "c"])])
-    written = SameTokens().write(batch)
-    assert written.batch is batch.answers and list(written.positions) == [0] and not written.failures
+    written = SameTokenizer().convert(batch)
+    assert written.batch is batch.samples and list(written.positions) == [0] and not written.failures
 
 
 def test_marked_answers_keep_the_end_of_their_response() -> None:
     batch = rollouts([("a", ["so <answer>b</answer> it is<|end|>", "no <answer>c</answer>"]), ("d", ["e<|end|>", "f"])])
-    written = SameTokens(tokenizer()).write(batch)
+    written = SameTokenizer(tokenizer()).convert(batch)
     assert written.batch is not None
     texts = [[tokenizer().decode(ids.tolist()) for ids in row] for row in written.batch.responses()]
     assert texts == [["b<|end|>", "c"], ["e<|end|>", "f"]]

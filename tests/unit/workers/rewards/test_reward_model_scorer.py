@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from mindspeed_dpo.weights import Layout, WeightsError
-from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights import ParallelLayout, WeightsError
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from mindspeed_dpo.workers.setup.sources import open_initial_weights
 from tests.support.reward_models import hf_scores
 from tests.support.tiny_models import save_tiny_model
@@ -114,7 +114,7 @@ def test_the_policys_tokens_are_scored_as_hugging_face_scores_them(name: str, pr
 
 
 def test_a_converted_reward_model_scores_the_same_with_the_tokenizer_it_carries(tmp_path: Path) -> None:
-    convert(Request(reward_folder(), tmp_path, layout=Layout(2, 1), reward_model=True))
+    convert(ConversionRequest(reward_folder(), tmp_path, layout=ParallelLayout(2, 1), reward_model=True))
     assert_scores(score(reward_run(tmp_path), BATCH), expected(reward_folder(), as_sampled))
 
 

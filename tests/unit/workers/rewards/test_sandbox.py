@@ -76,7 +76,7 @@ def test_a_process_that_dies_is_started_again(functions: IsolatedFunctions, name
     (before, _) = call(functions, "process_ids")
     with pytest.raises(CallFailed, match=cause) as failure:
         call(functions, name, "bad")
-    assert failure.value.silent
+    assert failure.value.is_lost
     assert call(functions, name) == [2, 1]
     (after, _) = call(functions, "process_ids")
     assert before != after and ends(int(float(before)))
@@ -95,7 +95,7 @@ def test_leaving_the_interpreter_is_an_error_like_any_other(functions: IsolatedF
     before = call(functions, "process_ids")
     with pytest.raises(CallFailed, match="raised SystemExit: 3") as failure:
         call(functions, "leaving", "bad")
-    assert not failure.value.silent
+    assert not failure.value.is_lost
     assert call(functions, "process_ids") == before
 
 
@@ -104,7 +104,7 @@ def test_a_call_that_hangs_is_ended_and_the_process_started_again() -> None:
     (before, _) = call(short, "process_ids")
     with pytest.raises(CallFailed, match="did not return within 3 s") as failure:
         call(short, "hanging", "bad")
-    assert failure.value.silent
+    assert failure.value.is_lost
     assert ends(int(float(before)))
     assert call(short, "hanging") == [2, 1]
     short.close()

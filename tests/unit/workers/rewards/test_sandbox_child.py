@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.workers.rewards.sandbox_child import Unusable, answer, find, takes
+from mindspeed_dpo.workers.rewards.sandbox_child import InvalidFunction, import_function, parameters_of, run_function
 from tests.support import reward_functions
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 
 
 def test_functions_and_methods_of_objects_are_found() -> None:
-    assert find(f"{FUNCTIONS}.length") is reward_functions.length
-    assert find(f"{FUNCTIONS}.JUDGE.judge") == reward_functions.JUDGE.judge
+    assert import_function(f"{FUNCTIONS}.length") is reward_functions.length
+    assert import_function(f"{FUNCTIONS}.JUDGE.judge") == reward_functions.JUDGE.judge
 
 
 @pytest.mark.parametrize(
@@ -30,19 +30,19 @@ def test_functions_and_methods_of_objects_are_found() -> None:
     ],
 )
 def test_paths_that_lead_nowhere_are_told(path: str, sentence: str) -> None:
-    with pytest.raises(Unusable, match=sentence):
-        find(path)
+    with pytest.raises(InvalidFunction, match=sentence):
+        import_function(path)
 
 
 def test_arguments_are_read_from_the_signature() -> None:
-    assert takes(reward_functions.vowels) == {"names": ["completions"], "required": ["completions"]}
-    assert takes(reward_functions.length) == {"names": None, "required": ["completions"]}
-    assert takes(reward_functions.JUDGE.judge) == {
+    assert parameters_of(reward_functions.vowels) == {"names": ["completions"], "required": ["completions"]}
+    assert parameters_of(reward_functions.length) == {"names": None, "required": ["completions"]}
+    assert parameters_of(reward_functions.JUDGE.judge) == {
         "names": ["prompts", "completions", "shuffle_order"],
         "required": ["prompts", "completions"],
     }
-    with pytest.raises(Unusable, match="takes first by position only"):
-        takes(lambda first, /: first)
+    with pytest.raises(InvalidFunction, match="takes first by position only"):
+        parameters_of(lambda first, /: first)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_arguments_are_read_from_the_signature() -> None:
     ],
 )
 def test_values_become_numbers_or_words(returned: Any, values: list[Any]) -> None:
-    assert answer(lambda: returned, {}) == {"values": values}
+    assert run_function(lambda: returned, {}) == {"values": values}
 
 
 @pytest.mark.parametrize(
@@ -70,18 +70,18 @@ def test_values_become_numbers_or_words(returned: Any, values: list[Any]) -> Non
     ],
 )
 def test_an_answer_that_is_no_list_is_told(returned: Any, sentence: str) -> None:
-    assert answer(lambda: returned, {}) == {"failed": sentence}
+    assert run_function(lambda: returned, {}) == {"failed": sentence}
 
 
 def test_an_error_is_told_in_one_line_with_its_traceback_beside_it() -> None:
-    told = answer(partial(reward_functions.raising, prompts=["bad"]), {"completions": ["a"]})
+    told = run_function(partial(reward_functions.raising, prompts=["bad"]), {"completions": ["a"]})
     assert told["failed"] == "raised ValueError: cannot read this"
     assert "reward_functions.py" in told["trace"]
 
 
 def test_functions_may_be_asynchronous() -> None:
-    assert answer(reward_functions.awaited, {"completions": ["ab"]}) == {"values": [2.0]}
+    assert run_function(reward_functions.awaited, {"completions": ["ab"]}) == {"values": [2.0]}
 
 
 def test_completions_to_compare_are_tuples() -> None:
-    assert answer(reward_functions.longer, {"prompts": ["x"], "completions": [["a", "bc"]]}) == {"values": [1.0]}
+    assert run_function(reward_functions.longer, {"prompts": ["x"], "completions": [["a", "bc"]]}) == {"values": [1.0]}

@@ -21,12 +21,12 @@ def test_parts_are_joined_with_their_failures_in_their_places() -> None:
 
 
 def test_a_prompt_with_one_score_that_is_no_number_has_none_and_is_reported() -> None:
-    settled = scored((1, 2), (np.inf, 1), (3, 4), p2="known").settled([7, 8, 9])
-    np.testing.assert_array_equal(settled.scores, [[1, 2], [np.nan, np.nan], [np.nan, np.nan]])
-    assert settled.failures == {1: "the responses to dataset row 8 were scored inf, 1.0", 2: "known"}
+    validated = scored((1, 2), (np.inf, 1), (3, 4), p2="known").validated([7, 8, 9])
+    np.testing.assert_array_equal(validated.scores, [[1, 2], [np.nan, np.nan], [np.nan, np.nan]])
+    assert validated.failures == {1: "the responses to dataset row 8 were scored inf, 1.0", 2: "known"}
 
 
 def test_settling_and_penalties_leave_the_original_alone() -> None:
     original = scored((1, 2), (np.nan, 1))
-    assert original.settled([0, 1]).less(np.ones((2, 2), np.float32)).scores[0].tolist() == [0, 1]
+    assert original.validated([0, 1]).minus(np.ones((2, 2), np.float32)).scores[0].tolist() == [0, 1]
     np.testing.assert_array_equal(original.scores, [[1, 2], [np.nan, 1]])

@@ -1,0 +1,36 @@
+"""Starts the worker groups of a run on its cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.cluster import cluster
+from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.controller.worker_group import WorkerGroup
+from mindspeed_dpo.device import find_accelerator
+
+
+@contextmanager
+def worker_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
+    """Start a run's processes on the cluster it names; stop them and release their devices at the end.
+
+    Yields:
+        Worker groups by pool name. They monitor each other.
+
+    Raises:
+        ClusterError: The cluster cannot be reached, or has too few devices.
+        WorkerFailure: A process failed.
+    """
+    accelerator = find_accelerator(config.loop.device).placed_by(config.loop.ray_resource)
+    groups: list[WorkerGroup] = []
+    with ExitStack() as stack:
+        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools))
+        by_pool = {}
+        for name, sizes in config.pools.items():
+            pool = Pool(name, sizes, accelerator)
+            stack.callback(pool.release)
+            by_pool[name] = WorkerGroup(config, pool, groups)
+            stack.callback(by_pool[name].stop)
+        yield by_pool

@@ -1,0 +1,51 @@
+"""The trackers of a run: the metrics file, the progress line, TensorBoard, and external services."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.observability.external import Tracked, begin
+from mindspeed_dpo.observability.jsonl import MetricsFile
+from mindspeed_dpo.observability.progress import ProgressLine
+from mindspeed_dpo.observability.tensorboard import TensorBoard
+from mindspeed_dpo.observability.tracker import Trackers
+from mindspeed_dpo.trainers.resume import METRICS_FILE
+
+
+@contextmanager
+def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
+    """Open all trackers of a run and close them at the end.
+
+    Args:
+        config: Settings of the run.
+        first_step: Iterations completed by an earlier run; what was logged after them is discarded.
+    """
+    loop, output_dir = config.loop, Path(config.loop.output_dir)
+    trackers = Trackers(
+        [
+            *(begin(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
+            MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
+            *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
+            ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
+        ]
+    )
+    try:
+        yield trackers
+    finally:
+        trackers.close()
+
+
+def tracked_by(name: str, config: RunConfig) -> Tracked:
+    """Return the project, run name, location and settings that an external tracker gets."""
+    loop, settings = config.loop, config.as_tree()
+    if name != "mlflow":
+        project, run_name, folder = (getattr(loop, f"{name}_{what}") for what in ("project", "exp_name", "save_dir"))
+        return Tracked(project, run_name, folder, settings)
+    # MLflow's own default would be a file in the working directory.
+    default = "" if "MLFLOW_TRACKING_URI" in os.environ else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
+    uri = default if loop.mlflow_tracking_uri is None else loop.mlflow_tracking_uri
+    return Tracked(str(loop.mlflow_experiment), str(loop.mlflow_run_name), uri, settings)
