@@ -1,5 +1,5 @@
-"""The mathematics of training on preferences: losses, their objective, learning-rate schedules.
+"""The mathematics of preference training: losses, objectives, pair selection, schedules, metrics.
 
-Pure functions of tensors and numbers. Models, processes, optimizers and files are left to others; a loss reaches the
-engine as a callable.
+Pure functions of tensors and numbers. Models, processes, optimizers and files are left to other packages; the engine
+receives a loss as a callable.
 """

@@ -1,7 +1,7 @@
-"""Learning rate as a pure function of the optimizer step. Setting it on an optimizer is left to the engine.
+"""Learning rate and beta as pure functions of the step. Setting the rate on an optimizer is left to the engine.
 
-The position is counted in samples, because an iteration may take several optimizer steps: whatever their number, the
-decay is complete exactly when the last iteration is.
+The position is counted in samples, because an iteration may have several optimizer steps: whatever their number, the
+decay completes exactly with the last iteration.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# Share of the way from the floor to the peak that is left, by the share x in [0, 1] of the decay that is done.
+# Fraction of the way from minimum to peak that remains, by the completed fraction x in [0, 1] of the decay.
 DECAY_STYLES: dict[str, Callable[[float], float]] = {
     "constant": lambda x: 1.0,
     "linear": lambda x: 1.0 - x,
@@ -21,19 +21,23 @@ DECAY_STYLES: dict[str, Callable[[float], float]] = {
 
 @dataclass(frozen=True)
 class LearningRateSettings:
-    """Warm-up from 0 to the peak, then decay to the floor.
+    """Warm-up from 0 to the peak, then decay to the minimum.
+
+    Example: 10 iterations of 32 pairs, the first of them warm-up.
+
+        LearningRateSettings("cosine", 1e-6, 1e-7, warmup_samples=32, decay_samples=320, samples_per_iteration=32)
 
     Attributes:
         style: A name of `DECAY_STYLES`.
         lr: Peak learning rate.
-        min_lr: Floor after the decay; without effect on "constant".
-        warmup_samples: Pairs over which the rate rises; may be fractional, as a share of the decay.
+        min_lr: Minimum after the decay; has no effect on "constant".
+        warmup_samples: Pairs over which the rate rises; may be fractional.
         decay_samples: Pairs after which the decay is complete, warm-up included.
-        samples_per_iteration: Pairs by which one iteration advances the position.
-        steps_per_iteration: Optimizer steps that share the samples of an iteration.
+        samples_per_iteration: Pairs of one iteration.
+        steps_per_iteration: Optimizer steps of one iteration, which share its samples.
 
     Raises:
-        ValueError: A setting is out of range; all problems at once.
+        ValueError: Settings are out of range; the message lists all problems.
     """
 
     style: str
@@ -49,9 +53,7 @@ class LearningRateSettings:
         if self.style not in DECAY_STYLES:
             nearest = difflib.get_close_matches(self.style, DECAY_STYLES, n=1)
             hint = f"; did you mean {nearest[0]}?" if nearest else ""
-            problems.append(
-                f"lr_decay_style={self.style!r} is not known: choose one of {', '.join(DECAY_STYLES)}{hint}"
-            )
+            problems.append(f"lr_decay_style={self.style!r} is unknown: choose one of {', '.join(DECAY_STYLES)}{hint}")
         if not (math.isfinite(self.lr) and self.lr >= 0):
             problems.append(f"lr={self.lr} must be a number of at least 0")
         if not 0 <= self.min_lr <= self.lr:
@@ -80,18 +82,18 @@ class LearningRateSettings:
         lr_warmup_iters: int = 0,
         steps_per_iteration: int = 1,
     ) -> LearningRateSettings:
-        """From the keys of a run, counted in iterations, to samples.
+        """Convert the settings of a run, counted in iterations, to samples.
 
         Args:
             style: lr_decay_style.
             lr: Peak learning rate.
-            min_lr: Floor.
+            min_lr: Minimum learning rate.
             train_iters: Iterations of the run.
             global_batch_size: Pairs per iteration.
             lr_decay_iters: Iterations after which the decay is complete; None for `train_iters`.
-            lr_warmup_fraction: Share of the decay length spent on warm-up; excludes `lr_warmup_iters`.
+            lr_warmup_fraction: Fraction of the decay length spent on warm-up; excludes `lr_warmup_iters`.
             lr_warmup_iters: Iterations of warm-up.
-            steps_per_iteration: Optimizer steps per iteration; they share its samples.
+            steps_per_iteration: Optimizer steps per iteration, which share its samples.
 
         Raises:
             ValueError: Both warm-up lengths are given, or a setting is out of range.
@@ -107,9 +109,9 @@ class LearningRateSettings:
 
 
 def lr_at(step: int, settings: LearningRateSettings) -> float:
-    """Learning rate that optimizer step `step`, counted from 0, uses.
+    """Return the learning rate of optimizer step `step`, counted from 0.
 
-    With warm-up, step 0 uses 0: it moves no weight, but the optimizer's moments take its gradient.
+    With warm-up, step 0 has rate 0: it changes no weight, but the optimizer's moments include its gradient.
     """
     # One division, so that the position is exact wherever it is a whole number of samples.
     position = step * settings.samples_per_iteration / settings.steps_per_iteration
@@ -121,9 +123,9 @@ def lr_at(step: int, settings: LearningRateSettings) -> float:
 
 
 def beta_at(step: int, num_steps: int, *, start: float, end: float | None, style: str) -> float:
-    """The pull towards the reference of step `step` of `num_steps`, both counted in iterations, per nat.
+    """Return beta, the strength of the pull towards the reference, of iteration `step` of `num_steps`, per nat.
 
-    It is `start` at the first step and `end` at the last; with style "constant", or no end, it stays.
+    It is `start` at the first iteration and `end` at the last; with style "constant", or without `end`, it is constant.
     """
     if end is None:
         return start

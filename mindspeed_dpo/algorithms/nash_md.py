@@ -1,7 +1,7 @@
-"""The objective of Nash-MD: a policy gradient of what a preference says, held near the reference.
+"""The objective of Nash-MD: a policy gradient of the preference, regularised towards the reference.
 
-After Munos et al. 2023 (arXiv:2312.00886). The policy plays against a mixture of itself and the reference;
-what the mixture said only decides how good the policy's response was.
+After Munos et al. 2023 (arXiv:2312.00886). The policy competes with a mixture of itself and the reference; the
+mixture's response only determines how good the policy's response is.
 """
 
 from __future__ import annotations
@@ -16,15 +16,12 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues
 from mindspeed_dpo.observability.metrics import MetricSums
 
-BASELINE = 0.5
-"""How often a policy is preferred to itself."""
-
 
 def advantages(scores: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How much the policy's response is better than the other's: P - 1/2 with P = sigmoid(score - other's score).
+    """Return the advantage P - 1/2 of the policy's response, with P = sigmoid(its score - the other's score).
 
     Args:
-        scores: [N, 2] float32, the policy's first.
+        scores: [N, 2] float32 rewards, the policy's first.
 
     Returns:
         [N] float32 in [-1/2, 1/2].
@@ -37,10 +34,10 @@ def advantages(scores: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class NashObjective:
-    """Nash-MD's loss of a response; see `PreferenceObjective` for how it is called.
+    """Nash-MD's loss of a response; called like `PreferenceObjective`.
 
-    L = beta sum_t [lp_t - rp_t] lp_t - (P - 1/2) sum_t lp_t, with lp_t of the policy and rp_t of the reference; what is
-    in brackets takes no gradient.
+    L = beta sum_t [lp_t - rp_t] lp_t - (P - 1/2) sum_t lp_t, with the log-probabilities lp_t of the policy and rp_t of
+    the reference; the bracket has no gradient.
 
     Attributes:
         beta: Strength of the pull towards the reference in this step, per nat.
@@ -49,11 +46,13 @@ class NashObjective:
     beta: float
 
     def __call__(self, values: PairValues) -> PairLosses:
-        """Losses and metric sums of P responses of the policy: log-probabilities and all else are [P, 1]."""
-        assert values.kl_surrogate is not None and values.logp_weights is not None, "Nash-MD needs tokens and scores"
+        """Compute the losses and metric sums of P responses of the policy; all values are [P, 1]."""
+        assert values.kl_surrogate is not None and values.logp_weights is not None, (
+            "Nash-MD needs per-token log-probabilities and scores"
+        )
         weights = torch.ones_like(values.logps[:, 0]) if values.weights is None else values.weights
         terms = {
-            # Where the weight is 0, a product with it would keep a NaN.
+            # 0 * NaN is NaN, so padding is masked before the product with the weights.
             name: term[:, 0].where(weights != 0, 0.0)
             for name, term in (("kl", values.kl_surrogate), ("score", values.logps * values.logp_weights))
         }

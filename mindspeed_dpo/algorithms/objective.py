@@ -1,8 +1,8 @@
-"""The objective of preference training: pair losses with their settings, and the metrics that belong to them.
+"""The objective of preference training: a weighted sum of pair losses, and its metrics.
 
-The engine calls it once per micro-batch with log-probabilities and divides the summed losses by the number of pairs of
-the whole step; nothing here averages, so no split of a step changes the result. Which settings fit together is checked
-in `config`.
+It is called once per micro-batch with log-probabilities; the engine divides the summed losses by the number of pairs of
+the whole step. Nothing here averages, so the result is independent of how a step is split. `config` validates which
+settings can be combined.
 """
 
 from __future__ import annotations
@@ -58,20 +58,24 @@ PREF_FTX, XPO = "pref_ftx", "xpo"
 
 @dataclass(frozen=True)
 class PairValues:
-    """What is known of P pairs.
+    """Inputs of the objective for P pairs.
+
+    Example: one pair, trained on as it is.
+
+        PairValues(logps=tensor([[-20.0, -31.0]]), lengths=tensor([[10, 12]]), ref_logps=tensor([[-22.0, -30.0]]))
 
     Attributes:
         logps: [P, 2] float32, summed response log-probabilities of the policy, in nats; column 0 is chosen.
         lengths: [P, 2] integers, response tokens.
-        ref_logps: [P, 2] float32, the same as `logps` from the frozen reference; takes no gradient.
+        ref_logps: [P, 2] float32, the same as `logps` from the frozen reference; gets no gradient.
         weights: [P] float, 1 for a pair and 0 for padding, or None for all 1. A pair of weight 0 has loss and gradient
-            0 and counts nowhere, even if its log-probabilities are not finite.
-        factors: [P] float32 on each pair's loss, or None for all 1: the pair's own weight.
-        wpo_weights: [P] float32, how much the policy would have written the pair itself (WPO), or None for all 1.
-        margins: [P] float32 by which chosen should be ahead, in units of beta times nats, or None for all 0.
-        cross_pair: What depends on the other pairs of the step, or None where these pairs are the step.
-        logp_weights: [P, 2] float32 factor of each response's log-probability in a term beside the pair's loss; XPO's
-            is 1 for the response of the reference and else 0.
+            0 and is not counted, even if its log-probabilities are not finite.
+        factors: [P] float32 factors of each pair's loss (`weight_column`), or None for all 1.
+        wpo_weights: [P] float32 WPO weights, how likely the policy is to generate each pair, or None for all 1.
+        margins: [P] float32 target margins (`margin_column`), in units of beta times nats, or None for all 0.
+        cross_pair: Values that depend on the other pairs of the step, or None where these pairs are the step.
+        logp_weights: [P, 2] float32 factors of each response's log-probability in a term beside the pair's loss; for
+            XPO 1 for the reference's response and 0 otherwise.
         kl_surrogate: [P, K] of `workers.logprobs.kl_surrogate`, with gradient; Nash-MD needs it.
     """
 
@@ -89,10 +93,14 @@ class PairValues:
 
 @dataclass(frozen=True)
 class PairLosses:
-    """What the objective returns for P pairs.
+    """Result of the objective for P pairs.
+
+    Example: the pair of `PairValues`, whose reward margin is 0.3.
+
+        PairLosses(losses=tensor([0.554]), sums=MetricSums(...))
 
     Attributes:
-        losses: [P], each times its pair's weight, with gradient.
+        losses: [P] loss of each pair times its weight, with gradient.
         sums: Metrics summed over the pairs, each with its weight, without gradient.
     """
 
@@ -102,13 +110,13 @@ class PairLosses:
 
 @dataclass(frozen=True)
 class PreferenceObjective:
-    """Pair losses with their settings.
+    """A weighted sum of pair losses.
 
     Attributes:
-        settings: Checked settings.
+        settings: Validated settings.
         beta: Strength of the pull towards the reference in this step, per nat.
         xpo_alpha: Weight of XPO's term, the log-probability of the reference's response, algorithm 1 of Xie et al. 2024
-            (arXiv:2405.21046), per nat; None where there is no such response.
+            (arXiv:2405.21046), per nat; None without one.
     """
 
     settings: LossConfig = field(default_factory=LossConfig)
@@ -117,7 +125,7 @@ class PreferenceObjective:
 
     @cached_property
     def coefficients(self) -> dict[str, float]:
-        """Every term of the loss with its factor."""
+        """Components of the loss and their factors."""
         types = self.settings.dpo_loss_type
         terms = dict(zip(types, self.settings.loss_weights or (1.0,) * len(types), strict=True))
         ftx = {PREF_FTX: self.settings.pref_ftx} if self.settings.pref_ftx else {}
@@ -128,7 +136,7 @@ class PreferenceObjective:
         return len(self.coefficients) > 1
 
     def __call__(self, pairs: PairValues) -> PairLosses:
-        """Losses and metric sums of P pairs.
+        """Compute the losses and metric sums of P pairs.
 
         Raises:
             ValueError: Shapes or dtypes do not fit.
@@ -145,7 +153,7 @@ class PreferenceObjective:
         return PairLosses(losses * weights, self._sums(losses, terms, logps, ratios, pairs.lengths, weights))
 
     def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
-        """Every term of the loss, [P] each, before its coefficient."""
+        """Compute each component of the loss, [P], before its factor."""
         settings = self.settings
         pair_terms = PairTerms(
             logps=logps,
@@ -163,12 +171,12 @@ class PreferenceObjective:
         if settings.pref_ftx:
             terms[PREF_FTX] = -per_token(logps, pairs.lengths)[:, 0]
         if self.xpo_alpha is not None:
-            assert pairs.logp_weights is not None, "XPO must know which response is the reference's"
+            assert pairs.logp_weights is not None, "XPO needs to know which response is the reference's"
             terms[XPO] = (logps * pairs.logp_weights).sum(1)
         return terms
 
     def _scores(self, ratios: Tensor, margins: Tensor | None) -> Tensor:
-        """What log-ratios are worth [P, 2]; a pair's own margin is taken off its chosen response."""
+        """Apply the f-divergence to log-ratios [P, 2] and subtract the pair's margin from its chosen response."""
         scores = divergence_scores(ratios, self.settings.f_divergence_type, self.settings.f_alpha_divergence_coef)
         if margins is None:
             return scores
@@ -176,15 +184,15 @@ class PreferenceObjective:
 
     @staticmethod
     def _nll(logps: Tensor, pairs: PairValues) -> Tensor:
-        """Negative log-probability of the chosen response [P], scaled to a mean over the tokens of the step."""
+        """Return the chosen response's negative log-probability [P], scaled to a mean over the tokens of a group."""
         chosen = pairs.lengths[:, 0].to(logps.dtype)
         scale = nll_scale(chosen, len(chosen)) if pairs.cross_pair is None else pairs.cross_pair.nll_scale
         return -logps[:, 0] * scale
 
     def _rewards(self, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:
-        """Implicit rewards [P, 2]: beta (policy - reference), equation 5 of Rafailov et al. 2023 (arXiv:2305.18290).
+        """Return rewards [P, 2]: beta (policy - reference), equation 5 of Rafailov et al. 2023 (arXiv:2305.18290).
 
-        Whatever the loss; only those without a reference have their own, beta times what they compare.
+        This holds for every loss with a reference; without one they are beta times what the loss compares.
         """
         first = self.settings.dpo_loss_type[0]
         if first not in REFERENCE_FREE_LOSSES:
@@ -200,14 +208,14 @@ class PreferenceObjective:
         lengths: Tensor,
         weights: Tensor,
     ) -> MetricSums:
-        """The metrics of the pairs, summed with their weights."""
+        """Sum the metrics of the pairs with their weights."""
         rewards = self._rewards(logps, ratios, lengths).detach()
         values = {
             "loss": losses,
             "rewards/chosen": rewards[:, 0],
             "rewards/rejected": rewards[:, 1],
             "rewards/margins": rewards[:, 0] - rewards[:, 1],
-            # Strict: a pair the policy cannot tell apart is not a success.
+            # Strictly greater: a tie is not a success.
             "rewards/accuracies": (rewards[:, 0] > rewards[:, 1]).to(weights.dtype),
             "logps/chosen": logps[:, 0],
             "logps/rejected": logps[:, 1],
@@ -221,17 +229,15 @@ class PreferenceObjective:
 
 
 def with_adapted_beta(
-    objective: PreferenceObjective, values: StepValues, usual: float
+    objective: PreferenceObjective, values: StepValues, ema: float
 ) -> tuple[PreferenceObjective, float]:
-    """The objective with the batch's own beta, and the running mean of margins after it; see `adapted_beta`."""
+    """Return the objective with beta adapted to the batch, and the updated running mean of margins (β-DPO)."""
     loss = objective.settings
-    beta, after = adapted_beta(
-        objective.beta, values, usual, alpha=loss.beta_dpo_alpha, momentum=loss.beta_dpo_momentum
-    )
+    beta, after = adapted_beta(objective.beta, values, ema, alpha=loss.beta_dpo_alpha, momentum=loss.beta_dpo_momentum)
     return replace(objective, beta=beta), after
 
 
 def _blank_padding(logps: Tensor, ref_logps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Zero log-probabilities where the weight is 0: a product with 0 would keep a NaN, and in the gradient too."""
+    """Zero log-probabilities where the weight is 0: 0 * NaN would be NaN, in the gradient too."""
     real = (weights != 0).unsqueeze(1)
     return torch.where(real, logps, torch.zeros_like(logps)), torch.where(real, ref_logps, torch.zeros_like(ref_logps))

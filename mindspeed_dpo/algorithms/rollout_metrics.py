@@ -1,4 +1,4 @@
-"""What an online step says about its answers: scores, lengths, ends, distance to the reference. Plain numbers."""
+"""Metrics of the responses of an online step: scores, lengths, ends, KL divergence from the reference."""
 
 from __future__ import annotations
 
@@ -21,73 +21,73 @@ def rollout_metrics(
     version: int,
     own: int | None = None,
 ) -> dict[str, float]:
-    """Metrics of P prompts with K responses each, by the names of the metric table.
+    """Compute the metrics of P prompts with K responses each, by their names in the metric table.
 
     Args:
         rollouts: The responses.
-        scores: [P, K] float32 that decided the pairs; NaN where a response could not be scored.
+        scores: [P, K] float32 by which the pairs were selected; NaN where a response could not be scored.
         selection: The pairs.
-        ref_logps: [P, at least `own`] float32 of the reference, in nats.
-        beta: Of this step, per nat.
-        version: Of the policy that learns from them.
-        own: How many responses are the policy's, the first ones; None for all. What is said of responses is said of
-            these, what is said of pairs of all.
+        ref_logps: [P, at least `own`] float32 log-probabilities of the reference, in nats.
+        beta: Beta of this step, per nat.
+        version: Version of the policy that trains on them.
+        own: Number of responses per prompt, the first ones, that are the policy's; None for all. Metrics of responses
+            cover these, metrics of pairs all.
     """
-    found = {**_scores(scores, selection, own), **_pairs(selection), **_lengths(rollouts, own)}
-    found["val/contain_eos_token"] = float(rollouts.ended[:, :own].float().mean())
-    found["pairs/staleness"] = float(version - rollouts.version)
+    metrics = {**_scores(scores, selection, own), **_pairs(selection), **_lengths(rollouts, own)}
+    metrics["val/contain_eos_token"] = float(rollouts.ended[:, :own].float().mean())
+    metrics["pairs/staleness"] = float(version - rollouts.version)
     if rollouts.logps is not None and ref_logps is not None:
         logps = rollouts.logps.numpy()[:, :own]
-        found.update(_objective(logps, ref_logps[:, :own], found.get("objective/scores"), beta))
-    return found
+        metrics.update(_objective(logps, ref_logps[:, :own], metrics.get("objective/scores"), beta))
+    return metrics
 
 
 def _scores(scores: NDArray[np.float32], selection: Selection, own: int | None) -> dict[str, float]:
-    """Of the policy's responses that have one, and of the pairs."""
+    """Return the metrics of the scores of the policy's responses and of the pairs."""
     ours = scores[:, :own]
     scored = ours[np.isfinite(ours)].astype(np.float64)
-    found: dict[str, float] = {}
+    metrics: dict[str, float] = {}
     if len(scored):
         mean = float(scored.mean())
-        found = {"objective/scores": mean, "reward/score/mean": mean, "reward/score/std": float(scored.std())}
-        found.update({"reward/score/max": float(scored.max()), "reward/score/min": float(scored.min())})
+        metrics = {"objective/scores": mean, "reward/score/mean": mean, "reward/score/std": float(scored.std())}
+        metrics.update({"reward/score/max": float(scored.max()), "reward/score/min": float(scored.min())})
     if len(selection):
         pairs = selection.of(scores).astype(np.float64)
-        found["objective/scores_margin"] = float((pairs[:, 0] - pairs[:, 1]).mean())
-    return found
+        metrics["objective/scores_margin"] = float((pairs[:, 0] - pairs[:, 1]).mean())
+    return metrics
 
 
 def _pairs(selection: Selection) -> dict[str, float]:
-    """Shares of all pairs that were looked at."""
-    whole = max(selection.candidates, 1)
+    """Return the shares of dropped candidate pairs, by reason."""
+    num_candidates = max(selection.candidates, 1)
     return {
         "pairs/count": len(selection),
-        "pairs/ties": selection.left_out.get(TIE, 0) / whole,
-        "pairs/failed": selection.left_out.get(FAILED, 0) / whole,
-        "pairs/dropped": (selection.candidates - len(selection)) / whole,
+        "pairs/ties": selection.left_out.get(TIE, 0) / num_candidates,
+        "pairs/failed": selection.left_out.get(FAILED, 0) / num_candidates,
+        "pairs/dropped": (selection.candidates - len(selection)) / num_candidates,
     }
 
 
 def _lengths(rollouts: RolloutBatch, own: int | None) -> Mapping[str, float]:
-    found = {}
+    metrics = {}
     answers = rollouts.samples
     for name, counts in (("prompt", answers.prompt_lengths), ("response", answers.response_lengths[:, :own])):
         lengths = counts.double()
         for what in ("mean", "max", "min"):
-            found[f"{name}_length/{what}"] = float(getattr(lengths, what)())
-    return found
+            metrics[f"{name}_length/{what}"] = float(getattr(lengths, what)())
+    return metrics
 
 
 def _objective(
     logps: NDArray[np.float32], ref_logps: NDArray[np.float32], score: float | None, beta: float
 ) -> dict[str, float]:
-    """KL by what was sampled, a mean over responses of sums over their tokens."""
+    """Estimate KL divergence and objective from the samples: sums over tokens, means over responses."""
     kl = float((logps.astype(np.float64) - ref_logps).mean())
-    found = {
+    metrics = {
         "objective/kl": kl,
         "objective/entropy": float(-logps.astype(np.float64).mean()),
         "objective/non_score_reward": -beta * kl,
     }
     if score is not None:
-        found["objective/rlhf_reward"] = score - beta * kl
-    return found
+        metrics["objective/rlhf_reward"] = score - beta * kl
+    return metrics

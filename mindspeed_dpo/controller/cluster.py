@@ -1,4 +1,4 @@
-"""The Ray cluster a run uses: a running one where there is one, else one of its own on this machine."""
+"""Connects to the Ray cluster of a run: a running one, or a local one started for the run."""
 
 from __future__ import annotations
 
@@ -19,69 +19,74 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR,
 
 
 class ClusterError(RuntimeError):
-    """The cluster cannot be reached or has too little for the run; the message says what is there and what is asked."""
+    """The cluster cannot be reached or has too few devices; the message says what it has and what the run needs."""
 
 
 @contextmanager
 def cluster(address: str | None, accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> Iterator[None]:
-    """Connect to a cluster that has room for the pools, and let go of it at the end.
+    """Connect to a cluster with enough devices for the pools, and disconnect at the end.
 
-    Without an address (of the configuration or RAY_ADDRESS) the cluster that `ray start` began on this machine is used;
-    where there is none, a local one is started.
+    Without an address (in the configuration or RAY_ADDRESS) the cluster that `ray start` started on this machine is
+    used; without one, a local cluster is started.
+
+    Args:
+        address: `host:port` of the cluster, or None.
+        accelerator: Kind of device.
+        pools: Pool name -> processes per node.
 
     Raises:
-        ClusterError: No cluster answers at the address, or it has too few devices.
+        ClusterError: No cluster responds at the address, or it has too few devices.
     """
     needed = sum(sum(sizes) for sizes in pools.values())
     _connect(address or os.environ.get("RAY_ADDRESS"), needed)
     try:
-        check_room(accelerator, pools)
+        check_capacity(accelerator, pools)
         yield
     finally:
         ray.shutdown()
 
 
-def check_room(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> None:
-    """See that every entry of every pool fits on some node, all at once.
+def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> None:
+    """Check that every entry of every pool fits on a node, all at the same time.
 
     Raises:
-        ClusterError: They do not.
+        ClusterError: They do not fit.
     """
     resource = accelerator.ray_resource
     nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-    left = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
-    told = sorted(f"{node['NodeManagerAddress']} has {left[name]:g}" for name, node in nodes.items())
-    # Largest first into the fullest node that still fits: exact for equal nodes, which is what pools are written for.
+    free = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
+    capacities = sorted(f"{node['NodeManagerAddress']} has {free[name]:g}" for name, node in nodes.items())
+    # Largest first, into the fullest node that still fits: exact for nodes of equal size, which pools assume.
     for size, pool in sorted(((size, pool) for pool, sizes in pools.items() for size in sizes), reverse=True):
-        fitting = [name for name, count in left.items() if count >= size]
+        fitting = [name for name, count in free.items() if count >= size]
         if not fitting:
-            asked = ", ".join(f"{name}: {list(sizes)}" for name, sizes in pools.items())
+            requested = ", ".join(f"{name}: {list(sizes)}" for name, sizes in pools.items())
             raise ClusterError(
-                f"too few devices: resource_pool asks for {asked}, and no node has {size} {resource} left for {pool}; "
-                f"the cluster's nodes: {', '.join(told) or 'none'}. Use fewer processes per node or start more nodes "
-                f"with ray start --resources='{{\"{resource}\": N}}'"
+                f"too few devices: resource_pool requests {requested}, and no node has {size} {resource} left for "
+                f"{pool}; the cluster's nodes: {', '.join(capacities) or 'none'}. Use fewer processes per node or "
+                f"start more nodes with ray start --resources='{{\"{resource}\": N}}'"
             )
-        left[min(fitting, key=lambda name: left[name])] -= size
+        free[min(fitting, key=lambda name: free[name])] -= size
 
 
 def join_running(address: str) -> None:
-    """Connect to a cluster that runs.
+    """Connect to a running cluster.
 
     Raises:
-        ClusterError: None answers there.
+        ClusterError: No cluster responds at the address.
     """
     _prepare()
     try:
         ray.init(address=address, **QUIET)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ClusterError(
-            f"no Ray cluster answers at {address} ({error}); check ray_address or RAY_ADDRESS, or leave both out. "
-            "A cluster that was started with token authentication answers only with RAY_AUTH_MODE=token"
+            f"no Ray cluster responds at {address} ({error}); check ray_address or RAY_ADDRESS, or unset both. "
+            "A cluster started with token authentication responds only with RAY_AUTH_MODE=token"
         ) from error
 
 
 def _prepare() -> None:
-    # Nobody asked for statistics to be sent, and a worker without a GPU must not lose sight of its devices.
+    # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
@@ -93,7 +98,7 @@ def _connect(address: str | None, needed: int) -> None:
     _prepare()
     try:
         _start_or_join(max(os.cpu_count() or 1, needed))
-    # Ray raises Exception itself when its processes do not come up in time.
+    # Ray raises a bare Exception when its processes do not start in time.
     except Exception as error:
         raise ClusterError(
             f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or start "
@@ -102,9 +107,9 @@ def _connect(address: str | None, needed: int) -> None:
 
 
 def _start_or_join(cpus: int) -> None:
-    """Start a local cluster, unless `ray start` began one here, which has resources of its own.
+    """Start a local cluster, or join the one that `ray start` started here, whose resources are already declared.
 
-    Processes on the CPU share its cores, so as many are declared as the run needs.
+    Processes on the CPU share its cores, so as many CPUs are declared as the run needs.
     """
     try:
         ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)

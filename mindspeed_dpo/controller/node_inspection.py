@@ -1,4 +1,4 @@
-"""What every node of a cluster has: devices, versions, paths. It is asked, and nothing is taken or changed."""
+"""Inspects the nodes of a cluster: devices, versions, paths. Nothing is allocated or changed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from mindspeed_dpo.controller.cluster import OBJECT_STORE_BYTES, QUIET, ClusterError, join_running
 
-KNOCK_TIMEOUT_S = 5.0
+PORT_TIMEOUT_S = 5.0
 RESOURCES = ("NPU", "GPU", "CPU")
 
 
 @dataclass(frozen=True)
-class Question:
-    """What each node is asked.
+class InspectionRequest:
+    """What to inspect on each node.
+
+    Example:
+        InspectionRequest(packages=("torch",), reads=("/data/pairs",), writes=("/runs/out",))
 
     Attributes:
-        packages: Whose versions are told.
-        reads: Paths that should be readable; a folder also to be entered.
-        writes: Paths that should be writable, or made where they do not exist yet.
+        packages: Packages whose versions are reported.
+        reads: Paths that should be readable, folders also searchable.
+        writes: Paths that should be writable, or that can be created.
     """
 
     packages: tuple[str, ...] = ()
@@ -35,28 +38,28 @@ class Question:
     writes: tuple[str, ...] = ()
 
 
-def look(question: Question) -> dict[str, Any]:
-    """The answer of this node: versions by package (`python` too), and the paths that cannot be used."""
+def inspect_node(request: InspectionRequest) -> dict[str, Any]:
+    """Inspect this node: versions by package (`python` too), and the paths that cannot be used."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in question.packages}},
-        "unreadable": [path for path in question.reads if not os.access(path, _reading(path))],
-        "unwritable": [path for path in question.writes if not os.access(_existing(path), os.W_OK | os.X_OK)],
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in request.packages}},
+        "unreadable": [path for path in request.reads if not os.access(path, _read_mode(path))],
+        "unwritable": [path for path in request.writes if not os.access(_nearest_existing(path), os.W_OK | os.X_OK)],
     }
 
 
 @contextmanager
 def connected(address: str | None, start: bool) -> Iterator[bool]:
-    """Connect to a cluster and let go of it.
+    """Connect to a cluster, and disconnect at the end.
 
     Args:
-        address: Where it answers; None is the one that runs on this machine.
-        start: Start one of this process's own instead, and end it.
+        address: `host:port` of the cluster; None for the one running on this machine.
+        start: Start a local cluster instead, and stop it at the end.
 
     Yields:
-        Whether there is one: without an address there may be none.
+        Whether a cluster was report; without an address there may be none.
 
     Raises:
-        ClusterError: None answers at the address, or none could be started.
+        ClusterError: No cluster responds at the address, or none could be started.
     """
     try:
         yield _connect(address, start)
@@ -69,12 +72,12 @@ def _connect(address: str | None, start: bool) -> bool:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
             ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
-        # Ray raises Exception itself when its processes do not come up in time.
+        # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
             raise ClusterError(f"Ray did not start on this machine ({error})") from error
         return True
     if address is not None:
-        _knock(address)
+        _check_port(address)
     try:
         join_running(address or "auto")
     except ClusterError as error:
@@ -84,48 +87,57 @@ def _connect(address: str | None, start: bool) -> bool:
     return True
 
 
-def _knock(address: str) -> None:
-    """Find out in seconds that nobody is there; Ray itself tries for minutes."""
+def _check_port(address: str) -> None:
+    """Fail within seconds if the port is closed; Ray itself tries for minutes.
+
+    Raises:
+        ClusterError: Nothing listens there.
+    """
     host, _, port = address.rpartition(":")
     if "/" in address or not host or not port.isdecimal():
         return
     try:
-        socket.create_connection((host, int(port)), timeout=KNOCK_TIMEOUT_S).close()
+        socket.create_connection((host, int(port)), timeout=PORT_TIMEOUT_S).close()
     except OSError as error:
-        raise ClusterError(f"nothing answers at {address} ({error.strerror or error})") from error
+        raise ClusterError(f"nothing responds at {address} ({error.strerror or error})") from error
 
 
-def ask_nodes(question: Question, timeout_s: float) -> list[dict[str, Any]]:
-    """Ask every node that lives, all at once; call it while connected.
+def inspect_nodes(request: InspectionRequest, timeout_s: float) -> list[dict[str, Any]]:
+    """Inspect all live nodes in parallel; a cluster must be connected.
+
+    Args:
+        request: What to inspect.
+        timeout_s: Seconds to wait for all nodes.
 
     Returns:
-        For each node `address`, `resources`, `error` (empty, or why it gave no answer) and what `look` says.
+        For each node `address`, `resources`, `error` (empty, or why it did not respond) and the result of
+        `inspect_node`.
     """
     nodes = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: str(node["NodeManagerAddress"]))
-    remote = ray.remote(look)
-    answers = [remote.options(**_placed_on(node["NodeID"])).remote(question) for node in nodes]
-    ready, _ = ray.wait(answers, num_returns=len(answers), timeout=timeout_s) if answers else ([], [])
-    return [_told(node, answer, answer in ready) for node, answer in zip(nodes, answers, strict=True)]
+    remote = ray.remote(inspect_node)
+    results = [remote.options(**_placed_on(node["NodeID"])).remote(request) for node in nodes]
+    ready, _ = ray.wait(results, num_returns=len(results), timeout=timeout_s) if results else ([], [])
+    return [_report(node, result, result in ready) for node, result in zip(nodes, results, strict=True)]
 
 
 def _placed_on(node: str) -> dict[str, Any]:
-    # No CPU is asked for: a node that is busy answers too.
+    # No CPU is requested, so that a busy node responds too.
     return {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False), "max_retries": 0}
 
 
-def _told(node: dict[str, Any], answer: Any, is_ready: bool) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _report(node: dict[str, Any], result: Any, is_ready: bool) -> dict[str, Any]:
+    report: dict[str, Any] = {
         "address": str(node["NodeManagerAddress"]),
         "resources": {name: int(node["Resources"].get(name, 0)) for name in RESOURCES},
-        "error": "" if is_ready else "no answer in time",
+        "error": "" if is_ready else "no response in time",
     }
     if is_ready:
         try:
-            found.update(ray.get(answer))
+            report.update(ray.get(result))
         except ray.exceptions.RayError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            found["error"] = lines[-1].strip()
-    return found
+            report["error"] = lines[-1].strip()
+    return report
 
 
 def _version(package: str) -> str | None:
@@ -135,12 +147,12 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _reading(path: str) -> int:
+def _read_mode(path: str) -> int:
     return os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK
 
 
-def _existing(path: str) -> str:
-    """The path, or the nearest folder above it that exists."""
+def _nearest_existing(path: str) -> str:
+    """Return the path, or its nearest existing parent."""
     path = os.path.abspath(path)
     while not os.path.exists(path) and path != os.path.dirname(path):
         path = os.path.dirname(path)

@@ -1,4 +1,4 @@
-"""Pools of devices as Ray placement groups: each entry of a pool's list is so many processes on one node."""
+"""Device pools as Ray placement groups: each entry of a pool's list is a number of processes on one node."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Pool:
     """Devices reserved for one group of processes."""
 
     def __init__(self, name: str, sizes: Sequence[int], accelerator: Accelerator) -> None:
-        """Reserve them.
+        """Reserve the devices.
 
         Args:
-            name: Of the pool, for messages.
-            sizes: Processes per entry; each entry lies on one node.
-            accelerator: Says which Ray resource a process takes.
+            name: Name of the pool, for messages.
+            sizes: Processes of each entry; an entry is placed on one node.
+            accelerator: Kind of device, which determines the Ray resource.
 
         Raises:
-            ClusterError: The cluster did not give them in time.
+            ClusterError: The cluster did not reserve them in time.
         """
         self.name = name
         self._accelerator = accelerator
@@ -41,11 +41,11 @@ class Pool:
 
     @property
     def resource(self) -> str:
-        """The Ray resource that a process takes one of."""
+        """The Ray resource of which each process takes one."""
         return self._accelerator.ray_resource
 
     def options(self) -> list[dict[str, Any]]:
-        """Ray actor options of each process, in rank order."""
+        """Return the Ray actor options of each process, in rank order."""
         return [
             {
                 **self._resources(),
@@ -56,7 +56,7 @@ class Pool:
         ]
 
     def release(self) -> None:
-        """Give the devices back."""
+        """Release the devices."""
         for group in self._groups:
             remove_placement_group(group)
 
@@ -74,7 +74,7 @@ class Pool:
         except ray.exceptions.GetTimeoutError as error:
             remove_placement_group(group)
             raise ClusterError(
-                f"the cluster did not give {size} processes on one node to pool {self.name} within "
-                f"{PLACEMENT_TIMEOUT_S} s; another run may hold them: see `ray status`"
+                f"the cluster did not reserve {size} processes on one node for pool {self.name} within "
+                f"{PLACEMENT_TIMEOUT_S} s; another run may use them: see `ray status`"
             ) from error
         return group

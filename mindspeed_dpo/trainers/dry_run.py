@@ -1,6 +1,6 @@
-"""A run told before it starts: settings and where they came from, pools, amounts, memory. Nothing is taken or written.
+"""The dry run: prints a run's settings and their origins, pools, workload and memory without starting anything.
 
-Reads the lengths of the data's rows where the data is there; no torch, no Ray, no device.
+It reads the row lengths of the data where it exists, and uses neither torch nor Ray nor a device.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mindspeed_dpo.config.estimates.summary import device_memory, role_layouts, format_bytes, workload_lines
+from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, role_layouts, workload_lines
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
@@ -24,14 +24,14 @@ from mindspeed_dpo.data.indexed.pair_file import PairSet
 from mindspeed_dpo.device.environment import environment_rows, likely_kind
 
 WIDE = 1000
-"""Columns where nobody looks at a terminal: a row stays one line, so that it can be searched for."""
+"""Columns of the output unless it is a terminal: wide enough that every row is one line and can be searched for."""
 
 
 def preview(run: RunConfig, width: int = WIDE) -> str:
-    """The plan of a run, for people.
+    """Return the plan of a run as text.
 
     Args:
-        run: The run; what it reads need not be there.
+        run: Settings of the run; its files need not exist.
         width: Columns of the terminal.
     """
     out = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
@@ -63,7 +63,7 @@ def _show(out: Console, title: str, head: Sequence[str], rows: Iterable[Sequence
 
 
 def _environment(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
-    """What the run sets in its processes, and what it leaves to the user, on this machine."""
+    """Yield the environment variables that the run sets in its processes or leaves to the user, on this machine."""
     parallel, precision = run.actor.parallel, run.actor.precision
     return environment_rows(
         likely_kind(run.loop.device),
@@ -80,7 +80,7 @@ def _memory(run: RunConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
-    """Steps, and what they are of the data."""
+    """Yield the length of the run in steps and epochs."""
     steps, size = run.loop.train_iters, run.actor.batch.global_batch_size
     what = "prompts" if run.is_online else "pairs"
     yield "steps", f"{steps}, {steps * size} {what}"

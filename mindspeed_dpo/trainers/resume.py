@@ -1,7 +1,7 @@
-"""Where a run begins: at step 0, or where an earlier one stopped.
+"""Resuming: finds the checkpoint that a run continues from, and checks that it fits.
 
-`resume_from` continues a run exactly, in the same output folder. `load` of a training checkpoint without `finetune`,
-the older way, continues with the parts that `no_load_optim` and `no_load_rng` leave.
+`resume_from` continues a run exactly, in the same output folder. `load` of a training checkpoint without `finetune`, as
+in Megatron-LM, continues with the parts that `no_load_optim` and `no_load_rng` leave.
 """
 
 from __future__ import annotations
@@ -30,20 +30,23 @@ from mindspeed_dpo.workers.setup.sources import open_initial_weights, sampling_o
 
 DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
-_EARLIER = {"cp": 1, "chunks": 1}
-"""What checkpoints of earlier versions do not say of their layout."""
+_DEFAULT_LAYOUT = {"cp": 1, "chunks": 1}
+"""Layout of checkpoints from versions that did not record these sizes."""
 
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """An earlier run's checkpoint.
+    """The checkpoint that a run resumes from.
+
+    Example:
+        ResumePoint(Path("out/checkpoints/iter_0000040"), 40, optimizer=True, rng=True, metadata={"iteration": 40})
 
     Attributes:
-        folder: Of the checkpoint.
-        iteration: Steps it holds.
-        optimizer: Whether to read the optimizer's state.
-        rng: Whether to read the random state.
-        metadata: What the checkpoint says about itself.
+        folder: Folder of the checkpoint.
+        iteration: Steps completed.
+        optimizer: Whether to load the optimizer's state.
+        rng: Whether to load the random state.
+        metadata: Metadata of the checkpoint.
     """
 
     folder: Path
@@ -54,19 +57,19 @@ class ResumePoint:
 
     @property
     def totals(self) -> dict[str, int]:
-        """What was counted before; a checkpoint of an earlier version has nothing."""
+        """Counters of the run so far; empty in checkpoints of earlier versions."""
         return dict(self.metadata.get("totals", {}))
 
 
 def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
-    """The checkpoint a run continues from, or None if it starts at step 0.
+    """Find the checkpoint that a run resumes from; None if it starts at step 0.
 
     Args:
-        run: The run.
+        run: Settings of the run.
         num_rows: Rows of its dataset.
 
     Raises:
-        CheckpointError: There is none where one is named, or it belongs to a run that samples differently.
+        CheckpointError: The configured path has no checkpoint, or the checkpoint does not fit the run.
     """
     settings = run.actor.checkpoint
     if settings.resume_from:
@@ -78,7 +81,7 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
         return None
     metadata = read_metadata(folder)
     _check_adapters(run, folder, metadata.get("adapters"))
-    rng = rng and {**_EARLIER, **metadata["topology"]} == _topology(run)
+    rng = rng and {**_DEFAULT_LAYOUT, **metadata["topology"]} == _topology(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
@@ -87,46 +90,49 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
 
 
 def check_output_is_unused(run: RunConfig) -> None:
-    """See that a run which starts at step 0 does not write over what another run wrote.
+    """Check that a run that starts at step 0 does not overwrite another run's outputs.
 
     Raises:
-        CheckpointError: It would.
+        CheckpointError: Its folders contain outputs of another run.
     """
     save, metrics = Path(run.actor.checkpoint.save), Path(run.loop.output_dir) / METRICS_FILE
     if (save / TRACKER).is_file():
         raise CheckpointError(
-            f"{save} holds the checkpoints of another run; continue that one with resume_from={save}, "
+            f"{save} contains the checkpoints of another run; resume that one with resume_from={save}, "
             "choose another output_dir or save, or move them away"
         )
     if metrics.is_file() and metrics.stat().st_size:
-        raise CheckpointError(f"{metrics} is of another run; choose another output_dir, or move it away")
+        raise CheckpointError(f"{metrics} belongs to another run; choose another output_dir, or move it away")
 
 
-def with_reference_of(run: RunConfig, found: ResumePoint) -> RunConfig:
-    """The run with the reference of the run it continues, where it names none of its own.
+def with_reference_of(run: RunConfig, resume_point: ResumePoint) -> RunConfig:
+    """Set the reference to that of the resumed run, unless another one is configured.
 
-    With `load` of a training checkpoint the policy to start from is a trained one, and no reference.
+    With `load` of a training checkpoint the initial policy is a trained one, which is not the reference.
+
+    Raises:
+        CheckpointError: That reference no longer exists.
     """
     if run.ref is None:
         return run
-    names_its_own = run.ref.checkpoint.load != run.actor.checkpoint.load
-    earlier = found.metadata["reference"]
-    if names_its_own or run.actor.checkpoint.resume_from or earlier is None:
+    is_configured = run.ref.checkpoint.load != run.actor.checkpoint.load
+    earlier = resume_point.metadata["reference"]
+    if is_configured or run.actor.checkpoint.resume_from or earlier is None:
         return run
     if not Path(earlier).exists():
         raise CheckpointError(
-            f"{found.folder} was trained against {earlier}, which is not there; name it with ref_model"
+            f"{resume_point.folder} was trained with the reference {earlier}, which does not exist; set ref_model"
         )
     return replace(run, ref=replace(run.ref, checkpoint=replace(run.ref.checkpoint, load=earlier)))
 
 
 def with_resumed_output_dir(run: RunConfig) -> RunConfig:
-    """The run with the output folder of the one it resumes, unless it was given one of its own."""
+    """Set the output folder to that of the resumed run, unless another one is configured."""
     resume_from = run.actor.checkpoint.resume_from
     if not resume_from or "loop.output_dir" in run.origins:
         return run
     folder = _newest_below(Path(resume_from))
-    # Where the checkpoint lies tells more than where it was written: folders are moved.
+    # The checkpoint's current location counts, not the recorded one: folders may have been moved.
     beside = folder.parent.parent
     output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(read_metadata(folder)["output_dir"])
     if not output_dir.is_dir():
@@ -140,7 +146,7 @@ def with_resumed_output_dir(run: RunConfig) -> RunConfig:
 
 
 def _newest_below(path: Path) -> Path:
-    """The newest checkpoint of a run's output folder or of a folder of checkpoints, or the one that is given."""
+    """Return the newest checkpoint of an output folder or a folder of checkpoints, or the given checkpoint."""
     if (path / METADATA).is_file():
         read_metadata(path)
         return path
@@ -148,7 +154,7 @@ def _newest_below(path: Path) -> Path:
 
 
 def _save_of(path: Path) -> Path:
-    """The folder of checkpoints that is meant: the path itself, or that of the run whose output folder it is."""
+    """Return the folder of checkpoints: the path itself, or that of the run whose output folder it is."""
     if (path / TRACKER).is_file():
         return path
     if (path / DEFAULT_SAVE).is_dir():
@@ -160,7 +166,7 @@ def _save_of(path: Path) -> Path:
 
 
 def _is_training_checkpoint(path: Path) -> bool:
-    """Whether a path holds what this program saves, whole or not; rank files of a converter are something else."""
+    """Return whether a path has a training checkpoint, complete or not, rather than rank files of a converter."""
     folder = path
     tracker = path / TRACKER
     if tracker.is_file() and tracker.read_text().strip().isdigit():
@@ -173,66 +179,70 @@ def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dic
     changed = [f"{key} was {saved[key]}, is {value}" for key, value in now.items() if saved[key] != value]
     if changed:
         raise CheckpointError(
-            f"{folder} cannot be continued, its data order would change: {'; '.join(changed)}. "
-            "Restore these values, or start anew from its weights with load and finetune=true"
+            f"{folder} cannot be resumed, as its data order would change: {'; '.join(changed)}. "
+            "Restore these values, or start a new run from its weights with load and finetune=true"
         )
 
 
 def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None:
-    lacking = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
-    if lacking:
+    missing = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
+    if missing:
         raise CheckpointError(
-            f"{folder} was saved without {' and '.join(lacking)} state, so it cannot be continued exactly; give it as "
-            "load with no_load_optim=true and no_load_rng=true, or with finetune=true to start anew from its weights"
+            f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as load "
+            "with no_load_optim=true and no_load_rng=true, or with finetune=true to start a new run from its weights"
         )
 
 
 def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
-    """The model must be the one that was trained, and a resumed run must keep its reference."""
+    """Check that the model is the one that was trained, and that a resumed run keeps its reference."""
     changed = describe_differences(run.actor.model, ModelConfig.from_dict(metadata["model"]))
     if run.actor.checkpoint.resume_from and run.ref is not None:
         now = os.path.abspath(run.ref.checkpoint.load) if run.ref.checkpoint.load else None
         changed += [f"the reference was {metadata['reference']}, is {now}"] if now != metadata["reference"] else []
-        before, stages = {**_EARLIER, **metadata["topology"]}, _topology(run)
+        before, stages = {**_DEFAULT_LAYOUT, **metadata["topology"]}, _topology(run)
         if now is None and (before["pp"], before["chunks"]) != (stages["pp"], stages["chunks"]):
-            changed.append("a random reference is another one with other pipeline stages or virtual ones")
+            changed.append("a random reference differs with other pipeline or virtual stages")
     if changed:
-        raise CheckpointError(f"{folder} cannot be continued: {'; '.join(changed)}")
+        raise CheckpointError(f"{folder} cannot be resumed: {'; '.join(changed)}")
 
 
 def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) -> None:
-    """A run with adapters continues one with the same adapters on the same weights, and no other."""
-    settings, start = run.actor.adapters, "start anew from its weights with load and finetune=true"
+    """Check that a run with adapters resumes one with the same adapters on the same base weights."""
+    settings, start = run.actor.adapters, "start a new run from its weights with load and finetune=true"
     if saved is None:
         if settings.is_on:
-            raise CheckpointError(f"{folder} holds all weights and no adapters; {start}, or remove lora_target_modules")
+            raise CheckpointError(
+                f"{folder} contains all weights and no adapters; {start}, or remove lora_target_modules"
+            )
         return
     trained = adapter_settings(saved["settings"])
     if not run.actor.checkpoint.resume_from:
         raise CheckpointError(
-            f"{folder} holds adapters only; continue its run with resume_from and load={saved['base']}, or {start}, "
+            f"{folder} contains adapters only; resume its run with resume_from and load={saved['base']}, or {start}, "
             "which merges them"
         )
     if not (settings.is_on and settings.is_compatible_with(trained)):
         raise CheckpointError(
-            f"{folder} holds adapters of other settings; continue it with "
+            f"{folder} contains adapters with other settings; resume it with "
             f"lora_target_modules={format_value(trained.modules)}, lora_r={trained.lora_r}, "
             f"lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)
     if source is not None and quick_fingerprint(source) != saved["base_mark"]:
-        raise CheckpointError(f"{folder} was trained on the weights in {saved['base']}; {source.path} holds others")
+        raise CheckpointError(f"{folder} was trained on the weights in {saved['base']}; those in {source.path} differ")
 
 
 def _check_places(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
     save, output_dir = Path(run.actor.checkpoint.save), Path(run.loop.output_dir)
     if (save / TRACKER).is_file() and save.resolve() != folder.parent.resolve():
         raise CheckpointError(
-            f"{save} holds the checkpoints of another run than {folder}; choose another output_dir or save"
+            f"{save} contains the checkpoints of another run than {folder}; choose another output_dir or save"
         )
-    own = output_dir.resolve() in (Path(metadata["output_dir"]).resolve(), folder.parent.parent.resolve())
-    if (output_dir / METRICS_FILE).is_file() and not own:
-        raise CheckpointError(f"{output_dir} holds another run than that of {folder}; choose another output_dir")
+    is_own = output_dir.resolve() in (Path(metadata["output_dir"]).resolve(), folder.parent.parent.resolve())
+    if (output_dir / METRICS_FILE).is_file() and not is_own:
+        raise CheckpointError(
+            f"{output_dir} contains the outputs of another run than {folder}; choose another output_dir"
+        )
 
 
 def _topology(run: RunConfig) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Sample answers with their scores, now and then: a table in the log, and every row in `samples.jsonl`."""
+"""Logs sample responses with their scores at an interval: a table in the log, and all rows in `samples.jsonl`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ TABLE_PROMPTS, TABLE_WIDTH = 4, 120
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Writes what the policy answered.
+    """Writes samples of the policy's responses.
 
     Attributes:
-        path: Of `samples.jsonl`.
-        decode: From token ids to text.
-        interval: Steps between tables; None or 0 writes none.
-        completed_steps: Steps done before this run starts; rows of later ones are dropped, as this run writes them
-            again.
+        path: Path of `samples.jsonl`.
+        decode: Decodes token ids to text.
+        interval: Steps between tables; None or 0 for none.
+        completed_steps: Steps completed by the run that is resumed; rows of later steps are dropped, as this run writes
+            them again.
     """
 
     path: Path
@@ -44,27 +44,27 @@ class SampleTable:
     completed_steps: int = 0
 
     def __post_init__(self) -> None:
-        """Drop what a run wrote after the checkpoint that this one goes on from."""
+        """Drop the rows that were written after the checkpoint that this run resumes from."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
             kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps]
             self.path.write_text("".join(kept), encoding="utf-8")
 
     def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
-        """Write the step's answers, if it is time to.
+        """Write the samples of a step if they are due.
 
         Args:
-            step: Finished steps.
+            step: Steps completed.
             rollouts: P prompts with K responses each.
-            scores: [P, K] float32.
-            selection: The pairs among them.
+            scores: [P, K] float32 scores of the responses.
+            selection: The pairs selected among them.
         """
         if not is_due(step, self.interval):
             return
         records = list(self._records(step, rollouts, scores, selection))
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        logger.info("sample answers of step %d:\n%s", step, _drawn(records))
+        logger.info("sample responses of step %d:\n%s", step, _as_table(records))
 
     def _records(
         self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
@@ -87,16 +87,16 @@ class SampleTable:
 
 
 def _roles(selection: Selection) -> dict[tuple[int, int], str]:
-    """(prompt, response) to what it is in a pair; with several pairs of a prompt a response may be both."""
-    found: dict[tuple[int, int], set[str]] = {}
+    """Map (prompt, response) to its role in a pair; with several pairs per prompt a response may have both roles."""
+    roles: dict[tuple[int, int], set[str]] = {}
     for prompt, pair in zip(selection.prompts.tolist(), selection.responses.tolist(), strict=True):
         for response, name in zip(pair, ("chosen", "rejected"), strict=True):
-            found.setdefault((prompt, response), set()).add(name)
-    return {place: "+".join(sorted(names)) for place, names in found.items()}
+            roles.setdefault((prompt, response), set()).add(name)
+    return {key: "+".join(sorted(names)) for key, names in roles.items()}
 
 
-def _drawn(records: Sequence[dict[str, Any]]) -> str:
-    """The first prompts as a table of text."""
+def _as_table(records: Sequence[dict[str, Any]]) -> str:
+    """Render the first prompts as a text table."""
     table = Table(show_lines=False, expand=True)
     for name, ratio in (("prompt", 3), ("response", 5)):
         table.add_column(name, ratio=ratio, overflow="ellipsis", no_wrap=True)
@@ -109,14 +109,14 @@ def _drawn(records: Sequence[dict[str, Any]]) -> str:
             break
         shown += [record["row"]] if is_new else []
         score = "–" if record["score"] is None else f"{record['score']:.4f}"
-        # As text: brackets in it are no markup.
-        table.add_row(*map(_plain, (record["prompt"] if is_new else "", record["response"], score, record["role"])))
+        # Plain text: brackets are not markup.
+        table.add_row(*map(_printable, (record["prompt"] if is_new else "", record["response"], score, record["role"])))
     console = Console(width=TABLE_WIDTH, color_system=None, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()
 
 
-def _plain(text: str) -> str:
-    """Line ends and control characters as escapes, which would break the table."""
+def _printable(text: str) -> str:
+    """Escape line ends and control characters, which would break the table."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -1,8 +1,7 @@
-"""A polite stop: the first SIGINT or SIGTERM lets the step end and a checkpoint be written, the second ends at once.
+"""Graceful shutdown: the first SIGINT or SIGTERM finishes the step and saves a checkpoint, the second one terminates.
 
-A signal may come while the main thread is in the middle of anything, a write to a buffered file among them, and such a
-write must not be entered again. So the handler logs nothing: it hands one line to the system and leaves the log to the
-main flow.
+A signal may arrive while the main thread is inside a buffered write, which is not reentrant. So the handler does not
+log: it writes one line with a system call, and the training loop logs it later.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown:
-    """Watches for a request to stop while it is entered; `requested` tells."""
+    """Handles signals while it is entered; `requested` says whether a shutdown was requested."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -33,12 +32,12 @@ class GracefulShutdown:
         self._stderr = _stderr_descriptor()
 
     def log(self) -> None:
-        """Log the request, once; from the main flow only."""
+        """Log the request, once; never called from a signal handler."""
         while self._unlogged:
             logger.warning("%s", self._unlogged.pop(), extra=SHOWN)
 
     def __enter__(self) -> GracefulShutdown:
-        # Only the main thread may watch signals; elsewhere (a test) there is nothing to watch.
+        # Python allows signal handlers in the main thread only; in others (tests) signals are not handled.
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in SIGNALS}
             for number in SIGNALS:
@@ -48,24 +47,24 @@ class GracefulShutdown:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._put_back()
+        self._restore_handlers()
         self.log()
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        self._put_back()
+        self._restore_handlers()
         self.requested = True
-        told = f"{signal.Signals(number).name}: finishing this step and saving; once more ends at once"
-        self._unlogged.append(told)
-        with suppress(OSError):  # the terminal is gone; training is not
-            os.write(self._stderr, f"{told}\n".encode())
+        message = f"{signal.Signals(number).name}: finishing this step and saving; a second signal terminates at once"
+        self._unlogged.append(message)
+        with suppress(OSError):  # the terminal is closed; training continues
+            os.write(self._stderr, f"{message}\n".encode())
 
-    def _put_back(self) -> None:
+    def _restore_handlers(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 def _stderr_descriptor() -> int:
-    """Of standard error as the process began with, or -1 where there is none: it may be another file's by now."""
+    """Return the descriptor of the process's original standard error, or -1 if it is closed."""
     try:
         return sys.__stderr__.fileno() if sys.__stderr__ is not None else -1
     except (OSError, ValueError):

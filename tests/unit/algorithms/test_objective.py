@@ -194,10 +194,10 @@ def test_beta_follows_the_batch() -> None:
     logps, ref = some_logps(1), some_logps(2)
     loss = objective(beta_dpo_alpha=0.6, beta_dpo_momentum=0.9)
     mean = 0.1 * float(((logps - ref)[:, 0] - (logps - ref)[:, 1]).mean())
-    changed, usual = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps, ref), usual=0.2)
+    changed, usual = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps, ref), ema=0.2)
     assert changed.beta == pytest.approx(0.1 * (1 + 0.6 * (mean - 0.2)))
     assert usual == pytest.approx(0.9 * 0.2 + 0.1 * mean)
-    far = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), usual=0.2)[0]
+    far = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), ema=0.2)[0]
     assert far.beta == pytest.approx(0.001)
 
 
