@@ -1,6 +1,6 @@
 """A Ray cluster and its nodes.
 
-Asked are the fields of `inspection.Question` and `address`, `start` (a cluster of its own), `kind`, `resource` (null is
+Asked are the fields of `inspection.InspectionRequest` and `address`, `start` (a cluster of its own), `kind`, `resource` (null is
 the device's own), `pools` and `timeout_s`. Answered are `here` (this node's own answer), `nodes` (null where there is
 none), `failure` (why no cluster could be reached, or null), `resource`, and `room` (why the pools do not fit, or null).
 """
@@ -17,16 +17,16 @@ from mindspeed_dpo.doctor.processes import answer, question
 def ask(asked: dict[str, Any]) -> dict[str, Any]:
     """Connect, ask all nodes, and let go again."""
     inspection = importlib.import_module("mindspeed_dpo.controller.node_inspection")
-    names = [field.name for field in dataclasses.fields(inspection.Question)]
-    what = inspection.Question(**{name: tuple(asked[name]) for name in names})
+    names = [field.name for field in dataclasses.fields(inspection.InspectionRequest)]
+    what = inspection.InspectionRequest(**{name: tuple(asked[name]) for name in names})
     device = importlib.import_module("mindspeed_dpo.device")
     accelerator = device.find_accelerator(asked["kind"]).placed_by(asked["resource"])
-    found = {"here": inspection.look(what), "nodes": None, "failure": None, "room": None}
+    found = {"here": inspection.inspect_node(what), "nodes": None, "failure": None, "room": None}
     found["resource"] = accelerator.ray_resource
     try:
         with inspection.connected(asked["address"], asked["start"]) as is_there:
             if is_there:
-                found["nodes"] = inspection.ask_nodes(what, asked["timeout_s"])
+                found["nodes"] = inspection.inspect_nodes(what, asked["timeout_s"])
                 found["room"] = _room(accelerator, asked["pools"])
     except importlib.import_module("mindspeed_dpo.controller.cluster").ClusterError as error:
         found["failure"] = str(error)
@@ -36,7 +36,7 @@ def ask(asked: dict[str, Any]) -> dict[str, Any]:
 def _room(accelerator: Any, pools: dict[str, list[int]]) -> str | None:
     cluster = importlib.import_module("mindspeed_dpo.controller.cluster")
     try:
-        cluster.check_room(accelerator, pools)
+        cluster.check_capacity(accelerator, pools)
     except cluster.ClusterError as error:
         return str(error)
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.controller.node_inspection import ClusterError, Question, connected, look
+from mindspeed_dpo.controller.node_inspection import ClusterError, InspectionRequest, connected, inspect_node
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.doctor.machine import ProbeFailed, ThisMachine
 from mindspeed_dpo.doctor.probes import operators
@@ -104,10 +104,10 @@ def test_a_value_that_is_not_finite_is_no_small_error(monkeypatch: pytest.Monkey
 
 def test_a_node_says_which_paths_it_cannot_use(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("")
-    question = Question(
+    question = InspectionRequest(
         ("torch",), (str(tmp_path / "there"), "/nowhere/x"), (str(tmp_path / "new/folder"), "/proc/new")
     )
-    found = look(question)
+    found = inspect_node(question)
     assert found["versions"]["torch"] == torch.__version__
     assert found["unreadable"] == ["/nowhere/x"]
     assert found["unwritable"] == ([] if os.access("/proc", os.W_OK) else ["/proc/new"])
@@ -115,7 +115,7 @@ def test_a_node_says_which_paths_it_cannot_use(tmp_path: Path) -> None:
 
 def test_an_address_where_nobody_is_is_told_in_seconds() -> None:
     begin = time.monotonic()
-    with pytest.raises(ClusterError, match=r"nothing answers at 127\.0\.0\.1:1"), connected("127.0.0.1:1", False):
+    with pytest.raises(ClusterError, match=r"nothing responds at 127\.0\.0\.1:1"), connected("127.0.0.1:1", False):
         pass
     assert time.monotonic() - begin < 10
 
