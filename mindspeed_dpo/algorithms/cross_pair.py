@@ -60,9 +60,9 @@ def cross_pair_values(values: StepValues, loss_types: tuple[str, ...], group: in
     """Compute what each pair's losses need of the others.
 
     Args:
-        values: Values of the whole step.
+        values: Values of the entire step.
         loss_types: Names of the losses in use.
-        group: Number of consecutive pairs that form a group; None for the whole step. TRL's group is its micro-batch.
+        group: Number of consecutive pairs that form a group; None for the entire step. TRL's group is its micro-batch.
     """
     size = group or max(1, len(values.lengths))
     partners = {}
@@ -85,7 +85,7 @@ def adapted_beta(beta: float, values: StepValues, ema: float, *, alpha: float, m
 
     Args:
         beta: Beta of a batch whose M equals the running mean, per nat.
-        values: Values of the whole step.
+        values: Values of the entire step.
         ema: Running mean of M over the earlier batches.
         alpha: Strength of the adaptation.
         momentum: Weight of the earlier batches in the running mean (equation 9).

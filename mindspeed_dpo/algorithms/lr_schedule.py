@@ -123,7 +123,7 @@ def lr_at(step: int, settings: LearningRateSettings) -> float:
 
 
 def beta_at(step: int, num_steps: int, *, start: float, end: float | None, style: str) -> float:
-    """Return beta, the strength of the pull towards the reference, of iteration `step` of `num_steps`, per nat.
+    """Return beta, the strength of the regularisation, of iteration `step` of `num_steps`, per nat.
 
     It is `start` at the first iteration and `end` at the last; with style "constant", or without `end`, it is constant.
     """

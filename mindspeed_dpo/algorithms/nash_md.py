@@ -28,8 +28,8 @@ def advantages(scores: NDArray[np.float32]) -> NDArray[np.float32]:
     """
     gap = (scores[:, 0].astype(np.float64) - scores[:, 1]) / 2
     # sigmoid(x) - 1/2 is tanh(x / 2) / 2, which does not overflow.
-    found: NDArray[np.float32] = (np.tanh(gap) / 2).astype(np.float32)
-    return found
+    values: NDArray[np.float32] = (np.tanh(gap) / 2).astype(np.float32)
+    return values
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class NashObjective:
     the reference; the bracket has no gradient.
 
     Attributes:
-        beta: Strength of the pull towards the reference in this step, per nat.
+        beta: Strength of the regularisation towards the reference in this step, per nat.
     """
 
     beta: float

@@ -1,7 +1,7 @@
 """The objective of preference training: a weighted sum of pair losses, and its metrics.
 
 It is called once per micro-batch with log-probabilities; the engine divides the summed losses by the number of pairs of
-the whole step. Nothing here averages, so the result is independent of how a step is split. `config` validates which
+the entire step. Nothing here averages, so the result is independent of how a step is split. `config` validates which
 settings can be combined.
 """
 
@@ -114,7 +114,7 @@ class PreferenceObjective:
 
     Attributes:
         settings: Validated settings.
-        beta: Strength of the pull towards the reference in this step, per nat.
+        beta: Strength of the regularisation towards the reference in this step, per nat.
         xpo_alpha: Weight of XPO's term, the log-probability of the reference's response, algorithm 1 of Xie et al. 2024
             (arXiv:2405.21046), per nat; None without one.
     """

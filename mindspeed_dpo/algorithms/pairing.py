@@ -76,7 +76,7 @@ def select_pairs(
     if scores.shape != tuple(responses.response_lengths.shape):
         raise ValueError(f"scores must be {list(responses.response_lengths.shape)}, got {list(scores.shape)}")
     if rule not in RULES:
-        raise ValueError(f"pair_selection={rule!r} is not known: choose one of {', '.join(RULES)}")
+        raise ValueError(f"pair_selection={rule!r} is unknown: choose one of {', '.join(RULES)}")
     generator = np.random.default_rng(list(seed))
     selected, reasons = [], Counter[str]()
     for prompt, of_prompt in enumerate(responses.responses()):
@@ -94,15 +94,15 @@ def select_pairs(
 def select_first(scores: NDArray[np.float32]) -> Selection:
     """Select the first of two responses as chosen for every prompt, whichever scored higher.
 
-    Ties are kept: Nash-MD trains on the first response with an advantage, which is then 0.
+    Ties are included: Nash-MD trains on the first response with an advantage, which is then 0.
 
     Args:
         scores: [P, 2] float32; NaN where a response could not be scored, which drops the prompt.
     """
-    kept = torch.from_numpy(np.flatnonzero(np.isfinite(scores).all(1)))
-    responses = torch.tensor([0, 1]).expand(len(kept), 2)
-    left_out = {FAILED: len(scores) - len(kept), IDENTICAL: 0, TIE: 0, MARGIN: 0}
-    return Selection(kept, responses, len(scores), left_out)
+    prompts = torch.from_numpy(np.flatnonzero(np.isfinite(scores).all(1)))
+    responses = torch.tensor([0, 1]).expand(len(prompts), 2)
+    left_out = {FAILED: len(scores) - len(prompts), IDENTICAL: 0, TIE: 0, MARGIN: 0}
+    return Selection(prompts, responses, len(scores), left_out)
 
 
 def _drop_reason(

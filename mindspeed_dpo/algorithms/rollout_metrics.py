@@ -70,8 +70,8 @@ def _pairs(selection: Selection) -> dict[str, float]:
 
 def _lengths(rollouts: RolloutBatch, own: int | None) -> Mapping[str, float]:
     metrics = {}
-    answers = rollouts.samples
-    for name, counts in (("prompt", answers.prompt_lengths), ("response", answers.response_lengths[:, :own])):
+    samples = rollouts.samples
+    for name, counts in (("prompt", samples.prompt_lengths), ("response", samples.response_lengths[:, :own])):
         lengths = counts.double()
         for what in ("mean", "max", "min"):
             metrics[f"{name}_length/{what}"] = float(getattr(lengths, what)())

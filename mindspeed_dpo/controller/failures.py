@@ -71,7 +71,7 @@ def listen_s(failures: Mapping[int, Exception]) -> float:
     return DEATH_WAIT_S if any(isinstance(cause, (RuntimeError, OSError)) for cause in causes) else CAUSE_WAIT_S
 
 
-def reason(error: Exception) -> str:
+def one_line_cause(error: Exception) -> str:
     """Return the cause in one line; Ray's own text has many and goes into the log with the traceback."""
     if isinstance(error, ray.exceptions.RayTaskError):
         lines = str(error.cause).strip().splitlines() or [""]

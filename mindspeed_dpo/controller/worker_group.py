@@ -22,7 +22,7 @@ from mindspeed_dpo.controller.failures import (
     is_death,
     iter_completed,
     listen_s,
-    reason,
+    one_line_cause,
 )
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
@@ -63,7 +63,7 @@ class WorkerGroup:
         """Start the processes and let them join; roles are built later.
 
         Args:
-            run: Settings of the whole run.
+            run: Settings of the run.
             pool: Placement of the processes.
             others: All groups of the run, which monitor each other; this one is appended.
 
@@ -187,7 +187,7 @@ class WorkerGroup:
         self.stop()
         rank, cause = min(failures.items(), key=lambda item: (not is_death(item[1]), item[0]))
         raise WorkerFailure(
-            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {reason(cause)}; "
+            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {one_line_cause(cause)}; "
             f"see {self.name}_{rank}.log in the run's logs"
         ) from cause
 

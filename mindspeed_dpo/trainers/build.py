@@ -24,7 +24,7 @@ from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
-from mindspeed_dpo.engine.rollout_checkpoint import read_answers
+from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
@@ -184,7 +184,7 @@ def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
     settings, resume_point = inputs.config.actor, inputs.resume_point
     if resume_point is None or not settings.rollout.rollout_staleness:
         return None
-    saved = read_answers(resume_point.folder)
+    saved = read_rollouts(resume_point.folder)
     if saved is None:
         return None
     was = {"online_method": resume_point.metadata["online_method"], "n_samples_per_prompt": saved.num_responses}

@@ -182,11 +182,11 @@ class CheckpointPolicy:
         if history.step is None:
             return
         candidates = [iteration_dir(save, history.step), Path(str(history.folder))]
-        found = next((candidate for candidate in candidates if (candidate / METADATA).is_file()), None)
-        if found is None:
+        folder = next((candidate for candidate in candidates if (candidate / METADATA).is_file()), None)
+        if folder is None:
             logger.warning(
                 "the best checkpoint, of step %d with %s %s, no longer exists; its value still counts",
                 *(history.step, history.metric, history.value),
             )
-        history.folder = os.path.abspath(found) if found else None
+        history.folder = os.path.abspath(folder) if folder else None
         self._mark(history)

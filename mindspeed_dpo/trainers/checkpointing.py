@@ -26,7 +26,7 @@ class CheckpointWriter:
 
     Attributes:
         actor: Writes them.
-        policy: Is told of each complete checkpoint.
+        policy: Applied after each complete checkpoint.
         in_background: Whether training continues during the write.
     """
 

@@ -87,7 +87,7 @@ class OnlineDPOTrainer(TrainingLoop):
         return {**metrics, **about, **self._throughput(step + 1, generated, selection, timer)}
 
     def totals(self) -> dict[str, int]:
-        """Return the tokens trained on so far, which depend on responses that are not kept."""
+        """Return the tokens trained on so far, which depend on responses that are not stored."""
         return {"num_tokens": self.num_tokens}
 
     def prefetched(self) -> RolloutBatch | None:

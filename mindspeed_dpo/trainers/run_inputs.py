@@ -150,7 +150,7 @@ def check_weights(role: RoleConfig) -> None:
     assets = source.assets()
     if assets is None or not (assets / "config.json").is_file():
         return
-    found = model_config_from_hf(read_hf_config(assets))
-    differences = describe_differences(role.model, found, reward=role.name == REWARD)
+    of_weights = model_config_from_hf(read_hf_config(assets))
+    differences = describe_differences(role.model, of_weights, reward=role.name == REWARD)
     if differences:
         raise ValueError(f"{source.path} differs from the model section of the configuration: {'; '.join(differences)}")

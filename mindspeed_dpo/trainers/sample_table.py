@@ -47,8 +47,10 @@ class SampleTable:
         """Drop the rows that were written after the checkpoint that this run resumes from."""
         if self.path.is_file():
             lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps]
-            self.path.write_text("".join(kept), encoding="utf-8")
+            earlier = [
+                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps
+            ]
+            self.path.write_text("".join(earlier), encoding="utf-8")
 
     def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
         """Write the samples of a step if they are due.
@@ -70,8 +72,8 @@ class SampleTable:
         self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
     ) -> Iterator[dict[str, Any]]:
         roles = _roles(selection)
-        answers = zip(rollouts.samples.prompts(), rollouts.samples.responses(), strict=True)
-        for p, (prompt, responses) in enumerate(answers):
+        samples = zip(rollouts.samples.prompts(), rollouts.samples.responses(), strict=True)
+        for p, (prompt, responses) in enumerate(samples):
             text = self.decode(prompt.tolist())
             for k, response in enumerate(responses):
                 score = float(scores[p, k])

@@ -23,7 +23,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class GracefulShutdown:
-    """Handles signals while it is entered; `requested` says whether a shutdown was requested."""
+    """Handles signals while it is entered; `requested` is True once a shutdown was requested."""
 
     def __init__(self) -> None:
         self.requested = False

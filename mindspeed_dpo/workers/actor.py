@@ -23,7 +23,7 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
 from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.async_checkpoint import BegunSave
+from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
@@ -41,8 +41,7 @@ from mindspeed_dpo.workers.logprobs import (
     wpo_weights,
 )
 from mindspeed_dpo.workers.setup.builders import build_trained_model, make_batch_builder
-from mindspeed_dpo.workers.setup.context import WorkerContext
-from mindspeed_dpo.workers.setup.memory import largest_peak
+from mindspeed_dpo.workers.setup.context import WorkerContext, max_peak_memory_bytes
 from mindspeed_dpo.workers.setup.objectives import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.setup.sources import adapters_on_weights, sampling_of
 from mindspeed_dpo.workers.weight_sync.sender import WeightSender
@@ -79,7 +78,7 @@ class ActorWorker(Actor):
         self._adapters = adapters_on_weights(role) if is_writer else None
         self.objective = objective_of(role)
         self._mean_margin = 0.0
-        self._begun: BegunSave | None = None
+        self._begun: PendingCheckpoint | None = None
         self.learning_rate = learning_rate_of(role, context.run.loop.train_iters)
 
     @override
@@ -100,11 +99,11 @@ class ActorWorker(Actor):
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        used = largest_peak(self.context)
+        peak_bytes = max_peak_memory_bytes(self.context)
         if metrics is None:
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": self.objective.beta}
-        return {**metrics, **rates, "memory/peak_bytes": used}
+        return {**metrics, **rates, "memory/peak_bytes": peak_bytes}
 
     def _train_step(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """Do one optimizer step on this rank's share of its pairs; return the global gradient norm."""
@@ -138,9 +137,9 @@ class ActorWorker(Actor):
     def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
         settings = self.role.checkpoint
         root = Path(settings.save)
-        parts = checkpoint.Parts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
+        parts = checkpoint.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         metadata = {**self._metadata(iteration), "usual_margin": self._broadcast_mean_margin(), **remembered}
-        begun = checkpoint.begin_save(
+        begun = checkpoint.start_save(
             *(root, self.engine, self.context.accelerator, parts, metadata, self.ema_reference, ahead),
             in_background=settings.async_save,
         )
@@ -162,7 +161,7 @@ class ActorWorker(Actor):
 
     @override
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        parts = checkpoint.Parts(optimizer, rng)
+        parts = checkpoint.CheckpointParts(optimizer, rng)
         checkpoint.load(Path(folder), self.engine, self.context.accelerator, parts, self.ema_reference)
         self._mean_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
 

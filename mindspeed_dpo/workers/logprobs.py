@@ -76,19 +76,19 @@ def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:
     return batch.sum_by_response((logps.detach() - batch.ref_token_logps) * logps)
 
 
-def score_tokens(engine: Engine, batch_builder: BatchBuilder, answers: PreferenceBatch) -> ReplicaValues | None:
+def score_tokens(engine: Engine, batch_builder: BatchBuilder, responses: PreferenceBatch) -> ReplicaValues | None:
     """Compute the log-probability of every response token of this replica's share of the prompts.
 
     Returns:
         Values [n] float32 of n tokens, in nats, with their positions among the batch's `response_tokens`, from the
         output rank of the replica; None from the others.
     """
-    batch_builder, rows = batch_builder.over(answers)
-    counts = answers.response_lengths.sum(1)
+    batch_builder, rows = batch_builder.over(responses)
+    counts = responses.response_lengths.sum(1)
     starts = (counts.cumsum(0) - counts).to(batch_builder.device)
     places, values = [], []
     for batch, columns in _scored(engine, batch_builder, rows):
-        pairs = batch.response_ids // answers.num_responses
+        pairs = batch.response_ids // responses.num_responses
         of_pairs = batch.response_lengths.sum(1)
         within = torch.arange(len(pairs), device=pairs.device) - (of_pairs.cumsum(0) - of_pairs)[pairs]
         real = batch.weights[pairs] != 0

@@ -38,7 +38,7 @@ def build_reference(
         batch_builder = make_batch_builder(context, replace(role, parallel=actor.role.parallel), dataset)
         return ReferenceWorker(actor.engine, batch_builder, alpha, partial(adapters_disabled, actor.engine.model))
     engine = ScoringEngine(build_model(context, role), offload_from=offload_from(context, role))
-    worker = ReferenceWorker(engine, make_batch_builder(context, role, dataset), alpha, engine.at_work)
+    worker = ReferenceWorker(engine, make_batch_builder(context, role, dataset), alpha, engine.on_device)
     if actor is None or not role.reference.sync_ref_model:
         return worker
     actor.ema_reference = engine.model

@@ -34,7 +34,7 @@ class WorkerProcess:
         """Store the settings; `join` allocates the device.
 
         Args:
-            run: Settings of the whole run.
+            run: Settings of the run.
             pool: Name of the process's pool.
             working_dir: Folder that the run's relative paths start from; the same on all nodes.
         """

@@ -12,7 +12,7 @@ import pytest
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.engine.rollout_checkpoint import read_answers
+from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.trainers.build import INTERRUPTED, train_on
 from mindspeed_dpo.trainers.online_methods import method_of
 from mindspeed_dpo.trainers.run_inputs import open_inputs
@@ -111,12 +111,12 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_left_alone_bit_by_bit(
         assert train_on(open_inputs(run), groups) == INTERRUPTED
         for group in groups.values():
             group.leave()
-    kept = read_answers(stopped / "checkpoints" / "iter_0000002")
+    kept = read_rollouts(stopped / "checkpoints" / "iter_0000002")
     assert kept is not None and kept.version == 1
     train(stale_run(folder, stopped, resume_from=stopped))
     assert numbers(stopped) == numbers(alone)
     assert different_weights(alone, stopped) == []
-    assert read_answers(stopped / "checkpoints" / f"iter_{STEPS:07d}") is None
+    assert read_rollouts(stopped / "checkpoints" / f"iter_{STEPS:07d}") is None
 
 
 def test_answers_of_other_settings_are_not_learned_from(

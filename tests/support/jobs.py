@@ -99,8 +99,8 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     metadata = {"iteration": 1, "model": source.model_config().as_dict()}
     if job.adapter is not None:
         metadata["adapters"] = adapter_description(open_adapter(job.adapter).settings, source)
-    what = (folder, engine, find_accelerator("cpu"), checkpoint.Parts(False, False), metadata)
-    checkpoint.complete(checkpoint.begin_save(*what))
+    what = (folder, engine, find_accelerator("cpu"), checkpoint.CheckpointParts(False, False), metadata)
+    checkpoint.complete(checkpoint.start_save(*what))
     return norm
 
 

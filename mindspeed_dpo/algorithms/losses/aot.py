@@ -1,6 +1,6 @@
 """Alignment by optimal transport (AOT): distributions are compared, so each pair is matched with another of the step.
 
-Sorting runs over the whole step (or groups of its pairs), of which a micro-batch holds only a part. The matching is
+Sorting runs over the entire step (or groups of its pairs), of which a micro-batch holds only a part. The matching is
 therefore computed beforehand, from log-probabilities without gradient (`*_partners`). Given the partners, the loss is
 one value per pair again, with the gradient of the sorted form.
 """

@@ -34,7 +34,7 @@ class PairTerms:
         lengths: [P, 2] integers, response tokens.
         nll: [P] negative log-probability of the chosen response, scaled so that its mean over the pairs of a group is
             the mean over that group's chosen tokens, in nats per token.
-        beta: Strength of the pull towards the reference in this step, per nat.
+        beta: Strength of the regularisation towards the reference in this step, per nat.
         partners: Loss name -> [P, 2], what `aot` and `aot_unpaired` compare each pair with, in nats.
 
     Raises:

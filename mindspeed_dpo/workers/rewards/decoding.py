@@ -106,14 +106,14 @@ class TextReader:
         )
 
     def _columns(self, rollouts: RolloutBatch) -> dict[str, Sequence[Any]]:
-        found = self._dataset.columns(rollouts.rows.numpy())
-        absent = [name for name in self._names if name not in found and name != MESSAGES]
+        columns = self._dataset.columns(rollouts.rows.numpy())
+        absent = [name for name in self._names if name not in columns and name != MESSAGES]
         if absent:
             raise ValueError(
                 f"dataset_additional_keys names {absent[0]}, but the prompt set has only the columns "
-                f"{', '.join(found)}; preprocess it with dataset_additional_keys: [{', '.join(absent)}]"
+                f"{', '.join(columns)}; preprocess it with dataset_additional_keys: [{', '.join(absent)}]"
             )
-        return {name: found[name] for name in self._names if name in found}
+        return {name: columns[name] for name in self._names if name in columns}
 
 
 def extracted_answer(text: str) -> str:

@@ -22,7 +22,7 @@ from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
-from mindspeed_dpo.workers.rewards.retokenization import decoded, reason
+from mindspeed_dpo.workers.rewards.retokenization import decoded, drop_reason
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.builders import limit_of
 from mindspeed_dpo.workers.setup.context import WorkerContext
@@ -74,7 +74,7 @@ class ClassifierScorer:
                 features += self._encoded(text, prompts[p])
                 positions.append(p)
             except RowDropped as error:
-                failures[p] = f"the reward model cannot read it ({reason(error)}): {text}"
+                failures[p] = f"the reward model cannot read it ({drop_reason(error)}): {text}"
         scores = np.full((rollouts.num_prompts, k), np.nan, np.float32)
         if positions:
             scores[positions] = self._logits(features, k).reshape(-1, k).cpu().numpy()
@@ -82,7 +82,7 @@ class ClassifierScorer:
 
     def _encoded(self, text: PromptText, prompt: str) -> list[Features]:
         """Encode the K responses to a prompt."""
-        encoded = [self._inputs.features(text, prompt, answer) for answer in text.completions]
+        encoded = [self._inputs.features(text, prompt, response) for response in text.completions]
         longest = max(len(features["input_ids"]) for features in encoded)
         if self._max_length is not None and longest > self._max_length:
             raise RowDropped("too_long", f"{longest} tokens, but the model's limit is {self._max_length}")

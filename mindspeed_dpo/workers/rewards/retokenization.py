@@ -115,7 +115,7 @@ class Retokenizer:
             try:
                 prompt, endings = shared_prompt(self._sequences(text, plain[p], rollouts.ended[p].tolist()))
             except RowDropped as error:
-                failures[p] = f"the reward model's template cannot encode it ({reason(error)}): {text}"
+                failures[p] = f"the reward model's template cannot encode it ({drop_reason(error)}): {text}"
                 continue
             positions.append(p)
             prompts.append(prompt)
@@ -127,7 +127,7 @@ class Retokenizer:
         """Return for each response the tokens of its prompt, and of prompt and response together."""
         encoder = self._encoder
         if encoder is not None and (prompt := conversation(text)) is not None:
-            pairs = [encoder.pair(PairExample(prompt, answer, answer)) for answer in text.completions]
+            pairs = [encoder.pair(PairExample(prompt, response, response)) for response in text.completions]
             return [(pair.prompt, pair.prompt + pair.chosen) for pair in pairs]
         if self._needs_messages:
             raise ValueError(
@@ -135,8 +135,8 @@ class Retokenizer:
                 "it again with this version, or remove reward_prompt_type to score plain text"
             )
         start = self._tokenizer.encode(plain)
-        complete = [self._ended(self._tokenizer.encode(plain + answer), ends)
-                  for answer, ends in zip(text.completions, ended, strict=True)]  # fmt: skip
+        complete = [self._ended(self._tokenizer.encode(plain + response), ends)
+                  for response, ends in zip(text.completions, ended, strict=True)]  # fmt: skip
         return [(start, sequence) for sequence in complete]
 
     def _ended(self, ids: Ids, ended: bool) -> Ids:
@@ -180,6 +180,6 @@ def decoded(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
     return str(tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
 
-def reason(error: RowDropped) -> str:
+def drop_reason(error: RowDropped) -> str:
     """Return why a conversation cannot be encoded."""
     return error.detail or REASONS[error.reason]

@@ -67,7 +67,7 @@ class ModelScorer:
         rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=self.share_prompt)
         planned = plan(rows, rows, self.limit)
         values, packed = [], self._micro_batches(batch, planned)
-        with self.engine.at_work():
+        with self.engine.on_device():
             while held := list(islice(packed, HELD_MICRO_BATCHES)):
                 values += self.engine.score(held)
         return planned, values

@@ -101,18 +101,18 @@ def import_function(path: str) -> Function:
     for end in range(len(words) - 1, 0, -1):
         name = ".".join(words[:end])
         try:
-            found: Any = importlib.import_module(name)
+            target: Any = importlib.import_module(name)
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise  # the module exists; one that it imports does not
             continue
         for word in words[end:]:
-            if not hasattr(found, word):
+            if not hasattr(target, word):
                 raise InvalidFunction(f"cannot be imported: {name} has no {word}")
-            found = getattr(found, word)
-        if not callable(found):
-            raise InvalidFunction(f"is a {type(found).__name__}, not a function")
-        return found
+            target = getattr(target, word)
+        if not callable(target):
+            raise InvalidFunction(f"is a {type(target).__name__}, not a function")
+        return target
     raise InvalidFunction(
         f"cannot be imported: there is no module {words[0]} in {os.getcwd()} or among the installed packages"
         if len(words) > 1 and all(words)

@@ -34,7 +34,7 @@ def check_reward_tokenizer(run: RunConfig, prompts: PromptColumns | None = None)
     """Check that a reward model can read the policy's responses; functions and judges read text.
 
     Args:
-        run: Settings of the whole run.
+        run: Settings of the run.
         prompts: The dataset, to check that it has messages if a template needs them.
 
     Raises:

@@ -148,7 +148,7 @@ def fuses_head(context: WorkerContext, role: RoleConfig, shard: VocabShard) -> b
 
 
 def _works_everywhere(context: WorkerContext, role: RoleConfig, tried: str, problem: str | None, instead: str) -> bool:
-    """Return whether no process of the pool found a problem, and log those found; a collective."""
+    """Return whether no process of the pool has a problem, and log those that have; a collective."""
     if problem is not None:
         logger.warning("%s: the check of %s failed: %s", role.name, tried, problem)
     works = groups.all_processes_agree(problem is None, context.device)

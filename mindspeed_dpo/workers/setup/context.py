@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.device import Accelerator
@@ -16,7 +17,7 @@ class WorkerContext:
     """What the roles of a worker process have in common.
 
     Attributes:
-        run: Settings of the whole run.
+        run: Settings of the run.
         place: Ranks of this process in each parallel dimension.
         accelerator: Kind of device, already activated.
     """
@@ -29,3 +30,15 @@ class WorkerContext:
     def device(self) -> torch.device:
         """The torch device of this process."""
         return self.accelerator.device()
+
+
+def max_peak_memory_bytes(context: WorkerContext) -> float:
+    """Return the largest peak memory of any process of the pool so far, in bytes; a collective.
+
+    It sums a vector over ranks in which each rank fills its own element, which every backend supports; float32 keeps
+    seven digits.
+    """
+    peaks = torch.zeros(dist.get_world_size(), dtype=torch.float32, device=context.device)
+    peaks[dist.get_rank()] = float(context.accelerator.peak_memory_bytes())
+    dist.all_reduce(peaks, dist.ReduceOp.SUM)
+    return float(peaks.max())

@@ -18,7 +18,7 @@ def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
 
 
 def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:
-    """Return beta of an iteration, the strength of the pull towards the reference, per nat."""
+    """Return beta of an iteration, the strength of the regularisation towards the reference, per nat."""
     loss = role.loss
     return beta_at(iteration, train_iters, start=loss.dpo_beta, end=loss.dpo_beta_end, style=loss.dpo_beta_style)
 
