@@ -80,10 +80,10 @@ def test_weights_that_have_moved_are_named(
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
     "another rank": (
         {"lora_r": 8},
-        "continue it with lora_target_modules=[q_proj, v_proj, ",
+        "resume it with lora_target_modules=[q_proj, v_proj, ",
     ),
     "another scale": ({"use_rslora": True}, "lora_alpha=8 and use_rslora=false"),
-    "all weights": ({"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}, "holds adapters of other settings"),
+    "all weights": ({"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}, "contains adapters with other settings"),
 }
 
 
@@ -97,15 +97,15 @@ def test_a_run_with_other_adapters_does_not_go_on(change: str, trained: tuple[Pa
 
 def test_other_weights_beneath_do_not_go_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
     other, run = save_tiny_policy(tmp_path / "other", seed=3), trained[1]
-    with pytest.raises(CheckpointError, match=f"was trained on the weights in .*{other.name} holds others"):
+    with pytest.raises(CheckpointError, match=f"was trained on the weights in .*; those in .*{other.name} differ"):
         open_inputs(adapter_run(run, other, resume_from=run / "out", train_iters=8))
 
 
 def test_adapters_and_all_weights_do_not_continue_each_other(trained: tuple[Path, Path], tmp_path: Path) -> None:
     policy, run = trained
-    with pytest.raises(CheckpointError, match="holds adapters only; continue its run with resume_from and load="):
+    with pytest.raises(CheckpointError, match="contains adapters only; resume its run with resume_from and load="):
         open_inputs(adapter_run(tmp_path, run / "out" / "checkpoints", finetune=False))
     whole = {"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}
     train(adapter_run(tmp_path, policy, **whole, train_iters=1))
-    with pytest.raises(CheckpointError, match="holds all weights and no adapters; start anew"):
+    with pytest.raises(CheckpointError, match="contains all weights and no adapters; start a new run"):
         open_inputs(adapter_run(tmp_path, policy, resume_from=tmp_path / "out", train_iters=8))

@@ -128,7 +128,7 @@ def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
         recompute |= {"recompute_method": "uniform", "recompute_num_layers": 1}
     layout = ParallelLayout(topology.tp, topology.pp, job.virtual)
     count = layout.num_chunks(config.num_layers)
-    execution = Execution(topology, chunks=count, sequence_parallel=job.sequence_parallel, **recompute)
+    execution = Execution(topology, num_chunks=count, sequence_parallel=job.sequence_parallel, **recompute)
     model = join_virtual_stages([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
     placement = layout.rank_placement(config.num_layers, place.tp_rank, place.pp_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))

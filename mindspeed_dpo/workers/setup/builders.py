@@ -40,7 +40,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
     # Each model is initialised from the same seed, so that a random policy equals its random reference.
     groups.seed(context.run.loop.seed)
     run_options = execution(context, role)
-    chunks = [PolicyModel(role.model, run_options, statistics, chunk=chunk) for chunk in range(run_options.chunks)]
+    chunks = [PolicyModel(role.model, run_options, statistics, chunk=chunk) for chunk in range(run_options.num_chunks)]
     fused = fuses_head(context, role, chunks[0].shard)
     for chunk in chunks:
         chunk.fused_head = fused
@@ -64,7 +64,7 @@ def build_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStag
     run_options, no_norm = execution(context, role), role.reward.no_post_layer_norm
     chunks = [
         RewardModel(role.model, run_options, chunk=chunk, no_post_layer_norm=no_norm)
-        for chunk in range(run_options.chunks)
+        for chunk in range(run_options.num_chunks)
     ]
     return _loaded(join_virtual_stages(chunks), context, role)
 
@@ -162,7 +162,7 @@ def execution(context: WorkerContext, role: RoleConfig) -> Execution:
     return Execution(
         topology=context.place.topology,
         dtype=getattr(torch, role.precision.dtype),
-        chunks=role.num_chunks,
+        num_chunks=role.num_chunks,
         sequence_parallel=role.parallel.sequence_parallel,
         recompute_granularity=role.recompute.recompute_granularity,
         recompute_method=role.recompute.recompute_method,

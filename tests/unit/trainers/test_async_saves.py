@@ -117,7 +117,7 @@ def test_the_first_error_is_told_before_that_of_the_save(tmp_path: Path, caplog:
     roles = Broken(root=tmp_path, during_update=failing(ValueError("nothing to learn")))
     with pytest.raises(ValueError, match="nothing to learn"):
         trainer(roles, LoopSchedule(0, 5, save_interval=3, async_save=True)).fit()
-    assert "the checkpoint that was being written is not whole: the disk is full" in caplog.text
+    assert "the checkpoint in progress is incomplete: the disk is full" in caplog.text
 
 
 def test_the_checkpoint_before_a_diverging_step_is_waited_for(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_resuming_where_there_is_no_checkpoint_says_so(run: RunConfig, tmp_path:
 
 def test_resuming_a_damaged_checkpoint_says_what_is_missing(run: RunConfig, tmp_path: Path) -> None:
     (write_checkpoint(tmp_path, run, 10) / "common.pt").unlink()
-    with pytest.raises(CheckpointError, match=r"iter_0000010 is not a whole checkpoint: common\.pt missing"):
+    with pytest.raises(CheckpointError, match=r"iter_0000010 is not a complete checkpoint: common\.pt missing"):
         find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
 
 
@@ -129,9 +129,7 @@ def test_a_checkpoint_without_what_is_needed_is_refused_before_any_device(
     saved: dict[str, bool], what: str, run: RunConfig, tmp_path: Path
 ) -> None:
     write_checkpoint(tmp_path, run, 10, **saved)
-    with pytest.raises(
-        CheckpointError, match=f"iter_0000010 was saved without {what} state, so it cannot be continued"
-    ):
+    with pytest.raises(CheckpointError, match=f"iter_0000010 was saved without {what} state, so it cannot be resumed"):
         find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
     found = find_resume_point(asking(run, load=tmp_path, no_load_optim=True, no_load_rng=True), NUM_ROWS)
     assert found is not None and not found.optimizer and not found.rng
@@ -141,7 +139,7 @@ def test_checkpoints_do_not_go_between_those_of_a_third_run(run: RunConfig, tmp_
     write_checkpoint(tmp_path / "third", run, 5)
     folder = write_checkpoint(tmp_path / "saved", run, 10)
     with pytest.raises(
-        CheckpointError, match=r"third holds the checkpoints of another run than .*iter_0000010; choose"
+        CheckpointError, match=r"third contains the checkpoints of another run than .*iter_0000010; choose"
     ):
         find_resume_point(asking(run, resume_from=folder, save=tmp_path / "third"), NUM_ROWS)
     for save in ("saved", "new"):
@@ -154,7 +152,7 @@ def test_a_training_checkpoint_that_lost_its_description_is_not_taken_for_mere_w
     folder = write_checkpoint(tmp_path, run, 10)
     (folder / METADATA).unlink()
     (folder / "__0_0.distcp").touch()
-    with pytest.raises(CheckpointError, match=f"iter_0000010 is not a whole checkpoint: {METADATA} missing"):
+    with pytest.raises(CheckpointError, match=f"iter_0000010 is not a complete checkpoint: {METADATA} missing"):
         find_resume_point(asking(run, load=tmp_path), NUM_ROWS)
 
 
@@ -162,7 +160,7 @@ def test_a_fresh_run_does_not_write_between_checkpoints_of_another(run: RunConfi
     run = asking(run, save=tmp_path / "saved")
     check_output_is_unused(run)
     write_checkpoint(tmp_path / "saved", run, 10)
-    with pytest.raises(CheckpointError, match="holds the checkpoints of another run; continue that one with resume_"):
+    with pytest.raises(CheckpointError, match="contains the checkpoints of another run; resume that one with resume_"):
         check_output_is_unused(run)
 
 
@@ -172,7 +170,7 @@ def test_a_fresh_run_does_not_go_on_writing_the_metrics_of_another(run: RunConfi
     metrics.touch()
     check_output_is_unused(run)
     metrics.write_text("{}\n")
-    with pytest.raises(CheckpointError, match=r"metrics\.jsonl is of another run; choose another output_dir"):
+    with pytest.raises(CheckpointError, match=r"metrics\.jsonl belongs to another run; choose another output_dir"):
         check_output_is_unused(run)
 
 
@@ -183,7 +181,7 @@ def test_a_fresh_run_does_not_go_on_writing_the_metrics_of_another(run: RunConfi
 )
 def test_another_model_is_refused(changed: dict[str, Any], run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, run, 10, model=replace(run.actor.model, **changed).as_dict())
-    with pytest.raises(CheckpointError, match=f"iter_0000010 cannot be continued: .*{next(iter(changed))}"):
+    with pytest.raises(CheckpointError, match=f"iter_0000010 cannot be resumed: .*{next(iter(changed))}"):
         find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
 
 
@@ -208,7 +206,9 @@ def test_a_run_does_not_write_into_the_output_folder_of_a_third(run: RunConfig, 
     assert find_resume_point(asking(run, resume_from=folder), NUM_ROWS) is not None
     metrics.parent.mkdir(parents=True)
     metrics.touch()
-    with pytest.raises(CheckpointError, match=r"holds another run than that of .*iter_0000010; choose another output_"):
+    with pytest.raises(
+        CheckpointError, match=r"contains the outputs of another run than .*iter_0000010; choose another output_"
+    ):
         find_resume_point(asking(run, resume_from=folder), NUM_ROWS)
 
 
@@ -228,7 +228,7 @@ def test_a_reference_that_is_gone_is_named(run: RunConfig, tmp_path: Path) -> No
     found = find_resume_point(loaded, NUM_ROWS)
     assert found is not None
     with pytest.raises(
-        CheckpointError, match=r"was trained against .*gone, which is not there; name it with ref_model"
+        CheckpointError, match=r"was trained with the reference .*gone, which does not exist; set ref_model"
     ):
         with_reference_of(loaded, found)
 

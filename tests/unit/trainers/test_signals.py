@@ -103,7 +103,7 @@ def test_a_signal_in_the_middle_of_a_log_line_is_told_and_logged(
     roles = Pretended(during_update=log)
     assert trainer(roles, LoopSchedule(0, 9)).fit() == 1
     assert roles.done("save") == [1]
-    told = "SIGTERM: finishing this step and saving; once more ends at once\n"
+    told = "SIGTERM: finishing this step and saving; a second signal terminates at once\n"
     assert capfd.readouterr().err == told
     assert struck_file.text.lstrip() == f"step 0\n{told}"
 
@@ -115,7 +115,7 @@ def test_the_request_is_in_the_log_file_and_once_on_the_console(
         trainer(Pretended(during_update=raising(signal.SIGTERM, at=0)), LoopSchedule(0, 5)).fit()
     assert session.path is not None
     for text in (session.path.read_text(), capfd.readouterr().err):
-        assert text.count("SIGTERM: finishing this step and saving; once more ends at once\n") == 1
+        assert text.count("SIGTERM: finishing this step and saving; a second signal terminates at once\n") == 1
 
 
 def test_without_standard_error_a_signal_still_lets_the_step_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_function_that_is_lost_again_and_again_is_not_asked_for_ever() -> None
     assert len(functions.calls) == 1 + MAX_CONSECUTIVE_LOSSES
     assert answers[:MAX_CONSECUTIVE_LOSSES] == ["did not return"] * MAX_CONSECUTIVE_LOSSES
     assert set(answers[MAX_CONSECUTIVE_LOSSES:]) == {
-        f"was not asked after it was lost {MAX_CONSECUTIVE_LOSSES} times in a row"
+        f"was skipped after it was lost {MAX_CONSECUTIVE_LOSSES} times in a row"
     }
 
 

@@ -158,7 +158,7 @@ def test_inputs_longer_than_the_model_takes_are_left_out_and_named() -> None:
     batch = rollouts([ANSWERED[0], ("<|user|>long<|end|>", ["x" * 200, "y"])], rows=[4, 9])
     scored = score(run_of(folder("bert")), batch)
     assert np.isfinite(scored.scores[0]).all() and np.isnan(scored.scores[1]).all()
-    assert "207 tokens, the model takes 128" in scored.failures[1]
+    assert "207 tokens, but the model's limit is 128" in scored.failures[1]
 
 
 def test_only_the_marked_answer_is_read_where_that_is_asked_for() -> None:
@@ -186,7 +186,7 @@ def test_several_labels_are_refused_on_the_driver(tmp_path: Path) -> None:
     path = copied(tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**config, "id2label": {"0": "bad", "1": "good"}}))
-    with pytest.raises(ValueError, match="is a classifier of 2 labels; one with one is needed"):
+    with pytest.raises(ValueError, match="is a classifier with 2 labels; it must have 1"):
         check_reward_tokenizer(run_of(path))
 
 

@@ -34,7 +34,7 @@ def test_a_prompt_that_merges_with_one_of_its_responses_is_cut_before_that() -> 
 
 
 def test_sequences_that_have_nothing_in_common_cannot_be_scored_together() -> None:
-    with pytest.raises(RowDropped, match="nothing stands before the responses"):
+    with pytest.raises(RowDropped, match="the responses have no prompt in common"):
         shared_prompt([([1], [1, 2]), ([3], [3, 2])])
 
 

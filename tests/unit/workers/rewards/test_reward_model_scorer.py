@@ -198,7 +198,7 @@ def test_language_models_cannot_score_and_reward_models_cannot_answer(tmp_path: 
     reward = reward_run(reward_folder()).reward
     assert reward is not None and open_initial_weights(reward) is not None
     for name in ("actor", "ref", "rollout"):
-        with pytest.raises(WeightsError, match=rf"load of {name}: .* is a reward model, .* give it as load of section"):
+        with pytest.raises(WeightsError, match=rf"load of {name}: .* is a reward model, .* set it as load of section"):
             open_initial_weights(replace(reward, name=name))
     language = save_tiny_model("llama", tmp_path)
     with pytest.raises(WeightsError, match=r"load of reward: .* is a language model.*convert_ckpt.py --orm"):

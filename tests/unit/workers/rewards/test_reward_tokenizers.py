@@ -22,7 +22,7 @@ def test_the_same_tokenizer_needs_no_word() -> None:
 
 def test_another_tokenizer_must_be_named() -> None:
     folder = reward_folder("llama", "chat")
-    with pytest.raises(ValueError, match=rf"another tokenizer than the policy .*; set reward_tokenizer: {folder}"):
+    with pytest.raises(ValueError, match=rf"differs from the policy.*; set reward_tokenizer: {folder}"):
         check_reward_tokenizer(reward_run(folder))
     check_reward_tokenizer(reward_run(folder, reward_tokenizer=str(folder)))
 
@@ -36,7 +36,7 @@ def test_a_reward_model_without_a_tokenizer_must_be_told_whose_it_reads() -> Non
 @pytest.mark.parametrize(
     ("keys", "words"),
     [
-        ({"reward_tokenizer": "nowhere"}, "reward_tokenizer: nowhere holds no tokenizer"),
+        ({"reward_tokenizer": "nowhere"}, "reward_tokenizer: nowhere has no tokenizer"),
         ({"reward_prompt_type": "qwen33"}, r"prompt_type 'qwen33' is not in .*qwen3"),
         ({"reward_prompt_type": "qwen"}, "ends turns with <|im_end|>, which the tokenizer does not have"),
     ],
@@ -73,7 +73,7 @@ def test_the_policys_tokenizer_is_found_beside_its_weights(tmp_path: Path) -> No
     save_tokenizer(checkpoint / "hf")
     (checkpoint / "hf/config.json").write_text("{}")
     assert policy_tokenizer(with_load(run, checkpoint)) == checkpoint / "hf"
-    with pytest.raises(ValueError, match="name the policy's tokenizer"):
+    with pytest.raises(ValueError, match="set the policy's tokenizer"):
         policy_tokenizer(with_load(run, tmp_path))
 
 
