@@ -67,7 +67,7 @@ class RowPart:
         """Scatter values [r, c] of this part's labels into [count, c] of the same dtype, zero for all other labels."""
         return columns.new_zeros(count + 1, columns.shape[1]).index_copy(0, self.label_indices, columns)[:count]
 
-    def at(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def local_rows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Translate positions of the full row into positions of this part.
 
         Args:

@@ -1,1 +1,4 @@
-"""Train or score one model: schedule, gradients, optimizer, checkpoints. It never knows which loss it minimises."""
+"""Trains or scores one model: pipeline schedule, gradients, optimizer, checkpoints.
+
+The loss arrives as a callable; what it computes is left to `algorithms`, which role uses the engine to `workers`.
+"""

@@ -1,4 +1,4 @@
-"""Adapters as checkpoints hold them: whole tensors under PEFT's names, whatever layout trained them."""
+"""LoRA adapters in checkpoints: full tensors under PEFT's names, independent of the training layout."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-from mindspeed_dpo.models.lora import Adapters
+from mindspeed_dpo.models.lora import LoraLayer
+from mindspeed_dpo.weights.lora.adapter_source import KEY_PREFIX, adapter_settings, read_checkpoint_adapters
 from mindspeed_dpo.weights.lora.peft import write_peft
-from mindspeed_dpo.weights.lora.source import KEY_PREFIX, settings_from, stored_adapters
 
 PEFT_FOLDER = "adapter"
-"""In a checkpoint's folder, for PEFT to load."""
+"""Folder within a checkpoint that PEFT can load."""
 
 
-def sharded_adapters(adapters: Mapping[str, Adapters]) -> dict[str, ShardedTensor]:
-    """This process's adapters by local name, each described as its part of a whole tensor."""
+def sharded_adapters(adapters: Mapping[str, LoraLayer]) -> dict[str, ShardedTensor]:
+    """Describe this process's adapters by local name as shards of full tensors."""
     tp_rank, tp_size = (
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_tensor_model_parallel_world_size(),
@@ -26,7 +26,7 @@ def sharded_adapters(adapters: Mapping[str, Adapters]) -> dict[str, ShardedTenso
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     described = {}
     for path, module in adapters.items():
-        for name, stored, dim in module.named_parts():
+        for name, stored, dim in module.named_factors():
             places = () if dim is None else ((dim, tp_rank, tp_size),)
             described[f"{path}.{name}"] = ShardedTensor.from_rank_offsets(
                 KEY_PREFIX + stored,
@@ -37,11 +37,16 @@ def sharded_adapters(adapters: Mapping[str, Adapters]) -> dict[str, ShardedTenso
     return described
 
 
-def export_peft(folder: Path, said: Mapping[str, Any]) -> None:
-    """Write the adapters of a checkpoint's folder once more, in it, as PEFT loads them; by one process.
+def export_peft(folder: Path, description: Mapping[str, Any]) -> None:
+    """Write the adapters of a checkpoint once more in PEFT's format, into its folder; called by one process.
 
     Args:
-        folder: Whose tensors are written.
-        said: What the checkpoint says about its adapters.
+        folder: Folder of the checkpoint.
+        description: The `adapters` entry of its metadata.
     """
-    write_peft(stored_adapters(folder), settings_from(said["settings"]), str(said["base"]), folder / PEFT_FOLDER)
+    write_peft(
+        read_checkpoint_adapters(folder),
+        adapter_settings(description["settings"]),
+        str(description["base"]),
+        folder / PEFT_FOLDER,
+    )

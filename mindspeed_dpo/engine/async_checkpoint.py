@@ -1,6 +1,6 @@
-"""A checkpoint that is on its way: its files are being written, and it is not one until that is finished.
+"""A checkpoint whose files are being written; it counts as a checkpoint only once it is finished.
 
-The thread that writes talks to nobody: no collective, no device. Whether it is done is asked from the main flow.
+The writing thread uses neither collectives nor the device. The main thread polls whether it is done.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from typing import Any
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import export_peft
-from mindspeed_dpo.engine.rollout_checkpoint import write_answers
+from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 
 
 def write_file(path: Path, content: io.BytesIO) -> None:
-    """Write bytes and have them on the disk."""
+    """Write a file and flush it to the disk."""
     with path.open("wb") as file:
         file.write(content.getbuffer())
         file.flush()
         os.fsync(file.fileno())
 
 
-class BackgroundWrite:
-    """Writes files that lie in memory, in a thread of its own, and lets go of each as soon as it is written."""
+class BackgroundWriter:
+    """Writes in-memory files in a thread and releases each as soon as it is written."""
 
     def __init__(self, contents: dict[Path, io.BytesIO]) -> None:
         self._contents = contents
         self._error: Exception | None = None
-        # A process that is ended need not wait for it: what is half written is no checkpoint.
+        # A daemon, so that the process can end without it: an unfinished file is not part of a checkpoint.
         self._thread = threading.Thread(target=self._write, name="checkpoint writer", daemon=True)
         self._thread.start()
 
     def is_done(self, wait: bool) -> bool:
-        """Whether all is written.
+        """Return whether all files are written.
 
         Args:
-            wait: Until it is.
+            wait: Block until they are.
 
         Raises:
-            Exception: It could not be; whatever the thread met.
+            Exception: The error that the thread met.
         """
         self._thread.join(None if wait else 0)
         if self._error is not None:
@@ -55,50 +55,54 @@ class BackgroundWrite:
         try:
             while self._contents:
                 write_file(*self._contents.popitem())
-        except Exception as error:  # nobody else would see it
+        except Exception as error:  # re-raised in the main thread by `is_done`
             self._error = error
 
 
 @dataclass(frozen=True)
-class BegunSave:
-    """A checkpoint whose files are being written, or are.
+class PendingCheckpoint:
+    """A checkpoint whose files are written or being written.
 
     Attributes:
         root: The save folder.
-        partial: Where its files lie until it is finished.
-        metadata: What it will say about itself.
-        ahead: Answers that the next step learns from, where they are there already.
-        writing: Of this process's files; None where they are written.
+        partial: Temporary folder of its files until it is finished.
+        metadata: Content of its metadata file.
+        prefetched: Rollouts already sampled for the next step, if any.
+        writing: Writer of this process's files; None once they are written.
+
+    Example:
+        Iteration 10 of a run with `save: ckpt`: `root=ckpt`, `partial=ckpt/iter_0000010.partial`,
+        `metadata={"iteration": 10, ...}`; after `finish` its folder is `ckpt/iter_0000010`.
     """
 
     root: Path
     partial: Path
     metadata: Mapping[str, Any]
-    ahead: RolloutBatch | None = None
-    writing: BackgroundWrite | None = None
+    prefetched: RolloutBatch | None = None
+    writing: BackgroundWriter | None = None
 
     @property
     def folder(self) -> Path:
-        """Where it will lie."""
+        """Folder of the finished checkpoint."""
         return files.iteration_dir(self.root, self.metadata["iteration"])
 
     def is_written(self, wait: bool) -> bool:
-        """Whether this process's files are, or `wait` until they are.
+        """Return whether this process's files are written, or block until they are if `wait` is set.
 
         Raises:
-            CheckpointError: They could not be written.
+            CheckpointError: A file could not be written.
         """
         try:
             return self.writing is None or self.writing.is_done(wait)
         except (OSError, ValueError, RuntimeError) as error:
             raise files.CheckpointError(
-                f"{self.folder} could not be written ({error}); checkpoints before it are whole"
+                f"{self.folder} could not be written ({error}); earlier checkpoints are complete"
             ) from error
 
     def finish(self) -> None:
-        """Make it the newest checkpoint, once the files of all processes are written; by one process."""
+        """Turn it into the newest checkpoint; called by one process after all have written their files."""
         if self.metadata.get("adapters"):
             export_peft(self.partial, self.metadata["adapters"])
-        if self.ahead is not None:
-            write_answers(self.partial, self.ahead)
+        if self.prefetched is not None:
+            write_rollouts(self.partial, self.prefetched)
         files.finish(self.root, self.metadata["iteration"], self.metadata)

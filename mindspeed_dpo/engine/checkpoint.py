@@ -1,8 +1,7 @@
-"""Checkpoints of a training run: weights, optimizer and random state through megatron-core's distributed format.
+"""Training checkpoints in megatron-core's distributed format: weights, optimizer state and random state.
 
-With adapters the weights beneath them, which stay as they are, are left out.
-
-Which folders they lie in, and how a half-written one is kept apart, is told in `checkpoint_files`.
+With LoRA only the adapters are saved, not the frozen weights. Folders, completeness and metadata are left to
+`checkpoint_files`.
 """
 
 from __future__ import annotations
@@ -22,101 +21,106 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
-from mindspeed_dpo.engine.async_checkpoint import BackgroundWrite, BegunSave
+from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.models.chunks import ModelPart
-from mindspeed_dpo.models.lora import adapters_of
+from mindspeed_dpo.models.lora import adapter_layers
+from mindspeed_dpo.models.virtual_stages import PipelineStage
 
-FOLLOWER = "reference"
-"""Prefix of the weights of a reference that follows the policy."""
+REFERENCE_PREFIX = "reference"
+"""Prefix of the weights of a reference that is updated from the policy (TR-DPO)."""
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What of a checkpoint is saved or loaded beside the weights."""
+class CheckpointParts:
+    """Which parts of a checkpoint are saved or loaded besides the weights."""
 
     optimizer: bool = True
     rng: bool = True
 
 
-def begin_save(
+def start_save(
     root: Path,
     engine: TrainingEngine,
     accelerator: Accelerator,
-    parts: Parts,
+    parts: CheckpointParts,
     metadata: Mapping[str, Any],
-    follower: ModelPart | None = None,
-    ahead: RolloutBatch | None = None,
+    ema_reference: PipelineStage | None = None,
+    prefetched: RolloutBatch | None = None,
     *,
     in_background: bool = False,
-) -> BegunSave:
-    """Write a checkpoint, or copy it to host memory and begin to write it; a collective over all ranks.
+) -> PendingCheckpoint:
+    """Write a checkpoint, or copy it to host memory and start to write it; a collective over all ranks.
 
-    The state may change as soon as this returns. One process must `finish` it once all have written; and only then may
-    another be begun.
+    The state may change as soon as this returns. One process must call `finish` after all have written, and the next
+    checkpoint must not be started before.
 
     Args:
         root: The save folder, shared by all ranks.
-        engine: Whose weights and optimizer state are written.
-        accelerator: Whose random state is written.
-        parts: What is written beside the weights.
-        metadata: Plain values; must hold `iteration`, and `adapters` where there are some.
-        follower: A reference that follows the policy, whose weights are therefore written too.
-        ahead: Answers that the next step learns from, where they are there already.
-        in_background: Return once the state is copied, while a thread writes it.
+        engine: Provides the weights and the optimizer state.
+        accelerator: Provides the random state.
+        parts: CheckpointParts to write besides the weights.
+        metadata: JSON values; must hold `iteration`, and `adapters` with LoRA.
+        ema_reference: A reference that is updated from the policy and has to be saved with it.
+        prefetched: Rollouts already sampled for the next step.
+        in_background: Return after copying the state; a thread writes the files.
+
+    Raises:
+        CheckpointError: The save folder is not visible from every node.
     """
     iteration: int = metadata["iteration"]
     folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(folder, 0)
     if not Path(str(folder[0])).is_dir():
-        raise files.CheckpointError(f"{folder[0]} is not seen from this node: save must lie on storage that all share")
+        raise files.CheckpointError(
+            f"{folder[0]} is not visible from this node; set save to a folder on storage shared by all nodes"
+        )
     storage = InMemorySave() if in_background else InProcessSave()
     with engine.parameters_gathered():
-        state = {**_state(engine, accelerator, parts, is_loading=False), **_following(follower)}
+        state = {**_state(engine, accelerator, parts, is_loading=False), **_reference_state(ema_reference)}
         dist_checkpointing.save(state, str(folder[0]), sharded_strategy=storage)
-    writing = BackgroundWrite(storage.files.contents) if isinstance(storage, InMemorySave) else None
-    said = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if follower else {})}
-    return BegunSave(root, Path(str(folder[0])), {**said, **metadata}, ahead, writing)
+    writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
+    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
+    return PendingCheckpoint(root, Path(str(folder[0])), {**saved, **metadata}, prefetched, writing)
 
 
-def complete(begun: BegunSave) -> Path:
-    """Wait for what was begun, finish it and return its folder; a collective over all ranks.
+def complete(pending: PendingCheckpoint) -> Path:
+    """Wait for a pending checkpoint, finish it and return its folder; a collective over all ranks.
 
     Raises:
         CheckpointError: This rank's files could not be written.
     """
-    begun.is_written(wait=True)
+    pending.is_written(wait=True)
     dist.barrier()
     if dist.get_rank() == 0:
-        begun.finish()
+        pending.finish()
     dist.barrier()
-    return begun.folder
+    return pending.folder
 
 
 def load(
     folder: Path,
     engine: TrainingEngine,
     accelerator: Accelerator,
-    parts: Parts,
-    follower: ModelPart | None = None,
+    parts: CheckpointParts,
+    ema_reference: PipelineStage | None = None,
 ) -> None:
     """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
 
     Raises:
-        CheckpointError: The checkpoint lacks a part that is asked for.
+        CheckpointError: The checkpoint lacks a requested part.
     """
     metadata = files.read_metadata(folder)
-    lacking = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
-    if lacking:
-        raise files.CheckpointError(f"{folder} was saved without {' and '.join(lacking)} state")
-    asked = _state(engine, accelerator, parts, is_loading=True)
-    if follower is not None and metadata.get("follower"):
-        asked.update(_following(follower))
-    state = dist_checkpointing.load(asked, str(folder))
-    if follower is not None and FOLLOWER in state:
-        _restore_model(follower, state[FOLLOWER])
+    missing = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
+    if missing:
+        raise files.CheckpointError(f"{folder} was saved without {' and '.join(missing)} state")
+    requested = _state(engine, accelerator, parts, is_loading=True)
+    if ema_reference is not None and metadata.get("follower"):
+        requested.update(_reference_state(ema_reference))
+    state = dist_checkpointing.load(requested, str(folder))
+    if ema_reference is not None and REFERENCE_PREFIX in state:
+        _restore_model(ema_reference, state[REFERENCE_PREFIX])
     _restore_model(engine.model, state["model"])
     if parts.optimizer:
         _restore_optimizer(engine, state, state["step_count"])
@@ -126,20 +130,22 @@ def load(
         _restore_rng(accelerator, state["rng"])
 
 
-def _restore_model(model: ModelPart, tensors: Mapping[str, torch.Tensor | None]) -> None:
+def _restore_model(model: PipelineStage, tensors: Mapping[str, torch.Tensor | None]) -> None:
     model.load_state_dict({name: tensor for name, tensor in tensors.items() if tensor is not None}, strict=False)
 
 
-def _following(follower: ModelPart | None) -> dict[str, Any]:
-    """The weights of a reference that follows, under keys of their own."""
-    if follower is None:
+def _reference_state(ema_reference: PipelineStage | None) -> dict[str, Any]:
+    """Describe the weights of the updated reference under their own prefix."""
+    if ema_reference is None:
         return {}
-    described = follower.sharded_state_dict(prefix=f"{FOLLOWER}.")
-    return {FOLLOWER: {name.removeprefix(f"{FOLLOWER}."): entry for name, entry in described.items()}}
+    described = ema_reference.sharded_state_dict(prefix=f"{REFERENCE_PREFIX}.")
+    return {REFERENCE_PREFIX: {name.removeprefix(f"{REFERENCE_PREFIX}."): entry for name, entry in described.items()}}
 
 
-def _state(engine: TrainingEngine, accelerator: Accelerator, parts: Parts, *, is_loading: bool) -> dict[str, Any]:
-    adapters = adapters_of(engine.model)
+def _state(
+    engine: TrainingEngine, accelerator: Accelerator, parts: CheckpointParts, *, is_loading: bool
+) -> dict[str, Any]:
+    adapters = adapter_layers(engine.model)
     model = sharded_adapters(adapters) if adapters else engine.model.sharded_state_dict()
     state: dict[str, Any] = {"model": model}
     if parts.optimizer:
@@ -154,17 +160,17 @@ def _state(engine: TrainingEngine, accelerator: Accelerator, parts: Parts, *, is
 def _optimizer_tensors(
     engine: TrainingEngine, optimizer: OptimizerState, model: Mapping[str, Any], is_loading: bool
 ) -> dict[str, dict[str, Any]]:
-    """State tensors described like the model's own, so that they reshard like them.
+    """Describe state tensors in the same way as the parameters, so that they reshard alike.
 
-    Only the first data- and context-parallel rank writes; every rank takes part in gathering, and every rank reads.
+    Only the first data- and context-parallel rank writes; every rank takes part in gathering and reads.
     """
     is_writer = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     described: dict[str, dict[str, Any]] = {}
     for name, parameter in _trained(engine):
         for kind in KINDS:
-            whole = torch.empty(parameter.shape) if is_loading else optimizer.gather(parameter, kind).cpu()
+            full = torch.empty(parameter.shape) if is_loading else optimizer.gather(parameter, kind).cpu()
             if is_loading or is_writer:
-                described.setdefault(kind, {})[name] = _like(model[name], f"optimizer.state.{kind}", whole)
+                described.setdefault(kind, {})[name] = _like(model[name], f"optimizer.state.{kind}", full)
     return described
 
 

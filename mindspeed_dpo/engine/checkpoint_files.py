@@ -1,8 +1,8 @@
-"""Checkpoint folders as files: where they are, whether they are whole, what they say. No tensors, no megatron here.
+"""Checkpoint folders: paths, completeness and metadata. Imports neither torch nor megatron-core.
 
-`<save>/iter_0000010/` holds megatron-core's distributed checkpoint plus `mindspeed_dpo.json`, which says what it is;
-`<save>/latest_checkpointed_iteration.txt` names the newest whole one. A checkpoint is written under a temporary name,
-renamed when every rank is done, and the tracker is moved last.
+`<save>/iter_0000010/` holds megatron-core's distributed checkpoint and the metadata `mindspeed_dpo.json`.
+`<save>/latest_checkpointed_iteration.txt`, the tracker, names the newest complete checkpoint. A checkpoint is written
+under a temporary name and renamed once every rank is done; the tracker is updated last.
 """
 
 from __future__ import annotations
@@ -20,44 +20,42 @@ FORMAT = 2
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, incomplete or does not fit; the message says what to do."""
+    """A checkpoint is missing, incomplete or incompatible; the message says what to do."""
 
 
 def iteration_dir(root: Path, iteration: int) -> Path:
-    """Folder of one checkpoint."""
+    """Return the folder of the checkpoint of an iteration."""
     return root / f"iter_{iteration:07d}"
 
 
 def latest(root: Path) -> Path:
-    """The newest whole checkpoint below a save folder.
+    """Return the newest complete checkpoint in a save folder.
 
     Raises:
-        CheckpointError: There is none, or the tracker names one that is not whole.
+        CheckpointError: There is none, or the one that the tracker names is incomplete.
     """
     tracker = root / TRACKER
     if not tracker.is_file():
-        raise CheckpointError(
-            f"{root} holds no checkpoint: {TRACKER} is missing; give the folder that `save` of that run names"
-        )
+        raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; give the `save` folder of a run")
     text = tracker.read_text().strip()
     if not text.isdigit():
-        raise CheckpointError(f"{tracker} should hold an iteration number, it holds {text!r}")
+        raise CheckpointError(f"{tracker} must contain an iteration number, got {text!r}")
     folder = iteration_dir(root, int(text))
     read_metadata(folder)
     return folder
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What `save` wrote about a checkpoint.
+    """Read the metadata of a checkpoint after checking that all its files are present.
 
     Raises:
-        CheckpointError: The folder is not a whole checkpoint of this program.
+        CheckpointError: The folder is not a complete checkpoint of this package.
     """
     missing = [name for name in (METADATA, "metadata.json", "common.pt", ".metadata") if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} is not a whole checkpoint: {', '.join(missing)} missing; use an earlier iteration, "
-            "or finetune=true to take only its weights"
+            f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; use an earlier iteration, "
+            "or finetune=true to load only the weights"
         )
     try:
         metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
@@ -68,23 +66,23 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     damaged = [name for name, size in metadata.get("files", {}).items() if _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
-            f"{folder} is damaged: {', '.join(damaged)} missing or not of the size it was written with; use an earlier "
+            f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; use an earlier "
             "iteration"
         )
     return metadata
 
 
 def begin(root: Path, iteration: int) -> Path:
-    """An empty folder to write a checkpoint into; what interrupted saves left is removed, whatever their iteration."""
-    for left in root.glob("iter_*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+    """Create an empty folder for a checkpoint and remove the remains of interrupted saves of any iteration."""
+    for remains in root.glob("iter_*.partial"):
+        shutil.rmtree(remains, ignore_errors=True)
     partial = _partial(root, iteration)
     partial.mkdir(parents=True)
     return partial
 
 
 def finish(root: Path, iteration: int, metadata: Mapping[str, Any]) -> None:
-    """Make what `begin` started the newest checkpoint."""
+    """Turn the folder created by `begin` into the newest checkpoint."""
     partial, final = _partial(root, iteration), iteration_dir(root, iteration)
     sizes = {path.name: _size(path) for path in sorted(partial.iterdir())}
     (partial / METADATA).write_text(json.dumps({"format": FORMAT, **metadata, "files": sizes}, indent=2) + "\n")

@@ -1,7 +1,7 @@
-"""How checkpoint files are written: megatron-core's format, by this process itself, at once or into memory first.
+"""Writers of megatron-core's `torch_dist` format that stay within the process, writing to disk or to memory.
 
-The library's own writer starts a manager and forked writers on every rank, which outlive a killed rank and do not mix
-with threads that a worker has running. The files are the same.
+megatron-core's own writer starts a manager and forked writers on every rank; these outlive a killed rank and forking
+is unsafe beside the threads of a worker. The files are identical.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Location = str | os.PathLike[str]
 
 
 class InProcessSave(TorchDistSaveShardedStrategy):
-    """Synchronous save of the `torch_dist` format; a collective over all ranks."""
+    """Saves the `torch_dist` format synchronously; a collective over all ranks."""
 
     def __init__(self) -> None:
         super().__init__("torch_dist", 1)
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
-        """Write this rank's main replicas and, on rank 0, the metadata."""
+        """Write the tensors of which this rank is the main replica and, on rank 0, the metadata."""
         described, _, _ = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict, self.keep_only_main_replica)
         dcp.save(
             mcore_to_pyt_state_dict(described, False),
@@ -41,14 +41,14 @@ class InProcessSave(TorchDistSaveShardedStrategy):
         )
 
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
-        """Where the bytes go."""
+        """Return the writer of the files."""
         return dcp.FileSystemWriter(folder, thread_count=1)
 
 
 class InMemorySave(InProcessSave):
-    """The same save with the files, byte for byte, in this process's memory; whoever made it writes them.
+    """Saves the same files into this process's memory; the caller writes them to disk.
 
-    Places and lengths of tensors in the files are known at once, so nothing has to be agreed on after writing.
+    Offsets and lengths of the tensors are then known, so no collective is needed after writing.
     """
 
     def __init__(self) -> None:
@@ -56,24 +56,24 @@ class InMemorySave(InProcessSave):
         self.files = MemoryFiles()
 
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
-        """Into `files`."""
+        """Return a writer that fills `files`."""
         writer = dcp.FileSystemWriter(folder, thread_count=1, sync_files=False)
         writer.fs = self.files
         return writer
 
 
-class KeptBytes(io.BytesIO):
-    """Bytes that can be read after whoever filled them has closed them."""
+class UnclosedBytesIO(io.BytesIO):
+    """A buffer that can be read after its writer has closed it."""
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Keep the content."""
 
 
 class MemoryFiles(FileSystem):
-    """Files in memory, as far as saving needs them.
+    """The part of torch's `FileSystem` that saving uses, in memory.
 
     Attributes:
-        contents: Bytes by path.
+        contents: Content of each file by path.
     """
 
     def __init__(self) -> None:
@@ -81,18 +81,18 @@ class MemoryFiles(FileSystem):
 
     @contextmanager
     def create_stream(self, path: Location, mode: str) -> Iterator[io.IOBase]:  # type: ignore[override]
-        """A new file."""
-        self.contents[Path(path)] = stream = KeptBytes()
+        """Create a file and yield its stream."""
+        self.contents[Path(path)] = stream = UnclosedBytesIO()
         yield stream
 
     def rename(self, path: Location, new_path: Location) -> None:
-        """Give a file another path."""
+        """Move a file to another path."""
         self.contents[Path(new_path)] = self.contents.pop(Path(path))
 
     def exists(self, path: Location) -> bool:
-        """Whether there is a file."""
+        """Whether a file exists."""
         return Path(path) in self.contents
 
     def rm_file(self, path: Location) -> None:
-        """Remove a file."""
+        """Delete a file from memory."""
         del self.contents[Path(path)]

@@ -1,4 +1,4 @@
-"""megatron-core's wrappers and optimizer around one model: AdamW with decoupled decay, float32 masters, clipping."""
+"""megatron-core's data-parallel wrapper and optimizer: AdamW with decoupled decay, float32 masters, clipping."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
-from mindspeed_dpo.models.chunks import ModelPart
+from mindspeed_dpo.models.virtual_stages import PipelineStage
 
 
-def wrap(model: ModelPart, parallel: ParallelConfig) -> list[DistributedDataParallel]:
-    """The data-parallel wrappers of a loaded model's chunks, with their hooks on the model's config set."""
+def wrap(model: PipelineStage, parallel: ParallelConfig) -> list[DistributedDataParallel]:
+    """Wrap the chunks of a loaded model for data parallelism and set the hooks on the model's config."""
     settings = DistributedDataParallelConfig(
         use_distributed_optimizer=parallel.use_distributed_optimizer,
         overlap_grad_reduce=parallel.overlap_grad_reduce,
@@ -30,12 +30,12 @@ def wrap(model: ModelPart, parallel: ParallelConfig) -> list[DistributedDataPara
         average_in_collective=False,
     )
     wrapped = [
-        # Only the gradient of the first chunk is complete last, with nothing left to hide its reduction behind.
+        # The first chunk's gradient is complete last, when no computation is left to overlap its reduction with.
         DistributedDataParallel(chunk.config, settings, chunk, disable_bucketing=number > 0)
         for number, chunk in enumerate(model.chunks)
     ]
     config = model.config
-    # Without this one gradients are never reduced over data-parallel ranks, and nothing complains.
+    # Without this hook gradients are never reduced over data-parallel ranks, without any error.
     config.finalize_model_grads_func = finalize_model_grads
     config.no_sync_func = _no_sync_of(wrapped)
     if parallel.overlap_grad_reduce:
@@ -58,13 +58,13 @@ def _no_sync_of(wrapped: Sequence[DistributedDataParallel]) -> Any:
 def build_optimizer(
     wrapped: Sequence[DistributedDataParallel], settings: OptimizerConfig, parallel: ParallelConfig
 ) -> Any:
-    """megatron-core's optimizer; build it after the weights are loaded, it clones its float32 masters from them."""
+    """Build megatron-core's optimizer. The weights must be loaded, as float32 masters are cloned from them."""
     config = wrapped[0].config
     return get_megatron_optimizer(
         MegatronOptimizerConfig(
             optimizer="adam",
             lr=settings.lr,
-            # None, the library's default, fails in its arithmetic.
+            # The library's default, None, raises in its scheduler.
             min_lr=0.0,
             weight_decay=settings.weight_decay,
             adam_beta1=settings.adam_beta1,
@@ -81,10 +81,10 @@ def build_optimizer(
 
 
 def set_rates(optimizer: Any, learning_rate: float, weight_decay: float) -> None:
-    """Set learning rate and decay of every parameter group.
+    """Set the learning rate and the weight decay of every parameter group.
 
-    megatron-core only notes in a group that norms and biases are not decayed; its scheduler, which we do not use, would
-    apply that.
+    megatron-core stores in `wd_mult` that norms and biases are not decayed; its scheduler, which is not used here,
+    would apply it.
     """
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_mult"]
@@ -92,7 +92,7 @@ def set_rates(optimizer: Any, learning_rate: float, weight_decay: float) -> None
 
 
 def clip(optimizer: Any, norm: float) -> None:
-    """Scale the gradients by min(1, clip_grad / (norm + 1e-6)), where clipping is on."""
+    """Scale the gradients by min(1, clip_grad / (norm + 1e-6)); `clip_grad` 0 disables clipping."""
     for inner in optimizer.chained_optimizers:
         parameters = [] if getattr(inner, "is_stub_optimizer", False) else inner.get_parameters()
         if parameters and inner.config.clip_grad > 0:

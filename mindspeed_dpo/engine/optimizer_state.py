@@ -1,8 +1,8 @@
-"""Optimizer state by parameter, whole and in float32, whatever the optimizer does inside.
+"""Optimizer state per parameter, unsharded and in float32, independent of the optimizer's own layout.
 
-megatron-core has several formats, none of which both loads everywhere and reshards everywhere. Here each parameter has
-a master value and two moments of its own shape, so a checkpoint saved under one layout, with or without the distributed
-optimizer, loads under any other.
+None of megatron-core's formats both loads and reshards under every optimizer. Here each parameter has a master value
+and two moments of its own shape, so a checkpoint saved under one layout, with or without the distributed optimizer,
+loads under any other.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ KINDS = (MASTER, *MOMENTS)
 
 @dataclass(frozen=True)
 class Slot:
-    """Where the state of one model parameter lives in this process.
+    """Location of the optimizer state of one model parameter in this process.
 
     Attributes:
-        master: Float32 value the optimizer updates; the parameter itself under float32 without sharding.
-        inner: The torch optimizer that updates it.
+        master: float32 values that the optimizer updates; the parameter itself in unsharded float32 training.
+        inner: The torch optimizer that updates them.
         start: First element of the flattened parameter that `master` holds.
     """
 
@@ -38,14 +38,19 @@ class Slot:
     start: int = 0
 
     def get(self, kind: str) -> Tensor:
-        """Master or moment, flattened; a moment that does not exist yet is zero."""
+        """Return the master or a moment as flat [n] float32 values; a moment that does not exist yet is zero."""
         if kind == MASTER:
             return self.master.detach().flatten()
         state = self.inner.state[self.master]
         return state[kind].flatten() if kind in state else torch.zeros_like(self.master).flatten()
 
     def set(self, kind: str, value: Tensor) -> None:
-        """Take this slot's elements of a whole flattened tensor."""
+        """Copy this slot's elements from the full tensor.
+
+        Args:
+            kind: One of `KINDS`.
+            value: [numel of the parameter] float32 values.
+        """
         mine = value[self.start : self.start + self.master.numel()].view_as(self.master).to(self.master.device)
         if kind == MASTER:
             self.master.data.copy_(mine)
@@ -68,7 +73,7 @@ def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
 
 def _sharded_slot(optimizer: DistributedOptimizer, parameter: nn.Parameter) -> Iterator[tuple[nn.Parameter, Slot]]:
     if parameter not in optimizer.model_param_group_index_map:
-        return  # no element of it is this rank's
+        return  # this rank updates no element of it
     group, order = optimizer.model_param_group_index_map[parameter]
     master = optimizer.optimizer.param_groups[group]["params"][order]
     yield parameter, Slot(master, optimizer.optimizer, optimizer._get_model_param_range_map(parameter)["param"].start)
@@ -78,40 +83,40 @@ class OptimizerState:
     """Reads and writes the state of one rank's optimizer, parameter by parameter."""
 
     def __init__(self, optimizer: Any) -> None:
-        """Find the slots of megatron-core's optimizer, chained or single."""
+        """Locate the state of every parameter in megatron-core's optimizer, chained or single."""
         inner = list(getattr(optimizer, "chained_optimizers", [optimizer]))
         self._slots: dict[nn.Parameter, Slot] = dict(pair for one in inner for pair in _slots_of(one))
         self._is_sharded = any(isinstance(one, DistributedOptimizer) for one in inner)
 
     def slots(self) -> Iterator[tuple[nn.Parameter, Slot]]:
-        """Parameters and where their state lives; none for those without an element on this rank."""
+        """Iterate over the parameters of which this rank updates elements, with the location of their state."""
         return iter(self._slots.items())
 
     def gather(self, parameter: nn.Parameter, kind: str) -> Tensor:
-        """One whole state tensor of a parameter, shaped like it, float32.
+        """Assemble a full state tensor, float32 values in the shape of the parameter.
 
-        With the distributed optimizer it is a collective over the data- and context-parallel ranks, which add up
-        disjoint pieces: that is exact.
+        With the distributed optimizer this is a collective over the data- and context-parallel ranks, which sum
+        disjoint pieces and is therefore exact.
         """
         slot = self._slots.get(parameter)
         if not self._is_sharded:
             assert slot is not None, "an unsharded optimizer holds every parameter"
             return slot.get(kind).view(parameter.shape).clone()
-        whole = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
+        full = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
         if slot is not None:
-            whole[slot.start : slot.start + slot.master.numel()] = slot.get(kind)
-        dist.all_reduce(whole, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group(with_context_parallel=True))
-        return whole.view(parameter.shape)
+            full[slot.start : slot.start + slot.master.numel()] = slot.get(kind)
+        dist.all_reduce(full, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group(with_context_parallel=True))
+        return full.view(parameter.shape)
 
-    def scatter(self, parameter: nn.Parameter, kind: str, whole: Tensor) -> None:
-        """Take this rank's part of what `gather` gave."""
+    def scatter(self, parameter: nn.Parameter, kind: str, full: Tensor) -> None:
+        """Copy this rank's elements from the full state tensor, float32 values in the shape of the parameter."""
         slot = self._slots.get(parameter)
         if slot is not None:
-            slot.set(kind, whole.flatten())
+            slot.set(kind, full.flatten())
 
     @property
     def step_count(self) -> int:
-        """Updates done so far; torch keeps the count per parameter, fused optimizers per group."""
+        """Number of updates so far: torch counts per parameter, fused optimizers per group."""
         for slot in self._slots.values():
             state = slot.inner.state[slot.master]
             return int(state["step"] if "step" in state else slot.inner.param_groups[0].get("step", 0))
@@ -121,7 +126,7 @@ class OptimizerState:
     def step_count(self, count: int) -> None:
         for slot in self._slots.values():
             if isinstance(slot.inner, torch.optim.AdamW):
-                # A tensor of its own for each parameter: torch adds one to each at every update.
+                # One tensor per parameter, since torch increments each in place.
                 slot.inner.state[slot.master]["step"] = torch.tensor(float(count))
             else:
                 for group in slot.inner.param_groups:

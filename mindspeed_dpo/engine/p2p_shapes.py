@@ -1,7 +1,8 @@
-"""Messages between pipeline stages, whose lengths differ and are known: each stage has the same micro-batches.
+"""Point-to-point messages between pipeline stages whose shapes every stage computes itself.
 
-megatron-core sends the shape of each message ahead of it and waits for the device to read it. Padding all micro-batches
-of a step to one length would spare that too, at the price of computing the padding.
+megatron-core sends the shape of each message first and waits for the device to read it. All stages have the same
+micro-batches, so the shapes are known. Padding the micro-batches of a step to one length would avoid the exchange too,
+but the padding would be computed.
 """
 
 from __future__ import annotations
@@ -18,27 +19,24 @@ from torch import Tensor
 Shape = tuple[int, ...]
 
 
-class KnownShapes(P2PCommunicator):
-    """megatron-core's messages, without its exchange of shapes."""
+class PlannedShapes(P2PCommunicator):
+    """megatron-core's communicator without its exchange of shapes."""
 
     def __init__(self, pp_group: Any, config: Any, forward: Sequence[Shape], backward: Sequence[Shape]) -> None:
-        """Expect hidden states of the shapes `forward` and gradients of the shapes `backward`, in that order."""
+        """Set the shapes of the hidden states and of the gradients to receive, each in order of arrival."""
         super().__init__(pp_group, config)
         self._forward, self._backward = iter(forward), iter(backward)
 
     def _communicate_shapes(
         self, tensor_send_next: Tensor | None, tensor_send_prev: Tensor | None, recv_prev: bool, recv_next: bool
     ) -> tuple[Shape | None, Shape | None]:
-        """What comes from the stage before (the next hidden states) and from the one after (the next gradient)."""
+        """Return the shapes of the next hidden states and of the next gradient instead of exchanging them."""
         return next(self._forward) if recv_prev else None, next(self._backward) if recv_next else None
 
     def _communicate(
         self, *, tensor_send_next: Tensor | None, tensor_send_prev: Tensor | None, **options: Any
     ) -> tuple[Tensor, Tensor, Any]:
-        """Send what the schedule may let go of before it has left: an interleaved one does not wait for that.
-
-        Its emptying of an output would take away the memory that is being sent; an alias holds on to it.
-        """
+        """Send aliases of the tensors, since an interleaved schedule may free an output before it has been sent."""
         messages: tuple[Tensor, Tensor, Any] = super()._communicate(
             tensor_send_next=None if tensor_send_next is None else tensor_send_next.detach(),
             tensor_send_prev=None if tensor_send_prev is None else tensor_send_prev.detach(),
@@ -47,13 +45,13 @@ class KnownShapes(P2PCommunicator):
         return messages
 
 
-def known_shapes(config: Any, lengths: Sequence[int], chunks: int) -> dict[str, Any]:
-    """Options of megatron-core's schedule: the messages, and with them the process groups.
+def p2p_options(config: Any, lengths: Sequence[int], chunks: int) -> dict[str, Any]:
+    """Build the communicator and the process groups for megatron-core's schedule.
 
     Args:
-        config: Of the first chunk, with `variable_seq_lengths`.
-        lengths: Rows of each micro-batch.
-        chunks: Virtual stages of each stage.
+        config: Model configuration of the first chunk, with `variable_seq_lengths` set.
+        lengths: Number of tokens of each micro-batch.
+        chunks: Number of virtual stages per rank.
     """
     groups = ProcessGroupCollection()
     groups.tp = parallel_state.get_tensor_model_parallel_group()
@@ -75,19 +73,19 @@ def known_shapes(config: Any, lengths: Sequence[int], chunks: int) -> dict[str, 
     ]
     table = get_schedule_table(len(shapes), chunks, config.microbatch_group_size_per_vp_stage)
     is_first, is_last = groups.pp.rank() == 0, groups.pp.rank() == groups.pp.size() - 1
-    forward, backward = ([shapes[number] for number in arriving(table, end)] for end in (is_first, is_last))
-    return {"p2p_communicator": KnownShapes(groups.pp, config, forward, backward), "pg_collection": groups}
+    forward, backward = ([shapes[number] for number in arrivals(table, end)] for end in (is_first, is_last))
+    return {"p2p_communicator": PlannedShapes(groups.pp, config, forward, backward), "pg_collection": groups}
 
 
-def arriving(table: Sequence[tuple[int, int]], at_an_end: bool) -> list[int]:
-    """Micro-batches of the messages that reach a stage in one direction, in their order.
+def arrivals(table: Sequence[tuple[int, int]], is_source: bool) -> list[int]:
+    """List the micro-batches of the messages that arrive at a stage in one direction, in order.
 
-    Backward the chunks are passed through in the opposite order, and their micro-batches in the same.
+    The backward pass visits the chunks in reverse and the micro-batches in the same order.
 
     Args:
         table: Micro-batch and chunk of each pass through a stage.
-        at_an_end: The stage is where the direction begins. What reaches it has been through the other end, which keeps
-            what leaves the model.
+        is_source: Whether the direction starts at this stage. It then receives messages only from the other end of the
+            pipeline, which sends nothing for the last chunk.
     """
     last = max(chunk for _, chunk in table)
-    return [number for number, chunk in table if not (at_an_end and chunk == last)]
+    return [number for number, chunk in table if not (is_source and chunk == last)]

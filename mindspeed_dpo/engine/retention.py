@@ -1,4 +1,4 @@
-"""Which checkpoints of a folder stay: the newest few and the best, which `best.json` names. Files only."""
+"""Retention of checkpoints: the newest few and the best one, which `best.json` names. Works on files only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def mark_best(root: Path, content: Mapping[str, Any]) -> None:
-    """Say which checkpoint is the best; the file is whole at any time."""
+    """Record the best checkpoint; the file is replaced atomically."""
     root.mkdir(parents=True, exist_ok=True)
     temporary = root / f"{BEST}.partial"
     temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -29,7 +29,7 @@ def mark_best(root: Path, content: Mapping[str, Any]) -> None:
 
 
 def saved_iterations(root: Path) -> list[int]:
-    """Iterations of the whole checkpoints below a folder, the oldest first."""
+    """List the iterations of the complete checkpoints in a save folder, the oldest first."""
     found = [(_FOLDER.fullmatch(path.name), path) for path in root.glob("iter_*")]
     return sorted(int(match[1]) for match, path in found if match and (path / METADATA).is_file())
 
@@ -38,23 +38,23 @@ def prune(root: Path, newest: int, keep: int, also: Collection[int]) -> list[int
     """Delete old checkpoints.
 
     Args:
-        root: The folder of checkpoints.
-        newest: Iteration of the one just written. What is newer is of an earlier life of the run, and left alone.
-        keep: How many stay, the newest included; at least 1.
-        also: Iterations that stay in any case.
+        root: The save folder.
+        newest: Iteration of the checkpoint just written. Later ones stem from an earlier attempt and are left alone.
+        keep: Number of checkpoints to keep, including the newest; at least 1.
+        also: Iterations to keep in any case.
 
     Returns:
-        The iterations that were deleted.
+        The deleted iterations.
     """
-    for left in root.glob(f"iter_*{_REMOVED}"):
-        shutil.rmtree(left, ignore_errors=True)
+    for remains in root.glob(f"iter_*{_REMOVED}"):
+        shutil.rmtree(remains, ignore_errors=True)
     old = [iteration for iteration in saved_iterations(root) if iteration <= newest][: -max(keep, 1)]
-    gone = [iteration for iteration in old if iteration not in also]
-    for iteration in gone:
+    deleted = [iteration for iteration in old if iteration not in also]
+    for iteration in deleted:
         folder = iteration_dir(root, iteration)
-        # At once out of the way: half a folder must not look like a checkpoint.
+        # Renamed first, since a partly deleted folder must not look like a checkpoint.
         removed = folder.with_name(folder.name + _REMOVED)
         folder.rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
         logger.info("checkpoint of step %d deleted: keep_last_checkpoints=%d", iteration, keep)
-    return gone
+    return deleted

@@ -1,4 +1,4 @@
-"""Answers that a checkpoint keeps because the step after it learns from them: sampled before it, by older weights."""
+"""Rollouts saved with a checkpoint because the next step trains on them, though older weights sampled them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 
-ANSWERS = "answers.pt"
+ROLLOUTS_FILE = "answers.pt"
 _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths")
 
 
-def write_answers(folder: Path, answers: RolloutBatch) -> None:
-    """Put answers into a checkpoint's folder."""
-    parts: dict[str, Any] = {name: getattr(answers.answers, name) for name in _TOKENS}
-    own = {"rows": answers.rows, "ended": answers.ended, "logps": answers.logps, "version": answers.version}
-    torch.save({**parts, **own}, folder / ANSWERS)
+def write_rollouts(folder: Path, rollouts: RolloutBatch) -> None:
+    """Write rollouts into the folder of a checkpoint."""
+    parts: dict[str, Any] = {name: getattr(rollouts.samples, name) for name in _TOKENS}
+    own = {"rows": rollouts.rows, "ended": rollouts.ended, "logps": rollouts.logps, "version": rollouts.version}
+    torch.save({**parts, **own}, folder / ROLLOUTS_FILE)
 
 
-def read_answers(folder: Path) -> RolloutBatch | None:
-    """The answers in a checkpoint's folder, bit by bit as they were; None where it keeps none."""
-    path = folder / ANSWERS
+def read_rollouts(folder: Path) -> RolloutBatch | None:
+    """Read the rollouts of a checkpoint, bit-exact; None if it has none."""
+    path = folder / ROLLOUTS_FILE
     if not path.is_file():
         return None
     parts: dict[str, Any] = torch.load(path, weights_only=True)
-    answers = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
-    return RolloutBatch(answers, **parts)
+    samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
+    return RolloutBatch(samples, **parts)

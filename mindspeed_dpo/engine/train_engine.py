@@ -1,4 +1,4 @@
-"""The engine of a trained model: gradient of a step, update, scores, state."""
+"""Engines of one rank: one that trains its part of a model, and one that only scores with frozen weights."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from mindspeed_dpo.engine import forward_backward
 from mindspeed_dpo.engine.offload import OffloadedState
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
-from mindspeed_dpo.models.chunks import ModelPart
+from mindspeed_dpo.models.virtual_stages import PipelineStage
 
 
 class TrainingEngine:
-    """One rank's part of a trained model with its optimizer."""
+    """One rank's part of a trained model together with its optimizer."""
 
-    def __init__(self, model: ModelPart, optimizer: OptimizerConfig, parallel: ParallelConfig) -> None:
-        """Wrap a model whose weights are already loaded."""
+    def __init__(self, model: PipelineStage, optimizer: OptimizerConfig, parallel: ParallelConfig) -> None:
+        """Wrap a model whose weights are loaded, and build its optimizer."""
         self.model = model
         self.parallel = parallel
         self._weight_decay = optimizer.weight_decay
         self.wrapped = wrap(model, parallel)
         self.optimizer = build_optimizer(self.wrapped, optimizer, parallel)
-        self._update: Callable[[], AbstractContextManager[None]] = nullcontext
+        self._state_on_device: Callable[[], AbstractContextManager[None]] = nullcontext
         if optimizer.optimizer_offload:
-            self._update = OffloadedState(OptimizerState(self.optimizer)).at_work
+            self._state_on_device = OffloadedState(OptimizerState(self.optimizer)).on_device
         model.config.grad_scale_func = self.optimizer.scale_loss
 
     def accumulate(self, batches: Sequence[PackedBatch], loss_sum: forward_backward.LossSum, num_pairs: int) -> None:
-        """Compute the gradient of the mean loss over the step's pairs, replacing any earlier one.
+        """Compute the gradient of the mean loss over the pairs of a step; earlier gradients are discarded.
 
         Args:
             batches: This rank's micro-batches, on its device.
-            loss_sum: See `forward_backward.forward_backward`.
-            num_pairs: Pairs of the step over all ranks.
+            loss_sum: Loss of a micro-batch, summed over its pairs, as for `forward_backward.forward_backward`.
+            num_pairs: Number of pairs of the step over all ranks.
         """
         self.model.train()
         for chunk in self.wrapped:
@@ -51,13 +51,13 @@ class TrainingEngine:
         forward_backward.forward_backward(self.wrapped, batches, loss_sum, replicas=replicas, num_pairs=num_pairs)
 
     def step(self, learning_rate: float) -> float:
-        """Clip and update the parameters, unless the gradient is not finite.
+        """Clip the gradient and update the parameters; a gradient that is not finite changes nothing.
 
         Returns:
             The global gradient norm before clipping.
         """
         set_rates(self.optimizer, learning_rate, self._weight_decay)
-        with self._update():
+        with self._state_on_device():
             self.optimizer.prepare_grads()
             norm = float(self.optimizer.get_grad_norm())
             if math.isfinite(norm):
@@ -66,17 +66,22 @@ class TrainingEngine:
         return norm
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """The head's columns for each micro-batch, without gradient; empty off the last stage."""
+        """Compute the head's outputs without gradient.
+
+        Returns:
+            Per micro-batch [R, 1 or 5] float32 values of its R response tokens (`models.head`): log-probabilities in
+            nats and, if requested, their statistics. Empty unless this rank is on the last pipeline stage.
+        """
         self.model.eval()
         with self.parameters_gathered():
             return forward_backward.forward(self.wrapped, batches)
 
     @contextmanager
     def parameters_gathered(self) -> Iterator[None]:
-        """Have every updated parameter whole now.
+        """Complete the all-gather of updated parameters for the duration of the context.
 
-        With `overlap_param_gather` the gather of an update runs in hooks of the next training pass; whoever reads
-        parameters before that would find old values of the other ranks' shares.
+        With `overlap_param_gather` it runs in hooks of the next training pass; until then a rank holds stale values of
+        the parameters that other ranks updated.
         """
         if not self.parallel.overlap_param_gather:
             yield
@@ -93,31 +98,31 @@ class TrainingEngine:
 class ScoringEngine:
     """One rank's part of a frozen model."""
 
-    def __init__(self, model: ModelPart, *, offload_from: torch.device | None = None) -> None:
-        """Freeze a model whose weights are already loaded.
+    def __init__(self, model: PipelineStage, *, offload_from: torch.device | None = None) -> None:
+        """Freeze a model whose weights are loaded.
 
         Args:
-            model: The rank's part of it.
-            offload_from: Where it works, if its weights are to lie on the host in between.
+            model: This rank's part of the model.
+            offload_from: Device to compute on; the weights are kept on the host between uses. None keeps them there.
         """
         self.model = model.eval()
         model.requires_grad_(False)
-        self._works_on = offload_from
+        self._device = offload_from
         if offload_from is not None:
             self.model.to("cpu")
 
     @contextmanager
-    def at_work(self) -> Iterator[None]:
-        """Have the weights on the device for a while, where they are offloaded."""
-        if self._works_on is None:
+    def on_device(self) -> Iterator[None]:
+        """Move offloaded weights to the device for the duration of the context."""
+        if self._device is None:
             yield
             return
-        self.model.to(self._works_on)
+        self.model.to(self._device)
         try:
             yield
         finally:
             self.model.to("cpu")
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """What the head says of each micro-batch; empty off the last stage."""
+        """Compute the head's outputs, [R, 1 or 5] float32 per micro-batch, as `TrainingEngine.score` does."""
         return forward_backward.forward(self.model.chunks, batches)

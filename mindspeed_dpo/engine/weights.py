@@ -1,4 +1,4 @@
-"""Weights into a freshly built model: every parameter named, shaped and present, or a list of what is wrong."""
+"""Loads named tensors into a newly built model and reports every missing, unexpected or misshapen one."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: s
 
     Args:
         model: The unwrapped pipeline stage.
-        tensors: Local names and this rank's shards, any float dtype.
-        origin: Where they come from, for messages.
-        loosely: Tolerate missing and unexpected names.
+        tensors: Local names and this rank's shards of weights in the same shape as the parameters, any float dtype.
+        origin: Source of the tensors, for messages.
+        loosely: Allow missing and unexpected names.
 
     Returns:
-        The problems that were tolerated.
+        The names allowed by `loosely`, as messages.
 
     Raises:
         ValueError: A shape differs, or a name is missing or unexpected and `loosely` is off.
     """
     parameters = dict(model.named_parameters())
-    problems, wrong_shapes = [], []
+    problems, shape_mismatches = [], []
     for name, tensor in tensors:
         parameter = parameters.pop(name, None)
         if parameter is None:
-            problems.append(f"{name} is in the weights, but not in the model")
+            problems.append(f"{name} is in the weights but not in the model")
         elif parameter.shape != tensor.shape:
-            wrong_shapes.append(
+            shape_mismatches.append(
                 f"{name} is {list(tensor.shape)} in the weights and {list(parameter.shape)} in the model"
             )
         else:
             with torch.no_grad():
                 parameter.copy_(tensor)
-    problems += [f"{name} is in the model, but not in the weights" for name in parameters]
-    if wrong_shapes or (problems and not loosely):
-        raise ValueError(f"{origin} does not fit the model: " + "; ".join(wrong_shapes + problems))
+    problems += [f"{name} is in the model but not in the weights" for name in parameters]
+    if shape_mismatches or (problems and not loosely):
+        raise ValueError(f"{origin} does not match the model: " + "; ".join(shape_mismatches + problems))
     return problems

@@ -18,16 +18,16 @@ from mindspeed_dpo.engine.train_engine import TrainingEngine
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 
 
-def save(engine: TrainingEngine, folder: Path, iteration: int, parts: checkpoint.Parts | None = None) -> Path:
+def save(engine: TrainingEngine, folder: Path, iteration: int, parts: checkpoint.CheckpointParts | None = None) -> Path:
     """Write a checkpoint."""
     metadata = {"iteration": iteration, "model": MODEL.as_dict()}
-    what = (folder, engine, find_accelerator("cpu"), parts or checkpoint.Parts(), metadata)
-    return checkpoint.complete(checkpoint.begin_save(*what))
+    what = (folder, engine, find_accelerator("cpu"), parts or checkpoint.CheckpointParts(), metadata)
+    return checkpoint.complete(checkpoint.start_save(*what))
 
 
-def load(engine: TrainingEngine, folder: Path, parts: checkpoint.Parts | None = None) -> None:
+def load(engine: TrainingEngine, folder: Path, parts: checkpoint.CheckpointParts | None = None) -> None:
     """Read a checkpoint."""
-    checkpoint.load(folder, engine, find_accelerator("cpu"), parts or checkpoint.Parts(rng=False))
+    checkpoint.load(folder, engine, find_accelerator("cpu"), parts or checkpoint.CheckpointParts(rng=False))
 
 
 def norms_and_weights(setup: Setup, steps: int, folder: Path) -> list[float]:
@@ -58,7 +58,7 @@ def resave(setup: Setup, folder: Path, iteration: int, target: Path) -> list[flo
 def go_on(setup: Setup, folder: Path, iteration: int, steps: int, target: Path) -> list[float]:
     """Read a checkpoint into another model, train some steps more and save; gives the step counts."""
     engine = build(setup, seed=99)
-    load(engine, iteration_dir(folder, iteration), checkpoint.Parts())
+    load(engine, iteration_dir(folder, iteration), checkpoint.CheckpointParts())
     train(engine, setup, steps)
     save(engine, target, iteration + steps)
     return steps_of_parameters(engine)
@@ -76,7 +76,7 @@ def inner_optimizers(engine: TrainingEngine) -> Iterator[Any]:
             yield one.optimizer
 
 
-def missing_part(folder: Path, saved: checkpoint.Parts, wanted: checkpoint.Parts) -> str:
+def missing_part(folder: Path, saved: checkpoint.CheckpointParts, wanted: checkpoint.CheckpointParts) -> str:
     """The sentence for a checkpoint that lacks a part."""
     engine = build(Setup())
     path = save(engine, folder, 1, saved)
@@ -93,7 +93,7 @@ def random_numbers(folder: Path) -> tuple[Tensor, Tensor]:
     path = save(engine, folder, 1)
     first = torch.rand(4)
     torch.rand(10)
-    load(engine, path, checkpoint.Parts())
+    load(engine, path, checkpoint.CheckpointParts())
     return first, torch.rand(4)
 
 
@@ -105,7 +105,7 @@ def weights_alone(folder: Path, steps: int) -> tuple[dict[str, Tensor], dict[str
     path = save(engine, folder, steps)
     saved = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
     other = build(setup, seed=99)
-    load(other, path, checkpoint.Parts(optimizer=False, rng=False))
+    load(other, path, checkpoint.CheckpointParts(optimizer=False, rng=False))
     train(other, setup, 1, learning_rate=0.0)
     return saved, {name: parameter.detach() for name, parameter in other.model.named_parameters()}
 

@@ -17,13 +17,13 @@ from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.models.chunks import part_of
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
-from mindspeed_dpo.weights import Layout
+from mindspeed_dpo.weights import ParallelLayout
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from tests.support.processes import leave_layout
 
@@ -73,9 +73,9 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     groups.seed(seed)
     dtype = torch.bfloat16 if setup.bf16 else torch.float32
     config = replace(MODEL, num_layers=setup.layers)
-    count = Layout(setup.tp, setup.pp, setup.virtual).num_chunks(setup.layers)
-    execution = Execution(topology, dtype=dtype, chunks=count, initialise=True)
-    model = part_of([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
+    count = ParallelLayout(setup.tp, setup.pp, setup.virtual).num_chunks(setup.layers)
+    execution = Execution(topology, dtype=dtype, num_chunks=count, random_init=True)
+    model = join_virtual_stages([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
     parallel = ParallelConfig(
         tensor_model_parallel_size=setup.tp,
         pipeline_model_parallel_size=setup.pp,
@@ -94,7 +94,7 @@ def micro_batches(setup: Setup) -> list[PackedBatch]:
     place = topology.place(dist.get_rank())
     mine, size = list(shard(BATCH.num_prompts, place.dp_rank, topology.dp)), setup.micro_batch_size
     parts = [BATCH.select(mine[start : start + size]) for start in range(0, len(mine), size)]
-    return [pack(part, multiple_of=setup.cp).divided(place.cp_rank, setup.cp) for part in parts]
+    return [pack(part, multiple_of=setup.cp).for_context_rank(place.cp_rank, setup.cp) for part in parts]
 
 
 def pair_losses(batch: PackedBatch, columns: Tensor) -> Tensor:

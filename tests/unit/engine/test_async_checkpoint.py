@@ -21,15 +21,15 @@ from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 pytestmark = pytest.mark.distributed
 
 
-def begin(engine: Any, folder: Path, iteration: int) -> async_checkpoint.BegunSave:
+def begin(engine: Any, folder: Path, iteration: int) -> async_checkpoint.PendingCheckpoint:
     what = (
         folder,
         engine,
         find_accelerator("cpu"),
-        checkpoint.Parts(),
+        checkpoint.CheckpointParts(),
         {"iteration": iteration, "model": MODEL.as_dict()},
     )
-    return checkpoint.begin_save(*what, in_background=True)
+    return checkpoint.start_save(*what, in_background=True)
 
 
 def save_twice(setup: Setup, folder: Path) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.engine.checkpoint import Parts
+from mindspeed_dpo.engine.checkpoint import CheckpointParts
 from mindspeed_dpo.engine.checkpoint_files import FORMAT, METADATA, iteration_dir, latest, read_metadata
 from tests.support.processes import pool
 from tests.unit.engine import checkpoint_jobs
@@ -116,14 +116,14 @@ def test_every_weight_has_a_master_and_two_moments_in_float32(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("saved", "what"),
     [
-        (Parts(optimizer=False), "optimizer"),
-        (Parts(rng=False), "rng"),
-        (Parts(optimizer=False, rng=False), "optimizer and rng"),
+        (CheckpointParts(optimizer=False), "optimizer"),
+        (CheckpointParts(rng=False), "rng"),
+        (CheckpointParts(optimizer=False, rng=False), "optimizer and rng"),
     ],
     ids=["optimizer", "rng", "both"],
 )
-def test_a_part_that_was_not_saved_is_named(saved: Parts, what: str, tmp_path: Path) -> None:
-    (sentence,) = pool(1).run(checkpoint_jobs.missing_part, tmp_path, saved, Parts())
+def test_a_part_that_was_not_saved_is_named(saved: CheckpointParts, what: str, tmp_path: Path) -> None:
+    (sentence,) = pool(1).run(checkpoint_jobs.missing_part, tmp_path, saved, CheckpointParts())
     assert sentence == f"{tmp_path / 'iter_0000001'} was saved without {what} state"
     assert pool(1).run(checkpoint_jobs.missing_part, tmp_path, saved, saved) == ["no error"]
 

@@ -75,7 +75,7 @@ def test_only_finished_files_are_left(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_a_file_is_not_whole(name: str, tmp_path: Path) -> None:
     (write(tmp_path, 10) / name).unlink()
     for read in (lambda: read_metadata(tmp_path / "iter_0000010"), lambda: latest(tmp_path)):
-        with pytest.raises(CheckpointError, match=rf"iter_0000010 is not a whole checkpoint: {name} missing; use an"):
+        with pytest.raises(CheckpointError, match=rf"iter_0000010 is not a complete checkpoint: {name} missing; use an"):
             read()
 
 
@@ -93,7 +93,7 @@ def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "release", "-3", "1.5"])
 def test_a_tracker_that_holds_no_number_is_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / TRACKER).write_text(f"{text}\n")
-    with pytest.raises(CheckpointError, match=f"should hold an iteration number, it holds '{text}'"):
+    with pytest.raises(CheckpointError, match=f"must contain an iteration number, got '{text}'"):
         latest(tmp_path)
 
 
@@ -106,7 +106,7 @@ def test_a_tracker_may_end_with_a_newline(tmp_path: Path) -> None:
 def test_a_tracker_that_names_an_absent_iteration_is_an_error(tmp_path: Path) -> None:
     write(tmp_path, 10)
     (tmp_path / TRACKER).write_text("11")
-    with pytest.raises(CheckpointError, match="iter_0000011 is not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="iter_0000011 is not a complete checkpoint"):
         latest(tmp_path)
 
 
@@ -118,7 +118,7 @@ def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None
     finish(tmp_path, 10, {"iteration": 10})
     assert latest(tmp_path) == iteration_dir(tmp_path, 10)
     (iteration_dir(tmp_path, 10) / "__0_0.distcp").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"iter_0000010 is damaged: __0_0\.distcp missing or not of the size"):
+    with pytest.raises(CheckpointError, match=r"iter_0000010 is damaged: __0_0\.distcp missing or of another size than when written"):
         latest(tmp_path)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.rollout_checkpoint import read_answers, write_answers
+from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts, write_rollouts
 
-ANSWERS = RolloutBatch(
+ROLLOUTS_FILE = RolloutBatch(
     PreferenceBatch.from_lists([[5, 1], [7]], [[[3], [4, 9]], [[8], [2, 0, 6]]]),
     torch.tensor([4, 2]),
     torch.tensor([[True, False], [False, True]]),
@@ -20,11 +20,11 @@ ANSWERS = RolloutBatch(
 
 
 def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
-    for kept in (ANSWERS, replace(ANSWERS, logps=None)):
-        write_answers(tmp_path, kept)
-        found = read_answers(tmp_path)
+    for kept in (ROLLOUTS_FILE, replace(ROLLOUTS_FILE, logps=None)):
+        write_rollouts(tmp_path, kept)
+        found = read_rollouts(tmp_path)
         assert found is not None and found.version == 6
-        for one, other in ((kept, found), (kept.answers, found.answers)):
+        for one, other in ((kept, found), (kept.samples, found.samples)):
             for field in fields(one):
                 ours, theirs = getattr(one, field.name), getattr(other, field.name)
                 if isinstance(ours, torch.Tensor):
@@ -33,4 +33,4 @@ def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_answers_has_none(tmp_path: Path) -> None:
-    assert read_answers(tmp_path) is None
+    assert read_rollouts(tmp_path) is None

@@ -36,20 +36,20 @@ def test_tensors_take_the_dtype_of_the_parameter_and_are_copied(model: nn.Module
 
 def test_everything_that_is_wrong_is_listed_at_once(model: nn.Module) -> None:
     wrong = [("0.weight", torch.ones(2, 3)), ("0.bias", torch.ones(3)), ("2.weight", torch.ones(1))]
-    with pytest.raises(ValueError, match=r"^folder does not fit the model: ") as error:
+    with pytest.raises(ValueError, match=r"^folder does not match the model: ") as error:
         load_into(model, wrong, "folder")
     text = str(error.value)
     assert "0.weight is [2, 3] in the weights and [3, 2] in the model" in text
-    assert "2.weight is in the weights, but not in the model" in text
-    assert "1.weight is in the model, but not in the weights" in text
+    assert "2.weight is in the weights but not in the model" in text
+    assert "1.weight is in the model but not in the weights" in text
     assert "0.bias" not in text
 
 
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (tensors()[:-1], "1.weight is in the model, but not in the weights"),
-        ([*tensors(), ("3.bias", torch.ones(1))], "3.bias is in the weights, but not in the model"),
+        (tensors()[:-1], "1.weight is in the model but not in the weights"),
+        ([*tensors(), ("3.bias", torch.ones(1))], "3.bias is in the weights but not in the model"),
     ],
     ids=["missing", "unexpected"],
 )

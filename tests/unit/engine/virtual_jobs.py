@@ -15,14 +15,13 @@ from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
-from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import Layout
-from mindspeed_dpo.weights.resharding.shards import global_name
+from mindspeed_dpo.weights.placement import ParallelLayout
 from mindspeed_dpo.weights.rules import local_entries
 from tests.support.processes import leave_layout
 from tests.unit.engine.engine_jobs import MODEL, loss_sum
@@ -95,18 +94,20 @@ def micro_batches(count: int) -> list[PackedBatch]:
     return [pack(PreferenceBatch.from_lists([tokens(n)], [[tokens(2 + n % 3), tokens(1)]])) for n in lengths]
 
 
-def _build(deep: Deep) -> tuple[ModelPart, dict[str, str]]:
+def _build(deep: Deep) -> tuple[PipelineStage, dict[str, str]]:
     """This process's part of the model, and the names in the whole model of what it holds."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), 1, deep.pp)
     groups.split(topology)
     groups.seed(1)
     model = replace(MODEL, num_layers=8, untie_embeddings_and_output_weights=not deep.tied)
-    layout = Layout(1, deep.pp, deep.layers)
+    layout = ParallelLayout(1, deep.pp, deep.layers)
     count, pp_rank = layout.num_chunks(8), topology.place(dist.get_rank()).pp_rank
-    part = part_of([PolicyModel(model, Execution(topology, chunks=count), chunk=chunk) for chunk in range(count)])
-    entries = local_entries(rules_for(model), model, layout.of_rank(8, 0, pp_rank))
-    names = {name: global_name(entry) for name, entry in entries}
+    part = join_virtual_stages(
+        [PolicyModel(model, Execution(topology, num_chunks=count), chunk=chunk) for chunk in range(count)]
+    )
+    entries = local_entries(rules_for(model), model, layout.rank_placement(8, 0, pp_rank))
+    names = {name: entry.global_name for name, entry in entries}
     with torch.no_grad():
         for name, parameter in part.named_parameters():
             numbers = torch.Generator().manual_seed(zlib.crc32(names[name].encode()))
