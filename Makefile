@@ -5,7 +5,7 @@ export PYTHON
 # Of test-npu: npu, cuda or cpu.
 DEVICE ?= npu
 
-.PHONY: bench check doctor format test test-mindspeed test-npu
+.PHONY: bench check doctor format mutate numerics test test-isa test-mindspeed test-npu
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -16,6 +16,13 @@ format:  ## put the source in the style that `check` asks for
 
 test:  ## all tests that this machine can run
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
+
+numerics:  ## every recorded case under every layout against TRL and float64; writes the tables of docs/numerics.md
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.recordings.replay
+	OMP_NUM_THREADS=1 $(PYTHON) -m tests.recordings.matrix $(ARGS)
+
+test-isa:  ## the numerical tests as processors with fewer instructions run them: make test-isa ARGS="--levels sse,avx2"
+	PYTHONPATH=. $(PYTHON) tests/isa.py $(ARGS)
 
 doctor:  ## what is missing on this machine (docs/ascend.md)
 	$(PYTHON) -m mindspeed_dpo.doctor $(ARGS)

@@ -88,7 +88,8 @@ def draw() -> str:
         for index, name in enumerate(row):
             parts.append(_row(name, top + ROW_HEIGHT * index, counts[name], packages, matrix_left))
     parts.extend(
-        f'<text class="column" transform="translate({matrix_left + CELL * index + 17} {TOP - 8}) rotate(-60)">{name}</text>'
+        f'<text class="column" transform="translate({matrix_left + CELL * index + 17} {TOP - 8}) rotate(-60)">'
+        f"{name}</text>"
         for index, name in enumerate(packages)
     )
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.losses.aot import aot_partners, aot_unpaired_partners
 from mindspeed_dpo.algorithms.losses.pair_terms import margin
+from mindspeed_dpo.device.ops import total
 
 PARTNERS = {"aot": aot_partners, "aot_unpaired": aot_unpaired_partners}
 
@@ -27,10 +28,10 @@ class StepValues:
         StepValues(lengths=tensor([[10.0, 12.0], [7.0, 3.0]]))
 
     Attributes:
-        lengths: [N, 2] float32 response tokens.
-        logps: [N, 2] float32 summed log-probabilities of the policy before the update, in nats; None where no loss
-            needs them.
-        ref_logps: [N, 2] float32, the same from the reference.
+        lengths: [N, 2] float32 or float64, as the sums: response tokens.
+        logps: [N, 2] float32 or float64 summed log-probabilities of the policy before the update, in nats; None where
+            no loss needs them.
+        ref_logps: [N, 2] float32 or float64, the same from the reference.
     """
 
     lengths: Tensor
@@ -43,9 +44,9 @@ class CrossPairValues:
     """What each of N pairs needs of the others.
 
     Attributes:
-        nll_scale: [N] float32, by which a chosen response's negative log-probability is multiplied to give the `nll`
-            of `PairTerms`.
-        partners: Loss name -> [N, 2] float32 values that it compares each pair with, in nats.
+        nll_scale: [N] float32 or float64, by which a chosen response's negative log-probability is multiplied to give
+            the `nll` of `PairTerms`.
+        partners: Loss name -> [N, 2] float32 or float64 values that it compares each pair with, in nats.
     """
 
     nll_scale: Tensor
@@ -74,7 +75,7 @@ def cross_pair_values(values: StepValues, loss_types: tuple[str, ...], group: in
 
 def nll_scale(chosen_lengths: Tensor, group: int) -> Tensor:
     """Return pairs of the group / chosen tokens of the group for each pair: [N], in the dtype of the lengths [N]."""
-    parts = [part.new_full(part.shape, len(part)) / part.sum().clamp(min=1) for part in chosen_lengths.split(group)]
+    parts = [part.new_full(part.shape, len(part)) / total(part).clamp(min=1) for part in chosen_lengths.split(group)]
     return torch.cat(parts) if parts else chosen_lengths
 
 
@@ -91,13 +92,10 @@ def adapted_beta(beta: float, values: StepValues, ema: float, *, alpha: float, m
         momentum: Weight of the earlier batches in the running mean (equation 9).
 
     Returns:
-        The batch's beta, and the updated running mean, both rounded to float32, so that any process can pass them on.
+        The batch's beta, and the updated running mean.
     """
     assert values.logps is not None and values.ref_logps is not None, "beta follows log-probabilities"
-    mean = beta * (margin(values.logps) - margin(values.ref_logps)).mean().item()
+    margins = margin(values.logps) - margin(values.ref_logps)
+    mean = beta * (total(margins) / len(margins)).item()
     after = momentum * ema + (1 - momentum) * mean
-    return _float32(beta * max(1 + alpha * (mean - ema), 0.01)), _float32(after)
-
-
-def _float32(value: float) -> float:
-    return torch.tensor(value, dtype=torch.float32).item()
+    return beta * max(1 + alpha * (mean - ema), 0.01), after

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues
+from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.observability.metrics import MetricSums
 
 
@@ -61,7 +62,6 @@ class NashObjective:
 
 
 def _sums(losses: Tensor, terms: dict[str, Tensor], weights: Tensor) -> MetricSums:
-    sums = MetricSums()
-    for name, value in {"loss": losses, **{f"loss/{name}": term for name, term in terms.items()}}.items():
-        sums.add(name, (value.detach() * weights).sum(), weights.sum())
-    return sums
+    values = {"loss": losses, **{f"loss/{name}": term for name, term in terms.items()}}
+    of_pairs = torch.stack([value.detach() for value in values.values()], 1)
+    return MetricSums.of(values, total(of_pairs * weights[:, None]), total(weights).expand(len(values)))

@@ -30,6 +30,7 @@ from mindspeed_dpo.algorithms.losses.robust import robust_loss
 from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
 from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
 from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
+from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.observability.metrics import MetricSums
 
 PAIR_LOSSES: dict[str, PairLoss] = {
@@ -65,9 +66,9 @@ class PairValues:
         PairValues(logps=tensor([[-20.0, -31.0]]), lengths=tensor([[10, 12]]), ref_logps=tensor([[-22.0, -30.0]]))
 
     Attributes:
-        logps: [P, 2] float32, summed response log-probabilities of the policy, in nats; column 0 is chosen.
+        logps: [P, 2] float32 or float64, summed response log-probabilities of the policy, in nats; column 0 is chosen.
         lengths: [P, 2] integers, response tokens.
-        ref_logps: [P, 2] float32, the same as `logps` from the frozen reference; gets no gradient.
+        ref_logps: [P, 2] float32 or float64, the same as `logps` from the frozen reference; gets no gradient.
         weights: [P] float, 1 for a pair and 0 for padding, or None for all 1. A pair of weight 0 has loss and gradient
             0 and is not counted, even if its log-probabilities are not finite.
         factors: [P] float32 factors of each pair's loss (`weight_column`), or None for all 1.
@@ -222,10 +223,8 @@ class PreferenceObjective:
         }
         if self._is_composed:
             values.update({f"loss/{name}": term for name, term in terms.items()})
-        sums, weight = MetricSums(), weights.sum()
-        for name, value in values.items():
-            sums.add(name, (value.detach() * weights).sum(), weight)
-        return sums
+        of_pairs = torch.stack([value.detach() for value in values.values()], 1)
+        return MetricSums.of(values, total(of_pairs * weights[:, None]), total(weights).expand(len(values)))
 
 
 def with_adapted_beta(

@@ -9,6 +9,7 @@ import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ FAILED, IDENTICAL, TIE, MARGIN = "failed", "identical", "tie", "margin"
 """Reasons to drop a candidate pair: a score is missing, equal tokens, equal scores, scores closer than the margin."""
 
 Candidate = tuple[int, int]
+_Floating = TypeVar("_Floating", bound=np.floating)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ class Selection:
         """Return the number of pairs."""
         return len(self.prompts)
 
-    def of(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the values [N, 2] float32 of the selected responses from those of all responses [P, K]."""
-        chosen: NDArray[np.float32] = values[self.prompts.numpy()[:, None], self.responses.numpy()]
+    def of(self, values: NDArray[_Floating]) -> NDArray[_Floating]:
+        """Return the values [N, 2], float32 or float64, of the selected responses from those of all [P, K]."""
+        chosen: NDArray[_Floating] = values[self.prompts.numpy()[:, None], self.responses.numpy()]
         return chosen
 
 

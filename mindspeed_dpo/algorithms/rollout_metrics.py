@@ -15,7 +15,7 @@ def rollout_metrics(
     rollouts: RolloutBatch,
     scores: NDArray[np.float32],
     selection: Selection,
-    ref_logps: NDArray[np.float32] | None,
+    ref_logps: NDArray[np.floating] | None,
     *,
     beta: float,
     version: int,
@@ -27,7 +27,7 @@ def rollout_metrics(
         rollouts: The responses.
         scores: [P, K] float32 by which the pairs were selected; NaN where a response could not be scored.
         selection: The pairs.
-        ref_logps: [P, at least `own`] float32 log-probabilities of the reference, in nats.
+        ref_logps: [P, at least `own`] float64 log-probabilities of the reference, in nats.
         beta: Beta of this step, per nat.
         version: Version of the policy that trains on them.
         own: Number of responses per prompt, the first ones, that are the policy's; None for all. Metrics of responses
@@ -79,7 +79,7 @@ def _lengths(rollouts: RolloutBatch, own: int | None) -> Mapping[str, float]:
 
 
 def _objective(
-    logps: NDArray[np.float32], ref_logps: NDArray[np.float32], score: float | None, beta: float
+    logps: NDArray[np.floating], ref_logps: NDArray[np.floating], score: float | None, beta: float
 ) -> dict[str, float]:
     """Estimate KL divergence and objective from the samples: sums over tokens, means over responses."""
     kl = float((logps.astype(np.float64) - ref_logps).mean())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches.row_part import RowPart
+from mindspeed_dpo.device.ops import segment_sum
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PackedBatch:
         response_ids: [R] int64 in [0, P * K): the response each label belongs to.
         last_rows: [P * K] int64 row of the last token of each response.
         response_lengths: [P, K] int64.
-        ref_logps: [P, K] float32, zero where there is no reference.
+        ref_logps: [P, K] float32 or float64, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
         pair_ids: [P] int64 place of each pair among those of the whole step.
         margins: [P] float32 or None, see `PreferenceBatch`.
@@ -90,6 +91,6 @@ class PackedBatch:
         return torch.where(places < shorter[self.response_ids], 1.0, alpha)
 
     def sum_by_response(self, values: Tensor) -> Tensor:
-        """Sum values [R] over the tokens of each response; result [P, K] in values' dtype."""
-        flat = values.new_zeros(self.response_lengths.numel())
-        return flat.index_add(0, self.response_ids, values).view(self.response_lengths.shape)
+        """Sum values [R] over the tokens of each response; result [P, K] in the number format of `segment_sum`."""
+        sums = segment_sum(values, self.response_ids, self.response_lengths.flatten())
+        return sums.view(self.response_lengths.shape)

@@ -18,7 +18,7 @@ class PreferenceBatch:
         prompt_lengths: [P] int32, in tokens.
         response_tokens: [sum of response lengths] int32 token ids; response (p, k) follows (p, k - 1).
         response_lengths: [P, K] int32, in tokens, each at least 1.
-        ref_logps: [P, K] float32 or None: reference log-probabilities summed over response tokens, in nats.
+        ref_logps: [P, K] float32, float64 or None: reference log-probabilities summed over response tokens, in nats.
         margins: [P] float32 or None: by how much the chosen reward should exceed the rejected one, in beta times nats.
         factors: [P] float32 or None: weight of each pair's loss.
         logp_weights: [P, K] float32 or None: weight of each response's log-probability as a loss term of its own.
@@ -165,7 +165,7 @@ class PreferenceBatch:
         )
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
-        """Return the same batch with reference log-probabilities [P, K] float32, in nats."""
+        """Return the same batch with reference log-probabilities [P, K], float32 or float64, in nats."""
         return replace(self, ref_logps=ref_logps)
 
 

@@ -19,7 +19,7 @@ class RolloutBatch:
         samples: The P prompts and their K responses; a response includes the stop token that ended it.
         rows: [P] int64 dataset row of each prompt, by which the reward looks up further columns.
         ended: [P, K] bool, whether a response ended with a stop token rather than at the length limit.
-        logps: [P, K] float32 log-probability of each response under the policy that sampled it, at temperature 1, in
+        logps: [P, K] float64 log-probability of each response under the policy that sampled it, at temperature 1, in
             nats; None unless requested.
         version: Version of that policy: the number of iterations it was trained for.
 

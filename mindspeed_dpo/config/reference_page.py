@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from mindspeed_dpo.config.legacy import megatron_keys as legacy
 from mindspeed_dpo.config.legacy.aliases import ALIASES, listing
 from mindspeed_dpo.config.legacy.megatron_keys import LegacyKey
-from mindspeed_dpo.config.loading.parse import scalar_type, format_value
+from mindspeed_dpo.config.loading.parse import format_value, scalar_type
 from mindspeed_dpo.config.settings.field import Setting, declared
 from mindspeed_dpo.config.settings.registry import GROUPS, ONLINE_GROUPS, SHARED_KEYS
 from mindspeed_dpo.config.settings.stage_keys import ALGORITHM, LEFTOVERS, OFFLINE_KEYS

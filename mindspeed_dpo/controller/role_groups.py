@@ -27,8 +27,8 @@ class ActorGroup:
         self._group = group
 
     def log_probs(self, pairs: Pairs) -> Logps:
-        """Return the summed log-probability of each response under the current policy: [N, K] float32, in nats."""
-        return join_replicas(_outputs(self._group.call(Actor.log_probs, _as_array(pairs))))
+        """Return the summed log-probability of each response under the current policy: [N, K] float64, in nats."""
+        return join_replicas(_outputs(self._group.call(Actor.log_probs, _as_array(pairs)))).astype(np.float64)
 
     def update(self, step: int, pairs: Pairs, ref_logps: Logps) -> dict[str, float]:
         """Train on the pairs of one iteration.
@@ -89,13 +89,13 @@ class ReferenceGroup:
         self._settings = settings or ReferenceConfig()
 
     def log_probs(self, pairs: Pairs) -> Logps:
-        """Return the summed log-probability of each response under the reference: [N, K] float32, in nats."""
+        """Return the summed log-probability of each response under the reference: [N, K] float64, in nats."""
         return self.start_log_probs(pairs)()
 
     def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
         """Start `log_probs` without waiting; the returned function waits for the result."""
         pending = self._group.start(Reference.log_probs, _as_array(pairs))
-        return lambda: join_replicas(_outputs(pending.result()))
+        return lambda: join_replicas(_outputs(pending.result())).astype(np.float64)
 
     def start_token_log_probs(self, responses: PreferenceBatch) -> Callable[[], NDArray[np.float32]]:
         """Start to compute the log-probability of every response token, without waiting.
@@ -107,7 +107,7 @@ class ReferenceGroup:
             A function that waits for the [T] float32 values, in nats.
         """
         pending = self._group.start(Reference.token_log_probs, responses)
-        return lambda: join_replicas(_outputs(pending.result()))
+        return lambda: join_replicas(_outputs(pending.result())).astype(np.float32)
 
     def sync_if_due(self, num_done: int) -> bool:
         """Update the reference towards the policy if it is due after `num_done` iterations; return whether it was."""

@@ -14,6 +14,7 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.engine import forward_backward
+from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.offload import OffloadedState
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
@@ -59,7 +60,7 @@ class TrainingEngine:
         set_rates(self.optimizer, learning_rate, self._weight_decay)
         with self._state_on_device():
             self.optimizer.prepare_grads()
-            norm = float(self.optimizer.get_grad_norm())
+            norm = gradient_norm(self.optimizer, next(self.model.parameters()).device)
             if math.isfinite(norm):
                 clip(self.optimizer, norm)
                 self.optimizer.step_with_ready_grads()

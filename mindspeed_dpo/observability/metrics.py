@@ -1,12 +1,13 @@
 """Running sums of a step: every metric is a sum and a weight, so that any split of the step gives the same mean.
 
 Sums stay on their device as tensors; the host reads them once, in `means`. Combining ranks is left to the caller,
-who all-reduces (SUM) the one vector of `vector` and rebuilds the sums with `from_vector`.
+who adds up the one vector of `vector` over them and rebuilds the sums with `from_vector`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -14,8 +15,33 @@ from torch import Tensor
 from mindspeed_dpo.observability.names import metric
 
 
+class PairwiseSum:
+    """A sum of tensors that come one after another, added in pairs, those in pairs again and so on.
+
+    Its error grows with the logarithm of their number n, in any number format. It holds at most log2(n) + 1 partial
+    sums, of 1, 2, 4, ... tensors, and adds as often as a running sum does.
+    """
+
+    def __init__(self, first: Tensor) -> None:
+        """Begin with one tensor."""
+        self._partial: list[Tensor | None] = [first]
+
+    def add(self, value: Tensor) -> None:
+        """Add a tensor of the same shape."""
+        for level, held in enumerate(self._partial):
+            if held is None:
+                self._partial[level] = value
+                return
+            value, self._partial[level] = held + value, None
+        self._partial.append(value)
+
+    def total(self) -> Tensor:
+        """The sum so far."""
+        return reduce(torch.add, (held for held in self._partial if held is not None))
+
+
 class MetricSums:
-    """Named pairs of (sum, weight), both scalar float32 tensors.
+    """Named pairs of (sum, weight), both scalar tensors: float64 where they are given so, else float32.
 
     The weight counts what the mean is over: pairs, tokens, micro-batches.
 
@@ -23,12 +49,20 @@ class MetricSums:
         sums = MetricSums()
         for losses in micro_batches:                       # losses [P]
             sums.add("loss", losses.sum(), len(losses))
-        vector = sums.vector()                             # [2n]; all-reduce this over the ranks that hold pairs
+        vector = sums.vector()                             # [2n]; add this up over the ranks that hold pairs
         MetricSums.from_vector(sums.names, vector).means()
     """
 
     def __init__(self) -> None:
-        self._sums: dict[str, Tensor] = {}  # name -> [2] float32: sum, weight
+        self._sums: dict[str, PairwiseSum] = {}  # name -> [2]: sum, weight
+
+    @classmethod
+    def of(cls, names: Iterable[str], totals: Tensor, weights: Tensor) -> MetricSums:
+        """The sums [n] and weights [n] of n names."""
+        sums = cls()
+        for name, total, weight in zip(names, totals.unbind(), weights.unbind(), strict=True):
+            sums.add(name, total, weight)
+        return sums
 
     def add(self, name: str, total: Tensor, weight: Tensor | float) -> None:
         """Add a sum and its weight, without waiting for the device.
@@ -42,13 +76,23 @@ class MetricSums:
             ValueError: The name is not in the table, or a value is not a scalar.
         """
         metric(name)
-        entry = torch.stack([_scalar(name, total), _scalar(name, torch.as_tensor(weight, device=total.device))])
-        self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        sum_of_items = _scalar(name, total)
+        weight = weight if torch.is_tensor(weight) else sum_of_items.new_tensor(weight)
+        self._add(name, torch.stack([sum_of_items, _scalar(name, weight).to(sum_of_items)]))
 
     def merge(self, other: MetricSums) -> None:
         """Add all sums of another collection to this one."""
-        for name, entry in other._sums.items():
-            self._sums[name] = self._sums[name] + entry if name in self._sums else entry
+        for name, entry in other._entries().items():
+            self._add(name, entry)
+
+    def _add(self, name: str, entry: Tensor) -> None:
+        if name in self._sums:
+            self._sums[name].add(entry)
+        else:
+            self._sums[name] = PairwiseSum(entry)
+
+    def _entries(self) -> dict[str, Tensor]:
+        return {name: entry.total() for name, entry in self._sums.items()}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -62,7 +106,7 @@ class MetricSums:
         return len(self._sums)
 
     def vector(self, names: Sequence[str] | None = None, device: torch.device | str | None = None) -> Tensor:
-        """All sums, then all weights: [2n] float32.
+        """All sums, then all weights: [2n], float64 if one of them is.
 
         Args:
             names: The n names in the wanted order; by default those held. A rank without pairs (an earlier pipeline
@@ -77,12 +121,12 @@ class MetricSums:
             raise ValueError(f"metrics {lost} are held but not among the names asked for: {list(order)}")
         if not order:
             return torch.zeros(0, dtype=torch.float32, device=device)
-        if device is None and self._sums:
-            device = next(iter(self._sums.values())).device
-        empty = torch.zeros(2, dtype=torch.float32, device=device)
-        return torch.stack(
-            [self._sums[name].to(device) if name in self._sums else empty for name in order], 1
-        ).flatten()
+        entries = self._entries()
+        if device is None and entries:
+            device = next(iter(entries.values())).device
+        wide = any(entry.dtype == torch.float64 for entry in entries.values())
+        empty = torch.zeros(2, dtype=torch.float64 if wide else torch.float32, device=device)
+        return torch.stack([entries.get(name, empty).to(empty) for name in order], 1).flatten()
 
     @classmethod
     def from_vector(cls, names: Sequence[str], vector: Tensor) -> MetricSums:
@@ -94,7 +138,8 @@ class MetricSums:
         if vector.shape != (2 * len(names),):
             raise ValueError(f"vector must be [{2 * len(names)}] for {len(names)} metrics, got {list(vector.shape)}")
         sums = cls()
-        sums._sums = dict(zip(names, vector.reshape(2, -1).unbind(1), strict=True))
+        for name, entry in zip(names, vector.reshape(2, -1).unbind(1), strict=True):
+            sums._add(name, entry)
         return sums
 
     def means(self, prefix: str = "") -> dict[str, float]:
@@ -111,4 +156,5 @@ class MetricSums:
 def _scalar(name: str, value: Tensor) -> Tensor:
     if value.numel() != 1:
         raise ValueError(f"metric {name!r} needs a scalar sum and a scalar weight, got shape {list(value.shape)}")
-    return value.detach().reshape(()).to(torch.float32)
+    scalar = value.detach().reshape(())
+    return scalar if scalar.dtype == torch.float64 else scalar.float()

@@ -168,6 +168,6 @@ def rollout_batch(
         ),
         rows=torch.tensor(list(rows), dtype=torch.int64),
         ended=torch.tensor([end for one in answers for end in one.ended], dtype=torch.bool).view(shape),
-        logps=torch.tensor(logps, dtype=torch.float32).view(shape) if len(logps) == len(responses) else None,
+        logps=torch.tensor(logps, dtype=torch.float64).view(shape) if len(logps) == len(responses) else None,
         version=version,
     )

@@ -19,6 +19,7 @@ from mindspeed_dpo.algorithms.pairing import Selection, select_first, select_pai
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
 from mindspeed_dpo.controller.role_groups import ReferenceGroup
+from mindspeed_dpo.device.ops.sums import plain_segment_sum
 from mindspeed_dpo.workers.interfaces import Logps
 
 Scores = NDArray[np.float32]
@@ -35,7 +36,7 @@ class ReferenceLogprobs:
         ReferenceLogprobs(logps=array([[-22.0, -30.0]]), responses=PreferenceBatch(...))
 
     Attributes:
-        logps: [P, k] float32 of the first k responses to P prompts, in nats.
+        logps: [P, k] float64 of the first k responses to P prompts, in nats.
         responses: Those k responses, with per-token log-probabilities of the reference where the method needs them.
     """
 
@@ -125,8 +126,8 @@ class NashMdMethod:
 
         def wait() -> ReferenceLogprobs:
             tokens = torch.from_numpy(np.array(pending()))
-            which = torch.repeat_interleave(everyone, own.response_lengths[:, 0].long())
-            sums = torch.zeros(len(everyone)).index_add(0, which, tokens)
+            lengths = own.response_lengths[:, 0].long()
+            sums = plain_segment_sum(tokens, torch.repeat_interleave(everyone, lengths), lengths)
             return ReferenceLogprobs(sums[:, None].numpy(), replace(own, ref_token_logps=tokens))
 
         return wait

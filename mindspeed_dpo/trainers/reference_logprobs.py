@@ -27,7 +27,7 @@ class ReferenceSource(Protocol):
     """A source of the reference's log-probabilities: `ReferenceGroup`, `CachedReference` or `NoReference`."""
 
     def log_probs(self, pairs: Rows) -> Logps:
-        """Return the summed response log-probabilities [N, 2] float32 of N dataset rows, in nats."""
+        """Return the summed response log-probabilities [N, 2] float64 of N dataset rows, in nats."""
 
     def sync_if_due(self, num_done: int) -> bool:
         """Update the reference towards the policy if it is due after `num_done` steps; return whether it was."""
@@ -38,7 +38,7 @@ class NoReference:
 
     def log_probs(self, pairs: Rows) -> Logps:
         """Return zeros [N, 2], which no loss reads."""
-        return np.zeros((len(pairs), 2), np.float32)
+        return np.zeros((len(pairs), 2), np.float64)
 
     def sync_if_due(self, num_done: int) -> bool:
         """Return False: there is nothing to update."""
@@ -50,10 +50,10 @@ class CachedReference:
     """Cached log-probabilities of every dataset row.
 
     Attributes:
-        values: [rows, 2] float32, in nats.
+        values: [rows, 2] float64, in nats.
     """
 
-    values: NDArray[np.float32]
+    values: NDArray[np.float64]
 
     def log_probs(self, pairs: Rows) -> Logps:
         """Return the cached log-probabilities [N, 2] of N dataset rows."""
@@ -102,7 +102,7 @@ def cached_reference(
     return CachedReference(np.concatenate([_present(values[name]) for name in parts]))
 
 
-def _present(values: NDArray[np.float32] | None) -> NDArray[np.float32]:
+def _present(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
     assert values is not None
     return values
 
@@ -144,7 +144,7 @@ def _compute_with(
     initial_actor: ActorGroup,
     group: WorkerGroup,
     live: ReferenceGroup,
-) -> dict[str, NDArray[np.float32]]:
+) -> dict[str, NDArray[np.float64]]:
     # Initial adapters may change the policy; the role `ref` then uses the actor's model with its adapters disabled.
     if run.is_ref_initial_policy and not run.actor.adapters.is_on:
         return {name: _compute(initial_actor, rows, run) for name, rows in parts.items()}
@@ -154,7 +154,7 @@ def _compute_with(
     return values
 
 
-def _compute(source: ActorGroup | ReferenceGroup, rows: NDArray[np.int64], run: RunConfig) -> NDArray[np.float32]:
+def _compute(source: ActorGroup | ReferenceGroup, rows: NDArray[np.int64], run: RunConfig) -> NDArray[np.float64]:
     """Compute every row, in chunks of a few steps, so that no process holds all rows at once."""
     count = len(rows)
     logger.info("computing reference log-probabilities of %d pairs", count)

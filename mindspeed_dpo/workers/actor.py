@@ -22,6 +22,7 @@ from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
@@ -29,6 +30,7 @@ from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.observability.names import EVAL_PREFIX
+from mindspeed_dpo.parallel.sums import sum_over_ranks
 from mindspeed_dpo.workers.batching.gather_step import gather_step
 from mindspeed_dpo.workers.batching.minibatches import minibatches
 from mindspeed_dpo.workers.interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
@@ -113,7 +115,7 @@ class ActorWorker(Actor):
         def loss_sum(batch: PackedBatch, columns: Tensor) -> Tensor:
             losses, measured = self._losses_and_metrics(batch, columns, cross_pair)
             sums.merge(measured)
-            return losses.sum()
+            return total(losses)
 
         self.engine.accumulate(batches, loss_sum, num_pairs)
         sums.merge(workload_metrics(batches, self.context.place, self.role.batch.micro_batch_tokens))
@@ -185,9 +187,11 @@ class ActorWorker(Actor):
         """Return the running mean of margins (beta-DPO) on every rank; only the last stage has it, rank 0 saves it."""
         if not self.role.loss.beta_dpo_alpha:
             return 0.0
-        value = torch.tensor(self._mean_margin if self._has_metrics else 0.0, device=self.context.device)
-        dist.all_reduce(value, dist.ReduceOp.SUM)
-        return value.item()
+        # The other processes add zeros to the bits, since a device may support no float64.
+        value = torch.tensor(self._mean_margin if self._has_metrics else 0.0, dtype=torch.float64)
+        bits = value.view(torch.int64).to(self.context.device)
+        dist.all_reduce(bits, dist.ReduceOp.SUM)
+        return bits.cpu().view(torch.float64).item()
 
     @property
     def _has_metrics(self) -> bool:
@@ -241,8 +245,7 @@ class ActorWorker(Actor):
         """Average metrics over all replicas with one collective of the last stage."""
         if not self.context.place.is_last_stage:
             return None
-        vector = sums.vector()
-        dist.all_reduce(vector, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
+        vector = sum_over_ranks(sums.vector(), parallel_state.get_data_parallel_group())
         return MetricSums.from_vector(sums.names, vector).means(prefix) if self._has_metrics else None
 
     def _reference_path(self) -> str | None:

@@ -23,8 +23,8 @@ from mindspeed_dpo.workers.rewards.scorer import Scored
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Row numbers of the dataset, [N]."""
-Logps = NDArray[np.float32]
-"""Summed response log-probabilities, [N, K] float32, in nats."""
+Logps = NDArray[np.float64]
+"""Summed response log-probabilities, [N, K] float64, in nats."""
 Pairs = Rows | PreferenceBatch
 """Preference pairs, by dataset row or as a batch."""
 
@@ -39,15 +39,15 @@ class ReplicaValues:
 
     Attributes:
         positions: [n] int64, position of each value in the request.
-        values: [n, ...] float32, in nats.
+        values: [n, ...] in nats: float32 for tokens, float32 or float64 for sums, as the device forms them.
     """
 
     positions: NDArray[np.int64]
-    values: NDArray[np.float32]
+    values: NDArray[np.floating]
 
 
-def join_replicas(shares: Sequence[ReplicaValues]) -> NDArray[np.float32]:
-    """Values of all replicas in the order of the request, [N, ...] float32, in nats."""
+def join_replicas(shares: Sequence[ReplicaValues]) -> NDArray[np.floating]:
+    """Values of all replicas in the order of the request, [N, ...] float32 or float64, in nats."""
     order = np.argsort(np.concatenate([share.positions for share in shares]))
     return np.concatenate([share.values for share in shares])[order]
 
@@ -79,7 +79,7 @@ class Actor(Role, ABC):
         Args:
             step: Iteration, counted from 0.
             pairs: N pairs of all data-parallel ranks.
-            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
+            ref_logps: [N, 2] float64 log-probabilities of the reference, in nats.
 
         Returns:
             Metrics, averaged over the iteration's pairs, from the output rank of the first replica.
@@ -91,7 +91,7 @@ class Actor(Role, ABC):
 
         Args:
             rows: N dataset rows.
-            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
+            ref_logps: [N, 2] float64 log-probabilities of the reference, in nats.
 
         Returns:
             Metrics averaged over the rows, their names with the evaluation prefix, from the output rank of the first

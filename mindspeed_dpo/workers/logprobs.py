@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.device.ops import sum_dtype, total
 from mindspeed_dpo.models.head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
@@ -29,7 +30,7 @@ class Engine(Protocol):
 
 
 def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -> Tensor:
-    """Sum the log-probability of each response: [P, K] float32, in nats.
+    """Sum the log-probability of each response: [P, K] in the dtype of `segment_sum`, in nats.
 
     Args:
         batch: The micro-batch, with P pairs.
@@ -42,7 +43,7 @@ def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -
 
 
 def wpo_weights(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Tensor:
-    """Weight each pair by how likely the policy is to generate it: [P] float32, without gradient.
+    """Weight each pair by how likely the policy is to generate it: [P] float32 or float64, without gradient.
 
     The product over both responses of exp(mean over tokens of log p - log(sum of p^2)): equation 5 of Zhou et al. 2024
     (WPO, arXiv:2406.11827).
@@ -59,7 +60,7 @@ def wpo_weights(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> 
 
 
 def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:
-    """Sum (policy - reference), without gradient, times policy over each response's tokens: [P, K] float32, in nats^2.
+    """Sum (policy - reference), without gradient, times policy over each response's tokens: [P, K] float32 or float64, in nats^2.
 
     Its gradient is that of the KL divergence from the reference, by REINFORCE with the log-ratio of each token.
 
@@ -103,7 +104,7 @@ def score_pairs(
     """Compute the log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
     Returns:
-        Values [n, K] float32 of n prompts, in nats, with their positions among the pairs, from the output rank of the
+        Values [n, K] float32 or float64 of n prompts, in nats, with their positions among the pairs, from the output rank of the
         replica; None from the others.
     """
     batch_builder, rows = batch_builder.over(pairs)
@@ -124,8 +125,7 @@ def _scored(engine: Engine, batch_builder: BatchBuilder, rows: Rows) -> Iterator
 
 def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
     """Concatenate the values of all micro-batches, padding already removed."""
-    found = torch.cat(list(values)).cpu().numpy()
-    return ReplicaValues(torch.cat(list(places)).cpu().numpy(), np.asarray(found, dtype=np.float32))
+    return ReplicaValues(torch.cat(list(places)).cpu().numpy(), torch.cat(list(values)).cpu().numpy())
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
@@ -148,10 +148,8 @@ def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
         "logits/chosen": (values[:, MEAN_LOGIT], weight * is_chosen),
         "logits/rejected": (values[:, MEAN_LOGIT], weight * (1 - is_chosen)),
     }
-    sums = MetricSums()
-    for name, (value, share) in parts.items():
-        sums.add(name, (value * share).sum(), share.sum())
-    return sums
+    of_tokens, shares = (torch.stack(columns_of, 1) for columns_of in zip(*parts.values(), strict=True))
+    return MetricSums.of(parts, total(of_tokens * shares), total(shares))
 
 
 def workload_metrics(batches: Sequence[PackedBatch], place: ParallelRank, budget: int | None) -> MetricSums:
@@ -162,7 +160,8 @@ def workload_metrics(batches: Sequence[PackedBatch], place: ParallelRank, budget
         place: Ranks of this process.
         budget: Most rows of a micro-batch (`micro_batch_tokens`); None where its pairs are counted instead.
     """
-    sums, made = MetricSums(), batches[0].weights.new_tensor
+    sums, device = MetricSums(), batches[0].weights.device
+    made = partial(torch.tensor, dtype=sum_dtype(device), device=device)
     rows, count = sum(len(batch.tokens) for batch in batches), len(batches)
     # The weights of all replicas sum to one, so that the mean is the total.
     sums.add("tokens_computed", made(rows), 1 / place.topology.dp)

@@ -8,7 +8,7 @@ _CONFIG, _ROTARY = "unit/config", "unit/models/test_rotary.py"
 _FREQUENCIES = Shown(f"{_ROTARY}::test_frequencies_equal_those_of_transformers_for_any_settings")
 _CONTINUATION = "unit/trainers/test_continuation.py"
 _COMMANDS = "end_to_end/test_commands_refuse_bad_runs.py"
-_OPTIONS = Shown("distributed/test_oracle_training.py::test_speed_and_memory_options_change_nothing")
+_OPTIONS = Shown("distributed/test_recorded_training.py::test_speed_and_memory_options_change_nothing")
 
 _WATCHING = "unit/trainers/test_keys_of_watching.py"
 _WATCHED = Shown(f"{_WATCHING}::test_what_a_run_waits_for_comes_from_its_keys")

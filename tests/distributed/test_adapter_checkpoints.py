@@ -22,7 +22,7 @@ from tests.support.peft_adapters import base_model, loaded
 from tests.support.processes import PoolGroup
 from tests.support.runs import train
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = np.arange(5)
 
@@ -83,7 +83,10 @@ CHANGES: dict[str, tuple[dict[str, Any], str]] = {
         "resume it with lora_target_modules=[q_proj, v_proj, ",
     ),
     "another scale": ({"use_rslora": True}, "lora_alpha=8 and use_rslora=false"),
-    "all weights": ({"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}, "contains adapters with other settings"),
+    "all weights": (
+        {"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32},
+        "contains adapters with other settings",
+    ),
 }
 
 

@@ -17,14 +17,15 @@ import torch
 
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.distributed import test_online_equals_offline as online
+from tests.support.closeness import FULL, RECORDED, STEADY, assert_same_run
 from tests.support.npu_processes import SETTINGS
-from tests.support.oracle_runs import compare, oracle_run
 from tests.support.processes import PoolGroup, pool
+from tests.support.recorded_runs import compare, recorded_run
 from tests.support.runs import Layout, train
 from tests.unit.workers.pairs import random_run
 from tests.unit.workers.rollouts import Jobs, online_run, write_inputs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 NPU = {"device": "npu", "distributed_backend": "auto"}
 OPERATORS = {"npu_fusion_attention", "npu_rms_norm", "npu_rotary_mul", "npu_swiglu"}
@@ -38,12 +39,6 @@ def number_of_calls() -> int:
 def calls_since(count: int) -> list[tuple[str, dict[str, Any]]]:
     """Operator and options of each call of this process since its first `count`."""
     return [(call.operator, call.options) for call in sys.modules["torch_npu"].calls[count:]]
-
-
-def assert_equal_metrics(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> None:
-    for step, (one, other) in enumerate(zip(ours, theirs, strict=True)):
-        for name in set(COMPARED) & set(other):
-            assert one[name] == pytest.approx(other[name], rel=1e-5, abs=1e-5), (step, name)
 
 
 @pytest.mark.parametrize(
@@ -60,11 +55,11 @@ def test_training_on_npu_follows_the_cpu_and_the_recording(
 ) -> None:
     for name in ("cpu", "npu"):
         (tmp_path / name).mkdir()
-    on_cpu = train(oracle_run(case, layout, tmp_path / "cpu", **settings))
+    on_cpu = train(recorded_run(case, layout, tmp_path / "cpu", **settings))
     processes = pool(layout[0] * layout[1] * settings.get("context_parallel_size", 1), device="npu")
     before = min(processes.run(number_of_calls))
-    on_npu = train(oracle_run(case, layout, tmp_path / "npu", **NPU, **settings))
-    assert_equal_metrics(on_npu, on_cpu)
+    on_npu = train(recorded_run(case, layout, tmp_path / "npu", **NPU, **settings))
+    assert_same_run(on_npu, on_cpu, RECORDED, COMPARED)
     compare(case, on_npu, tmp_path / "npu" / "checkpoints")
     for calls in processes.run(calls_since, before):
         attention = [options for name, options in calls if name == "npu_fusion_attention"]
@@ -83,7 +78,7 @@ OTHERS = [
 
 @pytest.mark.parametrize(("case", "layout"), OTHERS)
 def test_training_on_npu_follows_the_recording(case: str, layout: Layout, tmp_path: Path) -> None:
-    compare(case, train(oracle_run(case, layout, tmp_path, **NPU)), tmp_path / "checkpoints")
+    compare(case, train(recorded_run(case, layout, tmp_path, **NPU)), tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1)], ids=str)
@@ -93,22 +88,16 @@ def test_online_training_with_fixed_answers_is_that_on_the_cpu_and_offline_train
     write_inputs(tmp_path)
     # Random weights are drawn on the device, which has numbers of its own.
     settings = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "sequence_parallel": layout[0] > 1}
-    settings |= {"train_iters": online.STEPS, "global_batch_size": online.BATCH}
+    settings |= {"train_iters": online.STEPS, "global_batch_size": online.BATCH, **STEADY}
     found = {}
-    for name, device, is_online in (("offline", NPU, False), ("online", NPU, True), ("cpu", {}, True)):
+    for name, device, responses in (("offline", NPU, 0), ("pairs", NPU, 2), ("online", NPU, 3), ("cpu", {}, 3)):
         (tmp_path / name).mkdir()
-        run = random_run(tmp_path / name, layout, lr=1e-2, **settings, **device)
-        found[name] = online.train(run, is_online, tmp_path / name)
-    (offline, offline_weights), (on_npu, weights), (on_cpu, cpu_weights) = found.values()
-    assert_equal_metrics(on_npu, on_cpu)
-    for one, other in zip(offline, on_npu, strict=True):
-        for name in ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected"):
-            assert one[name] == other[name], name
-    assert on_npu[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
-    for ours, same, theirs in zip(weights, offline_weights, cpu_weights, strict=True):
-        assert torch.equal(ours, same)
-        # Adam's first steps are as long for a tiny gradient, so that its rounding shows: 1 % of the learning rate.
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
+        run = random_run(tmp_path / name, layout, **settings, **device)
+        found[name] = online.train(run, responses, tmp_path / name)
+    online.assert_same_bits(found["pairs"], found["offline"])
+    online.assert_close(found["online"], found["offline"])
+    online.assert_close(found["online"], found["cpu"])
+    assert found["online"].metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +172,7 @@ def let_prefixes_fail(fails: bool) -> None:
 
 
 def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path) -> None:
-    settings = {"train_iters": 2, "lr": 1e-2, **NPU}
+    settings = {"train_iters": 2, **STEADY, **NPU}
     shared = train(random_run(tmp_path, **settings))
     processes = pool(1, device="npu")
     processes.run(let_prefixes_fail, True)
@@ -195,5 +184,5 @@ def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path)
     finally:
         # The failure has ended the processes; new ones have an attention that is whole.
         assert pool(1, device="npu") is not processes
-    assert_equal_metrics(repeated, shared)
+    assert_same_run(repeated, shared, FULL, set(COMPARED) & set(shared[0]))
     assert repeated[0]["tokens_computed"] > shared[0]["tokens_computed"]

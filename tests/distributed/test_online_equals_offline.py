@@ -1,4 +1,8 @@
-"""With its answers held fixed, online training is offline training on the same pairs: loss, gradient, weights."""
+"""With fixed responses, online training is offline training on the same pairs: loss, gradient, weights.
+
+To the bit where a prompt has the responses of its pair alone. With a third response the reference scores three in a
+row, other rows meet in a matrix product, and its log-probabilities agree to rounding.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +25,12 @@ from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.rewards.scorer import Scored
-from mindspeed_dpo.workers.setup.sources import open_pairs
+from tests.support.closeness import FULL, STEADY, assert_same_run, assert_same_update
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import PAIRS, random_run
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 STEPS, BATCH = 3, 4
 TRAIN_ROWS = np.arange(len(PAIRS))
@@ -50,13 +54,22 @@ class Recorder:
 
 
 @dataclass
-class FixedAnswers:
-    """Rollout and reward: the two responses of each pair and a third, in an order that changes with the row."""
+class Trained:
+    """What a run logged, and the weights of each process before and after it."""
 
-    dataset: object
+    metrics: list[dict[str, float]]
+    before: list[torch.Tensor]
+    weights: list[torch.Tensor]
+
+
+@dataclass
+class FixedAnswers:
+    """Rollout and reward: the two responses of each pair, alone or with a third in an order that changes by row."""
+
+    responses: int
 
     def order(self, row: int) -> list[int]:
-        return np.random.default_rng(row).permutation(3).tolist()
+        return [0, 1] if self.responses == 2 else np.random.default_rng(row).permutation(3).tolist()
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         prompts, answers = [], []
@@ -64,7 +77,7 @@ class FixedAnswers:
             prompt, chosen, rejected = PAIRS[row]
             prompts.append(prompt)
             answers.append([[chosen, rejected, MIDDLE][k] for k in self.order(row)])
-        ended = torch.ones((len(rows), 3), dtype=torch.bool)
+        ended = torch.ones((len(rows), self.responses), dtype=torch.bool)
         return lambda: RolloutBatch(PreferenceBatch.from_lists(prompts, answers), torch.as_tensor(rows), ended)
 
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
@@ -79,11 +92,13 @@ def parameters(colocated: ColocatedRoles) -> torch.Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in colocated.roles["actor"].engine.model.parameters()])
 
 
-def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, float]], list[torch.Tensor]]:
+def train(run: RunConfig, responses: int, folder: Path) -> Trained:
+    """Train online on so many fixed responses to each prompt, or offline for 0."""
     group = PoolGroup(run, run.num_processes("actor"))
     group.build("actor")
     group.build("ref")
-    recorder, answers = Recorder([]), FixedAnswers(open_pairs(run))
+    before = group.inspect(parameters)
+    recorder, answers = Recorder([]), FixedAnswers(responses)
     common = {
         "actor": ActorGroup(group),
         "reference": ReferenceGroup(group),
@@ -92,7 +107,7 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
         "schedule": LoopSchedule(0, STEPS),
         "tracker": recorder,
     }
-    if online:
+    if responses:
         samples = SampleTable(folder / "samples.jsonl", str, None)
         trainer = OnlineDPOTrainer(
             rollout=answers, reward=answers, pairing=PairingConfig(ppo_mini_batch_size=BATCH), samples=samples, **common
@@ -106,30 +121,38 @@ def train(run: RunConfig, online: bool, folder: Path) -> tuple[list[dict[str, fl
     trainer.fit()
     weights = group.inspect(parameters)
     group.leave()
-    return recorder.logged, weights
+    return Trained(recorder.logged, before, weights)
+
+
+def assert_same_bits(ours: Trained, theirs: Trained) -> None:
+    for one, other in zip(ours.metrics, theirs.metrics, strict=True):
+        for name in COMPARED:
+            assert one[name] == other[name], name
+    for weights, others in zip(ours.weights, theirs.weights, strict=True):
+        assert torch.equal(weights, others)
+
+
+def assert_close(ours: Trained, theirs: Trained) -> None:
+    assert_same_run(ours.metrics, theirs.metrics, FULL, COMPARED)
+    assert_same_update(theirs.before, ours.weights, theirs.weights, FULL)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_loss_gradient_and_weights_are_those_of_offline_training(layout: Layout, tmp_path: Path) -> None:
     settings = {"sequence_parallel": layout[0] > 1, "train_iters": STEPS, "micro_batch_size": 1}
-    run = random_run(tmp_path, layout, global_batch_size=BATCH, lr=1e-2, **settings)
-    online, online_weights = train(run, True, tmp_path / "online")
-    offline, offline_weights = train(run, False, tmp_path / "offline")
-    for ours, theirs in zip(online, offline, strict=True):
-        for name in COMPARED:
-            assert ours[name] == theirs[name], name
-    assert online[0]["loss"] == pytest.approx(np.log(2), abs=1e-6) and online[-1]["loss"] != online[0]["loss"]
-    for ours, theirs in zip(online_weights, offline_weights, strict=True):
-        assert torch.equal(ours, theirs)
+    run = random_run(tmp_path, layout, global_batch_size=BATCH, **settings, **STEADY)
+    offline, pairs, online = (train(run, responses, tmp_path / str(responses)) for responses in (0, 2, 3))
+    assert_same_bits(pairs, offline)
+    assert_close(online, offline)
+    losses = [step["loss"] for step in online.metrics]
+    assert losses[0] == pytest.approx(np.log(2), abs=1e-6) and abs(losses[-1] - losses[0]) > 1e-3
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (1, 1, 2)], ids=str)
 def test_online_training_with_split_rows_is_offline_training_on_one_process(layout: Layout, tmp_path: Path) -> None:
-    # Online the reference reads three answers to a prompt in a row, so that other rows meet in a matrix product: to
-    # rounding, not to the bit.
-    settings = {"global_batch_size": BATCH, "lr": 1e-2, "train_iters": STEPS, "micro_batch_size": 1}
-    online, _ = train(random_run(tmp_path, layout, context_parallel_size=2, **settings), True, tmp_path / "online")
-    offline, _ = train(random_run(tmp_path, **settings), False, tmp_path / "offline")
-    for ours, theirs in zip(online, offline, strict=True):
-        for name in COMPARED:
-            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), name
+    settings = {"global_batch_size": BATCH, "train_iters": STEPS, "micro_batch_size": 1, **STEADY}
+    online = train(random_run(tmp_path, layout, context_parallel_size=2, **settings), 3, tmp_path / "online")
+    offline = train(random_run(tmp_path, **settings), 0, tmp_path / "offline")
+    # Processes of another layout hold the same weights: each has all of them.
+    offline = Trained(offline.metrics, offline.before * len(online.weights), offline.weights * len(online.weights))
+    assert_close(online, offline)

@@ -23,7 +23,7 @@ from tests.support.resuming import different_weights, numbers
 from tests.support.runs import train
 from tests.unit.workers.rollouts import PROMPTS, online_run
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 STEPS, BATCH = 4, 4
 XPO = {"online_method": "xpo", "xpo_alpha": 0.2, "n_samples_per_prompt": 2}
@@ -125,5 +125,8 @@ def test_answers_of_other_settings_are_not_learned_from(
     train(stale_run(folder, tmp_path, save_interval=2))
     beside = {"resume_from": tmp_path / "checkpoints" / "iter_0000002", "n_samples_per_prompt": 4}
     again = train(stale_run(folder, tmp_path, **beside))
-    assert "step 3: discarding prefetched rollouts and generating again: n_samples_per_prompt was 3 and is 4" in caplog.text
+    assert (
+        "step 3: discarding prefetched rollouts and generating again: n_samples_per_prompt was 3 and is 4"
+        in caplog.text
+    )
     assert [step["pairs/staleness"] for step in again] == [0, 1, 0, 1]

@@ -13,7 +13,7 @@ from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import command, succeed, training
 from tests.support.peft_adapters import base_model, loaded
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 
 
 def test_adapters_are_trained_and_come_out_for_peft_and_merged(

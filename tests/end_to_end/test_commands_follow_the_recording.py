@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.observability.jsonl import read_metrics
+from tests.recordings.files import POLICY, recording
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole, to_mcore
-from tests.support.oracle import require
-from tests.support.oracle_runs import compare, oracle_keys, preprocess_arguments
+from tests.support.recorded_runs import compare, preprocess_arguments, recorded_keys
 from tests.support.runs import Layout
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -26,7 +26,7 @@ CASE = "sigmoid"
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded rows as token files."""
     prefix = tmp_path_factory.mktemp("recorded") / "pairs"
-    succeed("preprocess_data.py", *preprocess_arguments(CASE, prefix))
+    succeed("preprocess_data.py", *preprocess_arguments(recording(CASE)["data"], prefix))
     return prefix
 
 
@@ -34,8 +34,9 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_commands_follow_the_recording(layout: Layout, pairs: Path, ray_address: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
     keys = {
-        **oracle_keys(CASE, pairs, run),
-        "load": to_mcore(require("oracle", "policy"), tmp_path / "mcore", layout),
+        **recorded_keys(CASE, run),
+        "data_path": pairs,
+        "load": to_mcore(POLICY, tmp_path / "mcore", layout),
         "sequence_parallel": layout[0] > 1 and layout[2] == 1,
         "split": "100,0,0",
         "eval_interval": 0,

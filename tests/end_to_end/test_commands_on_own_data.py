@@ -7,18 +7,17 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.engine.retention import saved_iterations
 from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.end_to_end.conftest import OwnRun
+from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole
-from tests.support.resuming import is_of_the_clock
 
-pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +74,7 @@ def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(
     succeed(*training((2, 1, 1), **keys), "resource_pool.ref=[2]", f"training.ray_address={ray_address}")
     live = read_metrics(tmp_path / "metrics.jsonl")
     assert (tmp_path / "logs" / "ref_1.log").is_file()
-    names = [name for name in metrics[0] if name != "step" and not is_of_the_clock(name)]
-    ours = torch.tensor([[step[name] for name in names] for step in live], dtype=torch.float64)
-    cached = torch.tensor([[step[name] for name in names] for step in metrics[:6]], dtype=torch.float64)
-    torch.testing.assert_close(ours, cached, rtol=1e-6, atol=1e-6)
+    assert_same_run(live, metrics[:6], SHIPPED, [name for name in metrics[0] if not is_of_the_clock(name)])
 
 
 def test_a_run_that_does_not_get_better_ends_well_with_its_best_checkpoint(

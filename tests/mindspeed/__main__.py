@@ -12,6 +12,7 @@ from typing import Any
 
 from mindspeed_dpo.device import activate
 from mindspeed_dpo.parallel.store import host_store
+from tests.support.closeness import STEADY
 from tests.support.npu_processes import start_up
 from tests.support.process_state import process_state
 
@@ -34,7 +35,8 @@ def main() -> None:
     gradient, loss = jobs.gradient_and_loss(jobs.Setup())
     report["loss"] = loss
     report["norms"] = {name: float(value.norm()) for name, value in gradient.items()}
-    report["steps"] = jobs.train(jobs.build(jobs.Setup()), jobs.Setup(), 3)
+    steady = jobs.Setup(adam_eps=STEADY["adam_eps"])
+    report["steps"] = jobs.train(jobs.build(steady), steady, 3)
     sys.stdout.write("\n" + json.dumps(report))
 
 

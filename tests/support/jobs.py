@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
@@ -18,7 +19,6 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
-from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel

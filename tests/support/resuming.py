@@ -13,6 +13,7 @@ import torch
 
 from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.weights import open_weights
+from tests.support.closeness import is_of_the_clock
 from tests.support.commands import Finished, Running
 from tests.support.runs import ACTOR
 
@@ -93,11 +94,6 @@ def numbers(output_dir: Path) -> list[dict[str, float]]:
     """What a run measured, without what depends on the clock."""
     records = read_metrics(output_dir / "metrics.jsonl")
     return [{k: v for k, v in record.items() if not is_of_the_clock(k)} for record in records]
-
-
-def is_of_the_clock(name: str) -> bool:
-    """Whether a metric depends on the machine: how fast it is, how much memory a process took of it."""
-    return name.startswith(("timing/", "memory/")) or name.endswith("_per_s")
 
 
 def different_weights(one: Path, other: Path) -> list[str]:

@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
+from tests.support.composing import load_quickly
 from tests.support.processes import PoolGroup
 
 ACTOR = "actor_rollout_ref.actor_rollout"
@@ -34,12 +34,12 @@ def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
         **settings,
     }
     processes = tp * pp * dp * settings.get("context_parallel_size", 1)
-    return load_run("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{processes}]"])
+    return load_quickly("offline_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{processes}]"])
 
 
 def tiny_online_run(layout: Layout = (1, 1, 1), pools: Mapping[str, Any] | None = None, **settings: Any) -> RunConfig:
     """The online configuration of the tiny model; settings as `tiny_run`, or of the reward; pools of others."""
-    return load_run("online_dpo_trainer_tiny", online_overrides(layout, pools, **settings))
+    return load_quickly("online_dpo_trainer_tiny", online_overrides(layout, pools, **settings))
 
 
 def online_overrides(layout: Layout, pools: Mapping[str, Any] | None = None, **settings: Any) -> list[str]:

@@ -89,7 +89,7 @@ def check_pairs(name: str, values: Tensor) -> None:
     if values.dim() != 2 or values.shape[1] != 2:
         raise ValueError(f"{name} must be [P, 2] (chosen, rejected), got {list(values.shape)}")
     if values.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"{name} must be float32 (or float64 in tests), got {values.dtype}")
+        raise ValueError(f"{name} must be float32 or float64, got {values.dtype}")
 
 
 def margin(scores: Tensor) -> Tensor:

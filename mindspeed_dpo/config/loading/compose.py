@@ -80,7 +80,9 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
         raise ConfigError([f"{name}.yaml: must hold sections such as training, got a list"])
     for text in overrides:
         _drop_other_spellings(tree, _key_of(text).split("."))
-    return ComposedConfig(name, {str(key): value for key, value in tree.items()}, {plain(_key_of(o)): o for o in overrides})
+    return ComposedConfig(
+        name, {str(key): value for key, value in tree.items()}, {plain(_key_of(o)): o for o in overrides}
+    )
 
 
 def _folders(config_dir: str | Path | None) -> list[Path]:

@@ -37,7 +37,9 @@ def _rows(run: RunConfig, owner: str, block: dict[str, Any]) -> list[Resolved]:
     if owner != "loop" and _has_nothing_of_its_own(run, owner):
         return [Resolved("all", "", OF_ACTOR)]
     return [
-        Resolved(key, format_value(value), source_of(run, owner, key, value)) for key, value in block.items() if key != "model"
+        Resolved(key, format_value(value), source_of(run, owner, key, value))
+        for key, value in block.items()
+        if key != "model"
     ]
 
 

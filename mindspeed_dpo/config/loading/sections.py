@@ -122,9 +122,7 @@ class SectionReader:
         for key, given in self._settings("rl_config", known).items():
             other = out.training.setdefault(key, given)
             if other.value != given.value:
-                text = (
-                    f"rl_config.{key}={format_value(given.value)} differs from {other.origin.section}.{key}={format_value(other.value)}"
-                )
+                text = f"rl_config.{key}={format_value(given.value)} differs from {other.origin.section}.{key}={format_value(other.value)}"
                 self._findings.problem(f"{text}; keep one", key)
 
     def _read_role(self, out: Sections, role: str, label: str, block: Any) -> None:

@@ -93,7 +93,9 @@ def _check_virtual(role: RoleConfig) -> Iterator[Violation]:
     if pp == 1:
         yield Violation((key, "pipeline_model_parallel_size"), "needs a pipeline_model_parallel_size of 2 or more")
     elif layers == 1:
-        yield Violation((key, "num_layers", "pipeline_model_parallel_size"), "splits the only layer of a device; remove it")
+        yield Violation(
+            (key, "num_layers", "pipeline_model_parallel_size"), "splits the only layer of a device; remove it"
+        )
     elif asked >= layers or layers % asked:
         yield Violation(
             (key, "num_layers", "pipeline_model_parallel_size"),

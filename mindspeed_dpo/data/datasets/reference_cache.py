@@ -1,7 +1,8 @@
-"""Reference log-probabilities on disk: one float32 sum per response, whole or absent, named by what they depend on.
+"""Reference log-probabilities on disk: one float64 sum per response, whole or absent, named by what they depend on.
 
 The name is a fingerprint of weights, data and settings, so a changed input is another file and never a wrong hit. The
-content carries its own checksum: a damaged file counts as absent and is written again.
+content carries its own checksum: a damaged file counts as absent and is written again. So does a file of version 1,
+whose float32 sums had an error that grew with the length of a response.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 _CHECKSUM_BYTES = 32
 _BLOCK_BYTES = 1 << 24
+VERSION = 2
+"""Of how the values are summed and written; raise it when either changes."""
 
 
 class ReferenceCache:
@@ -37,23 +40,27 @@ class ReferenceCache:
             fingerprint: Of everything the values depend on.
             num_rows: Rows of the dataset.
         """
-        self.path = Path(folder) / f"{fingerprint}.ref_logps"
+        self.path = Path(folder) / f"{fingerprint}.v{VERSION}.ref_logps"
+        self._first_version = Path(folder) / f"{fingerprint}.ref_logps"
         self._num_rows = num_rows
 
-    def read(self) -> NDArray[np.float32] | None:
-        """The values [rows, 2] in nats, or None where there is no sound file."""
+    def read(self) -> NDArray[np.float64] | None:
+        """The values [rows, 2] in nats, or None where there is no sound file of this version."""
         if not self.path.is_file():
+            if self._first_version.is_file():
+                reason = "%s holds sums of an earlier version, which were less exact; the reference is computed again"
+                logger.warning(reason, self._first_version)
             return None
         content = self.path.read_bytes()
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
-        if hashlib.sha256(payload).digest() != checksum or len(payload) != self._num_rows * 8:
+        if hashlib.sha256(payload).digest() != checksum or len(payload) != self._num_rows * 16:
             logger.warning("%s is damaged; the reference is computed again", self.path)
             return None
-        return np.frombuffer(payload, dtype="<f4").reshape(self._num_rows, 2)
+        return np.frombuffer(payload, dtype="<f8").reshape(self._num_rows, 2)
 
-    def write(self, values: NDArray[np.float32]) -> None:
+    def write(self, values: NDArray[np.floating]) -> None:
         """Keep values [rows, 2]."""
-        payload = np.ascontiguousarray(values, dtype="<f4").tobytes()
+        payload = np.ascontiguousarray(values, dtype="<f8").tobytes()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         temporary.write_bytes(hashlib.sha256(payload).digest() + payload)

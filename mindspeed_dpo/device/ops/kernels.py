@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -38,4 +39,9 @@ def use(kernels: Kernels | None) -> None:
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
     """The kernels for a tensor, or None where the plain form serves."""
-    return _chosen[0] if _chosen and tensor.device.type == _chosen[0].device_type else None
+    return kernels_on(tensor.device)
+
+
+def kernels_on(device: torch.device) -> Kernels | None:
+    """The kernels for tensors of a device, or None where the plain forms serve."""
+    return _chosen[0] if _chosen and device.type == _chosen[0].device_type else None

@@ -19,6 +19,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.memory import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
+from mindspeed_dpo.device.ops import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows
@@ -97,7 +98,7 @@ class BatchBuilder:
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
         numbers = np.asarray(rows, dtype=np.int64)
         planned = self._plan(numbers)
-        references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=torch.float32)
+        references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=sum_dtype(self.device))
         weight = 1.0 if planned else 0.0
         parts = planned or [np.zeros(1, np.int64)]
         return [partial(self._packed, numbers, positions, references, weight) for positions in parts]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.cross_pair import StepValues
 from mindspeed_dpo.batches import PackedBatch
+from mindspeed_dpo.device.ops import sum_dtype
 from mindspeed_dpo.workers.logprobs import response_logps
 
 
@@ -26,13 +27,14 @@ def gather_step(
         num_pairs: Number N of pairs over all ranks.
         ld_alpha: Weight of a response's excess tokens, as in `response_logps`.
     """
-    found = batches[0].weights.new_zeros(num_pairs, 6)
+    device = batches[0].weights.device
+    found = torch.zeros(num_pairs, 6, dtype=sum_dtype(device), device=device)
     for number, batch in enumerate(batches):
-        lengths = batch.response_lengths.float()
+        lengths = batch.response_lengths.to(found.dtype)
         logps = torch.zeros_like(lengths) if columns is None else response_logps(batch, columns[number], ld_alpha)
         values = torch.cat([lengths, logps, batch.ref_logps], 1)
         # A padding pair, of a rank without pairs of its own, has weight 0 and the number of another pair.
-        found.index_add_(0, batch.pair_ids, values * batch.weights[:, None])
+        found.index_add_(0, batch.pair_ids, values * batch.weights[:, None].to(found.dtype))
     dist.all_reduce(found, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
     lengths, logps, ref_logps = found.split(2, 1)
     return StepValues(lengths, None if columns is None else logps, None if columns is None else ref_logps)

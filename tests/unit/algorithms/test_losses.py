@@ -17,6 +17,8 @@ from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, log_ratios
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES
 from mindspeed_dpo.config.settings.loss import MATCHED_LOSSES, SMOOTHED_LOSSES, LossConfig
 
+pytestmark = pytest.mark.numerics
+
 SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])
 

@@ -11,6 +11,8 @@ from mindspeed_dpo.algorithms.nash_md import NashObjective, advantages
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.algorithms.pairing import select_first
 
+pytestmark = pytest.mark.numerics
+
 LENGTHS = torch.tensor([[4], [3], [5]])
 NAN = float("nan")
 

@@ -28,6 +28,8 @@ from mindspeed_dpo.config.settings.loss import (
     LossConfig,
 )
 
+pytestmark = pytest.mark.numerics
+
 LENGTHS = torch.tensor([[4, 2], [3, 9], [5, 5], [1, 2], [6, 7]])
 
 

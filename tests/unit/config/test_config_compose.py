@@ -66,6 +66,13 @@ def test_an_override_sets_any_key(override: str, key: str, value: Any) -> None:
     assert {**vars(run.loop), **run.actor.settings()}[key] == value
 
 
+@pytest.mark.parametrize(("written", "override"), [("min-lr", "min_lr"), ("min_lr", "min-lr")])
+def test_an_override_replaces_what_the_file_spells_otherwise(tmp_path: Path, written: str, override: str) -> None:
+    (tmp_path / "mine.yaml").write_text(f"training:\n  {written}: 1e-5\n")
+    tree = compose("mine", [f"training.{override}=1e-6"], tmp_path).tree
+    assert tree["training"] == {override: 1e-6}
+
+
 def test_an_unknown_override_is_a_problem_with_a_hint() -> None:
     assert _problems(TINY, "training.trian_iters=4") == (
         "training.trian_iters is not a known key; did you mean train_iters (section training)?",

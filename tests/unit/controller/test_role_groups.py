@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.settings.optimization import ReferenceConfig
 from mindspeed_dpo.controller.role_groups import (
     ActorGroup,
     ReferenceGroup,
@@ -66,7 +67,7 @@ def test_log_probabilities_come_in_the_order_of_the_pairs_whoever_had_them(
     nobodys = ReplicaValues(np.zeros(0, np.int64), logps())
     group = RecordingGroup(shares[0], None, shares[1], None, nobodys)
     found = handle(group).log_probs([7, 5, 6])
-    assert found.dtype == np.float32 and found.tolist() == [[3, -3], [2, -2], [1, -1]]
+    assert found.dtype == np.float64 and found.tolist() == [[3, -3], [2, -2], [1, -1]]
     assert group.asked == [(method, [7, 5, 6])]
 
 
@@ -118,6 +119,15 @@ def test_rollouts_and_scores_of_the_replicas_are_joined_in_their_order() -> None
     parts = [Scored(logps(1, 2), {1: "why"}), None, Scored(logps(3), {0: "because"})]
     scored = RewardGroup(RecordingGroup(*parts)).score(batch)
     assert scored.scores.tolist() == logps(1, 2, 3).tolist() and scored.failures == {1: "why", 2: "because"}
+
+
+def test_a_reference_follows_where_it_is_set_to_every_so_many_steps() -> None:
+    settings = {"ref_model_sync_steps": 2, "ref_model_mixup_alpha": 0.25}
+    for follows in (False, True):
+        group = RecordingGroup(None)
+        handle = ReferenceGroup(group, settings=ReferenceConfig(sync_ref_model=follows, **settings))
+        assert [handle.follow(done) for done in (1, 2, 3, 4)] == [False, follows] * 2
+        assert group.asked == [("ref", "follow", 0.25)] * (2 * follows)
 
 
 def test_rollouts_of_different_policies_are_no_batch() -> None:

@@ -19,7 +19,7 @@ from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main
-from tests.support.oracle import require
+from tests.support.conversations import conversations
 from tests.support.tokenizers import CHAT_TEMPLATE, CHAT_TOKENS, save_chat_tokenizer, save_tokenizer, text_of
 
 
@@ -181,9 +181,10 @@ def test_ready_data_sets_read_their_rows(tmp_path: Path, name: str) -> None:
     assert "good" in chosen and "bad" in rejected
 
 
-@pytest.mark.parametrize("file", ["dpo_en_demo.json", "dpo_zh_demo.json"])
-def test_real_files_are_accounted_for_to_the_last_row(tmp_path: Path, tokenizer: Path, file: str) -> None:
-    raw = require("data", file)
+@pytest.mark.parametrize("language", ["English", "Chinese"])
+def test_conversations_are_accounted_for_to_the_last_row(tmp_path: Path, tokenizer: Path, language: str) -> None:
+    raw = tmp_path / "raw.json"
+    raw.write_text(json.dumps(conversations(language, 300), ensure_ascii=False), encoding="utf-8")
     prefix = tmp_path / "out"
     options = {"handler_name": "SharegptStylePairwiseHandler", "seq_length": 4096}
     assert main(words(raw, tokenizer, prefix, **options)) == 0
@@ -192,12 +193,12 @@ def test_real_files_are_accounted_for_to_the_last_row(tmp_path: Path, tokenizer:
     assert meta["rows_kept"] + sum(meta["rows_dropped"].values()) == 300
     assert set(meta["rows_dropped"]) == {"too_long"}
     dataset = PreferenceDataset.open(str(prefix))
-    assert len(dataset) == meta["rows_kept"] > 150
+    assert 300 > len(dataset) == meta["rows_kept"] > 150
     loaded = load_tokenizer(tokenizer)
     batch = dataset.batch([len(dataset) - 1])
     got = [text_of(loaded, ids.tolist()) for ids in (batch.prompts()[0], *batch.responses()[0])]
     # Every byte is a token here, so which rows fit and what the template makes of them can be told by hand.
-    written = [by_hand(row) for row in json.loads(raw.read_text())]
+    written = [by_hand(row) for row in json.loads(raw.read_text(encoding="utf-8"))]
     kept = [texts for texts in written if max(length_of(texts[0], answer) for answer in texts[1:]) < 4096]
     assert len(kept) == len(dataset)
     assert tuple(got) == kept[-1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,19 +13,19 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
 from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, meta_path, writing
 
-VALUES = np.array([[-1.5, -2.25], [0.0, -1e-30], [-3e30, -7.0]], np.float32)
+VALUES = np.array([[-1.5, -2.25], [0.0, -1e-300], [-60085.123456789, -7.0]], np.float64)
 
 
 def test_values_come_back_bit_by_bit(tmp_path: Path) -> None:
     ReferenceCache(tmp_path / "new" / "folder", "abc", 3).write(VALUES)
     found = ReferenceCache(tmp_path / "new" / "folder", "abc", 3).read()
-    assert found is not None and found.dtype == np.float32
+    assert found is not None and found.dtype == np.float64
     assert found.tobytes() == VALUES.tobytes() and found.shape == (3, 2)
 
 
 def test_nothing_but_the_finished_file_is_left(tmp_path: Path) -> None:
     ReferenceCache(tmp_path, "abc", 3).write(VALUES)
-    assert [path.name for path in tmp_path.iterdir()] == ["abc.ref_logps"]
+    assert [path.name for path in tmp_path.iterdir()] == ["abc.v2.ref_logps"]
 
 
 def test_another_fingerprint_is_another_file(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_changed_byte_anywhere_counts_as_absent(place: int, tmp_path: Path, ca
     content[place] ^= 1
     cache.path.write_bytes(content)
     assert cache.read() is None
-    assert "abc.ref_logps is damaged; the reference is computed again" in caplog.text
+    assert "abc.v2.ref_logps is damaged; the reference is computed again" in caplog.text
 
 
 @pytest.mark.parametrize("length", [0, 10, 32, 55])
@@ -54,6 +55,27 @@ def test_a_shortened_file_counts_as_absent(length: int, tmp_path: Path) -> None:
 def test_a_file_of_another_number_of_rows_counts_as_absent(tmp_path: Path) -> None:
     ReferenceCache(tmp_path, "abc", 3).write(VALUES)
     assert ReferenceCache(tmp_path, "abc", 2).read() is None
+
+
+def test_sums_of_the_first_version_count_as_absent_and_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    payload = VALUES.astype("<f4").tobytes()
+    (tmp_path / "abc.ref_logps").write_bytes(hashlib.sha256(payload).digest() + payload)
+    cache = ReferenceCache(tmp_path, "abc", 3)
+    assert cache.read() is None
+    (line,) = caplog.messages
+    assert "abc.ref_logps holds sums of an earlier version" in line and "the reference is computed again" in line
+    cache.write(VALUES)
+    caplog.clear()
+    assert cache.read() is not None and not caplog.messages
+
+
+def test_values_of_float32_are_written_as_what_they_are(tmp_path: Path) -> None:
+    values = np.array([[-0.1, -1234.567]], np.float32)
+    ReferenceCache(tmp_path, "abc", 1).write(values)
+    found = ReferenceCache(tmp_path, "abc", 1).read()
+    assert found is not None and np.array_equal(found, values)
 
 
 def test_writing_replaces_a_damaged_file(tmp_path: Path) -> None:

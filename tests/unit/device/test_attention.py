@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops import segment_attention
 
+pytestmark = pytest.mark.numerics
+
 Segments = list[tuple[int, int]]
 """(queries, keys before the first query) of each segment."""
 SEGMENTS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), min_size=1, max_size=4)

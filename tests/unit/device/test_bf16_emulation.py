@@ -9,6 +9,8 @@ import torch
 
 from mindspeed_dpo.device.bf16_emulation import are_wanted, widened
 
+pytestmark = pytest.mark.numerics
+
 multiply = widened(torch.Tensor.matmul)
 
 

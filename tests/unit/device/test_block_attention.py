@@ -10,6 +10,8 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention, by_bags, by_products
 
+pytestmark = pytest.mark.numerics
+
 BLOCK = 64
 HEADS = (2, 4, 16)
 SCALE = 0.25

@@ -7,6 +7,8 @@ import torch
 
 from mindspeed_dpo.device.ops import few_rows_product, linear, rows_to_multiply
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.mark.parametrize("rows", [1, 16, 32])
 @pytest.mark.parametrize("with_bias", [False, True])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from mindspeed_dpo.device.npu import BASE_SETTINGS
+from tests.support.closeness import ROUNDING
 from tests.support.npu_processes import SETTINGS
 from tests.support.processes import pool
 from tests.unit.device import npu_jobs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 
 def test_a_process_starts_in_the_order_that_works() -> None:
@@ -43,7 +44,7 @@ def test_the_reference_refuses_what_hccl_and_mindspeed_would_so_that_runs_over_i
 
 def test_each_operator_and_its_gradient_is_its_definition() -> None:
     for name, difference in pool(1, device="npu").run(npu_jobs.operators)[0].items():
-        assert difference < 2e-6, name
+        assert difference < ROUNDING, name
 
 
 def test_what_the_device_would_refuse_is_refused_with_a_sentence() -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mindspeed_dpo.device.ops import rms_norm, rotate, swiglu
 
+pytestmark = pytest.mark.numerics
+
 Operator = Callable[[Tensor], Tensor]
 HALF_STEP_OF_BFLOAT16 = 2.0**-8
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
 import torch.distributed as dist
+from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -15,12 +17,12 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
 from mindspeed_dpo.weights import ParallelLayout
@@ -62,7 +64,10 @@ class Setup:
     micro_batch_size: int = 1
     clip_grad: float = 1.0
     weight_decay: float = 0.01
+    adam_eps: float = 1e-8
     offload: bool = False
+    adam: Mapping[str, float] = field(default_factory=dict)
+    """Further settings of the optimizer."""
 
 
 def build(setup: Setup, seed: int = 3) -> TrainingEngine:
@@ -83,7 +88,11 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
         use_distributed_optimizer=setup.distributed_optimizer,
     )
     optimizer = OptimizerConfig(
-        lr=0.0, weight_decay=setup.weight_decay, clip_grad=setup.clip_grad, optimizer_offload=setup.offload
+        lr=0.0,
+        weight_decay=setup.weight_decay,
+        clip_grad=setup.clip_grad,
+        optimizer_offload=setup.offload,
+        **{"adam_eps": setup.adam_eps, **setup.adam},
     )
     return TrainingEngine(model, optimizer, parallel)
 
@@ -179,6 +188,34 @@ def after_a_broken_gradient(setup: Setup) -> tuple[float, bool, list[float]]:
     pairs = zip(before, engine.model.parameters(), strict=True)
     changed = any(not torch.equal(one, other) for one, other in pairs)
     return norm, changed, train(engine, setup, 2)
+
+
+@dataclass(frozen=True)
+class GivenGradients:
+    """An optimizer of megatron-core as far as a norm reads it: gradients, and who else holds some."""
+
+    gradients: list[Tensor]
+
+    @property
+    def chained_optimizers(self) -> list[GivenGradients]:
+        return [self]
+
+    def get_main_grads_for_grad_norm(self) -> list[Tensor]:
+        return self.gradients
+
+    def get_grad_stats_parallel_group(self) -> None:
+        return None
+
+
+def norm_of_many(count: int) -> tuple[float, float]:
+    """The norm of `count` numbers on each rank but the last, which has none, and the same in float64."""
+    generator = torch.Generator().manual_seed(5 + dist.get_rank())
+    mine = [torch.rand(count, generator=generator) * 1e-3, torch.randn(7, 3, generator=generator)]
+    mine = mine if dist.get_rank() < dist.get_world_size() - 1 else []
+    parts: list[Tensor | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, sum((part.double().square().sum() for part in mine), torch.zeros(1).double()))
+    exact = torch.stack([part for part in parts if part is not None]).sum().sqrt()
+    return gradient_norm(GivenGradients(mine), torch.device("cpu")), float(exact)
 
 
 def norms(setup: Setup, steps: int) -> list[float]:

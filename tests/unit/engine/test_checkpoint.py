@@ -14,7 +14,7 @@ from tests.support.processes import pool
 from tests.unit.engine import checkpoint_jobs
 from tests.unit.engine.engine_jobs import MODEL, Setup
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 KINDS = ("fp32_param", "exp_avg", "exp_avg_sq")
 PADDED = ("word_embeddings.weight", "output_layer.weight")

@@ -75,7 +75,9 @@ def test_only_finished_files_are_left(tmp_path: Path) -> None:
 def test_a_folder_that_lacks_a_file_is_not_whole(name: str, tmp_path: Path) -> None:
     (write(tmp_path, 10) / name).unlink()
     for read in (lambda: read_metadata(tmp_path / "iter_0000010"), lambda: latest(tmp_path)):
-        with pytest.raises(CheckpointError, match=rf"iter_0000010 is not a complete checkpoint: {name} missing; use an"):
+        with pytest.raises(
+            CheckpointError, match=rf"iter_0000010 is not a complete checkpoint: {name} missing; use an"
+        ):
             read()
 
 
@@ -118,7 +120,9 @@ def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None
     finish(tmp_path, 10, {"iteration": 10})
     assert latest(tmp_path) == iteration_dir(tmp_path, 10)
     (iteration_dir(tmp_path, 10) / "__0_0.distcp").write_bytes(damage)
-    with pytest.raises(CheckpointError, match=r"iter_0000010 is damaged: __0_0\.distcp missing or of another size than when written"):
+    with pytest.raises(
+        CheckpointError, match=r"iter_0000010 is damaged: __0_0\.distcp missing or of another size than when written"
+    ):
         latest(tmp_path)
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
@@ -17,14 +18,16 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.placement import ParallelLayout
 from mindspeed_dpo.weights.rules import local_entries
+from tests.support.closeness import STEADY
 from tests.support.processes import leave_layout
 from tests.unit.engine.engine_jobs import MODEL, loss_sum
+
+LEARNING_RATE = 2e-3
 
 
 @dataclass(frozen=True)
@@ -68,18 +71,22 @@ def scores(deep: Deep, counts: Sequence[int]) -> list[list[Tensor]]:
     return [engine.score(micro_batches(count)) for count in counts]
 
 
-def norms(deep: Deep, steps: int) -> tuple[list[float], list[Tensor]]:
+def norms(
+    deep: Deep, steps: int, prepare: Callable[[torch.nn.Module], None] | None = None
+) -> tuple[list[float], list[Tensor]]:
     """Gradient norms of steps that learn, each with another number of micro-batches, and scores of what was learned."""
     overlap = dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), deep.overlap)
     part, _ = _build(deep)
-    engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(**overlap))
+    if prepare is not None:
+        prepare(part)
+    engine = TrainingEngine(part, OptimizerConfig(lr=0.0, adam_eps=STEADY["adam_eps"]), ParallelConfig(**overlap))
     replicas = dist.get_world_size() // deep.pp
     place = Topology(pp=deep.pp, dp=replicas).place(dist.get_rank())
     found = []
     for step in range(steps):
         batches = micro_batches(2 * (1 + step))
         engine.accumulate(batches[place.dp_rank :: replicas], loss_sum, num_pairs=len(batches))
-        found.append(engine.step(0.02))
+        found.append(engine.step(LEARNING_RATE))
     return found, engine.score(micro_batches(3))
 
 

@@ -17,7 +17,7 @@ from tests.unit.models.test_head import by_definition
 from tests.unit.workers.pairs import random_run
 from tests.unit.workers.rollouts import write_inputs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 NPU = {"device": "npu", "distributed_backend": "auto", "bf16": True}
 

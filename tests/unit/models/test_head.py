@@ -12,6 +12,8 @@ from mindspeed_dpo.models.vocab_shard import VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard
 
+pytestmark = pytest.mark.numerics
+
 # Token 0, the first ids of shards of eight, the last one; some twice.
 LABELS = [0, 8, 20, 7, 0, 16, 12, 8, 1]
 CHUNKS = {"rows, none kept": (1, 0), "two rows, two chunks kept": (48, 100), "all rows, kept": (1 << 24, 1 << 26)}

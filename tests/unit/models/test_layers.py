@@ -15,6 +15,8 @@ from mindspeed_dpo.device import ops
 from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SegmentParams, SwiGLU
 from mindspeed_dpo.models.rotary import angles
 
+pytestmark = pytest.mark.numerics
+
 HEADS, GROUPS, WIDTH = 4, 2, 8
 BATCH = PreferenceBatch.from_lists([[5, 1, 2], [7]], [[[3], [4, 9, 6]], [[8, 1], [2]]])
 

@@ -17,7 +17,7 @@ from tests.support.processes import pool
 from tests.unit.models import policy_jobs as jobs
 from tests.unit.models.policy_jobs import MODEL, TIED
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 SPLIT_ALONG_ROWS = (".linear_qkv.weight", ".linear_qkv.bias", ".linear_fc1.weight", "word_embeddings.weight")
 SPLIT_ALONG_ROWS += ("output_layer.weight",)

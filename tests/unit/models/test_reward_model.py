@@ -20,7 +20,7 @@ from tests.support.reward_models import hf_scores, save_tiny_reward_model, tiny_
 from tests.unit.models import reward_jobs as jobs
 from tests.unit.models.reward_jobs import Job
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 PROMPTS = [[5, 1, 0, 64], [7, 47, 2], [11]]
 RESPONSES = [[[0, 64, 47, 3], [92], [1, 1]], [[47], [0, 0, 64], [8]], [[64, 2, 13], [12, 88, 0, 64, 47, 30], [3, 4]]]

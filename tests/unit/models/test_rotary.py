@@ -14,6 +14,8 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 
+pytestmark = pytest.mark.numerics
+
 LENGTH = 4096
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metrics import MetricSums, PairwiseSum
 
 
 def sums_of(**values: tuple[float, float]) -> MetricSums:
@@ -55,6 +55,38 @@ def test_zeros_are_means_and_weightless_metrics_are_not() -> None:
     assert sums_of(**{"rewards/accuracies": (0.0, 4), "loss": (0.0, 0)}).means("eval/") == {
         "eval/rewards/accuracies": 0
     }
+
+
+def test_sums_over_many_micro_batches_are_as_exact_as_over_few() -> None:
+    count, entry = 100_000, torch.tensor([0.1, 3.0])
+    pairwise, running = PairwiseSum(entry), entry.clone()
+    for _ in range(count - 1):
+        pairwise.add(entry)
+        running += entry
+    # In pairs each is rounded 17 times.
+    assert pairwise.total().double().tolist() == pytest.approx([count * entry[0].item(), 3 * count], rel=1e-6)
+    assert running.double().tolist() != pytest.approx([count * entry[0].item(), 3 * count], rel=1e-5)
+
+
+def test_merging_many_collections_keeps_every_sum_exact() -> None:
+    sums = MetricSums()
+    for number in range(1000):
+        sums.merge(sums_of(loss=(2.0**24 + 2 * number, 1), nll=(float(number), 3)))
+    assert sums.means() == {"loss": pytest.approx(2.0**24 + 999, rel=1e-7), "nll": pytest.approx(999 / 6, rel=1e-7)}
+
+
+def test_names_in_float64_widen_the_vector_and_lose_nothing() -> None:
+    sums = sums_of(nll=(3.0, 4))
+    sums.add("loss", torch.tensor(2.0**40 + 1, dtype=torch.float64), 1 / 3)
+    assert sums.vector().tolist() == [2.0**40 + 1, 3, 1 / 3, 4]
+    assert MetricSums.from_vector(sums.names, sums.vector()).vector().dtype == torch.float64
+
+
+def test_many_names_are_added_at_once() -> None:
+    sums = MetricSums.of(["loss", "nll"], torch.tensor([6.0, 2.0]), torch.tensor([3.0, 0.0]))
+    assert sums.means() == {"loss": 2.0} and set(sums) == {"loss", "nll"}
+    with pytest.raises(ValueError):
+        MetricSums.of(["loss"], torch.zeros(2), torch.zeros(2))
 
 
 def test_sums_keep_no_graph() -> None:

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel.sums import sum_over_ranks
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import leave_layout
 
@@ -72,3 +73,8 @@ def join_and_leave(port: str) -> None:
 
 if __name__ == "__main__":
     join_and_leave(sys.argv[1])
+
+
+def summed_over_ranks(values: list[list[float]], dtype: torch.dtype) -> torch.Tensor:
+    """The sum of what each rank has, [n]; rank r has `values[r]`."""
+    return sum_over_ranks(torch.tensor(values[dist.get_rank()], dtype=dtype))

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import free_port, pool
-from tests.unit.parallel.group_jobs import Seen, stand
+from tests.unit.parallel.group_jobs import Seen, stand, summed_over_ranks
 
 pytestmark = pytest.mark.distributed
 
@@ -68,3 +69,11 @@ def test_leaving_ends_everything_and_can_be_followed_by_joining() -> None:
 
 def look_around(topology: Topology, seed: int = 7) -> list[Seen]:
     return pool(topology.world_size).run(stand, topology, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_over_ranks_are_exact_and_alike_on_all(dtype: torch.dtype) -> None:
+    # Added one after another in float32 the ones would be lost.
+    values = [[2.0**24, 1.0], [1.0, 2.0], [1.0, 4.0]]
+    found = pool(3).run(summed_over_ranks, values, dtype)
+    assert [one.tolist() for one in found] == [[2.0**24 + 2, 7.0]] * 3

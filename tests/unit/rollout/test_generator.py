@@ -15,6 +15,8 @@ from mindspeed_dpo.rollout.slots import Slots
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
 
+pytestmark = pytest.mark.numerics
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> RolloutModel:

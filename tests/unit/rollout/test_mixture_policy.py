@@ -21,6 +21,8 @@ from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
 from tests.unit.rollout.test_rollout_against_hf import greedy
 
+pytestmark = pytest.mark.numerics
+
 # Another architecture, so that nothing of the one can pass for the other's.
 POLICY, REFERENCE = "llama", "llama_mha"
 STOPS = frozenset({13, 29})

@@ -12,6 +12,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from tests.support.tiny_models import FAMILIES, save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
 
+pytestmark = pytest.mark.numerics
+
 # Crosses the block of 128 positions, which the shorter prompts do not.
 LONG = [int(token) for token in torch.randint(93, (121,), generator=torch.Generator().manual_seed(0))]
 

@@ -16,6 +16,8 @@ from mindspeed_dpo.rollout.kv_cache import CacheTile
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
 
+pytestmark = pytest.mark.numerics
+
 # Wide enough that a matrix library picks its real kernels.
 WIDE = ModelConfig(
     num_layers=2,

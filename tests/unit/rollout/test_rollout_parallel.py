@@ -14,7 +14,7 @@ from tests.support.processes import pool
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, shared_logits, shared_rollout
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 
 # Every collective of the pool waits for the scheduler of a busy machine, so few and full passes.

@@ -20,6 +20,8 @@ from transformers.generation import (
 from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.rollout.sampling import INVALID, choose, filtered, invert, log_probs, penalised, uniforms
 
+pytestmark = pytest.mark.numerics
+
 
 def logits(rows: int = 4, columns: int = 311, seed: int = 0, scale: float = 3.0) -> Tensor:
     return scale * torch.randn(rows, columns, generator=torch.Generator().manual_seed(seed))

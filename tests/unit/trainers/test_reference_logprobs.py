@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -32,7 +33,7 @@ class Pretended:
 
     def log_probs(self, rows: np.ndarray) -> np.ndarray:
         self.asked.append(rows.tolist())
-        return np.stack([self.base + rows, self.base - rows], 1).astype(np.float32)
+        return np.stack([self.base + rows, self.base - rows], 1).astype(np.float64)
 
     def build(self, role: str) -> None:
         self.asked.append(f"build {role}")
@@ -113,6 +114,18 @@ def test_a_damaged_cache_is_computed_again_and_replaced(run: RunConfig, tmp_path
     file.write_bytes(sound[:-1])
     assert compute(run, Pretended(base=3)).tolist() == values(3)
     assert file.read_bytes() == sound
+
+
+def test_a_cache_of_the_first_version_is_computed_again_with_one_line(
+    run: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = np.full((ROWS, 2), 7, "<f4").tobytes()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f"{fingerprint(run)}.ref_logps").write_bytes(hashlib.sha256(old).digest() + old)
+    for expected in (1, 0):
+        assert compute(run, Pretended(base=3)).tolist() == values(3)
+        assert len([line for line in caplog.messages if "earlier version" in line]) == expected
+        caplog.clear()
 
 
 def test_random_weights_are_computed_every_time_and_leave_no_file(run: RunConfig, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
+from mindspeed_dpo.parallel.link import Link, join_link, world_link
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -16,7 +17,6 @@ from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.link import Link, join_link, world_link
 from mindspeed_dpo.parallel.store import host_store
 from mindspeed_dpo.parallel.topology import Place, Topology
 from mindspeed_dpo.weights import Placement, WeightsError, open_weights

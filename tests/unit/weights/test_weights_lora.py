@@ -21,6 +21,8 @@ from mindspeed_dpo.weights.lora import check_adapter, write_peft
 from tests.support.peft_adapters import base_model, loaded, save_random_adapter
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.numerics
+
 SOME = ("k_proj", "o_proj", "gate_proj", "down_proj")
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 

@@ -26,6 +26,8 @@ from mindspeed_dpo.weights.hf_config import HfConfigError
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tiny_models import save_tiny_model
 
+pytestmark = pytest.mark.numerics
+
 HfFolder = Callable[[str], Path]
 LAYOUTS = {
     "tp1": Layout(),

@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
@@ -23,6 +22,7 @@ from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.interfaces import Actor, Rollout
+from tests.support.composing import load_quickly
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides
 from tests.support.tokenizers import save_tokenizer
@@ -58,7 +58,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
         **({"num_gpus_for_train": train, "num_gpus_for_infer": own} if own else {}),
         **settings,
     }
-    return load_run("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
+    return load_quickly("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
 
 
 def write_inputs(folder: Path) -> None:

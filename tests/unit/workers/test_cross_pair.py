@@ -15,7 +15,7 @@ from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = np.array([3, 0, 4, 2])
 REFERENCES = np.array([[-30, -20], [-10, -11], [-25, -40], [-7, -3]], np.float32)

@@ -25,6 +25,8 @@ from mindspeed_dpo.workers.logprobs import (
     wpo_weights,
 )
 
+pytestmark = pytest.mark.numerics
+
 CPU = torch.device("cpu")
 BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6]]])
 
@@ -69,7 +71,7 @@ def packed(*pairs: int, at: list[int], weight: float = 1.0) -> PackedBatch:
 def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
     batch_builder = GivenBatches([packed(0, 1, at=[2, 0]), packed(1, at=[1])], Topology())
     found = score_pairs(LabelsAsScores(), batch_builder, [0, 1, 1])  # type: ignore[arg-type]
-    assert found is not None and found.values.dtype == np.float32
+    assert found is not None and found.values.dtype == np.float64
     assert found.positions.tolist() == [2, 0, 1]
     assert found.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
     assert join_replicas([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]

@@ -25,7 +25,7 @@ from tests.support.runs import Layout, train
 from tests.unit.rollout.rollout_jobs import rollout, rollout_model
 from tests.unit.workers.rollouts import PROMPTS, Jobs, online_run
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 RESPONSES = [[[3], [4, 9, 6]], [[8, 1], [2, 0]], [[200, 19, 0], [1]], [[10, 2], [2, 10, 11, 12]], [[5], [36]]]
 SCORES = np.array([[1.0, -0.5], [0.25, 1.0], [2.0, 0.5], [np.nan, 1.0], [0.5, 0.75]], np.float32)

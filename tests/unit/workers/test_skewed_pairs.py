@@ -15,7 +15,7 @@ from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run, write_pairs
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 AMOUNTS = {"tokens_computed", "micro_batches", "micro_batch_fill", "memory/peak_bytes"}
 COUNT = 12

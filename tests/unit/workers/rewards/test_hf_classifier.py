@@ -41,7 +41,7 @@ from tests.unit.workers.rewards.reward_runs import (
 )
 from tests.unit.workers.rewards.sample_rollouts import rollouts
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = [4, 0, 5]
 ANSWERED = [

@@ -29,7 +29,7 @@ from tests.unit.workers.rewards.reward_runs import (
 )
 from tests.unit.workers.rewards.sample_rollouts import rollouts, tokenizer
 
-pytestmark = pytest.mark.distributed
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = [4, 0, 5]
 ANSWERED = [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,8 +10,11 @@ from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
 from mindspeed_dpo.algorithms.lr_schedule import LearningRateSettings, lr_at
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.config.settings.loss import LossConfig
-from tests.support.oracle import require
-from tests.support.oracle_runs import loss_keys
+from tests.recordings.batches import MicroBatch, of_case
+from tests.recordings.files import recording
+from tests.support.recorded_runs import loss_keys
+
+pytestmark = pytest.mark.numerics
 
 LOSS_CASES = [
     "sigmoid", "sigmoid_conversational", "sigmoid_trunc", "sigmoid_precompute", "hinge", "ipo", "sigmoid_norm",
@@ -33,16 +34,12 @@ PAIR_METRICS = (
 )
 
 
-def recorded(case: str) -> dict:
-    return json.loads(require("oracle", "cases", f"{case}.json").read_text())
-
-
 def columns(micro_batch: dict, prefix: str = "") -> Tensor:
     return torch.tensor([micro_batch[f"{prefix}chosen_logps"], micro_batch[f"{prefix}rejected_logps"]]).T
 
 
-def response_lengths(micro_batch: dict) -> Tensor:
-    chosen, rejected = torch.tensor(micro_batch["completion_mask"]).sum(1).chunk(2)
+def response_lengths(batch: MicroBatch) -> Tensor:
+    chosen, rejected = batch.response.sum(1).chunk(2)
     return torch.stack([chosen, rejected], 1)
 
 
@@ -50,10 +47,11 @@ def objective_of(case: dict) -> PreferenceObjective:
     return PreferenceObjective(LossConfig(ipo_normalize=True, **loss_keys(case["knobs"])), case["knobs"]["beta"])
 
 
-def measured(case: dict, micro_batches: list[dict]) -> PairLosses:
+def measured(case: dict, places: slice) -> PairLosses:
     """The pairs of some micro-batches, each of which is a group of its own."""
+    micro_batches = case["micro_batches"][places]
     logps, ref = (torch.cat([columns(m, prefix) for m in micro_batches]) for prefix in ("", "ref_"))
-    lengths = torch.cat([response_lengths(m) for m in micro_batches])
+    lengths = torch.cat([response_lengths(m) for m in of_case(case)[places]])
     objective = objective_of(case)
     values = StepValues(lengths.float(), logps, ref)
     across = cross_pair_values(values, objective.settings.dpo_loss_type, case["hp"]["batch_size"])
@@ -62,19 +60,19 @@ def measured(case: dict, micro_batches: list[dict]) -> PairLosses:
 
 @pytest.mark.parametrize("name", LOSS_CASES)
 def test_recorded_losses_follow_from_recorded_log_probabilities(name: str) -> None:
-    case = recorded(name)
-    for micro_batch in case["micro_batches"]:
-        result = measured(case, [micro_batch])
+    case = recording(name)
+    for place, micro_batch in enumerate(case["micro_batches"]):
+        result = measured(case, slice(place, place + 1))
         expected = micro_batch["loss"]
         assert abs(result.losses.mean().item() - expected) / max(1, abs(expected)) < TOLERANCE.get(name, 2e-7)
 
 
 @pytest.mark.parametrize("name", LOSS_CASES)
 def test_recorded_metrics_of_a_step_are_means_over_its_pairs(name: str) -> None:
-    case = recorded(name)
+    case = recording(name)
+    size = case["hp"]["accumulation"]
     for step, logged in enumerate(case["steps"]):
-        parts = [m for m in case["micro_batches"] if m["step"] == step]
-        means = measured(case, parts).sums.means()
+        means = measured(case, slice(step * size, (step + 1) * size)).sums.means()
         assert {key: means[key] for key in PAIR_METRICS} == pytest.approx(
             {key: logged[key] for key in PAIR_METRICS}, rel=1e-6, abs=2e-6
         )
@@ -82,7 +80,7 @@ def test_recorded_metrics_of_a_step_are_means_over_its_pairs(name: str) -> None:
 
 @pytest.mark.parametrize("name", LOSS_CASES)
 def test_recorded_learning_rates_follow_from_the_schedule(name: str) -> None:
-    hp = recorded(name)["hp"]
+    hp = recording(name)["hp"]
     run = LearningRateSettings.for_run(
         style=hp["schedule"],
         lr=hp["lr"],
@@ -91,5 +89,5 @@ def test_recorded_learning_rates_follow_from_the_schedule(name: str) -> None:
         global_batch_size=hp["batch_size"] * hp["accumulation"],
         lr_warmup_iters=hp["warmup_steps"],
     )
-    logged = [step["learning_rate"] for step in recorded(name)["steps"]]
+    logged = [step["learning_rate"] for step in recording(name)["steps"]]
     assert [lr_at(step, run) for step in range(len(logged))] == pytest.approx(logged, rel=1e-12)

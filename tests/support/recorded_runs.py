@@ -1,37 +1,26 @@
 """Runs that a recorded TRL case describes: their settings, their data, and the comparison with what was recorded.
 
-What is compared: the first step to 1e-5; every logged value of the free run, and the total update of the weights, to
-3e-4.
+How far a run may be from the recording is said in `tests.recordings.distances`.
 """
 
 from __future__ import annotations
 
 import json
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.preprocessing.cli import parse
 from mindspeed_dpo.data.preprocessing.pipeline import preprocess
 from mindspeed_dpo.weights import open_weights
-from tests.support.oracle import require
+from tests.recordings.distances import UPDATE, Distances, misses, of_norms, of_steps, of_update, update_norms
+from tests.recordings.files import DATA, POLICY, REFERENCE, final_weights, in_float64, initial_weights, recording
 from tests.support.runs import Layout, tiny_run
 
-CASES = ("sigmoid", "sigmoid_conversational", "sigmoid_trunc", "sigmoid_precompute", "hinge", "ipo")
-"""The recorded cases that are run under every layout."""
-FURTHER_CASES = (
-    "sigmoid_ls_ignored", "sigmoid_norm", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",
-    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "mpo", "rpo_equiv", "ld_dpo", "wpo", "f_forward_kl",
-    "f_js", "f_js_ipo", "f_alpha",
-)  # fmt: skip
-"""Cases that differ from those in the loss alone."""
-FIRST_STEP = {"discopop": 5e-5}
-"""Where the first step is not followed to 1e-5: a narrow blend amplifies rounding."""
-LAYOUTS: list[Layout] = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2), (2, 2, 1), (2, 1, 2)]
 # Token statistics are not among them: TRL averages over micro-batches, we over the tokens of the step.
 COMPARED = (
     "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
@@ -66,43 +55,37 @@ def loss_keys(knobs: dict[str, Any]) -> dict[str, Any]:
     return keys
 
 
-def recording(case: str) -> dict[str, Any]:
-    """What was recorded of a case; skips the test where the recordings are absent."""
-    recorded: dict[str, Any] = json.loads(require("oracle", "cases", f"{case}.json").read_text())
-    return recorded
-
-
-def preprocess_arguments(case: str, prefix: Path) -> list[str]:
-    """Command-line arguments of `preprocess_data.py` that turn a case's raw rows into token files."""
-    data = recording(case)["data"]
+def preprocess_arguments(data: str, prefix: Path) -> list[str]:
+    """Command-line arguments of `preprocess_data.py` that turn a recorded data file into token files."""
     template = "chat_template" if data.startswith("conv") else "plain"
     handler = "SharegptStylePairwiseHandler" if template == "chat_template" else "AlpacaStylePairwiseHandler"
     return [
-        f"--input={require('oracle', data)}",
+        f"--input={DATA / data}",
         f"--output-prefix={prefix}",
         f"--handler-name={handler}",
         f"--prompt-type={template}",
-        f"--tokenizer-name-or-path={require('oracle', 'policy')}",
+        f"--tokenizer-name-or-path={POLICY}",
         f"--map-keys={json.dumps(MAP_KEYS[template])}",
     ]
 
 
-def oracle_keys(case: str, prefix: Path, folder: Path) -> dict[str, Any]:
-    """Keys of the configuration that describe a case.
+@lru_cache(maxsize=4)
+def token_files(data: str) -> Path:
+    """Prefix of the token files of a recorded data file; they are made once in a process."""
+    prefix = _scratch() / Path(data).stem
+    preprocess(parse(preprocess_arguments(data, prefix), _scratch()).settings)
+    return prefix
 
-    Args:
-        case: Name of the recording.
-        prefix: Of its token files.
-        folder: Where the run writes.
-    """
+
+def recorded_keys(case: str, folder: Path) -> dict[str, Any]:
+    """Keys of the configuration that describe a case; `folder` is where the run writes."""
     recorded = recording(case)
     hyper, knobs = recorded["hp"], recorded["knobs"]
-    policy = require("oracle", "policy")
     return {
-        "data_path": prefix,
-        "tokenizer_name_or_path": policy,
-        "load": policy,
-        "ref_model": require("oracle", "reference"),
+        "data_path": token_files(recorded["data"]),
+        "tokenizer_name_or_path": POLICY,
+        "load": POLICY,
+        "ref_model": REFERENCE,
         "reference_cache_dir": folder / "cache",
         "output_dir": folder,
         "no_shuffle": True,
@@ -129,36 +112,39 @@ def oracle_keys(case: str, prefix: Path, folder: Path) -> dict[str, Any]:
     }
 
 
-def oracle_run(case: str, layout: Layout, folder: Path, **settings: Any) -> RunConfig:
+def recorded_run(case: str, layout: Layout, folder: Path, **settings: Any) -> RunConfig:
     """The run of a case, from its raw rows and its Hugging Face weights."""
-    preprocess(parse(preprocess_arguments(case, folder / "pairs"), folder).settings)
-    return tiny_run(layout, **{**oracle_keys(case, folder / "pairs", folder), **settings})
+    return tiny_run(layout, **{**recorded_keys(case, folder), **settings})
 
 
 def compare(case: str, metrics: list[dict[str, float]], checkpoints: Path) -> None:
     """Hold a finished run's metrics and final weights against the recording."""
-    recorded = recording(case)
-    assert len(metrics) == len(recorded["steps"])
-    for step, (ours, theirs) in enumerate(zip(metrics, recorded["steps"], strict=True)):
-        for name in COMPARED:
-            tolerance = FIRST_STEP.get(case, 1e-5) if step == 0 else 3e-4
-            difference = abs(ours[name] - theirs[name]) / max(1.0, abs(theirs[name]))
-            assert difference <= tolerance, (step, name, ours[name], theirs[name])
-    compare_weights(case, checkpoints, recorded["digest"])
+    missed = misses(from_recording(case, metrics, weights_of(checkpoints)), in_float64(case)["distance"])
+    assert not missed, "\n".join([f"{case} is too far from its recording", *missed])
 
 
-def compare_weights(case: str, checkpoints: Path, digest: dict[str, Any]) -> None:
-    """The whole update (final minus initial weights) in L2, or where it was not kept its recorded norms."""
-    initial = load_file(require("oracle", "policy") / "model.safetensors")
+def from_recording(case: str, metrics: list[dict[str, float]], final: dict[str, Tensor]) -> Distances:
+    """How far a finished run is from the recording: logged values, norms of the update, the update where it is kept."""
+    theirs, initial = recording(case), initial_weights()
+    found = of_steps(metrics, theirs["steps"], COMPARED)
+    found["run"]["update norms"] = of_norms(update_norms(final, initial), theirs[UPDATE])
+    kept = final_weights(case)
+    if kept is not None:
+        found["run"][UPDATE] = of_update(final, kept, initial)
+    return found
+
+
+def weights_of(checkpoints: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint by their Hugging Face names."""
     source = open_weights(checkpoints)
-    final = dict(source.hf_tensors(source.model_config()))
-    assert final.keys() == initial.keys()
-    kept = require("oracle", "cases") / f"{case}.final.safetensors"
-    if kept.exists():
-        expected = load_file(kept)
-        wrong = sum(float((final[name] - expected[name]).double().square().sum()) for name in initial)
-        whole = sum(float((expected[name] - initial[name]).double().square().sum()) for name in initial)
-        assert (wrong / whole) ** 0.5 <= 3e-4
-    for name, entry in digest["final"].items():
-        change = float(torch.linalg.vector_norm((final[name] - initial[name]).double()))
-        assert change == pytest.approx(entry["delta_l2"], rel=3e-4), name
+    return dict(source.hf_tensors(source.model_config()))
+
+
+@lru_cache(maxsize=1)
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="recorded-")
+
+
+def _scratch() -> Path:
+    """A folder of this process that goes with it."""
+    return Path(_folder().name)

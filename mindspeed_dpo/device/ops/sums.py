@@ -1,0 +1,115 @@
+"""Sums whose error does not grow with the number of terms: in float64, or in pairs of float32 where there is none.
+
+An NPU computes no float64. There terms are added in pairs, those sums in pairs again and so on: each term is rounded
+log2(n) times instead of n times (Higham 1993, The accuracy of floating point summation).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.device.ops.kernels import kernels_on
+
+_BLOCK = 256
+"""Squares that are added in float32 before sums go on in `sum_dtype`, eight side by side: off by 1e-6 at most."""
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """The number format in which a device forms and keeps sums: float64, float32 on NPU."""
+    return torch.float64 if kernels_on(device) is None else torch.float32
+
+
+def segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Sum over each of n segments that follow each other; the host does not wait for the device.
+
+    Args:
+        values: [R] floating.
+        segment_ids: [R] int64 in [0, n), ascending: the segment of each value.
+        lengths: [n] int64 values of each segment, which may be 0; they sum to R.
+
+    Returns:
+        [n] of `sum_dtype`, with a gradient for `values`.
+    """
+    return _segment_sum(values, segment_ids, lengths, sum_dtype(values.device) == torch.float32)
+
+
+def plain_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
+    """The definition of `segment_sum`: [n] float64."""
+    return _segment_sum(values, segment_ids, lengths, False)
+
+
+def pairwise_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
+    """`segment_sum` as it is formed on NPU: [n] float32, added in pairs."""
+    return _segment_sum(values, segment_ids, lengths, True)
+
+
+def total(values: Tensor) -> Tensor:
+    """Sum over the first dimension: [...] of `sum_dtype` for values [n, ...] floating, with a gradient."""
+    if sum_dtype(values.device) == torch.float64:
+        return values.sum(0, dtype=torch.float64)
+    return pairwise_total(values)
+
+
+def pairwise_total(values: Tensor) -> Tensor:
+    """`total` as it is formed on NPU: the second half is added to the first until one row is left, in float32."""
+    sums = values.float()
+    while len(sums) > 1:
+        half = (len(sums) + 1) // 2
+        upper = sums[half:]
+        sums = torch.cat((sums[: len(upper)] + upper, sums[len(upper) : half]))
+    return sums[0] if len(sums) else sums.sum(0)
+
+
+def sum_of_squares(values: Tensor) -> Tensor:
+    """Sum of the squares of all values: a scalar of `sum_dtype`, without gradient.
+
+    Blocks of float32 are read once and need no copy in float64, which would take twice the memory of the values.
+    """
+    flat = values.detach().reshape(-1)
+    in_blocks = len(flat) // _BLOCK * _BLOCK
+    blocks = torch.linalg.vector_norm(flat[:in_blocks].view(-1, _BLOCK), dim=1)
+    rest = torch.linalg.vector_norm(flat[in_blocks:])
+    return total(torch.cat((blocks, rest[None])).to(sum_dtype(flat.device)).square())
+
+
+def _segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor, pairwise: bool) -> Tensor:
+    sums: Tensor = _SegmentSum.apply(values, segment_ids, lengths, pairwise)
+    return sums
+
+
+class _SegmentSum(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, values: Tensor, segment_ids: Tensor, lengths: Tensor, pairwise: bool
+    ) -> Tensor:
+        ctx.save_for_backward(segment_ids)
+        ctx.dtype = values.dtype
+        if pairwise:
+            return _in_pairs(values.float(), segment_ids, lengths)
+        return torch.zeros(len(lengths), dtype=torch.float64, device=values.device).index_add_(
+            0, segment_ids, values.double()
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (segment_ids,) = ctx.saved_tensors
+        return grad.to(ctx.dtype).index_select(0, segment_ids), None, None, None
+
+
+def _in_pairs(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
+    """Running sums within segments by doubling (Hillis and Steele 1986), read at each segment's last value.
+
+    After k rounds a value holds the sum of the 2^k values of its segment that end with it, so a value that is not
+    finite stays within its segment.
+    """
+    sums, step = values, 1
+    while step < len(values):
+        same = segment_ids[step:] == segment_ids[:-step]
+        sums = torch.cat((sums[:step], sums[step:] + sums[:-step].where(same, 0.0)))
+        step *= 2
+    if not len(values):
+        return values.new_zeros(len(lengths))
+    return sums[(lengths.cumsum(0) - 1).clamp(min=0)].where(lengths > 0, 0.0)

@@ -1,0 +1,62 @@
+"""The tables of docs/numerics.md that say how far runs are from float64 and from TRL's recordings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.recordings.distances import UPDATE
+from tests.recordings.files import in_float64
+from tests.support.recorded_runs import COMPARED
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
+START, END = "<!-- errors: written by `make numerics` -->", "<!-- end of errors -->"
+Found = dict[str, dict[str, Any]]
+"""By case and layout: what `matrix.errors` gives."""
+
+
+def write_tables(found: Found) -> None:
+    """Put the tables between their marks."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, rest = text.split(START)
+    after = rest.split(END)[1]
+    DOCUMENT.write_text(f"{before}{START}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
+
+
+def tables(found: Found) -> str:
+    """Three tables: the first step, ten steps, the update."""
+    parts = []
+    for title, tier in (("First step, logged values", "first"), ("Ten steps, logged values", "run")):
+        parts.append(f"{title}:\n\n{_table(found, lambda one, tier=tier: _logged(one[tier]))}")
+    parts.append(f"Update of the weights:\n\n{_table(found, lambda one: one['run'].get(UPDATE))}")
+    return "\n\n".join(parts)
+
+
+def _table(found: Found, figure: Any) -> str:
+    layouts = list(next(iter(found.values())))
+    lines = [f"| case | TRL | {' | '.join(layouts)} |", f"|---|---|{'---|' * len(layouts)}"]
+    for case, by_layout in found.items():
+        own = figure(in_float64(case)["distance"])
+        cells = [_cell(figure(one["float64"]), figure(one["recording"]), own) for one in by_layout.values()]
+        lines.append(f"| {case} | {_number(own)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _logged(figures: dict[str, float]) -> float:
+    """The largest distance of those values that a run of ours logs as TRL does."""
+    return max(figures[name] for name in COMPARED)
+
+
+def _cell(from_float64: float, from_recording: float | None, own: float | None) -> str:
+    """Our error, in bold where it is larger than TRL's, and the distance from the recording."""
+    is_larger = own is not None and float(_number(from_float64)) > float(_number(own))
+    text = f"**{_number(from_float64)}**" if is_larger else _number(from_float64)
+    return text if from_recording is None else f"{text} / {_number(from_recording)}"
+
+
+def _number(value: float | None) -> str:
+    """Two digits, such as 1.3e-6; a dash where it is not known."""
+    if value is None:
+        return "–"
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}" if value else "0"

@@ -1,0 +1,62 @@
+"""The layouts under which recorded cases are run, and which cases meet which of them in the tests."""
+
+from __future__ import annotations
+
+from itertools import cycle
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mindspeed_dpo.config.run import RunConfig
+from tests.recordings.cases import CASES
+from tests.support.recorded_runs import recorded_run
+from tests.support.runs import Layout
+
+
+class RunLayout(NamedTuple):
+    """Sizes and settings that must not change what is computed."""
+
+    sizes: Layout
+    settings: dict[str, Any]
+
+
+LAYOUTS = {
+    "TP1": RunLayout((1, 1, 1), {}),
+    "TP2+SP": RunLayout((2, 1, 1), {"sequence_parallel": True}),
+    "PP2": RunLayout((1, 2, 1), {}),
+    "DP2": RunLayout((1, 1, 2), {}),
+    "CP2": RunLayout((1, 1, 1), {"context_parallel_size": 2}),
+    "TP2×PP2": RunLayout((2, 2, 1), {}),
+    "packed": RunLayout((1, 1, 1), {"micro_batch_size": None, "micro_batch_tokens": 128, "pad_to_multiple_of": 16}),
+    "unshared": RunLayout((1, 1, 1), {"share_prompt": False}),
+}
+"""By their names in docs/numerics.md: tensor, sequence, pipeline, data and context parallelism; several pairs in one
+pass by a budget of tokens; each response with a prompt of its own."""
+ACROSS = ("sigmoid", "ipo", "aot", "sft", "wpo", "ld_dpo", "discopop", "f_alpha")
+"""Cases that meet every layout: they look across pairs or at single tokens, divide by lengths, or amplify rounding."""
+
+CONVERTED = [("sigmoid", layout) for layout in ("TP1", "TP2+SP", "PP2", "DP2", "TP2×PP2")]
+"""What the tests run from converted weights, and convert back."""
+
+
+def run_of(case: str, layout: str, folder: Path, **changes: Any) -> RunConfig:
+    """The run of a case under a layout; the micro-batch size takes turns, as it must not change what is computed."""
+    sizes, settings = LAYOUTS[layout]
+    fitting = [size for size in (2, 1, 4) if (4 // sizes[2]) % size == 0]
+    turn = list(CASES).index(case) + list(LAYOUTS).index(layout)
+    return recorded_run(
+        case, sizes, folder, **{"micro_batch_size": fitting[turn % len(fitting)], **settings, **changes}
+    )
+
+
+def tested() -> list[tuple[str, str]]:
+    """Case and layout: every case at TP1, some everywhere, each other under two more layouts that take turns."""
+    rotation = cycle([name for name in LAYOUTS if name != "TP1"])
+    chosen = []
+    for case in CASES:
+        if case in ACROSS:
+            others = list(LAYOUTS)[1:]
+        else:
+            # TRL ignores what sets this case apart from sigmoid: one run of ours is like the other.
+            others = [] if case == "sigmoid_ls_ignored" else [next(rotation), next(rotation)]
+        chosen += [(case, layout) for layout in ("TP1", *others) if (case, layout) not in CONVERTED]
+    return chosen
