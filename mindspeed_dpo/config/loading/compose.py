@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy.aliases import canonical, did_you_mean, listing, plain
 
-SHIPPED_CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "rlxf"
+SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
 _KEPT_AS_WRITTEN = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
 
 
