@@ -49,7 +49,7 @@ def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tenso
 
     Args:
         logits: [R, V] float32, left as they are.
-        numbers: [R] float64 in [0, 1); unused without sampling.
+        numbers: [R] float64 in [0, 1).
         settings: Penalty, temperature and filters.
         seen: [R, V] bool tokens that occurred in prompt or response; needed with a repetition penalty.
 
@@ -58,9 +58,6 @@ def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tenso
     """
     if seen is not None and settings.repetition_penalty != 1:
         logits = penalised(logits, seen, settings.repetition_penalty)
-    if not settings.do_sample:
-        best = logits.max(-1)
-        return best.indices.where(best.values.isfinite(), INVALID)
     # One new tensor of this size and no more: on the host a further one costs as much as the arithmetic on it.
     scores = logits.sub(logits.amax(-1, keepdim=True)).div_(settings.temperature)
     return invert(_cut(scores, settings).exp_(), numbers)

@@ -21,7 +21,6 @@ ELSEWHERE: dict[str, Shown] = {
     "output_dir": Shown("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
     "tensorboard": Shown("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
     "device": Shown(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
-    "distributed_backend": Shown(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
     "master_port": Shown("unit/workers/test_process.py::test_the_next_pool_meets_one_port_higher"),
     "ray_address": Shown(f"{_COMMANDS}::test_too_few_devices_are_told_with_what_there_is"),
     "ray_resource": Shown("unit/device/test_accelerator.py::test_each_kind_has_its_backend_and_its_ray_resource"),
@@ -64,7 +63,6 @@ ELSEWHERE: dict[str, Shown] = {
     "add_qkv_bias": Shown("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
     "sliding_window": Shown("unit/models/test_hf_config.py::test_a_window_is_kept_where_every_layer_feels_it"),
     # How it runs; none of these may change a number.
-    "context_parallel_algo": Shown(f"{_CONFIG}/test_config_checks.py::test_settings_that_do_not_fit_are_one_problem"),
     "overlap_grad_reduce": _OPTIONS,
     "overlap_param_gather": _OPTIONS,
     "recompute_granularity": Shown(f"{_CONFIG}/test_config_plan.py::test_recomputing_layers_keeps_less"),

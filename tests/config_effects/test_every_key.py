@@ -28,8 +28,8 @@ pytestmark = pytest.mark.distributed
 OFFLINE = {**LEARNING, **LOSS, **DATA}
 ONLINE = {**SAMPLING, **PAIRING}
 HERE = {
-    "fp16", "do_sample", "eval_iters", "log_interval", "distributed_timeout_minutes", "tokenizer_type", "prompt_type",
-    "prompt_type_path", "md5_validate", "log_samples_interval", "reward_timeout_s",
+    "fp16", "eval_iters", "log_interval", "distributed_timeout_minutes", "prompt_type", "prompt_type_path",
+    "md5_validate", "log_samples_interval", "reward_timeout_s",
 }  # fmt: skip
 """Keys that a test of this file turns by name."""
 
@@ -94,11 +94,6 @@ def test_float16_is_refused() -> None:
         offline({"fp16": True})
 
 
-def test_answers_that_are_all_alike_are_refused() -> None:
-    with pytest.raises(ConfigError, match="do_sample=false is refused: without sampling the answers to a prompt"):
-        online({"do_sample": False})
-
-
 def test_eval_iters_says_how_many_rows_are_measured() -> None:
     keys = {"eval_interval": 3, "split": "40,60,0", "global_batch_size": 1, "micro_batch_size": 1}
     one, three = (metrics(offline, {**keys, "eval_iters": count})[-1] for count in (1, 3))
@@ -123,12 +118,6 @@ def test_distributed_timeout_minutes_reaches_the_process_group(monkeypatch: pyte
     run = offline({"distributed_timeout_minutes": 7})
     colocated_roles.ColocatedRoles.join(run, run.actor, find_accelerator("cpu"), 0, 1, "host:1")
     assert seen == [7, 7]
-
-
-def test_tokenizer_type_takes_two_names_for_one_thing() -> None:
-    assert offline({"tokenizer_type": "HuggingFaceTokenizer"}).actor.data.tokenizer_type == "HuggingFaceTokenizer"
-    with pytest.raises(ConfigError, match="tokenizer_type=GPT2BPETokenizer is not known"):
-        offline({"tokenizer_type": "GPT2BPETokenizer"})
 
 
 def test_prompt_type_tells_what_ends_an_answer(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.validation.npu import ATTENTION_HEADS, ATTENTION_WIDTH
+from mindspeed_dpo.config.validation.model import NPU_MAX_HEAD_WIDTH, NPU_MAX_HEADS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -56,8 +56,8 @@ def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], ke
     heads, groups, width = query.shape[1], key.shape[1], query.shape[2]
     split = "raise tensor_model_parallel_size"
     fewer = "lower micro_batch_size, micro_batch_tokens or seq_length"
-    require(1 <= width <= ATTENTION_WIDTH, name, f"heads at most {ATTENTION_WIDTH} wide", width, "use another model")
-    require(heads <= ATTENTION_HEADS, name, f"at most {ATTENTION_HEADS} heads", heads, split)
+    require(1 <= width <= NPU_MAX_HEAD_WIDTH, name, f"heads at most {NPU_MAX_HEAD_WIDTH} wide", width, "use another model")
+    require(heads <= NPU_MAX_HEADS, name, f"at most {NPU_MAX_HEADS} heads", heads, split)
     require(heads % groups == 0, name, f"heads that {groups} query groups divide", heads, "correct num_query_groups")
     segments = len(query_lengths)
     require(segments <= ATTENTION_SEGMENTS, name, f"at most {ATTENTION_SEGMENTS} segments", segments, fewer)

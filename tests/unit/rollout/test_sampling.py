@@ -71,7 +71,7 @@ def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
 def test_without_sampling_the_likeliest_token_is_taken_after_the_penalty() -> None:
     scores = torch.tensor([[1.0, 4.0, 3.0], [-2.0, -1.0, -3.0]])
     seen = torch.tensor([[False, True, False], [False, True, False]])
-    settings = RolloutConfig(do_sample=False, repetition_penalty=3.0, top_k=1)
+    settings = RolloutConfig(repetition_penalty=3.0, top_k=1)
     assert choose(scores, torch.zeros(2), settings).tolist() == [1, 1]
     assert choose(scores, torch.zeros(2), settings, seen).tolist() == [2, 0]
 
@@ -122,7 +122,7 @@ def test_rows_that_are_not_finite_have_no_token() -> None:
     scores[1, 4] = float("nan")
     scores[2, 4] = float("inf")
     numbers = torch.full((3,), 0.5, dtype=torch.float64)
-    for settings in (RolloutConfig(), RolloutConfig(do_sample=False)):
+    for settings in (RolloutConfig(), RolloutConfig(top_k=1)):
         tokens = choose(scores, numbers, settings).tolist()
         assert tokens[0] >= 0 and tokens[1:] == [INVALID, INVALID]
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.estimates.memory import MultiplyAdds
+from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
