@@ -73,11 +73,11 @@ def test_slots_are_gathered_into_the_fullest_tiles() -> None:
     for holder in "abcdefghijk":
         slots.take(holder)
     for slot in (0, 1, 5, 6, 9):
-        slots.leave(slot)
+        slots.release(slot)
     # Tiles hold {c, d}, {e, h} and {i, k}; the last has three slots only.
-    moves = list(slots.gather())
+    moves = list(slots.compact())
     assert moves == [(8, 0, "i"), (10, 1, "k")]
-    assert slots.tiles() == [0, 1] and list(slots.gather()) == []
+    assert slots.tiles() == [0, 1] and list(slots.compact()) == []
     assert slots.in_tile(0) == [(0, "i"), (1, "k"), (2, "c"), (3, "d")]
     assert [slots.take("l"), slots.take("m")] == [5, 6]
 

@@ -15,7 +15,7 @@ from mindspeed_dpo.batches import RolloutBatch, concat_responses
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
-from mindspeed_dpo.rollout.paired_generation import Duel, others_number
+from mindspeed_dpo.rollout.paired_generation import PairedGenerator, other_sample_number
 from tests.support.processes import pool
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
@@ -87,7 +87,7 @@ def test_slots_order_and_company_change_nothing(models: tuple[RolloutModel, Roll
 
 
 def duel(policy: TokenModel, other: TokenModel, numbers: list[int], **changes: Any) -> RolloutBatch:
-    between = Duel.between(policy, other, settings(**changes), max_new_tokens=12, stop_ids=STOPS, seed=1)
+    between = PairedGenerator.between(policy, other, settings(**changes), max_new_tokens=12, stop_ids=STOPS, seed=1)
     return between.rollout(tensors(PROMPTS), range(len(PROMPTS)), numbers, version=7)
 
 
@@ -95,7 +95,7 @@ def test_a_duel_has_the_policys_response_first_and_the_others_second(models: tup
     numbers = list(range(10, 16))
     found = duel(*models, numbers)
     ours = rollout(models[0], numbers=numbers, n_samples_per_prompt=1)
-    theirs = rollout(models[1], numbers=[others_number(number) for number in numbers], n_samples_per_prompt=1)
+    theirs = rollout(models[1], numbers=[other_sample_number(number) for number in numbers], n_samples_per_prompt=1)
     assert same(found, concat_responses(ours, theirs)) and found.version == 7
     assert [len(row) for row in found.samples.responses()] == [2] * len(PROMPTS)
     assert [row[1].tolist() for row in found.samples.responses()] == [
@@ -110,7 +110,7 @@ def test_a_duel_has_the_policys_response_first_and_the_others_second(models: tup
 def test_a_model_against_itself_draws_other_numbers(models: tuple[RolloutModel, RolloutModel]) -> None:
     found = duel(models[0], models[0], list(range(6)))
     assert sum(one.tolist() != other.tolist() for one, other in found.samples.responses()) >= 5
-    assert {others_number(number) for number in range(100)}.isdisjoint(range(100))
+    assert {other_sample_number(number) for number in range(100)}.isdisjoint(range(100))
 
 
 def test_a_cold_reference_says_what_greedy_transformers_say(models: tuple[RolloutModel, RolloutModel]) -> None:

@@ -143,7 +143,7 @@ def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capac
             cache.write(slot, prefixes[length])
     rows = []
     tile: CacheTile = cache.tiles[0]
-    with model.arranged(ROWS):
+    with model.packed_weights(ROWS):
         for step, token in enumerate(steps):
             tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
             positions = [length + step if length else 0 for length in lengths]

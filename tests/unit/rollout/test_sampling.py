@@ -18,7 +18,7 @@ from transformers.generation import (
 )
 
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.rollout.sampling import INVALID, choose, filtered, invert, log_probs, penalised, uniforms
+from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, penalized, uniforms
 
 
 def logits(rows: int = 4, columns: int = 311, seed: int = 0, scale: float = 3.0) -> Tensor:
@@ -55,7 +55,7 @@ def test_filters_keep_what_hugging_face_keeps(
     scores = logits(seed=seed)
     ids = torch.randint(311, (4, 9), generator=torch.Generator().manual_seed(seed))
     seen = torch.zeros(4, 311, dtype=torch.bool).scatter_(1, ids, True)
-    found = filtered(penalised(scores, seen, penalty), settings)
+    found = filter_scores(penalized(scores, seen, penalty) / temperature, settings)
     expected = reference(ids, scores, settings)
     assert torch.equal(found.isinf(), expected.isinf())
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1))
@@ -63,7 +63,7 @@ def test_filters_keep_what_hugging_face_keeps(
 
 def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
-    assert filtered(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
+    assert filter_scores(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
         [True, False, False, False, True]
     ]
 
@@ -85,7 +85,7 @@ def test_sampled_frequencies_follow_the_distribution(columns: int, changes: dict
     numbers = torch.from_numpy(uniforms(5, 6, 7, draws))
     found = torch.cat([choose(row.expand(len(part), -1), part, settings) for part in numbers.split(2000)])
     counts = torch.bincount(found, minlength=columns).double()
-    expected = filtered(row, settings)[0].double().softmax(-1) * draws
+    expected = filter_scores(row / settings.temperature, settings)[0].double().softmax(-1) * draws
     assert (counts[expected == 0] == 0).all()
     # Rare tokens together, as the statistic asks for at least five expected draws.
     rare = expected < 5
