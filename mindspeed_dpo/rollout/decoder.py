@@ -147,7 +147,7 @@ class RolloutModel:
             if shared_prefixes is None
             else torch.tensor([(row, n // BLOCK) for row, n in shared_prefixes], device=device)
         )
-        reach = ops.Reach(at[:rows], first, last, BLOCK, window, same)
+        reach = ops.VisibleKeys(at[:rows], first, last, BLOCK, window, same)
         mix = ops.block_attention(
             reach, (self.groups, self.ratio, self.model.kv_channels), self.scale, self.embedding.dtype
         )

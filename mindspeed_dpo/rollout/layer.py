@@ -90,7 +90,7 @@ def check_weights(model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorG
 
     Args:
         model: The architecture.
-        weights: Weights by Megatron's names in the shapes of `LayerWeights`, [h] to [2 f, h], any float dtype; others are ignored.
+        weights: Weights by Megatron's names in the shapes of `LayerWeights`, such as [h], any float dtype.
         tp: The tensor-parallel group.
 
     Raises:
