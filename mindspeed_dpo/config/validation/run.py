@@ -56,7 +56,7 @@ def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
 
 
 def _check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """A micro-batch is limited either by pairs or by tokens, and has room for its padding."""
+    """Check that a micro-batch is limited either by pairs or by tokens, and that its padding fits."""
     batch = role.batch
     if batch.micro_batch_tokens is None:
         return
@@ -79,7 +79,7 @@ def _check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_batch(run: RunConfig) -> Iterator[Violation]:
-    """The pairs of a step divide into micro-batches and replicas."""
+    """Check that the pairs of a step divide into micro-batches and replicas."""
     if run.is_online:  # Pairs are discarded online, so there is nothing to divide.
         return
     batch, replicas = run.actor.batch, max(1, run.data_parallel_size("actor"))

@@ -70,11 +70,11 @@ def test_an_adapter_to_start_from_must_be_there() -> None:
     assert problem == "actor_rollout_ref.actor_rollout.lora_load=absent does not exist"
 
 
-def test_older_keys_say_what_holds_anyway() -> None:
+def test_legacy_keys_are_accepted_or_reported() -> None:
     quiet = resolved(adapted(lora_ckpt_filter=True, lora_fusion=False))
-    told = resolved(adapted(lora_ckpt_filter=False, lora_fusion=True))
+    reported = resolved(adapted(lora_ckpt_filter=False, lora_fusion=True))
     assert not [note for note in quiet.notes if "lora" in note]
-    assert len([note for note in told.notes if "lora" in note and "has no effect" in note]) == 2
+    assert len([note for note in reported.notes if "lora" in note and "has no effect" in note]) == 2
 
 
 @pytest.mark.parametrize("tree", [small_tree(), adapted(lora_r=8, use_rslora=True)], ids=["without", "with"])
@@ -105,9 +105,9 @@ def test_only_adapters_have_gradient_and_optimizer_state() -> None:
     assert memory.optimizer_bytes(role, 1) == 8 * by_hand
     assert memory.weight_bytes(role) == memory.weight_bytes(resolved(small_tree()).actor)
     halves = resolved(put(put(tree, "tensor_model_parallel_size", 2), "sequence_parallel", True)).actor
-    # What is whole on every rank: A of five matrices, B of two.
-    whole = 4 * model.num_layers * 64 * (5 + 2)
-    assert memory.num_trained_parameters(halves) == (by_hand - whole) // 2 + whole
+    # Replicated on every rank: A of five matrices, B of two.
+    replicated = 4 * model.num_layers * 64 * (5 + 2)
+    assert memory.num_trained_parameters(halves) == (by_hand - replicated) // 2 + replicated
 
 
 def test_the_plan_tells_of_adapters() -> None:

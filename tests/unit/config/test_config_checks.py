@@ -1,4 +1,4 @@
-"""Settings together: sizes divide, choices fit, and one mistake is told once."""
+"""Settings together: sizes divide, choices fit, and one mistake is one problem."""
 
 from __future__ import annotations
 
@@ -231,7 +231,7 @@ def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None
     assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in found
 
 
-def test_a_bad_size_in_training_is_told_once_for_actor_and_reference() -> None:
+def test_a_bad_size_in_training_is_reported_once_for_actor_and_reference() -> None:
     tree = put(small_tree(), "pipeline_model_parallel_size", 3)
     tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
     tree["resource_pool"] = {"actor_rollout": [3], "ref": [3]}
@@ -265,7 +265,7 @@ def test_two_names_for_the_reference_must_agree() -> None:
     ],
 )
 def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
-    found = problems(put(small_tree(), key, path), exists=lambda asked: asked != path)
+    found = problems(put(small_tree(), key, path), exists=lambda name: name != path)
     assert len(found) == 1
     assert f"{key}={path} does not exist" in found[0]
 
@@ -274,14 +274,14 @@ def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
 @pytest.mark.parametrize("ending", ["bin", "idx"])
 def test_an_incomplete_data_set_is_named_by_its_first_missing_file(column: str, ending: str) -> None:
     file = f"pairs_packed_{column}_document.{ending}"
-    (found,) = problems(small_tree(), exists=lambda asked: asked != file)
+    (found,) = problems(small_tree(), exists=lambda name: name != file)
     assert "data_path=pairs" in found
     assert file in found
 
 
 def test_every_data_set_of_a_weighted_list_must_be_there() -> None:
     tree = put(small_tree(), "data_path", "0.7,first,0.3,second")
-    (found,) = problems(tree, exists=lambda asked: not asked.startswith("second"))
+    (found,) = problems(tree, exists=lambda name: not name.startswith("second"))
     assert "second_packed_chosen_input_ids_document.bin" in found
 
 

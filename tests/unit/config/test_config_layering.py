@@ -1,4 +1,4 @@
-"""Which value wins for which role, and where it is said to come from."""
+"""Precedence of values for each role, and their origins."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_one_key_spelled_twice_is_a_problem() -> None:
         ("use_flash_atn", "use_flash_attn"),
     ],
 )
-def test_an_unknown_key_brings_the_nearest_known_one(typo: str, meant: str) -> None:
+def test_an_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
     (found,) = problems(put(small_tree(), typo, 1))
     assert found.startswith(f"training.{typo} is not a known key; did you mean {meant}")
 

@@ -60,11 +60,11 @@ RENAMED = (
 
 @pytest.mark.parametrize(("other", "name"), RENAMED)
 def test_both_spellings_of_a_renamed_key_are_treated_alike(other: str, name: str) -> None:
-    told = []
+    sentences = []
     for key in (other, name):
         _, problems, notes = _outcome(put(small_tree(), key, "probe"))
-        told.append([sentence.replace(f".{key}=", ".KEY=") for sentence in (*problems, *notes)])
-    assert told[0] == told[1] != []
+        sentences.append([sentence.replace(f".{key}=", ".KEY=") for sentence in (*problems, *notes)])
+    assert sentences[0] == sentences[1] != []
 
 
 def test_the_other_spelling_of_a_setting_is_reported() -> None:

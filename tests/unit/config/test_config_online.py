@@ -164,7 +164,7 @@ def test_a_reward_model_with_other_tokens_needs_its_tokenizer() -> None:
     assert (run.reward.model.vocab_size, run.actor.model.vocab_size) == (300, 262)
 
 
-def test_a_reward_model_must_take_whole_answers() -> None:
+def test_a_reward_model_must_support_the_longest_response() -> None:
     tree = with_model()
     tree["model"]["short"] = {**tree["model"]["small"], "max_position_embeddings": 100}
     tree["reward"]["model"] = "short"
@@ -209,7 +209,7 @@ def test_beta_may_go_somewhere(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("section", ["training", "reward", "actor"])
-def test_what_scores_may_be_told_in_any_section_and_holds_for_all(section: str) -> None:
+def test_the_reward_may_be_set_in_any_section_and_holds_for_all(section: str) -> None:
     tree = online_tree()
     del tree["reward"]
     place = {"actor": tree["actor_rollout_ref"]["actor_rollout"]}.get(section) or tree.setdefault(section, {})
@@ -237,7 +237,7 @@ def test_a_malicious_list_stays_text() -> None:
 
 
 @pytest.mark.parametrize("way", ["functions", "judge", "model"])
-def test_what_scores_is_told_by_every_role(way: str) -> None:
+def test_every_role_has_the_reward_source(way: str) -> None:
     tree = online_tree()
     tree["reward"] = {
         "functions": {"reward_functions": ["a.b"]},
@@ -353,13 +353,13 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
 def test_a_path_that_does_not_exist_is_one_problem(missing: str, words: str) -> None:
     tree = with_model()
     tree["reward"]["reward_tokenizer"] = "other_hf"
-    found = problems(tree, exists=lambda asked: asked != missing)
+    found = problems(tree, exists=lambda name: name != missing)
     assert len(found) == 1, found
     assert words in found[0]
 
 
 def test_online_data_needs_no_pairs() -> None:
-    assert problems(online_tree(), exists=lambda asked: "chosen" not in asked) == []
+    assert problems(online_tree(), exists=lambda name: "chosen" not in name) == []
 
 
 @pytest.mark.parametrize(

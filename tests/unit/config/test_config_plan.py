@@ -1,4 +1,4 @@
-"""The plan of a run: parameters as they are really built, bytes by hand, and a line for every role."""
+"""The plan of a run: parameters compared with built models, bytes by hand, and a line for every role."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
 @pytest.mark.distributed
 @pytest.mark.parametrize("model", [jobs.MODEL, jobs.TIED], ids=["untied", "tied"])
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 2)])
-def test_the_fullest_device_holds_what_is_said(model: ModelConfig, tp: int, pp: int) -> None:
+def test_the_parameters_of_the_largest_stage_are_those_that_are_built(model: ModelConfig, tp: int, pp: int) -> None:
     stages = pool(2).run(jobs.describe, model, tp, pp, False, False)
     built = max(sum(math.prod(item.shape) for item in stage.values()) for stage in stages)
     assert memory.num_device_parameters(_role(model, tp, pp)) == built
@@ -92,7 +92,7 @@ def test_multiply_adds_are_those_that_torch_counts(tied: bool) -> None:
     assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.01)
 
 
-def test_tokens_of_a_micro_batch_are_planned_and_told() -> None:
+def test_a_limit_of_tokens_is_part_of_the_plan() -> None:
     tree = put(put(put(small_tree(), "micro_batch_size", None), "micro_batch_tokens", 300), "pad_to_multiple_of", 64)
     run = resolved(tree)
     pairs = resolved(small_tree())

@@ -1,4 +1,4 @@
-"""Who sits where: the rollout's part of the actor's pool, pools of one's own, and sharing."""
+"""Pools of the roles: the rollout's part of the actor's pool, separate pools, and sharing."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_devices_that_share_rows_generate_as_replicas() -> None:
     assert [run.data_parallel_size(role) for role in ("actor", "ref", "reward", "rollout")] == [1, 1, 1, 2]
 
 
-def test_replicas_that_generate_are_whole() -> None:
+def test_processes_that_generate_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_train=2, num_gpus_for_infer=1, tensor_model_parallel_size=2)
     tree["resource_pool"]["actor_rollout"] = [3]
     (found,) = problems(tree)
     assert "inference_tensor_model_parallel_size=2 does not divide num_gpus_for_infer=1; choose 1" in found
 
 
-def test_replicas_that_train_are_whole() -> None:
+def test_processes_that_train_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_infer=1, tensor_model_parallel_size=2, inference_tensor_model_parallel_size=1)
     tree["resource_pool"]["actor_rollout"] = [4]
     (found,) = problems(tree)
