@@ -1,6 +1,6 @@
 """Convert weights between Hugging Face folders and Megatron-core checkpoints; `--help` lists the flags.
 
-Runs on any machine with torch and safetensors: no accelerator, no Megatron, no model is built.
+Runs on any machine with torch and safetensors: no accelerator and no Megatron are needed, and no model is built.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from mindspeed_dpo.weights.cli import UsageError, parse
 from mindspeed_dpo.weights.convert import convert
-from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_config import HfConfigError
+from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 
 USAGE, FAILURE = 2, 1
 
@@ -21,10 +20,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one conversion.
 
     Args:
-        arguments: The command line, by default the process's own.
+        arguments: The command line; by default that of the process.
 
     Returns:
-        0, or 1 where weights or disk are at fault, or 2 where the command line is.
+        Exit code: 0 for success, 1 for an error in weights or files, 2 for an error in the command line.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mindspeed_dpo"
 ARRAY_TYPE = re.compile(r"\b(Tensor|NDArray|ndarray)\b")
-SHAPE = re.compile(r"\[[A-Z0-9][^\]]*\]|\bscalars?\b|\b0-d\b|\bany shape\b|\bsame shape\b|\bshape of\b", re.IGNORECASE)
+SHAPE = re.compile(r"\[[A-Z0-9.][^\]]*\]|\bscalars?\b|\b0-d\b|\bany shape\b|\bsame shape\b|\bshape of\b", re.IGNORECASE)
 DTYPE = re.compile(
     r"\b(float(16|32|64)|bfloat16|bf16|fp32|u?int(8|16|32|64)|bools?|booleans?|integers?|dtypes?|floats?|uint8)\b",
     re.IGNORECASE,

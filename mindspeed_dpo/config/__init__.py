@@ -1,5 +1,5 @@
-"""What a run was asked to do: typed settings, where each came from, and every problem with them.
+"""Configuration of a run: typed settings, the origin of each value, and a list of all problems at once.
 
-`load.load_run` turns a configuration's name into a `RunConfig`; all else follows from its frozen dataclasses. This room
-knows YAML and its history. It knows nothing of torch, devices or processes: everything is checked before they start.
+`load.load_run` turns the name of a configuration into a `RunConfig`, whose frozen dataclasses all other packages read.
+This package parses YAML and validates; it does not import torch and does not touch devices or processes.
 """

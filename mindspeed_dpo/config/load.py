@@ -1,4 +1,4 @@
-"""The door of this room: a configuration's name in, a checked `RunConfig` or the list of its problems out."""
+"""Loading of a configuration: from its name to a validated `RunConfig`, or to the list of its problems."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mindspeed_dpo.config.validation.run import check_run
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """All that can be said about a configuration before it runs.
+    """The result of validation; for a valid configuration `ValidationReport(run, problems=(), notes=(…))`.
 
     Attributes:
-        run: The run, told apart from what lies on the disk; None where problems leave it undecided.
-        problems: What keeps it from running, a sentence each.
-        notes: What the reader should know besides.
+        run: The resolved run, even if files are missing; None if its settings have problems.
+        problems: What prevents the run, one sentence each.
+        notes: Further remarks for the user.
     """
 
     run: RunConfig | None
@@ -41,17 +41,17 @@ def load_run(
     exists: Callable[[str], bool] = os.path.exists,
     now: datetime | None = None,
 ) -> RunConfig:
-    """Compose a configuration and check all of it. Nothing is written, no device is touched.
+    """Compose a configuration and validate all of it. Writes nothing and uses no device.
 
     Args:
         config_name: Name of a YAML file, with or without `.yaml`.
-        overrides: Such as `training.train_iters=10`.
-        config_dir: A folder searched before the shipped configurations.
-        exists: Tells whether a path exists.
-        now: When the run started, for the default `output_dir`; the current time where not given.
+        overrides: Overrides such as `training.train_iters=10`.
+        config_dir: A directory that is searched before the configurations of this repository.
+        exists: Returns whether a path exists.
+        now: Start time of the run, for the default `output_dir`; by default the current time.
 
     Raises:
-        ConfigError: With every problem found.
+        ConfigError: The configuration has problems; the error lists all of them.
     """
     return check(compose(config_name, overrides, config_dir), exists=exists, now=now)
 
@@ -59,22 +59,26 @@ def load_run(
 def check(
     composed: ComposedConfig, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
 ) -> RunConfig:
-    """Check a composed configuration; see `load_run`."""
-    found = validate(composed, exists=exists, now=now)
-    if found.problems or found.run is None:
-        raise ConfigError(found.problems, found.notes)
-    return found.run
+    """Validate a composed configuration and return its run; the arguments are those of `load_run`.
+
+    Raises:
+        ConfigError: The configuration has problems; the error lists all of them.
+    """
+    report = validate(composed, exists=exists, now=now)
+    if report.problems or report.run is None:
+        raise ConfigError(report.problems, report.notes)
+    return report.run
 
 
 def validate(
     composed: ComposedConfig, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
 ) -> ValidationReport:
-    """Say all there is to say about a composed configuration, whether it can run or not."""
-    findings = Issues()
-    sections = SectionReader(composed, findings).read()
-    run = resolve(sections, now or datetime.now(), findings)
-    check_run(run, findings)
-    is_decided = not findings.problems
-    check_paths(run, exists, findings)
-    problems, notes = (tuple(dict.fromkeys(told)) for told in (findings.problems, findings.notes))
-    return ValidationReport(dataclasses.replace(run, notes=notes) if is_decided else None, problems, notes)
+    """Report every problem of a composed configuration and all notes, whether it can run or not."""
+    issues = Issues()
+    sections = SectionReader(composed, issues).read()
+    run = resolve(sections, now or datetime.now(), issues)
+    check_run(run, issues)
+    is_consistent = not issues.problems
+    check_paths(run, exists, issues)
+    problems, notes = (tuple(dict.fromkeys(sentences)) for sentences in (issues.problems, issues.notes))
+    return ValidationReport(dataclasses.replace(run, notes=notes) if is_consistent else None, problems, notes)

@@ -1,7 +1,7 @@
-"""The accelerator: start-up order, the face the rest of the code sees, and operators with plain references.
+"""The accelerator: start-up of a process on its device, device properties, and operators with plain definitions.
 
-`activate` is the first thing a worker process does; torch_npu and MindSpeed are imported nowhere else. The names below
-come when they are asked for, because what only tells a plan, such as `environment`, should not wait for torch.
+`activate` is the first call of a worker process. torch_npu and MindSpeed are imported in this package only. The names
+below are imported on first use, since modules such as `environment` are also used where torch is not needed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Accelerator", "activate", "find_accelerator"]
 
-_HOMES = {"Accelerator": "accelerator", "activate": "activate", "find_accelerator": "accelerator"}
+_MODULES = {"Accelerator": "accelerator", "activate": "activate", "find_accelerator": "accelerator"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"{__name__} has no {name}")
-    found = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    # The import of a module of the same name has put that module here.
-    globals()[name] = found
-    return found
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    # Importing the module `activate` has bound the name to the module.
+    globals()[name] = value
+    return value

@@ -1,6 +1,6 @@
-"""The face of a device: what differs between `cpu`, `cuda` and `npu`, as data and a few calls.
+"""Properties and calls that differ between `cpu`, `cuda` and `npu`.
 
-Finding out which device there is must not initialise it: the driver asks too, and must not take a device.
+Detecting the kind of device does not initialise one, since the driver, which must not occupy a device, does it too.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 KINDS = ("cpu", "cuda", "npu")
 _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
-"""Bytes in the unit in which the system tells how large a process has been."""
+"""Bytes per unit of `ru_maxrss`."""
 
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One kind of device.
+    """A kind of device.
 
     Attributes:
         kind: `cpu`, `cuda` or `npu`; also the torch device type.
-        backend: What `torch.distributed.init_process_group` gets. NPU keeps a gloo side for host tensors.
-        ray_resource: The Ray resource that one process of this kind takes.
-        is_custom_resource: Whether Ray knows the resource by name only (`resources={...}`).
+        backend: Backend for `torch.distributed.init_process_group`; NPU and CUDA use gloo for host tensors.
+        ray_resource: Ray resource of which one process takes one unit.
+        is_custom_resource: Whether it is a custom resource of Ray (`resources={...}`).
     """
 
     kind: str
@@ -37,7 +37,7 @@ class Accelerator:
     is_custom_resource: bool = False
 
     def placed_by(self, ray_resource: str | None) -> Accelerator:
-        """The same kind of device, its processes placed by another Ray resource if one is named."""
+        """Return the same kind of device with another Ray resource, if one is given."""
         return (
             self
             if ray_resource is None
@@ -45,11 +45,11 @@ class Accelerator:
         )
 
     def device(self) -> torch.device:
-        """The device of this process: the current one, after `set_device`."""
+        """Return the current device of this process; call `set_device` first."""
         if self.kind == "cpu":
             return torch.device("cpu")
         current = self._module.current_device()
-        # A module that stands in for a device's own, as in tests, names a device of another type instead of an index.
+        # A substitute module, as in tests, returns a device of another type instead of an index.
         return current if isinstance(current, torch.device) else torch.device(self.kind, current)
 
     @property
@@ -62,18 +62,18 @@ class Accelerator:
             self._module.set_device(local_rank)
 
     def peak_memory_bytes(self) -> int:
-        """Most memory this process has had so far: on its device, or all of it on the CPU. Asks no device to wait."""
+        """Return the peak memory of this process, on its device or in total on the CPU, without synchronising."""
         if self.kind == "cpu":
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _MAXRSS_BYTES
         return int(self._module.max_memory_allocated())
 
     def rng_state(self) -> Tensor:
-        """State of the device's random generator, a uint8 tensor on the host."""
+        """Return the state of the device's random generator: [N] uint8 bytes on the host."""
         getter: Callable[[], Tensor] = torch.get_rng_state if self.kind == "cpu" else self._module.get_rng_state
         return getter()
 
     def set_rng_state(self, state: Tensor) -> None:
-        """Restore what `rng_state` gave."""
+        """Restore the state returned by `rng_state`, [N] uint8 bytes."""
         setter: Callable[[Tensor], None] = torch.set_rng_state if self.kind == "cpu" else self._module.set_rng_state
         setter(state)
 
@@ -86,7 +86,7 @@ _ACCELERATORS = {
 
 
 def find_accelerator(kind: str = "auto") -> Accelerator:
-    """The accelerator of the given kind; `auto` prefers npu, then cuda, then cpu.
+    """Return the accelerator of a kind; `auto` prefers npu, then cuda, then cpu.
 
     Raises:
         ValueError: The kind is unknown.

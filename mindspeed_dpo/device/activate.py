@@ -1,8 +1,7 @@
-"""Start-up of a process on its device, in the one order that works: device first, megatron after.
+"""Start-up of a process on its device, before megatron-core is imported.
 
-What each device needs is in its own module; here is only the order: environment, libraries and their patches, device,
-operators. Process groups, parallel state and random generators follow in `parallel.groups`, with the backend named by
-the accelerator.
+This module fixes the order: environment, libraries and their patches, device, operators. The steps of each device are
+in its own module. Process groups, parallel state and random generators follow in `parallel.groups`.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ def activate(
     megatron_settings: Mapping[str, Any] | None = None,
     timeout_minutes: float = 45,
 ) -> Accelerator:
-    """Bring this process up on its device; call it before the first megatron import.
+    """Activate the device of this process; call it before the first megatron import.
 
     Args:
         kind: `auto`, `cpu`, `cuda` or `npu`.
         local_rank: Index of this process's device among the visible ones.
-        megatron_settings: What MindSpeed's `repatch` is told, on NPU only.
-        timeout_minutes: How long a collective may take.
+        megatron_settings: Settings for MindSpeed's `repatch`, used on NPU only.
+        timeout_minutes: Limit for a collective.
 
     Returns:
         The accelerator, ready for `torch.distributed.init_process_group`.
 
     Raises:
-        RuntimeError: The device's libraries are missing or refuse to load.
+        RuntimeError: The device's libraries are missing or fail to load.
     """
     accelerator = find_accelerator(kind)
     environment.prepare(accelerator.kind, timeout_minutes)
-    library = npu.bring_up(megatron_settings or {}) if accelerator.kind == "npu" else None
+    library = npu.initialize(megatron_settings or {}) if accelerator.kind == "npu" else None
     if accelerator.kind == "cpu":
         cpu.install()
         keep_freed_memory()

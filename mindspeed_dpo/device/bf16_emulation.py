@@ -1,7 +1,7 @@
-"""Products of bfloat16 matrices on processors that have no instruction for them.
+"""bfloat16 matrix products on processors without bfloat16 instructions.
 
-torch then multiplies them in a plain loop, at 1 to 19 GFLOP/s by one core where the same core reaches 80 in float32. To
-make float32 of both operands, multiply, and round once is faster and no less exact: sums are in float32 either way.
+torch computes them in a scalar loop, at 1 to 19 GFLOP/s on a core that reaches 80 in float32. Converting both operands
+to float32 and rounding the result once is faster and equally exact, since sums are formed in float32 either way.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=1)
-def are_wanted() -> bool:
-    """Whether this processor multiplies bfloat16 faster as float32."""
+def is_bf16_emulated() -> bool:
+    """Return whether this processor multiplies bfloat16 faster in float32."""
     has_instruction = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return has_instruction is not None and not has_instruction()
 
 
-def is_wanted_for(operand: Tensor) -> bool:
-    """Whether products of this tensor are faster in float32."""
-    return _is_narrow(operand) and are_wanted()
+def is_faster_in_float32(operand: Tensor) -> bool:
+    """Return whether matrix products with this operand, of any shape and dtype, are faster with float32 values."""
+    return _is_narrow(operand) and is_bf16_emulated()
 
 
-def widened(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """A matrix product that takes bfloat16 operands on the host as float32; its result is bfloat16 as before."""
+def multiply_in_float32(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Wrap a matrix product so that bfloat16 operands on the host are multiplied in float32.
+
+    Operands [M, K] and [K, N] give [M, N] bfloat16 as before; other values are passed through.
+    """
 
     def multiply(left: Tensor, right: Any, *args: Any, **kwargs: Any) -> Tensor:
         if args or kwargs or not (_is_narrow(left) and _is_narrow(right)):

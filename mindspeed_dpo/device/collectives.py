@@ -1,7 +1,7 @@
-"""Collectives on NPU, kept from going wrong in silence.
+"""Guards around collectives on NPU that would fail silently.
 
-MindSpeed replaces `all_reduce` by one that reduces a float64 tensor in a copy and drops the copy, and that knows its
-tensor only by position; HCCL carries no float64 at all. So float64 is refused, and a tensor always goes by position.
+MindSpeed replaces `all_reduce` by a function that reduces a float64 tensor in a copy, discards the copy, and accepts
+its tensor only by position; HCCL does not support float64. The guards reject float64 and pass the tensor by position.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ GUARDED = (
     "all_reduce", "reduce", "broadcast", "all_gather", "all_gather_into_tensor", "reduce_scatter",
     "reduce_scatter_tensor", "all_to_all_single",
 )  # fmt: skip
-"""Not isend and irecv: torch compares those it is given with its own when it sends several messages at once."""
+"""Without isend and irecv, which torch compares by identity in `batch_isend_irecv`."""
 
 
 def guard_collectives() -> None:
-    """Guard torch's collectives in this process, once its last replacement of them is in place."""
+    """Guard torch's collectives in this process; call it after MindSpeed has replaced them."""
     for name in GUARDED:
         collective = getattr(dist, name)
         if not hasattr(collective, "guarded_from"):
@@ -45,13 +45,11 @@ def _guarded(name: str, collective: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _first_argument(name: str) -> str:
-    # MindSpeed's replacement has no names, torch's own has.
+    # From torch's own function, since MindSpeed's replacement has no parameter names.
     return next(iter(inspect.signature(getattr(dist.distributed_c10d, name)).parameters))
 
 
 def _refuse_float64(name: str, value: Any) -> None:
     for tensor in value if isinstance(value, list | tuple) else [value]:
         if torch.is_tensor(tensor) and tensor.dtype == torch.float64:
-            raise TypeError(
-                f"device=npu: torch.distributed.{name} of float64 would be lost or refused; send float32 or integers"
-            )
+            raise TypeError(f"device=npu: torch.distributed.{name} of float64 is unsupported; use float32 or integers")

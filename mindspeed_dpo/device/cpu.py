@@ -1,8 +1,8 @@
-"""megatron-core on the CPU: the few `torch.cuda` entry points it cannot do without, redirected to the host.
+"""megatron-core on the CPU: the `torch.cuda` functions that it needs, redirected to the host.
 
-It is the counterpart of torch_npu's transfer module, but small, listed in one table, and with an inverse for tests.
-Of devices only the literal "cuda" is redirected. Two more entries are for speed: nothing is compiled, and bfloat16 is
-multiplied as float32 where the processor has no instruction for it.
+This is the counterpart of torch_npu's transfer module, limited to one short table and reversible for tests. Of device
+arguments only the literal "cuda" is redirected. Two more entries are for speed: `torch.compile` is disabled, and
+bfloat16 is multiplied in float32 on processors without bfloat16 instructions.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def install() -> None:
     if _saved:
         return
     with torch.device("cpu"):
-        # torch notes which functions make tensors when a device context is first used. It must note the originals:
-        # else `with torch.device("meta")`, with which transformers builds models, would pass over those replaced here.
+        # torch records its factory functions when a device context is first used. It must record the originals, or
+        # `with torch.device("meta")`, with which transformers builds models, would ignore the functions replaced here.
         torch.empty(0)
     for owner, name, make in _redirects():
         original = getattr(owner, name)
@@ -34,14 +34,14 @@ def install() -> None:
 
 
 def remove() -> None:
-    """Undo `install`."""
+    """Undo the redirects of `install`."""
     for (owner, name), original in _saved.items():
         setattr(owner, name, original)
     _saved.clear()
 
 
 def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
-    # Found by removing each in turn: without it megatron-core raises, or dropout is not reproducible (the last two).
+    # Each entry is necessary: without it megatron-core raises, or dropout is not reproducible (the last two).
     yield torch.cuda, "current_device", lambda _: lambda: torch.device("cpu")
     yield torch.cuda, "synchronize", lambda _: lambda *_args: None
     yield torch.cuda, "get_rng_state", lambda _: lambda *_args, **_kwargs: torch.get_rng_state()
@@ -50,14 +50,14 @@ def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
     yield torch, "tensor", _on_host
     yield torch.Tensor, "cuda", lambda _: lambda tensor, *_args, **_kwargs: tensor
     yield torch.Tensor, "type", _type_named_as_cuda
-    # The next for speed alone. megatron-core compiles at import, and to import the compiler is a third of a start.
-    yield torch, "compile", lambda _: _as_written
-    if bf16_emulation.are_wanted():
-        yield torch, "matmul", bf16_emulation.widened
-        yield torch, "bmm", bf16_emulation.widened
-        yield torch.Tensor, "matmul", bf16_emulation.widened
-        yield torch.Tensor, "__matmul__", bf16_emulation.widened
-    # From here on with what is above in place.
+    # For speed: megatron-core compiles functions at import, and importing the compiler takes a third of the start-up.
+    yield torch, "compile", lambda _: _uncompiled
+    if bf16_emulation.is_bf16_emulated():
+        yield torch, "matmul", bf16_emulation.multiply_in_float32
+        yield torch, "bmm", bf16_emulation.multiply_in_float32
+        yield torch.Tensor, "matmul", bf16_emulation.multiply_in_float32
+        yield torch.Tensor, "__matmul__", bf16_emulation.multiply_in_float32
+    # This import needs the redirects above.
     random = importlib.import_module("megatron.core.tensor_parallel.random")
     yield random, "_get_cuda_rng_state", lambda _: _get_rng_state
     yield random, "_set_cuda_rng_state", lambda _: _set_rng_state
@@ -72,8 +72,8 @@ def _on_host(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor
     return create
 
 
-def _as_written(function: Any = None, **_kwargs: Any) -> Any:
-    return _as_written if function is None else function
+def _uncompiled(function: Any = None, **_kwargs: Any) -> Any:
+    return _uncompiled if function is None else function
 
 
 def _type_named_as_cuda(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,6 +1,7 @@
-"""The same bits every time, as far as a device's libraries can: on NPU what MindSpeed's own switch would do.
+"""Deterministic kernels and reductions, as far as the device's libraries support them.
 
-MindSpeed's `npu_deterministic` needs a part of Megatron that is not installed here. Unverified on a device.
+On NPU this sets what MindSpeed's `npu_deterministic` sets, which itself needs a part of Megatron that is not a
+dependency. Unverified on a device.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ import os
 
 import torch
 
-from mindspeed_dpo.device.environment import REPEATABLE
+from mindspeed_dpo.device.environment import DETERMINISTIC
 
 ENVIRONMENT = {
-    kind: {one.name: one.value for one in REPEATABLE if one.value is not None and kind in one.kinds}
+    kind: {one.name: one.value for one in DETERMINISTIC if one.value is not None and kind in one.kinds}
     for kind in ("cpu", "cuda", "npu")
 }
 
 
 def make_deterministic(kind: str) -> None:
-    """Ask for repeatable kernels and reductions; call it before the device is used. A user's own values win.
+    """Enable deterministic kernels and reductions; call it before the device is used.
 
-    An operator without a repeatable form warns: that should not stop a run.
+    Variables that the user has set are kept. An operator without a deterministic form only warns.
     """
     for name, value in ENVIRONMENT[kind].items():
         os.environ.setdefault(name, value)

@@ -1,7 +1,7 @@
-"""Environment variables of a process by device: what is set where nothing else is, what is left to the user, and why.
+"""Environment variables by device: the defaults that a run sets, those left to the user, and the reasons.
 
-The one table of them. A user's own value always wins. Nothing here imports torch, so that a plan can tell it at once.
-Values for Ascend are those of the vendor's documents and public scripts; none has been tried on a device.
+A value set by the user always takes precedence. The module imports no torch, so that the dry run can list the table.
+Values for Ascend are from the vendor's documents and public scripts and unverified on a device.
 """
 
 from __future__ import annotations
@@ -12,27 +12,27 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 ASCEND_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
-RAY_SHOWS_ALL = {
+RAY_KEEPS_VISIBLE = {
     "NPU": "RAY_EXPERIMENTAL_NOSET_ASCEND_RT_VISIBLE_DEVICES",
     "GPU": "RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES",
 }
-"""Ray resource to the variable that lets every process see all devices of its node."""
+"""Ray resource -> variable that makes every process see all devices of its node."""
 
 
 class EnvironmentProblem(RuntimeError):
-    """An environment variable that the user set cannot work; the message says what can."""
+    """A variable set by the user has an unusable value; the message says what is valid."""
 
 
 @dataclass(frozen=True)
-class Variable:
-    """One variable.
+class EnvironmentVariable:
+    """An environment variable and its default.
 
     Attributes:
-        name: Of the variable.
-        value: What it is set to where it is unset; None leaves it unset.
-        reason: Why, or what it is for.
-        kinds: Devices that it concerns.
-        unless: Other variables that take its place.
+        name: Name of the variable.
+        value: Default value; None leaves it unset.
+        reason: Reason for the default, or the purpose of the variable.
+        kinds: Kinds of device that it applies to.
+        unless: Other variables that replace it if they are set.
     """
 
     name: str
@@ -43,113 +43,115 @@ class Variable:
 
 
 ALWAYS = (
-    Variable(
+    EnvironmentVariable(
         "TORCH_DEVICE_BACKEND_AUTOLOAD",
         "0",
-        "torch must not load torch_npu by itself: without CANN that stops even what needs no device",
+        "prevents torch from loading torch_npu by itself, which fails without CANN even where no device is needed",
         ("cpu", "cuda", "npu"),
     ),
-    Variable(
+    EnvironmentVariable(
         "CUDA_DEVICE_MAX_CONNECTIONS",
         "1",
-        "megatron-core expects communication to be queued in the order it is asked for",
+        "megatron-core requires communication to be queued in program order",
         ("cpu", "cuda", "npu"),
     ),
-    Variable(
+    EnvironmentVariable(
         "PYTORCH_NPU_ALLOC_CONF",
         "expandable_segments:True",
-        "rows of changing lengths would split memory into pieces; rules out max_split_size_mb",
+        "avoids fragmentation by rows of varying length; excludes max_split_size_mb",
         unless=("PYTORCH_ALLOC_CONF",),
     ),
-    Variable(
+    EnvironmentVariable(
         "TASK_QUEUE_ENABLE",
         "2",
-        "operators are queued by a thread of their own; 1 needs less memory at its peak",
+        "operators are queued by a separate thread; 1 has a lower memory peak",
         unless=("ASCEND_LAUNCH_BLOCKING",),
     ),
-    Variable(
+    EnvironmentVariable(
         "HCCL_CONNECT_TIMEOUT",
         "1800",
-        "seconds until all processes have met: loading weights takes some longer than the default of 120; 7200 at most",
+        "seconds until all processes have connected; loading weights may exceed the default of 120; at most 7200",
     ),
 )
 LEFT_TO_THE_USER = (
-    Variable(
+    EnvironmentVariable(
         ASCEND_DEVICES,
         None,
-        "devices to use, ascending and without blanks, such as 0,1,2; Ray sets it for each process",
+        "devices to use, ascending and without blanks, such as 0,1,2; set by Ray for each process",
     ),
-    Variable(
-        RAY_SHOWS_ALL["NPU"],
+    EnvironmentVariable(
+        RAY_KEEPS_VISIBLE["NPU"],
         None,
-        "1 lets a process see all devices of its node; it then takes the one that Ray names",
+        "1 makes all devices of the node visible; a process then uses the one that Ray assigns",
     ),
-    Variable("HCCL_SOCKET_IFNAME", None, "network interface between nodes, where the first one found is not it"),
-    Variable("HCCL_IF_BASE_PORT", None, "first of 16 ports per process, 60000 where unset; 1024 to 65520"),
-    Variable(
+    EnvironmentVariable("HCCL_SOCKET_IFNAME", None, "network interface between nodes, if it is not the first one"),
+    EnvironmentVariable("HCCL_IF_BASE_PORT", None, "first of 16 ports per process, 1024 to 65520; 60000 if unset"),
+    EnvironmentVariable(
         "HCCL_HOST_SOCKET_PORT_RANGE",
         None,
-        "auto, or ranges apart, where processes share a card; in one run none do",
+        "auto or disjoint ranges if processes share a card, which those of one run never do",
     ),
-    Variable(
+    EnvironmentVariable(
         "HCCL_NPU_SOCKET_PORT_RANGE",
         None,
-        "auto, or ranges apart, where processes share a card; in one run none do",
+        "auto or disjoint ranges if processes share a card, which those of one run never do",
     ),
-    Variable(
-        "HCCL_BUFFSIZE", None, "MB of each half of a communicator's buffer, 200 where unset; less for small models"
+    EnvironmentVariable(
+        "HCCL_BUFFSIZE", None, "MB of each half of a communicator's buffer, 200 if unset; less for small models"
     ),
 )
-REPEATABLE = (
-    Variable("HCCL_DETERMINISTIC", "true", "use_deter_comp: reductions in one order"),
-    Variable("CLOSE_MATMUL_K_SHIFT", "1", "use_deter_comp: matrix products in one order"),
-    Variable("ATB_MATMUL_SHUFFLE_K_ENABLE", "0", "use_deter_comp: matrix products in one order"),
-    Variable("LCCL_DETERMINISTIC", "1", "use_deter_comp: reductions within a node in one order"),
-    Variable("CUBLAS_WORKSPACE_CONFIG", ":4096:8", "use_deter_comp: matrix products in one order", ("cuda",)),
+DETERMINISTIC = (
+    EnvironmentVariable("HCCL_DETERMINISTIC", "true", "use_deter_comp: reductions in one order"),
+    EnvironmentVariable("CLOSE_MATMUL_K_SHIFT", "1", "use_deter_comp: matrix products in one order"),
+    EnvironmentVariable("ATB_MATMUL_SHUFFLE_K_ENABLE", "0", "use_deter_comp: matrix products in one order"),
+    EnvironmentVariable("LCCL_DETERMINISTIC", "1", "use_deter_comp: reductions within a node in one order"),
+    EnvironmentVariable(
+        "CUBLAS_WORKSPACE_CONFIG", ":4096:8", "use_deter_comp: matrix products in one order", ("cuda",)
+    ),
 )
 
 
 def likely_kind(device: str) -> str:
-    """What `device` means, as far as can be told without torch: `auto` without torch_npu counts as `cpu`."""
+    """Return the kind of device that `device` selects, without importing torch; `auto` without torch_npu is `cpu`."""
     if device != "auto":
         return device
     return "npu" if importlib.util.find_spec("torch_npu") is not None else "cpu"
 
 
-def variables(kind: str, timeout_minutes: float, *, repeatable: bool = False) -> list[Variable]:
-    """The variables that concern a device.
+def variables(kind: str, timeout_minutes: float, *, deterministic: bool = False) -> list[EnvironmentVariable]:
+    """List the variables that apply to a kind of device.
 
     Args:
         kind: `cpu`, `cuda` or `npu`.
-        timeout_minutes: How long a collective may take, `distributed_timeout_minutes`.
-        repeatable: Whether the same bits are asked for, `use_deter_comp`.
+        timeout_minutes: Limit for a collective, `distributed_timeout_minutes`.
+        deterministic: Whether results must be reproducible, `use_deter_comp`.
     """
-    patience = Variable(
+    timeout = EnvironmentVariable(
         "HCCL_EXEC_TIMEOUT",
         str(round(timeout_minutes * 60)),
-        "seconds that a collective may take: distributed_timeout_minutes",
+        "limit for a collective in seconds, from distributed_timeout_minutes",
     )
-    every = (*ALWAYS, patience, *(REPEATABLE if repeatable else ()), *LEFT_TO_THE_USER)
+    every = (*ALWAYS, timeout, *(DETERMINISTIC if deterministic else ()), *LEFT_TO_THE_USER)
     return [variable for variable in every if kind in variable.kinds]
 
 
-def prepare(kind: str, timeout_minutes: float = 45, *, repeatable: bool = False) -> None:
-    """Set what is unset in this process; call it before torch_npu is imported.
+def prepare(kind: str, timeout_minutes: float = 45, *, deterministic: bool = False) -> None:
+    """Set the defaults of unset variables in this process; call it before torch_npu is imported.
 
     Raises:
-        EnvironmentProblem: What the user set cannot work.
+        EnvironmentProblem: A value set by the user is unusable.
     """
     check_visible_devices(os.environ if kind == "npu" else {})
-    for variable in variables(kind, timeout_minutes, repeatable=repeatable):
+    for variable in variables(kind, timeout_minutes, deterministic=deterministic):
         if variable.value is not None and not any(name in os.environ for name in variable.unless):
             os.environ.setdefault(variable.name, variable.value)
 
 
 def check_visible_devices(environment: Mapping[str, str]) -> None:
-    """See that the runtime will read the whole list of devices: it stops at a blank, and wants them ascending.
+    """Check the list of visible devices, which the Ascend runtime reads up to a blank and expects to ascend.
 
     Raises:
-        EnvironmentProblem: It will not.
+        EnvironmentProblem: The runtime would ignore a part of the list.
     """
     listed = environment.get(ASCEND_DEVICES)
     if not listed:
@@ -158,29 +160,29 @@ def check_visible_devices(environment: Mapping[str, str]) -> None:
     plain = all(device.isascii() and device.isdigit() for device in devices)
     if not plain or [int(d) for d in devices] != sorted({int(d) for d in devices}):
         raise EnvironmentProblem(
-            f"{ASCEND_DEVICES}={listed!r} is not read as a whole by the Ascend runtime; list the devices ascending, "
-            "each once, with commas and no blanks, such as 0,1,2,3"
+            f"{ASCEND_DEVICES}={listed!r} would not be read completely by the Ascend runtime; list each device once, "
+            "ascending, separated by commas without blanks, such as 0,1,2,3"
         )
 
 
 def environment_rows(
-    kind: str, timeout_minutes: float, environment: Mapping[str, str], *, repeatable: bool = False
+    kind: str, timeout_minutes: float, environment: Mapping[str, str], *, deterministic: bool = False
 ) -> Iterator[tuple[str, str, str, str]]:
-    """For people: name, value, whose value it is, and the reason.
+    """Yield name, value, origin of the value and reason of each variable, for display.
 
     Args:
-        kind: As `variables`.
-        timeout_minutes: As `variables`.
-        environment: What is set, on this machine; other nodes may have values of their own.
-        repeatable: As `variables`.
+        kind: Kind of device, as for `variables`.
+        timeout_minutes: Limit for a collective, as for `variables`.
+        environment: The environment of this machine; other nodes may differ.
+        deterministic: Whether results must be reproducible, as for `variables`.
     """
-    for variable in variables(kind, timeout_minutes, repeatable=repeatable):
+    for variable in variables(kind, timeout_minutes, deterministic=deterministic):
         taken = next((name for name in variable.unless if name in environment), None)
         if variable.name in environment:
             owner = "set by the run" if environment[variable.name] == variable.value else "yours"
             yield variable.name, environment[variable.name], owner, variable.reason
         elif taken is not None:
-            yield variable.name, "unset", f"your {taken} counts", variable.reason
+            yield variable.name, "unset", f"replaced by your {taken}", variable.reason
         else:
             owner = "set by the run" if variable.value is not None else "left to you"
             yield variable.name, variable.value or "unset", owner, variable.reason

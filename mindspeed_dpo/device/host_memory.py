@@ -1,7 +1,7 @@
-"""How the C library keeps memory of a process that computes on the host.
+"""Memory allocation of a process that computes on the host.
 
-glibc maps every block of more than 128 KiB (later up to 32 MiB) from the kernel anew and gives it back when it is
-freed. Activations and logits are such blocks, again and again, and each time the kernel fills their pages with zeros.
+glibc maps each block above 128 KiB (later up to 32 MiB) from the kernel and unmaps it when it is freed. Activations and
+logits are such blocks, so the kernel would zero their pages again and again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ import ctypes
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 _NEVER = -1
 
-ALIKE = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
-"""The same as variables, for a process that cannot be told from within."""
+EQUIVALENT_VARIABLES = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+"""The same settings as environment variables, for a process started by another program."""
 
 
 def keep_freed_memory() -> bool:
-    """Let this process use freed memory again instead of giving it back; whether the C library could be told so.
+    """Make this process reuse freed memory instead of returning it to the system.
 
-    Its memory then stays at its peak. A user's own `MALLOC_` variables count for what was allocated before the call.
+    Its memory then stays at its peak. `MALLOC_` variables of the user apply to allocations before the call.
+
+    Returns:
+        Whether the C library supports it.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -19,7 +19,7 @@ from mindspeed_dpo.device.collectives import guard_collectives
 
 logger = logging.getLogger(__name__)
 
-# Always on: without flash attention MindSpeed builds a dense mask, the other keys are read by its validation.
+# Without flash attention MindSpeed builds a dense mask; its validation reads the other keys.
 BASE_SETTINGS: dict[str, Any] = {
     "use_flash_attn": True,
     "use_fused_rmsnorm": True,
@@ -29,10 +29,10 @@ BASE_SETTINGS: dict[str, Any] = {
     "position_embedding_type": "rope",
 }
 NUMPY_BELOW = 2
-"""MindSpeed's requirements ask for numpy 1.26 at most."""
+"""MindSpeed requires numpy 1.26."""
 
 
-def bring_up(settings: Mapping[str, Any]) -> Any:
+def initialize(settings: Mapping[str, Any]) -> Any:
     """Import torch_npu and MindSpeed and apply MindSpeed's patches for the given settings.
 
     Returns:
@@ -47,7 +47,7 @@ def bring_up(settings: Mapping[str, Any]) -> Any:
         "torch_npu",
         "install the torch_npu wheel that matches torch, and source CANN's set_env.sh before the start (of Ray too)",
     )
-    with _argv_and_logging_kept():
+    with _preserved_argv_and_logging():
         adaptor = _import("mindspeed.megatron_adaptor", "install MindSpeed, branch core_r0.16.0, with --no-deps")
         adaptor.repatch({**BASE_SETTINGS, **settings})
     guard_collectives()
@@ -74,7 +74,7 @@ def _import(name: str, remedy: str) -> Any:
 
 
 @contextmanager
-def _argv_and_logging_kept() -> Iterator[None]:
+def _preserved_argv_and_logging() -> Iterator[None]:
     root = logging.getLogger()
     argv, level, handlers, filters = sys.argv, root.level, root.handlers[:], warnings.filters[:]
     sys.argv = argv[:1]

@@ -1,7 +1,7 @@
-"""Whether operators that no one has shown to us on a device are right: small cases are compared with definitions.
+"""Probes of device operators that are unverified: small cases are compared with the plain definitions.
 
-One is attention where queries are fewer than keys, which shared prompts need: the vendor documents such lengths, but no
-backward pass. The other is the fused log-probability head. Whoever gets a reason back does without.
+One is attention with fewer queries than keys, which shared prompts need; the vendor documents such lengths but no
+backward pass. The other is the fused log-probability head. If a probe fails, the caller uses the alternative.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from mindspeed_dpo.device.ops.attention import plain_segment_attention, segment_
 from mindspeed_dpo.device.ops.kernels import kernels_for
 from mindspeed_dpo.device.ops.label_logps import label_logps, plain_label_logps
 
-# A prompt and two responses that see it, a prompt of one token and a response, and padding.
+# A prompt and two responses that share it, a prompt of one token with one response, and padding.
 QUERIES, KEYS = (6, 5, 3, 1, 4, 2), (6, 11, 9, 1, 5, 2)
 TOLERANCE = 3e-2
-"""Of the largest value: far above the rounding of bfloat16, far below a key too many or too few."""
+"""Relative to the largest value: well above bfloat16 rounding, well below the effect of one key more or less."""
 HEAD_ROWS, SHARE_ROWS = 43, 259
-"""Rows that are scored, and tokens of the share: neither fills a block or the bytes of a bit mask."""
+"""Scored rows and size of the vocabulary shard; neither is a multiple of a block or of 8 bits."""
 
 
 def prefix_problem(
     device: torch.device, dtype: torch.dtype, *, heads: int, groups: int, width: int, window: int | None = None
 ) -> str | None:
-    """Why prefixes do not work on the device; None where they do, or where the plain form serves.
+    """Describe why attention with prefixes fails on the device; None if it works or the plain form is used.
 
     Args:
-        device: Of this process.
-        dtype: Of activations.
+        device: Device of this process.
+        dtype: dtype of activations.
         heads: Query heads of this rank.
         groups: Key heads of this rank.
-        width: Of a head.
-        window: As `segment_attention`.
+        width: Head dimension.
+        window: Sliding window, as for `segment_attention`.
     """
     draw = torch.Generator().manual_seed(0)
     shapes = ((sum(QUERIES), heads, width), (sum(KEYS), groups, width), (sum(KEYS), groups, width))
@@ -51,18 +51,18 @@ def prefix_problem(
 
 
 def head_problem(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
-    """Why the fused head does not work on the device; None where it does.
+    """Describe why the fused head fails on the device; None if it works.
 
-    Labels are the first and the last token of the share, some between, and some of other shares.
+    Labels include the first and the last token of the vocabulary shard and tokens of other shards.
 
     Args:
-        device: Of this process.
-        dtype: Of activations, one that the operators take.
-        width: Of the model.
+        device: Device of this process.
+        dtype: dtype of activations, one that the operators support.
+        width: Hidden size of the model.
     """
     draw = torch.Generator().manual_seed(0)
     hidden, weight = (torch.randn(rows, width, generator=draw) for rows in (HEAD_ROWS, SHARE_ROWS))
-    # Logits a few nats apart, as those of a model.
+    # Logits that differ by a few nats, like those of a model.
     inputs = [hidden.to(device, dtype), (3 * width**-0.5 * weight).to(device, dtype)]
     labels = torch.randint(-1, SHARE_ROWS, (HEAD_ROWS,), generator=draw)
     labels[:4] = torch.tensor([-1, 0, SHARE_ROWS - 1, -1])
@@ -93,7 +93,7 @@ def _attention(
 
 
 def _gradients(operator: Callable[..., Tensor], inputs: list[Tensor], upstream: Tensor) -> tuple[Tensor, ...]:
-    """The result, and the gradient of each input."""
+    """Return the result and the gradient of each input."""
     leaves = [one.detach().requires_grad_() for one in inputs]
     out = operator(*leaves)
     return (out.detach(), *torch.autograd.grad(out, leaves, upstream))

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from mindspeed_dpo.doctor.checks import examine
 from mindspeed_dpo.doctor.findings import FIX, Finding
-from mindspeed_dpo.doctor.machine import Machine, ThisMachine
+from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.report import as_json, group_text, summary
 from mindspeed_dpo.doctor.request import KINDS, Request, find_kind, of_configuration
 
@@ -23,7 +23,7 @@ TIMEOUT_S = 120.0
 def main(arguments: Sequence[str] | None = None, machine: Machine | None = None) -> int:
     """Run the command line and return its exit code."""
     options = _parser().parse_intermixed_args(arguments)
-    machine = machine or ThisMachine(options.timeout)
+    machine = machine or Machine(options.timeout)
     request = _request(options, machine)
     groups: dict[str, list[Finding]] = {}
     if not options.json:

@@ -1,4 +1,4 @@
-"""The machine as the checks ask it: variables, files, programs, ports. Tests answer in its place."""
+"""Access to the machine for the checks: variables, files, programs, ports. Tests substitute it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mindspeed_dpo.doctor.processes import Ran, probe_command, run
 
@@ -24,59 +24,8 @@ class ProbeFailed(RuntimeError):
     """A process that should try something did not come to an answer; the text says why in one line."""
 
 
-class Machine(Protocol):
-    """What a check may ask."""
-
-    @property
-    def env(self) -> Mapping[str, str]:
-        """Environment variables."""
-
-    def python(self) -> str:
-        """Version of the Python that runs."""
-
-    def version(self, package: str) -> str | None:
-        """Version of an installed distribution, None where there is none."""
-
-    def package_folder(self, package: str) -> str | None:
-        """Where a package would be imported from; nothing is imported."""
-
-    def read(self, path: str) -> str | None:
-        """Content of a text file, None where it cannot be read."""
-
-    def find(self, pattern: str) -> list[str]:
-        """Paths that match, sorted."""
-
-    def may_use(self, path: str) -> bool:
-        """Whether this user may read and write it."""
-
-    def program(self, name: str) -> str | None:
-        """Path of a program on PATH."""
-
-    def run(self, command: Sequence[str]) -> Ran:
-        """What a command said, or that it did not end in time."""
-
-    def probe(self, name: str, **question: Any) -> Any:
-        """What a module of `probes` answers, in a process of its own.
-
-        Raises:
-            ProbeFailed: It died or did not answer in time.
-        """
-
-    def interfaces(self) -> list[str]:
-        """Names of the network interfaces."""
-
-    def is_own_address(self, address: str) -> bool:
-        """Whether an address is one of this machine."""
-
-    def taken_ports(self, ports: Sequence[int]) -> list[int]:
-        """Those of the TCP ports on which nothing can listen now."""
-
-    def open_files(self) -> int:
-        """How many files a process may have open; -1 is any number."""
-
-
 @dataclass
-class ThisMachine:
+class Machine:
     """The machine this process runs on."""
 
     timeout_s: float
@@ -86,22 +35,22 @@ class ThisMachine:
 
     @property
     def env(self) -> Mapping[str, str]:
-        """See `Machine`."""
+        """Environment variables of this process."""
         return os.environ
 
     def python(self) -> str:
-        """See `Machine`."""
+        """Return the version of the running Python."""
         return platform.python_version()
 
     def version(self, package: str) -> str | None:
-        """See `Machine`."""
+        """Return the version of an installed distribution; None if it is not installed."""
         try:
             return importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             return None
 
     def package_folder(self, package: str) -> str | None:
-        """See `Machine`."""
+        """Return the folder that a package would be imported from, without importing it."""
         try:
             spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):
@@ -110,30 +59,34 @@ class ThisMachine:
         return places[0] if places else None
 
     def read(self, path: str) -> str | None:
-        """See `Machine`."""
+        """Return the content of a text file; None if it cannot be read."""
         try:
             return Path(path).read_text(encoding="utf-8", errors="replace")
         except OSError:
             return None
 
     def find(self, pattern: str) -> list[str]:
-        """See `Machine`."""
+        """List the paths that match a pattern, sorted."""
         return sorted(glob.glob(pattern))
 
     def may_use(self, path: str) -> bool:
-        """See `Machine`."""
+        """Return whether this user may read and write a path."""
         return os.access(path, os.R_OK | os.W_OK)
 
     def program(self, name: str) -> str | None:
-        """See `Machine`."""
+        """Return the path of a program on PATH; None if there is none."""
         return shutil.which(name)
 
     def run(self, command: Sequence[str]) -> Ran:
-        """See `Machine`."""
+        """Run a command and return its output, or that it timed out."""
         return run(command, self.timeout_s)
 
     def probe(self, name: str, **question: Any) -> Any:
-        """See `Machine`. A question is asked once."""
+        """Run a module of `probes` in a process of its own and return its result, which is cached per question.
+
+        Raises:
+            ProbeFailed: It crashed or timed out.
+        """
         key = json.dumps([name, question], sort_keys=True)
         if key not in self._answers:
             self._answers[key] = self.run(probe_command(name, question))
@@ -143,11 +96,11 @@ class ThisMachine:
         return ran.answer
 
     def interfaces(self) -> list[str]:
-        """See `Machine`."""
+        """List the names of the network interfaces."""
         return sorted(name for _, name in socket.if_nameindex())
 
     def is_own_address(self, address: str) -> bool:
-        """See `Machine`."""
+        """Return whether an address belongs to this machine."""
         try:
             family, kind, protocol, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind, protocol) as listener:
@@ -157,11 +110,11 @@ class ThisMachine:
         return True
 
     def taken_ports(self, ports: Sequence[int]) -> list[int]:
-        """See `Machine`."""
+        """List those of the TCP ports that cannot be bound."""
         return [port for port in ports if _is_taken(port)]
 
     def open_files(self) -> int:
-        """See `Machine`."""
+        """Return the maximum number of open files per process; -1 for no limit."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return -1 if soft == resource.RLIM_INFINITY else soft
 

@@ -1,4 +1,4 @@
-"""The modules of our layer spec: norm, gate, and attention over segments. Each is a thin call of a device operator."""
+"""The modules of the layer spec: norm, activation, and attention over segments, each a call of a device operator."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mindspeed_dpo.parallel.context import ContextGroup
 class RMSNorm(nn.Module):
     """Root-mean-square norm with a weight [h].
 
-    Under sequence parallelism each rank normalises its own rows, so the weight's gradient is summed over the tensor
-    ranks; megatron-core does that for weights that carry the `sequence_parallel` mark.
+    With sequence parallelism each rank normalises its own rows, so the weight's gradient is summed over the
+    tensor-parallel ranks; megatron-core does that for parameters with the attribute `sequence_parallel`.
     """
 
     def __init__(self, config: Any, hidden_size: int, eps: float, **_: Any) -> None:
@@ -30,30 +30,30 @@ class RMSNorm(nn.Module):
         self.epsilon = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise [..., h] over the last dim."""
+        """Normalise activations [..., h] of any float dtype over the last dim."""
         return ops.rms_norm(x, self.weight, self.epsilon)
 
 
 class SwiGLU(MegatronModule):
-    """Gated SiLU between the two MLP projections; the input holds the gate half, then the up half."""
+    """Gated SiLU between the two MLP projections; the input is the gate half followed by the up half."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Gate [..., 2f] to [..., f]."""
+        """Map activations [T, 1, 2f] of any float dtype to [T, 1, f]."""
         return ops.swiglu(x)
 
 
 @dataclass
 class SegmentParams(PackedSeqParams):
-    """What attention needs of a packed row, carried through megatron-core to every layer.
+    """The arguments of attention for a packed row, passed through megatron-core to every layer.
 
-    It travels in a closure under recompute, so plain Python lists are fine in it. The format name keeps megatron-core
-    off its own packed path, which copies lengths to the host in every layer.
+    Recomputation captures it in a closure, so it may hold Python lists. The format "sbhd" keeps megatron-core off its
+    own path for packed sequences, which copies lengths to the host in every layer.
 
     Attributes:
-        batch: The packed row.
-        cos: [T / c, d] float32, of the position of each row that this rank computes, one of c context-parallel ranks.
-        sin: [T / c, d] float32.
-        context: The ranks that share the row; None where there is one.
+        batch: The packed row of T tokens.
+        cos: [T / c, d] float32 cosines for the positions that this rank computes, as one of c context-parallel ranks.
+        sin: [T / c, d] float32 sines for the same positions.
+        context: The context-parallel group, or None for a single rank.
     """
 
     batch: PackedBatch = None  # type: ignore[assignment]
@@ -62,8 +62,17 @@ class SegmentParams(PackedSeqParams):
     context: ContextGroup | None = None
 
     @classmethod
-    def of(cls, batch: PackedBatch, cos: Tensor, sin: Tensor, context: ContextGroup | None = None) -> SegmentParams:
-        """The parameters of one micro-batch."""
+    def from_batch(
+        cls, batch: PackedBatch, cos: Tensor, sin: Tensor, context: ContextGroup | None = None
+    ) -> SegmentParams:
+        """Build the arguments for one micro-batch.
+
+        Args:
+            batch: The packed row.
+            cos: [T / c, d] float32 cosines of the rotary embedding.
+            sin: [T / c, d] float32 sines of the rotary embedding.
+            context: The context-parallel group, or None for a single rank.
+        """
         return cls(
             qkv_format="sbhd",
             max_seqlen_q=max(batch.query_lengths),
@@ -76,9 +85,10 @@ class SegmentParams(PackedSeqParams):
 
 
 class SegmentAttention(nn.Module):
-    """Core attention: rotate, gather the keys of shared prefixes, attend within segments.
+    """Core attention: apply rotary embeddings, gather the keys of shared prefixes, attend within segments.
 
-    A context-parallel rank has its rows of all heads; it attends with all rows of some heads, and gets its rows back.
+    A context-parallel rank exchanges its own rows of all heads for all rows of its own heads before attention, and back
+    afterwards.
     """
 
     def __init__(self, config: Any, layer_number: int, softmax_scale: float | None = None, **_: Any) -> None:
@@ -96,17 +106,18 @@ class SegmentAttention(nn.Module):
         packed_seq_params: SegmentParams,
         **_: Any,
     ) -> Tensor:
-        """Attend.
+        """Compute the attention output of a packed row.
 
         Args:
-            query: [T / c, 1, heads, d] of this tensor rank, before rotation.
+            query: [T / c, 1, heads, d] activations of this tensor-parallel rank in any float dtype, without rotary
+                embedding.
             key: [T / c, 1, groups, d].
             value: [T / c, 1, groups, d].
-            attention_mask: Unused; the segments say what is visible.
-            packed_seq_params: The segments and the angles.
+            attention_mask: Unused; the segments define which keys are visible.
+            packed_seq_params: The segments, cosines and sines.
 
         Returns:
-            [T / c, 1, heads * d].
+            [T / c, 1, heads * d] in the same dtype.
         """
         batch, context = packed_seq_params.batch, packed_seq_params.context
         cos, sin = packed_seq_params.cos, packed_seq_params.sin

@@ -1,4 +1,4 @@
-"""The language model that scores responses: a decoder with the log-probability head on its last stage."""
+"""The language model as policy or reference: a decoder with the log-probability head on its last stage."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
 class PolicyModel(DecoderStage):
-    """One stage of the model.
+    """One pipeline stage, or virtual stage, of a language model.
 
     Attributes:
-        fused_head: Whether the device's operator scores where no statistics are asked; for whoever has tried it to set.
+        fused_head: Whether the head uses the device's fused operator where no statistics are requested. Off by default;
+            set it after the operator has been probed.
     """
 
     def __init__(self, model: ModelConfig, execution: Execution, statistics: bool = False, *, chunk: int = 0) -> None:
-        """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
+        """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
 
         Args:
             model: The architecture.
-            execution: How it runs.
+            execution: Parallelism, dtype and recomputation.
             statistics: Whether the head also returns token statistics.
-            chunk: Which of this rank's virtual stages.
+            chunk: Index of the virtual stage on this rank.
         """
         super().__init__(model, execution, chunk=chunk)
         self.share_embeddings_and_output_weights = not model.untie_embeddings_and_output_weights
@@ -52,15 +53,15 @@ class PolicyModel(DecoderStage):
         )
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Score the responses of a packed row.
+        """Compute the log-probability of each response token of a packed row.
 
         Args:
-            batch: One micro-batch; its length is a multiple of the context-parallel size, and of the tensor-parallel
-                size times that under sequence parallelism.
+            batch: One micro-batch; its length is a multiple of the context-parallel size, and with sequence parallelism
+                also of that times the tensor-parallel size.
 
         Returns:
-            On the last stage [R, 1 or 5] float32 (columns of `models.head`), alike on all context-parallel ranks;
-            elsewhere hidden states [T / cp(/tp), 1, h].
+            On the last stage [R, 1 or 5] float32 (columns of `models.head`), equal on all context-parallel ranks; on
+            other stages hidden states [T / cp(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:
@@ -71,15 +72,18 @@ class PolicyModel(DecoderStage):
         return self.context.join(self._columns(hidden, part.score_rows, part.labels), part, len(batch.labels))
 
     def _columns(self, hidden: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-        """What the head says of labels [r], predicted by some rows of hidden: [r, 1 or 5]."""
+        """Apply the head to `rows` [r] of the hidden states and labels [r]; returns [r, 1 or 5]."""
         rows = hidden.index_select(0, rows)
         return self.output_layer(rows, labels, self.shard, self._tied_weight(), self.statistics, fused=self.fused_head)
 
     def logits(self, batch: PackedBatch) -> Tensor:
-        """This rank's share of the logits [T / cp, V / tp], padded vocabulary cut; last stage, no gradient."""
+        """Compute this rank's shard of the logits, [T / cp, V / tp] without padding; last stage only, without gradient.
+
+        The dtype is that of the weights.
+        """
         with torch.no_grad():
             rows = self._gather(self._decode(batch))
-            return self.output_layer.logits(rows, self._tied_weight())[:, : self.shard.real]
+            return self.output_layer.logits(rows, self._tied_weight())[:, : self.shard.num_real]
 
     def _tied_weight(self) -> Tensor | None:
         return self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None

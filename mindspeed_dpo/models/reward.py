@@ -1,4 +1,4 @@
-"""The reward model: a decoder with one linear score on its last stage, read at the last token of each response."""
+"""The reward model: a decoder with a scalar score head on its last stage, read at the last token of each response."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
 
 
 class ScoreHead(nn.Module):
-    """hidden . weight + bias, in float32 whatever the model's type: scores that lie close must not round to a tie.
+    """The score hidden . weight + bias, in float32 for any model dtype, so that close scores do not round to a tie.
 
-    The weight [1, h / tp] is split along its input, as MindSpeed-LLM stores it; the bias [1] is whole on every rank.
+    The weight [1, h / tp] is split along its input, as MindSpeed-LLM stores it; the bias [1] is replicated.
     """
 
     def __init__(self, model: ModelConfig, execution: Execution) -> None:
@@ -29,36 +29,36 @@ class ScoreHead(nn.Module):
         self.weight = nn.Parameter(torch.empty(1, share, dtype=torch.float32, device=device))
         self.bias = nn.Parameter(torch.zeros(1, dtype=torch.float32, device=device))
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
-        if execution.initialise:
+        if execution.random_init:
             nn.init.normal_(self.weight, std=model.init_method_std)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Score rows.
+        """Compute the score of each row.
 
         Args:
-            hidden: [N, h], equal on all tensor ranks.
+            hidden: [N, h] hidden states in any float dtype, equal on all tensor-parallel ranks.
 
         Returns:
-            [N] float32, equal on all tensor ranks.
+            [N] float32 scores, equal on all tensor-parallel ranks.
         """
-        mine = scatter_to_tensor_model_parallel_region(hidden.float())
-        products: Tensor = reduce_from_tensor_model_parallel_region(mine @ self.weight.t())
-        return products[:, 0] + self.bias
+        shard = scatter_to_tensor_model_parallel_region(hidden.float())
+        scores: Tensor = reduce_from_tensor_model_parallel_region(shard @ self.weight.t())
+        return scores[:, 0] + self.bias
 
 
 class RewardModel(DecoderStage):
-    """One stage of the model."""
+    """One pipeline stage, or virtual stage, of a reward model."""
 
     def __init__(
         self, model: ModelConfig, execution: Execution, *, chunk: int = 0, no_post_layer_norm: bool = False
     ) -> None:
-        """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
+        """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
 
         Args:
-            model: The architecture; whether its embedding is tied does not matter, there is no output layer.
-            execution: How it runs.
-            chunk: Which of this rank's virtual stages.
-            no_post_layer_norm: Score the hidden states of the last layer as they are, without the final norm.
+            model: The architecture; tied embeddings make no difference, because there is no output layer.
+            execution: Parallelism, dtype and recomputation.
+            chunk: Index of the virtual stage on this rank.
+            no_post_layer_norm: Compute scores from the hidden states of the last layer without the final norm.
         """
         super().__init__(model, execution, chunk=chunk, final_norm=not no_post_layer_norm)
         self.share_embeddings_and_output_weights = False
@@ -67,14 +67,14 @@ class RewardModel(DecoderStage):
         mark_tensor_parallel(self)
 
     def forward(self, batch: PackedBatch) -> Tensor:
-        """Score the responses of a packed row.
+        """Compute the score of each response of a packed row.
 
         Args:
             batch: One micro-batch; its length as in `PolicyModel`.
 
         Returns:
-            On the last stage [P, K] float32, the score at the last token of each response, alike on all ranks of it;
-            elsewhere hidden states [T / cp(/tp), 1, h].
+            On the last stage [P, K] float32, the score at the last token of each response, equal on all ranks of the
+            stage; on other stages hidden states [T / cp(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:
@@ -82,9 +82,9 @@ class RewardModel(DecoderStage):
         return self._scores(batch, self._gather(hidden)).view(batch.response_lengths.shape)
 
     def _scores(self, batch: PackedBatch, hidden: Tensor) -> Tensor:
-        """[P * K]; of responses that end on another context-parallel rank that rank's score."""
+        """Compute scores [P * K]; a response that ends on another context-parallel rank has the score of that rank."""
         if self.context is None or batch.part is None:
             scores: Tensor = self.rm_head(hidden.index_select(0, batch.last_rows))
             return scores
-        rows, here = batch.part.at(batch.last_rows)
+        rows, here = batch.part.local_rows(batch.last_rows)
         return self.context.sum(self.rm_head(hidden.index_select(0, rows)).where(here, 0.0))

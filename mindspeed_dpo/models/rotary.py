@@ -1,8 +1,8 @@
-"""Rotary frequencies of the supported scalings, and the angles of arbitrary positions.
+"""Rotary frequencies with the supported scalings, and cosines and sines for arbitrary positions.
 
 The formulas are those of the model families' published code: the default of Su et al. 2021 (arXiv:2104.09864), linear
-interpolation of Chen et al. 2023 (arXiv:2306.15595), yarn of Peng et al. 2023 (arXiv:2309.00071), and Llama 3.1's
-scaling by wavelength.
+interpolation of Chen et al. 2023 (arXiv:2306.15595), YaRN of Peng et al. 2023 (arXiv:2309.00071), and the scaling by
+wavelength of Llama 3.1.
 """
 
 from __future__ import annotations
@@ -17,31 +17,31 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 
 
 def inverse_frequencies(model: ModelConfig) -> Tensor:
-    """Angle per position of each rotated pair, [d / 2] float32, scaled as the model asks.
+    """Angle per position of each rotated pair, [d / 2] float32 in radians, with the model's scaling applied.
 
     Raises:
-        ValueError: The scaling type is not one of `SCALINGS`.
+        ValueError: The scaling type is not one of `SCALINGS`, or lacks a setting that it needs.
     """
     exponents = torch.arange(0, model.kv_channels, 2, dtype=torch.int64).float() / model.kv_channels
-    plain = 1.0 / (float(model.rotary_base) ** exponents)
-    kind = model.rope_scaling_type or "default"
-    if kind not in SCALINGS:
-        raise ValueError(f"rope_scaling_type={kind!r} is not supported; choose one of {', '.join(SCALINGS)}")
-    return SCALINGS[kind](plain, model)
+    unscaled = 1.0 / (float(model.rotary_base) ** exponents)
+    scaling = model.rope_scaling_type or "default"
+    if scaling not in SCALINGS:
+        raise ValueError(f"rope_scaling_type={scaling!r} is not supported; choose one of {', '.join(SCALINGS)}")
+    return SCALINGS[scaling](unscaled, model)
 
 
 def amplitude(model: ModelConfig) -> float:
-    """Factor on cosine and sine; only yarn has one, which sharpens attention over stretched positions."""
+    """Factor on cosines and sines; 1 except for YaRN, which scales attention logits this way."""
     return 0.1 * math.log(model.rope_scaling_factor) + 1.0 if model.rope_scaling_type == "yarn" else 1.0
 
 
 def angles(positions: Tensor, frequencies: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Cosine and sine [T, d] float32 for positions [T] and frequencies [d / 2], both halves of d alike.
+    """Compute cosines and sines [T, d] float32, unitless, with equal halves along d.
 
     Args:
-        positions: [T] integers.
-        frequencies: [d / 2] float32, of `inverse_frequencies`.
-        scale: Of `amplitude`.
+        positions: [T] integers, in tokens.
+        frequencies: [d / 2] float32, from `inverse_frequencies`.
+        scale: Factor on both, from `amplitude`.
     """
     half = positions.float()[:, None] * frequencies[None, :]
     full = torch.cat((half, half), dim=-1)
@@ -57,7 +57,7 @@ def _linear(frequencies: Tensor, model: ModelConfig) -> Tensor:
 
 
 def _llama3(frequencies: Tensor, model: ModelConfig) -> Tensor:
-    """Long wavelengths are divided by the factor, short ones kept, those between blended."""
+    """Divide the frequencies of long wavelengths by the factor, preserve those of short ones, and blend in between."""
     low, high, factor = model.low_freq_factor, model.high_freq_factor, model.rope_scaling_factor
     original = model.original_max_position_embeddings
     if low is None or high is None or original is None:
@@ -70,7 +70,7 @@ def _llama3(frequencies: Tensor, model: ModelConfig) -> Tensor:
 
 
 def _yarn(frequencies: Tensor, model: ModelConfig) -> Tensor:
-    """Pairs that turn often within the original length are kept, those that turn less than once are divided."""
+    """Preserve pairs with many turns within the original length, divide those with less than one turn by the factor."""
     if model.original_max_position_embeddings is None:
         raise ValueError("rope_scaling_type=yarn needs original_max_position_embeddings")
     width, length = model.kv_channels, model.original_max_position_embeddings
@@ -84,7 +84,7 @@ def _yarn(frequencies: Tensor, model: ModelConfig) -> Tensor:
     return frequencies / model.rope_scaling_factor * ramp + frequencies * (1 - ramp)
 
 
-# Published defaults of yarn, the only values that are supported.
+# The published defaults of YaRN, which are the only supported values.
 _YARN_FAST_TURNS, _YARN_SLOW_TURNS = 32, 1
 
 SCALINGS: dict[str, Callable[[Tensor, ModelConfig], Tensor]] = {

@@ -1,4 +1,4 @@
-"""From our settings to megatron-core's: the transformer config and the layer spec made of our modules."""
+"""megatron-core's transformer config and layer spec for a model, with the modules of `layers`."""
 
 from __future__ import annotations
 
@@ -23,35 +23,35 @@ from mindspeed_dpo.parallel.topology import Topology
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model runs, as far as the model itself must know.
+    """How a model is executed: parallelism, dtype, recomputation and initialisation.
 
     Attributes:
         topology: Sizes of the parallel axes.
-        dtype: Of parameters and activations.
-        chunks: Virtual stages of each pipeline stage; 1 is the plain pipeline.
-        sequence_parallel: Split rows between tensor ranks outside attention and MLP.
+        dtype: Dtype of parameters and activations.
+        num_chunks: Virtual stages of each pipeline stage; 1 for a pipeline without interleaving.
+        sequence_parallel: Split rows between tensor-parallel ranks outside attention and MLP.
         recompute_granularity: None, `full` or `selective` (core attention only).
         recompute_method: `uniform` or `block`, with `full`.
         recompute_num_layers: Layers per recomputed unit.
-        on_cpu: Whether parameters live on the host.
-        initialise: Draw random weights; otherwise they are left for loading.
+        on_cpu: Whether parameters are in host memory.
+        random_init: Initialise parameters at random; otherwise they are uninitialised until weights are loaded.
     """
 
     topology: Topology
     dtype: torch.dtype = torch.float32
-    chunks: int = 1
+    num_chunks: int = 1
     sequence_parallel: bool = False
     recompute_granularity: str | None = None
     recompute_method: str | None = None
     recompute_num_layers: int | None = None
     on_cpu: bool = True
-    initialise: bool = False
+    random_init: bool = False
 
 
 def transformer_config(model: ModelConfig, execution: Execution) -> TransformerConfig:
-    """megatron-core's config of a model under an execution.
+    """Build megatron-core's config of a model.
 
-    Every size is passed explicitly: MindSpeed turns settings of one role into defaults of the next.
+    Every size is passed explicitly, because MindSpeed makes the settings of one role the defaults of the next.
     """
     topology = execution.topology
     return TransformerConfig(
@@ -65,32 +65,32 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
         normalization="RMSNorm",
         gated_linear_unit=True,
         activation_func=F.silu,
-        # This flag is what makes the MLP use the spec's own activation module.
+        # Required for the MLP to use the activation module of the spec.
         use_te_activation_func=True,
         add_bias_linear=False,
         add_qkv_bias=model.add_qkv_bias,
         qk_layernorm=model.qk_layernorm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        # Keys to the left of a query and to its right.
+        # Number of visible keys to the left and to the right of a query.
         window_size=(model.sliding_window - 1, 0) if model.sliding_window else None,
         init_method_std=model.init_method_std,
-        perform_initialization=execution.initialise,
+        perform_initialization=execution.random_init,
         use_cpu_initialization=execution.on_cpu,
         params_dtype=execution.dtype,
         pipeline_dtype=execution.dtype,
         bf16=execution.dtype == torch.bfloat16,
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
-        virtual_pipeline_model_parallel_size=execution.chunks if execution.chunks > 1 else None,
-        # With two stages both neighbours are one process: batched messages of interleaved stages would be mixed up.
-        overlap_p2p_comm=execution.chunks > 1,
-        batch_p2p_comm=execution.chunks == 1,
+        virtual_pipeline_model_parallel_size=execution.num_chunks if execution.num_chunks > 1 else None,
+        # With two stages both neighbours are the same process, and batched messages of interleaved stages would mix up.
+        overlap_p2p_comm=execution.num_chunks > 1,
+        batch_p2p_comm=execution.num_chunks == 1,
         context_parallel_size=topology.cp,
         expert_model_parallel_size=1,
         sequence_parallel=execution.sequence_parallel and topology.tp > 1,
         variable_seq_lengths=topology.pp > 1,
-        # The default dispatcher forbids variable lengths, even in a model without experts.
+        # The default dispatcher rejects variable lengths, even for a model without experts.
         moe_token_dispatcher_type="alltoall",
         deallocate_pipeline_outputs=topology.pp > 1,
         recompute_granularity=execution.recompute_granularity,
@@ -105,7 +105,7 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
 
 
 def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
-    """The spec of the layers of this pipeline stage, or of a virtual stage of it, and of the final norm."""
+    """Build the spec of the layers and the final norm of this pipeline stage, or of one of its virtual stages."""
     head_norm = RMSNorm if config.qk_layernorm else None
     attention = ModuleSpec(
         module=SelfAttention,

@@ -1,7 +1,7 @@
-"""One stage of a decoder, without a head: embedding, layers, and the rows for whatever head follows.
+"""One pipeline stage of a decoder without head: embedding, layers, and the hidden states for a head.
 
-It stands on megatron-core's blocks; the pipeline schedule, the data-parallel wrapper, the optimizer and the checkpoints
-of megatron-core treat it as any model of theirs. Parameter names are those of its GPT model.
+It is built from megatron-core's blocks, so the pipeline schedule, the data-parallel wrapper, the optimizer and the
+checkpoints of megatron-core treat it like its own models. Parameter names are those of its GPT model.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from mindspeed_dpo.parallel.context import ContextGroup
 
 
 class DecoderStage(LanguageModule):
-    """What the stages of all our models have in common; each adds its head on the last one."""
+    """The common base of policy and reward models, which add a head on the last stage."""
 
     def __init__(self, model: ModelConfig, execution: Execution, *, chunk: int = 0, final_norm: bool = True) -> None:
-        """Build this rank's stage; parameters are left for loading unless `execution.initialise`.
+        """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
 
         Args:
             model: The architecture.
-            execution: How it runs.
-            chunk: Which of this rank's virtual stages.
-            final_norm: Whether the hidden states of the last stage are normed.
+            execution: Parallelism, dtype and recomputation.
+            chunk: Index of the virtual stage on this rank.
+            final_norm: Whether the last stage ends with a norm.
         """
         super().__init__(config=transformer_config(model, execution))
         self.model_type = ModelType.encoder_or_decoder
-        self.vp_stage = chunk if execution.chunks > 1 else None
+        self.vp_stage = chunk if execution.num_chunks > 1 else None
         self.pre_process = parallel_state.is_pipeline_first_stage() and chunk == 0
-        self.post_process = parallel_state.is_pipeline_last_stage() and chunk == execution.chunks - 1
+        self.post_process = parallel_state.is_pipeline_last_stage() and chunk == execution.num_chunks - 1
         self.context = ContextGroup.of(execution.topology.cp)
-        # Not a buffer: casting the module to a low precision must not round the frequencies.
+        # Not a buffer, because casting the module to a lower precision must not round the frequencies.
         self.frequencies, self.amplitude = inverse_frequencies(model), amplitude(model)
         if self.pre_process:
             self.embedding = LanguageModelEmbedding(
@@ -65,28 +65,28 @@ class DecoderStage(LanguageModule):
 
     @property
     def chunks(self) -> tuple[DecoderStage, ...]:
-        """The stages of which a process's part of a model is made: this one alone."""
+        """The model chunks of this process: only this one."""
         return (self,)
 
     def set_input_tensor(self, input_tensor: Any) -> None:
-        """Receive the previous stage's hidden states, as the pipeline schedule hands them over."""
+        """Set the hidden states of the previous stage; called by the pipeline schedule."""
         (hidden,) = input_tensor if isinstance(input_tensor, list) else [input_tensor]
         self.decoder.set_input_tensor(hidden)
 
     def _decode(self, batch: PackedBatch) -> Tensor:
-        """Hidden states [T / cp(/tp), 1, h] of this stage's layers, for the rows that this rank computes."""
+        """Compute the hidden states [T / cp(/tp), 1, h] of this stage's layers for the rows of this rank."""
         tokens, positions = batch.tokens, batch.positions
         if batch.part is not None:
             tokens, positions = batch.part.cut(tokens), batch.part.cut(positions)
         embedded = self.embedding(tokens[None], None) if self.pre_process else None
         self.frequencies = self.frequencies.to(positions.device)
-        params = SegmentParams.of(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
+        params = SegmentParams.from_batch(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
         return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:
-        """All rows that this context-parallel rank computes [T / cp, h].
+        """Gather the hidden states of all rows of this context-parallel rank, [T / cp, h].
 
-        The head's backward already sums over tensor ranks, so the gather's must not.
+        The head's backward pass sums over tensor-parallel ranks, so that of the gather must not.
         """
         if self.config.sequence_parallel:
             hidden = gather_from_sequence_parallel_region(hidden, tensor_parallel_output_grad=False)
@@ -94,16 +94,18 @@ class DecoderStage(LanguageModule):
 
 
 def mark_tensor_parallel(model: nn.Module) -> None:
-    """Mark parameters that are split over tensor ranks.
+    """Mark parameters that are split over tensor-parallel ranks.
 
-    megatron-core does so only while it draws random weights. Without the marks the gradient norm leaves out what lies
-    on the other ranks, and clipping goes wrong.
+    megatron-core does so only when it initialises weights at random. Without the marks the gradient norm omits the
+    shards of all ranks but the first, which breaks clipping.
     """
     dims = {VocabParallelEmbedding: 0, ColumnParallelLinear: 0, RowParallelLinear: 1}
     for module in model.modules():
-        for kind, dim in dims.items():
-            if isinstance(module, kind):
+        for module_type, dim in dims.items():
+            if isinstance(module, module_type):
                 for name, parameter in module.named_parameters(recurse=False):
-                    # A row-parallel layer's bias is whole on every rank.
-                    if not (kind is RowParallelLinear and name == "bias") and not hasattr(parameter, "partition_dim"):
+                    # The bias of a row-parallel layer is replicated.
+                    if not (module_type is RowParallelLinear and name == "bias") and not hasattr(
+                        parameter, "partition_dim"
+                    ):
                         set_tensor_model_parallel_attributes(parameter, True, dim, 1)

@@ -1,4 +1,4 @@
-"""A tensor rank's share of the vocabulary."""
+"""A tensor-parallel rank's shard of the vocabulary."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class VocabShard:
-    """This tensor rank's share of the vocabulary.
+    """The vocabulary rows of one tensor-parallel rank.
+
+    The last of three ranks, for 21 ids padded to 24 rows: `VocabShard(start=16, size=8, vocab_size=21, group=...)`.
 
     Attributes:
-        start: First token id of the share.
-        size: Rows of the weight here, padding included.
-        vocab_size: True V; ids from V on are padding and take no probability.
-        group: Tensor-parallel group, or None when there is one rank.
+        start: First token id of the shard.
+        size: Rows of the shard, including padding.
+        vocab_size: Vocabulary size V without padding; ids from V on are padding and have no probability.
+        group: Tensor-parallel group, or None for a single rank.
     """
 
     start: int
@@ -26,26 +28,36 @@ class VocabShard:
     group: Any = None
 
     @property
-    def real(self) -> int:
-        """Columns of this share that are real tokens."""
-        return self._real_from(self.start)
+    def num_real(self) -> int:
+        """Number of ids in this shard that are not padding."""
+        return self._num_real_from(self.start)
 
     @property
-    def fewest_real(self) -> int:
-        """Real columns of the share that has the fewest, which is the last one."""
-        return self._real_from(self.size * (1 if self.group is None else dist.get_world_size(self.group)) - self.size)
+    def min_num_real(self) -> int:
+        """Number of ids that are not padding in the shard that has the fewest, which is the last one."""
+        return self._num_real_from(
+            self.size * (1 if self.group is None else dist.get_world_size(self.group)) - self.size
+        )
 
-    def _real_from(self, start: int) -> int:
+    def _num_real_from(self, start: int) -> int:
         return max(0, min(self.size, self.vocab_size - start))
 
     def all_reduce(self, tensor: Tensor, op: Any = dist.ReduceOp.SUM) -> Tensor:
-        """Reduce in place over the tensor ranks."""
+        """Reduce values of any shape and dtype in place over the tensor-parallel ranks."""
         if self.group is not None:
             dist.all_reduce(tensor, op, self.group)
         return tensor
 
-    def local(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Column of each label here (0 when it is elsewhere) and whether it is here."""
+    def local_columns(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Locate labels in this shard.
+
+        Args:
+            labels: [R] int64 token ids.
+
+        Returns:
+            [R] int64 column of each label in the shard, 0 where it is in another shard, and [R] bool, whether it is in
+            this one.
+        """
         column = labels - self.start
-        here = (column >= 0) & (column < self.size)
-        return column.where(here, 0), here
+        is_local = (column >= 0) & (column < self.size)
+        return column.where(is_local, 0), is_local

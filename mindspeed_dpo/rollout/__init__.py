@@ -1,1 +1,4 @@
-"""Answers to prompts: a lean forward pass over Megatron's weights, a KV cache, sampling, continuous batching."""
+"""Generation: a forward pass over Megatron's weights, a KV cache, sampling and continuous batching.
+
+Loading and synchronising weights is left to `workers`, selecting pairs from the responses to `algorithms`.
+"""

@@ -1,4 +1,4 @@
-"""One generation call: who waits, who is being decoded, who is done."""
+"""The loop of one generation call: admission of prompts, decoding passes, release of finished responses."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from mindspeed_dpo.rollout.slots import Slots
 
 
 @dataclass
-class Work:
-    """What a generation call did.
+class DecodeStats:
+    """Counts of a generation call.
 
     Attributes:
-        prefills: Prompts that were read.
-        decode_passes: Passes of decode_rows rows.
-        decoded_tokens: Rows of those passes that held a response.
-        response_tokens: Tokens of all responses, each prompt's first ones included.
-        moves: Responses that changed their slot to empty a tile.
-        cache_tokens: Positions of the cache.
+        prefills: Number of prompts read.
+        decode_passes: Number of decoding passes, each of `decode_rows` rows.
+        decoded_tokens: Number of rows of those passes that held a response.
+        response_tokens: Number of tokens of all responses, including those sampled after a prefill.
+        moves: Number of responses moved to another slot to empty a tile.
+        cache_tokens: Number of positions of the cache.
     """
 
     prefills: int = 0
@@ -40,14 +40,14 @@ class Work:
 
 @dataclass
 class Response:
-    """A response that grows.
+    """A response being generated.
 
     Attributes:
-        prompt: Place of its prompt among those of the call.
-        prompt_length: Tokens before it.
-        numbers: [max_new_tokens] float64 uniform numbers, one for each token.
-        tokens: So far.
-        logp: Of the tokens so far, in nats.
+        prompt: Index of its prompt in the call.
+        prompt_length: Length of the prompt in tokens.
+        numbers: [max_new_tokens] float64 uniform numbers, one per token.
+        tokens: Token ids sampled so far.
+        logp: Their summed log-probability, in nats.
         ended: Whether the last token is a stop token.
     """
 
@@ -60,17 +60,17 @@ class Response:
 
     @property
     def next_number(self) -> float:
-        """The number of the token to come."""
+        """Uniform number of the next token."""
         return float(self.numbers[len(self.tokens)])
 
     @property
     def last_position(self) -> int:
-        """Of the last token, the one that is fed next."""
+        """Position of the last token, which is the next input."""
         return self.prompt_length + len(self.tokens) - 1
 
 
-class Session:
-    """The loop over prompts; state lives here as long as one call."""
+class DecodeLoop:
+    """State of one generation call and the loop over its prompts."""
 
     def __init__(
         self,
@@ -79,12 +79,12 @@ class Session:
         max_new_tokens: int,
         stop_ids: frozenset[int],
         with_logps: bool,
-        work: Work,
+        work: DecodeStats,
     ) -> None:
         self._model, self._settings = model, settings
         self._max_new_tokens, self._stop_ids, self._with_logps = max_new_tokens, stop_ids, with_logps
         self._work = work
-        # Responses to the prompt that was read last and have no slot yet, and what they begin with.
+        # Responses to the last prompt read that have no slot yet, and the prefix of that prompt.
         self._pending: deque[Response] = deque()
         self._prefix: Any = None
         self._prompt_seen: Tensor | None = None
@@ -92,39 +92,39 @@ class Session:
     def run(
         self, prompts: Sequence[Tensor], sample_numbers: Sequence[int], seed: int, slots: int, capacity: int
     ) -> list[list[Response]]:
-        """Answer all prompts.
+        """Generate the responses to all prompts.
 
         Args:
-            prompts: Each [length] integers.
-            sample_numbers: Of each prompt.
-            seed: Of the run.
-            slots: Responses at once.
-            capacity: Positions of a slot.
+            prompts: Prompts, each [length] integer token ids.
+            sample_numbers: Sample number of each prompt.
+            seed: Seed of the run.
+            slots: Number of responses that are decoded concurrently.
+            capacity: Positions per slot.
 
         Returns:
             The K responses to each prompt.
         """
-        answered = [
+        responses = [
             [
                 Response(place, len(prompt), uniforms(seed, number, k, self._max_new_tokens))
                 for k in range(self._settings.n_samples_per_prompt)
             ]
             for place, (prompt, number) in enumerate(zip(prompts, sample_numbers, strict=True))
         ]
-        self._waiting = deque(zip(prompts, answered, strict=True))
+        self._waiting = deque(zip(prompts, responses, strict=True))
         self._slots: Slots[Response] = Slots(slots, self._settings.decode_rows)
         self._cache = self._model.new_cache(slots, capacity, self._settings.decode_rows)
         self._work.cache_tokens = slots * capacity
         self._seen = self._no_tokens(len(self._cache.tiles) * self._settings.decode_rows)
         self._admit()
-        while self._slots.held:
+        while self._slots.owners:
             self._decode_tiles()
             self._admit()
-        return answered
+        return responses
 
     def _admit(self) -> None:
-        """Fill free slots; when nobody waits any more, move responses together instead."""
-        while self._slots.has_room and (self._pending or self._waiting):
+        """Fill free slots; once no response is waiting, compact the slots in use instead."""
+        while self._slots.has_free and (self._pending or self._waiting):
             if not self._pending:
                 self._read(*self._waiting.popleft())
                 continue
@@ -137,14 +137,14 @@ class Session:
                 self._seen[slot, response.tokens[0]] = True
         if not self._pending and not self._waiting:
             self._prefix = None
-            for source, target, response in self._slots.gather():
+            for source, target, response in self._slots.compact():
                 self._cache.move(source, target, response.last_position)
                 if self._seen is not None:
                     self._seen[target] = self._seen[source]
                 self._work.moves += 1
 
     def _read(self, prompt: Tensor, responses: list[Response]) -> None:
-        """Read a prompt once; sample the first token of each of its responses from the same logits."""
+        """Prefill a prompt and sample the first token of each of its responses from the same logits."""
         self._prefix, logits = self._model.prefill(prompt)
         self._work.prefills += 1
         self._prompt_seen = self._no_tokens(1)
@@ -158,7 +158,7 @@ class Session:
                 self._pending.append(response)
 
     def _decode_tiles(self) -> None:
-        """One more token for every response; the host waits once."""
+        """Decode one token of every response, with a single transfer to the host."""
         tiles = self._slots.tiles()
         drawn = [self._decode_tile(tile) for tile in tiles]
         for tile, rows in zip(tiles, torch.stack(drawn).tolist(), strict=True):
@@ -166,19 +166,19 @@ class Session:
                 self._work.decoded_tokens += 1
                 token, logp = rows[row]
                 if self._add(response, int(token), logp):
-                    self._slots.leave(tile * self._settings.decode_rows + row)
+                    self._slots.release(tile * self._settings.decode_rows + row)
 
     def _decode_tile(self, tile: int) -> Tensor:
-        """Token and log-probability [R, 2] float32 of each row, on the device."""
+        """Decode a tile; returns token id and log-probability of each row, [R, 2] float32, on the device."""
         count = self._settings.decode_rows
         tokens, positions, numbers = [0] * count, [0] * count, [0.0] * count
-        twins = [(row, 0) for row in range(self._cache.tiles[tile].rows)]
+        shared_prefixes = [(row, 0) for row in range(self._cache.tiles[tile].rows)]
         first_of: dict[int, int] = {}
         for row, response in self._slots.in_tile(tile):
-            twins[row] = first_of.setdefault(response.prompt, row), response.prompt_length
+            shared_prefixes[row] = first_of.setdefault(response.prompt, row), response.prompt_length
             tokens[row], positions[row] = response.tokens[-1], response.last_position
             numbers[row] = response.next_number
-        logits = self._model.decode(tokens, positions, self._cache.tiles[tile], twins)
+        logits = self._model.decode(tokens, positions, self._cache.tiles[tile], shared_prefixes)
         self._work.decode_passes += 1
         seen = None if self._seen is None else self._seen[tile * count : (tile + 1) * count]
         drawn = self._draw(logits, numbers, seen)
@@ -187,21 +187,21 @@ class Session:
         return drawn
 
     def _draw(self, logits: Tensor, numbers: list[float], seen: Tensor | None) -> Tensor:
-        """Token and log-probability [R, 2] of each row, rank 0's on all tensor ranks; float32 holds any token id."""
+        """Sample token id and log-probability of each row, [R, 2] float32, which holds any token id; rank 0 decides."""
         at = torch.tensor(numbers, dtype=torch.float64, device=logits.device)
         tokens, logps = draw(logits, at, self._settings, seen, self._with_logps)
-        return self._model.tp.from_first(torch.stack((tokens.float(), logps), dim=-1))
+        return self._model.tp.broadcast_from_first(torch.stack((tokens.float(), logps), dim=-1))
 
     def _add(self, response: Response, token: int, logp: float) -> bool:
-        """Append a token; whether the response is done.
+        """Append a token and return whether the response is finished.
 
         Raises:
-            FloatingPointError: There was no token to sample.
+            FloatingPointError: The logits were not finite.
         """
         if token < 0:
             raise FloatingPointError(
-                "the policy's logits are not finite, so no token can be sampled; were its weights loaded whole, and "
-                "did training diverge?"
+                "the policy's logits are not finite, so no token can be sampled; check that its weights were loaded "
+                "completely and that training did not diverge"
             )
         response.tokens.append(token)
         response.logp += logp
@@ -210,7 +210,7 @@ class Session:
         return response.ended or len(response.tokens) == self._max_new_tokens
 
     def _no_tokens(self, rows: int) -> Tensor | None:
-        """[rows, V] False, where a repetition penalty needs to know the tokens that occurred."""
+        """Allocate a mask [rows, V] of the tokens that occurred; None without a repetition penalty."""
         if self._settings.repetition_penalty == 1:
             return None
         return torch.zeros(rows, self._model.model.vocab_size, dtype=torch.bool, device=self._model.device)

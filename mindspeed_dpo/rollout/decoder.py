@@ -1,10 +1,11 @@
-"""The forward pass of generation, in plain torch over the weights of one pipeline stage that holds all layers.
+"""The forward pass of generation, in plain torch, over the weights of one pipeline stage that has all layers.
 
-It keeps the tensors it is given, so weights that training updates in place are seen at once; only within `arranged` it
-may use rearranged copies. Names and shards are Megatron's. Matrices meet either one whole prompt or always the same
-number of rows.
-Letters: T tokens of a prompt, R rows of a decoding pass, h hidden, V vocabulary, G query groups of this rank, r query
-heads of a group, d head width.
+It uses the given tensors, so weights that training updates in place take effect at once; only inside `packed_weights`
+it may use repacked copies. Names and shards are Megatron's. Matrix products have either the rows of one prompt or a
+fixed number of rows, so that results do not depend on the other responses of a batch.
+
+Notation: T tokens of a prompt, R rows of a decoding pass, h hidden size, V vocabulary size, G query groups of this
+rank, r query heads per group, d head dimension.
 """
 
 from __future__ import annotations
@@ -23,34 +24,34 @@ from mindspeed_dpo.device import ops
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
 from mindspeed_dpo.rollout.kv_cache import BLOCK, CacheTile, KvCache, Prefix, as_blocks
-from mindspeed_dpo.rollout.layer import LayerProducts, LayerWeights, MakeProduct, checked
+from mindspeed_dpo.rollout.layer import LayerProducts, LayerWeights, MakeProduct, check_weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Products:
-    """The products by all matrices of a model, in one of their forms."""
+class ModelProducts:
+    """Matrix products with all weights of a model."""
 
     layers: list[LayerProducts]
     head: ops.Product
 
 
 class RolloutModel:
-    """The policy as a generator of next-token logits; equal on all tensor ranks."""
+    """A model that returns next-token logits, equal on all tensor-parallel ranks."""
 
     def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup) -> None:
-        """Take hold of the weights.
+        """Use weights without copying them.
 
         Args:
             model: The architecture.
-            weights: This tensor rank's tensors by Megatron's names, all layers.
-            tp: The tensor ranks that share them.
+            weights: This tensor-parallel rank's weights of all layers by Megatron's names, any float dtype.
+            tp: The tensor-parallel group.
 
         Raises:
-            ValueError: A tensor is missing or has another shape than the model says.
+            ValueError: A tensor is missing or misshapen.
         """
-        tensors = checked(model, weights, tp)
+        tensors = check_weights(model, weights, tp)
         self.model, self.tp = model, tp
         self.groups = model.num_query_groups // tp.size
         self.ratio = model.num_attention_heads // model.num_query_groups
@@ -61,44 +62,43 @@ class RolloutModel:
         self.head = tensors.get("output_layer.weight", self.embedding)
         self.frequencies = inverse_frequencies(model).to(self.embedding.device)
         self.amplitude = amplitude(model)
-        self._products = self._made(lambda weight, bias: partial(ops.linear, weight, bias))
+        self._products = self._build_products(lambda weight, bias: partial(ops.linear, weight, bias))
 
-    def _made(self, make: MakeProduct) -> Products:
-        return Products([LayerProducts.of(layer, make) for layer in self.layers], make(self.head, None))
+    def _build_products(self, make: MakeProduct) -> ModelProducts:
+        return ModelProducts([LayerProducts.of(layer, make) for layer in self.layers], make(self.head, None))
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.embedding.device
 
     @contextmanager
-    def arranged(self, rows: int) -> Iterator[None]:
-        """Within it, weights stay as they are and decoding passes have `rows` rows.
+    def packed_weights(self, rows: int) -> Iterator[None]:
+        """Prepare for decoding passes of `rows` rows; weights must not change inside the context.
 
-        On the host, matrices lie a second time in memory for as long, in the order that is fastest for few rows; see
-        `ops.few_rows_product`.
+        On the host the matrices are copied into the layout that is fastest for few rows; see `ops.few_rows_product`.
         """
         plain = self._products
-        self._products = self._made(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
+        self._products = self._build_products(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
         try:
             yield
         finally:
             self._products = plain
 
     def new_cache(self, slots: int, capacity: int, rows: int) -> KvCache:
-        """A cache of `slots` responses of `capacity` positions, in tiles of `rows`."""
+        """Allocate a cache of `slots` responses of `capacity` positions, in tiles of `rows`."""
         width = self.model.kv_channels
         return KvCache(self.model.num_layers, slots, capacity, rows, self.groups, width, self.embedding)
 
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> tuple[Prefix, Tensor]:
-        """Read a prompt alone.
+        """Run the forward pass of one prompt.
 
         Args:
-            prompt: [T] integers, T at least 1.
+            prompt: [T] integer token ids, T >= 1.
 
         Returns:
-            Its keys and values, and the logits [1, V] float32 of what follows it.
+            Its keys and values, and the logits [1, V] float32 of the next token.
         """
         length = len(prompt)
         padding = ops.rows_to_multiply(length, self.embedding) - length
@@ -124,40 +124,44 @@ class RolloutModel:
         tokens: Sequence[int],
         positions: Sequence[int],
         tile: CacheTile,
-        twins: Sequence[tuple[int, int]] | None = None,
+        shared_prefixes: Sequence[tuple[int, int]] | None = None,
     ) -> Tensor:
         """Append one token to each row of a tile.
 
         Args:
-            tokens: R tokens; rows past the tile's are padding, and rows without a response hold anything.
-            positions: Of the tokens; 0 where there is no response.
+            tokens: R token ids; rows beyond the tile are padding, rows without a response are ignored.
+            positions: Positions of the tokens; 0 for rows without a response.
             tile: The cache of the rows.
-            twins: Of each row of the tile, a row that began with the same tokens, and how many they are; only speed
-                depends on it.
+            shared_prefixes: For each row of the tile, a row with the same prefix and the length of that prefix in
+                tokens; affects speed only.
 
         Returns:
-            Logits [R, V] float32 of what follows.
+            Logits [R, V] float32 of the next tokens.
         """
         rows, device, window = tile.rows, self.device, self.model.sliding_window
         ids, at = torch.tensor([list(tokens), list(positions)], device=device)
         first = 0 if window is None else max(0, min(positions) - window + 1) // BLOCK
         last = max(positions) // BLOCK + 1
-        same = None if twins is None else torch.tensor([(row, n // BLOCK) for row, n in twins], device=device)
-        reach = ops.Reach(at[:rows], first, last, BLOCK, window, same)
+        same = (
+            None
+            if shared_prefixes is None
+            else torch.tensor([(row, n // BLOCK) for row, n in shared_prefixes], device=device)
+        )
+        reach = ops.VisibleKeys(at[:rows], first, last, BLOCK, window, same)
         mix = ops.block_attention(
             reach, (self.groups, self.ratio, self.model.kv_channels), self.scale, self.embedding.dtype
         )
-        places = tile.places(at[:rows])
+        indices = tile.write_indices(at[:rows])
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            tile.append(layer, places, key[:rows], value[:rows])
+            tile.append(layer, indices, key[:rows], value[:rows])
             out = mix(query[:rows], tile.keys[layer, first:last], tile.values[layer, first:last])
             return out if rows == len(query) else F.pad(out, (0, 0, 0, 0, 0, 0, 0, len(query) - rows))
 
         return self._logits(self._decode(ids, at, attend))
 
     def _decode(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """Hidden states [tokens, h] after the last layer; `attend` keeps keys and values and mixes over them."""
+        """Compute hidden states [tokens, h] after the last layer; `attend` stores keys and values and uses them."""
         x = self._embed(tokens)
         cos, sin = angles(positions, self.frequencies, self.amplitude)
         epsilon = self.model.norm_epsilon
@@ -170,7 +174,7 @@ class RolloutModel:
         return x
 
     def _heads(self, mixed: Tensor, layer: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rotated query [n, G, r, d] and key [n, G, d], and value [n, G, d], of a row of blocks by query group."""
+        """Split the fused projection into rotated query [n, G, r, d], rotated key [n, G, d] and value [n, G, d]."""
         blocks = mixed.view(len(mixed), self.groups, self.ratio + 2, -1)
         turned, value = blocks[:, :, : self.ratio + 1], blocks[:, :, self.ratio + 1]
         if layer.query_norm is not None and layer.key_norm is not None:
@@ -193,7 +197,7 @@ class RolloutModel:
         return self.tp.sum(rows * here[:, None])
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits [rows, V] float32 over the true vocabulary."""
+        """Compute logits [rows, V] float32 over the unpadded vocabulary."""
         normal = ops.rms_norm(hidden, self.final_norm, self.model.norm_epsilon)
         logits = self.tp.gather_columns(self._products.head(normal).float().contiguous())
         return logits[:, : self.model.vocab_size]

@@ -1,7 +1,7 @@
-"""Continuous batching: prompts become answers, and a finished response makes room for the next at once.
+"""Generation with continuous batching: the slot of a finished response is reused at once.
 
-A response is bitwise a function of the weights, the prompt, the settings, the seed, its sample number and its k:
-prompts are read one at a time, once for all their responses, and a decoding pass always has the same number of rows.
+A response is a bitwise deterministic function of weights, prompt, settings, seed, sample number and response index k:
+each prompt is prefilled by itself, once for all its responses, and decoding passes have a fixed number of rows.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.rollout.decode_loop import Session, Work
+from mindspeed_dpo.rollout.decode_loop import DecodeLoop, DecodeStats
 from mindspeed_dpo.rollout.kv_cache import BLOCK, capacity_of
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
 
 
 @dataclass(frozen=True)
-class Answers:
+class PromptResponses:
     """The K responses to one prompt.
 
     Attributes:
-        responses: Each [length] int32, its stop token included.
-        ended: Whether each ended with a stop token.
-        logps: Log-probability of each at temperature 1 without filters, in nats; None where it was not asked for.
+        responses: Token ids of each response, [length] int32, including the stop token.
+        ended: Whether each response ended with a stop token.
+        logps: Log-probability of each response at temperature 1 without filters, in nats; None unless requested.
     """
 
     responses: tuple[Tensor, ...]
@@ -35,10 +35,10 @@ class Answers:
 
 
 class Generator:
-    """Answers prompts with one model.
+    """Generates responses with one model.
 
     Attributes:
-        work: What the last call did.
+        work: Counts of the last call.
     """
 
     def __init__(
@@ -50,14 +50,14 @@ class Generator:
         stop_ids: frozenset[int],
         seed: int,
     ) -> None:
-        """Set up; nothing is allocated before a call.
+        """Set up the generator; the cache is allocated per call.
 
         Args:
-            model: What answers, such as the policy.
-            settings: How to sample, and how much at once; n_samples_per_prompt is K as it stands.
-            max_new_tokens: Longest response.
-            stop_ids: Tokens that end a response.
-            seed: Of the run.
+            model: The model to sample from, such as the policy.
+            settings: Sampling and batching; `n_samples_per_prompt` is K.
+            max_new_tokens: Maximum length of a response in tokens.
+            stop_ids: Token ids that end a response.
+            seed: Seed of the run.
 
         Raises:
             ValueError: max_new_tokens is not positive.
@@ -66,38 +66,38 @@ class Generator:
             raise ValueError(f"max_new_tokens={max_new_tokens} must be at least 1")
         self.model, self.settings, self.max_new_tokens = model, settings, max_new_tokens
         self.stop_ids, self.seed = stop_ids, seed
-        self.work = Work()
+        self.work = DecodeStats()
 
     def generate(
         self, prompts: Sequence[Tensor], sample_numbers: Sequence[int], with_logps: bool = True
-    ) -> list[Answers]:
-        """Answer prompts; on every tensor rank the same.
+    ) -> list[PromptResponses]:
+        """Generate K responses to each prompt, the same on every tensor-parallel rank.
 
         Args:
-            prompts: Each [length] integers.
-            sample_numbers: Place of each prompt in the run's order; with seed and k it decides what is sampled.
-            with_logps: Also sum log-probabilities.
+            prompts: Prompts, each [length] integer token ids.
+            sample_numbers: Position of each prompt in the order of the run; seeds the sampling, with `seed` and k.
+            with_logps: Whether to sum log-probabilities.
 
         Raises:
-            ValueError: A prompt is empty or holds a token that the model has not, or the cache would hold more than
+            ValueError: A prompt is empty or has a token id outside the vocabulary, or the cache would exceed
                 max_tokens_to_oom.
             FloatingPointError: The policy's logits are not finite.
         """
         self._check(prompts, sample_numbers)
-        self.work = Work()
+        self.work = DecodeStats()
         if not prompts:
             return []
         slots, capacity = self._size(prompts)
-        session = Session(self.model, self.settings, self.max_new_tokens, self.stop_ids, with_logps, self.work)
-        with torch.inference_mode(), self.model.arranged(self.settings.decode_rows):
-            drawn = session.run(prompts, sample_numbers, self.seed, slots, capacity)
+        loop = DecodeLoop(self.model, self.settings, self.max_new_tokens, self.stop_ids, with_logps, self.work)
+        with torch.inference_mode(), self.model.packed_weights(self.settings.decode_rows):
+            sampled = loop.run(prompts, sample_numbers, self.seed, slots, capacity)
         return [
-            Answers(
+            PromptResponses(
                 tuple(torch.tensor(response.tokens, dtype=torch.int32) for response in row),
                 tuple(response.ended for response in row),
                 tuple(response.logp for response in row) if with_logps else None,
             )
-            for row in drawn
+            for row in sampled
         ]
 
     def rollout(
@@ -108,9 +108,17 @@ class Generator:
         version: int,
         with_logps: bool = True,
     ) -> RolloutBatch:
-        """Answer prompts and pack them as a batch; `rows` are their dataset rows, `version` that of the policy."""
-        answers = self.generate(prompts, sample_numbers, with_logps)
-        return rollout_batch(prompts, rows, answers, version, self.settings.n_samples_per_prompt)
+        """Generate responses and return them as a batch.
+
+        Args:
+            prompts: Prompts, each [length] integer token ids.
+            rows: Dataset row of each prompt.
+            sample_numbers: Position of each prompt in the order of the run.
+            version: Version of the policy.
+            with_logps: Whether to sum log-probabilities.
+        """
+        responses = self.generate(prompts, sample_numbers, with_logps)
+        return rollout_batch(prompts, rows, responses, version, self.settings.n_samples_per_prompt)
 
     def _check(self, prompts: Sequence[Tensor], sample_numbers: Sequence[int]) -> None:
         if len(prompts) != len(sample_numbers):
@@ -118,15 +126,15 @@ class Generator:
         vocab = self.model.model.vocab_size
         for place, prompt in enumerate(prompts):
             if not len(prompt):
-                raise ValueError(f"prompt {place} of {len(prompts)} is empty; a response needs a token before it")
+                raise ValueError(f"prompt {place} of {len(prompts)} is empty; it must have at least one token")
             if int(prompt.min()) < 0 or int(prompt.max()) >= vocab:
                 raise ValueError(
-                    f"prompt {place} of {len(prompts)} holds tokens from {int(prompt.min())} to {int(prompt.max())}, "
-                    f"the model has 0 to {vocab - 1}; was it written with another tokenizer?"
+                    f"prompt {place} of {len(prompts)} has token ids from {int(prompt.min())} to {int(prompt.max())}, "
+                    f"the model has 0 to {vocab - 1}; check that it was written with the model's tokenizer"
                 )
 
     def _size(self, prompts: Sequence[Tensor]) -> tuple[int, int]:
-        """Slots and positions of each."""
+        """Compute the number of slots and the positions per slot."""
         longest = max(len(prompt) for prompt in prompts)
         capacity = capacity_of(longest + self.max_new_tokens)
         slots = min(self.settings.rollout_slots, len(prompts) * self.settings.n_samples_per_prompt)
@@ -143,31 +151,31 @@ class Generator:
 
 
 def rollout_batch(
-    prompts: Sequence[Tensor], rows: Sequence[int], answers: Sequence[Answers], version: int, num_responses: int
+    prompts: Sequence[Tensor], rows: Sequence[int], results: Sequence[PromptResponses], version: int, num_responses: int
 ) -> RolloutBatch:
-    """Pack answered prompts, possibly none, as one replica's part of a step.
+    """Collect the responses of one replica, possibly none, in a batch.
 
     Args:
-        prompts: Each [length] integers.
+        prompts: Prompts, each [length] integer token ids.
         rows: Dataset row of each prompt.
-        answers: Of each prompt.
-        version: Of the policy that answered.
-        num_responses: K.
+        results: Responses to each prompt.
+        version: Version of the policy that sampled them.
+        num_responses: Number of responses K per prompt.
     """
-    responses = [response for one in answers for response in one.responses]
+    responses = [response for one in results for response in one.responses]
     lengths = torch.tensor([len(response) for response in responses], dtype=torch.int32)
     empty = [torch.zeros(0, dtype=torch.int32)]
     shape = (len(prompts), num_responses)
-    logps = [logp for one in answers for logp in one.logps or ()]
+    logps = [logp for one in results for logp in one.logps or ()]
     return RolloutBatch(
-        answers=PreferenceBatch(
+        samples=PreferenceBatch(
             prompt_tokens=torch.cat([*empty, *(prompt.cpu().int() for prompt in prompts)]),
             prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int32),
             response_tokens=torch.cat([*empty, *responses]),
             response_lengths=lengths.view(shape),
         ),
         rows=torch.tensor(list(rows), dtype=torch.int64),
-        ended=torch.tensor([end for one in answers for end in one.ended], dtype=torch.bool).view(shape),
+        ended=torch.tensor([end for one in results for end in one.ended], dtype=torch.bool).view(shape),
         logps=torch.tensor(logps, dtype=torch.float64).view(shape) if len(logps) == len(responses) else None,
         version=version,
     )

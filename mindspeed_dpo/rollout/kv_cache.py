@@ -1,7 +1,6 @@
-"""Keys and values of what was already read, in blocks of fixed size, for tiles of consecutive slots.
+"""KV cache in blocks of fixed size, for tiles of consecutive slots.
 
-A tile is what one decoding pass reads: blocks come first, so the blocks in use of all its rows are one contiguous
-piece.
+A tile holds the rows of one decoding pass. Its first axis is the block, so the used blocks of all rows are contiguous.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from torch import Tensor
 
 from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK
 
-# Positions of a block, the unit of the cache's capacity: half a block of each response is read in vain.
+# Positions per block, the unit of capacity; on average half a block per response is read without need.
 BLOCK = CACHE_BLOCK
 
 
 def capacity_of(tokens: int) -> int:
-    """Positions that a slot for this many tokens takes: whole blocks."""
+    """Round a number of tokens up to a multiple of the block size."""
     return -(-tokens // BLOCK) * BLOCK
 
 
 @dataclass(frozen=True)
 class Prefix:
-    """Keys and values of one prompt, which each of its answers begins with.
+    """Keys and values of one prompt, the prefix of all responses to it.
 
     Attributes:
-        keys: [layers, blocks, groups, d, BLOCK]; zeros after the prompt's end.
-        values: [layers, blocks, groups, BLOCK, d]; zeros too.
-        length: Tokens of the prompt.
+        keys: [layers, blocks, groups, d, BLOCK] in the model's dtype, zero past the end of the prompt.
+        values: [layers, blocks, groups, BLOCK, d] in the model's dtype, zero past the end of the prompt.
+        length: Length of the prompt in tokens.
     """
 
     keys: Tensor
@@ -38,19 +37,19 @@ class Prefix:
 
 
 def as_blocks(states: Tensor) -> Tensor:
-    """Values [T, groups, d] as [blocks, groups, BLOCK, d], zeros behind; of keys the transpose of the last two."""
+    """Split values [T, groups, d] of any dtype into blocks [blocks, groups, BLOCK, d], padded with zeros at the end."""
     missing = capacity_of(len(states)) - len(states)
     padded = torch.nn.functional.pad(states, (0, 0, 0, 0, 0, missing))
     return padded.unflatten(0, (-1, BLOCK)).transpose(1, 2)
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where one position of each row lies within a layer.
+class WriteIndices:
+    """Flat indices of one position of each row within a layer of a tile.
 
     Attributes:
-        keys: [rows * groups * d] places of numbers.
-        values: [rows * groups] places of vectors.
+        keys: [rows * groups * d] int64 indices of key elements.
+        values: [rows * groups] int64 indices of value vectors.
     """
 
     keys: Tensor
@@ -58,14 +57,14 @@ class Places:
 
 
 class CacheTile:
-    """The cache of some consecutive slots.
+    """The cache of consecutive slots.
 
     Attributes:
-        keys: [layers, blocks, rows, groups, d, BLOCK].
-        values: [layers, blocks, rows, groups, BLOCK, d]. All finite from the start: what is hidden is multiplied by 0.
+        keys: [layers, blocks, rows, groups, d, BLOCK] in the model's dtype.
+        values: [layers, blocks, rows, groups, BLOCK, d] in the model's dtype.
     """
 
-    # All finite from the start, because what is hidden is multiplied by zero.
+    # Zeros, since masked positions are multiplied by 0 and must be finite.
     def __init__(self, layers: int, blocks: int, rows: int, groups: int, width: int, like: Tensor) -> None:
         shape = (layers, blocks, rows, groups)
         self.keys = torch.zeros(*shape, width, BLOCK, dtype=like.dtype, device=like.device)
@@ -73,28 +72,28 @@ class CacheTile:
 
     @property
     def rows(self) -> int:
-        """Slots of the tile."""
+        """Number of slots of the tile."""
         return self.keys.shape[2]
 
-    def places(self, positions: Tensor) -> Places:
-        """Where `append` writes at one position [rows] of each row."""
+    def write_indices(self, positions: Tensor) -> WriteIndices:
+        """Compute the indices at which `append` writes, for one position of each row: [rows] int64."""
         rows, groups, width = self.keys.shape[2:5]
         device = positions.device
         row, group = torch.arange(rows, device=device), torch.arange(groups, device=device)
         piece = (((positions // BLOCK * rows + row) * groups)[:, None] + group).flatten()
-        at = (positions % BLOCK).repeat_interleave(groups)
+        offset = (positions % BLOCK).repeat_interleave(groups)
         column = piece[:, None] * width + torch.arange(width, device=device)
-        return Places((column * BLOCK + at[:, None]).flatten(), piece * BLOCK + at)
+        return WriteIndices((column * BLOCK + offset[:, None]).flatten(), piece * BLOCK + offset)
 
-    def append(self, layer: int, places: Places, keys: Tensor, values: Tensor) -> None:
-        """Write one key and value [rows, groups, d] of each row."""
+    def append(self, layer: int, indices: WriteIndices, keys: Tensor, values: Tensor) -> None:
+        """Write one key and one value of each row, [rows, groups, d] in the model's dtype."""
         width = values.shape[-1]
-        self.keys[layer].view(-1).index_copy_(0, places.keys, keys.reshape(-1))
-        self.values[layer].view(-1, width).index_copy_(0, places.values, values.reshape(-1, width))
+        self.keys[layer].view(-1).index_copy_(0, indices.keys, keys.reshape(-1))
+        self.values[layer].view(-1, width).index_copy_(0, indices.values, values.reshape(-1, width))
 
 
 class KvCache:
-    """All slots of one replica, tile by tile.
+    """All slots of one replica, in tiles.
 
     Attributes:
         tiles: Tiles of `rows` slots each; the last may have fewer.
@@ -103,16 +102,16 @@ class KvCache:
     def __init__(
         self, layers: int, slots: int, capacity: int, rows: int, groups: int, width: int, like: Tensor
     ) -> None:
-        """Allocate.
+        """Allocate the cache.
 
         Args:
-            layers: Layers of the model.
-            slots: Responses at once.
-            capacity: Positions of a slot, whole blocks.
-            rows: Slots of a tile.
+            layers: Number of layers of the model.
+            slots: Number of responses that are decoded concurrently.
+            capacity: Positions per slot, a multiple of the block size.
+            rows: Slots per tile.
             groups: Query groups on this rank.
-            width: Of a head.
-            like: A weight, for dtype and device.
+            width: Head dimension.
+            like: A weight whose dtype and device the cache uses.
         """
         self._rows = rows
         self.tiles = [
@@ -121,7 +120,7 @@ class KvCache:
         ]
 
     def write(self, slot: int, prefix: Prefix) -> None:
-        """Begin a response: copy its prompt's keys and values."""
+        """Copy a prompt's keys and values into a slot."""
         tile, row = divmod(slot, self._rows)
         blocks = prefix.keys.shape[1]
         self.tiles[tile].keys[:, :blocks, row] = prefix.keys

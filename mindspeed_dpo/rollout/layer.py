@@ -1,4 +1,4 @@
-"""The weights of one layer by what they do, and the check that all of a model's are there."""
+"""The weights of one layer by function, and a check that all weights of a model are present."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from mindspeed_dpo.weights import Placement
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.rules import local_entries
 
-_NAMED = 5
+_MAX_LISTED = 5
 
 MakeProduct = Callable[[Tensor, Tensor | None], Product]
 
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One layer of this tensor rank; the tensors themselves, not copies.
+    """Weights of one layer on this tensor-parallel rank, in the model's dtype; not copies.
+
+    Notation: h hidden size, f feed-forward size, G query groups of this rank, r query heads per group, d head width.
 
     Attributes:
         attention_norm: [h].
-        qkv: [G (r + 2) d, h], for each query group its r queries, key and value.
+        qkv: [G (r + 2) d, h], per query group its r queries, key and value.
         qkv_bias: [G (r + 2) d], or None.
         query_norm: [d], or None.
         key_norm: [d], or None.
@@ -47,7 +49,7 @@ class LayerWeights:
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor], index: int) -> LayerWeights:
-        """Layer `index` of the tensors that `checked` returned."""
+        """Select the weights of layer `index` from the result of `check_weights`."""
         prefix = f"decoder.layers.{index}."
         attention = prefix + "self_attention."
         return cls(
@@ -65,7 +67,7 @@ class LayerWeights:
 
 @dataclass(frozen=True)
 class LayerProducts:
-    """The products by one layer's matrices, of `LayerWeights` by the same names."""
+    """Matrix products with the weights of one layer, named as in `LayerWeights`."""
 
     qkv: Product
     projection: Product
@@ -74,7 +76,7 @@ class LayerProducts:
 
     @classmethod
     def of(cls, layer: LayerWeights, make: MakeProduct) -> LayerProducts:
-        """The products of a layer, in one of their forms."""
+        """Build the products of a layer with `make`."""
         return cls(
             qkv=make(layer.qkv, layer.qkv_bias),
             projection=make(layer.projection, None),
@@ -83,27 +85,32 @@ class LayerProducts:
         )
 
 
-def checked(model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup) -> dict[str, Tensor]:
-    """The tensors a rank needs, by name; others that the mapping holds are left out.
+def check_weights(model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup) -> dict[str, Tensor]:
+    """Select the weights that a rank needs, by name, and check their shapes.
+
+    Args:
+        model: The architecture.
+        weights: Weights by Megatron's names in the shapes of `LayerWeights`, such as [h], any float dtype.
+        tp: The tensor-parallel group.
 
     Raises:
-        ValueError: Tensors are missing or have another shape than the model says; up to five are named.
+        ValueError: Weights are missing or misshapen; up to five are listed.
     """
     placement = Placement.even(model.num_layers, tp_rank=tp.rank, tp_size=tp.size)
-    found: dict[str, Tensor] = {}
+    selected: dict[str, Tensor] = {}
     problems = []
     for name, entry in local_entries(rules_for(model), model, placement):
-        expected = entry.rule.kind.mcore_shape(model, tp.size)
+        expected = entry.layout.mcore_shape(model, tp.size)
         if name not in weights:
             problems.append(f"{name} {list(expected)} is missing")
         elif tuple(weights[name].shape) != expected:
             problems.append(f"{name} is {list(weights[name].shape)}, expected {list(expected)}")
         else:
-            found[name] = weights[name]
+            selected[name] = weights[name]
     if problems:
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        more = f" and {len(problems) - _MAX_LISTED} more" if len(problems) > _MAX_LISTED else ""
         raise ValueError(
-            f"the rollout needs all layers of rank {tp.rank} of {tp.size} in Megatron's form: "
-            f"{'; '.join(problems[:_NAMED])}{more}; hand over the weights of one pipeline stage with all layers"
+            f"the rollout needs all layers of rank {tp.rank} of {tp.size} in Megatron's layout: "
+            f"{'; '.join(problems[:_MAX_LISTED])}{more}; pass the weights of one pipeline stage that has all layers"
         )
-    return found
+    return selected

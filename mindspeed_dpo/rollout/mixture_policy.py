@@ -1,7 +1,7 @@
-"""Next tokens of two models at once: the geometric mixture that Nash-MD plays against.
+"""The geometric mixture of policy and reference that Nash-MD samples from.
 
-Both models read the same tokens, each into a cache of its own; only their logits meet. What generates asks a model for
-no more than `TokenModel`, so it does not know whether one or two answer.
+Both models read the same tokens into their own caches; their logits are mixed. `TokenModel` is the interface that the
+decode loop uses for a single model as well as for a mixture.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from mindspeed_dpo.rollout.decoder import RolloutModel
 
 
 class TokenModel(Protocol):
-    """What answers prompts, token by token; caches, tiles and prefixes are its own affair.
+    """A model that generates token by token; caches, tiles and prefixes are opaque to its user.
 
     Attributes:
-        model: The architecture; of a mixture the policy's.
-        tp: The tensor ranks, on which logits are equal.
+        model: The architecture; for a mixture that of the policy.
+        tp: The tensor-parallel group; logits are equal on its ranks.
     """
 
     model: ModelConfig
@@ -32,113 +32,113 @@ class TokenModel(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where logits are."""
+        """Device of the logits."""
 
     @property
-    def arranged(self) -> Callable[[int], AbstractContextManager[None]]:
-        """See `RolloutModel.arranged`."""
+    def packed_weights(self) -> Callable[[int], AbstractContextManager[None]]:
+        """Prepare the weights for passes of a fixed number of rows, as `RolloutModel.packed_weights`."""
 
     @property
     def new_cache(self) -> Callable[[int, int, int], Any]:
-        """See `RolloutModel.new_cache`."""
+        """Allocate a cache, as `RolloutModel.new_cache`."""
 
     @property
     def prefill(self) -> Callable[[Tensor], tuple[Any, Tensor]]:
-        """See `RolloutModel.prefill`."""
+        """Read a prompt, [T] integer token ids, and return its prefix and the logits [1, V] float32 after it."""
 
     @property
     def decode(self) -> Callable[..., Tensor]:
-        """See `RolloutModel.decode`."""
+        """Append one token per row of a tile and return the logits [R, V] float32, as `RolloutModel.decode`."""
 
 
 @dataclass(frozen=True)
 class MixedTile:
-    """The same slots in the caches of both models."""
+    """The tile of the same slots in the caches of both models."""
 
     parts: tuple[Any, Any]
 
     @property
     def rows(self) -> int:
-        """Slots of the tile."""
+        """Number of slots of the tile."""
         return int(self.parts[0].rows)
 
 
 class MixedCache:
-    """A cache for each model, alike in slots.
+    """Caches of both models with the same slots.
 
     Attributes:
-        tiles: See `KvCache.tiles`.
+        tiles: Pairs of tiles.
     """
 
     def __init__(self, first: Any, second: Any) -> None:
         self._caches = (first, second)
         self.tiles = [MixedTile(parts) for parts in zip(first.tiles, second.tiles, strict=True)]
 
-    def write(self, slot: int, prefix: tuple[Any, Any], *further: Any) -> None:
-        """See `KvCache.write`."""
+    def write(self, slot: int, prefix: tuple[Any, Any], *extra: Any) -> None:
+        """Copy the prefixes of both models into a slot."""
         for cache, part in zip(self._caches, prefix, strict=True):
-            cache.write(slot, part, *further)
+            cache.write(slot, part, *extra)
 
     def move(self, source: int, target: int, length: int) -> None:
-        """See `KvCache.move`."""
+        """Copy the first `length` positions of a slot to another in both caches."""
         for cache in self._caches:
             cache.move(source, target, length)
 
 
 class MixedModel:
-    """Policy and reference mixed token by token: share times the reference's logits, the rest of the policy's.
+    """Mixture of policy and reference with logits (1 - share) policy + share reference.
 
-    Up to a constant these are the logarithms of policy^(1 - share) x reference^share, the geometric mixture of Munos et
+    Up to a constant these are the logarithms of policy^(1 - share) reference^share, the geometric mixture of Munos et
     al. 2023 (arXiv:2312.00886).
     """
 
     def __init__(self, policy: RolloutModel, reference: RolloutModel, share: float) -> None:
-        """Take hold of both.
+        """Combine two models.
 
         Args:
-            policy: Answers with 1 - share.
-            reference: Answers with share, over the same tensor ranks.
-            share: In [0, 1]; at either end the samples are those of one of the two.
+            policy: The model with weight 1 - share.
+            reference: The model with weight share, on the same tensor-parallel ranks.
+            share: Weight in [0, 1]; at 0 and 1 the samples are those of a single model.
 
         Raises:
-            ValueError: Their vocabularies differ.
+            ValueError: The vocabularies differ.
         """
         if policy.model.vocab_size != reference.model.vocab_size:
             raise ValueError(
                 f"a policy of {policy.model.vocab_size} tokens and a reference of {reference.model.vocab_size} cannot "
-                "be mixed; their tokenizers must be one"
+                "be mixed; they must use the same tokenizer"
             )
         self.model, self.tp = policy.model, policy.tp
         self._models, self._share = (policy, reference), share
 
     @property
     def device(self) -> torch.device:
-        """Where the policy's weights are."""
+        """Device of the policy's weights."""
         return self._models[0].device
 
     @contextmanager
-    def arranged(self, rows: int) -> Iterator[None]:
-        """See `RolloutModel.arranged`; of both."""
+    def packed_weights(self, rows: int) -> Iterator[None]:
+        """Prepare the weights of both models for passes of `rows` rows."""
         policy, reference = self._models
-        with policy.arranged(rows), reference.arranged(rows):
+        with policy.packed_weights(rows), reference.packed_weights(rows):
             yield
 
     def new_cache(self, slots: int, capacity: int, rows: int) -> MixedCache:
-        """See `RolloutModel.new_cache`."""
+        """Allocate the caches of both models."""
         policy, reference = self._models
         return MixedCache(policy.new_cache(slots, capacity, rows), reference.new_cache(slots, capacity, rows))
 
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> tuple[tuple[Any, Any], Tensor]:
-        """See `RolloutModel.prefill`."""
+        """Read a prompt, [T] integer token ids; returns both prefixes and the mixed logits [1, V] float32."""
         (policy, ours), (reference, theirs) = (model.prefill(prompt) for model in self._models)
         return (policy, reference), self._mixed(ours, theirs)
 
     @torch.inference_mode()
-    def decode(self, tokens: Sequence[int], positions: Sequence[int], tile: MixedTile, *further: Any) -> Tensor:
-        """See `RolloutModel.decode`; what else that takes is handed to both."""
+    def decode(self, tokens: Sequence[int], positions: Sequence[int], tile: MixedTile, *extra: Any) -> Tensor:
+        """Append one token per row; returns the mixed logits [R, V] float32. Further arguments go to both models."""
         parts = zip(self._models, tile.parts, strict=True)
-        return self._mixed(*(model.decode(tokens, positions, part, *further) for model, part in parts))
+        return self._mixed(*(model.decode(tokens, positions, part, *extra) for model, part in parts))
 
     def _mixed(self, policy: Tensor, reference: Tensor) -> Tensor:
         return reference.mul(self._share).add_(policy, alpha=1 - self._share)

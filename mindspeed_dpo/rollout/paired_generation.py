@@ -1,4 +1,4 @@
-"""One response of the policy and one of another model to every prompt: what XPO and Nash-MD learn from."""
+"""One response of the policy and one of another model to each prompt, as XPO and Nash-MD need them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from mindspeed_dpo.batches import RolloutBatch, side_by_side
+from mindspeed_dpo.batches import RolloutBatch, concat_responses
 from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
 
 
 @dataclass(frozen=True)
-class Duel:
-    """Answers prompts as `Generator.rollout` does: response 0 is the policy's, response 1 the other's."""
+class PairedGenerator:
+    """Generates two responses per prompt: response 0 by the policy, response 1 by the other model."""
 
     policy: Generator
     other: Generator
@@ -30,8 +30,8 @@ class Duel:
         max_new_tokens: int,
         stop_ids: frozenset[int],
         seed: int,
-    ) -> Duel:
-        """Two generators that differ in the model alone; the arguments are those of `Generator`."""
+    ) -> PairedGenerator:
+        """Build two generators that differ only in the model; the arguments are those of `Generator`."""
         one = replace(settings, n_samples_per_prompt=1)
         first, second = (
             Generator(model, one, max_new_tokens=max_new_tokens, stop_ids=stop_ids, seed=seed)
@@ -42,12 +42,19 @@ class Duel:
     def rollout(
         self, prompts: Sequence[Tensor], rows: Sequence[int], sample_numbers: Sequence[int], version: int
     ) -> RolloutBatch:
-        """See `Generator.rollout`."""
+        """Generate both responses to each prompt.
+
+        Args:
+            prompts: Prompts, each [length] integer token ids.
+            rows: Dataset row of each prompt.
+            sample_numbers: Position of each prompt in the order of the run.
+            version: Version of the policy.
+        """
         ours = self.policy.rollout(prompts, rows, sample_numbers, version)
-        theirs = self.other.rollout(prompts, rows, [others_number(number) for number in sample_numbers], version)
-        return side_by_side(ours, theirs)
+        theirs = self.other.rollout(prompts, rows, [other_sample_number(number) for number in sample_numbers], version)
+        return concat_responses(ours, theirs)
 
 
-def others_number(sample_number: int) -> int:
-    """The sample number of the other's response: the negative ones are free, so no two responses draw alike."""
+def other_sample_number(sample_number: int) -> int:
+    """Return the sample number of the other model's response: a negative one, which no policy response uses."""
     return -1 - sample_number

@@ -1,7 +1,7 @@
-"""From logits to tokens: Hugging Face's filters in their order, and one uniform number per token.
+"""Sampling of tokens: Hugging Face's logits filters in their order, and one uniform number per token.
 
-Nothing here keeps state. The uniform numbers of a response are a function of (seed, sample number, k), and a token is
-the inverse of the cumulative distribution at its number; so a response depends on nothing else that is sampled.
+All functions are stateless. The uniform numbers of a response are a function of (seed, sample number, k), and a token
+is the inverse of the cumulative distribution at its number, so a response is independent of all others.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from mindspeed_dpo.config.settings.online import RolloutConfig
 
 HIDDEN = float("-inf")
 _WORD = (1 << 64) - 1
-# Columns that are summed in float32 before sums go on in float64.
+# Number of columns summed in float32; sums of these are formed in float64.
 _RUN = 128
-# On the host a few rows at a time, so that what is made of their logits stays in the processor's cache.
+# On the host a few rows at a time, so that temporaries stay in the processor's cache.
 _HOST_ELEMENTS = 1 << 17
 INVALID = -1
-"""The token of a row whose logits are not finite."""
+"""Token id returned for a row whose logits are not finite."""
 
 
 def uniforms(seed: int, sample_number: int, k: int, count: int) -> np.ndarray:
-    """The numbers of response k: [count] float64 in [0, 1), of numpy's counter-based Philox generator."""
+    """Draw the numbers of response k: [count] float64 in [0, 1), from the counter-based Philox generator, unitless."""
     key = np.array([seed & _WORD, sample_number & _WORD], dtype=np.uint64)
-    # The highest word of the counter keeps the streams of a prompt's responses apart.
+    # The highest word of the counter separates the streams of a prompt's responses.
     counter = np.array([0, 0, 0, k], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(count)
 
@@ -33,7 +33,18 @@ def uniforms(seed: int, sample_number: int, k: int, count: int) -> np.ndarray:
 def draw(
     logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tensor | None, with_logps: bool
 ) -> tuple[Tensor, Tensor]:
-    """Tokens [R] int64 of `choose` and their log-probabilities [R] float32, zero where they are not asked for."""
+    """Sample the next token of each row.
+
+    Args:
+        logits: [R, V] float32 logits.
+        numbers: [R] float64 uniform numbers.
+        settings: Penalty, temperature and filters.
+        seen: [R, V] bool mask of earlier tokens, or None.
+        with_logps: Whether to compute log-probabilities.
+
+    Returns:
+        Token ids [R] int64 as from `choose`, and their log-probabilities [R] float32 in nats, zero unless requested.
+    """
     rows = max(1, _HOST_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     tokens, logps = [], []
     for start in range(0, len(logits), rows):
@@ -45,49 +56,42 @@ def draw(
 
 
 def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tensor | None = None) -> Tensor:
-    """The next token of each row.
+    """Choose the next token of each row.
 
     Args:
-        logits: [R, V] float32, left as they are.
-        numbers: [R] float64 in [0, 1); unused without sampling.
+        logits: [R, V] float32 logits; not modified.
+        numbers: [R] float64 in [0, 1).
         settings: Penalty, temperature and filters.
-        seen: [R, V] bool tokens that occurred in prompt or response; needed with a repetition penalty.
+        seen: [R, V] bool mask of tokens that occurred in prompt or response; required for a repetition penalty.
 
     Returns:
-        [R] int64; `INVALID` where logits are not finite.
+        Token ids [R] int64; `INVALID` where logits are not finite.
     """
     if seen is not None and settings.repetition_penalty != 1:
-        logits = penalised(logits, seen, settings.repetition_penalty)
-    if not settings.do_sample:
-        best = logits.max(-1)
-        return best.indices.where(best.values.isfinite(), INVALID)
-    # One new tensor of this size and no more: on the host a further one costs as much as the arithmetic on it.
+        logits = penalized(logits, seen, settings.repetition_penalty)
+    # A single new tensor: on the host, allocating another costs as much as the arithmetic.
     scores = logits.sub(logits.amax(-1, keepdim=True)).div_(settings.temperature)
-    return invert(_cut(scores, settings).exp_(), numbers)
+    return invert(filter_scores(scores, settings).exp_(), numbers)
 
 
-def penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Positive logits of tokens that occurred divided by the penalty, negative ones multiplied (arXiv:1909.05858)."""
+def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+    """Apply the repetition penalty of CTRL (arXiv:1909.05858) to logits [R, V] float32.
+
+    Positive logits of tokens that occurred are divided by the penalty, negative ones multiplied.
+    """
     return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
-def filtered(logits: Tensor, settings: RolloutConfig) -> Tensor:
-    """Logits over temperature, then top-k, top-p and min-p; what is left out becomes minus infinity.
-
-    Each filter sees the distribution that the one before left, as in Hugging Face.
+def filter_scores(scores: Tensor, settings: RolloutConfig) -> Tensor:
+    """Apply top-k, top-p and min-p in this order; each filter sees the distribution that the one before left, as in HF.
 
     Args:
-        logits: [R, V] float32.
-        settings: Temperature and filters.
+        scores: [R, V] float32 logits over temperature, up to a constant per row.
+        settings: The filters.
 
     Returns:
-        [R, V] float32.
+        [R, V] float32 scores, minus infinity for tokens that are filtered out.
     """
-    return _cut(logits / settings.temperature, settings)
-
-
-def _cut(scores: Tensor, settings: RolloutConfig) -> Tensor:
-    """Scores with minus infinity where a filter leaves out; unchanged by a constant added to all scores."""
     if settings.top_k:
         least = scores.topk(min(settings.top_k, scores.shape[-1])).values[:, -1:]
         scores = scores.masked_fill(scores < least, HIDDEN)
@@ -100,7 +104,7 @@ def _cut(scores: Tensor, settings: RolloutConfig) -> Tensor:
 
 
 def _within_mass(scores: Tensor, mass: float) -> Tensor:
-    """Keep the likeliest tokens that reach a total probability, the one that passes it included."""
+    """Keep the most likely tokens up to a total probability, including the one that reaches it (top-p)."""
     ordered, order = scores.sort()
     beyond = ordered.softmax(-1).cumsum(-1) <= 1 - mass
     beyond[:, -1] = False
@@ -108,17 +112,17 @@ def _within_mass(scores: Tensor, mass: float) -> Tensor:
 
 
 def invert(weights: Tensor, numbers: Tensor) -> Tensor:
-    """The column at which each row's cumulative weight first exceeds its number times the row's total.
+    """Invert the cumulative distribution: the first column whose cumulative weight exceeds number times total.
 
-    Short runs of columns are summed in float32, which is as exact as the weights are; all beyond that is float64. A
-    column without weight is never returned.
+    Short runs of columns are summed in float32, as exact as the weights; their sums are accumulated in float64. A
+    column of weight zero is never returned.
 
     Args:
-        weights: [R, V] float32, not negative.
+        weights: [R, V] float32 unnormalised probabilities.
         numbers: [R] float64 in [0, 1).
 
     Returns:
-        [R] int64; `INVALID` where the total is not finite or zero.
+        Column indices [R] int64; `INVALID` where the total is not finite or zero.
     """
     missing = -weights.shape[1] % _RUN
     runs = (torch.nn.functional.pad(weights, (0, missing)) if missing else weights).unflatten(1, (-1, _RUN))
@@ -128,7 +132,7 @@ def invert(weights: Tensor, numbers: Tensor) -> Tensor:
     target = numbers[:, None] * total
     run = _first_above(cumulative, target)
     own = sums.gather(1, run)
-    # Where in the run, as a share of it: its exact sum differs a little from the float32 one.
+    # Position within the run as a fraction of it, since its exact sum differs slightly from the float32 one.
     share = (target - (cumulative.gather(1, run) - own)) / own
     inside = runs.gather(1, run[:, :, None].expand(-1, -1, _RUN))[:, 0].double().cumsum(-1)
     column = run * _RUN + _first_above(inside, share * inside[:, -1:])
@@ -136,13 +140,13 @@ def invert(weights: Tensor, numbers: Tensor) -> Tensor:
 
 
 def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
-    """[R, 1] first column of [R, n] above the target [R, 1], or, where rounding left none, the last that adds to it."""
+    """Find the first column [R, 1] of [R, n] above the target [R, 1]; if rounding leaves none, the last with weight."""
     above = (cumulative <= target).sum(-1, keepdim=True)
     return above.minimum((cumulative < cumulative[:, -1:]).sum(-1, keepdim=True))
 
 
 def log_probs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Log-probability [R] float32, in nats, of tokens [R] under logits [R, V]: temperature 1, no filter."""
+    """Compute the log-probability [R] float32, in nats, of tokens [R] int64 under logits [R, V] float32, unfiltered."""
     top = logits.amax(-1, keepdim=True)
     total = logits.sub(top).exp_().sum(-1).log_()
     return logits.gather(1, tokens.clamp(min=0)[:, None]).sub_(top)[:, 0] - total

@@ -69,7 +69,7 @@ def _environment(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
         likely_kind(run.loop.device),
         parallel.distributed_timeout_minutes,
         os.environ,
-        repeatable=precision.use_deter_comp,
+        deterministic=precision.use_deter_comp,
     )
 
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from mindspeed_dpo.config.loading.parse import format_value
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.values import format_value
 from mindspeed_dpo.engine.checkpoint_files import (
     METADATA,
     TRACKER,

@@ -1,6 +1,6 @@
-"""The files of a Hugging Face folder that are not weights: config, generation config, tokenizer, chat template.
+"""The files of a Hugging Face folder other than weights: config, generation config, tokenizer and chat template.
 
-A checkpoint carries them in its folder `hf/`, so that it can be exported and its tokenizer found without the original.
+A checkpoint stores them in its folder `hf/`, so that it can be exported and tokenized without the original folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import shutil
 from pathlib import Path
 
-FOLDER = "hf"
+ASSETS_FOLDER = "hf"
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*",
@@ -17,43 +17,43 @@ _PATTERNS = (
 
 
 def asset_files(directory: str | Path) -> list[Path]:
-    """The files to carry along, in order of their names."""
+    """The asset files of a Hugging Face folder, sorted by name."""
     root = Path(directory)
-    found = {file for pattern in _PATTERNS for file in root.glob(pattern)}
-    return sorted(file for file in found if file.is_file())
+    files = {file for pattern in _PATTERNS for file in root.glob(pattern)}
+    return sorted(file for file in files if file.is_file())
 
 
 def copy_assets(source: str | Path, target: str | Path) -> list[Path]:
-    """Copy config, tokenizer and chat template of a Hugging Face folder; weights and code stay behind.
+    """Copy config, tokenizer and chat template of a Hugging Face folder, without weights and code.
 
     Args:
         source: A Hugging Face folder.
-        target: Made if absent. Each file is written under another name first.
+        target: The folder to copy to, created if absent. Each file is written under a temporary name first.
 
     Returns:
         The files written.
     """
     written = []
     for file in asset_files(source):
-        place = Path(target) / file.relative_to(source)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        partial = place.with_name(f".{place.name}.part")
+        copy = Path(target) / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        partial = copy.with_name(f".{copy.name}.part")
         shutil.copyfile(file, partial)
-        written.append(partial.replace(place))
+        written.append(partial.replace(copy))
     return written
 
 
 def find_assets(checkpoint: str | Path) -> Path | None:
-    """The Hugging Face files of a checkpoint folder, or of the checkpoint an iteration folder belongs to."""
+    """The folder of Hugging Face files in a checkpoint folder, or in the checkpoint of an iteration folder."""
     root = Path(checkpoint)
-    for folder in (root / FOLDER, root.parent / FOLDER):
+    for folder in (root / ASSETS_FOLDER, root.parent / ASSETS_FOLDER):
         if (folder / "config.json").is_file():
             return folder
     return None
 
 
-def tokenizer_size(directory: str | Path) -> int | None:
-    """Smallest vocabulary that holds every id of tokenizer.json, or None without that file."""
+def tokenizer_vocab_size(directory: str | Path) -> int | None:
+    """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file."""
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         return None

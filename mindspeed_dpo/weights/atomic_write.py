@@ -1,6 +1,6 @@
-"""Put finished folders in place: a folder is written beside its target and moved there whole.
+"""Atomic replacement of folders and files: each is written next to its target and renamed when it is complete.
 
-A crash leaves the old content, or a folder whose name says that it is unfinished; never a mixture.
+After a crash the target holds its old content, or a folder remains whose name ends in `.unfinished`; never a mixture.
 """
 
 from __future__ import annotations
@@ -14,48 +14,48 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
-    """Stop before work is done where the result would meet older files.
+    """Check that an output folder is free before the work starts.
 
     Raises:
-        WeightsError: The target is a file, or a folder with content and `overwrite` is off.
+        WeightsError: The target is a file, or a non-empty folder and `overwrite` is off.
     """
     if target.exists() and not target.is_dir():
         raise WeightsError(f"{target} is a file; give a folder to write to")
     if target.is_dir() and not overwrite and any(target.iterdir()):
-        raise WeightsError(f"{target} is not empty; give another --save-dir, or --overwrite to replace what it holds")
+        raise WeightsError(f"{target} is not empty; give another --save-dir, or --overwrite to replace its content")
 
 
 @contextmanager
-def unfinished_folder(final: Path) -> Iterator[Path]:
-    """A new folder beside `final`, for the caller to fill; nothing of it stays if the filling fails."""
-    folder = final.with_name(f".{final.name}.unfinished")
+def staging_folder(target: Path) -> Iterator[Path]:
+    """A new folder next to `target` for the caller to fill; it is removed unless `replace_folder` has renamed it."""
+    folder = target.with_name(f".{target.name}.unfinished")
     if folder.exists():
         shutil.rmtree(folder)
-    parent_is_new = not final.parent.exists()
+    parent_is_new = not target.parent.exists()
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         if folder.exists():
             shutil.rmtree(folder)
-        if parent_is_new and not any(final.parent.iterdir()):
-            final.parent.rmdir()
+        if parent_is_new and not any(target.parent.iterdir()):
+            target.parent.rmdir()
 
 
-def put_in_place(folder: Path, final: Path) -> None:
-    """Give a filled folder its final name, replacing an older folder of that name."""
-    older = final.with_name(f".{final.name}.replaced")
+def replace_folder(folder: Path, target: Path) -> None:
+    """Rename a complete folder to `target`, replacing an older folder of that name."""
+    older = target.with_name(f".{target.name}.replaced")
     if older.exists():
         shutil.rmtree(older)
-    if final.exists():
-        final.rename(older)
-    folder.rename(final)
+    if target.exists():
+        target.rename(older)
+    folder.rename(target)
     if older.exists():
         shutil.rmtree(older)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write a small text file, either completely or not at all."""
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

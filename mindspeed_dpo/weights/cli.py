@@ -1,6 +1,6 @@
-"""The flags of `convert_ckpt.py`, those of MindSpeed-LLM's converter, and what becomes of each.
+"""The command line of `convert_ckpt.py`, with the flags of MindSpeed-LLM's converter.
 
-A flag is used, or reported to have no effect, or refused with a sentence. An unknown one is an error.
+Each of its flags is either used, reported to have no effect, or rejected with the reason. Unknown flags are errors.
 """
 
 from __future__ import annotations
@@ -13,26 +13,15 @@ from pathlib import Path
 from typing import NoReturn
 
 from mindspeed_dpo.config.settings.lora import LORA_TARGETS, AdapterConfig
-from mindspeed_dpo.weights.convert import Request
+from mindspeed_dpo.weights.convert import ConversionRequest
 from mindspeed_dpo.weights.dtype_cast import DTYPES
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.placement import Layout
+from mindspeed_dpo.weights.families import FAMILIES
+from mindspeed_dpo.weights.placement import ParallelLayout
 
 logger = logging.getLogger(__name__)
 
-_DENSE = "weights of dense models only so far"
-
-FAMILIES: dict[str, frozenset[str]] = {
-    "llama": frozenset({"llama"}),
-    "llama2": frozenset({"llama", "qwen2"}),
-    "llama3": frozenset({"llama"}),
-    "mistral": frozenset({"llama"}),
-    "qwen2": frozenset({"qwen2"}),
-    "qwen25": frozenset({"qwen2"}),
-    "qwen3": frozenset({"qwen3"}),
-}
-"""What `--model-type-hf` may say, and the families it stands for; MindSpeed-LLM calls Qwen2 with biases llama2."""
-
+_DENSE = "only dense models are supported"
 _NOT_YET = ("mixtral", "qwen2-moe", "qwen3-moe", "deepseek2", "deepseek2-lite", "deepseek3")
 
 NO_EFFECT: dict[str, tuple[int | str, str]] = {
@@ -44,101 +33,131 @@ NO_EFFECT: dict[str, tuple[int | str, str]] = {
     "--megatron-path": (1, "Megatron is not needed"),
     "--max-queue-size": (1, "tensors are streamed"),
     "--no-checking": (0, "checks are always on"),
-    "--tokenizer-model": (1, "the tokenizer files of the Hugging Face folder are carried along"),
+    "--tokenizer-model": (1, "the tokenizer files of the Hugging Face folder are copied"),
     "--vocab-file": (1, "the vocabulary size comes from config.json or --true-vocab-size"),
     "--moe-grouped-gemm": (0, "the model has no experts"),
     "--moe-tp-extend-ep": (0, "the model has no experts"),
     "--first-k-dense-replace": (1, "the model has no experts"),
     "--expert-tensor-parallel-size": (1, "the model has no experts"),
-    "--trust-remote-code": (0, "code of a model folder is never run"),
-    "--transformer-impl": (1, "both spellings of the norms are read, the plain one is written"),
+    "--trust-remote-code": (0, "code in a model folder is never run"),
+    "--transformer-impl": (1, "norms are read under either name and written under the plain one"),
     "--save-layer-by-layer": (0, "tensors are streamed"),
 }
-"""Flag → number of values, and why it has no effect. `--tokenizer-model` was required once, so it goes unmentioned."""
+"""Flag: number of values, and why it has no effect.
 
-REFUSED: dict[str, tuple[int | str, str]] = {
-    "--add-dense-bias": (0, "no supported family has biases on dense layers"),
+There is no warning for `--tokenizer-model`, which MindSpeed-LLM's guides give in every call.
+"""
+
+REJECTED: dict[str, tuple[int | str, str]] = {
+    "--add-dense-bias": (0, "no supported family has biases in its dense layers"),
     "--load-from-legacy": (0, "only checkpoints of megatron-core models are supported"),
     "--save-to-legacy": (0, "only checkpoints of megatron-core models are supported"),
     "--post-norm": (0, "no supported family has norms after its layers"),
     "--embed-layernorm": (0, "no supported family has a norm on the embedding"),
-    "--add-output-layer-bias": (0, "no supported family has a bias on the output layer"),
+    "--add-output-layer-bias": (0, "no supported family has a bias in the output layer"),
     "--w-pack": ("?", "packed query, key and value weights of Hugging Face models are not supported"),
     "--qlora-nf4": (0, "4-bit weights are not supported"),
     "--mla-mm-split": (0, "models with multi-latent attention are not supported"),
     "--schedules-method": (1, "the layer order of dualpipev is not supported"),
 }
-"""Flag → number of values, and the sentence it is refused with."""
+"""Flag: number of values, and the reason it is rejected."""
 
 
 class UsageError(ValueError):
-    """The command line is wrong; the sentence says which flag and why."""
+    """The command line is invalid; the message names the flag and the reason."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that raises instead of printing its long usage and leaving."""
+    """An argument parser that raises instead of printing its usage and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser; `--help` lists the flags that do something."""
+    """Build the parser; `--help` lists the flags that have an effect."""
     parser = _Parser(
         prog="convert_ckpt.py",
         description="Convert weights between Hugging Face folders and Megatron-core checkpoints.",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--load-dir", type=Path, required=True, help="weights to read")
+    add("--load-dir", type=Path, required=True, help="folder with the weights to read")
     add("--save-dir", type=Path, required=True, help="folder to write")
-    add("--load-model-type", choices=("hf", "mg", "optim"), help="form of the source (default: whatever is there)")
-    add("--save-model-type", choices=("hf", "mg"), default="mg", help="form of the result (default: mg)")
-    add("--model-type", default="GPT", help="GPT")
-    add("--model-type-hf", help=f"family to expect: {', '.join(FAMILIES)} (default: as config.json says)")
-    add("--hf-cfg-dir", type=Path, help="folder with config.json and tokenizer, where the checkpoint carries none")
-    add("--params-dtype", choices=tuple(DTYPES), help="type to cast to (default: each tensor's own)")
-    add("--target-tensor-parallel-size", type=int, default=1, help="tensor-parallel size of the result")
-    add("--target-pipeline-parallel-size", type=int, default=1, help="pipeline-parallel size of the result")
-    add("--target-expert-parallel-size", "--target-expert-model-parallel-size", type=int, default=1, help=_DENSE)
-    add("--num-layers-per-virtual-pipeline-stage", type=int, help="layers of one virtual chunk")
-    add("--num-layer-list", type=_numbers, help='layers of each stage, such as "4,4,6"')
-    add("--noop-layers", type=_numbers, default=(), help='empty places among the layers, such as "1,3"')
-    add("--num-layers", type=int, help="number of layers to expect, noops counted")
-    add("--true-vocab-size", type=int, help="vocabulary without padding, where the source does not tell")
-    add("--make-vocab-size-divisible-by", type=int, help="pad the vocabulary to a multiple of this x TP (default 1)")
+    add("--load-model-type", choices=("hf", "mg", "optim"), help="expected format of the source (default: any)")
+    add("--save-model-type", choices=("hf", "mg"), default="mg", help="format of the result (default: mg)")
+    add("--model-type", default="GPT", help="model type; only GPT is supported")
+    add("--model-type-hf", help=f"expected family: {', '.join(_families_by_name())} (default: any)")
+    add("--hf-cfg-dir", type=Path, help="folder with config.json and tokenizer, for a checkpoint without them")
+    add("--params-dtype", choices=tuple(DTYPES), help="data type to cast to (default: that of each tensor)")
+    add("--target-tensor-parallel-size", type=int, default=1, help="tensor-parallel size of the result (default: 1)")
+    add(
+        "--target-pipeline-parallel-size", type=int, default=1, help="pipeline-parallel size of the result (default: 1)"
+    )
+    add(
+        "--target-expert-parallel-size", "--target-expert-model-parallel-size", type=int, default=1,
+        help=f"expert-parallel size of the result; must be 1: {_DENSE}",
+    )  # fmt: skip
+    add("--num-layers-per-virtual-pipeline-stage", type=int, help="layers of each virtual pipeline stage")
+    add("--num-layer-list", type=_parse_numbers, help='layers of each pipeline stage, for example "4,4,6"')
+    add("--noop-layers", type=_parse_numbers, default=(), help='indices of layers without weights, for example "1,3"')
+    add("--num-layers", type=int, help="expected number of layers, including no-op layers")
+    add("--true-vocab-size", type=int, help="vocabulary size without padding, if the source does not record it")
+    add("--make-vocab-size-divisible-by", type=int, help="pad the vocabulary to a multiple of this x TP (default: 1)")
     add("--add-qkv-bias", action="store_true", help="expect biases on query, key and value")
-    add("--orm", action="store_true", help="a reward model: a head of one score instead of the vocabulary's")
-    add("--lora-load", type=Path, help="adapters to merge: a folder of PEFT, or a training checkpoint that holds some")
-    add("--save-lora-to-hf", action="store_true", help="write the adapters alone, for PEFT, instead of merging them")
-    add("--lora-r", type=int, help="rank to expect of the adapters (default: as they say)")
-    add("--lora-alpha", type=float, help="strength to expect (default: as they say)")
-    add("--lora-target-modules", nargs="+", help="matrices to expect (default: as they say)")
+    add("--orm", action="store_true", help="convert a reward model, which has a scalar score head")
+    add("--lora-load", type=Path, help="adapters to merge: a PEFT folder, or a training checkpoint of adapters")
+    add("--save-lora-to-hf", action="store_true", help="write only the adapters, for PEFT, instead of merging them")
+    add("--lora-r", type=int, help="expected rank of the adapters (default: any)")
+    add("--lora-alpha", type=float, help="expected alpha of the adapters (default: any)")
+    add("--lora-target-modules", nargs="+", help="expected matrices with adapters (default: any)")
     add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
-    add("--overwrite", action="store_true", help="replace what --save-dir holds")
-    add("--use-mcore-models", action="store_true", help="always on")
-    add("--ckpt-format", default="torch", help="torch")
-    add("--mtp-num-layers", type=int, default=0, help="0")
-    for name, (values, _) in {**NO_EFFECT, **REFUSED}.items():
-        _add_silent(parser, name, values)
+    add("--overwrite", action="store_true", help="replace the content of --save-dir")
+    add("--use-mcore-models", action="store_true", help="accepted for compatibility; always on")
+    add("--ckpt-format", default="torch", help="format of Megatron checkpoints; only torch is supported")
+    add("--mtp-num-layers", type=int, default=0, help="multi-token prediction layers; must be 0")
+    for name, (num_values, _) in {**NO_EFFECT, **REJECTED}.items():
+        _add_hidden(parser, name, num_values)
     return parser
 
 
-def parse(arguments: Sequence[str]) -> Request:
-    """Turn a command line into a request; flags without effect are logged.
+def parse(arguments: Sequence[str]) -> ConversionRequest:
+    """Parse a command line; flags without effect are logged.
 
     Raises:
-        UsageError: A flag is unknown, refused, or contradicts another.
+        UsageError: A flag is unknown, rejected, or contradicts another.
     """
     parser = build_parser()
     flags, unknown = parser.parse_known_args(arguments)
-    _refuse_unknown(parser, unknown)
-    _refuse_unsupported(flags)
+    _reject_unknown(parser, unknown)
+    _reject_unsupported(flags)
     for name, (_, reason) in NO_EFFECT.items():
-        if _given(flags, name) and name != "--tokenizer-model":
+        if _is_given(flags, name) and name != "--tokenizer-model":
             logger.warning("%s has no effect: %s", name, reason)
+    return ConversionRequest(
+        load_dir=flags.load_dir,
+        save_dir=flags.save_dir,
+        save_format=flags.save_model_type,
+        load_format=flags.load_model_type,
+        layout=_layout(flags),
+        dtype=DTYPES[flags.params_dtype] if flags.params_dtype else None,
+        families=_expected_families(flags),
+        hf_config_dir=flags.hf_cfg_dir,
+        reward_model=flags.orm,
+        vocab_size=flags.true_vocab_size,
+        vocab_multiple=flags.make_vocab_size_divisible_by,
+        num_layers=flags.num_layers,
+        adapter_dir=flags.lora_load,
+        adapter_only=flags.save_lora_to_hf,
+        expected_adapter=_expected_adapter(flags),
+        loosely=flags.load_checkpoint_loosely,
+        overwrite=flags.overwrite,
+    )
+
+
+def _layout(flags: argparse.Namespace) -> ParallelLayout:
     try:
-        layout = Layout(
+        return ParallelLayout(
             tp=flags.target_tensor_parallel_size,
             pp=flags.target_pipeline_parallel_size,
             layers_per_virtual_stage=flags.num_layers_per_virtual_pipeline_stage,
@@ -147,97 +166,87 @@ def parse(arguments: Sequence[str]) -> Request:
         )
     except WeightsError as error:
         raise UsageError(str(error)) from error
-    return Request(
-        load_dir=flags.load_dir,
-        save_dir=flags.save_dir,
-        save_as=flags.save_model_type,
-        load_as=flags.load_model_type,
-        layout=layout,
-        dtype=DTYPES[flags.params_dtype] if flags.params_dtype else None,
-        families=_families(flags),
-        hf_config_dir=flags.hf_cfg_dir,
-        reward_model=flags.orm,
-        vocab_size=flags.true_vocab_size,
-        vocab_multiple=flags.make_vocab_size_divisible_by,
-        num_layers=flags.num_layers,
-        adapter_dir=flags.lora_load,
-        adapter_only=flags.save_lora_to_hf,
-        adapter_wishes=_adapter_wishes(flags),
-        loosely=flags.load_checkpoint_loosely,
-        overwrite=flags.overwrite,
-    )
 
 
-def _adapter_wishes(flags: argparse.Namespace) -> dict[str, object]:
-    """What the flags say about adapters, by setting."""
+def _expected_adapter(flags: argparse.Namespace) -> dict[str, object]:
+    """The settings of adapters that the flags give, by key."""
     unknown = [name for name in flags.lora_target_modules or () if name not in LORA_TARGETS]
     if unknown:
-        raise UsageError(f"--lora-target-modules: {unknown[0]} has no adapter; choose among {', '.join(LORA_TARGETS)}")
+        raise UsageError(f"--lora-target-modules: {unknown[0]} is not supported; supported: {', '.join(LORA_TARGETS)}")
     if flags.save_lora_to_hf and flags.save_model_type != "hf":
-        raise UsageError("--save-lora-to-hf writes for Hugging Face's PEFT; give --save-model-type hf")
+        raise UsageError("--save-lora-to-hf writes a PEFT folder; give --save-model-type hf")
     modules = AdapterConfig(lora_target_modules=tuple(flags.lora_target_modules or ())).modules
-    wishes = {"lora_r": flags.lora_r, "lora_alpha": flags.lora_alpha, "modules": modules or None}
-    return {key: wish for key, wish in wishes.items() if wish is not None}
+    values = {"lora_r": flags.lora_r, "lora_alpha": flags.lora_alpha, "modules": modules or None}
+    return {key: value for key, value in values.items() if value is not None}
 
 
-def _add_silent(parser: argparse.ArgumentParser, name: str, values: int | str) -> None:
-    """A flag that `--help` leaves out."""
-    if values == 0:
+def _add_hidden(parser: argparse.ArgumentParser, name: str, num_values: int | str) -> None:
+    """Add a flag that `--help` does not list."""
+    if num_values == 0:
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
-    elif values == "?":
-        parser.add_argument(name, nargs=values, const=True, help=argparse.SUPPRESS)
+    elif num_values == "?":
+        parser.add_argument(name, nargs=num_values, const=True, help=argparse.SUPPRESS)
     else:
-        parser.add_argument(name, nargs=values, help=argparse.SUPPRESS)
+        parser.add_argument(name, nargs=num_values, help=argparse.SUPPRESS)
 
 
-def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
-    if not unknown:
-        return
-    known = [name for action in parser._actions for name in action.option_strings]
-    near = difflib.get_close_matches(unknown[0].split("=")[0], known, n=1)
-    raise UsageError(f"{unknown[0]} is not a known flag" + (f"; did you mean {near[0]}?" if near else ""))
+def _reject_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+    if unknown:
+        flags = [name for action in parser._actions for name in action.option_strings]
+        raise UsageError(f"unknown flag {unknown[0]}{_did_you_mean(unknown[0].split('=')[0], flags)}")
 
 
-def _refuse_unsupported(flags: argparse.Namespace) -> None:
-    for name, (_, reason) in REFUSED.items():
-        if _given(flags, name):
+def _reject_unsupported(flags: argparse.Namespace) -> None:
+    for name, (_, reason) in REJECTED.items():
+        if _is_given(flags, name):
             raise UsageError(f"{name}: {reason}")
-    checks = {
+    unsupported = {
         f"--model-type {flags.model_type}: only GPT is supported": flags.model_type != "GPT",
         "--load-model-type optim: optimizer states cannot be converted": flags.load_model_type == "optim",
-        f"--target-expert-parallel-size: {_DENSE}; leave it at 1": flags.target_expert_parallel_size != 1,
-        f"--ckpt-format {flags.ckpt_format}: only torch is written": flags.ckpt_format != "torch",
-        "--mtp-num-layers: layers that predict several tokens are not supported": flags.mtp_num_layers != 0,
+        f"--target-expert-parallel-size: {_DENSE}; omit the flag or give 1": flags.target_expert_parallel_size != 1,
+        f"--ckpt-format {flags.ckpt_format}: only torch is supported": flags.ckpt_format != "torch",
+        "--mtp-num-layers: multi-token prediction layers are not supported": flags.mtp_num_layers != 0,
     }
-    for sentence, refused in checks.items():
-        if refused:
-            raise UsageError(sentence)
+    for message, is_given in unsupported.items():
+        if is_given:
+            raise UsageError(message)
 
 
-def _families(flags: argparse.Namespace) -> frozenset[str] | None:
-    """The families the flags allow, or None for any."""
-    name = flags.model_type_hf
-    if name in _NOT_YET:
-        raise UsageError(f"--model-type-hf {name} is not supported yet; supported: {', '.join(FAMILIES)}")
-    if name is not None and name not in FAMILIES:
-        near = difflib.get_close_matches(name, FAMILIES, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(f"--model-type-hf {name} is not supported; supported: {', '.join(FAMILIES)}{hint}")
-    families = FAMILIES.get(name)
+def _families_by_name() -> dict[str, frozenset[str]]:
+    """The families that each value of `--model-type-hf` stands for."""
+    names = dict.fromkeys(name for family in FAMILIES for name in family.converter_names)
+    return {name: frozenset(f.name for f in FAMILIES if name in f.converter_names) for name in names}
+
+
+def _expected_families(flags: argparse.Namespace) -> frozenset[str] | None:
+    """The families that the flags allow, or None for any."""
+    name, families_by_name = flags.model_type_hf, _families_by_name()
+    if name is not None and name not in families_by_name:
+        yet, hint = (" yet", "") if name in _NOT_YET else ("", _did_you_mean(name, families_by_name))
+        raise UsageError(
+            f"--model-type-hf {name} is not supported{yet}; supported: {', '.join(families_by_name)}{hint}"
+        )
+    families = families_by_name.get(name)
     if not flags.add_qkv_bias:
         return families
-    biased = frozenset({"qwen2"}) & (families or frozenset({"qwen2"}))
-    if not biased:
+    with_bias = frozenset(family.name for family in FAMILIES if family.add_qkv_bias)
+    allowed = with_bias if families is None else with_bias & families
+    if not allowed:
         raise UsageError(f"--add-qkv-bias contradicts --model-type-hf {name}, which has no such biases")
-    return biased
+    return allowed
 
 
-def _given(flags: argparse.Namespace, name: str) -> bool:
+def _did_you_mean(word: str, candidates: Sequence[str] | dict[str, frozenset[str]]) -> str:
+    nearest = difflib.get_close_matches(word, candidates, n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _is_given(flags: argparse.Namespace, name: str) -> bool:
     return getattr(flags, name.removeprefix("--").replace("-", "_")) not in (None, False)
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Parse "4,4,6"."""
+def _parse_numbers(text: str) -> tuple[int, ...]:
+    """Parse numbers separated by commas, such as "4,4,6"."""
     try:
         return tuple(int(item) for item in text.split(","))
     except ValueError as error:

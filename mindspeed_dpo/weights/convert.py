@@ -1,6 +1,6 @@
-"""The three conversions: Hugging Face to Megatron, Megatron to Hugging Face, Megatron to another layout.
+"""The conversions of `convert_ckpt.py`: Hugging Face to Megatron, Megatron to Hugging Face, Megatron to another layout.
 
-What the command line's flags mean is told in `flags`; how tensors change form in `kinds`.
+Parsing the command line is left to `cli`, changing the form of single tensors to `tensor_layouts`.
 """
 
 from __future__ import annotations
@@ -15,54 +15,58 @@ from typing import Literal
 import torch
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.assets import tokenizer_size
+from mindspeed_dpo.weights.assets import tokenizer_vocab_size
 from mindspeed_dpo.weights.atomic_write import check_target
-from mindspeed_dpo.weights.base import WeightSource
-from mindspeed_dpo.weights.dtype_cast import Tally, cast
+from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_config import describe_differences, family_of, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.families import family_of
+from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
+from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
 from mindspeed_dpo.weights.hf_source import HfSource
 from mindspeed_dpo.weights.hf_writer import write_hf
 from mindspeed_dpo.weights.legacy_writer import write_legacy
-from mindspeed_dpo.weights.lora import AdapterSource, MergedSource, SavedAdapter, write_peft
-from mindspeed_dpo.weights.placement import Layout
-from mindspeed_dpo.weights.source import open_adapter, open_weights
+from mindspeed_dpo.weights.lora import AdapterSource, CheckpointAdapter, MergedSource, write_peft
+from mindspeed_dpo.weights.placement import ParallelLayout
+from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 
-Form = Literal["hf", "mg"]
-LEGACY_SUBFOLDER = "mg2hf"
+Format = Literal["hf", "mg"]
+MG2HF_FOLDER = "mg2hf"
 
 
 @dataclass(frozen=True)
-class Request:
-    """One conversion.
+class ConversionRequest:
+    """The arguments of one conversion.
+
+    `ConversionRequest(Path("Llama-3.2-1B"), Path("ckpt"), layout=ParallelLayout(tp=8))` converts a Hugging Face folder
+    to rank files for tensor-parallel size 8.
 
     Attributes:
-        load_dir: Weights to read.
-        save_dir: Folder to write. For Hugging Face output, an existing Hugging Face folder gets a subfolder.
-        save_as: Form to write.
-        load_as: Form expected in `load_dir`, or None for whatever is there.
-        layout: How Megatron files are to divide the model.
-        dtype: Type to cast to, or None to keep each tensor's own.
-        families: Families the caller expects, or None for any.
-        reward_model: Whether the weights are those of a reward model; they must be as the caller says.
-        hf_config_dir: Folder with config.json and tokenizer, where the weights do not carry them.
-        vocab_size: True vocabulary, where the weights do not tell.
-        vocab_multiple: The padded vocabulary divides by this times the tensor-parallel size.
-        num_layers: Layers the caller expects, noops counted, or None for any.
-        adapter_dir: Adapters to merge into `load_dir`, where that does not hold some itself.
-        adapter_only: Write the adapters for PEFT, instead of merged weights.
-        adapter_wishes: What the caller says about the adapters, by key; it must be so.
+        load_dir: The weights to read.
+        save_dir: The folder to write. Hugging Face output goes to a subfolder if it is a Hugging Face folder itself.
+        save_format: The format to write.
+        load_format: The expected format of `load_dir`, or None for any.
+        layout: How Megatron rank files divide the model.
+        dtype: The dtype to cast to, or None to preserve each tensor's own.
+        families: Names of the expected families, or None for any.
+        reward_model: Whether the weights are expected to be those of a reward model.
+        hf_config_dir: Folder with config.json and tokenizer, where the weights come without them.
+        vocab_size: Vocabulary size without padding, where the weights do not record it.
+        vocab_multiple: Pad the vocabulary to a multiple of this times the tensor-parallel size.
+        num_layers: The expected number of layers including no-op layers, or None for any.
+        adapter_dir: The adapters to merge into `load_dir`, unless that is a checkpoint of adapters.
+        adapter_only: Write the adapters for PEFT instead of merged weights.
+        expected_adapter: Expected settings of the adapters, by key.
         loosely: Tolerate missing and unknown tensors, with a warning.
-        overwrite: Replace what `save_dir` holds.
+        overwrite: Replace the content of `save_dir`.
     """
 
     load_dir: Path
     save_dir: Path
-    save_as: Form = "mg"
-    load_as: Form | None = None
-    layout: Layout = field(default_factory=Layout)
+    save_format: Format = "mg"
+    load_format: Format | None = None
+    layout: ParallelLayout = field(default_factory=ParallelLayout)
     dtype: torch.dtype | None = None
     families: frozenset[str] | None = None
     reward_model: bool = False
@@ -72,151 +76,155 @@ class Request:
     num_layers: int | None = None
     adapter_dir: Path | None = None
     adapter_only: bool = False
-    adapter_wishes: Mapping[str, object] = field(default_factory=dict)
+    expected_adapter: Mapping[str, object] = field(default_factory=dict)
     loosely: bool = False
     overwrite: bool = False
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a conversion wrote.
+class ConversionSummary:
+    """What a conversion has written.
 
     Attributes:
         path: The folder.
-        tally: Number, size and data types of the tensors.
+        counts: Number, size and dtypes of the tensors.
     """
 
     path: Path
-    tally: Tally
+    counts: TensorCounts
 
 
-def convert(request: Request) -> Summary:
-    """Convert weights as asked.
+def convert(request: ConversionRequest) -> ConversionSummary:
+    """Run one conversion.
 
     Raises:
         FileNotFoundError: The source does not exist.
         HfConfigError: The model is not supported.
-        WeightsError: Source, target and wishes do not fit each other; nothing is left half-written.
+        WeightsError: Source, target and request do not fit each other; no partial output is left behind.
     """
     if request.adapter_only:
-        summary = _to_peft(request)
+        summary = _write_peft(request)
     else:
-        source = _source(request)
-        summary = _to_hf(source, request) if request.save_as == "hf" else _to_mcore(source, request)
-    tally = summary.tally
-    types = ", ".join(f"{count} {name.removeprefix('torch.')}" for name, count in sorted(tally.dtypes.items()))
-    logger.info("wrote %d tensors (%s), %s, to %s", tally.num_tensors, types, _size(tally.num_bytes), summary.path)
+        source = _open_source(request)
+        summary = _write_hf(source, request) if request.save_format == "hf" else _write_mcore(source, request)
+    counts = summary.counts
+    dtypes = ", ".join(f"{count} {name.removeprefix('torch.')}" for name, count in sorted(counts.dtypes.items()))
+    size = _format_size(counts.num_bytes)
+    logger.info("wrote %d tensors (%s), %s, to %s", counts.num_tensors, dtypes, size, summary.path)
     return summary
 
 
-def _source(request: Request) -> WeightSource:
-    """The weights to convert, with adapters merged where there are some."""
+def _open_source(request: ConversionRequest) -> WeightSource:
+    """Open the weights to convert, with adapters merged if there are any."""
     source = open_weights(request.load_dir)
-    _check_form(source, request)
+    _check_format(source, request)
     if request.adapter_dir is not None:
         source = MergedSource(source, open_adapter(request.adapter_dir))
     if isinstance(source, MergedSource):
-        _check_wishes(source.adapter, request)
+        _check_adapter(source.adapter, request)
         logger.info("merging the adapters of %s into the weights of %s", source.adapter.path, source.base.path)
-    elif request.adapter_wishes:
-        logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.adapter_wishes)))
+    elif request.expected_adapter:
+        logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.expected_adapter)))
     source.loosely = request.loosely
     _check_head(source, request)
     return source
 
 
-def _to_peft(request: Request) -> Summary:
-    """Adapters alone; the weights beneath them need not be there."""
+def _write_peft(request: ConversionRequest) -> ConversionSummary:
+    """Write adapters alone; their base weights need not exist."""
     check_target(request.save_dir, overwrite=request.overwrite)
     adapter = open_adapter(request.adapter_dir or request.load_dir)
-    _check_wishes(adapter, request)
-    base = adapter.base if isinstance(adapter, SavedAdapter) else request.load_dir if request.adapter_dir else None
-    tensors = {name: cast(tensor, request.dtype, name) for name, tensor in adapter.tensors.items()}
+    _check_adapter(adapter, request)
+    base = adapter.base if isinstance(adapter, CheckpointAdapter) else request.load_dir if request.adapter_dir else None
+    tensors = {name: cast_tensor(tensor, request.dtype, name) for name, tensor in adapter.tensors.items()}
     write_peft(tensors, adapter.settings, str(base) if base else None, request.save_dir)
-    tally = Tally()
+    counts = TensorCounts()
     for tensor in tensors.values():
-        tally.add(tensor)
-    return Summary(request.save_dir, tally)
+        counts.add(tensor)
+    return ConversionSummary(request.save_dir, counts)
 
 
-def _check_wishes(adapter: AdapterSource, request: Request) -> None:
-    found = adapter.settings
-    told: dict[str, object] = {"lora_r": found.lora_r, "lora_alpha": found.lora_alpha, "modules": found.modules}
-    for key, wish in request.adapter_wishes.items():
-        if told[key] != wish:
+def _check_adapter(adapter: AdapterSource, request: ConversionRequest) -> None:
+    """Check that the adapters have the settings that the flags give."""
+    stored = adapter.settings
+    values: dict[str, object] = {"lora_r": stored.lora_r, "lora_alpha": stored.lora_alpha, "modules": stored.modules}
+    for key, expected in request.expected_adapter.items():
+        if values[key] != expected:
             (flag,) = _flags([key])
-            raise WeightsError(f"{flag} asks for {wish}, but {adapter.path} has {told[key]}; leave the flag out")
+            raise WeightsError(f"{flag} is {expected}, but {adapter.path} has {values[key]}; omit the flag")
 
 
-def _flags(wishes: Iterable[str]) -> list[str]:
-    return ["--lora-target-modules" if key == "modules" else f"--{key.replace('_', '-')}" for key in wishes]
+def _flags(keys: Iterable[str]) -> list[str]:
+    return ["--lora-target-modules" if key == "modules" else f"--{key.replace('_', '-')}" for key in keys]
 
 
-def _to_mcore(source: WeightSource, request: Request) -> Summary:
+def _write_mcore(source: WeightSource, request: ConversionRequest) -> ConversionSummary:
     target = request.save_dir
     check_target(target, overwrite=request.overwrite)
     if target.resolve() == request.load_dir.resolve():
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     assets = request.hf_config_dir or source.assets()
-    model = _model(source, request, assets)
-    layers = model.num_layers + len(request.layout.noop_layers)
-    if request.num_layers not in (None, layers):
-        raise WeightsError(f"--num-layers {request.num_layers} was asked for, but the model has {layers}")
-    source.check_copies(model)
-    return Summary(target, write_legacy(source, model, request.layout, target, request.dtype, assets))
+    model = _model_config(source, request, assets)
+    num_layers = model.num_layers + len(request.layout.noop_layers)
+    if request.num_layers not in (None, num_layers):
+        raise WeightsError(f"--num-layers is {request.num_layers}, but the model has {num_layers}")
+    source.check_tied_copies(model)
+    return ConversionSummary(target, write_legacy(source, model, request.layout, target, request.dtype, assets))
 
 
-def _to_hf(source: WeightSource, request: Request) -> Summary:
-    if request.layout != Layout():
-        raise WeightsError("a Hugging Face folder has no parallel layout; leave the target sizes and layer lists out")
+def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSummary:
+    if request.layout != ParallelLayout():
+        raise WeightsError("a Hugging Face folder has no parallel layout; omit the target sizes and layer lists")
     target, assets = request.save_dir, request.hf_config_dir or source.assets()
     if (target / "config.json").is_file():
-        logger.info("%s is a Hugging Face folder and stays as it is; writing to %s in it", target, LEGACY_SUBFOLDER)
+        logger.info("%s is a Hugging Face folder and is not changed; writing to its folder %s", target, MG2HF_FOLDER)
         assets = request.hf_config_dir or target
-        target = target / LEGACY_SUBFOLDER
+        target = target / MG2HF_FOLDER
     if assets is None:
-        raise WeightsError(f"{source.path} carries no Hugging Face config; give its folder with --hf-cfg-dir")
+        raise WeightsError(f"{source.path} comes without a Hugging Face config; give its folder with --hf-cfg-dir")
     check_target(target, overwrite=request.overwrite)
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
-        raise WeightsError(f"{target} holds other things than a model and is not replaced; give another --save-dir")
+        raise WeightsError(f"{target} holds files that are not a model and is not replaced; give another --save-dir")
     if target.resolve() in (request.load_dir.resolve(), assets.resolve()):
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
-    model = _model(source, request, assets)
-    source.check_copies(model)
+    model = _model_config(source, request, assets)
+    source.check_tied_copies(model)
     tensors = source.hf_tensors(model)
-    return Summary(target, write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model))
+    counts = write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model)
+    return ConversionSummary(target, counts)
 
 
-def _check_form(source: WeightSource, request: Request) -> None:
-    found: Form = "hf" if isinstance(source, HfSource) else "mg"
-    if request.load_as not in (None, found):
+def _check_format(source: WeightSource, request: ConversionRequest) -> None:
+    actual: Format = "hf" if isinstance(source, HfSource) else "mg"
+    if request.load_format not in (None, actual):
         names = {"hf": "a Hugging Face folder", "mg": "a Megatron checkpoint"}
-        raise WeightsError(f"{source.path} is {names[found]}; give --load-model-type {found} or another --load-dir")
+        raise WeightsError(f"{source.path} is {names[actual]}; give --load-model-type {actual} or another --load-dir")
 
 
-def _check_head(source: WeightSource, request: Request) -> None:
+def _check_head(source: WeightSource, request: ConversionRequest) -> None:
     if source.is_reward_model and not request.reward_model:
         raise WeightsError(f"{source.path} holds a reward model; give --orm to convert it")
     if request.reward_model and not source.is_reward_model:
         raise WeightsError(
-            f"{source.path} holds a language model, but --orm asks for a reward model (score.weight of a Hugging Face "
-            "...ForSequenceClassification, or rm_head.weight of Megatron); leave --orm out, or give another --load-dir"
+            f"{source.path} holds a language model, but --orm expects a reward model (score.weight of a Hugging Face "
+            "...ForSequenceClassification, or rm_head.weight of Megatron); omit --orm, or give another --load-dir"
         )
-    if source.is_reward_model and isinstance(source, HfSource) and request.save_as == "mg":
-        logger.info("rm_head.bias is written as 0: a Hugging Face classifier has none")
+    if source.is_reward_model and isinstance(source, HfSource) and request.save_format == "mg":
+        logger.info("rm_head.bias is written as 0, because Hugging Face classifiers have no bias")
 
 
-def _model(source: WeightSource, request: Request, assets: Path | None) -> ModelConfig:
-    """The architecture, from the Hugging Face config where there is one, else from the checkpoint."""
+def _model_config(source: WeightSource, request: ConversionRequest, assets: Path | None) -> ModelConfig:
+    """The architecture, from the Hugging Face config if there is one, else from the checkpoint."""
     if assets is None:
         model = source.model_config()
     else:
         model = model_config_from_hf(read_hf_config(assets))
-        _warn_of_differences(source, model)
-        _warn_of_tokenizer(assets, model)
-    if request.families is not None and family_of(model) not in request.families:
-        wanted = " or ".join(sorted(request.families))
-        raise WeightsError(f"the model is of the family {family_of(model)}, but the flags ask for {wanted}")
+        _warn_about_differences(source, model)
+        _warn_about_tokenizer(assets, model)
+    family = family_of(model).name
+    if request.families is not None and family not in request.families:
+        expected = " or ".join(sorted(request.families))
+        raise WeightsError(f"the model is of the family {family}, but the flags expect {expected}")
     if request.vocab_size is not None and isinstance(source, HfSource) and request.vocab_size != model.vocab_size:
         raise WeightsError(
             f"--true-vocab-size {request.vocab_size} contradicts vocab_size={model.vocab_size} of config.json"
@@ -229,27 +237,27 @@ def _model(source: WeightSource, request: Request, assets: Path | None) -> Model
     )
 
 
-def _warn_of_differences(source: WeightSource, model: ModelConfig) -> None:
-    """Tell where a Megatron checkpoint's own description departs from the Hugging Face config."""
+def _warn_about_differences(source: WeightSource, model: ModelConfig) -> None:
+    """Warn where a Megatron checkpoint describes another model than the Hugging Face config."""
     if isinstance(source, HfSource):
         return
     try:
-        stated = source.model_config()
+        stored = source.model_config()
     except WeightsError:
-        # An old checkpoint may describe itself too poorly; the config is there to make up for it.
+        # An old checkpoint may describe its model incompletely, which is why the config is given.
         return
-    if stated.vocab_size > model.vocab_size:
-        # Old checkpoints know the padded vocabulary only.
-        stated = dataclasses.replace(stated, vocab_size=model.vocab_size)
-    for sentence in describe_differences(stated, model, reward=source.is_reward_model):
-        logger.warning("%s: %s", source.path, sentence.replace("the model section", "the checkpoint"))
+    if stored.vocab_size > model.vocab_size:
+        # Old checkpoints record the padded vocabulary only.
+        stored = dataclasses.replace(stored, vocab_size=model.vocab_size)
+    for difference in describe_differences(stored, model, reward=source.is_reward_model):
+        logger.warning("%s: %s", source.path, difference.replace("the model section", "the checkpoint"))
 
 
-def _warn_of_tokenizer(assets: Path, model: ModelConfig) -> None:
-    size = tokenizer_size(assets)
+def _warn_about_tokenizer(assets: Path, model: ModelConfig) -> None:
+    size = tokenizer_vocab_size(assets)
     if size is not None and size > model.vocab_size:
-        logger.warning("%s: the tokenizer knows %d ids, the model only %d", assets, size, model.vocab_size)
+        logger.warning("%s: the tokenizer has %d ids, but the model only %d", assets, size, model.vocab_size)
 
 
-def _size(num_bytes: int) -> str:
+def _format_size(num_bytes: int) -> str:
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.2f} MB"

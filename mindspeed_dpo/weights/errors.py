@@ -1,7 +1,11 @@
-"""The one error of this room: weights that are missing, damaged or do not fit."""
+"""The errors of this package; a message names the file or the side, the tensor or the key, and what to do."""
 
 from __future__ import annotations
 
 
 class WeightsError(ValueError):
-    """Weights are not what was asked for; the sentence names the file or the side, and the tensor."""
+    """Weights are missing or damaged, or do not fit the model or each other."""
+
+
+class HfConfigError(ValueError):
+    """A config.json asks for something that is not supported, or lacks a key that is required."""

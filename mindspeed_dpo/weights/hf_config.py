@@ -1,8 +1,8 @@
-"""From a Hugging Face config.json to ModelConfig, and the table of model families known here.
+"""Translation of a Hugging Face config.json to `ModelConfig`.
 
-Only families whose every detail is computed exactly are let through: whatever else a config asks for
-(windows of some layers only, partial rotary, other activations, quantised weights) is refused with a sentence.
-Which tensors a family has is the matter of `weights/families`; building the model is left to `models`.
+Only models that are computed exactly are accepted. Anything else a config asks for (windows in some layers only,
+partial rotary embeddings, other activations, quantised weights) is rejected. The supported `model_type`s and their
+tensors are declared in `families`; building the model is left to `models`.
 """
 
 from __future__ import annotations
@@ -10,64 +10,27 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.errors import HfConfigError
+from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
 
 HfConfig = Mapping[str, Any]
 
-
-class HfConfigError(ValueError):
-    """A config.json asks for something that is not supported, or lacks something that is needed."""
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One row of the families table.
-
-    Attributes:
-        family: Name of the table of weight rules, in `weights/families`.
-        causal_lm: The Hugging Face class of the model.
-        add_qkv_bias: Query, key and value projections carry a bias.
-        qk_layernorm: Each query and key head is normalised.
-        flagged_window: `sliding_window` counts only with `use_sliding_window`.
-    """
-
-    family: str
-    causal_lm: str
-    add_qkv_bias: bool = False
-    qk_layernorm: bool = False
-    has_window: bool = False
-    flagged_window: bool = False
-
-    @property
-    def classifier(self) -> str:
-        """The Hugging Face class of the family's reward models."""
-        return self.causal_lm.replace("ForCausalLM", "ForSequenceClassification")
-
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "llama": Architecture("llama", "LlamaForCausalLM"),
-    "mistral": Architecture("llama", "MistralForCausalLM", has_window=True),
-    "qwen2": Architecture("qwen2", "Qwen2ForCausalLM", add_qkv_bias=True, has_window=True, flagged_window=True),
-    "qwen3": Architecture("qwen3", "Qwen3ForCausalLM", qk_layernorm=True, has_window=True, flagged_window=True),
-}
-"""Keyed by `model_type`. Llama 2 to 3.3 and Yi are `llama`, Qwen1.5 to Qwen2.5 are `qwen2`."""
-
-_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 _ROPE_TYPES = "default, linear, llama3, yarn"
-_SAME_AS_WEIGHTS = (
-    "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
-    "vocab_size", "untie_embeddings_and_output_weights", "rotary_base", "rope_scaling_type", "norm_epsilon",
-    "add_qkv_bias", "qk_layernorm", "sliding_window",
-)  # fmt: skip
+_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 _SCALING_FIELDS: dict[str | None, tuple[str, ...]] = {
     "linear": ("rope_scaling_factor",),
     "yarn": ("rope_scaling_factor", "original_max_position_embeddings"),
     "llama3": ("rope_scaling_factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
+_COMPARED_FIELDS = (
+    "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
+    "vocab_size", "untie_embeddings_and_output_weights", "rotary_base", "rope_scaling_type", "norm_epsilon",
+    "add_qkv_bias", "qk_layernorm", "sliding_window",
+)  # fmt: skip
 
 
 def read_hf_config(directory: str | Path) -> dict[str, Any]:
@@ -89,90 +52,38 @@ def read_hf_config(directory: str | Path) -> dict[str, Any]:
     return hf
 
 
-def architecture_of(hf: HfConfig) -> Architecture:
-    """The row of the families table for a config.
-
-    Raises:
-        HfConfigError: The model type or its head is not supported; a classifier must have one label.
-    """
-    known = ", ".join(ARCHITECTURES)
-    model_type = hf.get("model_type")
-    if model_type not in ARCHITECTURES:
-        near = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1)
-        hint = f" (nearest: {near[0]})" if near else ""
-        raise HfConfigError(f"model_type {model_type!r} of config.json is not supported{hint}; supported: {known}")
-    row = ARCHITECTURES[model_type]
-    heads = hf.get("architectures") or [row.causal_lm]
-    if row.causal_lm not in heads and row.classifier not in heads:
-        raise HfConfigError(
-            f"architectures {heads} of config.json are not supported; expected {row.causal_lm}, or {row.classifier} "
-            "for a reward model"
-        )
-    if row.causal_lm not in heads and num_labels(hf) != 1:
-        raise HfConfigError(
-            f"config.json describes a classifier of {num_labels(hf)} labels; a reward model has num_labels 1"
-        )
-    return row
-
-
 def is_reward_config(hf: HfConfig) -> bool:
-    """Whether a config is that of a reward model: a classifier with one label.
+    """Whether a config is that of a reward model, a classifier with one label.
 
     Raises:
-        HfConfigError: See `architecture_of`.
+        HfConfigError: The model type or its head is not supported.
     """
-    row = architecture_of(hf)
-    return row.causal_lm not in (hf.get("architectures") or [row.causal_lm])
+    _, architecture = _find_architecture(hf)
+    return architecture.causal_lm not in (hf.get("architectures") or [architecture.causal_lm])
 
 
 def as_reward_config(hf: HfConfig) -> dict[str, Any]:
-    """The same model as a reward model; a config that is one already stays as it is."""
+    """The config of the reward model of the same size; the config of a reward model is returned unchanged.
+
+    Raises:
+        HfConfigError: The model type or its head is not supported.
+    """
     if is_reward_config(hf):
         return dict(hf)
+    _, architecture = _find_architecture(hf)
     label = "LABEL_0"
-    return {
-        **hf,
-        "architectures": [architecture_of(hf).classifier],
-        "id2label": {"0": label},
-        "label2id": {label: 0},
-    }
+    return {**hf, "architectures": [architecture.classifier], "id2label": {"0": label}, "label2id": {label: 0}}
 
 
 def num_labels(hf: HfConfig) -> int:
-    """Labels of a classifier; a config that does not say has two, as transformers has it."""
+    """Number of labels of a classifier; transformers defaults to two."""
     return len(hf["id2label"]) if hf.get("id2label") is not None else int(hf.get("num_labels", 2))
 
 
-def hf_family(hf: HfConfig) -> str:
-    """Name of the family of weight rules: llama, qwen2 or qwen3."""
-    return architecture_of(hf).family
-
-
-def family_of(model: ModelConfig) -> str:
-    """The family whose weights have the biases and norms of this model.
-
-    Raises:
-        HfConfigError: No family has this combination.
-    """
-    for row in ARCHITECTURES.values():
-        if (row.add_qkv_bias, row.qk_layernorm) == (model.add_qkv_bias, model.qk_layernorm):
-            return row.family
-    raise HfConfigError(
-        f"no supported family has add_qkv_bias={model.add_qkv_bias} together with qk_layernorm={model.qk_layernorm}; "
-        "llama and mistral have neither, qwen2 has the first, qwen3 the second"
-    )
-
-
-def hf_dtype(hf: HfConfig) -> str | None:
-    """Name of the data type the config states, such as "bfloat16"; transformers 5 calls the key `dtype`."""
-    name = hf.get("dtype") or hf.get("torch_dtype")
-    return None if name is None else str(name).removeprefix("torch.")
-
-
 def model_config_from_hf(hf: HfConfig) -> ModelConfig:
-    """Translate a Hugging Face config into the project's model description.
+    """Translate a Hugging Face config to the model settings.
 
-    The vocabulary is the true one and is padded to the next multiple of the tensor-parallel size only.
+    The vocabulary is the unpadded one; padding is to the next multiple of the tensor-parallel size.
 
     Args:
         hf: The content of config.json, in the form of transformers 4 or 5.
@@ -180,44 +91,44 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
     Raises:
         HfConfigError: A key is missing, or asks for something that is not supported.
     """
-    row = architecture_of(hf)
-    _refuse_unsupported(hf, row)
-    heads, hidden = int(_need(hf, "num_attention_heads")), int(_need(hf, "hidden_size"))
+    family, architecture = _find_architecture(hf)
+    _reject_unsupported(hf)
+    heads, hidden = int(_required(hf, "num_attention_heads")), int(_required(hf, "hidden_size"))
     rope = _rope(hf)
     return ModelConfig(
-        num_layers=int(_need(hf, "num_hidden_layers")),
+        num_layers=int(_required(hf, "num_hidden_layers")),
         hidden_size=hidden,
         num_attention_heads=heads,
         num_query_groups=int(hf.get("num_key_value_heads") or heads),
         kv_channels=_head_dim(hf, hidden, heads),
-        ffn_hidden_size=int(_need(hf, "intermediate_size")),
-        vocab_size=int(_need(hf, "vocab_size")),
+        ffn_hidden_size=int(_required(hf, "intermediate_size")),
+        vocab_size=int(_required(hf, "vocab_size")),
         make_vocab_size_divisible_by=1,
         padded_vocab_size=None,
         untie_embeddings_and_output_weights=not hf.get("tie_word_embeddings", False),
-        max_position_embeddings=int(_need(hf, "max_position_embeddings")),
+        max_position_embeddings=int(_required(hf, "max_position_embeddings")),
         rotary_base=float(rope.get("rope_theta") or 10000.0),
-        norm_epsilon=float(_need(hf, "rms_norm_eps")),
-        add_qkv_bias=row.add_qkv_bias,
-        qk_layernorm=row.qk_layernorm,
-        sliding_window=_sliding_window(hf, row),
+        norm_epsilon=float(_required(hf, "rms_norm_eps")),
+        add_qkv_bias=family.add_qkv_bias,
+        qk_layernorm=family.qk_layernorm,
+        sliding_window=_sliding_window(hf, architecture),
         init_method_std=float(hf.get("initializer_range", 0.02)),
-        **_scaling(hf, rope),
+        **_rope_scaling(hf, rope),
     )
 
 
 def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
-    """One sentence for each field in which a YAML model section and the weights' config disagree.
+    """Describe each field in which the model section and the weights' config differ.
 
-    Only what changes shapes or results is compared: `max_position_embeddings` is a bound, the padding and
-    the initialisation are free.
+    Only fields that change shapes or results are compared: `max_position_embeddings` is a bound, vocabulary padding and
+    initialisation may differ.
 
     Args:
-        model: The YAML's model.
+        model: The model section of the YAML.
         hf: The model of the weights' config.
-        reward: Whether both are reward models, which have no output layer that could be tied.
+        reward: Whether both are reward models, which have no output layer to be tied.
     """
-    compared = (*_SAME_AS_WEIGHTS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
+    compared = (*_COMPARED_FIELDS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
     fields = [name for name in compared if not (reward and name == "untie_embeddings_and_output_weights")]
     return [
         f"{name} is {getattr(model, name)} in the model section, but {getattr(hf, name)} in the weights' config"
@@ -226,15 +137,37 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
     ]
 
 
-def _need(hf: HfConfig, key: str) -> Any:
+def _find_architecture(hf: HfConfig) -> tuple[ModelFamily, HfArchitecture]:
+    """The family and architecture of a config; a classifier must have one label."""
+    model_type = hf.get("model_type")
+    if model_type not in ARCHITECTURES:
+        nearest = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1)
+        hint = f" (nearest: {nearest[0]})" if nearest else ""
+        supported = ", ".join(ARCHITECTURES)
+        raise HfConfigError(f"model_type {model_type!r} of config.json is not supported{hint}; supported: {supported}")
+    family, architecture = ARCHITECTURES[model_type]
+    heads = hf.get("architectures") or [architecture.causal_lm]
+    if architecture.causal_lm not in heads and architecture.classifier not in heads:
+        raise HfConfigError(
+            f"architectures {heads} of config.json are not supported; expected {architecture.causal_lm}, or "
+            f"{architecture.classifier} for a reward model"
+        )
+    if architecture.causal_lm not in heads and num_labels(hf) != 1:
+        raise HfConfigError(
+            f"config.json describes a classifier of {num_labels(hf)} labels; a reward model has num_labels 1"
+        )
+    return family, architecture
+
+
+def _required(hf: HfConfig, key: str) -> Any:
     """The value of a key without which the model is not defined."""
     if hf.get(key) is None:
-        raise HfConfigError(f"config.json has no {key}; it cannot be guessed, so add it")
+        raise HfConfigError(f"config.json has no {key}; it has no default, so add it")
     return hf[key]
 
 
 def _head_dim(hf: HfConfig, hidden: int, heads: int) -> int:
-    """`head_dim` where given, because Qwen3's differs from hidden_size / num_attention_heads."""
+    """The value of `head_dim` where given, as that of Qwen3 is not hidden_size / num_attention_heads."""
     if hf.get("head_dim") is not None:
         return int(hf["head_dim"])
     if hidden % heads:
@@ -242,51 +175,54 @@ def _head_dim(hf: HfConfig, hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _refuse_unsupported(hf: HfConfig, row: Architecture) -> None:
-    """Refuse what would change the model's results and is not computed here."""
-    wishes = {
+def _reject_unsupported(hf: HfConfig) -> None:
+    """Reject keys that change the model's results and are not implemented."""
+    unsupported = {
         "hidden_act": (hf.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
-        "attention_bias": (bool(hf.get("attention_bias")), "false (query, key and value biases of Qwen2 are built in)"),
+        "attention_bias": (
+            bool(hf.get("attention_bias")),
+            "false (the query, key and value biases of Qwen2 are implied)",
+        ),
         "mlp_bias": (bool(hf.get("mlp_bias")), "false"),
         "partial_rotary_factor": (float(hf.get("partial_rotary_factor") or 1.0) != 1.0, "1.0"),
         "quantization_config": (hf.get("quantization_config") is not None, "none: store the weights unquantised"),
         "num_experts": (bool(hf.get("num_experts") or hf.get("num_local_experts")), "none: a dense model"),
     }
-    for key, (refused, supported) in wishes.items():
-        if refused:
+    for key, (is_set, supported) in unsupported.items():
+        if is_set:
             raise HfConfigError(f"{key}={hf.get(key)!r} of config.json is not supported; supported: {supported}")
 
 
-def _sliding_window(hf: HfConfig, row: Architecture) -> int | None:
-    """The window through which every layer attends, or None where it never shortens a sequence.
+def _sliding_window(hf: HfConfig, architecture: HfArchitecture) -> int | None:
+    """The attention window of all layers, or None where it never shortens a sequence.
 
     Raises:
-        HfConfigError: Some layers attend through it and others do not.
+        HfConfigError: Only some layers use the window.
     """
     window = hf.get("sliding_window")
-    if window is None or (row.flagged_window and not hf.get("use_sliding_window", False)):
+    if window is None or (architecture.has_window_flag and not hf.get("use_sliding_window", False)):
         window = None
-    layers = int(_need(hf, "num_hidden_layers"))
-    first = int(hf.get("max_window_layers") or 0) if row.flagged_window else 0
+    layers = int(_required(hf, "num_hidden_layers"))
+    first = int(hf.get("max_window_layers") or 0) if architecture.has_window_flag else 0
     default = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
-    kinds = hf.get("layer_types") or (default if window is not None else [])
-    if "sliding_attention" not in kinds:
+    layer_types = hf.get("layer_types") or (default if window is not None else [])
+    if "sliding_attention" not in layer_types:
         return None
-    everywhere = row.has_window and set(kinds) == {"sliding_attention"}
-    if window is None or (not everywhere and _is_shorter(window, hf)):
+    in_all_layers = architecture.has_window and set(layer_types) == {"sliding_attention"}
+    if window is None or (not in_all_layers and _is_shorter(window, hf)):
         raise HfConfigError(
             f"sliding_window={hf.get('sliding_window')} of config.json is supported only for every layer of Mistral, "
-            "Qwen2 and Qwen3; if no sequence of yours is longer than the window, set it to null"
+            "Qwen2 and Qwen3; if none of your sequences is longer than the window, set it to null"
         )
     return int(window) if _is_shorter(window, hf) else None
 
 
 def _is_shorter(window: int, hf: HfConfig) -> bool:
-    return int(window) < int(_need(hf, "max_position_embeddings"))
+    return int(window) < int(_required(hf, "max_position_embeddings"))
 
 
 def _rope(hf: HfConfig) -> dict[str, Any]:
-    """Rotary settings in one form: transformers 5 nests the base, transformers 4 kept two keys."""
+    """The rotary settings in one form: transformers 5 nests the base, transformers 4 has two keys."""
     rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise HfConfigError("rope_parameters differ by layer type in config.json, which is not supported")
@@ -297,30 +233,30 @@ def _rope(hf: HfConfig) -> dict[str, Any]:
     return rope
 
 
-def _scaling(hf: HfConfig, rope: Mapping[str, Any]) -> dict[str, Any]:
-    """The rope_scaling fields of ModelConfig; empty for plain rotary embeddings."""
-    kind = rope["rope_type"]
-    if kind == "default":
+def _rope_scaling(hf: HfConfig, rope: Mapping[str, Any]) -> dict[str, Any]:
+    """The rope_scaling fields of ModelConfig; empty for unscaled rotary embeddings."""
+    rope_type = rope["rope_type"]
+    if rope_type == "default":
         return {}
-    if kind not in _SCALING_FIELDS:
-        raise HfConfigError(f"rope type {kind!r} of config.json is not supported; supported: {_ROPE_TYPES}")
+    if rope_type not in _SCALING_FIELDS:
+        raise HfConfigError(f"rope type {rope_type!r} of config.json is not supported; supported: {_ROPE_TYPES}")
     values = {"rope_scaling_factor": rope.get("factor"), **rope}
-    if kind == "yarn":
-        _refuse_unusual_yarn(rope)
+    if rope_type == "yarn":
+        _check_yarn_defaults(rope)
         values.setdefault("original_max_position_embeddings", hf.get("max_position_embeddings"))
-    fields: dict[str, Any] = {"rope_scaling_type": kind}
-    for name in _SCALING_FIELDS[kind]:
+    fields: dict[str, Any] = {"rope_scaling_type": rope_type}
+    for name in _SCALING_FIELDS[rope_type]:
         if values.get(name) is None:
-            raise HfConfigError(f"rope type {kind} of config.json lacks {name.removeprefix('rope_scaling_')}")
+            raise HfConfigError(f"rope type {rope_type} of config.json lacks {name.removeprefix('rope_scaling_')}")
         fields[name] = int(values[name]) if name == "original_max_position_embeddings" else float(values[name])
     return fields
 
 
-def _refuse_unusual_yarn(rope: Mapping[str, Any]) -> None:
-    """Yarn is described by its factor and original length; its other knobs must be at their usual values."""
-    for key, usual in _YARN_DEFAULTS.items():
-        if rope.get(key) not in (None, usual):
-            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; supported: {usual}")
+def _check_yarn_defaults(rope: Mapping[str, Any]) -> None:
+    """Check that yarn is configured by its factor and original length only."""
+    for key, default in _YARN_DEFAULTS.items():
+        if rope.get(key) not in (None, default):
+            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; supported: {default}")
     for key in ("attention_factor", "mscale", "mscale_all_dim"):
         if rope.get(key) is not None:
-            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; leave it out")
+            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; remove the key")

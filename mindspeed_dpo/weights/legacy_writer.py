@@ -1,6 +1,6 @@
-"""Write weights as a Megatron checkpoint of one file per rank.
+"""Writes weights as a Megatron checkpoint of one file per rank.
 
-One rank's tensors are in memory at a time. The tracker is written last, so that a folder with a tracker is whole.
+The tensors of one rank are in memory at a time. The tracker is written last: a folder with a tracker is complete.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.assets import FOLDER, copy_assets
-from mindspeed_dpo.weights.atomic_write import put_in_place, unfinished_folder, write_text
-from mindspeed_dpo.weights.base import WeightSource
-from mindspeed_dpo.weights.dtype_cast import Tally, cast
+from mindspeed_dpo.weights.assets import ASSETS_FOLDER, copy_assets
+from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder, write_text_atomically
+from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.legacy_args import make_args
 from mindspeed_dpo.weights.legacy_source import CHECKPOINT_VERSION, RANK_FILE, rank_folder
-from mindspeed_dpo.weights.namespace import make_namespace
-from mindspeed_dpo.weights.placement import Layout, Placement
+from mindspeed_dpo.weights.placement import ParallelLayout, Placement
+from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 
@@ -31,74 +31,73 @@ TRACKER = "latest_checkpointed_iteration.txt"
 def write_legacy(
     source: WeightSource,
     model: ModelConfig,
-    layout: Layout,
+    layout: ParallelLayout,
     target: Path,
     dtype: torch.dtype | None = None,
     assets: Path | None = None,
-) -> Tally:
-    """Write every rank's file, the Hugging Face assets, and last the tracker.
+) -> TensorCounts:
+    """Write the files of all ranks, then the Hugging Face assets, then the tracker.
 
     Args:
-        source: Where the weights come from.
-        model: Their architecture, with the padding of the vocabulary to be applied.
-        layout: How the files divide the model.
+        source: The weights to write.
+        model: Their architecture, with the vocabulary padding to apply.
+        layout: How the rank files divide the model.
         target: The checkpoint folder; an iteration folder of the same name is replaced.
-        dtype: Type to cast to, or None to keep each tensor's own.
-        assets: A folder with config and tokenizer to carry along, if any.
+        dtype: The dtype to cast to, or None to preserve each tensor's own.
+        assets: A folder whose config and tokenizer are copied, if any.
 
     Raises:
         WeightsError: The weights do not fit the model or the layout; nothing is left behind.
     """
-    ranks = _RankWriter(source, model, layout, dtype, Tally())
-    final = target / ITERATION_FOLDER
-    with unfinished_folder(final) as folder:
+    writer = _RankWriter(source, model, layout, dtype, TensorCounts())
+    iteration = target / ITERATION_FOLDER
+    with staging_folder(iteration) as folder:
         for pp_rank in range(layout.pp):
             for tp_rank in range(layout.tp):
-                place = folder / rank_folder(tp_rank, pp_rank, layout.pp) / RANK_FILE
-                ranks.write(place, tp_rank, pp_rank)
+                writer.write(folder / rank_folder(tp_rank, pp_rank, layout.pp) / RANK_FILE, tp_rank, pp_rank)
         (target / TRACKER).unlink(missing_ok=True)
-        put_in_place(folder, final)
+        replace_folder(folder, iteration)
     if assets is not None:
-        copy_assets(assets, target / FOLDER)
-    write_text(target / TRACKER, "1\n")
-    return ranks.tally
+        copy_assets(assets, target / ASSETS_FOLDER)
+    write_text_atomically(target / TRACKER, "1\n")
+    return writer.counts
 
 
 @dataclass(frozen=True)
 class _RankWriter:
-    """Writes one rank at a time and counts what it wrote; the fields are those of `write_legacy`."""
+    """Writes one rank at a time and counts the tensors; the fields are the arguments of `write_legacy`."""
 
     source: WeightSource
     model: ModelConfig
-    layout: Layout
+    layout: ParallelLayout
     dtype: torch.dtype | None
-    tally: Tally
+    counts: TensorCounts
 
-    def write(self, place: Path, tp_rank: int, pp_rank: int) -> None:
-        """Make the rank's folder and file; nothing stays in memory."""
-        place.parent.mkdir()
+    def write(self, file: Path, tp_rank: int, pp_rank: int) -> None:
+        """Create the rank's folder and file; nothing stays in memory."""
+        file.parent.mkdir()
         chunks = [
             self._chunk(self.layout.placement(self.model.num_layers, tp_rank, pp_rank, number))
             for number in range(self.layout.num_chunks(self.model.num_layers))
         ]
         if not any(chunks):
             raise WeightsError(f"pipeline stage {pp_rank} would hold noop layers only; use fewer stages")
-        torch.save(self._content(chunks), place)
-        logger.info("wrote %s", place.parent.name)
+        torch.save(self._content(chunks), file)
+        logger.info("wrote %s", file.parent.name)
 
     def _chunk(self, placement: Placement) -> dict[str, Tensor]:
-        """The tensors of one chunk, cast and owning their memory."""
+        """The cast tensors of one chunk, in memory of their own."""
         tensors = self.source.local_tensors(self.model, placement)
-        chunk = {name: cast(tensor, self.dtype, name) for name, tensor in tensors}
+        chunk = {name: cast_tensor(tensor, self.dtype, name) for name, tensor in tensors}
         for tensor in chunk.values():
-            self.tally.add(tensor)
+            self.counts.add(tensor)
         return chunk
 
     def _content(self, chunks: list[dict[str, Tensor]]) -> dict[str, object]:
-        """What Megatron expects in a rank's file; virtual chunks are numbered."""
+        """The content of a rank file as Megatron expects it; virtual pipeline stages are numbered."""
         numbered = {f"model{number}": chunk for number, chunk in enumerate(chunks)}
         return {
-            "args": make_namespace(self.model, self.layout, self.tally.dtype),
+            "args": make_args(self.model, self.layout, self.counts.most_common_dtype),
             "checkpoint_version": CHECKPOINT_VERSION,
             "iteration": 1,
             **(numbered if len(chunks) > 1 else {"model": chunks[0]}),

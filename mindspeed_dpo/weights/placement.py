@@ -1,7 +1,7 @@
-"""Which global layers a pipeline stage (or a virtual chunk of it) holds. Pure integers.
+"""Which layers a tensor-parallel rank of a pipeline stage, or of one model chunk of it, holds. Integers only.
 
-A layer has a global index, its place in the model, and a local one that restarts at 0 in every chunk.
-A noop layer takes a place in the numbering without having weights; it is written as None.
+A layer has a global index in the model and a local index that restarts at 0 in every chunk. A no-op layer has an index
+but no weights; it is written as None. Model chunks are the virtual pipeline stages of an interleaved schedule.
 """
 
 from __future__ import annotations
@@ -13,17 +13,31 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 
 @dataclass(frozen=True)
+class TPRank:
+    """A rank of a tensor-parallel group; the default is an unsharded model."""
+
+    rank: int = 0
+    size: int = 1
+
+
+UNSHARDED = TPRank()
+
+
+@dataclass(frozen=True)
 class Placement:
-    """One chunk of one rank, or all of them together.
+    """The part of a model that one rank holds in one chunk, or in all of its chunks together.
+
+    Rank 1 of TP 2 on the last of two stages of a 4-layer model:
+    `Placement(tp_rank=1, tp_size=2, pp_rank=1, pp_size=2, layers=(2, 3), pre_process=False, post_process=True)`.
 
     Attributes:
-        tp_rank: Place in the tensor-parallel group.
-        tp_size: Size of that group.
+        tp_rank: Rank in the tensor-parallel group.
+        tp_size: Size of the tensor-parallel group.
         pp_rank: Pipeline stage.
-        pp_size: Number of stages.
-        layers: Global layer of each local one; None is a noop layer.
-        first: The chunk holds the embedding.
-        last: The chunk holds the final norm and the output layer.
+        pp_size: Number of pipeline stages.
+        layers: Global index of each local layer; None is a no-op layer.
+        pre_process: Whether the embedding is part of it.
+        post_process: Whether the final norm and the output layer are part of it.
     """
 
     tp_rank: int
@@ -31,31 +45,36 @@ class Placement:
     pp_rank: int
     pp_size: int
     layers: tuple[int | None, ...]
-    first: bool
-    last: bool
+    pre_process: bool
+    post_process: bool
 
     @classmethod
     def even(
         cls, num_layers: int, *, tp_rank: int = 0, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1
     ) -> Placement:
-        """The chunk of a rank when every stage holds the same number of layers.
+        """The placement of a rank where all stages hold the same number of layers.
 
         Raises:
-            WeightsError: The stages do not divide the layers.
+            WeightsError: The number of stages does not divide the number of layers.
         """
-        return Layout(tp_size, pp_size).placement(num_layers, tp_rank, pp_rank)
+        return ParallelLayout(tp_size, pp_size).placement(num_layers, tp_rank, pp_rank)
+
+    @property
+    def tp(self) -> TPRank:
+        """The tensor-parallel rank and the size of its group."""
+        return TPRank(self.tp_rank, self.tp_size)
 
 
 @dataclass(frozen=True)
-class Layout:
-    """How the ranks divide a model.
+class ParallelLayout:
+    """How tensor- and pipeline-parallel ranks divide a model.
 
     Attributes:
         tp: Tensor-parallel size.
         pp: Pipeline-parallel size.
-        layers_per_virtual_stage: Layers of one virtual chunk, or None for one chunk per stage.
-        num_layer_list: Layers of each stage, or None for even stages.
-        noop_layers: Places without weights, counted in the extended numbering.
+        layers_per_virtual_stage: Layers of one model chunk, or None for one chunk per stage.
+        num_layer_list: Layers of each stage, or None for stages of equal size.
+        noop_layers: Indices without weights, in the numbering that counts no-op layers.
     """
 
     tp: int = 1
@@ -68,7 +87,7 @@ class Layout:
         """Check what does not depend on the model.
 
         Raises:
-            WeightsError: Sizes are not positive, or settings exclude each other.
+            WeightsError: A size is not positive, or settings exclude each other.
         """
         if self.tp < 1 or self.pp < 1:
             raise WeightsError(f"parallel sizes must be at least 1, got TP {self.tp} and PP {self.pp}")
@@ -81,41 +100,43 @@ class Layout:
             )
 
     def num_chunks(self, num_layers: int) -> int:
-        """Virtual chunks of each stage; 1 without virtual pipeline stages."""
+        """Model chunks of each stage; 1 without virtual pipeline stages."""
         if self.layers_per_virtual_stage is None:
             return 1
-        return self._extended(num_layers) // (self.pp * self.layers_per_virtual_stage)
+        return self._num_indices(num_layers) // (self.pp * self.layers_per_virtual_stage)
 
     def placement(self, num_layers: int, tp_rank: int, pp_rank: int, chunk: int = 0) -> Placement:
-        """The chunk of a rank.
+        """The placement of one chunk of a rank.
 
         Args:
-            num_layers: Real layers of the model, noops not counted.
-            tp_rank: Place in the tensor-parallel group.
+            num_layers: Layers of the model without no-op layers.
+            tp_rank: Rank in the tensor-parallel group.
             pp_rank: Pipeline stage.
-            chunk: Virtual chunk of the stage.
+            chunk: Model chunk of the stage.
 
         Raises:
-            WeightsError: The layers do not divide.
+            WeightsError: The layers cannot be divided in this way.
         """
-        places = self._places(num_layers, pp_rank, chunk)
-        numbering = self._numbering(num_layers)
+        layer_at = self._layers_by_index(num_layers)
         last_chunk = self.num_chunks(num_layers) - 1
         return Placement(
             tp_rank=tp_rank,
             tp_size=self.tp,
             pp_rank=pp_rank,
             pp_size=self.pp,
-            layers=tuple(numbering[place] for place in places),
-            first=pp_rank == 0 and chunk == 0,
-            last=pp_rank == self.pp - 1 and chunk == last_chunk,
+            layers=tuple(layer_at[index] for index in self._chunk_indices(num_layers, pp_rank, chunk)),
+            pre_process=pp_rank == 0 and chunk == 0,
+            post_process=pp_rank == self.pp - 1 and chunk == last_chunk,
         )
 
-    def of_rank(self, num_layers: int, tp_rank: int, pp_rank: int) -> Placement:
-        """All chunks of a rank as one, their layers one chunk after the other. Raises what `placement` raises."""
+    def rank_placement(self, num_layers: int, tp_rank: int, pp_rank: int) -> Placement:
+        """The placement of all chunks of a rank together, their layers in the order of the chunks.
+
+        Raises what `placement` raises.
+        """
         chunks = [self.placement(num_layers, tp_rank, pp_rank, chunk) for chunk in range(self.num_chunks(num_layers))]
         layers = tuple(layer for chunk in chunks for layer in chunk.layers)
-        return replace(chunks[0], layers=layers, last=chunks[-1].last)
+        return replace(chunks[0], layers=layers, post_process=chunks[-1].post_process)
 
     def stages(self, num_layers: int, tp_rank: int = 0) -> Iterator[tuple[int, int, Placement]]:
         """Every (pipeline stage, chunk, placement) of one tensor-parallel rank."""
@@ -123,33 +144,33 @@ class Layout:
             for chunk in range(self.num_chunks(num_layers)):
                 yield pp_rank, chunk, self.placement(num_layers, tp_rank, pp_rank, chunk)
 
-    def _extended(self, num_layers: int) -> int:
+    def _num_indices(self, num_layers: int) -> int:
         return num_layers + len(self.noop_layers)
 
-    def _numbering(self, num_layers: int) -> list[int | None]:
-        """The real layer at every place of the extended numbering."""
-        extended = self._extended(num_layers)
-        outside = [place for place in self.noop_layers if not 0 <= place < extended]
+    def _layers_by_index(self, num_layers: int) -> list[int | None]:
+        """The layer at every index of the numbering that counts no-op layers."""
+        size = self._num_indices(num_layers)
+        outside = [index for index in self.noop_layers if not 0 <= index < size]
         if outside or len(set(self.noop_layers)) != len(self.noop_layers):
-            places = list(self.noop_layers)
-            raise WeightsError(f"noop_layers {places} must be different places from 0 to {extended - 1}")
-        real = iter(range(num_layers))
-        return [None if place in self.noop_layers else next(real) for place in range(extended)]
+            raise WeightsError(f"noop_layers {list(self.noop_layers)} must be distinct indices from 0 to {size - 1}")
+        layers = iter(range(num_layers))
+        return [None if index in self.noop_layers else next(layers) for index in range(size)]
 
-    def _places(self, num_layers: int, pp_rank: int, chunk: int) -> Sequence[int]:
-        """The places of the extended numbering that a chunk holds."""
-        extended, k = self._extended(num_layers), self.layers_per_virtual_stage
+    def _chunk_indices(self, num_layers: int, pp_rank: int, chunk: int) -> Sequence[int]:
+        """The indices of a chunk in the numbering that counts no-op layers."""
         if self.num_layer_list is not None:
-            return self._listed(num_layers, pp_rank)
-        if k is not None:
-            self._must_divide(extended, self.pp * k, f"{self.pp} stages of {k} layers per virtual stage")
-            start = chunk * self.pp * k + pp_rank * k
-            return range(start, start + k)
-        self._must_divide(extended, self.pp, f"{self.pp} pipeline stages")
-        size = extended // self.pp
-        return range(pp_rank * size, (pp_rank + 1) * size)
+            return self._listed_indices(num_layers, pp_rank)
+        size, per_chunk = self._num_indices(num_layers), self.layers_per_virtual_stage
+        if per_chunk is not None:
+            stages = f"{self.pp} stages of {per_chunk} layers per virtual stage"
+            self._check_divides(size, self.pp * per_chunk, stages)
+            start = (chunk * self.pp + pp_rank) * per_chunk
+            return range(start, start + per_chunk)
+        self._check_divides(size, self.pp, f"{self.pp} pipeline stages")
+        per_stage = size // self.pp
+        return range(pp_rank * per_stage, (pp_rank + 1) * per_stage)
 
-    def _listed(self, num_layers: int, pp_rank: int) -> Sequence[int]:
+    def _listed_indices(self, num_layers: int, pp_rank: int) -> Sequence[int]:
         sizes = self.num_layer_list or ()
         if len(sizes) != self.pp or sum(sizes) != num_layers or min(sizes) < 1:
             raise WeightsError(
@@ -157,11 +178,11 @@ class Layout:
             )
         return range(sum(sizes[:pp_rank]), sum(sizes[: pp_rank + 1]))
 
-    def _must_divide(self, extended: int, parts: int, what: str) -> None:
-        if extended % parts:
+    def _check_divides(self, num_indices: int, divisor: int, stages: str) -> None:
+        if num_indices % divisor:
             noops = f" (with {len(self.noop_layers)} noop layers)" if self.noop_layers else ""
-            fitting = ", ".join(str(size) for size in range(1, extended + 1) if extended % size == 0)
+            divisors = ", ".join(str(size) for size in range(1, num_indices + 1) if num_indices % size == 0)
             raise WeightsError(
-                f"{what} do not divide {extended} layers{noops}; choose a number of stages among {fitting}, or give "
+                f"{stages} do not divide {num_indices} layers{noops}; use one of {divisors} stages, or give "
                 "num_layer_list"
             )

@@ -1,1 +1,1 @@
-"""Every key of the schema, turned: what it changes, shown."""
+"""A test of the effect of every setting: each key is changed, and its effect is observed."""

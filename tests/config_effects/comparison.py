@@ -1,6 +1,6 @@
-"""How a key is turned and how its effect is seen: in a short run's metrics, in the plan, or in another test.
+"""How the effect of a key is observed: in the metrics of a short run, in the plan, or by another test.
 
-A row of a table names a key's other value, what else must be set so that it counts, and where the effect is to be seen.
+A row of a table has the other value of a key, further settings that it requires, and the metric that it changes.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ STEPS = 3
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A key's other value.
+class KeyChange:
+    """The other value of a key, for example `KeyChange(0.5, "beta", {"dpo_beta_style": "linear"})`.
 
     Attributes:
         to: The value.
-        moves: The metric that changes, a name of `metrics.jsonl`; in a plan, nothing.
-        beside: What both runs set.
+        metric: The metric of `metrics.jsonl` that changes; not used for the plan.
+        context: Settings of both runs.
     """
 
     to: Any
-    moves: str = "loss"
-    beside: Keys = field(default_factory=dict)
+    metric: str = "loss"
+    context: Keys = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A test elsewhere that turns the key, as `file::function`, and must name it."""
+class CoveredBy:
+    """Another test that covers the key, as `file::function`; its file must contain the key."""
 
     test: str
 
     def check(self, key: str) -> None:
-        """See that the test is there and that its file speaks of the key."""
+        """Check that the test exists and that its file contains the key."""
         file, name = self.test.split("::")
         source = (TESTS / file).read_text(encoding="utf-8")
         functions = {node.name for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)}
-        assert name in functions, f"{key}: {self.test} is not there"
-        assert key in source, f"{key}: {file} does not name it"
+        assert name in functions, f"{key}: {self.test} does not exist"
+        assert key in source, f"{key}: {file} does not contain it"
 
 
 @functools.cache
 def folder() -> Path:
-    """Where the short runs write; tokens and weights are made once."""
-    return Path(tempfile.mkdtemp(prefix="knobs_"))
+    """Directory of the short runs; tokens and weights are created once."""
+    return Path(tempfile.mkdtemp(prefix="config_effects_"))
 
 
 @functools.cache
@@ -78,8 +78,8 @@ def pairs_with_numbers() -> Path:
 
 @functools.cache
 def prompts_with_text() -> Path:
-    """The prompts of `PROMPTS`, each with the messages that functions read."""
-    prefix = folder() / "asked"
+    """The prompts of `PROMPTS`, each with the messages that reward functions receive."""
+    prefix = folder() / "prompts"
     with writing(prefix, ("input_ids",), (MESSAGES,)) as writer:
         for number, prompt in enumerate(PROMPTS):
             messages = [{"role": "user", "content": f"question {number}"}]
@@ -90,13 +90,13 @@ def prompts_with_text() -> Path:
 
 def offline(keys: Keys) -> RunConfig:
     """A short offline run from random weights over five pairs, whose reference differs from its policy."""
-    usual = {"train_iters": STEPS, "global_batch_size": 4, "micro_batch_size": 2, "lr": 1e-2, "seq_length": 64}
-    return random_run(folder(), **{**usual, **keys, "output_dir": _output()})
+    defaults = {"train_iters": STEPS, "global_batch_size": 4, "micro_batch_size": 2, "lr": 1e-2, "seq_length": 64}
+    return random_run(folder(), **{**defaults, **keys, "output_dir": _output()})
 
 
 def online(keys: Keys) -> RunConfig:
     """A short online run: five prompts, and the length of a response is its score."""
-    usual = {
+    defaults = {
         "train_iters": 2,
         "global_batch_size": 4,
         "ppo_mini_batch_size": 4,
@@ -104,8 +104,8 @@ def online(keys: Keys) -> RunConfig:
         "reward_functions": ["tests.support.reward_functions.length"],
         "lr": 1e-2,
     }
-    usual["data_path"] = prompts_with_text()
-    return online_run(folder(), (1, 1, 1), 1, **{**usual, **keys, "output_dir": _output()})
+    defaults["data_path"] = prompts_with_text()
+    return online_run(folder(), (1, 1, 1), 1, **{**defaults, **keys, "output_dir": _output()})
 
 
 def _output() -> str:
@@ -124,5 +124,5 @@ def metrics(kind: Callable[[Keys], RunConfig], keys: Keys) -> list[dict[str, flo
 
 
 def plan(kind: Callable[[Keys], RunConfig], keys: Keys) -> list[str]:
-    """What a run says it will do, without the folder it writes to."""
+    """The plan of a run, without its output directory."""
     return plan_lines(kind(keys))

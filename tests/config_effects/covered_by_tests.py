@@ -1,40 +1,43 @@
-"""Keys that a test elsewhere turns, and which one that is."""
+"""Keys that another test covers, and which test that is."""
 
 from __future__ import annotations
 
-from tests.config_effects.comparison import Shown
+from tests.config_effects.comparison import CoveredBy
 
 _CONFIG, _ROTARY = "unit/config", "unit/models/test_rotary.py"
-_FREQUENCIES = Shown(f"{_ROTARY}::test_frequencies_equal_those_of_transformers_for_any_settings")
-_CONTINUATION = "unit/trainers/test_continuation.py"
+_FREQUENCIES = CoveredBy(f"{_ROTARY}::test_frequencies_equal_those_of_transformers_for_any_settings")
+_RESUME = "unit/trainers/test_resume.py"
 _COMMANDS = "end_to_end/test_commands_refuse_bad_runs.py"
-_OPTIONS = Shown("distributed/test_recorded_training.py::test_speed_and_memory_options_change_nothing")
+_OPTIONS = CoveredBy("distributed/test_recorded_training.py::test_speed_and_memory_options_change_nothing")
 
-_WATCHING = "unit/trainers/test_keys_of_watching.py"
-_WATCHED = Shown(f"{_WATCHING}::test_what_a_run_waits_for_comes_from_its_keys")
-_NAMED_TRACKERS = Shown("unit/config/test_config_trackers.py::test_names_are_those_of_the_configuration")
+_CHECKPOINT_POLICY = "unit/trainers/test_checkpoint_policy_keys.py"
+_BEST_CHECKPOINT = CoveredBy(f"{_CHECKPOINT_POLICY}::test_what_a_run_waits_for_comes_from_its_keys")
+_NAMED_TRACKERS = CoveredBy("unit/config/test_config_trackers.py::test_names_are_those_of_the_configuration")
 
-ELSEWHERE: dict[str, Shown] = {
+COVERED_BY_TESTS: dict[str, CoveredBy] = {
     # The run.
-    "stage": Shown(f"{_CONFIG}/test_config_online.py::test_ipo_takes_means_offline_and_sums_online"),
-    "eval_interval": Shown("unit/trainers/test_offline_dpo.py::test_evaluation_comes_at_its_interval_and_at_the_end"),
-    "output_dir": Shown("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
-    "tensorboard": Shown("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
-    "device": Shown(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
-    "distributed_backend": Shown(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
-    "master_port": Shown("unit/workers/test_process.py::test_the_next_pool_meets_one_port_higher"),
-    "ray_address": Shown(f"{_COMMANDS}::test_too_few_devices_are_told_with_what_there_is"),
-    "ray_resource": Shown("unit/device/test_accelerator.py::test_each_kind_has_its_backend_and_its_ray_resource"),
-    "eval_data_path": Shown("unit/trainers/test_evaluation.py::test_each_set_is_measured_whole_with_its_own_reference"),
-    "eval_at_start": Shown(
+    "stage": CoveredBy(f"{_CONFIG}/test_config_online.py::test_ipo_takes_means_offline_and_sums_online"),
+    "eval_interval": CoveredBy(
+        "unit/trainers/test_offline_dpo.py::test_evaluation_comes_at_its_interval_and_at_the_end"
+    ),
+    "output_dir": CoveredBy("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
+    "tensorboard": CoveredBy("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
+    "device": CoveredBy(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
+    "master_port": CoveredBy("unit/workers/test_worker_process.py::test_the_next_pool_meets_one_port_higher"),
+    "ray_address": CoveredBy(f"{_COMMANDS}::test_too_few_devices_are_told_with_what_there_is"),
+    "ray_resource": CoveredBy("unit/device/test_accelerator.py::test_each_kind_has_its_backend_and_its_ray_resource"),
+    "eval_data_path": CoveredBy(
+        "unit/trainers/test_evaluation.py::test_each_set_is_measured_whole_with_its_own_reference"
+    ),
+    "eval_at_start": CoveredBy(
         "unit/trainers/test_evaluation.py::test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only"
     ),
-    "best_metric": Shown("unit/trainers/test_watch.py::test_the_best_is_saved_when_found_and_named"),
-    "best_metric_mode": _WATCHED,
-    "early_stop_patience": Shown("unit/trainers/test_watch.py::test_a_run_ends_when_patience_runs_out"),
-    "early_stop_min_delta": _WATCHED,
-    "keep_last_checkpoints": _WATCHED,
-    "use_wandb": Shown("unit/observability/test_external.py::test_a_run_tells_wandb_what_is_in_its_metrics_file"),
+    "best_metric": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_the_best_is_saved_when_found_and_named"),
+    "best_metric_mode": _BEST_CHECKPOINT,
+    "early_stop_patience": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_a_run_ends_when_patience_runs_out"),
+    "early_stop_min_delta": _BEST_CHECKPOINT,
+    "keep_last_checkpoints": _BEST_CHECKPOINT,
+    "use_wandb": CoveredBy("unit/observability/test_external.py::test_a_run_tells_wandb_what_is_in_its_metrics_file"),
     "use_swanlab": _NAMED_TRACKERS,
     "use_mlflow": _NAMED_TRACKERS,
     **dict.fromkeys(
@@ -49,9 +52,9 @@ ELSEWHERE: dict[str, Shown] = {
             "mlflow_experiment",
             "mlflow_run_name",
         ),
-        Shown(f"{_WATCHING}::test_what_a_tracker_is_told_comes_from_its_keys"),
+        CoveredBy(f"{_CHECKPOINT_POLICY}::test_what_a_tracker_is_told_comes_from_its_keys"),
     ),
-    "probe_share_prompt": Shown(
+    "probe_share_prompt": CoveredBy(
         "distributed/test_npu_contract.py::test_prompts_are_repeated_where_the_device_cannot_share_them"
     ),
     # Architecture.
@@ -60,89 +63,90 @@ ELSEWHERE: dict[str, Shown] = {
     "low_freq_factor": _FREQUENCIES,
     "high_freq_factor": _FREQUENCIES,
     "original_max_position_embeddings": _FREQUENCIES,
-    "max_position_embeddings": Shown(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
-    "add_qkv_bias": Shown("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
-    "sliding_window": Shown("unit/models/test_hf_config.py::test_a_window_is_kept_where_every_layer_feels_it"),
+    "max_position_embeddings": CoveredBy(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
+    "add_qkv_bias": CoveredBy("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
+    "sliding_window": CoveredBy("unit/weights/test_hf_config.py::test_a_window_is_kept_where_every_layer_feels_it"),
     # How it runs; none of these may change a number.
-    "context_parallel_algo": Shown(f"{_CONFIG}/test_config_checks.py::test_settings_that_do_not_fit_are_one_problem"),
     "overlap_grad_reduce": _OPTIONS,
     "overlap_param_gather": _OPTIONS,
-    "recompute_granularity": Shown(f"{_CONFIG}/test_config_plan.py::test_recomputing_layers_keeps_less"),
+    "recompute_granularity": CoveredBy(f"{_CONFIG}/test_config_plan.py::test_recomputing_layers_keeps_less"),
     "recompute_method": _OPTIONS,
     "recompute_num_layers": _OPTIONS,
-    "use_deter_comp": Shown(f"{_CONFIG}/test_config_legacy.py::test_the_other_spelling_of_a_setting_is_reported"),
+    "use_deter_comp": CoveredBy(f"{_CONFIG}/test_config_legacy.py::test_the_other_spelling_of_a_setting_is_reported"),
     # References, data, checkpoints.
-    "ref_model": Shown(
+    "ref_model": CoveredBy(
         f"{_CONFIG}/test_config_layering.py::test_without_a_section_the_reference_is_the_actor_or_ref_model"
     ),
-    "reference_cache_dir": Shown(
-        "unit/trainers/test_references.py::test_what_changes_the_values_changes_the_fingerprint"
+    "reference_cache_dir": CoveredBy(
+        "unit/trainers/test_reference_logprobs.py::test_what_changes_the_values_changes_the_fingerprint"
     ),
-    "sync_ref_model": Shown("distributed/test_following_reference.py::test_the_reference_takes_up_the_policy"),
-    "tokenizer_name_or_path": Shown(
-        "unit/workers/scorers/test_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"
+    "sync_ref_model": CoveredBy("distributed/test_following_reference.py::test_the_reference_takes_up_the_policy"),
+    "tokenizer_name_or_path": CoveredBy(
+        "unit/workers/rewards/test_reward_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"
     ),
-    "load": Shown(f"{_CONFIG}/test_config_layering.py::test_the_reference_inherits_nothing_from_the_actor_section"),
-    "random_init": Shown(f"{_CONFIG}/test_config_layering.py::test_a_randomly_started_policy_is_its_own_reference"),
-    "save": Shown(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
-    "async_save": Shown(
+    "load": CoveredBy(f"{_CONFIG}/test_config_layering.py::test_the_reference_inherits_nothing_from_the_actor_section"),
+    "random_init": CoveredBy(f"{_CONFIG}/test_config_layering.py::test_a_randomly_started_policy_is_its_own_reference"),
+    "save": CoveredBy(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
+    "async_save": CoveredBy(
         "distributed/test_async_runs.py::test_a_run_that_saves_in_the_background_writes_the_same_bytes"
     ),
-    "save_interval": Shown("unit/trainers/test_offline_dpo.py::test_every_interval_and_the_end_are_saved_once"),
-    "finetune": Shown(f"{_CONTINUATION}::test_finetune_takes_the_weights_and_starts_at_the_beginning"),
-    "no_load_optim": Shown(f"{_CONTINUATION}::test_load_of_a_training_checkpoint_continues_with_the_parts_left"),
-    "no_load_rng": Shown(f"{_CONTINUATION}::test_load_of_a_training_checkpoint_continues_with_the_parts_left"),
-    "no_save_optim": Shown("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
-    "no_save_rng": Shown("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
-    "resume_from": Shown(f"{_CONTINUATION}::test_resume_from_wins_over_load_and_finetune"),
-    "load_checkpoint_loosely": Shown(
-        "unit/trainers/test_references.py::test_the_seed_counts_where_loose_weights_leave_something_out"
+    "save_interval": CoveredBy("unit/trainers/test_offline_dpo.py::test_every_interval_and_the_end_are_saved_once"),
+    "finetune": CoveredBy(f"{_RESUME}::test_finetune_takes_the_weights_and_starts_at_the_beginning"),
+    "no_load_optim": CoveredBy(f"{_RESUME}::test_load_of_a_training_checkpoint_continues_with_the_parts_left"),
+    "no_load_rng": CoveredBy(f"{_RESUME}::test_load_of_a_training_checkpoint_continues_with_the_parts_left"),
+    "no_save_optim": CoveredBy("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
+    "no_save_rng": CoveredBy("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
+    "resume_from": CoveredBy(f"{_RESUME}::test_resume_from_wins_over_load_and_finetune"),
+    "load_checkpoint_loosely": CoveredBy(
+        "unit/trainers/test_reference_logprobs.py::test_the_seed_counts_where_loose_weights_leave_something_out"
     ),
-    "clamp_weighting": Shown("unit/workers/test_scoring.py::test_agreement_is_how_likely_the_pair_is"),
+    "clamp_weighting": CoveredBy("unit/workers/test_logprobs.py::test_agreement_is_how_likely_the_pair_is"),
     # Adapters.
-    "lora_target_modules": Shown(
+    "lora_target_modules": CoveredBy(
         "unit/config/test_config_adapters.py::test_targets_are_named_by_megatron_or_by_hugging_face"
     ),
-    "lora_r": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
-    "lora_alpha": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
-    "use_rslora": Shown("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
-    "lora_dropout": Shown(
+    "lora_r": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "lora_alpha": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "use_rslora": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
+    "lora_dropout": CoveredBy(
         "distributed/test_adapter_training.py::test_dropout_changes_learning_and_not_scoring_and_recomputation_repeats_it"
     ),
-    "lora_load": Shown(
+    "lora_load": CoveredBy(
         "distributed/test_adapter_training.py::"
         "test_an_adapter_to_start_from_is_taken_and_the_reference_stays_without_it"
     ),
     # Online.
-    "num_samples_per_step": Shown(f"{_CONFIG}/test_config_online.py::test_the_work_of_an_iteration"),
-    "rollout_slots": Shown("unit/rollout/test_generation.py::test_a_finished_response_makes_room_at_once"),
-    "decode_rows": Shown("unit/rollout/test_rollout_parallel.py::test_two_tensor_ranks_answer_as_one"),
-    "max_tokens_to_oom": Shown(
-        "unit/rollout/test_generation.py::test_a_cache_beyond_the_limit_is_refused_with_what_to_change"
+    "num_samples_per_step": CoveredBy(f"{_CONFIG}/test_config_online.py::test_the_work_of_an_iteration"),
+    "rollout_slots": CoveredBy("unit/rollout/test_generator.py::test_a_finished_response_makes_room_at_once"),
+    "decode_rows": CoveredBy("unit/rollout/test_rollout_parallel.py::test_two_tensor_ranks_answer_as_one"),
+    "max_tokens_to_oom": CoveredBy(
+        "unit/rollout/test_generator.py::test_a_cache_beyond_the_limit_is_refused_with_what_to_change"
     ),
-    "inference_tensor_model_parallel_size": Shown(
+    "inference_tensor_model_parallel_size": CoveredBy(
         f"{_CONFIG}/test_config_pools.py::test_the_rollout_is_the_actor_in_a_layout_of_its_own"
     ),
-    "num_gpus_for_train": Shown(f"{_CONFIG}/test_config_pools.py::test_the_rollout_has_the_last_processes"),
-    "num_gpus_for_infer": Shown(f"{_CONFIG}/test_config_pools.py::test_the_rollout_has_the_last_processes"),
-    "publish_bucket_bytes": Shown(
-        "unit/models/weights/test_weights_transit.py::test_a_bucket_that_holds_no_row_stops_with_the_size_that_does"
+    "num_gpus_for_train": CoveredBy(f"{_CONFIG}/test_config_pools.py::test_the_rollout_has_the_last_processes"),
+    "num_gpus_for_infer": CoveredBy(f"{_CONFIG}/test_config_pools.py::test_the_rollout_has_the_last_processes"),
+    "publish_bucket_bytes": CoveredBy(
+        "unit/weights/test_resharding.py::test_a_bucket_that_holds_no_row_stops_with_the_size_that_does"
     ),
-    "rollout_staleness": Shown(
+    "rollout_staleness": CoveredBy(
         "distributed/test_stale_rollouts.py::test_answers_come_from_the_weights_of_the_step_before"
     ),
-    "judge": Shown("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
-    "reward_failure": Shown("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_asked_for"),
-    "extract_content_for_reward": Shown(
+    "judge": CoveredBy("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
+    "reward_failure": CoveredBy("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_asked_for"),
+    "extract_content_for_reward": CoveredBy(
         "unit/workers/test_reward.py::test_only_the_answer_is_scored_where_that_is_asked_for"
     ),
-    "dataset_additional_keys": Shown("unit/data/test_text_columns.py::test_numbers_stay_with_their_pair"),
-    "reward_tokenizer": Shown(
-        "unit/workers/scorers/test_model.py::test_another_tokenizer_reads_the_conversation_through_its_own_template"
+    "dataset_additional_keys": CoveredBy("unit/data/test_text_columns.py::test_numbers_stay_with_their_pair"),
+    "reward_tokenizer": CoveredBy(
+        "unit/workers/rewards/test_reward_model_scorer.py::test_another_tokenizer_reads_the_conversation_through_its_own_template"
     ),
-    "reward_prompt_type": Shown(
-        "unit/workers/scorers/test_model.py::test_a_named_template_is_used_instead_of_the_tokenizers"
+    "reward_prompt_type": CoveredBy(
+        "unit/workers/rewards/test_reward_model_scorer.py::test_a_named_template_is_used_instead_of_the_tokenizers"
     ),
-    "no_post_layer_norm": Shown("unit/workers/scorers/test_model.py::test_without_the_final_norm_scores_differ"),
-    "offload": Shown("unit/workers/test_actor.py::test_an_offloaded_reference_says_the_same"),
+    "no_post_layer_norm": CoveredBy(
+        "unit/workers/rewards/test_reward_model_scorer.py::test_without_the_final_norm_scores_differ"
+    ),
+    "offload": CoveredBy("unit/workers/test_actor.py::test_an_offloaded_reference_says_the_same"),
 }

@@ -70,15 +70,15 @@ BAD = {
     ),
     "unknown section": Bad(("did you mean training",), {}, ("trainning.lr=3",)),
     "unknown model": Bad(("model=tinny", "did you mean tiny"), {}, (f"{ACTOR}.model=tinny",)),
-    "missing data": Bad(("data_path=nowhere", "make it with preprocess_data.py"), {"data_path": "nowhere"}),
+    "missing data": Bad(("data_path=nowhere", "create it with preprocess_data.py"), {"data_path": "nowhere"}),
     "missing weights": Bad(("load=nowhere does not exist",), {"load": "nowhere"}),
     "missing checkpoint": Bad(("resume_from=nowhere does not exist",), {"resume_from": "nowhere"}),
     "tensor size that does not divide": Bad(
         ("tensor_model_parallel_size=3 does not divide", "choose 1 or 2"), layout=(3, 1, 1)
     ),
     "pipeline size that does not divide": Bad(("does not divide num_layers=2", "choose 1 or 2"), layout=(1, 3, 1)),
-    "batch that does not divide": Bad(("global_batch_size=8 is no multiple of", "choose 12"), layout=(1, 1, 3)),
-    "pool that does not divide": Bad(("[3] holds 3 processes", "choose 2"), {}, ("resource_pool.actor_rollout=[3]",)),
+    "batch that does not divide": Bad(("global_batch_size=8 is not a multiple of", "choose 12"), layout=(1, 1, 3)),
+    "pool that does not divide": Bad(("[3] has 3 processes", "choose 2"), {}, ("resource_pool.actor_rollout=[3]",)),
     "shapes unlike the YAML's": Bad(
         ("embed_tokens.weight is [262, 64]", "[262, 128]"),
         {"load": "{}"},
@@ -108,22 +108,22 @@ BAD = {
         ("no row is fit for training: 0 of 320 rows kept",), {"seq_length": 8, "truncation": "drop"}, code=1
     ),
     "half-written checkpoint to resume": damaged(
-        "checkpoints", without(".metadata"), f"{LAST} is not a whole checkpoint: .metadata missing", resume_from="{}"
+        "checkpoints", without(".metadata"), f"{LAST} is not a complete checkpoint: .metadata missing", resume_from="{}"
     ),
     "checkpoint without its description": damaged(
-        "checkpoints", without(METADATA), f"is not a whole checkpoint: {METADATA} missing", resume_from="{}"
+        "checkpoints", without(METADATA), f"is not a complete checkpoint: {METADATA} missing", resume_from="{}"
     ),
     "checkpoint with a broken description": damaged(
         "checkpoints", lambda folder: shorten(folder / LAST / METADATA), f"{LAST}/{METADATA}", resume_from="{}"
     ),
     "no finished checkpoint": damaged("checkpoints", unfinish, "holds no checkpoint", TRACKER, resume_from="{}"),
     "half-written checkpoint to load": damaged(
-        "checkpoints", without(".metadata"), "lacks .metadata", "not written to its end", load="{}"
+        "checkpoints", without(".metadata"), "lacks .metadata", "the checkpoint is incomplete", load="{}"
     ),
     "nameless checkpoint to go on from": damaged(
         "checkpoints", without(METADATA), METADATA, load="{}", finetune=False, no_load_rng=True
     ),
-    "converted weights to resume": damaged("weights", None, "is not a whole checkpoint", resume_from="{}"),
+    "converted weights to resume": damaged("weights", None, "is not a complete checkpoint", resume_from="{}"),
     "Hugging Face folder to resume": damaged("model", None, "holds no checkpoint", resume_from="{}"),
     "another batch size to resume": damaged(
         "checkpoints", None, "global_batch_size was 8, is 16", "data order", resume_from="{}", global_batch_size=16

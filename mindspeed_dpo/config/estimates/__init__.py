@@ -1,1 +1,1 @@
-"""Memory, workload and batch sizes derived from the settings alone, as the dry run shows them."""
+"""Estimates from the settings alone: memory per device, workload of a step, and the summary of a run."""

@@ -1,6 +1,6 @@
-"""What a run is about to do: who sits where, how much a step is, what a device will hold; as rows, or in a few lines.
+"""Summary of a run before it starts: layout of the roles, workload of a step, and estimated memory per device.
 
-Memory is an estimate; `sizes` has its formula.
+`plan_lines` is the summary as a few log lines; the dry run shows the same parts as tables.
 """
 
 from __future__ import annotations
@@ -10,129 +10,129 @@ from dataclasses import replace
 
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.workload import iteration_workload
-from mindspeed_dpo.config.legacy.aliases import listing
-from mindspeed_dpo.config.loading.parse import format_value
+from mindspeed_dpo.config.names import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.online import NASH_MD
 from mindspeed_dpo.config.settings.optimization import BatchConfig
+from mindspeed_dpo.config.values import format_value
 
 MIB = 2**20
 
 
 def plan_lines(run: RunConfig) -> list[str]:
-    """The plan of a run, a line each, for people."""
+    """Return the summary of a run as log lines."""
     first = f"plan: {run.loop.stage}, {run.loop.train_iters} steps"
-    return [first, *_seat_lines(run), *workload_lines(run), *_memory_lines(run)]
+    return [first, *_role_lines(run), *workload_lines(run), *_memory_lines(run)]
 
 
-def _seat_lines(run: RunConfig) -> Iterator[str]:
-    for role, pool, nodes, what in role_layouts(run):
-        yield f"{role} on {pool} {nodes}: {what}"
+def _role_lines(run: RunConfig) -> Iterator[str]:
+    for role, pool, nodes, layout in role_layouts(run):
+        yield f"{role} on {pool} {nodes}: {layout}"
     if run.actor.adapters.is_on:
-        count = memory.adapter_parameters(run.actor)
-        yield f"adapters of {listing(run.actor.adapters.modules, 'and')}: {count:,} parameters learn"
+        count = memory.num_adapter_parameters(run.actor)
+        yield f"adapters on {join_words(run.actor.adapters.modules, 'and')}: {count:,} trained parameters"
 
 
 def role_layouts(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
-    """For each role: its name, its pool, the pool's processes per node, its layout or what it does instead."""
+    """Yield for each role its name, its pool, the pool's processes per node, and its layout or substitute."""
     for role in run.roles:
         pool = run.pool_of(role.name)
-        yield role.name, pool, format_value(run.pools[pool]), _does(run, role)
+        yield role.name, pool, format_value(run.pools[pool]), _layout(run, role)
 
 
-def _does(run: RunConfig, role: RoleConfig) -> str:
+def _layout(run: RunConfig, role: RoleConfig) -> str:
     if role.name == "reward" and role.reward_source != "model":
-        named = role.reward.reward_functions if role.reward_source == "functions" else (role.reward.judge,)
-        return f"{role.reward_source} {', '.join(map(str, named))}"
+        names = role.reward.reward_functions if role.reward_source == "functions" else (role.reward.judge,)
+        return f"{role.reward_source} {', '.join(map(str, names))}"
     if role.name == "ref" and run.is_ref_within_actor:
         return f"the actor with its adapters off, {'once before training' if _is_cached(role) else 'at each step'}"
     if _is_cached(role):
         return "computed once before training"
     tp, pp = role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
-    virtual = f" in {role.num_chunks} virtual stages each" if role.num_chunks > 1 else ""
+    virtual = f" with {role.num_chunks} virtual stages each" if role.num_chunks > 1 else ""
     cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
-    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}, {_millions(role)}"
+    parameters = memory.num_parameters(role.model, scalar_head=role.name == "reward")
+    size = f"{parameters / 1e6:,.1f} M parameters, {role.precision.dtype}"
+    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}, {size}"
 
 
 def workload_lines(run: RunConfig) -> Iterator[str]:
-    """How much a step is."""
+    """Yield the workload of one step as lines."""
     actor, replicas = run.actor, _count(run.data_parallel_size("actor"), "replica")
-    batch, micro = actor.batch, _micro_batch(actor.batch)
+    batch, micro_batch = actor.batch, _micro_batch(actor.batch)
     if not run.is_online:
-        count = "micro-batches"
+        passes = "micro-batches"
         if batch.micro_batch_size is not None:
-            passes = batch.global_batch_size // (batch.micro_batch_size * run.data_parallel_size("actor"))
-            count = _count(passes, "micro-batch", "es")
-        yield f"a step: {batch.global_batch_size} pairs, on {replicas} {count} of {micro}"
-        yield f"a sequence: at most {actor.data.seq_length} tokens"
+            num_passes = batch.global_batch_size // (batch.micro_batch_size * run.data_parallel_size("actor"))
+            passes = _count(num_passes, "micro-batch", "es")
+        yield f"step: {batch.global_batch_size} pairs on {replicas}, {passes} of {micro_batch}"
+        yield f"sequence: at most {actor.data.seq_length} tokens"
         return
     work, rollout = iteration_workload(run), actor.rollout
-    mini, steps = _count(work.mini_batch, "pair"), _count(work.optimizer_steps, "optimizer step")
     yield (
-        f"a step: {work.prompts} prompts x {rollout.n_samples_per_prompt} = {work.responses} responses, at most "
+        f"step: {work.prompts} prompts x {rollout.n_samples_per_prompt} = {work.responses} responses, at most "
         f"{_count(work.pairs, 'pair')}"
     )
-    yield f"a prompt: at most {rollout.max_prompt_length} tokens; a response: at most {actor.max_new_tokens}"
-    ahead = ", an iteration ahead of learning" if rollout.rollout_staleness else ""
+    yield f"prompt: at most {rollout.max_prompt_length} tokens; response: at most {actor.max_new_tokens} tokens"
+    ahead = ", one iteration ahead of training" if rollout.rollout_staleness else ""
     yield (
-        f"generating: {_count(run.data_parallel_size('rollout'), 'replica')} x "
-        f"{_count(work.prompts_per_replica, 'prompt')}, {work.slots} responses at once{ahead}"
+        f"generation: {_count(run.data_parallel_size('rollout'), 'replica')} x "
+        f"{_count(work.prompts_per_replica, 'prompt')}, {work.slots} concurrent responses{ahead}"
     )
     yield (
-        f"learning: {_count(actor.pairing.ppo_epochs, 'pass', 'es')} in mini-batches of {mini}, at most {steps}; "
-        f"on {replicas} micro-batches of {micro}"
+        f"training: {_count(actor.pairing.ppo_epochs, 'epoch')} in mini-batches of "
+        f"{_count(work.mini_batch_pairs, 'pair')}, at most {_count(work.optimizer_steps, 'optimizer step')}; "
+        f"{replicas}, micro-batches of {micro_batch}"
     )
 
 
 def _micro_batch(batch: BatchConfig) -> str:
-    """What one holds."""
+    """The content of one micro-batch."""
     padded = f", padded to a multiple of {batch.pad_to_multiple_of}" if batch.pad_to_multiple_of > 1 else ""
     if batch.micro_batch_size is not None:
         return _count(batch.micro_batch_size, "pair") + padded
-    return f"whole pairs of at most {batch.micro_batch_tokens} tokens together{padded}"
+    return f"complete pairs with at most {batch.micro_batch_tokens} tokens in total{padded}"
 
 
 def _memory_lines(run: RunConfig) -> Iterator[str]:
     for pool, parts in device_memory(run).items():
-        told = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts)
+        details = ", ".join(f"{name} {format_bytes(size)}" for name, size in parts)
         total = format_bytes(sum(size for _, size in parts))
-        yield f"a device of {pool}, estimated: {total}" + (f" ({told})" if told else "")
+        yield f"memory per device of {pool}, estimated: {total}" + (f" ({details})" if details else "")
 
 
 def device_memory(run: RunConfig) -> dict[str, list[tuple[str, int]]]:
-    """What a device of each pool will hold, estimated: pool to parts and their bytes."""
-    seated = {pool: [role for role in run.roles if run.pool_of(role.name) == pool] for pool in run.pools}
+    """Return the estimated memory of a device of each pool: pool to parts and their sizes in bytes."""
+    roles = {pool: [role for role in run.roles if run.pool_of(role.name) == pool] for pool in run.pools}
     return {
-        pool: [(name, size) for role in roles for name, size in _parts(run, role) if size]
-        for pool, roles in seated.items()
+        pool: [(name, size) for role in on_pool for name, size in _parts(run, role) if size]
+        for pool, on_pool in roles.items()
     }
 
 
 def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
-    """What a role keeps on a device: name and bytes."""
+    """The name and the bytes of each part that a role holds on a device."""
     if role.name == "actor":
         yield "weights", memory.weight_bytes(role)
         yield "adapters", memory.adapter_bytes(role)
         yield "merged weights", memory.merged_bytes(role) if run.is_online and role.adapters.is_on else 0
-        yield "gradient", memory.gradient_bytes(role)
-        yield from _alternating(run, role)
+        yield "gradients", memory.gradient_bytes(role)
+        yield from _optimizer_and_activations(run, role)
     elif role.name == "rollout":
-        yield "rollout weights", 0 if rollout_in_place(run) else memory.weight_bytes(role)
+        yield "rollout weights", 0 if _shares_training_weights(run) else memory.weight_bytes(role)
         yield "rollout cache", memory.cache_bytes(role, iteration_workload(run).reserved_tokens)
         if role.pairing.samples_from_reference:
-            yield from _met(run, role)
+            yield from _reference_for_rollout(run, role)
     elif role.name == "ref" and run.is_ref_within_actor:
         return
     elif not (role.name == "reward" and role.reward_source != "model") and not _is_cached(role):
-        yield f"{role.name} weights", memory.weight_bytes(role, scores=role.name == "reward")
+        yield f"{role.name} weights", memory.weight_bytes(role, scalar_head=role.name == "reward")
 
 
-def _alternating(run: RunConfig, actor: RoleConfig) -> Iterator[tuple[str, int]]:
-    """Activations and optimizer state: an offloaded state is on the device only when activations are not."""
-    optimizer, activations = (
-        memory.optimizer_bytes(actor, run.data_parallel_size("actor")),
-        memory.activation_bytes(actor),
-    )
+def _optimizer_and_activations(run: RunConfig, actor: RoleConfig) -> Iterator[tuple[str, int]]:
+    """Offloaded optimizer state is on the device only while activations are not."""
+    optimizer = memory.optimizer_bytes(actor, run.data_parallel_size("actor"))
+    activations = memory.activation_bytes(actor)
     if actor.optimizer.optimizer_offload:
         yield "optimizer or activations", max(optimizer, activations)
         return
@@ -140,8 +140,8 @@ def _alternating(run: RunConfig, actor: RoleConfig) -> Iterator[tuple[str, int]]
     yield "activations", activations
 
 
-def _met(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:
-    """The reference as the rollout answers with it; a mixture fills both caches at once."""
+def _reference_for_rollout(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:
+    """The rollout's copy of the reference; a mixture of both models fills two caches."""
     assert run.ref is not None
     ref = replace(run.ref, parallel=rollout.parallel)
     yield "reference weights", memory.weight_bytes(ref)
@@ -149,8 +149,8 @@ def _met(run: RunConfig, rollout: RoleConfig) -> Iterator[tuple[str, int]]:
         yield "reference cache", memory.cache_bytes(ref, iteration_workload(run).reserved_tokens)
 
 
-def rollout_in_place(run: RunConfig) -> bool:
-    """Whether the rollout reads the training weights themselves: the same devices, the same shards, all layers."""
+def _shares_training_weights(run: RunConfig) -> bool:
+    """Whether the rollout uses the training weights in place: same devices, same shards, all layers."""
     assert run.rollout is not None
     return run.pool_of("rollout") == run.pool_of("actor") and all(
         getattr(run.actor.parallel, key) == getattr(run.rollout.parallel, key)
@@ -162,15 +162,10 @@ def _is_cached(role: RoleConfig) -> bool:
     return role.name == "ref" and role.reference.reference == "cached"
 
 
-def _millions(role: RoleConfig) -> str:
-    count = memory.parameters(role.model, scores=role.name == "reward")
-    return f"{count / 1e6:,.1f} M parameters, {role.precision.dtype}"
-
-
-def _count(number: int, what: str, plural: str = "s") -> str:
-    return f"{number} {what}{'' if number == 1 else plural}"
+def _count(number: int, unit: str, plural: str = "s") -> str:
+    return f"{number} {unit}{'' if number == 1 else plural}"
 
 
 def format_bytes(size: int) -> str:
-    """A size for people."""
+    """Format a size in bytes as MiB or GiB."""
     return f"{size / MIB / 1024:.1f} GiB" if size >= 1024 * MIB else f"{size / MIB:.1f} MiB"

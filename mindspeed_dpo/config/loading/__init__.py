@@ -1,1 +1,1 @@
-"""From YAML files and overrides to typed settings: composition, parsing, role defaults, provenance of each value."""
+"""From YAML files and overrides to a resolved run: composition, parsing, precedence, derived values, provenance."""

@@ -1,8 +1,8 @@
-"""From a configuration's name to one plain tree. Hydra composes here, and nowhere else.
+"""Composition of a configuration with Hydra: from its name and overrides to one tree of plain values.
 
-Hydra's compose API is used, not its application wrapper: the working folder, the loggers and the disk stay as they are.
-An override may name any setting, whether or not the file mentions it, and a comma in a value is text: there are no
-sweeps. What the keys mean is left to `sections` and `resolve`.
+This uses Hydra's compose API, not its application wrapper, so the working directory, logging and the disk are not
+touched. An override may set any key, whether or not the file has it, and a comma in a value is text, not a sweep. The
+meaning of keys is left to `sections` and `resolve`.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.legacy.aliases import canonical, did_you_mean, listing, plain
+from mindspeed_dpo.config.legacy import canonical_key
+from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
 
-SHIPPED_CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "rlxf"
-_KEPT_AS_WRITTEN = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
+SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
+_UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
 
 
 @dataclass(frozen=True)
 class ComposedConfig:
-    """A composed configuration.
+    """A composed configuration, for example `ComposedConfig("mine", {"training": {"lr": 1e-6}}, {})`.
 
     Attributes:
-        name: The configuration's name, without `.yaml`.
+        name: Name of the configuration, without `.yaml`.
         tree: Plain dictionaries, lists and scalars; interpolations are resolved.
         overrides: Dotted key, with `_` for `-`, to the override as typed.
     """
@@ -45,43 +46,43 @@ class ComposedConfig:
 
 
 def available_configs(config_dir: str | Path | None = None) -> list[str]:
-    """Names of the configurations in `config_dir` and of those shipped."""
+    """Return the names of the configurations in `config_dir` and of those in this repository."""
     return sorted({path.stem for folder in _folders(config_dir) for path in folder.glob("*.yaml")})
 
 
 def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | Path | None = None) -> ComposedConfig:
-    """Compose a configuration from `config_dir`, else from the shipped ones, with overrides such as `training.lr=1e-6`.
+    """Compose a configuration from `config_dir`, else from this repository, with overrides such as `training.lr=1e-6`.
 
-    Model files are looked for in the folder `model` beside or above the configuration, then among the shipped ones.
+    Model files are searched in the directory `model` beside or above the configuration, then in this repository.
 
     Raises:
-        ConfigError: There is no such configuration or model file, or a text cannot be read.
+        ConfigError: The configuration or a model file does not exist, or a file or override cannot be parsed.
     """
     name = config_name.removesuffix(".yaml")
-    known = available_configs(config_dir)
-    if name not in known:
-        raise ConfigError([f"--config-name {name}: there is no such configuration{did_you_mean(name, known)}"])
+    names = available_configs(config_dir)
+    if name not in names:
+        raise ConfigError([f"--config-name {name}: there is no such configuration{did_you_mean(name, names)}"])
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
     search = ",".join(_quoted(f"file://{folder}") for folder in [*folders[1:], *beside])
-    prepared = _all_prepared(overrides)
+    prepared = _prepare_overrides(overrides)
     try:
         with warnings.catch_warnings(), initialize_config_dir(config_dir=str(folders[0]), version_base="1.3"):
-            # Older files lack `_self_`; as wanted, their own sections then win over the model files.
+            # Older files lack `_self_`; their own sections then override the model files, which is the intended order.
             warnings.filterwarnings("ignore", message=".*_self_", category=UserWarning)
             config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *prepared])
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
-        raise ConfigError([f"{name}.yaml: {_missing(error, models)}"]) from error
+        raise ConfigError([f"{name}.yaml: {_describe_missing(error, models)}"]) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
     if not isinstance(tree, dict):
-        raise ConfigError([f"{name}.yaml: must hold sections such as training, got a list"])
+        raise ConfigError([f"{name}.yaml: must contain sections such as training, got a list"])
     for text in overrides:
         _drop_other_spellings(tree, _key_of(text).split("."))
     return ComposedConfig(
-        name, {str(key): value for key, value in tree.items()}, {plain(_key_of(o)): o for o in overrides}
+        name, {str(key): value for key, value in tree.items()}, {normalize_key(_key_of(o)): o for o in overrides}
     )
 
 
@@ -94,11 +95,11 @@ def _folders(config_dir: str | Path | None) -> list[Path]:
     return list(dict.fromkeys([folder, SHIPPED_CONFIGS]))
 
 
-def _all_prepared(overrides: Iterable[str]) -> list[str]:
+def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
     prepared, problems = [], []
     for text in overrides:
         try:
-            prepared.append(_prepared(text))
+            prepared.append(_prepare_override(text))
         except HydraException as error:
             reason = " ".join(str(error).split())
             problems.append(f"override {text} cannot be read; write section.key=value ({reason})")
@@ -107,12 +108,12 @@ def _all_prepared(overrides: Iterable[str]) -> list[str]:
     return prepared
 
 
-def _prepared(text: str) -> str:
-    """An override in Hydra's words: `++` also sets a key that the file leaves out; a list with commas is one text."""
+def _prepare_override(text: str) -> str:
+    """Convert an override to Hydra's grammar: `++` also sets absent keys, and a value with commas is quoted."""
     if OverridesParser.create().parse_override(text).is_sweep_override():
         key, value = text.split("=", 1)
         text = f"{key}={_quoted(value)}"
-    return text if _KEPT_AS_WRITTEN.match(text) else f"++{text.removeprefix('+')}"
+    return text if _UNCHANGED_OVERRIDE.match(text) else f"++{text.removeprefix('+')}"
 
 
 def _key_of(override: str) -> str:
@@ -120,11 +121,11 @@ def _key_of(override: str) -> str:
 
 
 def _drop_other_spellings(tree: Any, path: list[str]) -> None:
-    """Let an override of `min_lr` replace the `min-lr` of the file."""
+    """Remove other spellings of an overridden key: an override of `min_lr` replaces `min-lr` of the file."""
     for part in path[:-1]:
         tree = tree.get(part) if isinstance(tree, dict) else None
     if isinstance(tree, dict) and path[-1] in tree:
-        for other in [key for key in tree if key != path[-1] and canonical(key) == canonical(path[-1])]:
+        for other in [key for key in tree if key != path[-1] and canonical_key(key) == canonical_key(path[-1])]:
             del tree[other]
 
 
@@ -132,7 +133,7 @@ def _quoted(text: str) -> str:
     return "'" + text.replace("'", "\\'") + "'"
 
 
-def _missing(error: MissingConfigException, models: list[str]) -> str:
-    wanted = str(error.missing_cfg_file).removesuffix(".yaml")
-    choose = f"; choose {listing(models)}" if wanted.startswith("model/") and models else ""
-    return f"there is no file {wanted}.yaml{choose}"
+def _describe_missing(error: MissingConfigException, models: list[str]) -> str:
+    file = str(error.missing_cfg_file).removesuffix(".yaml")
+    choices = f"; choose {join_words(models)}" if file.startswith("model/") and models else ""
+    return f"there is no file {file}.yaml{choices}"

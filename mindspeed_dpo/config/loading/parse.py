@@ -1,4 +1,4 @@
-"""One value of a YAML file or an override, made into the declared type of its setting, or refused with a sentence."""
+"""Parsing of one value of a YAML file or an override into the declared type of its setting."""
 
 from __future__ import annotations
 
@@ -8,44 +8,33 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindspeed_dpo.config.legacy.aliases import did_you_mean, listing
-from mindspeed_dpo.config.settings.evaluation import GIVEN
+from mindspeed_dpo.config.names import did_you_mean, join_words
+from mindspeed_dpo.config.settings.evaluation import UNNAMED_SET
 from mindspeed_dpo.config.settings.field import Setting, SettingInfo
 
 
-def format_value(value: object) -> str:
-    """A value as YAML would write it."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(format_value, value))}]"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{name}: {format_value(item)}' for name, item in value.items())}}}"
-    return repr(value) if isinstance(value, str) and (not value or value != value.strip()) else str(value)
+def parse_value(value: Any, setting: Setting) -> Any:
+    """Parse `value` as the type of a setting and apply the choices and the check of the setting.
 
-
-def coerce(value: Any, declared: Setting) -> Any:
-    """Read `value` as the declared type and apply the setting's own conditions.
-
-    Null, and empty text where text may be absent, come back as None: not given.
+    Null, and empty text for an optional text, are returned as None: not set.
 
     Raises:
-        ValueError: The value does not fit; the text finishes the sentence "key=value …".
+        ValueError: The value is not acceptable; the message is the end of the sentence "key=value …".
     """
-    kind, is_list = scalar_type(declared.type)
+    kind, is_list = scalar_type(setting.type)
     if value is None or (value == "" and (kind in (str, dict) or is_list)):
         return None
-    read = tuple(map(_READERS[kind], _items(value))) if is_list else _READERS[kind](value)
-    about = declared.about
-    for item in read if is_list else (read,):
-        _choose(item, about)
-    if about.check and not about.check.holds(read):
-        raise ValueError(f"must be {about.check.words}")
-    return read
+    parsed = tuple(map(_PARSERS[kind], _items(value))) if is_list else _PARSERS[kind](value)
+    info = setting.info
+    for item in parsed if is_list else (parsed,):
+        _check_choice(item, info)
+    if info.check and not info.check.accepts(parsed):
+        raise ValueError(f"must be {info.check.description}")
+    return parsed
 
 
 def scalar_type(declared_type: Any) -> tuple[type, bool]:
-    """The scalar type behind a declared one, None left out, and whether a list of it is declared."""
+    """Return the scalar type of a declared type, without None, and whether a list of it is declared."""
     inside = typing.get_args(declared_type) or (declared_type,)
     kind = next(item for item in inside if item is not type(None))
     if typing.get_origin(kind) is Mapping:
@@ -54,22 +43,21 @@ def scalar_type(declared_type: Any) -> tuple[type, bool]:
 
 
 def _items(value: Any) -> list[Any]:
-    """The elements of a list; one text stands for its parts between commas."""
+    """Return the items of a list; a text is split at commas."""
     if isinstance(value, str):
         return [part.strip() for part in value.split(",")]
     return list(value) if isinstance(value, list | tuple) else [value]
 
 
-def _choose(value: Any, about: SettingInfo) -> None:
-    """Refuse what is not among the choices; each item of a list has them."""
-    if about.not_yet and value in about.not_yet:
-        raise ValueError(f"is refused: {about.not_yet[value]}")
-    if about.choices and value not in about.choices:
-        hint = did_you_mean(str(value), about.choices) if len(about.choices) > 1 else ""
-        raise ValueError(f"is not known; choose {listing(about.choices)}{hint}")
+def _check_choice(value: Any, info: SettingInfo) -> None:
+    if info.refused and value in info.refused:
+        raise ValueError(f"is refused: {info.refused[value]}")
+    if info.choices and value not in info.choices:
+        hint = did_you_mean(str(value), info.choices) if len(info.choices) > 1 else ""
+        raise ValueError(f"is not supported; choose {join_words(info.choices)}{hint}")
 
 
-def _read_bool(value: Any) -> bool:
+def _parse_bool(value: Any) -> bool:
     if isinstance(value, str) and value.strip().lower() in ("true", "false"):
         return value.strip().lower() == "true"
     if not isinstance(value, bool):
@@ -77,17 +65,17 @@ def _read_bool(value: Any) -> bool:
     return value
 
 
-def _read_int(value: Any) -> int:
+def _parse_int(value: Any) -> int:
     if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
         return int(value)
     if isinstance(value, float) and value.is_integer():
         return int(value)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("must be a whole number")
+        raise ValueError("must be an integer")
     return value
 
 
-def _read_float(value: Any) -> float:
+def _parse_float(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
@@ -97,27 +85,26 @@ def _read_float(value: Any) -> float:
     return number
 
 
-def _read_str(value: Any) -> str:
+def _parse_str(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise ValueError("must be one text")
+        raise ValueError("must be a single text")
     return str(value)
 
 
-def _read_named(value: Any) -> dict[str, str]:
-    """Texts by name; a text alone has the name of what has none."""
+def _parse_named_texts(value: Any) -> dict[str, str]:
+    """Parse texts by name; a single text gets the name of an unnamed set."""
     if not isinstance(value, Mapping):
-        return {GIVEN: _read_str(value)}
-    return {str(name): _read_str(text) for name, text in value.items() if text is not None} or _nothing_named()
+        return {UNNAMED_SET: _parse_str(value)}
+    texts = {str(name): _parse_str(text) for name, text in value.items() if text is not None}
+    if not texts:
+        raise ValueError("must be a single text, or a text for each name")
+    return texts
 
 
-def _nothing_named() -> dict[str, str]:
-    raise ValueError("must be one text, or names with a text each")
-
-
-_READERS: dict[type, Callable[[Any], Any]] = {
-    bool: _read_bool,
-    int: _read_int,
-    float: _read_float,
-    str: _read_str,
-    dict: _read_named,
+_PARSERS: dict[type, Callable[[Any], Any]] = {
+    bool: _parse_bool,
+    int: _parse_int,
+    float: _parse_float,
+    str: _parse_str,
+    dict: _parse_named_texts,
 }

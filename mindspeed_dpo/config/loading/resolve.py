@@ -1,6 +1,6 @@
-"""From sections to a run: layer, seat, cast. Which value holds for which role is told in `layers`.
+"""Resolution of sections into a run: values per role, pools, roles, and every derived value filled in.
 
-Values that follow from others are filled in here, so that everyone after reads numbers and names, never "absent".
+After this step every setting is a number or a name, never "absent".
 """
 
 from __future__ import annotations
@@ -9,117 +9,137 @@ import dataclasses
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.loading.overlay import build, layered, settle_shared
-from mindspeed_dpo.config.loading.placement import seat, with_devices
-from mindspeed_dpo.config.loading.role_defaults import RoleBuilder, usable
+from mindspeed_dpo.config.legacy import ROLE_KEYS
+from mindspeed_dpo.config.loading.placement import assign_pools, with_device_counts
+from mindspeed_dpo.config.loading.role_settings import (
+    RoleBuilder,
+    build_group,
+    move_shared_settings,
+    normalized_layout,
+    overlay_sections,
+    report_context_parallel_algo,
+)
 from mindspeed_dpo.config.loading.sections import Sections
-from mindspeed_dpo.config.loading.unused_keys import drop_idle, is_online
+from mindspeed_dpo.config.loading.unused_keys import drop_unused_keys, is_online
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.settings.evaluation import best_mode
-from mindspeed_dpo.config.settings.parallel import ULYSSES
-from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, home
-from mindspeed_dpo.config.settings.trackers import unused, with_trackers
+from mindspeed_dpo.config.settings.evaluation import default_best_mode
+from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
+from mindspeed_dpo.config.settings.trackers import filled_tracker_settings, unused_tracker_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
+from mindspeed_dpo.config.values import Values, value_of
 
 
-def resolve(sections: Sections, now: datetime, findings: Issues) -> RunConfig:
-    """Layer, build and fill in. With problems among `findings` the result is only good for finding more of them."""
-    settle_shared(sections, findings)
-    drop_idle(sections, findings)
+def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
+    """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
+    move_shared_settings(sections, issues)
+    drop_unused_keys(sections, issues)
     online = is_online(sections)
-    values = layered(sections, "actor", findings)
-    loop = build(LoopConfig, values, findings, "training")
+    values = overlay_sections(sections, "actor", issues)
+    loop = build_group(LoopConfig, values, issues, "training")
     actor = RoleConfig(
         name="actor",
-        **{group: build(kind, values, findings, _where(sections, group)) for group, kind in ROLE_GROUPS.items()},
+        **{
+            group: build_group(kind, values, issues, _section_of_group(sections, group))
+            for group, kind in ROLE_GROUPS.items()
+        },
     )
-    seats = seat(sections, actor.replica_size, actor.rollout, online, findings)
-    _tell(actor, online, findings)
-    for key, sentence in unused(loop):
-        findings.note(f"{values[key].origin.section}.{sentence}")
-    loop = _filled_loop(sections.name, loop, actor, now)
-    actor = _filled(loop, actor, sum(seats.pools["actor_rollout"]))
-    actor = _online(actor, seats.pools) if online else actor
-    casting = RoleBuilder(sections, actor, seats, findings)
+    assignment = assign_pools(sections, actor.replica_size, actor.rollout, online, issues)
+    loop = _apply_legacy_keys(values, loop, actor, issues)
+    _note_changed_values(values, loop, actor, issues)
+    loop = _fill_loop(sections.name, loop, now)
+    actor = _fill_actor(loop, actor, sum(assignment.pools["actor_rollout"]))
     if online:
-        casting.add_rollout()
-    casting.add_frozen(online)
-    origins = {f"{'loop' if hasattr(loop, key) else 'actor'}.{key}": given.origin for key, given in values.items()}
+        actor = dataclasses.replace(
+            actor,
+            rollout=with_device_counts(actor.rollout, assignment.pools),
+            reference=dataclasses.replace(actor.reference, reference="live"),
+        )
+    builder = RoleBuilder(sections, actor, assignment, issues)
+    if online:
+        builder.add_rollout()
+    builder.add_frozen(online)
+    origins = {f"{'loop' if hasattr(loop, key) else 'actor'}.{key}": item.origin for key, item in values.items()}
     return RunConfig(
         name=sections.name,
         loop=loop,
         actor=actor,
-        ref=casting.roles.get("ref"),
-        rollout=casting.roles.get("rollout"),
-        reward=casting.roles.get("reward"),
-        pools=seats.pools,
-        sharing=seats.sharing,
-        origins={**origins, **casting.origins},
+        ref=builder.roles.get("ref"),
+        rollout=builder.roles.get("rollout"),
+        reward=builder.roles.get("reward"),
+        pools=assignment.pools,
+        sharing=assignment.sharing,
+        origins={**origins, **builder.origins},
     )
 
 
-def _where(sections: Sections, group: str) -> str:
+def _section_of_group(sections: Sections, group: str) -> str:
+    """The section that a message about a missing key of a group names."""
     if group == "model":
         return f"model.{sections.model_of.get('actor') or next(iter(sections.models), '')}"
-    return home("lr")
+    return default_section("lr")
 
 
-def _tell(actor: RoleConfig, online: bool, findings: Issues) -> None:
-    """Note what is read as something else than was written."""
+def _apply_legacy_keys(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> LoopConfig:
+    """Check legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
+    report_context_parallel_algo(values, actor, issues)
+    if value_of(values, "do_sample") is False:
+        path = f"{values['do_sample'].origin.section}.do_sample"
+        issues.add_problem(f"{path}=false is refused: {ROLE_KEYS['do_sample'].reason}", "do_sample")
+    if value_of(values, "distributed_backend") != "gloo":
+        return loop
+    if loop.device in ("npu", "cuda"):
+        path = f"{values['distributed_backend'].origin.section}.distributed_backend"
+        issues.add_problem(
+            f"{path}=gloo runs on the CPU only, but device={loop.device}; remove distributed_backend",
+            *("distributed_backend", "device"),
+        )
+    return dataclasses.replace(loop, device="cpu") if loop.device == "auto" else loop
+
+
+def _note_changed_values(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> None:
+    """Add notes about values that have no effect or are read as another value."""
     if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
-        findings.note("sequence_parallel is off: it needs tensor_model_parallel_size above 1")
-    if actor.parallel.context_parallel_algo != ULYSSES and actor.parallel.context_parallel_size == 1:
-        findings.note("context_parallel_algo has no effect: it needs context_parallel_size above 1")
-    if not online and (actor.data.prompt_type or actor.data.prompt_type_path):
-        findings.note(
-            "prompt_type is only compared with what the data was made with: preprocess_data.py has applied the template"
+        issues.add_note("sequence_parallel is off: it requires tensor_model_parallel_size above 1")
+    if not loop.is_online and (actor.data.prompt_type or actor.data.prompt_type_path):
+        issues.add_note(
+            "prompt_type is only compared with that of the data: preprocess_data.py has already applied the template"
         )
     if actor.rollout.n_samples_per_prompt == 1:
-        findings.note("n_samples_per_prompt=1 is read as 2, as by the predecessor: a pair needs two responses")
+        issues.add_note("n_samples_per_prompt=1 is read as 2, as in MindSpeed-LLM: a pair needs two responses")
+    for key, sentence in unused_tracker_settings(loop):
+        issues.add_note(f"{values[key].origin.section}.{sentence}")
 
 
-def _filled_loop(name: str, loop: LoopConfig, actor: RoleConfig, now: datetime) -> LoopConfig:
-    on_cpu = loop.device == "auto" and actor.parallel.distributed_backend == "gloo"
+def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:
     output_dir = loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}"
     return dataclasses.replace(
         loop,
-        **with_trackers(loop, name, output_dir),
+        **filled_tracker_settings(loop, name, output_dir),
         output_dir=output_dir,
-        device="cpu" if on_cpu else loop.device,
-        best_metric_mode=loop.best_metric_mode or (best_mode(loop.best_metric) if loop.best_metric else None),
+        best_metric_mode=loop.best_metric_mode or (default_best_mode(loop.best_metric) if loop.best_metric else None),
     )
 
 
-def _filled(loop: LoopConfig, actor: RoleConfig, processes: int) -> RoleConfig:
-    """Give every derived setting its value."""
-    replicas = max(1, processes // actor.replica_size)
-    batch, rate, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
-    together = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
-    parallel, rollout, pairing, loss = usable(actor.parallel), actor.rollout, actor.pairing, actor.loss
-    normalize = loss.ipo_normalize
+def _fill_actor(loop: LoopConfig, actor: RoleConfig, num_processes: int) -> RoleConfig:
+    """Fill in every derived setting of the actor."""
+    replicas = max(1, num_processes // actor.replica_size)
+    batch, optimizer, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
+    rollout, pairing, loss = actor.rollout, actor.pairing, actor.loss
+    batch_size = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
+    normalize = not loop.is_online if loss.ipo_normalize is None else loss.ipo_normalize
+    rollout_tp = rollout.inference_tensor_model_parallel_size or actor.parallel.tensor_model_parallel_size
     return dataclasses.replace(
         actor,
-        parallel=parallel,
-        batch=batch.filled(together),
+        parallel=normalized_layout(actor.parallel),
+        batch=batch.filled(batch_size),
         data=dataclasses.replace(actor.data, seq_length=actor.data.seq_length or actor.model.max_position_embeddings),
-        optimizer=dataclasses.replace(rate, lr_decay_iters=rate.lr_decay_iters or loop.train_iters),
+        optimizer=dataclasses.replace(optimizer, lr_decay_iters=optimizer.lr_decay_iters or loop.train_iters),
         checkpoint=dataclasses.replace(checkpoint, save=checkpoint.save or f"{loop.output_dir}/checkpoints"),
-        loss=dataclasses.replace(loss, ipo_normalize=not loop.is_online if normalize is None else normalize),
-        pairing=dataclasses.replace(pairing, ppo_mini_batch_size=pairing.ppo_mini_batch_size or together),
+        loss=dataclasses.replace(loss, ipo_normalize=normalize),
+        pairing=dataclasses.replace(pairing, ppo_mini_batch_size=pairing.ppo_mini_batch_size or batch_size),
         rollout=dataclasses.replace(
             rollout,
             n_samples_per_prompt=max(2, rollout.n_samples_per_prompt),
-            inference_tensor_model_parallel_size=(
-                rollout.inference_tensor_model_parallel_size or parallel.tensor_model_parallel_size
-            ),
+            inference_tensor_model_parallel_size=rollout_tp,
         ),
-    )
-
-
-def _online(actor: RoleConfig, pools: dict[str, tuple[int, ...]]) -> RoleConfig:
-    """What online DPO settles by itself: devices of each part, and a reference that is asked at every step."""
-    return dataclasses.replace(
-        actor,
-        rollout=with_devices(actor.rollout, pools),
-        reference=dataclasses.replace(actor.reference, reference="live"),
     )

@@ -1,1 +1,1 @@
-"""The typed settings of a run, one module per section; defaults, types and help texts, no rules between keys."""
+"""The typed settings of a run, one module per topic: keys, defaults, units and help, but no rules between keys."""

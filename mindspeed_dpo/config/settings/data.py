@@ -1,4 +1,4 @@
-"""What a role reads and writes: preference data and checkpoints. Names only; nothing is opened here."""
+"""Paths that a role reads and writes: training data, tokenizer and checkpoints. Nothing is opened here."""
 
 from __future__ import annotations
 
@@ -9,80 +9,81 @@ from mindspeed_dpo.config.settings.field import at_least, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Preprocessed pairs or prompts and the tokenizer they were made with."""
+    """Preprocessed pairs or prompts, and the tokenizer that they were made with."""
 
     data_path: str = setting(
-        help="Prefix of the files that preprocess_data.py wrote (pairs, or prompts online), up to before `_packed`; "
-        "several as `a,b`, or with shares of an epoch as `weight,a,weight,b`."
+        help="Prefix of the files written by preprocess_data.py (pairs; online: prompts), without `_packed…`. Several "
+        "data sets are written `a,b`, or `weight,a,weight,b` with their shares of an epoch."
     )
-    split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, e.g. 98,2,0.")
+    split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, such as 98,2,0.")
     seq_length: int = setting(
         derived="max_position_embeddings",
-        help="Longest prompt plus response; longer rows are treated by `truncation`. Online, a response has at most "
-        "seq_length - max_prompt_length tokens.",
+        help="Maximum length of prompt plus response; longer rows are handled by `truncation`. Online, a response has "
+        "at most seq_length - max_prompt_length tokens.",
         unit="tokens",
         check=at_least(2),
     )
     truncation: str = setting(
         "cut_prompt",
-        help="Too long a row: cut_prompt takes tokens from the front of the prompt, keep_start from the end of the "
-        "response, drop leaves the row out.",
+        help="Handling of rows longer than seq_length: cut_prompt removes tokens from the start of the prompt, "
+        "keep_start removes them from the end of the response, drop skips the row.",
         choices=("cut_prompt", "keep_start", "drop"),
     )
-    no_shuffle: bool = setting(False, help="Keep the order of the file instead of a new order per epoch.")
-    tokenizer_type: str = setting(
-        "PretrainedFromHF",
-        help="A local Hugging Face tokenizer; both names mean the same.",
-        choices=("PretrainedFromHF", "HuggingFaceTokenizer"),
-    )
-    tokenizer_name_or_path: str | None = setting(None, help="Directory of the tokenizer; online it must be given.")
+    no_shuffle: bool = setting(False, help="Read rows in file order instead of shuffling every epoch.")
+    tokenizer_name_or_path: str | None = setting(None, help="Directory of the Hugging Face tokenizer; required online.")
     prompt_type: str | None = setting(
         None,
-        help="Name of the chat template, which the data has applied already; online it also tells how answers end.",
+        help="Name of the chat template that the data was preprocessed with; online it also defines the stop tokens.",
     )
-    prompt_type_path: str | None = setting(None, help="File of chat templates; null is the one shipped here.")
+    prompt_type_path: str | None = setting(None, help="File of chat templates; null uses the built-in templates.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
-    """Where weights come from and where they go."""
+    """Initial weights, checkpoints written, and resumption."""
 
     load: str | None = setting(
-        None, help="Initial weights: a Hugging Face directory, converted weights, or a training checkpoint."
+        None, help="Initial weights: a Hugging Face directory, converted weights or a training checkpoint."
     )
-    random_init: bool = setting(False, help="Start from random weights on purpose, instead of `load`.")
-    save: str = setting(derived="<output_dir>/checkpoints", help="Directory of the checkpoints this run writes.")
+    random_init: bool = setting(False, help="Start from random weights; required if `load` is not set.")
+    save: str = setting(derived="<output_dir>/checkpoints", help="Directory of the checkpoints that the run writes.")
     save_interval: int | None = setting(
         None,
-        help="Steps between checkpoints; one is always written at the end.",
+        help="Steps between checkpoints; null writes only the one at the end, which is always written.",
         unit="steps",
         check=at_least(1),
         shared=True,
     )
     async_save: bool = setting(
         False,
-        help="Copy a checkpoint to host memory and write it while training goes on; the copy is as large as the files "
-        "that the process writes.",
+        help="Copy a checkpoint to host memory and write it in the background while training continues; needs host "
+        "memory for the files that each process writes.",
     )
     keep_last_checkpoints: int | None = setting(
         None,
-        help="How many of the run's newest checkpoints are kept; older ones are deleted once a newer one is whole, but "
-        "never the best. null keeps all.",
+        help="Number of most recent checkpoints to keep; older ones are deleted after a newer one is complete, except "
+        "for the best. Null keeps all.",
+        unit="checkpoints",
         check=at_least(1),
         shared=True,
     )
     finetune: bool = setting(
-        False, help="Take only the weights of `load` and start at step 0; resume_from is not concerned."
+        False, help="Load only the weights from `load` and start at step 0; does not affect resume_from."
     )
-    no_load_optim: bool = setting(False, help="Do not read optimizer state from `load`; resume_from is not concerned.")
+    no_load_optim: bool = setting(
+        False, help="Do not load the optimizer state from `load`; does not affect resume_from."
+    )
     no_load_rng: bool = setting(
-        False, help="Do not read random-number state from `load`; resume_from is not concerned."
+        False, help="Do not load the random-number state from `load`; does not affect resume_from."
     )
-    no_save_optim: bool = setting(False, help="Leave optimizer state out of checkpoints; they cannot be resumed.")
-    no_save_rng: bool = setting(False, help="Leave random-number state out of checkpoints.")
+    no_save_optim: bool = setting(
+        False, help="Do not save the optimizer state; such checkpoints cannot be resumed from."
+    )
+    no_save_rng: bool = setting(False, help="Do not save the random-number state.")
     resume_from: str | None = setting(
-        None, help="Continue an interrupted run exactly: one of its checkpoints, or its output_dir for the newest."
+        None,
+        help="Resume an interrupted run exactly: path of one of its checkpoints, or its output_dir for the latest.",
     )
     load_checkpoint_loosely: bool = setting(
-        False, help="Accept weights with missing or surplus names; each is reported."
+        False, help="Accept weights with missing or unexpected names; each is reported."
     )

@@ -1,4 +1,4 @@
-"""When and on what a run is evaluated. What an evaluation is called, and which metrics it has, is settled here too."""
+"""Evaluation on held-out pairs: schedule, data, metrics, and the choice of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.field import Check, at_least, setting
 
-HOLD_OUT, GIVEN = "split", "given"
-"""Names of the evaluation sets that have none of their own: the second share of `split`, and a single path."""
+HOLD_OUT, UNNAMED_SET = "split", "given"
+"""Names of the two evaluation sets that the user does not name: the second share of `split`, and a single path."""
 
 EVALUATION_METRICS = (
     *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
     *("logps/chosen", "logps/rejected"),
 )
-"""Metrics of every evaluation, and then, with log_token_statistics:"""
+"""Metrics of every evaluation."""
 TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "logits/rejected")
+"""Further metrics of an evaluation with log_token_statistics."""
 
 
-def best_mode(metric: str) -> str:
-    """Whether smaller or larger values of an evaluation's metric are better, as far as its name tells."""
+def default_best_mode(metric: str) -> str:
+    """Return `min` for metrics whose smaller values are better, judged by the metric's name, else `max`."""
     parts = metric.split("/")
     is_cost = "loss" in parts or parts[-1] in ("nll", "rejected", "entropy")
     return "min" if is_cost else "max"
@@ -29,65 +30,68 @@ def best_mode(metric: str) -> str:
 _RESERVED = {name.split("/")[0] for name in (*EVALUATION_METRICS, *TOKEN_STATISTICS)} | {HOLD_OUT}
 SET_NAMES = Check(
     lambda sets: all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) and name not in _RESERVED for name in sets),
-    f"named with letters, digits, _, - and ., and none {', '.join(sorted(_RESERVED))}",
+    f"named with letters, digits, _, - and ., and none of {', '.join(sorted(_RESERVED))}",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Measuring pairs that are not learned from."""
+    """Settings of evaluation on pairs that are not trained on."""
 
     eval_interval: int | None = setting(
         None,
-        help="Steps between evaluations on the second share of `split` and on eval_data_path; null or 0 evaluates "
-        "never. The last step is always evaluated.",
+        help="Steps between evaluations on the second share of `split` and on eval_data_path; the last step is always "
+        "evaluated. Null or 0 disables evaluation.",
         unit="steps",
         check=at_least(0),
         shared=True,
     )
     eval_iters: int = setting(
         100,
-        help="Most batches of global_batch_size pairs of each set in one evaluation; 0 evaluates never.",
+        help="Maximum number of batches of global_batch_size pairs per set and evaluation; 0 disables evaluation.",
         unit="batches",
         check=at_least(0),
         shared=True,
     )
     eval_data_path: Mapping[str, str] | None = setting(
         None,
-        help="Sets to evaluate on, preprocessed like data_path: one path, or names with a path each, as "
+        help="Evaluation sets, preprocessed like data_path: one path, or a path for each name, as "
         "`{chat: a, code: b}`.",
         check=SET_NAMES,
         shared=True,
     )
-    eval_at_start: bool = setting(False, help="Evaluate also before the first step; logged as step 0.", shared=True)
+    eval_at_start: bool = setting(
+        False, help="Also evaluate before the first step; the result is logged as step 0.", shared=True
+    )
 
     best_metric: str | None = setting(
         None,
-        help="Metric of the evaluation by which a checkpoint is the best, such as eval/loss: it is saved, named in "
-        "best.json, and never deleted.",
+        help="Evaluation metric that selects the best checkpoint, such as eval/loss. The best checkpoint is saved, "
+        "named in best.json and never deleted; null selects none.",
         shared=True,
     )
     best_metric_mode: str | None = setting(
-        derived="min for losses, nll, entropy and what is rejected; else max",
-        help="Whether the smallest or the largest best_metric is the best.",
+        derived="min for loss, nll, entropy and rejected metrics, else max",
+        help="Whether smaller or larger values of best_metric are better.",
         choices=("min", "max"),
         shared=True,
     )
     early_stop_patience: int | None = setting(
         None,
-        help="Evaluations in a row without improvement of best_metric after which the run ends well; null never.",
+        help="End the run after this many consecutive evaluations without improvement of best_metric; null disables "
+        "early stopping.",
         unit="evaluations",
         check=at_least(1),
         shared=True,
     )
     early_stop_min_delta: float = setting(
         0.0,
-        help="An improvement must be more than this, compared with the last one that was, to count for patience.",
+        help="Minimum change of best_metric, compared with the last improvement, that counts as an improvement.",
         check=at_least(0),
         shared=True,
     )
 
     @property
     def evaluates(self) -> bool:
-        """Whether there are evaluations."""
+        """Whether the run has evaluations."""
         return bool(self.eval_interval and self.eval_iters)

@@ -1,7 +1,7 @@
-"""The architecture of one model, in Megatron's words: the resolved content of a `configs/model/*.yaml`.
+"""The architecture of one model in Megatron's terms: the content of a `configs/model/*.yaml` file.
 
-Only what shapes weights or changes logits is here. Which values of older keys (`swiglu`, `normalization`, …) go without
-saying is told in `legacy_keys`; how a Hugging Face `config.json` maps onto this is told in `models`.
+Only settings that shape weights or change logits are here. Older keys with a single accepted value (`swiglu`,
+`normalization`, …) are in `config.legacy`; the mapping from a Hugging Face `config.json` is in `weights.hf_config`.
 """
 
 from __future__ import annotations
@@ -12,19 +12,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.config.settings.field import POSITIVE, at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder with RMSNorm, gated SiLU and rotary positions. Absent sizes are filled in on construction."""
+    """A decoder-only transformer with RMSNorm, SwiGLU and rotary position embeddings.
 
-    num_layers: int = setting(help="Transformer layers.", check=at_least(1))
+    Absent sizes are filled in on construction: `ModelConfig(num_layers=2, hidden_size=64, num_attention_heads=4,
+    vocab_size=262, max_position_embeddings=256)` has `kv_channels` 16 and `ffn_hidden_size` 256.
+    """
+
+    num_layers: int = setting(help="Number of transformer layers.", unit="layers", check=at_least(1))
     hidden_size: int = setting(help="Width of the residual stream.", check=at_least(1))
-    num_attention_heads: int = setting(help="Query heads.", check=at_least(1))
+    num_attention_heads: int = setting(help="Number of query heads.", check=at_least(1))
     num_query_groups: int = setting(
-        derived="num_attention_heads", help="Key and value heads (grouped-query attention).", check=at_least(1)
+        derived="num_attention_heads",
+        help="Number of key and value heads (grouped-query attention).",
+        check=at_least(1),
     )
     kv_channels: int = setting(
         derived="hidden_size / num_attention_heads", help="Width of one attention head.", check=at_least(1)
@@ -33,48 +39,61 @@ class ModelConfig:
         derived="4 x hidden_size", help="Width of the gated feed-forward layer.", check=at_least(1)
     )
     vocab_size: int = setting(
-        derived="padded_vocab_size", help="Token ids the tokenizer knows, without padding.", check=at_least(1)
+        derived="padded_vocab_size", help="Number of token ids of the tokenizer, without padding.", check=at_least(1)
     )
     make_vocab_size_divisible_by: int = setting(
         128,
-        help="The embedding is padded to a multiple of this times the tensor-parallel size.",
+        help="The embedding is padded to a multiple of this value times the tensor-parallel size.",
         unit="rows",
         check=at_least(1),
     )
     padded_vocab_size: int | None = setting(
-        None, help="Rows of the embedding, where it is not to be computed.", unit="rows", check=at_least(1)
+        None,
+        help="Number of rows of the embedding; null computes it from vocab_size.",
+        unit="rows",
+        check=at_least(1),
     )
     untie_embeddings_and_output_weights: bool = setting(
-        False, help="The output layer has its own weight instead of the embedding's."
+        False, help="The output layer has its own weight instead of sharing the embedding's."
     )
     max_position_embeddings: int = setting(
-        help="Longest sequence the model was made for.", unit="tokens", check=at_least(1)
+        help="Longest sequence that the model supports.", unit="tokens", check=at_least(1)
     )
     rotary_base: float = setting(10000.0, help="Base of the rotary frequencies.", check=POSITIVE)
     rope_scaling_type: str | None = setting(
         None,
-        help="How rotary frequencies are stretched beyond the original length.",
+        help="Method that extends rotary positions beyond the original length; null disables scaling.",
         choices=("linear", "llama3", "yarn"),
-        not_yet={"longrope": "longrope is not implemented yet", "dynamic": "dynamic scaling is not implemented yet"},
+        refused={"longrope": "longrope is not implemented yet", "dynamic": "dynamic scaling is not implemented yet"},
     )
-    rope_scaling_factor: float = setting(1.0, help="Stretch of the rotary positions.", check=POSITIVE)
+    rope_scaling_factor: float = setting(1.0, help="Scaling factor of the rotary positions.", check=POSITIVE)
     low_freq_factor: float | None = setting(
-        None, help="llama3: wavelengths above original length / this are stretched fully.", check=POSITIVE
+        None,
+        help="For llama3: wavelengths above original_max_position_embeddings / low_freq_factor are scaled fully.",
+        check=POSITIVE,
     )
     high_freq_factor: float | None = setting(
-        None, help="llama3: wavelengths below original length / this stay as they are.", check=POSITIVE
+        None,
+        help="For llama3: wavelengths below original_max_position_embeddings / high_freq_factor are not scaled.",
+        check=POSITIVE,
     )
     original_max_position_embeddings: int | None = setting(
-        None, help="Length before stretching.", unit="tokens", check=at_least(1)
+        None,
+        help="Sequence length before scaling; required by llama3 and yarn.",
+        unit="tokens",
+        check=at_least(1),
     )
-    norm_epsilon: float = setting(1e-5, help="Added to the mean square inside RMSNorm.", check=POSITIVE)
+    norm_epsilon: float = setting(1e-5, help="Epsilon added to the mean square in RMSNorm.", check=POSITIVE)
     add_qkv_bias: bool = setting(False, help="The query, key and value projections have a bias (Qwen2).")
-    qk_layernorm: bool = setting(False, help="RMSNorm on every query and key head (Qwen3).")
+    qk_layernorm: bool = setting(False, help="Apply RMSNorm to every query and key head (Qwen3).")
     init_method_std: float = setting(
-        0.02, help="Standard deviation of random weights; matters only with random_init.", check=at_least(0)
+        0.02, help="Standard deviation of random initial weights; used only with random_init.", check=at_least(0)
     )
     sliding_window: int | None = setting(
-        None, help="A token sees only this many tokens before itself; null is all.", unit="tokens", check=at_least(1)
+        None,
+        help="Number of preceding tokens that a token attends to; null attends to all of them.",
+        unit="tokens",
+        check=at_least(1),
     )
 
     def __post_init__(self) -> None:
@@ -89,10 +108,10 @@ class ModelConfig:
             object.__setattr__(self, name, value)
 
     def padded_vocab(self, tp: int) -> int:
-        """Rows of the embedding over all `tp` shards.
+        """Return the number of embedding rows over all `tp` shards.
 
-        That is `padded_vocab_size` where given, else the smallest multiple of
-        `make_vocab_size_divisible_by * tp` that holds `vocab_size`.
+        This is `padded_vocab_size` where set, else the smallest multiple of `make_vocab_size_divisible_by * tp` that
+        is at least `vocab_size`.
         """
         if self.padded_vocab_size is not None:
             return self.padded_vocab_size
@@ -100,15 +119,15 @@ class ModelConfig:
         return math.ceil(self.vocab_size / multiple) * multiple
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values by key, fit for JSON; `from_dict` reads them back."""
+        """Return plain values by key, fit for JSON; `from_dict` is the inverse."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Build from plain values, the inverse of `as_dict`.
+        """Build a configuration from plain values, the inverse of `as_dict`.
 
         Raises:
-            ValueError: A key is unknown or a required one is missing; the sentence names it.
+            ValueError: A key is unknown or a required key is missing; the message names it.
         """
         fields = {item.name: item for item in dataclasses.fields(cls)}
         for key in values:

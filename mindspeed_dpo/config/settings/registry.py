@@ -1,11 +1,14 @@
-"""All groups of settings, and every setting by its key. Keys are unique over all groups, so sections may stay flat."""
+"""All groups of settings and every setting by its key. Keys are unique over all groups, so that sections are flat.
+
+Also here: the keys that only one stage, one way of scoring, or only a trained role uses.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.settings.field import Setting, declared
+from mindspeed_dpo.config.settings.field import Setting, group_settings
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -30,21 +33,47 @@ ROLE_GROUPS: dict[str, type] = {
     "pairing": PairingConfig,
     "reward": RewardConfig,
 }
+"""Attribute of `RoleConfig` to the group that it holds."""
 GROUPS: dict[str, type] = {"loop": LoopConfig, **ROLE_GROUPS}
 
-SETTINGS: dict[str, Setting] = {key: item for group in GROUPS.values() for key, item in declared(group).items()}
-_GROUP_OF = {key: name for name, group in GROUPS.items() for key in declared(group)}
+SETTINGS: dict[str, Setting] = {key: item for group in GROUPS.values() for key, item in group_settings(group).items()}
+_GROUP_BY_KEY = {key: name for name, group in GROUPS.items() for key in group_settings(group)}
 
-REWARD_KEYS = tuple(declared(RewardConfig))
-SHARED_KEYS = tuple(key for key, item in SETTINGS.items() if item.about.shared or key in REWARD_KEYS)
-"""Keys with one value for the whole run. What scores is one of them, in whichever section it is told."""
+REWARD_KEYS = tuple(group_settings(RewardConfig))
+SHARED_KEYS = tuple(key for key, item in SETTINGS.items() if item.info.shared or key in REWARD_KEYS)
+"""Keys with a single value for the run. Those of the reward belong to them, whichever section sets them."""
+
 ONLINE_GROUPS = ("rollout", "pairing", "reward")
-ONLINE_KEYS = tuple(key for key, group in _GROUP_OF.items() if group in ONLINE_GROUPS)
-"""Keys that only online DPO uses."""
+ONLINE_KEYS = tuple(key for key, group in _GROUP_BY_KEY.items() if group in ONLINE_GROUPS)
+"""Keys that only stage ray_online_dpo uses."""
+
+_NO_EVALUATION = "online DPO has no held-out pairs to evaluate on; it logs the rewards of its responses"
+OFFLINE_KEYS: dict[str, str] = {
+    "truncation": "prompt_truncation handles long prompts, and responses are limited in length when sampled",
+    "reference": "responses are new in every iteration, so the reference is always live online",
+    "reference_cache_dir": "the reference is always live online",
+    **dict.fromkeys(
+        (
+            *("eval_interval", "eval_iters", "eval_data_path", "eval_at_start"),
+            *("best_metric", "best_metric_mode", "early_stop_patience", "early_stop_min_delta"),
+        ),
+        _NO_EVALUATION,
+    ),
+}
+"""Keys that only stage dpo uses, and why stage ray_online_dpo does not."""
+
+REWARD_SOURCES_USING: dict[str, tuple[str, ...]] = {
+    "reward_timeout_s": ("functions", "judge"),
+    "dataset_additional_keys": ("functions", "judge"),
+    "reward_tokenizer": ("model",),
+    "reward_prompt_type": ("model",),
+    "no_post_layer_norm": ("model",),
+}
+"""Keys of the reward that only some reward sources use, and these sources."""
 
 FROZEN_GROUPS = ("model", "parallel", "precision", "batch")
-"""Groups a role that is not trained has of its own; the others are the actor's."""
-FROZEN_KEYS = {key for key, group in _GROUP_OF.items() if group in FROZEN_GROUPS} | {
+"""Groups that a role without training (reference, reward) has of its own; all others are the actor's."""
+FROZEN_KEYS = {key for key, group in _GROUP_BY_KEY.items() if group in FROZEN_GROUPS} | {
     "load",
     "random_init",
     "load_checkpoint_loosely",
@@ -52,13 +81,13 @@ FROZEN_KEYS = {key for key, group in _GROUP_OF.items() if group in FROZEN_GROUPS
 """Keys that have an effect in the section of such a role."""
 
 
-def home(key: str) -> str:
-    """The section of a YAML file where a setting usually stands."""
-    group = _GROUP_OF[key]
-    usual = {"loop": "training", "model": "model", "reward": "reward"}
-    return usual.get(group, "training or actor_rollout_ref.actor_rollout")
+def default_section(key: str) -> str:
+    """The section of a YAML file in which a setting is normally set."""
+    group = _GROUP_BY_KEY[key]
+    sections = {"loop": "training", "model": "model", "reward": "reward"}
+    return sections.get(group, "training or actor_rollout_ref.actor_rollout")
 
 
-def stand_in(item: Setting) -> Any:
-    """A harmless value for a required setting that is missing, so that the other checks can go on."""
+def placeholder(item: Setting) -> Any:
+    """A valid value for a missing required setting, with which the remaining checks can run."""
     return {int: 1, float: 1.0, str: ""}[item.type]

@@ -1,1 +1,1 @@
-"""Rules between settings; every violation of a run is reported at once, before a device is allocated."""
+"""Rules between settings. All violations of a run are reported together, before a device is allocated."""

@@ -1,128 +1,131 @@
-"""What must hold between the settings of the loss: each has an effect, and none contradicts another."""
+"""Rules about the loss: every setting has an effect, and losses can be combined."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindspeed_dpo.config.legacy.aliases import listing
+from mindspeed_dpo.config.issues import Violation
+from mindspeed_dpo.config.names import join_words
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.field import declared
+from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.loss import (
-    DIVERGING_LOSSES,
+    CROSS_PAIR_LOSSES,
+    F_DIVERGENCE_LOSSES,
     LIKELIHOOD_LOSSES,
-    MATCHED_LOSSES,
+    LOSSES_USING,
     REFERENCE_FREE_LOSSES,
-    USED_BY,
     LossConfig,
 )
-from mindspeed_dpo.config.validation.violation import Violation
 
 
 def check_loss(run: RunConfig) -> Iterator[Violation]:
-    """All of it, for the role that learns."""
+    """Check every rule about the loss of the actor."""
     loss = run.actor.loss
-    yield from _terms(loss)
-    yield from _unread(loss, run.is_online)
-    yield from _beta(loss)
-    yield from _mixtures(loss)
-    yield from _of_stage(run, loss)
+    yield from _check_terms(loss)
+    yield from _check_unused(loss, run.is_online)
+    yield from _check_beta(loss)
+    yield from _check_combination(loss)
+    yield from _check_stage(run, loss)
 
 
-def _terms(loss: LossConfig) -> Iterator[Violation]:
+def _check_terms(loss: LossConfig) -> Iterator[Violation]:
     types, weights = loss.dpo_loss_type, loss.loss_weights
     if len(set(types)) < len(types):
-        yield Violation(("dpo_loss_type",), "names a loss twice; give it once, with its weight in loss_weights")
+        yield Violation(("dpo_loss_type",), "names a loss twice; name it once and set its weight in loss_weights")
     if weights and len(weights) != len(types):
         yield Violation(
             ("loss_weights", "dpo_loss_type"),
-            f"has {len(weights)} of {len(types)} weights: give each loss of dpo_loss_type={loss.named} one, or none",
+            f"must have a weight for each of the {len(types)} losses of dpo_loss_type={loss.display_name}, or none",
         )
     if weights and (min(weights) < 0 or not any(weights)):
-        yield Violation(("loss_weights",), "must not be negative, and one must be above 0")
+        yield Violation(("loss_weights",), "must not be negative, and at least one must be above 0")
     if "exo_pair" in types and not loss.dpo_label_smoothing:
-        yield Violation(("dpo_loss_type", "dpo_label_smoothing"), "needs dpo_label_smoothing above 0, e.g. 0.001")
+        yield Violation(("dpo_loss_type", "dpo_label_smoothing"), "requires dpo_label_smoothing above 0, e.g. 0.001")
 
 
-def _unread(loss: LossConfig, online: bool) -> Iterator[Violation]:
-    """Settings that none of the losses reads."""
-    usual = {key: item.default for key, item in declared(LossConfig).items()} | {"ipo_normalize": not online}
-    for key, losses in USED_BY.items():
-        if getattr(loss, key) != usual[key] and not set(losses) & set(loss.dpo_loss_type):
+def _check_unused(loss: LossConfig, online: bool) -> Iterator[Violation]:
+    """Check that settings other than their default are used by one of the losses."""
+    defaults = {key: item.default for key, item in group_settings(LossConfig).items()} | {"ipo_normalize": not online}
+    for key, losses in LOSSES_USING.items():
+        if getattr(loss, key) != defaults[key] and not set(losses) & set(loss.dpo_loss_type):
             yield Violation(
                 (key, "dpo_loss_type"),
-                f"has no effect with dpo_loss_type={loss.named}; remove it or choose {listing(losses)}",
+                f"has no effect with dpo_loss_type={loss.display_name}; remove it or choose {join_words(losses)}",
             )
-    if loss.f_alpha_divergence_coef != 0.5 and loss.f_divergence_type != "alpha_divergence":
+    alpha = "f_alpha_divergence_coef"
+    if getattr(loss, alpha) != defaults[alpha] and loss.f_divergence_type != "alpha_divergence":
         yield Violation(
-            ("f_alpha_divergence_coef", "f_divergence_type"),
+            (alpha, "f_divergence_type"),
             f"has no effect with f_divergence_type={loss.f_divergence_type}; remove it or choose alpha_divergence",
         )
     if loss.clamp_weighting and not loss.use_weighting:
         yield Violation(("clamp_weighting", "use_weighting"), "has no effect without use_weighting=true")
-    if loss.beta_dpo_momentum != 0.9 and not loss.beta_dpo_alpha:
+    if loss.beta_dpo_momentum != defaults["beta_dpo_momentum"] and not loss.beta_dpo_alpha:
         yield Violation(("beta_dpo_momentum", "beta_dpo_alpha"), "has no effect with beta_dpo_alpha=0")
 
 
-def _beta(loss: LossConfig) -> Iterator[Violation]:
+def _check_beta(loss: LossConfig) -> Iterator[Violation]:
     if loss.dpo_beta_end is not None and loss.dpo_beta_style == "constant":
         yield Violation(
             ("dpo_beta_end", "dpo_beta_style"), "has no effect with dpo_beta_style=constant; choose linear or cosine"
         )
     if loss.dpo_beta_end is None and loss.dpo_beta_style != "constant":
-        yield Violation(("dpo_beta_style", "dpo_beta_end"), "needs dpo_beta_end, the value that dpo_beta goes to")
+        yield Violation(("dpo_beta_style", "dpo_beta_end"), "requires dpo_beta_end, the final value of dpo_beta")
 
 
-def _mixtures(loss: LossConfig) -> Iterator[Violation]:
+def _check_combination(loss: LossConfig) -> Iterator[Violation]:
+    """Check that the losses can be summed, and that common settings apply to each of them."""
     types = loss.dpo_loss_type
     free = [name for name in types if name in REFERENCE_FREE_LOSSES]
-    compared = [name for name in types if name not in (*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES)]
-    if free and (compared or len(free) > 1):
-        other = (compared or free[1:])[0]
+    with_reference = [name for name in types if name not in (*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES)]
+    if free and (with_reference or len(free) > 1):
+        other = (with_reference or free[1:])[0]
         yield Violation(
             ("dpo_loss_type",),
-            f"mixes {free[0]}, which has no reference and its own scale of rewards, with {other}; keep one of them",
+            f"combines {free[0]}, which has no reference and its own scale of rewards, with {other}; keep one of them",
         )
-    fixed = [name for name in types if name not in (*DIVERGING_LOSSES, *LIKELIHOOD_LOSSES)]
-    if loss.f_divergence_type != "reverse_kl" and fixed and set(DIVERGING_LOSSES) & set(types):
+    unaffected = [name for name in types if name not in (*F_DIVERGENCE_LOSSES, *LIKELIHOOD_LOSSES)]
+    if loss.f_divergence_type != "reverse_kl" and unaffected and set(F_DIVERGENCE_LOSSES) & set(types):
         yield Violation(
             ("f_divergence_type", "dpo_loss_type"),
-            f"does not reach {fixed[0]} of dpo_loss_type={loss.named}, which takes log-ratios as they are",
+            f"does not apply to {unaffected[0]} of dpo_loss_type={loss.display_name}, which uses log-ratios directly",
         )
-    matched = [name for name in types if name in MATCHED_LOSSES]
-    if loss.use_weighting and matched:
+    cross_pair = [name for name in types if name in CROSS_PAIR_LOSSES]
+    if loss.use_weighting and cross_pair:
         yield Violation(
             ("use_weighting", "dpo_loss_type"),
-            f"weighs pairs, but {matched[0]} compares each pair with another; choose another loss",
+            f"weights single pairs, but {cross_pair[0]} compares each pair with another; choose another loss",
         )
     if loss.use_weighting and set(types) <= set(LIKELIHOOD_LOSSES):
-        yield Violation(("use_weighting", "dpo_loss_type"), f"has no effect with dpo_loss_type={loss.named}")
+        yield Violation(("use_weighting", "dpo_loss_type"), f"has no effect with dpo_loss_type={loss.display_name}")
     if loss.beta_dpo_alpha and (free or set(types) <= set(LIKELIHOOD_LOSSES)):
         yield Violation(
             ("beta_dpo_alpha", "dpo_loss_type"),
-            f"follows the margin against the reference, which dpo_loss_type={loss.named} has not",
+            f"adapts beta to the margin over the reference, but dpo_loss_type={loss.display_name} has no reference",
         )
 
 
-def _of_stage(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
+def _check_stage(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
+    """Check that the loss fits the stage, and that loss groups divide its step."""
     if run.is_online:
         for key in ("margin_column", "weight_column"):
             if getattr(loss, key):
-                yield Violation((key, "stage"), "belongs to given pairs; online the policy makes its own")
+                yield Violation((key, "stage"), "requires pairs from a data set; online, pairs are made from responses")
         if loss.ld_alpha < 1:
             yield Violation(
-                ("ld_alpha", "stage"), "needs to know the pair before the reference is asked; only stage dpo does"
+                ("ld_alpha", "stage"),
+                "requires stage dpo: online, the reference scores responses before they are paired",
             )
     elif loss.is_reference_free:
-        asked = run.actor.reference.ref_model
-        if asked:
+        if run.actor.reference.ref_model:
             yield Violation(
                 ("ref_model", "dpo_loss_type"),
-                f"names a reference, but dpo_loss_type={loss.named} has none; remove it",
+                f"names a reference, but dpo_loss_type={loss.display_name} has none; remove it",
             )
         if run.actor.reference.reference == "live":
             yield Violation(
                 ("reference", "dpo_loss_type"),
-                f"has no effect with dpo_loss_type={loss.named}, which has no reference; remove it",
+                f"has no effect with dpo_loss_type={loss.display_name}, which has no reference; remove it",
             )
     group = loss.loss_group_size
     step = run.actor.pairing.ppo_mini_batch_size if run.is_online else run.actor.batch.global_batch_size

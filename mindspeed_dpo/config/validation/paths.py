@@ -1,36 +1,36 @@
-"""What must lie on the disk before a run starts. The test for existence is passed in, so that tests need no files."""
+"""Files and libraries that must exist before a run starts. Tests pass their own `exists` and need no files."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
 
-from mindspeed_dpo.config.issues import Issues
+from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.trackers import missing_libraries
-from mindspeed_dpo.config.validation.violation import Violation, report
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids",)
 
 
-def check_paths(run: RunConfig, exists: Callable[[str], bool], findings: Issues) -> None:
-    """Report every path of the run that `exists` denies, and every library that is not installed."""
-    for key, what in missing_libraries(run.loop):
-        report(run, run.actor, Violation((key,), what), findings)
-    for wrong in _absent(run, run.actor, exists):
-        report(run, run.actor, wrong, findings)
-    if run.ref is not None:
-        own = run.ref.checkpoint.load
-        if own and own not in (run.actor.checkpoint.load, run.actor.reference.ref_model) and not exists(own):
-            report(run, run.ref, Violation(("load",), "does not exist"), findings)
-    if run.reward is not None:
-        load = run.reward.checkpoint.load
-        if load and not exists(load):
-            report(run, run.reward, Violation(("load",), "does not exist"), findings)
+def check_paths(run: RunConfig, exists: Callable[[str], bool], issues: Issues) -> None:
+    """Report every path of the run for which `exists` returns False, and every library that is not installed."""
+    libraries = [Violation((key,), message) for key, message in missing_libraries(run.loop)]
+    issues.add_violations(libraries, run.actor, run)
+    issues.add_violations(_missing_paths(run, run.actor, exists), run.actor, run)
+    for role in (run.ref, run.reward):
+        if role is not None and _has_missing_weights(role, run, exists):
+            issues.add_violations([Violation(("load",), "does not exist")], role, run)
 
 
-def _absent(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) -> Iterator[Violation]:
+def _has_missing_weights(role: RoleConfig, run: RunConfig, exists: Callable[[str], bool]) -> bool:
+    """Whether the weights of a role do not exist, unless the same path is reported for the actor."""
+    load = role.checkpoint.load
+    checked = (run.actor.checkpoint.load, run.actor.reference.ref_model) if role.name == "ref" else ()
+    return bool(load) and load not in checked and not exists(str(load))
+
+
+def _missing_paths(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) -> Iterator[Violation]:
     single = {
         "load": actor.checkpoint.load,
         "resume_from": actor.checkpoint.resume_from,
@@ -46,18 +46,20 @@ def _absent(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bool]) ->
     columns = PROMPT_COLUMNS if run.is_online else PAIR_COLUMNS
     missing = [path for path in data_files(actor.data.data_path, columns) if not exists(path)]
     if missing:
-        yield Violation(("data_path",), f"has no {missing[0]}; make it with preprocess_data.py")
+        yield Violation(("data_path",), f"has no file {missing[0]}; create it with preprocess_data.py")
     for name, path in (run.loop.eval_data_path or {}).items():
         missing = [path for path in data_files(path, columns) if not exists(path)]
         if missing:
-            yield Violation(("eval_data_path",), f"has no {missing[0]} for set {name}; make it with preprocess_data.py")
+            yield Violation(
+                ("eval_data_path",), f"has no file {missing[0]} for set {name}; create it with preprocess_data.py"
+            )
 
 
 def data_files(data_path: str, columns: Iterable[str]) -> list[str]:
-    """The files of token columns of every prefix in `a`, `a,b` or `weight,a,weight,b`."""
+    """Return the files of the given columns for every prefix in `a`, `a,b` or `weight,a,weight,b`."""
     prefixes = [os.path.expanduser(word.strip()) for word in data_path.split(",") if not _is_number(word)]
-    ends = [f"_packed_{column}_document.{ending}" for column in columns for ending in ("bin", "idx")]
-    return [prefix + end for prefix in prefixes for end in ends]
+    suffixes = [f"_packed_{column}_document.{extension}" for column in columns for extension in ("bin", "idx")]
+    return [prefix + suffix for prefix in prefixes for suffix in suffixes]
 
 
 def _is_number(word: str) -> bool:

@@ -1,80 +1,86 @@
-"""What must hold between settings: sizes divide, choices fit together. Nothing is opened; `paths` looks at the disk.
+"""All rules between the settings of a run, applied role by role; batch sizes, schedule and recomputation.
 
-The model of a role and its layout are checked in `checks_model`, what only online DPO has in `checks_online`.
+Nothing is opened here: `paths` checks the file system.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy.aliases import listing
+from mindspeed_dpo.config.issues import Issues, Violation
+from mindspeed_dpo.config.names import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.evaluation import check_evaluation
-from mindspeed_dpo.config.validation.lora import check_adapters
 from mindspeed_dpo.config.validation.loss import check_loss
-from mindspeed_dpo.config.validation.model import LAYOUT, check_model, check_pool, check_sharing, check_split
-from mindspeed_dpo.config.validation.npu import check_on_npu
+from mindspeed_dpo.config.validation.model import (
+    LAYOUT_KEYS,
+    check_model,
+    check_npu_limits,
+    check_pool,
+    check_shared_layout,
+    check_split,
+)
 from mindspeed_dpo.config.validation.online import check_online
-from mindspeed_dpo.config.validation.violation import Violation, report
+from mindspeed_dpo.config.validation.weights import check_adapters, check_initial_weights, check_reference, check_sync
 
 
-def check_run(run: RunConfig, findings: Issues) -> None:
-    """Apply every check to every role that has settings of its own."""
+def check_run(run: RunConfig, issues: Issues) -> None:
+    """Apply every rule to every role that has settings of its own."""
     for role in (run.actor, run.ref, run.reward):
         if role is not None:
-            _check_role(role, run, findings)
-    checks = (_batch, _schedule, check_loss, _memory, check_evaluation, check_adapters, _following, _weights, _devices)
-    for actor_check in checks:
-        for wrong in actor_check(run):
-            report(run, run.actor, wrong, findings)
+            _check_role(role, run, issues)
+    rules = (
+        *(_check_batch, _check_schedule, check_loss, _check_recompute, check_evaluation),
+        *(check_adapters, check_sync, check_initial_weights),
+    )
+    for rule in rules:
+        issues.add_violations(rule(run), run.actor, run)
     if run.ref is not None:
-        for wrong in _reference(run, run.ref):
-            report(run, run.ref, wrong, findings)
+        issues.add_violations(check_reference(run, run.ref), run.ref, run)
     if run.is_online:
-        check_online(run, findings)
+        check_online(run, issues)
 
 
-def _check_role(role: RoleConfig, run: RunConfig, findings: Issues) -> None:
-    """Check a role's model and layout, as far as they are not those of the actor, which were checked before."""
-    checks = [] if role is not run.actor and role.batch == run.actor.batch else [_micro_batch]
+def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
+    """Check the model and the layout of a role where they differ from the actor's, which is checked first."""
+    rules = [] if role is not run.actor and role.batch == run.actor.batch else [_check_micro_batch]
     if role is run.actor or role.model != run.actor.model:
-        checks.append(check_model)
+        rules.append(check_model)
     if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
-        checks += [check_split, check_on_npu]
-    stands_in = role.name == "reward" and role.reward_source != "model"
-    if not stands_in:
-        checks.append(check_pool if run.layout_role(run.pool_of(role.name)) is role else check_sharing)
-    for check in checks:
-        for wrong in check(role, run):
-            report(run, role, wrong, findings)
+        rules += [check_split, check_npu_limits]
+    has_model = role.name != "reward" or role.reward_source == "model"
+    if has_model:
+        rules.append(check_pool if run.layout_role(run.pool_of(role.name)) is role else check_shared_layout)
+    for rule in rules:
+        issues.add_violations(rule(role, run), role, run)
 
 
-def _micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """One of the two ways to fill a micro-batch, and room for what it is padded to."""
+def _check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
+    """Check that a micro-batch is limited either by pairs or by tokens, and that its padding fits."""
     batch = role.batch
     if batch.micro_batch_tokens is None:
         return
     if batch.micro_batch_size is not None:
         yield Violation(
             ("micro_batch_tokens", "micro_batch_size"),
-            f"and micro_batch_size={batch.micro_batch_size} both say what a micro-batch holds; keep one, and set the "
-            "other to null where it comes from a file or another section",
+            f"and micro_batch_size={batch.micro_batch_size} both limit a micro-batch; keep one, and set the other to "
+            "null if a file or another section sets it",
         )
     if batch.micro_batch_tokens < role.row_multiple:
         yield Violation(
             ("micro_batch_tokens", "pad_to_multiple_of"),
-            f"is less than {role.row_multiple}, to a multiple of which micro-batches are padded",
+            f"is less than {role.row_multiple}, the multiple to which micro-batches are padded",
         )
-    said = run.origins.get("actor.global_batch_size")
-    if role is run.actor and (said is None or said.written is None):
+    origin = run.origins.get("actor.global_batch_size")
+    if role is run.actor and (origin is None or origin.written is None):
         yield Violation(
-            ("micro_batch_tokens", "global_batch_size"), "needs global_batch_size, which does not follow from it"
+            ("micro_batch_tokens", "global_batch_size"), "requires global_batch_size, which cannot be derived from it"
         )
 
 
-def _batch(run: RunConfig) -> Iterator[Violation]:
-    if run.is_online:  # Pairs drop out, so there is nothing to divide.
+def _check_batch(run: RunConfig) -> Iterator[Violation]:
+    """Check that the pairs of a step divide into micro-batches and replicas."""
+    if run.is_online:  # Pairs are discarded online, so there is nothing to divide.
         return
     batch, replicas = run.actor.batch, max(1, run.data_parallel_size("actor"))
     if batch.micro_batch_tokens is not None:
@@ -84,97 +90,39 @@ def _batch(run: RunConfig) -> Iterator[Violation]:
                 f"is less than one pair for each of the {replicas} replicas",
             )
         return
-    together = (batch.micro_batch_size or 1) * replicas
-    if batch.global_batch_size % together:
-        lower = batch.global_batch_size // together * together
-        good = listing(size for size in (lower, lower + together) if size)
+    multiple = (batch.micro_batch_size or 1) * replicas
+    if batch.global_batch_size % multiple:
+        lower = batch.global_batch_size // multiple * multiple
+        choices = join_words(size for size in (lower, lower + multiple) if size)
         yield Violation(
-            ("global_batch_size", "micro_batch_size", *LAYOUT, "actor_rollout"),
-            f"is no multiple of micro_batch_size x data-parallel size = {batch.micro_batch_size} x {replicas}; "
-            f"choose {good}",
+            ("global_batch_size", "micro_batch_size", *LAYOUT_KEYS, "actor_rollout"),
+            f"is not a multiple of micro_batch_size x data-parallel size = {batch.micro_batch_size} x {replicas}; "
+            f"choose {choices}",
         )
 
 
-def _schedule(run: RunConfig) -> Iterator[Violation]:
-    rate = run.actor.optimizer
-    if rate.min_lr > rate.lr:
-        yield Violation(("min_lr", "lr"), f"is more than lr={rate.lr}")
-    if rate.lr_warmup_fraction and rate.lr_warmup_iters:
-        yield Violation(("lr_warmup_fraction", "lr_warmup_iters"), "and lr_warmup_iters say the same thing; keep one")
-    if rate.lr_warmup_iters >= rate.lr_decay_iters:
+def _check_schedule(run: RunConfig) -> Iterator[Violation]:
+    optimizer = run.actor.optimizer
+    if optimizer.min_lr > optimizer.lr:
+        yield Violation(("min_lr", "lr"), f"is more than lr={optimizer.lr}")
+    if optimizer.lr_warmup_fraction and optimizer.lr_warmup_iters:
+        yield Violation(("lr_warmup_fraction", "lr_warmup_iters"), "and lr_warmup_iters both set the warm-up; keep one")
+    if optimizer.lr_warmup_iters >= optimizer.lr_decay_iters:
         yield Violation(
             ("lr_warmup_iters", "lr_decay_iters", "train_iters"),
-            f"must be less than lr_decay_iters={rate.lr_decay_iters}",
+            f"must be less than lr_decay_iters={optimizer.lr_decay_iters}",
         )
 
 
-def _memory(run: RunConfig) -> Iterator[Violation]:
+def _check_recompute(run: RunConfig) -> Iterator[Violation]:
     recompute = run.actor.recompute
-    given = {key: getattr(recompute, key) for key in ("recompute_method", "recompute_num_layers")}
-    missing = [key for key, value in given.items() if value is None]
+    options = {key: getattr(recompute, key) for key in ("recompute_method", "recompute_num_layers")}
+    missing = [key for key, value in options.items() if value is None]
     if recompute.recompute_granularity == "full":
         if missing:
-            yield Violation(("recompute_granularity", *missing), f"needs {listing(missing, 'and')}, e.g. uniform and 1")
+            yield Violation(
+                ("recompute_granularity", *missing), f"requires {join_words(missing, 'and')}, e.g. uniform and 1"
+            )
         return
-    for key in given.keys() - missing:
+    for key in options.keys() - missing:
         yield Violation((key, "recompute_granularity"), "has no effect without recompute_granularity=full")
-
-
-def _weights(run: RunConfig) -> Iterator[Violation]:
-    checkpoint = run.actor.checkpoint
-    if checkpoint.load and checkpoint.random_init:
-        yield Violation(("random_init", "load"), "and load exclude each other; keep one")
-    if not checkpoint.load and not checkpoint.random_init:
-        yield Violation(("load", "random_init"), "must name the initial weights; or set random_init: true on purpose")
-
-
-def _devices(run: RunConfig) -> Iterator[Violation]:
-    if run.actor.parallel.distributed_backend == "gloo" and run.loop.device in ("npu", "cuda"):
-        yield Violation(
-            ("distributed_backend", "device"), f"runs on the CPU only, but device={run.loop.device}; choose auto"
-        )
-
-
-def _following(run: RunConfig) -> Iterator[Violation]:
-    """A reference that follows the policy: in place, so where the policy is."""
-    settings = run.actor.reference
-    if not settings.sync_ref_model:
-        for key, usual in (("ref_model_mixup_alpha", 0.6), ("ref_model_sync_steps", 512)):
-            if getattr(settings, key) != usual:
-                yield Violation((key, "sync_ref_model"), "has no effect without sync_ref_model=true")
-        return
-    if settings.reference == "cached":
-        yield Violation(("sync_ref_model", "reference"), "needs reference=live: cached values cannot follow")
-    elif run.ref is None:
-        yield Violation(("sync_ref_model", "dpo_loss_type"), f"has no effect: {run.actor.loss.named} has no reference")
-    elif run.is_online and run.actor.pairing.samples_from_reference:
-        yield Violation(
-            ("sync_ref_model", "online_method"),
-            f"does not fit online_method={run.actor.pairing.online_method}, which answers with the reference as it was",
-        )
-    elif run.actor.adapters.is_on:
-        yield Violation(
-            ("sync_ref_model", "lora_target_modules"),
-            "has no meaning with lora_target_modules: the weights beneath adapters stay as they are",
-        )
-    elif run.pool_of("ref") != "actor_rollout" or run.ref.model != run.actor.model or run.ref.reward.offload:
-        yield Violation(
-            ("sync_ref_model", "ref", "offload"),
-            "needs a reference of the actor's model, in the actor's processes and not offloaded; remove its own pool",
-        )
-    elif run.ref.num_chunks != run.actor.num_chunks:
-        yield Violation(
-            ("sync_ref_model", "num_layers_per_virtual_pipeline_stage", "ref"),
-            "needs actor and reference to have the same num_layers_per_virtual_pipeline_stage; set it in training",
-        )
-
-
-def _reference(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
-    asked = run.actor.reference.ref_model
-    if asked and ref.checkpoint.load != asked:
-        yield Violation(("load", "ref_model"), f"differs from ref_model={asked}; keep one of them")
-    if ref.model.vocab_size != run.actor.model.vocab_size:
-        yield Violation(
-            ("vocab_size", "padded_vocab_size"),
-            f"differs from {run.actor.model.vocab_size} of the actor, with whose tokens the reference is asked",
-        )

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.data.datasets.filtering import KeptPairs, KeptPrompts, check_limit
 from mindspeed_dpo.data.datasets.splits import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path

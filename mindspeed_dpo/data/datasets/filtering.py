@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.data.datasets.splits import DataSource, mix_rows, split_rows
 from mindspeed_dpo.data.datasets.truncation import PAIR_RULES
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mindspeed_dpo.config.legacy.aliases import did_you_mean, plain
+from mindspeed_dpo.config.names import did_you_mean, normalize_key
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, SWITCHED_OFF, TEXT
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 
@@ -83,7 +83,7 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
         raise SettingsError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, Mapping):
         raise SettingsError([f"{path} should hold `key: value` lines"])
-    values = {plain(key): value for key, value in content.items()}
+    values = {normalize_key(key): value for key, value in content.items()}
     return {key: _from_root(key, value, root) for key, value in values.items()} if is_shipped else values
 
 
@@ -102,7 +102,7 @@ def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     problems: list[str] = []
     for head, tail in _grouped(words):
         name, joined, value = head.lstrip("-").partition("=")
-        key = plain(name)
+        key = normalize_key(name)
         spec = KEYS.get(key, TEXT)
         given = ([value] if joined else []) + tail
         if len(given) > 1 and not spec.many:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mindspeed_dpo.config.legacy.aliases import did_you_mean
+from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.data.preprocessing.column_map import Columns, ColumnSpec
 from mindspeed_dpo.data.tokenization.conversation import (
     OPENAI_TAGS,

@@ -4,7 +4,7 @@ AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed
 """
 
 from mindspeed_dpo.device.ops.attention import segment_attention
-from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention
+from mindspeed_dpo.device.ops.block_attention import BlockAttention, VisibleKeys, block_attention
 from mindspeed_dpo.device.ops.label_logps import label_logps
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
@@ -15,7 +15,7 @@ from mindspeed_dpo.device.ops.swiglu import swiglu
 __all__ = [
     "BlockAttention",
     "Product",
-    "Reach",
+    "VisibleKeys",
     "block_attention",
     "few_rows_product",
     "label_logps",

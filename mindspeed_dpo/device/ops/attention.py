@@ -1,6 +1,6 @@
-"""Attention over segments: each segment's queries see their prefix entirely and their own segment causally.
+"""Attention over segments: queries attend to all of their prefix and causally to their own segment.
 
-The plain form loops over segments; it is the definition that a device's one variable-length call has to meet.
+The plain form loops over segments and is the definition that a device's single variable-length call must match.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mindspeed_dpo.device.bf16_emulation import is_wanted_for
+from mindspeed_dpo.device.bf16_emulation import is_faster_in_float32
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
 from mindspeed_dpo.device.ops.limits import check_attention, check_dtypes
 
 MASK_SIZE = 2048
-"""Side of the one causal mask that `npu_fusion_attention` wants, whatever the lengths are."""
+"""Size of the causal mask that `npu_fusion_attention` requires for all lengths."""
 RIGHT_DOWN_CAUSAL, BAND = 3, 4
 
 
@@ -36,19 +36,19 @@ def segment_attention(
     Within a segment the last query sees every key; query i of q sees the keys up to i + (k - q).
 
     Args:
-        query: [T, heads, d]; segments lie one after the other.
-        key: [S, groups, d] keys of segment after segment, a shared prefix repeated where it is needed.
-        value: [S, groups, d].
+        query: [T, heads, d] of any float dtype, segment after segment.
+        key: [S, groups, d] keys, segment after segment; a shared prefix is repeated for each segment.
+        value: [S, groups, d] values.
         query_lengths: Number of queries of each segment, summing to T.
         key_lengths: Number of keys of each segment, at least its number of queries, summing to S.
-        scale: Factor on the scores, usually d ** -0.5.
-        window: A query sees at most this many keys, itself included; None is all.
+        scale: Factor of the scores, usually d ** -0.5.
+        window: Number of keys that a query attends to at most, including itself; None for all.
 
     Returns:
         [T, heads, d] in query's dtype.
 
     Raises:
-        OperatorLimit: The device's operator does not take these.
+        OperatorLimit: The device's operator does not support these shapes or dtypes.
     """
     kernels = kernels_for(query)
     if kernels is None:
@@ -65,8 +65,8 @@ def plain_segment_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """The definition of `segment_attention`."""
-    if is_wanted_for(query):
+    """Compute `segment_attention` by a loop over segments; same arguments, [T, heads, d] in the dtype of query."""
+    if is_faster_in_float32(query):
         wide = plain_segment_attention(
             query.float(), key.float(), value.float(), query_lengths, key_lengths, scale, window
         )
@@ -113,11 +113,10 @@ def _on_npu(
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """`npu_fusion_attention` in layout TND: one call for all segments, which has its own backward.
+    """Call `npu_fusion_attention` in layout TND, once for all segments; it has its own backward.
 
-    Its lengths are cumulative Python integers without a leading 0, so that nothing waits for the device; in its mask
-    true means hidden. Mode 3 aligns the causal corner with a segment's last query and key, mode 4 also bounds how far a
-    query looks back.
+    Lengths are cumulative Python integers without a leading 0, so the call does not synchronise; True in its mask
+    means masked. Mode 3 aligns the causal mask with the last query and key of a segment, mode 4 adds a window.
     """
     check_dtypes("npu_fusion_attention", query, key, value)
     check_attention(query, key, query_lengths, key_lengths)
@@ -128,7 +127,7 @@ def _on_npu(
         value.contiguous(),
         query.shape[1],
         "TND",
-        atten_mask=hidden_mask(query.device),
+        atten_mask=causal_mask(query.device),
         scale=scale,
         actual_seq_qlen=list(accumulate(query_lengths)),
         actual_seq_kvlen=list(accumulate(key_lengths)),
@@ -139,7 +138,7 @@ def _on_npu(
 
 
 @lru_cache(maxsize=8)
-def hidden_mask(device: torch.device) -> Tensor:
-    """[2048, 2048] bool, true above the diagonal; one for all layers and lengths of a device."""
+def causal_mask(device: torch.device) -> Tensor:
+    """Return the mask [2048, 2048] bool, True above the diagonal, shared by all layers of a device."""
     with torch.inference_mode(False):
         return torch.ones(MASK_SIZE, MASK_SIZE, dtype=torch.bool, device=device).triu(1)

@@ -1,10 +1,10 @@
-"""Attention of one new token per row over a cache of fixed blocks.
+"""Attention of one new token per row over a KV cache in blocks of fixed size.
 
-A row's result is bitwise the same however long its neighbours are: every block is multiplied alone, in a shape that
-never changes, and blocks are added one after the other. One call over the whole length would choose its order of
-summation by that length.
-Letters: c blocks, B positions of a block, R rows, G query groups here, r query heads of a group, d head width.
-Keys lie transposed in their blocks, [d, B], so that a query's score with a block's keys is a sum of d rows of B.
+The result of a row does not depend bitwise on the lengths of other rows: each block is multiplied separately, in a
+fixed shape, and blocks are summed in order. A single call over the full length would choose the order by length.
+
+Notation: c blocks, B positions per block, R rows, G query groups of this rank, r query heads per group, d head
+dimension. Keys are stored transposed, [d, B], so that the scores of a query with a block are a sum of d rows of B.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BlockAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Query [R, G, r, d], keys [c, R, G, d, B] and values [c, R, G, B, d] to [R, G, r, d] in query's dtype."""
+"""Maps query [R, G, r, d], keys [c, R, G, d, B] and values [c, R, G, B, d] to [R, G, r, d] in the dtype of query."""
 
 
 @dataclass(frozen=True)
-class Reach:
-    """What the rows of one pass see.
+class VisibleKeys:
+    """The keys that each row of a decoding pass attends to.
 
     Attributes:
-        positions: [R] int64 position of each row's query; it sees itself and what is before it.
-        first: First block that any row sees.
-        last: Past the last one.
-        block: Positions of a block.
-        window: A query sees at most this many keys, itself included; None is all.
-        twins: [R, 2] int64: a row whose first blocks hold the same, possibly the row itself, and how many do. Reading
-            them there changes no bit; it finds them in the processor's cache when the twin was read just before.
+        positions: [R] int64 position of each row's query, which attends to itself and to earlier positions.
+        first: First block that any row attends to.
+        last: One past the last such block.
+        block: Positions per block.
+        window: Number of keys that a query attends to at most, including itself; None for all.
+        shared_prefixes: [R, 2] int64: a row whose first blocks are identical, possibly the row itself, and the number
+            of these blocks. Reading them there gives the same bits and hits the processor's cache.
     """
 
     positions: Tensor
@@ -39,10 +39,10 @@ class Reach:
     last: int
     block: int
     window: int | None = None
-    twins: Tensor | None = None
+    shared_prefixes: Tensor | None = None
 
     def bias(self) -> Tensor:
-        """[c, R, B] float32: 0 where a row sees a key and minus infinity elsewhere."""
+        """Return the mask [c, R, B] float32 to add to scores: 0 for visible keys and minus infinity for others."""
         device = self.positions.device
         keys = torch.arange(self.first * self.block, self.last * self.block, device=device).view(-1, 1, self.block)
         own = self.positions.view(1, -1, 1)
@@ -52,7 +52,7 @@ class Reach:
         return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
 
     def own_blocks(self) -> Tensor:
-        """[R, c] bool, the blocks of which a row sees anything."""
+        """Return the mask [R, c] bool of the blocks with keys that a row attends to."""
         blocks = torch.arange(self.first, self.last, device=self.positions.device)
         own = blocks <= self.positions[:, None] // self.block
         if self.window is not None:
@@ -60,23 +60,25 @@ class Reach:
         return own
 
 
-def block_attention(reach: Reach, heads: tuple[int, int, int], scale: float, dtype: torch.dtype) -> BlockAttention:
-    """Softmax attention of each row over its own blocks, scores and sums in float32, as a function for every layer.
+def block_attention(
+    visible: VisibleKeys, heads: tuple[int, int, int], scale: float, dtype: torch.dtype
+) -> BlockAttention:
+    """Build softmax attention of each row over its own blocks, with float32 scores and sums, for use in every layer.
 
     Args:
-        reach: What each row sees.
+        visible: The keys that each row attends to.
         heads: G, r and d.
-        scale: Factor on the scores.
-        dtype: Of query, keys and values; keys are finite also where nothing is visible.
+        scale: Factor of the scores.
+        dtype: dtype of query, keys and values; masked keys must be finite.
     """
-    if reach.positions.device.type == "cpu" and dtype == torch.float32:
-        return by_bags(reach, heads, scale)
-    return by_products(reach, scale)
+    if visible.positions.device.type == "cpu" and dtype == torch.float32:
+        return by_embedding_bags(visible, heads, scale)
+    return by_matrix_products(visible, scale)
 
 
-def by_products(reach: Reach, scale: float) -> BlockAttention:
-    """The definition: batched matrix products over all blocks."""
-    bias = reach.bias()[:, :, None, None]
+def by_matrix_products(visible: VisibleKeys, scale: float) -> BlockAttention:
+    """Build the plain definition: batched matrix products over all blocks."""
+    bias = visible.bias()[:, :, None, None]
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         blocks = len(keys)
@@ -91,24 +93,24 @@ def by_products(reach: Reach, scale: float) -> BlockAttention:
     return attend
 
 
-def by_bags(reach: Reach, heads: tuple[int, int, int], scale: float) -> BlockAttention:
-    """The same on the host by weighted sums of table rows (`embedding_bag`), which read a row's own blocks only.
+def by_embedding_bags(visible: VisibleKeys, heads: tuple[int, int, int], scale: float) -> BlockAttention:
+    """Build the same on the host from weighted sums of table rows (`embedding_bag`) over a row's own blocks only.
 
-    Matrix products with r rows waste most of a processor; these sums run at the speed of its memory. A sum goes through
-    its terms one after the other, alone.
+    Matrix products with r rows leave most of a processor unused; these sums run at memory bandwidth. The terms of a sum
+    are added in order.
     """
-    (groups, ratio, width), block = heads, reach.block
-    own = reach.own_blocks()
+    (groups, ratio, width), block = heads, visible.block
+    own = visible.own_blocks()
     rows, blocks = own.shape
-    bias = reach.bias().transpose(0, 1)[:, None, :, None]
+    bias = visible.bias().transpose(0, 1)[:, None, :, None]
     row, group, number, head = torch.meshgrid(*map(torch.arange, (rows, groups, blocks, ratio)), indexing="ij")
     seen = own[:, None, :, None].expand(row.shape)
     stored_in = row
-    if reach.twins is not None:
-        twin, shared = (column[:, None, None, None] for column in reach.twins.unbind(1))
-        stored_in = twin.where(number + reach.first < shared, row)
+    if visible.shared_prefixes is not None:
+        source, count = (column[:, None, None, None] for column in visible.shared_prefixes.unbind(1))
+        stored_in = source.where(number + visible.first < count, row)
     piece = (number * rows + stored_in) * groups + group
-    # Bags of the scores: every (row, group, block, head), empty ones included; those of the mix: (row, group, head).
+    # Bags of the scores: every (row, group, block, head), even empty ones; bags of the context: (row, group, head).
     query_of = ((row * groups + group) * ratio + head)[seen]
     key_index = _runs(piece[seen], width)
     key_bags = _starts(seen.flatten() * width)
@@ -120,7 +122,7 @@ def by_bags(reach: Reach, heads: tuple[int, int, int], scale: float) -> BlockAtt
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         factors = query.reshape(-1, width).index_select(0, query_of).flatten()
         scores = _bags(keys.reshape(-1, block), key_index, key_bags, factors).view(rows, groups, blocks, ratio, block)
-        # In place: a new sum would lie in memory as the bias does where there is one group, block before row.
+        # In place: with one group a new tensor would take the memory layout of the bias, block before row.
         torch.add(bias, scores, alpha=scale, out=scores)
         weights = scores.sub_(scores.amax(-1, keepdim=True).amax(2, keepdim=True)).exp_()
         factors = weights.view(-1, block).index_select(0, weight_of).flatten()
@@ -135,17 +137,17 @@ def _bags(table: Tensor, index: Tensor, starts: Tensor, factors: Tensor) -> Tens
 
 
 def _runs(pieces: Tensor, length: int) -> Tensor:
-    """The rows of each piece of `length` rows, piece after piece: int32."""
+    """Return the row indices of each piece of `length` rows, piece after piece, as int32."""
     return (pieces[:, None] * length + torch.arange(length)).flatten().int()
 
 
 def _starts(lengths: Tensor) -> Tensor:
-    """Where each of consecutive stretches begins: int32."""
+    """Return the start of each of consecutive runs, as int32."""
     return (lengths.cumsum(0) - lengths).int()
 
 
 def _in_order(terms: Tensor) -> Tensor:
-    """Sum over the first dim, one after the other, so that zeros anywhere change nothing."""
+    """Sum over the first dimension in order, so that additional zeros do not change the result."""
     total = terms[0]
     for term in terms[1:]:
         total = total + term

@@ -1,6 +1,6 @@
-"""Which library's kernels this process uses: none, or those of torch_npu once the device is active.
+"""The library of kernels that this process uses: none, or torch_npu once the device is active.
 
-An operator asks here for each call, so that a tensor that is not on the device takes the plain form.
+Operators look it up at each call, so that tensors on another device use the plain form.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ class Kernels:
     """A library of fused operators.
 
     Attributes:
-        library: The module that has them, such as torch_npu.
-        device_type: Type of the devices whose tensors they take.
+        library: The module with the operators, such as torch_npu.
+        device_type: Type of the devices that they run on.
     """
 
     library: Any
     device_type: str
 
     def has(self, *names: str) -> bool:
-        """Whether the installed version has all of these operators."""
+        """Return whether the installed version has all of these operators."""
         return all(hasattr(self.library, name) for name in names)
 
 
@@ -33,15 +33,15 @@ _chosen: list[Kernels] = []
 
 
 def use(kernels: Kernels | None) -> None:
-    """Take these kernels from now on in this process; None goes back to the plain forms."""
+    """Set the kernels of this process; None selects the plain forms."""
     _chosen[:] = [] if kernels is None else [kernels]
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
-    """The kernels for a tensor, or None where the plain form serves."""
+    """Return the kernels for a tensor of any shape, dtype and values, or None if the plain form is to be used."""
     return kernels_on(tensor.device)
 
 
 def kernels_on(device: torch.device) -> Kernels | None:
-    """The kernels for tensors of a device, or None where the plain forms serve."""
+    """Return the kernels for tensors of a device, or None if the plain forms are to be used."""
     return _chosen[0] if _chosen and device.type == _chosen[0].device_type else None

@@ -1,8 +1,7 @@
-"""Log-probabilities of labels straight from hidden rows: the output layer and log-softmax in one, by vocabulary shares.
+"""Log-probabilities of labels from hidden states: output layer and log-softmax in one, over vocabulary shards.
 
-Letters: R rows, h hidden, v real rows of the vocabulary's share here. Each share gives its largest logit, its sum of
-exponentials and the label's logit; what is the same for the whole vocabulary is reduced over the shares by the caller's
-`all_reduce`.
+Notation: R rows, h hidden size, v unpadded rows of this rank's vocabulary shard. Each shard computes its largest logit,
+its sum of exponentials and the label's logit; the caller's `all_reduce` reduces them over the shards.
 """
 
 from __future__ import annotations
@@ -18,21 +17,21 @@ from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
 from mindspeed_dpo.device.ops.limits import HALF_DTYPES, check_dtypes, require
 
 AllReduce = Callable[[Tensor, Any], Tensor]
-"""Reduces a float32 tensor in place over the shares of the vocabulary, by SUM or MAX, and gives it back."""
+"""Reduces a float32 tensor in place over the vocabulary shards, by SUM or MAX, and returns it."""
 OPERATORS = ("npu_fused_linear_online_max_sum", "npu_fused_linear_cross_entropy_loss_with_max_sum_backward")
-FEWEST_ROWS = 128
-"""Rows of the weight that the operators take at least."""
+MIN_ROWS = 128
+"""Minimum number of rows of the weight that the operators support."""
 
 
-class Share(NamedTuple):
-    """What one share of the vocabulary says of R labels.
+class ShardSoftmax(NamedTuple):
+    """Softmax statistics of one vocabulary shard for R labels.
 
     Attributes:
         highest: [R] float32, the largest logit.
         exp_sum: [R] float32, the sum of exp(logit - highest).
-        label_logit: [R] float32, 0 where the label is elsewhere.
-        elsewhere: Which labels are elsewhere, in the form that the backward half reads: bool [R], or bits of uint8.
-        column: [R] int64, the label's row of the weight, any row where it is elsewhere.
+        label_logit: [R] float32, the label's logit; 0 for labels of other shards.
+        elsewhere: Mask of labels of other shards in the form that backward needs: [R] bool, or bits of uint8.
+        column: [R] int64, the label's row of the weight; arbitrary for labels of other shards.
     """
 
     highest: Tensor
@@ -42,25 +41,26 @@ class Share(NamedTuple):
     column: Tensor
 
 
-def alone(tensor: Tensor, _op: Any = None) -> Tensor:
-    """The reduction over the one share that there is."""
+def no_reduction(tensor: Tensor, _op: Any = None) -> Tensor:
+    """Return values of any shape and dtype unchanged: the reduction over a single shard."""
     return tensor
 
 
-def label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllReduce = alone) -> Tensor:
-    """Log softmax(hidden @ weight.T)[label] over all shares of the vocabulary.
+def label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllReduce = no_reduction) -> Tensor:
+    """Compute log softmax(hidden @ weight.T)[label] over all vocabulary shards.
 
     Args:
-        hidden: [R, h], equal on all shares.
-        weight: [v, h], this share's real rows.
-        labels: [R] int64, the label's row of `weight`, or -1 where it is of another share.
-        all_reduce: Over the shares.
+        hidden: [R, h] hidden states of any float dtype, equal on all shards.
+        weight: [v, h], the unpadded rows of this shard.
+        labels: [R] int64, the label's row of `weight`, or -1 for labels of other shards.
+        all_reduce: Reduction over the shards.
 
     Returns:
-        [R] float32, equal on all shares, with gradients for `hidden` (already summed over the shares) and `weight`.
+        Log-probabilities [R] float32 in nats, equal on all shards, with gradients for `hidden` (summed over the shards)
+        and `weight`.
 
     Raises:
-        OperatorLimit: The device's operators do not take these; `has_kernel` tells beforehand.
+        OperatorLimit: The device's operators do not support these inputs; `has_kernel` checks it in advance.
     """
     kernels = kernels_for(hidden)
     fused = kernels if kernels is not None and kernels.has(*OPERATORS) else None
@@ -68,16 +68,16 @@ def label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllR
     return result
 
 
-def plain_label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllReduce = alone) -> Tensor:
-    """The definition of `label_logps`."""
+def plain_label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllReduce = no_reduction) -> Tensor:
+    """Compute `label_logps` in plain torch: log-probabilities [R] float32 in nats."""
     result: Tensor = _LabelLogps.apply(hidden, weight, labels, all_reduce, None)
     return result
 
 
-def has_kernel(tensor: Tensor, fewest_rows: int) -> bool:
-    """Whether the device has the operators, for this number format and for shares of at least so many rows."""
+def has_kernel(tensor: Tensor, min_rows: int) -> bool:
+    """Return whether the device has the operators, for values of this dtype, of any shape, and shards of `min_rows`."""
     kernels = kernels_for(tensor)
-    fits = tensor.dtype in HALF_DTYPES and fewest_rows >= FEWEST_ROWS
+    fits = tensor.dtype in HALF_DTYPES and min_rows >= MIN_ROWS
     return kernels is not None and kernels.has(*OPERATORS) and fits
 
 
@@ -103,12 +103,12 @@ class _LabelLogps(torch.autograd.Function):
         return summed, grad_weight, None, None, None
 
 
-def _plain_share(hidden: Tensor, weight: Tensor, labels: Tensor) -> Share:
+def _plain_share(hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
     logits = hidden.float() @ weight.float().t()
     highest = logits.amax(-1)
     column, elsewhere = labels.clamp(min=0), labels < 0
     label_logit = logits.gather(1, column[:, None])[:, 0].masked_fill(elsewhere, 0)
-    return Share(highest, (logits - highest[:, None]).exp().sum(-1), label_logit, elsewhere, column)
+    return ShardSoftmax(highest, (logits - highest[:, None]).exp().sum(-1), label_logit, elsewhere, column)
 
 
 def _plain_backward(
@@ -120,7 +120,7 @@ def _plain_backward(
     return (d_logits @ weight.float()).to(hidden.dtype), (d_logits.t() @ hidden.float()).to(weight.dtype)
 
 
-def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) -> Share:
+def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
     """`npu_fused_linear_online_max_sum`, in the form that keeps no logits.
 
     Nobody tells whether the end of its range is part of it. So labels are counted from this share's first row, and one
@@ -129,12 +129,12 @@ def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) ->
     name = OPERATORS[0]
     check_dtypes(name, hidden, weight, allowed=HALF_DTYPES)
     rows = len(weight)
-    require(rows >= FEWEST_ROWS, name, f"at least {FEWEST_ROWS} tokens in a share", rows, "split the vocabulary less")
+    require(rows >= MIN_ROWS, name, f"at least {MIN_ROWS} tokens in a share", rows, "split the vocabulary less")
     inside = labels.where(labels >= 0, rows + 1)
     found = kernels.library.npu_fused_linear_online_max_sum(
         hidden.contiguous(), weight.contiguous(), inside, 0, rows, return_logits=False
     )
-    return Share(*found[:5])
+    return ShardSoftmax(*found[:5])
 
 
 def _backward_on_npu(kernels: Kernels) -> Callable[..., tuple[Tensor, Tensor]]:

@@ -1,7 +1,7 @@
-"""What the operators of torch_npu take, checked before they are called: the device's own errors name no cause.
+"""Limits of torch_npu's operators, checked before each call because the device's own errors do not name the cause.
 
-What follows from settings was told by the driver already (`config.checks_npu`), unless it did not know the device.
-Figures are those of the vendor's documentation in the wheel of torch_npu 2.13.0.
+Limits that follow from the settings are checked on the driver already (`config.validation.npu`), if it knows the
+device. The figures are from the vendor's documentation in the wheel of torch_npu 2.13.0.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.validation.npu import ATTENTION_HEADS, ATTENTION_WIDTH
+from mindspeed_dpo.config.validation.model import NPU_MAX_HEAD_WIDTH, NPU_MAX_HEADS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)
@@ -22,21 +22,25 @@ ROTARY_HEADS = 999
 
 
 class OperatorLimit(ValueError):
-    """An operator of the device does not take what it was given; the message says what it takes."""
+    """An operator of the device does not support its arguments; the message says what it supports."""
 
 
-def require(holds: bool, operator: str, expected: str, found: object, remedy: str) -> None:
-    """Refuse with a sentence where a limit is not kept.
+def require(holds: bool, operator: str, expected: str, actual: object, remedy: str) -> None:
+    """Raise an error that names the limit unless it holds.
 
     Raises:
         OperatorLimit: `holds` is false.
     """
     if not holds:
-        raise OperatorLimit(f"device=npu: {operator} takes {expected}, got {found}; {remedy}")
+        raise OperatorLimit(f"device=npu: {operator} takes {expected}, got {actual}; {remedy}")
 
 
 def check_dtypes(operator: str, *tensors: Tensor, allowed: Sequence[torch.dtype] = DTYPES) -> None:
-    """All tensors must have the same dtype, one of those allowed."""
+    """Check that tensors, of any shape, have the same dtype and that it is allowed for these values.
+
+    Raises:
+        OperatorLimit: The dtypes differ or are unsupported.
+    """
     found = {tensor.dtype for tensor in tensors}
     names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
     shown = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
@@ -44,20 +48,25 @@ def check_dtypes(operator: str, *tensors: Tensor, allowed: Sequence[torch.dtype]
 
 
 def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:
-    """What `npu_fusion_attention` takes in layout TND.
+    """Check the limits of `npu_fusion_attention` in layout TND.
 
     Args:
-        query: [T, heads, d].
-        key: [S, groups, d].
-        query_lengths: Of each segment.
-        key_lengths: Of each segment.
+        query: [T, heads, d] queries of any float dtype.
+        key: [S, groups, d] keys.
+        query_lengths: Number of queries of each segment.
+        key_lengths: Number of keys of each segment.
+
+    Raises:
+        OperatorLimit: A limit is exceeded.
     """
     name = "npu_fusion_attention"
     heads, groups, width = query.shape[1], key.shape[1], query.shape[2]
     split = "raise tensor_model_parallel_size"
     fewer = "lower micro_batch_size, micro_batch_tokens or seq_length"
-    require(1 <= width <= ATTENTION_WIDTH, name, f"heads at most {ATTENTION_WIDTH} wide", width, "use another model")
-    require(heads <= ATTENTION_HEADS, name, f"at most {ATTENTION_HEADS} heads", heads, split)
+    require(
+        1 <= width <= NPU_MAX_HEAD_WIDTH, name, f"heads at most {NPU_MAX_HEAD_WIDTH} wide", width, "use another model"
+    )
+    require(heads <= NPU_MAX_HEADS, name, f"at most {NPU_MAX_HEADS} heads", heads, split)
     require(heads % groups == 0, name, f"heads that {groups} query groups divide", heads, "correct num_query_groups")
     segments = len(query_lengths)
     require(segments <= ATTENTION_SEGMENTS, name, f"at most {ATTENTION_SEGMENTS} segments", segments, fewer)
@@ -68,7 +77,7 @@ def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], ke
         name,
         "a first segment that is not empty",
         list(query_lengths[:1]),
-        "take empty rows out of the data",
+        "remove empty rows from the data",
     )
     longer = [(q, k) for q, k in zip(query_lengths, key_lengths, strict=True) if q > k]
     require(not longer, name, "segments with at least as many keys as queries", longer[:1], "correct the segments")

@@ -1,4 +1,4 @@
-"""Few rows times one matrix, again and again: what decoding spends most of its time with."""
+"""Matrix products with few rows, in which decoding spends most of its time."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.device.bf16_emulation import is_wanted_for
+from mindspeed_dpo.device.bf16_emulation import is_faster_in_float32
 
 Product = Callable[[Tensor], Tensor]
-"""Rows [n, in] to rows [n, out]."""
+"""Maps rows [n, in] to rows [n, out] of the same dtype."""
 
 
 def linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    """Rows [n, in] times the transposed weight [out, in], as the transpose of a contiguous [out, n].
+    """Multiply rows [n, in] by the transposed weight [out, in]; the result is a transposed contiguous [out, n].
 
-    With the large matrix on the left, matrix libraries need less time for few rows than by F.linear, and what follows
-    keeps this order in memory, so that nothing is transposed between layers.
+    For few rows matrix libraries are faster with the large matrix on the left than with F.linear. Following operators
+    keep the memory layout, so nothing is transposed between layers. All values have the same float dtype.
     """
     if bias is None:
         return torch.mm(weight, x.t()).t()
@@ -26,18 +26,18 @@ def linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """The product by a matrix that will be used many times while it stays as it is, mostly for `rows` rows at a time.
+    """Build the product with a matrix that is used repeatedly while it does not change, mostly for `rows` rows.
 
-    On the host float32 matrices are copied into the blocks that oneDNN multiplies by, the copy living as long as the
-    function returned; so are those of bfloat16 that are better multiplied as float32. Everywhere else, and where this
-    torch cannot do it, it is `linear`, which sees later changes of the weight; so ask for a new one after every change.
+    On the host, float32 matrices are copied into oneDNN's blocked layout for the lifetime of the returned function, and
+    so are bfloat16 matrices that are multiplied faster in float32. Otherwise it is `linear`, which reflects later
+    changes of the weight. Build a new product after every change.
 
     Args:
-        weight: [out, in].
+        weight: [out, in] weights of any float dtype.
         bias: [out] or None.
-        rows: What it is arranged for; any number can be multiplied.
+        rows: Number of rows that the layout is optimised for; any number can be multiplied.
     """
-    if not _has_blocked_form(weight):
+    if not _has_blocked_layout(weight):
         return partial(linear, weight, bias)
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), rows)
     added = None if bias is None else bias.float()
@@ -51,21 +51,25 @@ def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
 
 
 def rows_to_multiply(rows: int, weight: Tensor) -> int:
-    """To how many rows a product of `few_rows_product` is best filled up; it depends on `rows` alone.
+    """Return the number of rows to pad to for `few_rows_product`, a function of `rows` only.
 
-    oneDNN compiles a kernel for every number of rows and keeps it: 6 ms and 2.5 MiB for the matrices of one model. So
-    there are at most eight numbers between a power of two and the next.
+    oneDNN compiles and caches a kernel for every number of rows: 6 ms and 2.5 MiB for the matrices of one model. The
+    result takes at most eight values between consecutive powers of two.
+
+    Args:
+        rows: Number of rows.
+        weight: A weight [out, in], whose dtype and device decide.
     """
-    if not _has_blocked_form(weight):
+    if not _has_blocked_layout(weight):
         return rows
     step = max(8, 1 << max(0, rows.bit_length() - 4))
     return -(-rows // step) * step
 
 
-def _has_blocked_form(weight: Tensor) -> bool:
+def _has_blocked_layout(weight: Tensor) -> bool:
     return (
         weight.device.type == "cpu"
-        and (weight.dtype == torch.float32 or is_wanted_for(weight))
+        and (weight.dtype == torch.float32 or is_faster_in_float32(weight))
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")

@@ -12,10 +12,10 @@ from mindspeed_dpo.device.ops.limits import check_dtypes, require
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """X / sqrt(mean(x^2) + epsilon) * weight over the last dim, computed in float32.
+    """Normalise by the root mean square of the last dimension, x / sqrt(mean(x^2) + epsilon) * weight, in float32.
 
     Args:
-        x: [..., h] any float dtype.
+        x: [..., h] hidden states of any float dtype.
         weight: [h].
         epsilon: Added to the mean square.
 
@@ -23,14 +23,14 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         [..., h] in x's dtype.
 
     Raises:
-        OperatorLimit: The device's operator does not take these.
+        OperatorLimit: The device's operator does not support these shapes or dtypes.
     """
     kernels = kernels_for(x)
     return plain_rms_norm(x, weight, epsilon) if kernels is None else _on_npu(kernels, x, weight, epsilon)
 
 
 def plain_rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """The definition of `rms_norm`, which keeps its input alone for the backward pass."""
+    """Compute `rms_norm` in plain torch, [..., h] hidden states in the dtype of x; saves only x for backward."""
     normal: Tensor = _RMSNorm.apply(x, weight, epsilon)
     return normal
 
@@ -49,13 +49,13 @@ class _RMSNorm(torch.autograd.Function):
         normal = x.float() * inverse
         grad_weight = (grad * normal.to(x.dtype)).reshape(-1, len(weight)).sum(0)
         wide = (grad * weight).float()
-        # What lies along the normalised row itself has no effect.
+        # The component along the normalised row has no effect.
         along = (wide * normal).mean(-1, keepdim=True)
         return wide.addcmul_(normal, along, value=-1).mul_(inverse).to(x.dtype), grad_weight, None
 
 
 def _on_npu(kernels: Kernels, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-    """`npu_rms_norm`, which has its own backward; it also gives 1 / root, which is not needed here."""
+    """Call `npu_rms_norm`, which has its own backward; its second result, the inverse root, is not used."""
     check_dtypes("npu_rms_norm", x, weight)
     require(2 <= x.dim() <= 8, "npu_rms_norm", "2 to 8 dims", x.dim(), "add or join dims")
     normal: Tensor = kernels.library.npu_rms_norm(x, weight, epsilon)[0]

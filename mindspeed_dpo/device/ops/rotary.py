@@ -12,7 +12,7 @@ from mindspeed_dpo.device.ops.limits import ROTARY_HEADS, ROTARY_WIDTH, check_dt
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotate heads by the angles of their positions.
+    """Apply the rotary embedding to heads.
 
     Args:
         x: [T, heads, d] queries or keys.
@@ -23,14 +23,14 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         [T, heads, d] in x's dtype; computed in float32.
 
     Raises:
-        OperatorLimit: The device's operator does not take these.
+        OperatorLimit: The device's operator does not support these shapes or dtypes.
     """
     kernels = kernels_for(x)
     return plain_rotate(x, cos, sin) if kernels is None else _on_npu(kernels, x, cos, sin)
 
 
 def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """The definition of `rotate`, which keeps the angles alone for the backward pass."""
+    """Compute `rotate` in plain torch: heads [T, heads, d] in the dtype of x; saves only the angles for backward."""
     rotated: Tensor = _Rotation.apply(x, cos.unsqueeze(1), sin.unsqueeze(1))
     return rotated
 
@@ -39,17 +39,17 @@ class _Rotation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # type: ignore[override]
         ctx.save_for_backward(cos, sin)
-        return _turn(x, cos, sin)
+        return _rotate_half_split(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
         cos, sin = ctx.saved_tensors
-        # A rotation's transpose turns back.
-        return _turn(grad, cos, -sin), None, None
+        # The transpose of a rotation is its inverse.
+        return _rotate_half_split(grad, cos, -sin), None, None
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """X * cos + (-second half, first half) * sin, without joining the halves."""
+def _rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Compute x * cos + (-second half, first half) * sin without concatenating the halves."""
     wide = x.float()
     turned = wide * cos
     (first, second), (sin_first, sin_second) = wide.chunk(2, dim=-1), sin.chunk(2, dim=-1)
@@ -62,7 +62,7 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _on_npu(kernels: Kernels, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`npu_rotary_mul` in layout BSND with one row of T positions, in float32 as the definition says.
 
-    Angles in bfloat16 would be off by up to 2^-9, which is why heads are widened and not angles narrowed.
+    Angles in bfloat16 would be off by up to 2^-9, which is why heads are multiply_in_float32 and not angles narrowed.
     """
     name, (heads, width) = "npu_rotary_mul", x.shape[1:]
     require(width % 2 == 0 and width <= ROTARY_WIDTH, name, f"an even width up to {ROTARY_WIDTH}", width, "use another")

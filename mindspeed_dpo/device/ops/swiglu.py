@@ -13,17 +13,17 @@ from mindspeed_dpo.device.ops.limits import check_dtypes, require
 
 
 def swiglu(x: Tensor) -> Tensor:
-    """silu(gate) * up, where the last dim of x [..., 2f] is the gate half and then the up half; result [..., f].
+    """Compute silu(gate) * up for x [..., 2f] = (gate, up); [..., f] activations in the dtype of x.
 
     Raises:
-        OperatorLimit: The device's operator does not take x.
+        OperatorLimit: The device's operator does not support x.
     """
     kernels = kernels_for(x)
     return plain_swiglu(x) if kernels is None else _on_npu(kernels, x)
 
 
 def plain_swiglu(x: Tensor) -> Tensor:
-    """The definition of `swiglu`, which keeps its input alone for the backward pass."""
+    """Compute `swiglu` in plain torch: [..., f] activations in the dtype of x; saves only its input for backward."""
     gated: Tensor = _SwiGLU.apply(x)
     return gated
 
@@ -39,7 +39,7 @@ class _SwiGLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         gate, up = x.chunk(2, dim=-1)
-        # Both halves are written where they belong: joining them would copy them once more.
+        # Both halves are written in place, since concatenating them would copy them again.
         grad_x = torch.empty_like(x)
         grad_gate, grad_up = grad_x.chunk(2, dim=-1)
         torch.mul(grad, F.silu(gate), out=grad_up)
@@ -48,7 +48,7 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def _on_npu(kernels: Kernels, x: Tensor) -> Tensor:
-    """`npu_swiglu`, which also gates with the first half and has its own backward."""
+    """Call `npu_swiglu`, which gates with the first half too and has its own backward."""
     check_dtypes("npu_swiglu", x)
     require(x.shape[-1] % 2 == 0, "npu_swiglu", "an even last dim", x.shape[-1], "correct ffn_hidden_size")
     require(x.dim() <= 8, "npu_swiglu", "1 to 8 dims", x.dim(), "join dims")

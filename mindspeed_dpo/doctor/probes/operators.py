@@ -61,7 +61,7 @@ def _label_logps(hidden: Tensor, weight: Tensor) -> Tensor:
 _KEYS_SHAPE = (sum(KEYS), GROUPS, WIDTH)
 _ATTENTION_SHAPES = ((sum(QUERIES), HEADS, WIDTH), _KEYS_SHAPE, _KEYS_SHAPE)
 FOR_GENERATION = frozenset(
-    {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "Reach"}
+    {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "VisibleKeys"}
 )
 """Names of `device.ops` that take no gradient; their forms are compared by the tests of generation."""
 CASES = (

@@ -1,14 +1,17 @@
-"""Low-rank adapters on a built model: what one computes (`layer`), and what a whole stage does with them (`stage`)."""
+"""LoRA adapters in a built model: those of one matrix in `layer`, those of a pipeline stage in `stage`.
+
+Which matrices have adapters, and how adapters are stored, is left to `weights.lora`.
+"""
 
 from __future__ import annotations
 
-from mindspeed_dpo.models.lora.layer import Adapters
+from mindspeed_dpo.models.lora.layer import LoraLayer
 from mindspeed_dpo.models.lora.stage import (
-    adapters_of,
-    adapters_off,
+    adapter_layers,
+    adapters_disabled,
     add_adapters,
     load_adapters,
     merged_parameters,
 )
 
-__all__ = ["Adapters", "adapters_of", "adapters_off", "add_adapters", "load_adapters", "merged_parameters"]
+__all__ = ["LoraLayer", "adapter_layers", "adapters_disabled", "add_adapters", "load_adapters", "merged_parameters"]

@@ -1,7 +1,7 @@
-"""The adapters of a pipeline stage: put on, switched off for a while, loaded, merged into a copy of the weights.
+"""The adapters of a pipeline stage: adding, disabling, loading, and merging into a copy of the weights.
 
-They are modules below megatron-core's linear modules and add to their output by a hook, so that those modules and the
-names of their parameters stay as they are.
+They are submodules of megatron-core's linear modules and add to their output by a forward hook, so the modules and the
+names of their parameters do not change.
 """
 
 from __future__ import annotations
@@ -15,92 +15,95 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.chunks import ModelPart
-from mindspeed_dpo.models.lora.layer import Adapters, Switch
-from mindspeed_dpo.weights.layouts import Cut
-from mindspeed_dpo.weights.lora.source import AdapterSource
-from mindspeed_dpo.weights.lora.targets import targets
+from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
+from mindspeed_dpo.models.virtual_stages import PipelineStage
+from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
+from mindspeed_dpo.weights.lora.targets import adapter_targets
 from mindspeed_dpo.weights.placement import Placement
 
 
 def add_adapters(
-    stage: ModelPart, model: ModelConfig, placement: Placement, settings: AdapterConfig, seed: int
+    stage: PipelineStage, model: ModelConfig, placement: Placement, settings: AdapterConfig, seed: int
 ) -> None:
-    """Freeze a stage and give its matrices adapters, which are all that learns from then on.
+    """Freeze a stage and add adapters to its matrices; only the adapters are trainable afterwards.
 
     Args:
-        stage: With its weights loaded.
+        stage: The stage with its weights loaded.
         model: The architecture.
-        placement: The stage's part of it.
-        settings: Which matrices, and what adapters.
-        seed: Of the run.
+        placement: The part of the model that the stage holds.
+        settings: Target matrices, rank, alpha and dropout.
+        seed: Seed of the run.
     """
     stage.requires_grad_(False)
-    cut, switch = Cut(placement.tp_rank, placement.tp_size), Switch()
+    targets, switch = adapter_targets(model, settings), AdapterSwitch()
     for local, layer in enumerate(placement.layers):
         assert layer is not None
-        for target in targets(model, settings):
-            linear: Any = stage.get_submodule(target.module_path(local))
-            adapters = Adapters(target, layer, model, cut, settings, switch, seed)
-            adapters.place(linear.weight, stage.config.sequence_parallel)
+        for target in targets:
+            linear: Any = stage.get_submodule(target.mcore_module(local))
+            adapters = LoraLayer(target, layer, model, placement.tp, settings, switch, seed)
+            adapters.attach(linear.weight, stage.config.sequence_parallel)
             linear.adapters = adapters
-            linear.register_forward_hook(_add_change)
+            linear.register_forward_hook(_add_adapter_output)
     if stage.pre_process and stage.config.recompute_granularity == "full":
-        # A recomputed layer passes gradients on only if its input asks for one, which frozen embeddings do not.
-        stage.embedding.register_forward_hook(_ask_for_gradient)
+        # A recomputed layer has gradients only if its input requires them, which a frozen embedding's output does not.
+        stage.embedding.register_forward_hook(_require_gradient)
 
 
-def adapters_of(stage: nn.Module) -> dict[str, Adapters]:
-    """The adapters of a stage by the name of their module; empty without."""
-    return {name: module for name, module in stage.named_modules() if isinstance(module, Adapters)}
+def adapter_layers(stage: nn.Module) -> dict[str, LoraLayer]:
+    """The adapters of a stage by module name; empty for a stage without adapters."""
+    return {name: module for name, module in stage.named_modules() if isinstance(module, LoraLayer)}
 
 
 @contextmanager
-def adapters_off(stage: nn.Module) -> Iterator[None]:
-    """The stage as it is without its adapters, for a while."""
-    switches = [adapters.switch for adapters in adapters_of(stage).values()]
-    before = [switch.on for switch in switches]
+def adapters_disabled(stage: nn.Module) -> Iterator[None]:
+    """Disable the adapters of a stage within the context."""
+    switches = [adapters.switch for adapters in adapter_layers(stage).values()]
+    before = [switch.enabled for switch in switches]
     for switch in switches:
-        switch.on = False
+        switch.enabled = False
     try:
         yield
     finally:
-        for switch, on in zip(switches, before, strict=True):
-            switch.on = on
+        for switch, enabled in zip(switches, before, strict=True):
+            switch.enabled = enabled
 
 
 def load_adapters(stage: nn.Module, source: AdapterSource) -> None:
-    """Take a stage's share of stored adapters."""
-    for adapters in adapters_of(stage).values():
+    """Load a stage's shards of stored adapters."""
+    for adapters in adapter_layers(stage).values():
         adapters.load(source)
 
 
-def base_parameters(stage: nn.Module) -> dict[str, Tensor]:
-    """The parameters beneath the adapters; all of them where there are none."""
-    inside = {id(parameter) for adapters in adapters_of(stage).values() for parameter in adapters.parameters()}
-    return {name: parameter for name, parameter in stage.named_parameters() if id(parameter) not in inside}
-
-
 def merged_parameters(stage: nn.Module, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """The parameters as they are with the adapters merged in; where there are none, the parameters themselves.
+    """The weights of a stage by local name, of any shape and dtype, with adapters merged into copies of their matrices.
+
+    Without adapters these are the parameters themselves.
 
     Args:
         stage: The model.
-        into: An earlier result, whose copies are filled again.
+        into: An earlier result, whose copies are overwritten.
     """
-    tensors: dict[str, Tensor] = base_parameters(stage)
-    for name, adapters in adapters_of(stage).items():
+    tensors: dict[str, Tensor] = _base_parameters(stage)
+    for name, adapters in adapter_layers(stage).items():
         key = name.removesuffix("adapters") + "weight"
         weight = tensors[key].detach()
         copy = torch.empty_like(weight) if into is None else into[key]
-        tensors[key] = copy.copy_(weight.float() + adapters.change())
+        tensors[key] = copy.copy_(weight.float() + adapters.delta_weight())
     return tensors
 
 
-def _add_change(linear: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> tuple[Tensor, Any] | None:
-    adapters: Adapters = linear.adapters  # type: ignore[assignment]
-    return (output[0] + adapters(inputs[0]), output[1]) if adapters.switch.on else None
+def _base_parameters(stage: nn.Module) -> dict[str, Tensor]:
+    """The parameters of a stage that do not belong to adapters."""
+    adapter_ids = {id(parameter) for layer in adapter_layers(stage).values() for parameter in layer.parameters()}
+    return {name: parameter for name, parameter in stage.named_parameters() if id(parameter) not in adapter_ids}
 
 
-def _ask_for_gradient(embedding: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+def _add_adapter_output(
+    linear: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]
+) -> tuple[Tensor, Any] | None:
+    adapters: LoraLayer = linear.adapters  # type: ignore[assignment]
+    return (output[0] + adapters(inputs[0]), output[1]) if adapters.switch.enabled else None
+
+
+def _require_gradient(embedding: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
     return output.requires_grad_() if torch.is_grad_enabled() else None

@@ -1,28 +1,53 @@
-"""One table of rules per family. A new family is a file here, a line below and a row in `models/hf_config.py`."""
+"""The supported model families, one file each; a new family is a file here and an item of `FAMILIES`.
+
+A family declares its names in transformers, its traits and its tensors. Translating config.json is left to
+`hf_config`, the layouts of tensors to `tensor_layouts`.
+"""
 
 from __future__ import annotations
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families.llama import LLAMA
+from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
 from mindspeed_dpo.weights.families.qwen2 import QWEN2
 from mindspeed_dpo.weights.families.qwen3 import QWEN3
 from mindspeed_dpo.weights.families.score_head import reward_rules
-from mindspeed_dpo.weights.hf_config import family_of
 from mindspeed_dpo.weights.rules import RuleTable
 
-FAMILIES: dict[str, RuleTable] = {"llama": LLAMA, "qwen2": QWEN2, "qwen3": QWEN3}
+FAMILIES: tuple[ModelFamily, ...] = (LLAMA, QWEN2, QWEN3)
+ARCHITECTURES: dict[str, tuple[ModelFamily, HfArchitecture]] = {
+    architecture.model_type: (family, architecture) for family in FAMILIES for architecture in family.architectures
+}
+"""Family and architecture by `model_type` of config.json."""
+
+
+def family_of(model: ModelConfig) -> ModelFamily:
+    """The family whose biases and norms a model has.
+
+    Raises:
+        HfConfigError: No family has this combination.
+    """
+    for family in FAMILIES:
+        if family.has_traits_of(model):
+            return family
+    supported = ", ".join(f"{f.name} ({f.add_qkv_bias} and {f.qk_layernorm})" for f in FAMILIES)
+    raise HfConfigError(
+        f"no supported family has add_qkv_bias={model.add_qkv_bias} together with qk_layernorm={model.qk_layernorm}; "
+        f"supported: {supported}"
+    )
 
 
 def rules_for(model: ModelConfig, *, reward: bool = False, final_norm: bool = True) -> RuleTable:
-    """The table of the family a model belongs to.
+    """The rules of a model's family.
 
     Args:
         model: The architecture.
         reward: Whether it is a reward model instead of a language model.
-        final_norm: See `reward_rules`.
+        final_norm: Whether the reward model's head reads normalised hidden states.
 
     Raises:
         HfConfigError: No family has this combination of biases and norms.
     """
-    family = FAMILIES[family_of(model)]
-    return reward_rules(family, final_norm=final_norm) if reward else family
+    rules = family_of(model).rules
+    return reward_rules(rules, final_norm=final_norm) if reward else rules

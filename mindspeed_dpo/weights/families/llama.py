@@ -1,39 +1,58 @@
-"""Llama 2, 3, 3.1, 3.2, 3.3, Yi and Mistral: no biases, no norms on heads. The base of the other dense families."""
+"""Llama 2, 3, 3.1, 3.2, 3.3, Yi and Mistral: neither biases nor norms on heads. The other dense families extend it."""
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.layouts import AttentionOutput, Copy, Down, GateUp, Qkv, Vocabulary
-from mindspeed_dpo.weights.rules import OUTPUT_LAYER, Rule, RuleTable
+from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.rules import FINAL_NORM, OUTPUT_LAYER, RuleTable, TensorRule, layer_rule
+from mindspeed_dpo.weights.tensor_layouts import (
+    GateUp,
+    Qkv,
+    Replicated,
+    RowParallel,
+    VocabParallel,
+    ffn_hidden_size,
+    hidden_size,
+    query_size,
+)
 
-MCORE = "decoder.layers.{i}."
-HF = "model.layers.{g}."
-
-LLAMA: RuleTable = (
-    Rule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), Vocabulary(), where="first"),
-    Rule(
-        MCORE + "input_layernorm.weight",
-        (HF + "input_layernorm.weight",),
-        Copy("hidden_size"),
-        aliases=(MCORE + "self_attention.linear_qkv.layer_norm_weight",),
+EMBEDDING_RULES: RuleTable = (
+    TensorRule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), VocabParallel(), where="first"),
+)
+ATTENTION_RULES: RuleTable = (
+    layer_rule(
+        "input_layernorm.weight",
+        "input_layernorm.weight",
+        Replicated(hidden_size),
+        aliases=("self_attention.linear_qkv.layer_norm_weight",),
     ),
-    Rule(
-        MCORE + "self_attention.linear_qkv.weight",
-        tuple(HF + f"self_attn.{name}_proj.weight" for name in "qkv"),
+    layer_rule(
+        "self_attention.linear_qkv.weight",
+        ("self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"),
         Qkv(),
     ),
-    Rule(MCORE + "self_attention.linear_proj.weight", (HF + "self_attn.o_proj.weight",), AttentionOutput()),
-    Rule(
-        MCORE + "pre_mlp_layernorm.weight",
-        (HF + "post_attention_layernorm.weight",),
-        Copy("hidden_size"),
-        aliases=(MCORE + "mlp.linear_fc1.layer_norm_weight",),
+    layer_rule("self_attention.linear_proj.weight", "self_attn.o_proj.weight", RowParallel(hidden_size, query_size)),
+)
+MLP_RULES: RuleTable = (
+    layer_rule(
+        "pre_mlp_layernorm.weight",
+        "post_attention_layernorm.weight",
+        Replicated(hidden_size),
+        aliases=("mlp.linear_fc1.layer_norm_weight",),
     ),
-    Rule(
-        MCORE + "mlp.linear_fc1.weight",
-        (HF + "mlp.gate_proj.weight", HF + "mlp.up_proj.weight"),
-        GateUp(),
+    layer_rule("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), GateUp(ffn_hidden_size)),
+    layer_rule("mlp.linear_fc2.weight", "mlp.down_proj.weight", RowParallel(hidden_size, ffn_hidden_size)),
+)
+OUTPUT_RULES: RuleTable = (
+    TensorRule(FINAL_NORM, ("model.norm.weight",), Replicated(hidden_size), where="last"),
+    TensorRule(OUTPUT_LAYER, ("lm_head.weight",), VocabParallel(), where="last"),
+)
+
+LLAMA = ModelFamily(
+    name="llama",
+    architectures=(
+        HfArchitecture("llama", "LlamaForCausalLM"),
+        HfArchitecture("mistral", "MistralForCausalLM", has_window=True),
     ),
-    Rule(MCORE + "mlp.linear_fc2.weight", (HF + "mlp.down_proj.weight",), Down()),
-    Rule("decoder.final_layernorm.weight", ("model.norm.weight",), Copy("hidden_size"), where="last"),
-    Rule(OUTPUT_LAYER, ("lm_head.weight",), Vocabulary(), where="last"),
+    converter_names=("llama", "llama2", "llama3", "mistral"),
+    rules=EMBEDDING_RULES + ATTENTION_RULES + MLP_RULES + OUTPUT_RULES,
 )

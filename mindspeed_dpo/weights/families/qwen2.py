@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.families.llama import HF, LLAMA, MCORE
-from mindspeed_dpo.weights.layouts import Qkv
-from mindspeed_dpo.weights.rules import Rule, RuleTable
+from mindspeed_dpo.weights.families.llama import LLAMA
+from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.rules import layer_rule
+from mindspeed_dpo.weights.tensor_layouts import Qkv
 
-QWEN2: RuleTable = (
-    *LLAMA,
-    Rule(
-        MCORE + "self_attention.linear_qkv.bias",
-        tuple(HF + f"self_attn.{name}_proj.bias" for name in "qkv"),
-        Qkv(bias=True),
+QWEN2 = ModelFamily(
+    name="qwen2",
+    architectures=(HfArchitecture("qwen2", "Qwen2ForCausalLM", has_window=True, has_window_flag=True),),
+    # MindSpeed-LLM's guides convert Qwen2 as llama2 with --add-qkv-bias.
+    converter_names=("llama2", "qwen2", "qwen25"),
+    add_qkv_bias=True,
+    rules=(
+        *LLAMA.rules,
+        layer_rule(
+            "self_attention.linear_qkv.bias",
+            ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+            Qkv(bias=True),
+        ),
     ),
 )

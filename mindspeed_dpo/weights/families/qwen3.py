@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.families.llama import HF, LLAMA, MCORE
-from mindspeed_dpo.weights.layouts import Copy
-from mindspeed_dpo.weights.rules import Rule, RuleTable
+from mindspeed_dpo.weights.families.llama import LLAMA
+from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.rules import layer_rule
+from mindspeed_dpo.weights.tensor_layouts import Replicated, head_size
 
-QWEN3: RuleTable = (
-    *LLAMA,
-    Rule(MCORE + "self_attention.q_layernorm.weight", (HF + "self_attn.q_norm.weight",), Copy("kv_channels")),
-    Rule(MCORE + "self_attention.k_layernorm.weight", (HF + "self_attn.k_norm.weight",), Copy("kv_channels")),
+QWEN3 = ModelFamily(
+    name="qwen3",
+    architectures=(HfArchitecture("qwen3", "Qwen3ForCausalLM", has_window=True, has_window_flag=True),),
+    converter_names=("qwen3",),
+    qk_layernorm=True,
+    rules=(
+        *LLAMA.rules,
+        layer_rule("self_attention.q_layernorm.weight", "self_attn.q_norm.weight", Replicated(head_size)),
+        layer_rule("self_attention.k_layernorm.weight", "self_attn.k_norm.weight", Replicated(head_size)),
+    ),
 )

@@ -1,23 +1,23 @@
-"""Reward models: a family's tensors with a head of one score instead of the vocabulary's."""
+"""Reward models: the tensors of a family with a scalar score head in place of the output layer."""
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.layouts import ScoreBias, ScoreHead
-from mindspeed_dpo.weights.rules import OUTPUT_LAYER, SCORE_HEAD, Rule, RuleTable
+from mindspeed_dpo.weights.rules import FINAL_NORM, OUTPUT_LAYER, SCORE_HEAD, RuleTable, TensorRule
+from mindspeed_dpo.weights.tensor_layouts import Replicated, RowParallel, hidden_size
 
-HEAD: RuleTable = (
-    Rule(SCORE_HEAD, ("score.weight",), ScoreHead(), where="last"),
-    Rule("rm_head.bias", (), ScoreBias(), where="last", optional=True),
+SCORE_RULES: RuleTable = (
+    TensorRule(SCORE_HEAD, ("score.weight",), RowParallel(1, hidden_size), where="last"),
+    # The classifiers of transformers have no bias.
+    TensorRule("rm_head.bias", (), Replicated(1), where="last", optional=True),
 )
-FINAL_NORM = "decoder.final_layernorm.weight"
 
 
-def reward_rules(family: RuleTable, *, final_norm: bool = True) -> RuleTable:
-    """The table of a family's reward models.
+def reward_rules(language_model: RuleTable, *, final_norm: bool = True) -> RuleTable:
+    """The rules of a family's reward models.
 
     Args:
-        family: The table of its language models.
-        final_norm: Whether the head reads normed hidden states; otherwise the norm is no part of the model.
+        language_model: The rules of its language models.
+        final_norm: Whether the head reads normalised hidden states; otherwise the norm is not part of the model.
     """
     replaced = {OUTPUT_LAYER} if final_norm else {OUTPUT_LAYER, FINAL_NORM}
-    return (*(rule for rule in family if rule.mcore not in replaced), *HEAD)
+    return (*(rule for rule in language_model if rule.mcore not in replaced), *SCORE_RULES)

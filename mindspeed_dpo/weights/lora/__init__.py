@@ -1,20 +1,23 @@
-"""Adapters in and out: PEFT folders, training checkpoints that hold adapters only, and weights merged with either."""
+"""LoRA adapters as files: PEFT folders, training checkpoints of adapters, and base weights with either merged in.
+
+Computing with adapters is left to `models.lora`, saving them during training to `engine`.
+"""
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.lora.merged import MergedSource
-from mindspeed_dpo.weights.lora.peft import write_peft
-from mindspeed_dpo.weights.lora.source import (
+from mindspeed_dpo.weights.lora.adapter_source import (
     AdapterSource,
+    CheckpointAdapter,
     PeftAdapter,
-    SavedAdapter,
-    base_mark,
+    adapter_description,
+    adapter_settings,
     check_adapter,
-    described,
-    settings_from,
+    quick_fingerprint,
 )
+from mindspeed_dpo.weights.lora.merged_source import MergedSource
+from mindspeed_dpo.weights.lora.peft import write_peft
 
 __all__ = [
-    "AdapterSource", "MergedSource", "PeftAdapter", "SavedAdapter", "base_mark", "check_adapter", "described",
-    "settings_from", "write_peft",
+    "AdapterSource", "CheckpointAdapter", "MergedSource", "PeftAdapter", "adapter_description", "adapter_settings",
+    "check_adapter", "quick_fingerprint", "write_peft",
 ]  # fmt: skip

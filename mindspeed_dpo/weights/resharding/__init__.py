@@ -1,4 +1,7 @@
-"""Weights on their way from the training processes to the rollout: described, agreed on, carried in buckets."""
+"""Transfer of weights from the actor to the rollout under any two layouts: checks, buckets, broadcasts, digests.
+
+Which processes take part, and when, is left to `workers.weight_sync`.
+"""
 
 from __future__ import annotations
 

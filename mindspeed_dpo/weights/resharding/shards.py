@@ -1,7 +1,7 @@
-"""The tensors of one process, and where each lies in the whole tensor of the model.
+"""The tensors of one process, and the regions of the model's unsharded tensors that they cover.
 
-Names are those of Megatron with the layer's place in the model; a whole tensor has the form of one tensor-parallel rank
-and only the true rows of the vocabulary. So nothing here depends on how the other side divides the model.
+Names are Megatron's with the layer's index in the model. An unsharded tensor has the form it would have with
+tensor-parallel size 1, without padded vocabulary rows. Nothing here depends on how the other side divides the model.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.layouts import Cut, Kind, Shape
 from mindspeed_dpo.weights.placement import Placement
-from mindspeed_dpo.weights.rules import OUTPUT_LAYER, Entry, is_tied, local_entries, model_entries
+from mindspeed_dpo.weights.rules import OUTPUT_LAYER, is_tied, local_entries, model_entries
+from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 
 
 @dataclass(frozen=True)
 class Region:
-    """A part of a whole tensor that this process holds.
+    """A part of an unsharded tensor that this process holds.
 
     Attributes:
         tensor: A view of the process's tensor.
-        row: First row in the whole.
-        column: First column in the whole; 0 for a vector.
+        row: First row in the unsharded tensor.
+        column: First column in the unsharded tensor; 0 for a vector.
     """
 
     tensor: Tensor
@@ -36,8 +36,8 @@ class Region:
 
 
 @dataclass(frozen=True)
-class Described:
-    """A whole tensor as its holder knows it."""
+class TensorSpec:
+    """Name, shape and dtype of an unsharded tensor, such as ("output_layer.weight", (128256, 2048), "bfloat16")."""
 
     name: str
     shape: Shape
@@ -51,100 +51,97 @@ class Shards:
     """The tensors of one pipeline stage on one tensor-parallel rank."""
 
     def __init__(self, model: ModelConfig, tensors: Mapping[str, Tensor], placement: Placement) -> None:
-        """Look at the tensors; they are kept, not copied.
+        """Reference the tensors without copying them.
 
         Args:
             model: The architecture.
-            tensors: By Megatron's local names, such as a module's named parameters.
-            placement: What the process holds.
+            tensors: Weights by Megatron's local name, such as a module's named parameters.
+            placement: The part of the model that the process holds.
 
         Raises:
-            WeightsError: A tensor has no place in the model, or another shape than the model gives it.
+            WeightsError: A tensor is not part of the model, or has another shape than the model requires.
         """
         self.model = model
-        self._cut = Cut(placement.tp_rank, placement.tp_size)
-        self._parts: dict[str, tuple[Kind, Tensor]] = {}
+        self._tp = placement.tp
+        self._shards: dict[str, tuple[TensorLayout, Tensor]] = {}
         entries = dict(local_entries(rules_for(model), model, placement))
         for name, tensor in tensors.items():
             if name not in entries:
                 raise WeightsError(f"{name} is among the weights of this process, but not in its part of the model")
-            self._check_shape(name, tensor, entries[name].rule.kind)
+            self._check_shape(name, tensor, entries[name].layout)
         for name, entry in entries.items():
-            # The last stage's copy of a tied embedding is the first stage's to publish.
+            # The last stage's copy of a tied embedding is sent by the first stage.
             if name in tensors and not (name == OUTPUT_LAYER and is_tied(model)):
-                self._parts[global_name(entry)] = entry.rule.kind, tensors[name]
+                self._shards[entry.global_name] = entry.layout, tensors[name]
 
-    def describe(self) -> tuple[Described, ...]:
-        """The whole tensors of which this process holds parts, in the model's order."""
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The unsharded tensors of which this process holds a shard, in the model's order."""
         return tuple(
-            Described(name, whole_shape(kind, self.model), str(tensor.dtype).removeprefix("torch."))
-            for name, (kind, tensor) in self._parts.items()
+            TensorSpec(name, full_shape(layout, self.model), str(tensor.dtype).removeprefix("torch."))
+            for name, (layout, tensor) in self._shards.items()
         )
 
     @property
     def device(self) -> torch.device:
-        """Where the tensors lie."""
-        return next(iter(self._parts.values()))[1].device
+        """The device of the tensors."""
+        return next(iter(self._shards.values()))[1].device
 
-    def own(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """As `regions`; of what every rank holds alike, only the first rank's counts."""
-        kind, _ = self._parts[name]
-        if kind.dim is not None or self._cut.rank == 0:
+    def owned_regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
+        """The same as `regions`, but a replicated tensor is owned by the first tensor-parallel rank alone."""
+        layout, _ = self._shards[name]
+        if layout.partition_dim is not None or self._tp.rank == 0:
             yield from self.regions(name, start, stop)
 
     def regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """What this process holds of rows `start` to `stop` of a whole tensor."""
-        kind, tensor = self._parts[name]
+        """The regions of rows `start` to `stop` of an unsharded tensor that this process holds."""
+        layout, tensor = self._shards[name]
         tensor = tensor.detach()
-        if kind.dim == 0:
-            yield from self._rows(kind, tensor, start, stop)
-        elif kind.dim is None:
+        if layout.partition_dim == 0:
+            yield from self._row_regions(layout, tensor, start, stop)
+        elif layout.partition_dim is None:
             yield Region(tensor[start:stop], start, 0)
         else:
-            ((column, _),) = kind.mcore_ranges(self.model, self._cut)
+            ((column, _),) = layout.mcore_ranges(self.model, self._tp)
             yield Region(tensor[start:stop], start, column)
 
-    def _rows(self, kind: Kind, tensor: Tensor, start: int, stop: int) -> Iterator[Region]:
+    def _row_regions(self, layout: TensorLayout, tensor: Tensor, start: int, stop: int) -> Iterator[Region]:
         offset = 0
-        for first, last in kind.mcore_ranges(self.model, self._cut):
+        for first, last in layout.mcore_ranges(self.model, self._tp):
             low, high = max(first, start), min(last, stop)
             if low < high:
                 yield Region(tensor[offset + low - first : offset + high - first], low, 0)
             offset += last - first
 
-    def _check_shape(self, name: str, tensor: Tensor, kind: Kind) -> None:
-        expected = kind.mcore_shape(self.model, self._cut.size)
+    def _check_shape(self, name: str, tensor: Tensor, layout: TensorLayout) -> None:
+        expected = layout.mcore_shape(self.model, self._tp.size)
         if tuple(tensor.shape) != expected:
-            raise WeightsError(f"{name} is {list(tensor.shape)} in this process, but the model says {list(expected)}")
+            raise WeightsError(f"{name} is {list(tensor.shape)} in this process, but the model has {list(expected)}")
 
 
-def global_name(entry: Entry) -> str:
-    """Megatron's name with the layer's place in the model."""
-    return entry.mcore_names(entry.layer)[0]
+def full_shape(layout: TensorLayout, model: ModelConfig) -> Shape:
+    """Shape of an unsharded Megatron tensor without padded rows."""
+    return layout.hf_shapes(model)[0] if layout.is_padded else layout.mcore_shape(model, 1)
 
 
-def whole_shape(kind: Kind, model: ModelConfig) -> Shape:
-    """Shape of the tensor of all ranks together, without padded rows."""
-    return kind.hf_shapes(model)[0] if kind.padded else kind.mcore_shape(model, 1)
-
-
-def whole_shapes(model: ModelConfig) -> dict[str, Shape]:
-    """Every tensor of the model by name, in order; a tied output layer is none of its own."""
-    return {global_name(e): whole_shape(e.rule.kind, model) for e in model_entries(rules_for(model), model)}
+def full_shapes(model: ModelConfig) -> dict[str, Shape]:
+    """The unsharded shape of every tensor of the model by name, in order, without a tied output layer."""
+    return {e.global_name: full_shape(e.layout, model) for e in model_entries(rules_for(model), model)}
 
 
 def empty_tensors(
     model: ModelConfig, placement: Placement, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Tensor]:
-    """Zeros in the form of a process's tensors, by local name; padded rows of a vocabulary stay so.
+    """Zero weights of a placement by local name, in the dtype given and the shape of a rank's Megatron tensors.
+
+    A transfer leaves padded vocabulary rows at zero.
 
     Raises:
         WeightsError: The tensor-parallel size does not divide the model.
     """
-    rules, tp = rules_for(model), placement.tp_size
+    rules = rules_for(model)
     for rule in rules:
-        rule.kind.check_tp(model, tp)
+        rule.layout.check_tp_size(model, placement.tp_size)
     return {
-        name: torch.zeros(entry.rule.kind.mcore_shape(model, tp), dtype=dtype, device=device)
+        name: torch.zeros(entry.layout.mcore_shape(model, placement.tp_size), dtype=dtype, device=device)
         for name, entry in local_entries(rules, model, placement)
     }

@@ -1,7 +1,7 @@
-"""Carry weights from where they are trained to where they sample, whatever the layout on either side.
+"""Transfer of weights from the processes that train them to those that generate, under any layout on either side.
 
-The tensor-parallel ranks of a stage's first replica put their shards together, bucket by bucket; the first of them
-broadcasts the bucket; each receiver takes its own slices out of it. A process may be on either side, or on both.
+The tensor-parallel ranks of a stage's first replica assemble each bucket from their shards, the first of them
+broadcasts it, and each receiver copies its own slices from it. A process may be on one side or on both.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.parallel.link import Link
+from mindspeed_dpo.parallel.weight_group import WeightGroup
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.resharding.agreement import Header, Verdict, agree
-from mindspeed_dpo.weights.resharding.plan import Bucket, Piece, buckets
+from mindspeed_dpo.weights.resharding.buckets import Bucket, RowSlice, buckets
+from mindspeed_dpo.weights.resharding.handshake import HandshakeResult, TransferHeader, compare_headers
 from mindspeed_dpo.weights.resharding.shards import Region, Shards
 
 
 @dataclass(frozen=True)
 class Sender:
-    """A process that holds shards to publish.
+    """A process that holds shards to send.
 
     Attributes:
         shards: Its tensors.
-        group: The tensor-parallel ranks of its stage, or None where it is alone.
+        group: The tensor-parallel ranks of its stage, or None if this is the only one.
         source: Rank in the link of the one among them that broadcasts.
     """
 
@@ -34,86 +34,89 @@ class Sender:
     group: dist.ProcessGroup | None
     source: int
 
-    def warn(self, verdict: Verdict) -> Verdict:
-        """Tell the tensor-parallel ranks, which may be outside the link, whether something is wrong."""
+    def share_problem(self, result: HandshakeResult) -> HandshakeResult:
+        """Report a problem to the tensor-parallel ranks, which may be outside the link; a collective of them."""
         if self.group is None:
-            return verdict
-        flag = torch.tensor(int(bool(verdict.problem)), dtype=torch.int32, device=self.shards.device)
+            return result
+        flag = torch.tensor(int(bool(result.problem)), dtype=torch.int32, device=self.shards.device)
         dist.all_reduce(flag, dist.ReduceOp.SUM, self.group)
-        told = "actor and rollout do not agree on the weights; the first rank of this stage says where they differ"
-        return Verdict(verdict.headers, verdict.problem or told) if int(flag) else verdict
+        reported = "weights of actor and rollout differ; the error of this stage's first rank names the difference"
+        return HandshakeResult(result.headers, result.problem or reported) if int(flag) else result
 
-    def fill(self, bucket: Bucket, buffer: Tensor) -> None:
-        """Put a bucket of this stage together; a collective of the tensor-parallel ranks."""
+    def assemble(self, bucket: Bucket, buffer: Tensor) -> None:
+        """Assemble the weights of a bucket in `buffer` [numel], in the bucket's dtype; a collective of the group."""
         if self.group is not None:
             buffer.zero_()
-        for piece in bucket.pieces:
-            for region in self.shards.own(piece.name, piece.start, piece.stop):
-                _place(buffer, piece, region).copy_(region.tensor)
+        for row_slice in bucket.slices:
+            for region in self.shards.owned_regions(row_slice.name, row_slice.start, row_slice.stop):
+                _view(buffer, row_slice, region).copy_(region.tensor)
         if self.group is not None:
-            # Of each element one rank has the bits and the others have zero: their sum as integers is exact.
+            # One rank holds the bits of an element and all others zero, so their sum as integers is exact.
             dist.all_reduce(buffer.view(torch.int8), dist.ReduceOp.SUM, self.group)
 
 
 def transfer(
-    link: Link | None, sender: Sender | None, receiver: Shards | None, *, version: int, bucket_bytes: int
+    link: WeightGroup | None, sender: Sender | None, receiver: Shards | None, *, version: int, bucket_bytes: int
 ) -> None:
-    """Carry one version of the weights; a collective of the link and of the senders' groups.
+    """Transfer one version of the weights; a collective of the link and of the senders' groups.
 
     Args:
-        link: The processes that broadcast and receive; None for one that only helps to put shards together.
-        sender: What this process publishes, if it does.
-        receiver: The tensors that are written, in place, if there are any.
-        version: Of the weights; both sides must name the same.
-        bucket_bytes: Most bytes on their way at once; both sides must name the same.
+        link: The processes that broadcast and receive; None for a process that only helps to assemble buckets.
+        sender: What this process sends, if it is a sender.
+        receiver: The tensors to overwrite, if this process is a receiver.
+        version: Version of the weights, equal on both sides.
+        bucket_bytes: Largest size of a bucket, equal on both sides.
 
     Raises:
-        WeightsError: The sides differ in version, names, shapes or data types. All processes raise, no data has moved.
+        WeightsError: The sides differ in version, names, shapes or dtypes. All processes raise, and no data has moved.
     """
-    published = Header(version, bucket_bytes, sender.shards.describe()) if sender else None
-    expected = Header(version, bucket_bytes, receiver.describe()) if receiver else None
-    verdict = _verdict(link, sender, published, expected)
-    if verdict.problem:
-        raise WeightsError(verdict.problem)
-    plan = list(_plan(verdict.headers, bucket_bytes))
-    room = torch.empty(max(bucket.num_bytes for bucket in plan), dtype=torch.uint8, device=_device(sender, receiver))
+    sent = TransferHeader(version, bucket_bytes, sender.shards.specs()) if sender else None
+    expected = TransferHeader(version, bucket_bytes, receiver.specs()) if receiver else None
+    result = _handshake(link, sender, sent, expected)
+    if result.problem:
+        raise WeightsError(result.problem)
+    plan = list(_all_buckets(result.headers, bucket_bytes))
+    largest = max(bucket.num_bytes for bucket in plan)
+    memory = torch.empty(largest, dtype=torch.uint8, device=_device(sender, receiver))
     for bucket in plan:
-        buffer = room[: bucket.num_bytes].view(bucket.dtype)
+        buffer = memory[: bucket.num_bytes].view(bucket.dtype)
         if sender is not None and bucket.source == sender.source:
-            sender.fill(bucket, buffer)
+            sender.assemble(bucket, buffer)
         if link is not None:
             link.broadcast(buffer, bucket.source)
         if receiver is not None:
-            _take(bucket, buffer, receiver)
+            _copy_slices(bucket, buffer, receiver)
 
 
-def _verdict(link: Link | None, sender: Sender | None, published: Header | None, expected: Header | None) -> Verdict:
-    """Agree with everyone this process works with."""
+def _handshake(
+    link: WeightGroup | None, sender: Sender | None, sent: TransferHeader | None, expected: TransferHeader | None
+) -> HandshakeResult:
+    """Compare headers with all processes of the link and of the sender's group."""
     if link is None:
-        verdict = Verdict({sender.source: published} if sender and published else {})
+        result = HandshakeResult({sender.source: sent} if sender and sent else {})
     else:
         broadcasts = sender is not None and link.rank == sender.source
-        verdict = agree(link, published if broadcasts else None, expected)
-    return verdict if sender is None else sender.warn(verdict)
+        result = compare_headers(link, sent if broadcasts else None, expected)
+    return result if sender is None else sender.share_problem(result)
 
 
-def _plan(headers: Mapping[int, Header], bucket_bytes: int) -> Iterator[Bucket]:
-    """All buckets in the order in which they travel: stage after stage."""
+def _all_buckets(headers: Mapping[int, TransferHeader], bucket_bytes: int) -> Iterator[Bucket]:
+    """All buckets in the order of the transfer, stage after stage."""
     for source in sorted(headers):
         yield from buckets(headers[source].tensors, source, bucket_bytes)
 
 
-def _take(bucket: Bucket, buffer: Tensor, receiver: Shards) -> None:
-    """Copy this process's slices out of a bucket."""
-    for piece in bucket.pieces:
-        for region in receiver.regions(piece.name, piece.start, piece.stop):
-            region.tensor.copy_(_place(buffer, piece, region))
+def _copy_slices(bucket: Bucket, buffer: Tensor, receiver: Shards) -> None:
+    """Copy this process's slices from a bucket."""
+    for row_slice in bucket.slices:
+        for region in receiver.regions(row_slice.name, row_slice.start, row_slice.stop):
+            region.tensor.copy_(_view(buffer, row_slice, region))
 
 
-def _place(buffer: Tensor, piece: Piece, region: Region) -> Tensor:
-    """Where a region lies in a bucket, as a view."""
-    view = buffer[piece.offset : piece.offset + piece.numel].view(piece.shape)
-    for dim, first in enumerate((region.row - piece.start, region.column)[: view.dim()]):
+def _view(buffer: Tensor, row_slice: RowSlice, region: Region) -> Tensor:
+    """The part of a bucket that a region covers, as a view."""
+    view = buffer[row_slice.offset : row_slice.offset + row_slice.numel].view(row_slice.shape)
+    for dim, first in enumerate((region.row - row_slice.start, region.column)[: view.dim()]):
         view = view.narrow(dim, first, region.tensor.shape[dim])
     return view
 
@@ -123,4 +126,4 @@ def _device(sender: Sender | None, receiver: Shards | None) -> torch.device:
         return sender.shards.device
     if receiver is not None:
         return receiver.device
-    raise ValueError("a process that neither publishes nor receives has no part in a transfer")
+    raise ValueError("a process in a transfer must be a sender, a receiver or both")

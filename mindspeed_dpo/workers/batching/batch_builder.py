@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.estimates.memory import MultiplyAdds
+from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
 from mindspeed_dpo.device.ops import sum_dtype
@@ -108,7 +108,7 @@ class BatchBuilder:
         lengths, topology = self._source.lengths()[rows], self.place.topology
         sizes, seen = packed_sizes(lengths, share_prompt=self.share_prompt)
         costs, predictions = self.costs, lengths[:, 1:].sum(1, dtype=np.int64)
-        work = costs.row * sizes + costs.prediction * predictions + costs.seen_key * seen
+        work = costs.per_token * sizes + costs.per_label * predictions + costs.per_attended_key * seen
         return plan(sizes, work, self.limit, replicas=topology.dp, replica=self.place.dp_rank)
 
     def _packed(

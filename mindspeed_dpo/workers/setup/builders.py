@@ -6,7 +6,7 @@ import logging
 
 import torch
 
-from mindspeed_dpo.config.estimates.memory import multiply_adds
+from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.planning import Limit
 from mindspeed_dpo.device.ops.label_logps import has_kernel

@@ -15,7 +15,7 @@ from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
 from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, log_ratios
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES
-from mindspeed_dpo.config.settings.loss import MATCHED_LOSSES, SMOOTHED_LOSSES, LossConfig
+from mindspeed_dpo.config.settings.loss import CROSS_PAIR_LOSSES, SMOOTHED_LOSSES, LossConfig
 
 pytestmark = pytest.mark.numerics
 
@@ -118,13 +118,13 @@ def test_losses_equal_their_papers(name: str, beta: float) -> None:
     expected = independent(name, policy, ref, lengths.double(), beta, smoothing, 0.3)
     # aot gives each pair the loss of its rank, so only the sum is alike.
     torch.testing.assert_close(losses.sum(), expected.sum(), rtol=1e-12, atol=1e-12)
-    if name not in MATCHED_LOSSES:
+    if name not in CROSS_PAIR_LOSSES:
         torch.testing.assert_close(losses, expected, rtol=1e-12, atol=1e-12)
     gradient, expected_gradient = (torch.autograd.grad(x.sum(), policy)[0] for x in (losses, expected))
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", MATCHED_LOSSES)
+@pytest.mark.parametrize("name", CROSS_PAIR_LOSSES)
 def test_matching_within_groups_is_matching_group_by_group(name: str) -> None:
     policy, ref, lengths = some_logps(3, 6), some_logps(4, 6), torch.ones(6, 2)
     grouped = value(name, policy, ref, lengths, group=4)

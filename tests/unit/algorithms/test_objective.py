@@ -19,12 +19,12 @@ from mindspeed_dpo.algorithms.objective import (
     with_adapted_beta,
 )
 from mindspeed_dpo.config.settings.loss import (
-    DIVERGING_LOSSES,
+    F_DIVERGENCE_LOSSES,
     LIKELIHOOD_LOSSES,
     LOSSES,
+    LOSSES_USING,
     MARGIN_LOSSES,
     REFERENCE_FREE_LOSSES,
-    USED_BY,
     LossConfig,
 )
 
@@ -246,21 +246,21 @@ def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
     assert set(LOSSES) == set(PAIR_LOSSES)
 
 
-@pytest.mark.parametrize("key", sorted(set(USED_BY) - {"margin_column"}))
+@pytest.mark.parametrize("key", sorted(set(LOSSES_USING) - {"margin_column"}))
 def test_the_configuration_lists_the_losses_that_read_a_setting(key: str) -> None:
     terms = TERMS_OF.get(key, set())
-    assert set(USED_BY[key]) == {name for name in PAIR_LOSSES if key in reads(name)[1] or terms & reads(name)[0]}
+    assert set(LOSSES_USING[key]) == {name for name in PAIR_LOSSES if key in reads(name)[1] or terms & reads(name)[0]}
 
 
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_a_loss_reads_no_setting_but_those_the_configuration_lists_and_its_docstring_names(name: str) -> None:
     terms, settings = reads(name)
     text = PAIR_LOSSES[name].__doc__ or ""
-    assert settings <= set(USED_BY) and all(f"`{read}`" in text for read in settings)
+    assert settings <= set(LOSSES_USING) and all(f"`{read}`" in text for read in settings)
     assert all(f"`{read}" in text for read in terms)
 
 
 def test_losses_without_a_reference_read_none() -> None:
     reading = {name for name in PAIR_LOSSES if {"scores", "ratios", "partners"} & reads(name)[0]}
     assert set(PAIR_LOSSES) - reading == {*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES}
-    assert set(MARGIN_LOSSES) <= set(DIVERGING_LOSSES)
+    assert set(MARGIN_LOSSES) <= set(F_DIVERGENCE_LOSSES)

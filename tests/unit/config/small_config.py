@@ -1,4 +1,4 @@
-"""A small configuration as a plain tree, and the two questions to ask of one: what came out, what was wrong."""
+"""A small configuration as a plain tree; its resolved run, and its problems."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def small_tree() -> Tree:
 
 
 def online_tree(**rollout: Any) -> Tree:
-    """An online configuration without problems: a function scores, and everything sits on two processes."""
+    """An online configuration without problems: a function scores, and all roles share two processes."""
     tree = small_tree()
     tree["training"] |= {"stage": "ray_online_dpo", "tokenizer_name_or_path": "hf", "max_prompt_length": 128}
     tree["actor_rollout_ref"]["actor_rollout"] |= {"data_path": "prompts", **rollout}
@@ -63,12 +63,12 @@ def resolved(
     overrides: Mapping[str, str] | None = None,
     exists: Callable[[str], bool] = lambda path: True,
 ) -> RunConfig:
-    """The run that a tree describes, every path taken to exist."""
+    """The run of a tree, as if every path existed."""
     return check(ComposedConfig("small_run", dict(tree), dict(overrides or {})), exists=exists, now=NOON)
 
 
 def problems(tree: Mapping[str, Any], exists: Callable[[str], bool] = lambda path: True) -> list[str]:
-    """What is wrong with a tree."""
+    """The problems of a tree."""
     try:
         resolved(tree, exists=exists)
     except ConfigError as found:

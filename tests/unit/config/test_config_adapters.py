@@ -48,15 +48,15 @@ def test_the_scale_is_alpha_by_r_or_by_its_root() -> None:
     ("keys", "sentence"),
     [
         ({"lora_target_modules": ["linear_kqv"]}, "did you mean linear_qkv?"),
-        ({"lora_target_modules": ["lm_head"]}, "names lm_head, which has no adapter; choose among linear_qkv"),
+        ({"lora_target_modules": ["lm_head"]}, "names lm_head, which cannot have an adapter; choose from linear_qkv"),
         ({"lora_r": 0}, "lora_r=0 must be at least 1"),
         ({"lora_alpha": 0}, "lora_alpha=0 must be more than 0"),
         ({"lora_dropout": 1.0}, "lora_dropout=1.0 must be at least 0 and less than 1"),
         ({"lora_target_modules": [], "lora_r": 8}, "lora_r=8 has no effect without lora_target_modules"),
         ({"lora_target_modules": [], "lora_load": "x"}, "lora_load=x has no effect without lora_target_modules"),
-        ({"load": None, "random_init": True}, "random_init=true has no meaning with lora_target_modules"),
-        ({"load_checkpoint_loosely": True}, "load_checkpoint_loosely=true has no meaning with lora_target_modules"),
-        ({"lora_modules_to_save": ["norm"]}, "beside adapters no other weights are trained"),
+        ({"load": None, "random_init": True}, "random_init=true cannot be combined with lora_target_modules"),
+        ({"load_checkpoint_loosely": True}, "load_checkpoint_loosely=true cannot be combined with lora_target_modules"),
+        ({"lora_modules_to_save": ["norm"]}, "only adapters are trained with lora_target_modules"),
         ({"qlora": True}, "4-bit base weights are not implemented"),
     ],
 )
@@ -70,11 +70,11 @@ def test_an_adapter_to_start_from_must_be_there() -> None:
     assert problem == "actor_rollout_ref.actor_rollout.lora_load=absent does not exist"
 
 
-def test_older_keys_say_what_holds_anyway() -> None:
+def test_legacy_keys_are_accepted_or_reported() -> None:
     quiet = resolved(adapted(lora_ckpt_filter=True, lora_fusion=False))
-    told = resolved(adapted(lora_ckpt_filter=False, lora_fusion=True))
+    reported = resolved(adapted(lora_ckpt_filter=False, lora_fusion=True))
     assert not [note for note in quiet.notes if "lora" in note]
-    assert len([note for note in told.notes if "lora" in note and "has no effect" in note]) == 2
+    assert len([note for note in reported.notes if "lora" in note and "has no effect" in note]) == 2
 
 
 @pytest.mark.parametrize("tree", [small_tree(), adapted(lora_r=8, use_rslora=True)], ids=["without", "with"])
@@ -100,19 +100,19 @@ def test_only_adapters_have_gradient_and_optimizer_state() -> None:
     model = role.model
     keys = model.num_query_groups * model.kv_channels
     by_hand = 4 * model.num_layers * (4 * 64 + 2 * 64 + 2 * keys + 3 * (64 + 176))
-    assert memory.adapter_parameters(role) == by_hand
+    assert memory.num_adapter_parameters(role) == by_hand
     assert (memory.adapter_bytes(role), memory.gradient_bytes(role)) == (4 * by_hand, 4 * by_hand)
     assert memory.optimizer_bytes(role, 1) == 8 * by_hand
     assert memory.weight_bytes(role) == memory.weight_bytes(resolved(small_tree()).actor)
     halves = resolved(put(put(tree, "tensor_model_parallel_size", 2), "sequence_parallel", True)).actor
-    # What is whole on every rank: A of five matrices, B of two.
-    whole = 4 * model.num_layers * 64 * (5 + 2)
-    assert memory.trained_parameters(halves) == (by_hand - whole) // 2 + whole
+    # Replicated on every rank: A of five matrices, B of two.
+    replicated = 4 * model.num_layers * 64 * (5 + 2)
+    assert memory.num_trained_parameters(halves) == (by_hand - replicated) // 2 + replicated
 
 
 def test_the_plan_tells_of_adapters() -> None:
     lines = plan_lines(resolved(adapted(lora_r=2)))
-    assert any("adapters of q_proj, k_proj and v_proj: 2,560 parameters learn" in line for line in lines)
+    assert any("adapters on q_proj, k_proj and v_proj: 2,560 trained parameters" in line for line in lines)
     assert any("the actor with its adapters off, once before training" in line for line in lines)
     online = plan_lines(resolved(adapted(online_tree())))
     assert any("adapters off, at each step" in line for line in online)

@@ -1,4 +1,4 @@
-"""Settings together: sizes divide, choices fit, and one mistake is told once."""
+"""Settings together: sizes divide, choices fit, and one mistake is one problem."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"pipeline_model_parallel_size": 4},
-        "resource_pool.actor_rollout=[2] holds 2 processes, which is no multiple of tensor x pipeline = 4",
+        "resource_pool.actor_rollout=[2] has 2 processes, which is not a multiple of tensor x pipeline = 4",
     ),
-    ({"num_layers_per_virtual_pipeline_stage": 2}, "=2 needs a pipeline_model_parallel_size of 2 or more"),
+    ({"num_layers_per_virtual_pipeline_stage": 2}, "=2 requires a pipeline_model_parallel_size of 2 or more"),
     (
         {"num_layers_per_virtual_pipeline_stage": 2, "pipeline_model_parallel_size": 2},
-        "num_layers_per_virtual_pipeline_stage=2 does not split the 2 layers of a device (num_layers=4 / "
-        "pipeline_model_parallel_size=2) into several equal parts; choose 1",
+        "num_layers_per_virtual_pipeline_stage=2 does not divide the 2 layers of a device (num_layers=4 / "
+        "pipeline_model_parallel_size=2) into several equal stages; choose 1",
     ),
     (
         {"num_layers_per_virtual_pipeline_stage": 4, "pipeline_model_parallel_size": 2, "num_layers": 12},
-        "does not split the 6 layers of a device (num_layers=12 / pipeline_model_parallel_size=2) into several equal "
-        "parts; choose 1, 2 or 3",
+        "does not divide the 6 layers of a device (num_layers=12 / pipeline_model_parallel_size=2) into several equal "
+        "stages; choose 1, 2 or 3",
     ),
     (
         {"num_layers_per_virtual_pipeline_stage": 1, "pipeline_model_parallel_size": 2, "num_layers": 2},
-        "num_layers_per_virtual_pipeline_stage=1 splits the only layer of a device; remove it",
+        "num_layers_per_virtual_pipeline_stage=1 cannot divide a device's only layer into several stages; remove it",
     ),
-    ({"global_batch_size": 6}, "no multiple of micro_batch_size x data-parallel size = 2 x 2; choose 4 or 8"),
-    ({"micro_batch_tokens": 64}, "micro_batch_tokens=64 and micro_batch_size=2 both say what a micro-batch holds"),
+    ({"global_batch_size": 6}, "not a multiple of micro_batch_size x data-parallel size = 2 x 2; choose 4 or 8"),
+    ({"micro_batch_tokens": 64}, "micro_batch_tokens=64 and micro_batch_size=2 both limit a micro-batch"),
     (
         {"micro_batch_size": None, "micro_batch_tokens": 6, "pad_to_multiple_of": 8},
-        "micro_batch_tokens=6 is less than 8, to a multiple of which micro-batches are padded",
+        "micro_batch_tokens=6 is less than 8, the multiple to which micro-batches are padded",
     ),
     (
         {"micro_batch_size": None, "micro_batch_tokens": 64, "global_batch_size": None},
-        "micro_batch_tokens=64 needs global_batch_size",
+        "micro_batch_tokens=64 requires global_batch_size",
     ),
     (
         {"micro_batch_size": None, "micro_batch_tokens": 64, "global_batch_size": 1},
@@ -55,26 +55,35 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"num_attention_heads": 6}, "does not divide hidden_size=64; set kv_channels"),
     ({"padded_vocab_size": 100}, "padded_vocab_size=100 is less than vocab_size=262"),
     ({"padded_vocab_size": 263, "tensor_model_parallel_size": 2}, "does not divide padded_vocab_size=263"),
-    ({"vocab_size": None}, "vocab_size=null must be given"),
+    ({"vocab_size": None}, "vocab_size=null must be set"),
     ({"seq_length": 512}, "seq_length=512 is more than max_position_embeddings=256"),
     (
         {"rope_scaling_type": "llama3"},
-        "needs low_freq_factor, high_freq_factor and original_max_position_embeddings as well",
+        "also requires low_freq_factor, high_freq_factor and original_max_position_embeddings",
     ),
     ({"min_lr": 1}, "min_lr=1.0 is more than lr=0.001"),
     (
         {"lr_warmup_fraction": 0.1, "lr_warmup_iters": 2},
-        "lr_warmup_fraction=0.1 and lr_warmup_iters say the same thing",
+        "lr_warmup_fraction=0.1 and lr_warmup_iters both set the warm-up",
     ),
     ({"lr_warmup_iters": 10}, "lr_warmup_iters=10 must be less than lr_decay_iters=10"),
     ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "hinge"}, "has no effect with dpo_loss_type=hinge"),
     ({"dpo_label_smoothing": 0.1, "dpo_loss_type": "ipo"}, "has no effect with dpo_loss_type=ipo"),
-    ({"dpo_loss_type": "exo_pair"}, "needs dpo_label_smoothing above 0"),
+    ({"dpo_loss_type": "exo_pair"}, "requires dpo_label_smoothing above 0"),
     ({"dpo_loss_type": ["sigmoid", "sigmoid"]}, "dpo_loss_type=[sigmoid, sigmoid] names a loss twice"),
-    ({"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1]}, "loss_weights=[1.0] has 1 of 2 weights"),
+    (
+        {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1]},
+        "loss_weights=[1.0] must have a weight for each of the 2 losses",
+    ),
     ({"loss_weights": [-1]}, "loss_weights=[-1.0] must not be negative"),
-    ({"dpo_loss_type": ["simpo", "sigmoid"]}, "mixes simpo, which has no reference and its own scale of rewards, with"),
-    ({"dpo_loss_type": ["cpo", "orpo"]}, "mixes cpo, which has no reference and its own scale of rewards, with orpo"),
+    (
+        {"dpo_loss_type": ["simpo", "sigmoid"]},
+        "combines simpo, which has no reference and its own scale of rewards, with",
+    ),
+    (
+        {"dpo_loss_type": ["cpo", "orpo"]},
+        "combines cpo, which has no reference and its own scale of rewards, with orpo",
+    ),
     ({"discopop_tau": 0.1}, "discopop_tau=0.1 has no effect with dpo_loss_type=sigmoid; remove it or choose discopop"),
     ({"gamma_beta_ratio": 1.0}, "gamma_beta_ratio=1.0 has no effect with dpo_loss_type=sigmoid"),
     ({"cpo_alpha": 0.5}, "cpo_alpha=0.5 has no effect with dpo_loss_type=sigmoid"),
@@ -83,15 +92,15 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"f_divergence_type": "js_divergence", "dpo_loss_type": "bco_pair"}, "has no effect with dpo_loss_type=bco_pair"),
     (
         {"f_divergence_type": "js_divergence", "dpo_loss_type": ["sigmoid", "bco_pair"]},
-        "does not reach bco_pair of dpo_loss_type=[sigmoid, bco_pair]",
+        "does not apply to bco_pair of dpo_loss_type=[sigmoid, bco_pair]",
     ),
     ({"f_alpha_divergence_coef": 0.7}, "f_alpha_divergence_coef=0.7 has no effect with f_divergence_type=reverse_kl"),
     ({"ld_alpha": 1.5}, "ld_alpha=1.5 must be at least 0 and at most 1"),
     ({"clamp_weighting": True}, "clamp_weighting=true has no effect without use_weighting=true"),
-    ({"use_weighting": True, "dpo_loss_type": "aot"}, "weighs pairs, but aot compares each pair with another"),
+    ({"use_weighting": True, "dpo_loss_type": "aot"}, "weights single pairs, but aot compares each pair with another"),
     ({"use_weighting": True, "dpo_loss_type": "sft"}, "use_weighting=true has no effect with dpo_loss_type=sft"),
     ({"beta_dpo_momentum": 0.5}, "beta_dpo_momentum=0.5 has no effect with beta_dpo_alpha=0"),
-    ({"beta_dpo_alpha": 0.6, "dpo_loss_type": "simpo"}, "follows the margin against the reference"),
+    ({"beta_dpo_alpha": 0.6, "dpo_loss_type": "simpo"}, "adapts beta to the margin over the reference"),
     ({"margin_column": "gap", "dpo_loss_type": "ipo"}, "margin_column=gap has no effect with dpo_loss_type=ipo"),
     (
         {"dpo_loss_type": "simpo", "ref_model": "./other"},
@@ -101,27 +110,30 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"context_parallel_size": 8}, "does not divide the 4 attention heads of a device (num_attention_heads=4 / "),
     (
         {"context_parallel_size": 2, "context_parallel_algo": "megatron_cp_algo"},
-        "context_parallel_algo=megatron_cp_algo is not implemented: rows hold many segments",
+        "context_parallel_algo=megatron_cp_algo is not implemented with context_parallel_size=2: rows hold",
     ),
     (
         {"tensor_model_parallel_size": 2, "context_parallel_size": 2},
-        "no multiple of tensor x context x pipeline = 4; choose 4, 8 or 16 in all",
+        "not a multiple of tensor x context x pipeline = 4; choose 4, 8 or 16 in total",
     ),
-    ({"recompute_granularity": "full"}, "needs recompute_method and recompute_num_layers"),
+    ({"recompute_granularity": "full"}, "requires recompute_method and recompute_num_layers"),
     ({"recompute_method": "block"}, "has no effect without recompute_granularity=full"),
     ({"overlap_param_gather": True}, "has no effect without use_distributed_optimizer"),
-    ({"eval_interval": 5}, "split=100,0,0 keeps no rows for it"),
+    ({"eval_interval": 5}, "split=100,0,0 has no rows for it"),
     ({"split": "a,b"}, "split=a,b must be one to three shares"),
     ({"split": "0,100"}, "split=0,100 must be one to three shares"),
     ({"split": "90,5,4,1"}, "must be one to three shares"),
     ({"load": None}, "load=null must name the initial weights"),
     ({"random_init": True}, "random_init=true and load exclude each other"),
     ({"distributed_backend": "gloo", "device": "npu"}, "runs on the CPU only, but device=npu"),
-    ({"device": "npu", "kv_channels": 770}, "kv_channels=770 is no width of a head that device=npu takes: an even one"),
-    ({"device": "npu", "kv_channels": 17}, "kv_channels=17 is no width of a head that device=npu takes"),
+    (
+        {"device": "npu", "kv_channels": 770},
+        "kv_channels=770 is not supported with device=npu: the width of a head must be even",
+    ),
+    ({"device": "npu", "kv_channels": 17}, "kv_channels=17 is not supported with device=npu"),
     (
         {"device": "npu", "num_attention_heads": 520, "kv_channels": 16, "tensor_model_parallel_size": 2},
-        "tensor_model_parallel_size=2 leaves 260 heads to a device, of which device=npu takes 256 at most",
+        "tensor_model_parallel_size=2 gives each device 260 attention heads; device=npu supports at most 256",
     ),
 ]
 
@@ -202,7 +214,7 @@ def test_a_reference_with_one_stage_has_no_virtual_ones() -> None:
     assert [role.num_chunks for role in resolved(tree).roles] == [2, 1]
     tree["actor_rollout_ref"]["ref"]["num_layers_per_virtual_pipeline_stage"] = 1
     (found,) = problems(tree)
-    assert "ref.num_layers_per_virtual_pipeline_stage=1 needs a pipeline_model_parallel_size of 2" in found
+    assert "ref.num_layers_per_virtual_pipeline_stage=1 requires a pipeline_model_parallel_size of 2" in found
 
 
 def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None:
@@ -216,10 +228,10 @@ def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None
         "num_layers_per_virtual_pipeline_stage": None,
     }
     (found,) = problems(tree)
-    assert "needs actor and reference to have the same num_layers_per_virtual_pipeline_stage" in found
+    assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in found
 
 
-def test_a_bad_size_in_training_is_told_once_for_actor_and_reference() -> None:
+def test_a_bad_size_in_training_is_reported_once_for_actor_and_reference() -> None:
     tree = put(small_tree(), "pipeline_model_parallel_size", 3)
     tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
     tree["resource_pool"] = {"actor_rollout": [3], "ref": [3]}
@@ -253,7 +265,7 @@ def test_two_names_for_the_reference_must_agree() -> None:
     ],
 )
 def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
-    found = problems(put(small_tree(), key, path), exists=lambda asked: asked != path)
+    found = problems(put(small_tree(), key, path), exists=lambda name: name != path)
     assert len(found) == 1
     assert f"{key}={path} does not exist" in found[0]
 
@@ -262,23 +274,26 @@ def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
 @pytest.mark.parametrize("ending", ["bin", "idx"])
 def test_an_incomplete_data_set_is_named_by_its_first_missing_file(column: str, ending: str) -> None:
     file = f"pairs_packed_{column}_document.{ending}"
-    (found,) = problems(small_tree(), exists=lambda asked: asked != file)
+    (found,) = problems(small_tree(), exists=lambda name: name != file)
     assert "data_path=pairs" in found
     assert file in found
 
 
 def test_every_data_set_of_a_weighted_list_must_be_there() -> None:
     tree = put(small_tree(), "data_path", "0.7,first,0.3,second")
-    (found,) = problems(tree, exists=lambda asked: not asked.startswith("second"))
+    (found,) = problems(tree, exists=lambda name: not name.startswith("second"))
     assert "second_packed_chosen_input_ids_document.bin" in found
 
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"micro_batch_tokens": 512}, "micro_batch_tokens=512 and micro_batch_size=2 both say"),
+        ({"micro_batch_tokens": 512}, "micro_batch_tokens=512 and micro_batch_size=2 both limit"),
         ({"micro_batch_tokens": 8, "pad_to_multiple_of": 16, "micro_batch_size": None}, "is less than 16"),
-        ({"micro_batch_tokens": 512, "micro_batch_size": None, "global_batch_size": None}, "needs global_batch_size"),
+        (
+            {"micro_batch_tokens": 512, "micro_batch_size": None, "global_batch_size": None},
+            "requires global_batch_size",
+        ),
         ({"micro_batch_tokens": 512, "micro_batch_size": None, "global_batch_size": 1}, "less than one pair for each"),
     ],
 )

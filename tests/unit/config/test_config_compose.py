@@ -85,7 +85,7 @@ def test_overrides_that_cannot_be_read_come_in_one_list() -> None:
     assert [problem.split(" cannot be read")[0] for problem in found] == ["override foo", "override bar"]
 
 
-def test_unknown_names_bring_the_nearest() -> None:
+def test_unknown_names_suggest_the_nearest() -> None:
     assert _problems("offline_dpo_trainer_tinny") == (
         f"--config-name offline_dpo_trainer_tinny: there is no such configuration; did you mean {TINY}?",
     )

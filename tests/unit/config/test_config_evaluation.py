@@ -39,11 +39,11 @@ def test_a_set_is_a_path_or_has_a_name(written: Any, read: Any) -> None:
         ({"eval_data_path": {"loss": "a"}}, "training.eval_data_path={loss: a} must be named with letters"),
         ({"eval_data_path": {"a/b": "a"}}, "must be named with letters"),
         ({"eval_data_path": {"split": "a"}}, "must be named with letters"),
-        ({"eval_data_path": {}}, "must be one text, or names with a text each"),
-        ({"eval_data_path": True}, "must be one text"),
+        ({"eval_data_path": {}}, "must be a single text, or a text for each name"),
+        ({"eval_data_path": True}, "must be a single text"),
         ({"eval_interval": None, "eval_at_start": True}, "eval_at_start=true has no effect without eval_interval"),
         ({"eval_interval": 0, "eval_data_path": "a"}, "has no effect without eval_interval"),
-        ({"split": "100,0,0"}, "asks for evaluation, but split=100,0,0 keeps no rows for it"),
+        ({"split": "100,0,0"}, "enables evaluation, but split=100,0,0 has no rows for it"),
     ],
 )
 def test_what_cannot_take_effect_is_refused(change: dict[str, Any], words: str) -> None:
@@ -62,9 +62,9 @@ def test_missing_files_of_a_set_are_named() -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("eval_data_path", "held"), ("eval_at_start", True), ("eval_interval", 3)])
-def test_online_nothing_is_evaluated_and_that_is_said(key: str, value: Any) -> None:
+def test_evaluation_keys_are_reported_as_unused_online(key: str, value: Any) -> None:
     run = resolved(put(online_tree(), key, value))
-    assert any(note.startswith(f"training.{key}=") and "online DPO keeps no pairs" in note for note in run.notes)
+    assert any(note.startswith(f"training.{key}=") and "online DPO has no held-out pairs" in note for note in run.notes)
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,19 @@ def test_online_nothing_is_evaluated_and_that_is_said(key: str, value: Any) -> N
             {"best_metric": "eval/loss", "eval_interval": None},
             "best_metric=eval/loss has no effect without eval_interval",
         ),
-        ({"best_metric": "eval/los"}, "best_metric=eval/los is no metric of an evaluation; did you mean eval/loss?"),
-        ({"best_metric": "loss"}, "is no metric of an evaluation"),
-        ({"best_metric": "eval/loss", "eval_data_path": "held"}, "is no metric of an evaluation; did you mean eval/"),
-        ({"best_metric": "eval/entropy", "log_token_statistics": False}, "is no metric of an evaluation"),
-        ({"early_stop_patience": 3}, "early_stop_patience=3 needs best_metric, e.g. eval/loss"),
-        ({"best_metric_mode": "max"}, "best_metric_mode=max needs best_metric"),
-        ({"early_stop_min_delta": 0.1}, "early_stop_min_delta=0.1 needs best_metric"),
+        (
+            {"best_metric": "eval/los"},
+            "best_metric=eval/los is not an evaluation metric of this run; did you mean eval/loss?",
+        ),
+        ({"best_metric": "loss"}, "is not an evaluation metric of this run"),
+        (
+            {"best_metric": "eval/loss", "eval_data_path": "held"},
+            "is not an evaluation metric of this run; did you mean eval/",
+        ),
+        ({"best_metric": "eval/entropy", "log_token_statistics": False}, "is not an evaluation metric of this run"),
+        ({"early_stop_patience": 3}, "early_stop_patience=3 requires best_metric, e.g. eval/loss"),
+        ({"best_metric_mode": "max"}, "best_metric_mode=max requires best_metric"),
+        ({"early_stop_min_delta": 0.1}, "early_stop_min_delta=0.1 requires best_metric"),
         ({"best_metric": "eval/loss", "early_stop_min_delta": 0.1}, "has no effect without early_stop_patience"),
         ({"best_metric": "eval/loss", "early_stop_patience": 0}, "early_stop_patience=0 must be at least 1"),
         ({"keep_last_checkpoints": 0}, "keep_last_checkpoints=0 must be at least 1"),

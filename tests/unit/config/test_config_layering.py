@@ -1,4 +1,4 @@
-"""Which value wins for which role, and where it is said to come from."""
+"""Precedence of values for each role, and their origins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.loading.sections import Origin
+from mindspeed_dpo.config.values import Origin
 from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 LAYERS = ("model", "training", "role")
@@ -114,10 +114,10 @@ def test_hyphens_and_underscores_are_alike() -> None:
 def test_one_key_spelled_twice_is_a_problem() -> None:
     tree = small_tree()
     tree["training"].update({"min-lr": 1e-4, "min_lr": 1e-4})
-    assert problems(tree) == ["training: min-lr and min_lr are one key spelled twice; keep one"]
+    assert problems(tree) == ["training: min-lr and min_lr are the same key; keep one"]
     tree = small_tree()
     tree["training"].update({"npu_deterministic": True, "use_deter_comp": True})
-    assert problems(tree) == ["training: npu_deterministic and use_deter_comp are one key spelled twice; keep one"]
+    assert problems(tree) == ["training: npu_deterministic and use_deter_comp are the same key; keep one"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_one_key_spelled_twice_is_a_problem() -> None:
         ("use_flash_atn", "use_flash_attn"),
     ],
 )
-def test_an_unknown_key_brings_the_nearest_known_one(typo: str, meant: str) -> None:
+def test_an_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
     (found,) = problems(put(small_tree(), typo, 1))
     assert found.startswith(f"training.{typo} is not a known key; did you mean {meant}")
 
@@ -144,7 +144,7 @@ def test_the_only_model_need_not_be_named() -> None:
 
 def test_a_model_that_was_not_listed_is_one_problem() -> None:
     tree = put(small_tree(), "model", "smal")
-    assert problems(tree) == ["actor: model=smal is not among the models of `defaults`; did you mean small?"]
+    assert problems(tree) == ["actor: model=smal is not one of the models in `defaults`; did you mean small?"]
     tree = small_tree()
     del tree["model"]
     (found,) = problems(tree)
@@ -155,4 +155,4 @@ def test_a_model_that_was_not_listed_is_one_problem() -> None:
 def test_a_section_that_holds_no_keys_is_a_problem(section: str) -> None:
     tree = small_tree()
     tree[section] = ["a"]
-    assert any(f"section {section} must hold keys and values" in found for found in problems(tree))
+    assert any(f"section {section} must contain keys and values" in found for found in problems(tree))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,13 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.legacy.aliases import ALIASES
-from mindspeed_dpo.config.legacy.megatron_keys import ROLE_KEYS
+from mindspeed_dpo.config.legacy import ALIASES, ROLE_KEYS, find_legacy_key
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
-from mindspeed_dpo.config.settings.stage_keys import LEFTOVERS
-from tests.unit.config.small_config import put, resolved, small_tree
+from mindspeed_dpo.config.settings.training import LoopConfig
+from tests.unit.config.small_config import online_tree, put, resolved, small_tree
 
 LEGACY = Path(__file__).parent / "legacy"
 
@@ -46,13 +46,25 @@ def test_a_published_key_is_known(key: str) -> None:
         assert not any("not a known key" in problem for problem in found.problems)
 
 
-@pytest.mark.parametrize(("other", "name"), ALIASES.items())
+RENAMED = (
+    *ALIASES.items(),
+    ("no_pad_to_seq_lengths", "variable_seq_lengths"),
+    ("attention_mask_type", "cp_attention_mask_type"),
+    ("use_ascend_mc2", "use_mc2"),
+    ("moe_intermediate_size", "moe_ffn_hidden_size"),
+    ("multi_head_latent_attention", "multi_latent_attention"),
+    ("qk_rope_head_dim", "qk_pos_emb_head_dim"),
+    ("qk_nope_head_dim", "qk_head_dim"),
+)
+
+
+@pytest.mark.parametrize(("other", "name"), RENAMED)
 def test_both_spellings_of_a_renamed_key_are_treated_alike(other: str, name: str) -> None:
-    told = []
+    sentences = []
     for key in (other, name):
         _, problems, notes = _outcome(put(small_tree(), key, "probe"))
-        told.append([sentence.replace(f".{key}=", ".KEY=") for sentence in (*problems, *notes)])
-    assert told[0] == told[1] != []
+        sentences.append([sentence.replace(f".{key}=", ".KEY=") for sentence in (*problems, *notes)])
+    assert sentences[0] == sentences[1] != []
 
 
 def test_the_other_spelling_of_a_setting_is_reported() -> None:
@@ -71,7 +83,7 @@ def test_the_online_file_runs_in_the_layout_that_was_documented() -> None:
     assert run.is_online
     assert run.pools == {"actor_rollout": (1,), "rollout": (1,), "ref": (1,), "reward": (1,)}
     assert [run.data_parallel_size(role.name) for role in run.roles] == [1, 1, 1, 1]
-    assert {role.parallel.distributed_backend for role in run.roles} == {"auto"}
+    assert run.loop.device == "auto"
     assert (run.actor.optimizer.lr, run.actor.batch.global_batch_size, run.actor.max_new_tokens) == (1e-7, 4, 256)
     assert (run.actor.pairing.missing_eos_penalty, run.actor.pairing.ppo_mini_batch_size) == (1.0, 4)
     assert (run.actor.rollout.n_samples_per_prompt, run.actor.rollout.top_k, run.actor.rollout.top_p) == (2, 0, 1.0)
@@ -94,7 +106,7 @@ def test_every_online_key_is_reported_when_the_stage_is_offline() -> None:
     assert run is not None
     assert run.ref is not None
     used = {key for section in _sections(tree) for key in section if key in ONLINE_KEYS}
-    assert len(used) >= 9
+    assert len(used) >= 8
     for key in used:
         assert any(f".{key}=" in note and "only ray_online_dpo uses it" in note for note in notes), key
     assert any(note.startswith("section reward has no effect") for note in notes)
@@ -146,10 +158,10 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
         ("megatron_training", "num_layer_list", "6,10", "stages of unequal depth"),
         ("megatron_training", "expert_model_parallel_size", 2, "expert parallelism"),
         ("megatron_training", "attention_dropout", 0.1, "dropout"),
-        ("megatron_training", "swiglu", False, "gated SiLU"),
+        ("megatron_training", "swiglu", False, "SwiGLU"),
         ("megatron_training", "num_experts", 128, "mixture of experts"),
         ("megatron_training", "optimizer", "sgd", "only Adam"),
-        ("megatron_training", "lora_modules_to_save", ["norm"], "beside adapters no other weights"),
+        ("megatron_training", "lora_modules_to_save", ["norm"], "only adapters are trained"),
         ("megatron_training", "shuffle", True, "use shuffle_minibatch"),
         ("megatron_training", "stage", "sft", "this project trains dpo and ray_online_dpo"),
     ],
@@ -178,8 +190,8 @@ def test_both_names_of_the_training_section_are_a_problem() -> None:
 
 
 def test_tables_and_settings_do_not_overlap() -> None:
-    tables = [set(SETTINGS), set(ROLE_KEYS), set(LEFTOVERS), set(ALIASES)]
-    assert sum(map(len, tables)) == len(set().union(*tables))
+    assert [key for key in SETTINGS if find_legacy_key(key, ROLE_KEYS)] == []
+    assert not set(ALIASES) & {*SETTINGS, *ROLE_KEYS}
 
 
 def test_a_legacy_folder_with_its_own_models_composes(tmp_path: Path) -> None:
@@ -190,3 +202,82 @@ def test_a_legacy_folder_with_its_own_models_composes(tmp_path: Path) -> None:
     (tmp_path / "dpo_dense.yaml").write_text(yaml.safe_dump({"defaults": [{"model": ["dense"]}], **tree}))
     run = load_run("dpo_dense", config_dir=tmp_path, exists=lambda path: True)
     assert run.actor.model.num_layers == 16
+
+
+def _without_choice(key: str, value: Any, online: bool = False) -> tuple[RunConfig | None, tuple[str, ...], list[str]]:
+    run, problems, notes = _outcome(put(online_tree() if online else small_tree(), key, value))
+    return run, problems, [note for note in notes if key in note]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("tokenizer_type", "PretrainedFromHF"),
+        ("tokenizer_type", "HuggingFaceTokenizer"),
+        ("tokenizer_type", None),
+        ("distributed_backend", "auto"),
+        ("distributed_backend", "nccl"),
+        ("distributed_backend", "hccl"),
+        ("context_parallel_algo", "ulysses_cp_algo"),
+        ("do_sample", True),
+        ("do_sample", "True"),
+    ],
+)
+@pytest.mark.parametrize("online", [False, True])
+def test_a_key_without_a_choice_is_accepted_silently_and_changes_nothing(key: str, value: Any, online: bool) -> None:
+    run, problems, notes = _without_choice(key, value, online)
+    unchanged, _, _ = _outcome(online_tree() if online else small_tree())
+    assert (problems, notes) == ((), [])
+    assert run is not None and unchanged is not None
+    assert key not in SETTINGS
+    assert dataclasses.replace(run, loop=_without_folder(run)) == dataclasses.replace(
+        unchanged, loop=_without_folder(unchanged)
+    )
+
+
+def _without_folder(run: RunConfig) -> LoopConfig:
+    return dataclasses.replace(run.loop, output_dir="")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("tokenizer_type", "GPT2BPETokenizer", "only Hugging Face tokenizers are supported"),
+        ("distributed_backend", "mpi", "the backend follows from the device"),
+        ("context_parallel_algo", "ring", "only Ulysses is implemented"),
+        ("do_sample", "maybe", "without sampling"),
+    ],
+)
+def test_another_value_of_a_key_without_a_choice_is_refused(key: str, value: str, reason: str) -> None:
+    _, (problem,), _ = _without_choice(key, value)
+    assert problem.startswith(f"training.{key}={value} is refused: ") and reason in problem
+
+
+def test_greedy_responses_are_refused_online_and_reported_offline() -> None:
+    _, (problem,), _ = _without_choice("do_sample", False, online=True)
+    assert problem.startswith("training.do_sample=false is refused: without sampling")
+    run, problems, notes = _without_choice("do_sample", False)
+    assert run is not None
+    assert (problems, notes) == ((), ["training.do_sample=false has no effect: only ray_online_dpo uses it"])
+
+
+def test_another_context_parallel_algorithm_is_reported_where_there_is_no_context_parallelism() -> None:
+    run, problems, notes = _without_choice("context_parallel_algo", "megatron_cp_algo")
+    assert run is not None
+    assert (problems, len(notes)) == ((), 1)
+    assert notes[0].startswith("training.context_parallel_algo=megatron_cp_algo has no effect")
+
+
+def test_a_resolved_file_of_an_older_version_still_composes() -> None:
+    run = resolved(small_tree())
+    tree = run.as_tree()
+    actor = tree["actor_rollout_ref"]["actor_rollout"]
+    assert not {"tokenizer_type", "distributed_backend", "context_parallel_algo", "do_sample"} & set(actor)
+    actor |= {
+        "tokenizer_type": "PretrainedFromHF",
+        "distributed_backend": "auto",
+        "context_parallel_algo": "ulysses_cp_algo",
+    }
+    again, problems, _ = _outcome(tree)
+    assert problems == ()
+    assert again is not None and again.actor == run.actor

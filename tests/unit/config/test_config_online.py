@@ -11,8 +11,7 @@ from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
-from mindspeed_dpo.config.settings.registry import ONLINE_KEYS, SETTINGS
-from mindspeed_dpo.config.settings.stage_keys import OFFLINE_KEYS, REWARD_KEYS_OF
+from mindspeed_dpo.config.settings.registry import OFFLINE_KEYS, ONLINE_KEYS, REWARD_SOURCES_USING, SETTINGS
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
@@ -26,61 +25,82 @@ def with_model() -> Tree:
 XPO: dict[str, Any] = {"online_method": "xpo"}
 NASH: dict[str, Any] = {"online_method": "nash_md"}
 PROBLEMS: list[tuple[dict[str, Any], str]] = [
-    ({"max_prompt_length": 256}, "max_prompt_length=256 leaves no room for an answer: seq_length=256 must be more"),
-    ({"seq_length": 100}, "max_prompt_length=128 leaves no room for an answer: seq_length=100 must be more"),
+    ({"max_prompt_length": 256}, "max_prompt_length=256 leaves no tokens for a response: seq_length=256 must be more"),
+    ({"seq_length": 100}, "max_prompt_length=128 leaves no tokens for a response: seq_length=100 must be more"),
     ({"ppo_mini_batch_size": 3}, "ppo_mini_batch_size=3 does not divide global_batch_size=8; choose 1, 2, 4 or 8"),
-    ({"do_sample": False}, "do_sample=false is refused: without sampling the answers to a prompt are all equal"),
-    ({"tokenizer_name_or_path": None}, "tokenizer_name_or_path=null must name the tokenizer's directory"),
+    ({"do_sample": False}, "do_sample=false is refused: without sampling, the responses to a prompt are identical"),
+    ({"tokenizer_name_or_path": None}, "tokenizer_name_or_path=null must name the directory of the tokenizer"),
     (
         {"inference_tensor_model_parallel_size": 4},
         "does not divide num_query_groups=2 and the 2 processes of the actor; choose 1 or 2",
     ),
     (
         {"max_tokens_to_oom": 1000},
-        "max_tokens_to_oom=1000 is less than the 2048 tokens that a rollout replica may hold: 8 responses of "
+        "max_tokens_to_oom=1000 is less than the 2048 tokens in the cache of a rollout replica: 8 responses of "
         "seq_length=256 in blocks of 64; raise it, or set rollout_slots=3",
     ),
     (
         {"publish_bucket_bytes": 100},
-        "publish_bucket_bytes=100 holds no row of ffn_hidden_size=",
+        "publish_bucket_bytes=100 is less than one row of ffn_hidden_size=",
     ),
     ({"seq_length": 5000, "max_tokens_to_oom": 100000}, "seq_length=5000 is more than max_position_embeddings="),
     ({"max_tokens_to_oom": 100}, "8 responses of seq_length=256 in blocks of 64; raise it"),
     ({"max_tokens_to_oom": 1600, "seq_length": 200}, "is less than the 2048 tokens"),
-    ({"verifier": True}, "verifier=true is refused: rules are functions here; name them in reward_functions"),
-    ({"reward_weights": [1, 2]}, "reward_weights=[1.0, 2.0] has 2 of 1 weights: give each of reward_functions one"),
+    ({"verifier": True}, "verifier=true is refused: rule-based rewards are functions; name them in reward_functions"),
+    ({"reward_weights": [1, 2]}, "reward_weights=[1.0, 2.0] must have a weight for each of the 1 reward_functions"),
     ({"judge": "package.judge"}, "reward.reward_functions=[package.score] and judge exclude each other; keep one"),
     ({"judge": "judge"}, "judge=judge must be a dotted path such as package.module.function"),
     ({"dpo_loss_type": "sigmoid", "ipo_normalize": True}, "has no effect with dpo_loss_type=sigmoid"),
-    ({"ld_alpha": 0.5}, "ld_alpha=0.5 needs to know the pair before the reference is asked; only stage dpo does"),
-    ({"margin_column": "gap"}, "margin_column=gap belongs to given pairs; online the policy makes its own"),
-    ({"weight_column": "trust"}, "weight_column=trust belongs to given pairs"),
+    (
+        {"ld_alpha": 0.5},
+        "ld_alpha=0.5 requires stage dpo: online, the reference scores responses before they are paired",
+    ),
+    (
+        {"margin_column": "gap"},
+        "margin_column=gap requires pairs from a data set; online, pairs are made from responses",
+    ),
+    ({"weight_column": "trust"}, "weight_column=trust requires pairs from a data set"),
     ({"dpo_beta_end": 0.5}, "dpo_beta_end=0.5 has no effect with dpo_beta_style=constant; choose linear or cosine"),
-    ({"dpo_beta_style": "linear"}, "dpo_beta_style=linear needs dpo_beta_end"),
+    ({"dpo_beta_style": "linear"}, "dpo_beta_style=linear requires dpo_beta_end"),
     ({"num_gpus_for_train": 3}, "num_gpus_for_train=3 and num_gpus_for_infer=null must add up to the 2 processes"),
     ({"split": "x"}, "split=x must be one to three shares"),
-    (XPO | {"n_samples_per_prompt": 4}, "n_samples_per_prompt=4 does not fit online_method=xpo: one response is"),
-    (NASH | {"pair_selection": "random"}, "pair_selection=random does not fit online_method=nash_md"),
-    (XPO | {"dpo_loss_type": "hinge"}, "dpo_loss_type=[hinge] does not fit online_method=xpo, which adds its bonus"),
-    (XPO | {"dpo_loss_type": ["sigmoid", "sft"]}, "adds its bonus to one loss; choose sigmoid or ipo"),
-    (XPO | {"dpo_loss_type": "simpo"}, "dpo_loss_type=[simpo] does not fit online_method=xpo"),
+    (
+        XPO | {"n_samples_per_prompt": 4},
+        "n_samples_per_prompt=4 cannot be combined with online_method=xpo, which samples one response",
+    ),
+    (NASH | {"pair_selection": "random"}, "pair_selection=random cannot be combined with online_method=nash_md"),
+    (
+        XPO | {"dpo_loss_type": "hinge"},
+        "dpo_loss_type=[hinge] cannot be combined with online_method=xpo, which adds its bonus",
+    ),
+    (XPO | {"dpo_loss_type": ["sigmoid", "sft"]}, "adds its bonus to a single loss; choose sigmoid or ipo"),
+    (XPO | {"dpo_loss_type": "simpo"}, "dpo_loss_type=[simpo] cannot be combined with online_method=xpo"),
     ({"xpo_alpha": 0.1}, "xpo_alpha=0.1 has no effect with online_method=dpo; remove it or choose xpo"),
     ({"nash_md_mixture": 0.1}, "nash_md_mixture=0.1 has no effect with online_method=dpo; remove it or choose nash_md"),
     (NASH | {"nash_md_mixture": 1.5}, "nash_md_mixture=1.5 must be at least 0 and at most 1"),
     (XPO | {"xpo_alpha": -1.0}, "xpo_alpha=-1.0 must be at least 0"),
-    ({"online_method": "ppo"}, "online_method=ppo is not known"),
-    (NASH | {"dpo_loss_type": "ipo"}, "dpo_loss_type=[ipo] shapes the loss of a pair, and online_method=nash_md has"),
-    (NASH | {"pref_ftx": 0.5}, "pref_ftx=0.5 shapes the loss of a pair"),
+    ({"online_method": "ppo"}, "online_method=ppo is not supported"),
+    (
+        NASH | {"dpo_loss_type": "ipo"},
+        "dpo_loss_type=[ipo] is a setting of a pair loss, but online_method=nash_md trains",
+    ),
+    (NASH | {"pref_ftx": 0.5}, "pref_ftx=0.5 is a setting of a pair loss"),
     (NASH | {"min_reward_margin": 0.5}, "min_reward_margin=0.5 has no effect with online_method=nash_md"),
-    (NASH | {"ppo_epochs": 2}, "ppo_epochs=2 does not fit online_method=nash_md: its gradient is that of responses"),
-    (XPO | {"load": None, "random_init": True}, "random_init=true does not fit online_method=xpo: the reference is"),
-    ({"rollout_staleness": 1}, "rollout_staleness=1 has no effect where the policy answers on the devices on which it"),
+    (NASH | {"ppo_epochs": 2}, "ppo_epochs=2 cannot be combined with online_method=nash_md, whose policy gradient"),
+    (
+        XPO | {"load": None, "random_init": True},
+        "random_init=true cannot be combined with online_method=xpo: the rollout loads",
+    ),
+    ({"rollout_staleness": 1}, "rollout_staleness=1 has no effect where the policy generates on the training"),
     ({"rollout_staleness": 2}, "rollout_staleness=2 must be 0 or 1"),
     (
         NASH | {"rollout_staleness": 1, "num_gpus_for_infer": 1, "num_gpus_for_train": 1},
-        "rollout_staleness=1 does not fit online_method=nash_md: its gradient is that of responses which the policy",
+        "rollout_staleness=1 cannot be combined with online_method=nash_md, whose policy gradient",
     ),
-    (NASH | {"load_checkpoint_loosely": True}, "load_checkpoint_loosely=true does not fit online_method=nash_md"),
+    (
+        NASH | {"load_checkpoint_loosely": True},
+        "load_checkpoint_loosely=true cannot be combined with online_method=nash_md",
+    ),
 ]
 
 
@@ -97,7 +117,7 @@ def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
-        ({}, "reward.load=null must name a reward model, or let reward_functions or a judge score"),
+        ({}, "reward.load=null must name a reward model; or set reward_functions or a judge"),
         ({"judge": "a.b", "load": "reward"}, "reward.judge=a.b and load of section reward exclude each other"),
         (
             {"judge": "a.b", "load": "reward", "reward_functions": ["a.c"]},
@@ -105,11 +125,14 @@ def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words
         ),
         ({"load": "reward", "random_init": True}, "reward.random_init=true and load exclude each other"),
         ({"reward_functions": ["score"]}, "reward.reward_functions=[score] must be dotted paths such as"),
-        ({"load": "reward", "reward_weights": [1]}, "reward.reward_weights=[1.0] has 1 of 0 weights"),
+        (
+            {"load": "reward", "reward_weights": [1]},
+            "reward.reward_weights=[1.0] has no effect without reward_functions",
+        ),
         ({"load": "reward", "tensor_model_parallel_size": 2}, "differs from 1 of the actor, whose devices it shares"),
         (
             {"load": "reward", "model": "other"},
-            "model.other.vocab_size=300 differs from 262 of the actor, whose tokens",
+            "model.other.vocab_size=300 differs from 262 of the actor, whose token ids",
         ),
     ],
 )
@@ -141,7 +164,7 @@ def test_a_reward_model_with_other_tokens_needs_its_tokenizer() -> None:
     assert (run.reward.model.vocab_size, run.actor.model.vocab_size) == (300, 262)
 
 
-def test_a_reward_model_must_take_whole_answers() -> None:
+def test_a_reward_model_must_support_the_longest_response() -> None:
     tree = with_model()
     tree["model"]["short"] = {**tree["model"]["small"], "max_position_embeddings": 100}
     tree["reward"]["model"] = "short"
@@ -186,7 +209,7 @@ def test_beta_may_go_somewhere(tree: Tree) -> None:
 
 
 @pytest.mark.parametrize("section", ["training", "reward", "actor"])
-def test_what_scores_may_be_told_in_any_section_and_holds_for_all(section: str) -> None:
+def test_the_reward_may_be_set_in_any_section_and_holds_for_all(section: str) -> None:
     tree = online_tree()
     del tree["reward"]
     place = {"actor": tree["actor_rollout_ref"]["actor_rollout"]}.get(section) or tree.setdefault(section, {})
@@ -196,7 +219,7 @@ def test_what_scores_may_be_told_in_any_section_and_holds_for_all(section: str) 
     assert {role.reward.reward_functions for role in run.roles} == {("a.b", "a.c")}
     tree["actor_rollout_ref"]["ref"] = {"reward_functions": ["a.d"], "load": "weights"}
     (found,) = problems(tree)
-    assert "the run has one value" in found
+    assert "the run has a single value" in found
 
 
 @pytest.mark.parametrize(
@@ -214,7 +237,7 @@ def test_a_malicious_list_stays_text() -> None:
 
 
 @pytest.mark.parametrize("way", ["functions", "judge", "model"])
-def test_what_scores_is_told_by_every_role(way: str) -> None:
+def test_every_role_has_the_reward_source(way: str) -> None:
     tree = online_tree()
     tree["reward"] = {
         "functions": {"reward_functions": ["a.b"]},
@@ -236,7 +259,7 @@ def test_a_reward_without_a_model_reports_what_a_model_would_need() -> None:
         assert any(note.startswith(f"reward.{key}") and "has no effect" in note for note in notes), key
 
 
-@pytest.mark.parametrize("key", [key for key, ways in REWARD_KEYS_OF.items() if "model" not in ways])
+@pytest.mark.parametrize("key", [key for key, ways in REWARD_SOURCES_USING.items() if "model" not in ways])
 def test_what_only_functions_use_is_reported_beside_a_model(key: str) -> None:
     value = {"reward_timeout_s": 5.0, "dataset_additional_keys": ["labels"]}[key]
     (note,) = resolved(put(with_model(), key, value)).notes
@@ -249,8 +272,8 @@ def _other_value(key: str) -> Any:
     item = SETTINGS[key]
     if key == "eval_data_path":
         return {"held_out": "pairs"}
-    if item.about.choices:
-        return next(choice for choice in reversed(item.about.choices) if choice != item.default)
+    if item.info.choices:
+        return next(choice for choice in reversed(item.info.choices) if choice != item.default)
     candidates = (True, False, "a.b", 1, 2, 0.5, 0.25, ["a.b"], [0.5])
     kinds = {"bool": bool, "int": int, "float": float, "str": str}
     name = getattr(item.type, "__name__", str(item.type).split(" |")[0])
@@ -283,11 +306,11 @@ def test_a_value_that_holds_online_anyway_is_no_news() -> None:
     assert resolved(put(tree, "verifier", False)).notes == ()
 
 
-def test_too_few_prompts_and_too_long_a_call_are_told() -> None:
+def test_too_few_prompts_and_too_long_a_call_are_reported() -> None:
     few = resolved(put(put(online_tree(), "global_batch_size", 1), "num_samples_per_step", 4))
     assert few.notes == (
         "global_batch_size=1 prompts leave 1 of 2 rollout replicas without work",
-        "num_samples_per_step=4 is more than the 1 prompts of a rollout replica, which go in one call",
+        "num_samples_per_step=4 is more than the 1 prompts of a rollout replica, which are generated in one call",
     )
 
 
@@ -314,8 +337,14 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
 @pytest.mark.parametrize(
     ("missing", "words"),
     [
-        ("prompts_packed_input_ids_document.bin", "data_path=prompts has no prompts_packed_input_ids_document.bin"),
-        ("prompts_packed_input_ids_document.idx", "data_path=prompts has no prompts_packed_input_ids_document.idx"),
+        (
+            "prompts_packed_input_ids_document.bin",
+            "data_path=prompts has no file prompts_packed_input_ids_document.bin",
+        ),
+        (
+            "prompts_packed_input_ids_document.idx",
+            "data_path=prompts has no file prompts_packed_input_ids_document.idx",
+        ),
         ("reward", "reward.load=reward does not exist"),
         ("hf", "training.tokenizer_name_or_path=hf does not exist"),
         ("other_hf", "reward.reward_tokenizer=other_hf does not exist"),
@@ -324,13 +353,13 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
 def test_a_path_that_does_not_exist_is_one_problem(missing: str, words: str) -> None:
     tree = with_model()
     tree["reward"]["reward_tokenizer"] = "other_hf"
-    found = problems(tree, exists=lambda asked: asked != missing)
+    found = problems(tree, exists=lambda name: name != missing)
     assert len(found) == 1, found
     assert words in found[0]
 
 
 def test_online_data_needs_no_pairs() -> None:
-    assert problems(online_tree(), exists=lambda asked: "chosen" not in asked) == []
+    assert problems(online_tree(), exists=lambda name: "chosen" not in name) == []
 
 
 @pytest.mark.parametrize(
@@ -345,11 +374,14 @@ def test_what_the_tiny_file_offers_in_its_head_works(override: str) -> None:
     assert run.num_processes("actor") + run.num_processes("rollout") in (2, 4)
 
 
-def test_a_judge_gives_nash_md_no_scores() -> None:
+def test_nash_md_refuses_a_judge() -> None:
     tree = put(online_tree(), "online_method", "nash_md")
     tree["reward"] = {"judge": "package.judge"}
     (problem,) = problems(tree)
-    assert "judge=package.judge does not fit online_method=nash_md: a judge says who is better" in problem
+    assert (
+        "judge=package.judge cannot be combined with online_method=nash_md, which requires the difference of two scores"
+        in problem
+    )
     assert problems(put(tree, "online_method", "xpo")) == []
 
 
@@ -360,7 +392,7 @@ def test_a_reference_of_its_own_must_divide_as_the_rollout_does() -> None:
     tree["model"]["odd"] = {**tree["model"]["small"], "num_attention_heads": 3, "num_query_groups": 1, "kv_channels": 8}
     tree["actor_rollout_ref"]["ref"] = {"model": "odd", "load": "ref"}
     (problem,) = problems(tree)
-    assert "num_attention_heads=3 is not divided by inference_tensor_model_parallel_size=2, and with" in problem
+    assert "num_attention_heads=3 is not divisible by inference_tensor_model_parallel_size=2, and with" in problem
     assert problems(put(tree, "online_method", "dpo")) == []
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run: parameters as they are really built, bytes by hand, and a line for every role."""
+"""The plan of a run: parameters compared with built models, bytes by hand, and a line for every role."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RoleConfig
@@ -47,8 +48,8 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(_huggingface(model))
         reward = AutoModelForSequenceClassification.from_config(_huggingface(model, num_labels=1))
-    assert memory.parameters(model) == _count(policy)
-    assert memory.parameters(model, scores=True) == _count(reward)
+    assert memory.num_parameters(model) == _count(policy)
+    assert memory.num_parameters(model, scalar_head=True) == _count(reward)
 
 
 def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
@@ -62,16 +63,16 @@ def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:
 @pytest.mark.distributed
 @pytest.mark.parametrize("model", [jobs.MODEL, jobs.TIED], ids=["untied", "tied"])
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (1, 2)])
-def test_the_fullest_device_holds_what_is_said(model: ModelConfig, tp: int, pp: int) -> None:
+def test_the_parameters_of_the_largest_stage_are_those_that_are_built(model: ModelConfig, tp: int, pp: int) -> None:
     stages = pool(2).run(jobs.describe, model, tp, pp, False, False)
     built = max(sum(math.prod(item.shape) for item in stage.values()) for stage in stages)
-    assert memory.device_parameters(_role(model, tp, pp)) == built
+    assert memory.num_device_parameters(_role(model, tp, pp)) == built
 
 
 def test_the_bytes_of_training_by_hand() -> None:
     bf16 = dataclasses.replace(resolved(small_tree()).actor.precision, bf16=True)
     role = _role(jobs.MODEL, 1, 1, precision=bf16, parallel={"use_distributed_optimizer": True})
-    count = memory.device_parameters(role)
+    count = memory.num_device_parameters(role)
     assert (memory.weight_bytes(role), memory.gradient_bytes(role)) == (2 * count, 4 * count)
     assert memory.optimizer_bytes(role, 4) == 12 * count // 4
     plain = _role(jobs.MODEL, 1, 1)
@@ -81,24 +82,24 @@ def test_the_bytes_of_training_by_hand() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_multiply_adds_are_those_that_torch_counts(tied: bool) -> None:
     model = dataclasses.replace(jobs.TIED if tied else jobs.MODEL, hidden_size=128, ffn_hidden_size=352)
-    tokens, found = 24, memory.multiply_adds(model)
+    tokens, found = 24, multiply_adds(model)
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(_huggingface(model), attn_implementation="eager")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             policy(torch.zeros(1, tokens, dtype=torch.int64))
     # It computes all logits, and every pair of a query and a key; a norm's weights are no products.
-    counted = tokens * (found.row + found.prediction) + tokens**2 * found.seen_key
+    counted = tokens * (found.per_token + found.per_label) + tokens**2 * found.per_attended_key
     assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.01)
 
 
-def test_tokens_of_a_micro_batch_are_planned_and_told() -> None:
+def test_a_limit_of_tokens_is_part_of_the_plan() -> None:
     tree = put(put(put(small_tree(), "micro_batch_size", None), "micro_batch_tokens", 300), "pad_to_multiple_of", 64)
     run = resolved(tree)
     pairs = resolved(small_tree())
     rows = 2 * 2 * pairs.actor.data.seq_length
     assert memory.activation_bytes(run.actor) * rows == memory.activation_bytes(pairs.actor) * 300
-    holds = "whole pairs of at most 300 tokens together, padded to a multiple of 64"
-    assert f"a step: 8 pairs, on 2 replicas micro-batches of {holds}" in plan_lines(run)
+    content = "complete pairs with at most 300 tokens in total, padded to a multiple of 64"
+    assert f"step: 8 pairs on 2 replicas, micro-batches of {content}" in plan_lines(run)
 
 
 def test_the_cache_by_hand() -> None:
@@ -130,14 +131,16 @@ def test_a_plan_names_every_role_and_the_memory_of_every_pool(name: str) -> None
     lines = plan_lines(run)
     for role in run.roles:
         assert sum(line.startswith(f"{role.name} on {run.pool_of(role.name)} [") for line in lines) == 1
-    assert [line.split(",")[0].split()[-1] for line in lines if line.startswith("a device of")] == list(run.pools)
+    assert [line.split(",")[0].split()[-1] for line in lines if line.startswith("memory per device of")] == list(
+        run.pools
+    )
 
 
 def test_the_shipped_runs_fit_their_devices() -> None:
     for name in available_configs():
         run = load_run(name, exists=lambda path: True)
         for line in plan_lines(run):
-            if line.startswith("a device of"):
+            if line.startswith("memory per device of"):
                 number, unit = line.split("estimated: ")[1].split()[:2]
                 assert unit == "MiB" or float(number) < 48, f"{name}: {line} leaves little of 64 GB"
 
@@ -150,10 +153,10 @@ def test_the_plan_of_a_small_online_run() -> None:
         "rollout on rollout [1]: TP 1 x PP 1 x DP 1, 0.2 M parameters, float32",
         "ref on actor_rollout [1]: TP 1 x PP 1 x DP 1, 0.2 M parameters, float32",
         "reward on actor_rollout [1]: functions package.score",
-        "a step: 8 prompts x 3 = 24 responses, at most 8 pairs",
-        "a prompt: at most 128 tokens; a response: at most 128",
-        "generating: 1 replica x 8 prompts, 24 responses at once",
-        "learning: 1 pass in mini-batches of 8 pairs, at most 1 optimizer step; on 1 replica micro-batches of 2 pairs",
+        "step: 8 prompts x 3 = 24 responses, at most 8 pairs",
+        "prompt: at most 128 tokens; response: at most 128 tokens",
+        "generation: 1 replica x 8 prompts, 24 concurrent responses",
+        "training: 1 epoch in mini-batches of 8 pairs, at most 1 optimizer step; 1 replica, micro-batches of 2 pairs",
     ]
     assert "rollout weights" in lines[-1]
     assert "rollout weights" not in plan_lines(resolved(online_tree()))[-1]

@@ -1,4 +1,4 @@
-"""Who sits where: the rollout's part of the actor's pool, pools of one's own, and sharing."""
+"""Pools of the roles: the rollout's part of the actor's pool, separate pools, and sharing."""
 
 from __future__ import annotations
 
@@ -91,18 +91,18 @@ def test_devices_that_share_rows_generate_as_replicas() -> None:
     assert [run.data_parallel_size(role) for role in ("actor", "ref", "reward", "rollout")] == [1, 1, 1, 2]
 
 
-def test_replicas_that_generate_are_whole() -> None:
+def test_processes_that_generate_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_train=2, num_gpus_for_infer=1, tensor_model_parallel_size=2)
     tree["resource_pool"]["actor_rollout"] = [3]
     (found,) = problems(tree)
     assert "inference_tensor_model_parallel_size=2 does not divide num_gpus_for_infer=1; choose 1" in found
 
 
-def test_replicas_that_train_are_whole() -> None:
+def test_processes_that_train_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_infer=1, tensor_model_parallel_size=2, inference_tensor_model_parallel_size=1)
     tree["resource_pool"]["actor_rollout"] = [4]
     (found,) = problems(tree)
-    assert found == "num_gpus_for_train=3 is no multiple of tensor x pipeline = 2; choose 2, 4 or 8"
+    assert found == "num_gpus_for_train=3 is not a multiple of tensor x pipeline = 2; choose 2, 4 or 8"
 
 
 def by_model(**reward: object) -> Tree:
@@ -160,16 +160,16 @@ def test_pools_that_name_each_other_are_one_problem() -> None:
     tree = by_model()
     tree["resource_pool"] |= {"ref": "reward", "reward": "ref"}
     (found,) = problems(tree)
-    assert "resource_pool.ref=reward goes in a circle" in found
+    assert "resource_pool.ref=reward is circular" in found
 
 
 @pytest.mark.parametrize(
     ("pool", "value", "words"),
     [
-        ("rollout", [4], "resource_pool.rollout is refused: the rollout has the last num_gpus_for_infer processes"),
-        ("reward", "reff", "or name another pool: actor_rollout, rollout or ref"),
-        ("reward", "reward", "or name another pool: actor_rollout, rollout or ref"),
-        ("actor_rollout", "ref", "must list processes per node, such as [8] or [8, 8]"),
+        ("rollout", [4], "resource_pool.rollout is refused: the rollout uses the last num_gpus_for_infer processes"),
+        ("reward", "reff", "or the name of another pool: actor_rollout, rollout or ref"),
+        ("reward", "reward", "or the name of another pool: actor_rollout, rollout or ref"),
+        ("actor_rollout", "ref", "must be the number of processes of each node, such as [8] or [8, 8]"),
     ],
 )
 def test_a_pool_that_cannot_be_is_refused(pool: str, value: object, words: str) -> None:
@@ -184,4 +184,4 @@ def test_a_reference_without_a_section_fits_the_pool_of_its_own() -> None:
     tree = put(small_tree(), "tensor_model_parallel_size", 2)
     tree["resource_pool"]["ref"] = [3]
     (found,) = problems(tree)
-    assert "resource_pool.ref=[3] holds 3 processes, which is no multiple of tensor x pipeline = 2" in found
+    assert "resource_pool.ref=[3] has 3 processes, which is not a multiple of tensor x pipeline = 2" in found

@@ -22,7 +22,7 @@ _FLAGS = (
     "bf16", "tensorboard", "log_token_statistics", "no_shuffle", "share_prompt", "use_deter_comp",
     "overlap_grad_reduce", "no_save_optim", "no_save_rng", "untie_embeddings_and_output_weights", "qk_layernorm",
 )  # fmt: skip
-_CHOICES = {key: SETTINGS[key].about.choices for key in ("lr_decay_style", "truncation", "reference", "tokenizer_type")}
+_CHOICES = {key: SETTINGS[key].info.choices for key in ("lr_decay_style", "truncation", "reference")}
 _LOSSES: list[dict[str, Any]] = [
     {"dpo_loss_type": "hinge"},
     {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.5], "dpo_label_smoothing": 0.2},

@@ -31,7 +31,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return runs
 
 
-def test_a_good_configuration_is_handed_on_and_its_exit_code_kept(
+def test_a_valid_configuration_is_run_and_its_exit_code_returned(
     started: list[RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(ray_gpt.load_run.__kwdefaults__, "exists", lambda path: True)
@@ -42,11 +42,11 @@ def test_a_good_configuration_is_handed_on_and_its_exit_code_kept(
 def test_problems_are_listed_and_nothing_starts(started: list[RunConfig], capsys: pytest.CaptureFixture[str]) -> None:
     nowhere = "actor_rollout_ref.actor_rollout.data_path=./nowhere/pairs"
     assert ray_gpt.main(["training.lr=x", "--config-name", TINY, "training.beta=2", *PATHS, nowhere]) == 2
-    told = capsys.readouterr().err
-    assert "error: 3 problems in the configuration" in told
-    assert "  - training.lr=x must be a number" in told
-    assert "  - training.beta is not a known key; did you mean dpo_beta" in told
-    assert "pairs_packed_chosen_input_ids_document.bin" in told
+    printed = capsys.readouterr().err
+    assert "error: 3 problems in the configuration" in printed
+    assert "  - training.lr=x must be a number" in printed
+    assert "  - training.beta is not a known key; did you mean dpo_beta" in printed
+    assert "pairs_packed_chosen_input_ids_document.bin" in printed
     assert started == []
 
 
@@ -64,15 +64,15 @@ def test_checking_a_configuration_needs_no_torch() -> None:
 
 
 @pytest.mark.parametrize("name", available_configs())
-def test_a_plan_is_told_even_where_paths_are_missing_and_these_are_listed(
+def test_a_plan_is_printed_even_where_paths_are_missing_and_these_are_listed(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert ray_gpt.main(["--config-name", name, "--plan"]) == 2
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     for words in ("training", "model of actor", "roles", "a step", "memory of a device, estimated", "epochs  unknown"):
-        assert f"\n{words}" in told.out or f"  {words}" in told.out, words
-    assert "does not exist" in told.err and "_packed_" in told.err
+        assert f"\n{words}" in printed.out or f"  {words}" in printed.out, words
+    assert "does not exist" in printed.err and "_packed_" in printed.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,7 +81,7 @@ def line_of(text: str, key: str) -> list[str]:
     return line[1:]
 
 
-def test_a_plan_says_where_each_value_came_from_and_how_often_the_data_is_seen(tmp_path: Path) -> None:
+def test_a_plan_shows_origins_of_values_and_epochs(tmp_path: Path) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     given = [*PATHS, f"actor_rollout_ref.actor_rollout.data_path={pairs}", "training.train_iters=10"]
     given += ["training.split=100,0,0", "training.eval_interval=0", "+plan=true"]
@@ -108,8 +108,8 @@ def test_what_has_no_effect_is_part_of_the_plan(capsys: pytest.CaptureFixture[st
 
 def test_problems_between_settings_leave_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert ray_gpt.main(["--config-name", TINY, "plan=true", "training.global_batch_size=7"]) == 2
-    told = capsys.readouterr()
-    assert told.out == "" and "global_batch_size=7" in told.err and "does not exist" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "" and "global_batch_size=7" in printed.err and "does not exist" in printed.err
 
 
 def test_a_plan_that_is_switched_off_runs(started: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +118,7 @@ def test_a_plan_that_is_switched_off_runs(started: list[RunConfig], monkeypatch:
     assert len(started) == 1
 
 
-def test_a_plan_is_asked_for_with_true_or_false(capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_must_be_true_or_false(capsys: pytest.CaptureFixture[str]) -> None:
     assert ray_gpt.main(["--config-name", TINY, "plan=maybe"]) == 2
     assert "plan=maybe must be true or false" in capsys.readouterr().err
 

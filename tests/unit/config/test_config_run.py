@@ -96,7 +96,7 @@ def test_absent_settings_follow_from_others() -> None:
     assert run.actor.checkpoint.save == f"{run.loop.output_dir}/checkpoints"
 
 
-def test_without_a_pool_the_model_takes_what_it_needs_and_says_so() -> None:
+def test_without_a_pool_there_is_one_replica_and_a_note() -> None:
     tree = put(small_tree(), "tensor_model_parallel_size", 2)
     del tree["resource_pool"]
     run = resolved(tree)

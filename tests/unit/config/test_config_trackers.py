@@ -1,4 +1,4 @@
-"""Trackers as settings: in either section, filled in where used, told of where not."""
+"""Settings of trackers: in either section, filled in if enabled, reported if not."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_names_are_those_of_the_configuration() -> None:
     assert loop.external_trackers == ("swanlab", "mlflow") and loop.mlflow_tracking_uri is None
 
 
-def test_names_of_a_tracker_that_is_off_have_no_effect_and_that_is_said() -> None:
+def test_settings_of_a_disabled_tracker_are_reported() -> None:
     run = resolved(tree_with("rl_config", use_wandb=False, wandb_project="trial"))
     assert "rl_config.wandb_project=trial has no effect without use_wandb=true" in run.notes
     assert run.loop.wandb_project is None and "wandb_project" not in run.as_yaml()
@@ -63,7 +63,7 @@ def test_a_misspelt_key_is_a_problem() -> None:
 
 
 @pytest.mark.parametrize("name", TRACKER_PACKAGES)
-def test_a_missing_library_is_told_with_what_to_install(name: str, installed: set[str]) -> None:
+def test_a_missing_library_is_reported_with_what_to_install(name: str, installed: set[str]) -> None:
     tree = tree_with("training", **{f"use_{name}": True})
     assert problems(tree) == []
     installed.remove(name)

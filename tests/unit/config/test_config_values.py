@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.loading.parse import scalar_type
-from mindspeed_dpo.config.settings.field import Setting, declared
+from mindspeed_dpo.config.settings.field import Setting, group_settings
 from mindspeed_dpo.config.settings.registry import GROUPS, SETTINGS
 from tests.unit.config.small_config import problems, put, resolved, small_tree
 
@@ -25,12 +25,12 @@ def _bad_values(item: Setting) -> list[Any]:
     kind, is_list = scalar_type(item.type)
     if is_list:
         return [{"a": 1}, [[1, 2]]]
-    bad = [*wrong_type[kind], *item.about.not_yet]
-    if item.about.choices:
+    bad = [*wrong_type[kind], *item.info.refused]
+    if item.info.choices:
         bad.append("bogus")
-    if item.about.check:
+    if item.info.check:
         unfit: dict[type, tuple[Any, ...]] = {str: ("one word",), dict: ({"a/b": "pairs"},)}
-        bad += [value for value in unfit.get(kind, (-1, 0, 10**9)) if not item.about.check.holds(value)]
+        bad += [value for value in unfit.get(kind, (-1, 0, 10**9)) if not item.info.check.accepts(value)]
     return bad
 
 
@@ -48,7 +48,7 @@ def test_the_small_configuration_has_no_problems() -> None:
     assert problems(small_tree()) == []
 
 
-@pytest.mark.parametrize("key", [key for key, item in SETTINGS.items() if item.required])
+@pytest.mark.parametrize("key", [key for key, item in SETTINGS.items() if item.is_required])
 @pytest.mark.parametrize("absent", [None, "left out"])
 def test_a_missing_required_setting_is_one_problem_naming_it(key: str, absent: str | None) -> None:
     tree = put(small_tree(), key, None)
@@ -78,7 +78,6 @@ GOOD = [
     ("seed", None, 1234),
     ("num_query_groups", None, 4),
     ("seq_length", None, 256),
-    ("distributed_backend", "nccl", "auto"),
 ]
 
 
@@ -91,25 +90,19 @@ def test_a_value_arrives_as_its_declared_type(key: str, written: Any, read: Any)
 
 
 def test_no_two_groups_share_a_key() -> None:
-    keys = [key for group in GROUPS.values() for key in declared(group)]
+    keys = [key for group in GROUPS.values() for key in group_settings(group)]
     assert sorted(keys) == sorted(set(keys))
 
 
 @pytest.mark.parametrize("key", SETTINGS)
-def test_every_setting_is_told_in_one_sentence(key: str) -> None:
-    words = SETTINGS[key].about.help
-    assert words[0].isupper() or words.split()[0].rstrip(":") in (
-        "llama3",
-        *SETTINGS[key].about.choices,
-        "full",
-        "cached",
-    )
-    assert words.endswith(".")
+def test_every_setting_is_described_by_a_sentence(key: str) -> None:
+    words = SETTINGS[key].info.help
+    assert words[0].isupper() and words.endswith(".")
 
 
 @pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 def test_every_field_of_a_group_is_a_setting_and_frozen(group: Any) -> None:
-    assert sorted(item.name for item in dataclasses.fields(group)) == sorted(declared(group))
+    assert sorted(item.name for item in dataclasses.fields(group)) == sorted(group_settings(group))
     assert group.__dataclass_params__.frozen
 
 
@@ -117,6 +110,6 @@ def test_defaults_pass_their_own_checks() -> None:
     for key, item in SETTINGS.items():
         if item.default in (None, dataclasses.MISSING):
             continue
-        assert item.about.check is None or item.about.check.holds(item.default), key
+        assert item.info.check is None or item.info.check.accepts(item.default), key
         items = item.default if isinstance(item.default, tuple) else (item.default,)
-        assert not item.about.choices or set(items) <= set(item.about.choices), key
+        assert not item.info.choices or set(items) <= set(item.info.choices), key

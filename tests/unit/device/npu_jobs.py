@@ -124,7 +124,7 @@ def refusals() -> dict[str, str]:
     """What our limits say, and what the reference device says of calls that ours never make."""
     ops = importlib.import_module("mindspeed_dpo.device.ops")
     library = sys.modules["torch_npu"]
-    mask = importlib.import_module("mindspeed_dpo.device.ops.attention").hidden_mask(torch.device("cpu"))
+    mask = importlib.import_module("mindspeed_dpo.device.ops.attention").causal_mask(torch.device("cpu"))
     rows = torch.randn(4, 2, 8)
 
     def raw(*, mask: Any = mask, layout: str = "TND", lengths: Any = (2, 4), mode: int = 3, heads: Any = 2) -> Any:

@@ -34,7 +34,7 @@ def main() -> None:
     if sys.argv[1] == "bare":
         _take_guards_out()
     before = process_state()
-    npu.bring_up(SETTINGS)
+    npu.initialize(SETTINGS)
     changed = {name: value != before[name] for name, value in process_state().items()}
     seen = importlib.import_module("mindspeed.megatron_adaptor").seen
     report: dict[str, bool] = {

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mindspeed_dpo.device.bf16_emulation import are_wanted, widened
+from mindspeed_dpo.device.bf16_emulation import is_bf16_emulated, multiply_in_float32
 
 pytestmark = pytest.mark.numerics
 
-multiply = widened(torch.Tensor.matmul)
+multiply = multiply_in_float32(torch.Tensor.matmul)
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (2, 7, 5)])
@@ -43,16 +43,16 @@ def test_other_operands_go_through_as_they_are() -> None:
         (torch.ones(2, 2).bfloat16(), torch.ones(2, 2)),
         (torch.ones(2, 2, dtype=torch.bfloat16, device="meta"), torch.ones(2, 2).bfloat16()),
     ):
-        widened(product)(left, right)
+        multiply_in_float32(product)(left, right)
         assert seen == [left, right] and seen[0] is left and seen[1] is right
         seen.clear()
 
 
 @pytest.fixture
 def asked_anew() -> Iterator[None]:
-    are_wanted.cache_clear()
+    is_bf16_emulated.cache_clear()
     yield
-    are_wanted.cache_clear()
+    is_bf16_emulated.cache_clear()
 
 
 @pytest.mark.parametrize("has_instruction", [False, True])
@@ -60,4 +60,4 @@ def test_a_processor_with_the_instruction_keeps_its_own_products(
     has_instruction: bool, asked_anew: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instruction, raising=False)
-    assert are_wanted() is not has_instruction
+    assert is_bf16_emulated() is not has_instruction

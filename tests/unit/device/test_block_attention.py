@@ -8,7 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.device.ops.block_attention import BlockAttention, Reach, block_attention, by_bags, by_products
+from mindspeed_dpo.device.ops.block_attention import (
+    BlockAttention,
+    VisibleKeys,
+    block_attention,
+    by_embedding_bags,
+    by_matrix_products,
+)
 
 pytestmark = pytest.mark.numerics
 
@@ -20,12 +26,12 @@ SCALE = 0.25
 class Form(Protocol):
     """A form of attention, for so many query groups, heads of each and so wide ones."""
 
-    def __call__(self, reach: Reach, heads: tuple[int, int, int] = HEADS) -> BlockAttention: ...
+    def __call__(self, reach: VisibleKeys, heads: tuple[int, int, int] = HEADS) -> BlockAttention: ...
 
 
 FORMS: dict[str, Form] = {
-    "bags": lambda reach, heads=HEADS: by_bags(reach, heads, SCALE),
-    "products": lambda reach, heads=HEADS: by_products(reach, SCALE),
+    "bags": lambda reach, heads=HEADS: by_embedding_bags(reach, heads, SCALE),
+    "products": lambda reach, heads=HEADS: by_matrix_products(reach, SCALE),
 }
 forms = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 
@@ -45,7 +51,7 @@ def drawn(blocks: int, rows: int, heads: tuple[int, int, int] = HEADS) -> tuple[
 def test_it_is_exact_softmax_attention(window: int | None, heads: tuple[int, int, int], form: Form) -> None:
     query, keys, values = drawn(5, 4, heads)
     positions = torch.tensor([2, 5 * BLOCK - 1, 300, 0])
-    found = form(Reach(positions, 0, 5, BLOCK, window), heads)(query, keys, values)
+    found = form(VisibleKeys(positions, 0, 5, BLOCK, window), heads)(query, keys, values)
     for row, position in enumerate(positions.tolist()):
         start = 0 if window is None else max(0, position + 1 - window)
         flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys.mT, values)]
@@ -58,7 +64,7 @@ def test_hidden_blocks_before_and_after_change_no_bit(form: Form) -> None:
     query, keys, values = drawn(40, 2)
     positions = torch.tensor([20 * BLOCK + 5, 20 * BLOCK + 37])
     results = [
-        form(Reach(positions, a, b, BLOCK, 2 * BLOCK))(query, keys[a:b], values[a:b])
+        form(VisibleKeys(positions, a, b, BLOCK, 2 * BLOCK))(query, keys[a:b], values[a:b])
         for a, b in [(18, 21), (18, 40), (0, 21), (3, 33)]
     ]
     assert all(torch.equal(result, results[0]) for result in results)
@@ -68,7 +74,7 @@ def test_hidden_blocks_before_and_after_change_no_bit(form: Form) -> None:
 def test_neighbours_of_other_length_change_no_bit(form: Form) -> None:
     query, keys, values = drawn(9, 3)
     results = [
-        form(Reach(torch.tensor([other, 130, last]), 0, last // BLOCK + 1, BLOCK))(
+        form(VisibleKeys(torch.tensor([other, 130, last]), 0, last // BLOCK + 1, BLOCK))(
             query, keys[: last // BLOCK + 1], values[: last // BLOCK + 1]
         )[1]
         for other, last in [(0, 130), (130, 140), (500, 575)]
@@ -78,7 +84,7 @@ def test_neighbours_of_other_length_change_no_bit(form: Form) -> None:
 
 def test_the_host_takes_bags_for_float32_and_products_else() -> None:
     query, keys, values = drawn(2, 2)
-    reach = Reach(torch.tensor([100, 3]), 0, 2, BLOCK)
+    reach = VisibleKeys(torch.tensor([100, 3]), 0, 2, BLOCK)
     found = block_attention(reach, HEADS, SCALE, torch.float32)(query, keys, values)
     assert torch.equal(found, FORMS["bags"](reach)(query, keys, values))
     halves = [t.bfloat16() for t in (query, keys, values)]

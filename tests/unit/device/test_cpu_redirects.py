@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.device import activate, cpu
-from mindspeed_dpo.device.bf16_emulation import are_wanted
+from mindspeed_dpo.device.bf16_emulation import is_bf16_emulated
 
 RANDOM = "megatron.core.tensor_parallel.random"
 WIDENED = [("torch", "matmul"), ("torch", "bmm"), ("torch.Tensor", "matmul"), ("torch.Tensor", "__matmul__")]
@@ -26,7 +26,7 @@ ENTRIES = [
     ("torch.Tensor", "cuda"),
     ("torch.Tensor", "type"),
     ("torch", "compile"),
-    *(WIDENED if are_wanted() else []),
+    *(WIDENED if is_bf16_emulated() else []),
     (RANDOM, "_get_cuda_rng_state"),
     (RANDOM, "_set_cuda_rng_state"),
 ]

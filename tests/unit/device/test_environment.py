@@ -22,7 +22,7 @@ from tests.support.tokenizers import save_chat_tokenizer
 from tests.unit.workers.rollouts import write_inputs
 
 DEVICE_LIBRARIES = ("torch_npu", "mindspeed", "acl")
-NAMES = {variable.name for kind in ("cpu", "cuda", "npu") for variable in variables(kind, 1, repeatable=True)}
+NAMES = {variable.name for kind in ("cpu", "cuda", "npu") for variable in variables(kind, 1, deterministic=True)}
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +77,11 @@ def test_a_list_that_is_read_whole_is_taken(devices: str) -> None:
 
 def test_the_table_for_people_says_whose_each_value_is() -> None:
     environment = {"TASK_QUEUE_ENABLE": "1", "PYTORCH_ALLOC_CONF": "x"}
-    rows = {name: (value, whose) for name, value, whose, _ in environment_rows("npu", 45, environment, repeatable=True)}
+    rows = {
+        name: (value, whose) for name, value, whose, _ in environment_rows("npu", 45, environment, deterministic=True)
+    }
     assert rows["TASK_QUEUE_ENABLE"] == ("1", "yours")
-    assert rows["PYTORCH_NPU_ALLOC_CONF"] == ("unset", "your PYTORCH_ALLOC_CONF counts")
+    assert rows["PYTORCH_NPU_ALLOC_CONF"] == ("unset", "replaced by your PYTORCH_ALLOC_CONF")
     assert rows["HCCL_EXEC_TIMEOUT"] == ("2700", "set by the run")
     assert rows["HCCL_IF_BASE_PORT"] == ("unset", "left to you")
     assert rows["HCCL_DETERMINISTIC"] == ("true", "set by the run")

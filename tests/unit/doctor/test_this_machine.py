@@ -15,13 +15,13 @@ import torch
 
 from mindspeed_dpo.controller.node_inspection import ClusterError, InspectionRequest, connected, inspect_node
 from mindspeed_dpo.device import ops
-from mindspeed_dpo.doctor.machine import ProbeFailed, ThisMachine
+from mindspeed_dpo.doctor.machine import Machine, ProbeFailed
 from mindspeed_dpo.doctor.probes import operators
 from mindspeed_dpo.doctor.processes import ANSWER, Ran, run
 from mindspeed_dpo.doctor.request import of_configuration
 from tests.support.processes import ends, free_port
 
-HERE = ThisMachine(timeout_s=200)
+HERE = Machine(timeout_s=200)
 
 
 def test_a_port_that_is_listened_on_is_taken() -> None:

@@ -228,7 +228,7 @@ def state_by_phase(setup: Setup) -> tuple[set[str], set[str]]:
     engine = build(setup)
     train(engine, setup, 1)
     before = addresses(engine)
-    with engine._update():
+    with engine._state_on_device():
         during = addresses(engine)
     assert addresses(engine) == before
     moved = {kind for (number, kind), address in before.items() if during[number, kind] != address}

@@ -88,7 +88,7 @@ def test_all_missing_files_are_named_at_once(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=rf"holds no checkpoint: {TRACKER} is missing; give the folder"):
+    with pytest.raises(CheckpointError, match=rf"holds no checkpoint: {TRACKER} is missing; give the `save` folder"):
         latest(tmp_path)
 
 

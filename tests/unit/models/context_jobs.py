@@ -33,7 +33,7 @@ def columns_and_gradient(
     policy = PolicyModel(model, execution, statistics=True)
     place = topology.place(dist.get_rank())
     packed = pack(batch, share_prompt=share_prompt, multiple_of=rows_multiple(topology, sequence_parallel))
-    columns = policy(packed.divided(place.cp_rank, cp))
+    columns = policy(packed.for_context_rank(place.cp_rank, cp))
     weights = torch.linspace(-1, 2, len(packed.labels))
     (columns[:, 0] * weights).sum().backward()
     gradient = {name: parameter.grad for name, parameter in policy.named_parameters()}

@@ -14,7 +14,7 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from tests.support.processes import leave_layout
 
 MODEL = ModelConfig(
@@ -47,7 +47,7 @@ class Described:
 
 def build(
     model: ModelConfig, tp: int, pp: int, *, seed: int = 3, statistics: bool = False, **execution: object
-) -> tuple[PolicyModel, Place]:
+) -> tuple[PolicyModel, ParallelRank]:
     """This process's stage with random weights."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), tp, pp)

@@ -13,12 +13,12 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.engine.weights import load_into
-from mindspeed_dpo.models.chunks import ModelPart, part_of
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Place, Topology
-from mindspeed_dpo.weights import Layout, open_weights
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
+from mindspeed_dpo.weights import ParallelLayout, open_weights
 from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
 
@@ -45,7 +45,7 @@ def scores(job: Job, batch: PreferenceBatch) -> Tensor | None:
     multiple_of = rows_multiple(place.topology, job.sequence_parallel)
     parts = [batch.select([p]) for p in range(batch.num_prompts)]
     packed = [
-        pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).divided(place.cp_rank, job.cp)
+        pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).for_context_rank(place.cp_rank, job.cp)
         for part in parts
     ]
     found = ScoringEngine(model).score(packed)
@@ -75,7 +75,7 @@ def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
     return torch.cat(parts, dim=1), model.decoder.final_layernorm.weight.grad
 
 
-def _build(job: Job) -> tuple[ModelPart, Place]:
+def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     groups.split(topology)
@@ -84,10 +84,12 @@ def _build(job: Job) -> tuple[ModelPart, Place]:
     source = open_weights(job.weights)
     source.final_norm = not job.no_post_layer_norm
     config = source.model_config()
-    layout = Layout(topology.tp, topology.pp, job.virtual)
+    layout = ParallelLayout(topology.tp, topology.pp, job.virtual)
     count, bare = layout.num_chunks(config.num_layers), job.no_post_layer_norm
-    execution = Execution(topology, dtype=job.dtype, chunks=count, sequence_parallel=job.sequence_parallel)
-    model = part_of([RewardModel(config, execution, chunk=one, no_post_layer_norm=bare) for one in range(count)])
-    placement = layout.of_rank(config.num_layers, place.tp_rank, place.pp_rank)
+    execution = Execution(topology, dtype=job.dtype, num_chunks=count, sequence_parallel=job.sequence_parallel)
+    model = join_virtual_stages(
+        [RewardModel(config, execution, chunk=one, no_post_layer_norm=bare) for one in range(count)]
+    )
+    placement = layout.rank_placement(config.num_layers, place.tp_rank, place.pp_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
     return model, place

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.models import head
-from mindspeed_dpo.models.head import ENTROPY, HIT, LOG_COLLISION, LOGP, MEAN_LOGIT, LogProbHead
+from mindspeed_dpo.models.head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT, LogProbHead
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard
@@ -23,7 +23,7 @@ CHUNKS = {"rows, none kept": (1, 0), "two rows, two chunks kept": (48, 100), "al
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the head's pieces are."""
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", request.param[0])
-    monkeypatch.setattr(head, "KEPT_ELEMENTS", request.param[1])
+    monkeypatch.setattr(head, "SAVED_ELEMENTS", request.param[1])
 
 
 def case(vocab_size: int = 21, dtype: torch.dtype = torch.float32) -> Case:
@@ -75,7 +75,7 @@ def test_some_labels_are_hit_and_some_are_not() -> None:
     asked = Case(
         asked.hidden, asked.weight, asked.labels.where(torch.arange(9) % 2 == 0, likeliest), asked.upstream, 21
     )
-    assert whole(asked).columns[1::2, HIT].tolist() == [1.0] * 4
+    assert whole(asked).columns[1::2, TOP1_HIT].tolist() == [1.0] * 4
     close(whole(asked), by_definition(asked))
 
 
@@ -86,7 +86,7 @@ def test_without_statistics_there_is_one_column_with_the_same_values() -> None:
     assert torch.equal(plain.hidden_grad, found.hidden_grad) and torch.equal(plain.weight_grad, found.weight_grad)
 
 
-@pytest.mark.parametrize("column", [ENTROPY, HIT, MEAN_LOGIT, LOG_COLLISION])
+@pytest.mark.parametrize("column", [ENTROPY, TOP1_HIT, MEAN_LOGIT, LOG_COLLISION])
 def test_statistics_carry_no_gradient(column: int) -> None:
     asked = case()
     shard = VocabShard(0, 24, asked.vocab_size)
@@ -127,7 +127,7 @@ def test_no_more_logits_exist_than_a_chunk_has_and_no_more_are_kept_than_is_allo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 48)
-    monkeypatch.setattr(head, "KEPT_ELEMENTS", 100)
+    monkeypatch.setattr(head, "SAVED_ELEMENTS", 100)
     made, mask = [], head._mask
 
     def watched(logits: Tensor, shard: VocabShard) -> Tensor:
@@ -148,7 +148,7 @@ def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
                 LogProbHead.forward(None, hidden, asked.labels, shard, asked.weight)  # type: ignore[arg-type]
-    assert allowed == [0, 0, 0, head.KEPT_ELEMENTS]
+    assert allowed == [0, 0, 0, head.SAVED_ELEMENTS]
 
 
 @pytest.mark.distributed
@@ -165,10 +165,10 @@ def test_a_split_vocabulary_scores_like_a_whole_one(vocab_size: int, chunk_eleme
 
 @pytest.mark.parametrize(("start", "size", "vocab_size", "real"), [(0, 8, 21, 8), (16, 8, 21, 5), (24, 8, 21, 0)])
 def test_a_shard_knows_its_real_columns(start: int, size: int, vocab_size: int, real: int) -> None:
-    assert VocabShard(start, size, vocab_size).real == real
+    assert VocabShard(start, size, vocab_size).num_real == real
 
 
 def test_a_shard_finds_exactly_its_own_labels() -> None:
-    column, here = VocabShard(8, 8, 21).local(torch.tensor([0, 7, 8, 15, 16, 20]))
+    column, here = VocabShard(8, 8, 21).local_columns(torch.tensor([0, 7, 8, 15, 16, 20]))
     assert column.tolist() == [0, 0, 0, 7, 0, 0]
     assert here.tolist() == [False, False, True, True, False, False]

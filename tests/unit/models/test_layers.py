@@ -60,7 +60,7 @@ def attend(packed: PackedBatch, window: tuple[int, int] | None = None, **setting
     cos, sin = angles(packed.positions, torch.tensor([1.0, 0.3, 0.1, 0.01]))
     query, key, value = (token_values(packed, heads, seed) for seed, heads in enumerate((HEADS, GROUPS, GROUPS)))
     attention = SegmentAttention(config(window_size=window), layer_number=1, **settings)
-    return attention(query, key, value, packed_seq_params=SegmentParams.of(packed, cos, sin))
+    return attention(query, key, value, packed_seq_params=SegmentParams.from_batch(packed, cos, sin))
 
 
 @pytest.mark.parametrize("window", [None, (0, 0), (1, 0), (3, 0)])
@@ -108,6 +108,6 @@ def test_queries_and_keys_are_rotated_by_position_and_values_are_not() -> None:
 
 def test_the_params_keep_megatron_off_its_own_packed_path() -> None:
     packed = pack(BATCH)
-    params = SegmentParams.of(packed, torch.zeros(1), torch.zeros(1))
+    params = SegmentParams.from_batch(packed, torch.zeros(1), torch.zeros(1))
     assert params.qkv_format == "sbhd"
     assert (params.max_seqlen_q, params.max_seqlen_kv) == (max(packed.query_lengths), max(packed.key_lengths))

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.weights import Layout
-from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights import ParallelLayout
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from tests.support.processes import pool
 from tests.support.reward_models import hf_scores, save_tiny_reward_model, tiny_reward_model
 from tests.unit.models import reward_jobs as jobs
@@ -75,9 +75,11 @@ def test_scores_do_not_depend_on_the_layout(name: str, layout: str) -> None:
     torch.testing.assert_close(scores, expected(name), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("layout", "job"), [(Layout(2, 1), {}), (Layout(1, 2), {"tp": 2})], ids=["TP2", "PP2"])
-def test_a_converted_checkpoint_scores_the_same(layout: Layout, job: dict[str, int], tmp_path: Path) -> None:
-    convert(Request(folder("qwen2"), tmp_path, layout=layout, reward_model=True))
+@pytest.mark.parametrize(
+    ("layout", "job"), [(ParallelLayout(2, 1), {}), (ParallelLayout(1, 2), {"tp": 2})], ids=["TP2", "PP2"]
+)
+def test_a_converted_checkpoint_scores_the_same(layout: ParallelLayout, job: dict[str, int], tmp_path: Path) -> None:
+    convert(ConversionRequest(folder("qwen2"), tmp_path, layout=layout, reward_model=True))
     torch.testing.assert_close(found(job.get("tp", 1), Job(tmp_path, **job)), expected("qwen2"), rtol=1e-4, atol=1e-4)
 
 
@@ -93,7 +95,7 @@ def test_without_the_final_norm_the_head_reads_the_last_hidden_states(world_size
 
 
 def test_a_bias_of_the_head_is_added_to_every_score(tmp_path: Path) -> None:
-    convert(Request(folder("llama"), tmp_path, layout=Layout(2, 1), reward_model=True))
+    convert(ConversionRequest(folder("llama"), tmp_path, layout=ParallelLayout(2, 1), reward_model=True))
     edit_rank_files(tmp_path, lambda model: model["rm_head.bias"].fill_(2.5))
     for tp in (1, 2):
         scores = found(tp, Job(tmp_path, tp=tp))
@@ -101,7 +103,7 @@ def test_a_bias_of_the_head_is_added_to_every_score(tmp_path: Path) -> None:
 
 
 def test_an_output_layer_in_old_files_is_never_read(tmp_path: Path) -> None:
-    convert(Request(folder("llama"), tmp_path, reward_model=True))
+    convert(ConversionRequest(folder("llama"), tmp_path, reward_model=True))
     edit_rank_files(tmp_path, lambda model: model.update({"output_layer.weight": torch.full((93, 32), torch.nan)}))
     edit_rank_files(tmp_path, lambda model: model.pop("rm_head.bias"))
     torch.testing.assert_close(found(1, Job(tmp_path)), expected("llama"), rtol=1e-4, atol=1e-4)

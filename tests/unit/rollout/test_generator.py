@@ -75,18 +75,18 @@ def test_slots_are_gathered_into_the_fullest_tiles() -> None:
     for holder in "abcdefghijk":
         slots.take(holder)
     for slot in (0, 1, 5, 6, 9):
-        slots.leave(slot)
+        slots.release(slot)
     # Tiles hold {c, d}, {e, h} and {i, k}; the last has three slots only.
-    moves = list(slots.gather())
+    moves = list(slots.compact())
     assert moves == [(8, 0, "i"), (10, 1, "k")]
-    assert slots.tiles() == [0, 1] and list(slots.gather()) == []
+    assert slots.tiles() == [0, 1] and list(slots.compact()) == []
     assert slots.in_tile(0) == [(0, "i"), (1, "k"), (2, "c"), (3, "d")]
     assert [slots.take("l"), slots.take("m")] == [5, 6]
 
 
 def test_a_response_keeps_its_stop_token(model: RolloutModel) -> None:
     batch = rollout(model, stop_ids=frozenset(range(4)), max_new_tokens=25)
-    for p, row in enumerate(batch.answers.responses()):
+    for p, row in enumerate(batch.samples.responses()):
         for k, response in enumerate(row):
             stops = (response < 4).nonzero()[:, 0].tolist()
             assert stops == ([len(response) - 1] if batch.ended[p, k] else [])
@@ -96,20 +96,20 @@ def test_a_response_keeps_its_stop_token(model: RolloutModel) -> None:
 
 def test_a_stop_token_at_the_limit_ends_a_response(model: RolloutModel) -> None:
     batch = rollout(model, stop_ids=frozenset(range(93)), max_new_tokens=1)
-    assert batch.ended.all() and (batch.answers.response_lengths == 1).all()
+    assert batch.ended.all() and (batch.samples.response_lengths == 1).all()
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7])
 def test_responses_reach_their_limit_and_no_more(limit: int, model: RolloutModel) -> None:
     batch = rollout(model, max_new_tokens=limit, stop_ids=frozenset())
-    assert (batch.answers.response_lengths == limit).all() and not batch.ended.any()
+    assert (batch.samples.response_lengths == limit).all() and not batch.ended.any()
 
 
 @pytest.mark.parametrize("length", [BLOCK - 2, BLOCK - 1, BLOCK, BLOCK + 1])
 def test_the_cache_is_right_at_the_edges_of_its_blocks(length: int, model: RolloutModel) -> None:
     prompt = [(7 * place) % 93 for place in range(length)]
-    batch = rollout(model, [prompt], max_new_tokens=4, stop_ids=frozenset(), do_sample=False)
-    (response, _), text = batch.answers.responses()[0], list(prompt)
+    batch = rollout(model, [prompt], max_new_tokens=4, stop_ids=frozenset(), top_k=1)
+    (response, _), text = batch.samples.responses()[0], list(prompt)
     for token in response.tolist():
         assert token == int(model.prefill(torch.tensor(text))[1].argmax())
         text.append(token)
@@ -166,16 +166,16 @@ def test_weights_that_do_not_fit_are_named(model: RolloutModel) -> None:
 def test_a_batch_holds_prompts_rows_and_version(model: RolloutModel) -> None:
     one = generator(model, n_samples_per_prompt=3)
     batch = one.rollout(tensors(PROMPTS), [10, 11, 12, 13, 14, 15], range(6), version=4)
-    assert [p.tolist() for p in batch.answers.prompts()] == PROMPTS
+    assert [p.tolist() for p in batch.samples.prompts()] == PROMPTS
     assert batch.rows.tolist() == [10, 11, 12, 13, 14, 15] and batch.version == 4
     assert batch.num_responses == 3 and batch.logps is not None and batch.logps.dtype == torch.float32
     answers = one.generate(tensors(PROMPTS), range(6), with_logps=False)
     without = rollout_batch(tensors(PROMPTS), range(6), answers, 4, 3)
-    assert without.logps is None and torch.equal(without.answers.response_tokens, batch.answers.response_tokens)
+    assert without.logps is None and torch.equal(without.samples.response_tokens, batch.samples.response_tokens)
 
 
 def test_a_replica_without_prompts_has_an_empty_part(model: RolloutModel) -> None:
     part = generator(model).rollout([], [], [], version=2)
     assert part.num_prompts == 0 and part.num_responses == 2 and part.logps is not None
-    whole = type(part).concat([rollout(model), type(part)(part.answers, part.rows, part.ended, part.logps, 0)])
+    whole = type(part).concat([rollout(model), type(part)(part.samples, part.rows, part.ended, part.logps, 0)])
     assert whole.num_prompts == 6

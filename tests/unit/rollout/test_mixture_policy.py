@@ -11,11 +11,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mindspeed_dpo.batches import RolloutBatch, side_by_side
+from mindspeed_dpo.batches import RolloutBatch, concat_responses
 from mindspeed_dpo.parallel.tensor_group import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
-from mindspeed_dpo.rollout.paired_generation import Duel, others_number
+from mindspeed_dpo.rollout.paired_generation import PairedGenerator, other_sample_number
 from tests.support.processes import pool
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
@@ -43,14 +43,14 @@ def same(one: RolloutBatch, other: RolloutBatch) -> bool:
     """Whether tokens, ends and log-probabilities are bitwise equal."""
     assert one.logps is not None and other.logps is not None
     return (
-        torch.equal(one.answers.response_lengths, other.answers.response_lengths)
-        and torch.equal(one.answers.response_tokens, other.answers.response_tokens)
+        torch.equal(one.samples.response_lengths, other.samples.response_lengths)
+        and torch.equal(one.samples.response_tokens, other.samples.response_tokens)
         and torch.equal(one.ended, other.ended)
         and torch.equal(one.logps, other.logps)
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"do_sample": False}, {"top_p": 0.8, "repetition_penalty": 1.3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"top_k": 1}, {"top_p": 0.8, "repetition_penalty": 1.3}], ids=str)
 def test_at_its_ends_the_mixture_is_the_policy_or_the_reference(
     changes: dict[str, Any], models: tuple[RolloutModel, RolloutModel]
 ) -> None:
@@ -64,10 +64,10 @@ def test_at_its_ends_the_mixture_is_the_policy_or_the_reference(
 def test_the_mixture_says_what_mixed_logits_of_transformers_say(
     share: float, models: tuple[RolloutModel, RolloutModel]
 ) -> None:
-    mixed = rollout(MixedModel(*models, share), do_sample=False, n_samples_per_prompt=1, stop_ids=frozenset())
+    mixed = rollout(MixedModel(*models, share), top_k=1, n_samples_per_prompt=1, stop_ids=frozenset())
     policy, reference = tiny_model(POLICY), tiny_model(REFERENCE)
     assert mixed.logps is not None
-    for prompt, (response,), logp in zip(PROMPTS, mixed.answers.responses(), mixed.logps[:, 0], strict=True):
+    for prompt, (response,), logp in zip(PROMPTS, mixed.samples.responses(), mixed.logps[:, 0], strict=True):
         tokens, total = list(prompt), 0.0
         with torch.no_grad():
             for _ in response:
@@ -89,7 +89,7 @@ def test_slots_order_and_company_change_nothing(models: tuple[RolloutModel, Roll
 
 
 def duel(policy: TokenModel, other: TokenModel, numbers: list[int], **changes: Any) -> RolloutBatch:
-    between = Duel.between(policy, other, settings(**changes), max_new_tokens=12, stop_ids=STOPS, seed=1)
+    between = PairedGenerator.between(policy, other, settings(**changes), max_new_tokens=12, stop_ids=STOPS, seed=1)
     return between.rollout(tensors(PROMPTS), range(len(PROMPTS)), numbers, version=7)
 
 
@@ -97,28 +97,28 @@ def test_a_duel_has_the_policys_response_first_and_the_others_second(models: tup
     numbers = list(range(10, 16))
     found = duel(*models, numbers)
     ours = rollout(models[0], numbers=numbers, n_samples_per_prompt=1)
-    theirs = rollout(models[1], numbers=[others_number(number) for number in numbers], n_samples_per_prompt=1)
-    assert same(found, side_by_side(ours, theirs)) and found.version == 7
-    assert [len(row) for row in found.answers.responses()] == [2] * len(PROMPTS)
-    assert [row[1].tolist() for row in found.answers.responses()] == [
-        row[0].tolist() for row in theirs.answers.responses()
+    theirs = rollout(models[1], numbers=[other_sample_number(number) for number in numbers], n_samples_per_prompt=1)
+    assert same(found, concat_responses(ours, theirs)) and found.version == 7
+    assert [len(row) for row in found.samples.responses()] == [2] * len(PROMPTS)
+    assert [row[1].tolist() for row in found.samples.responses()] == [
+        row[0].tolist() for row in theirs.samples.responses()
     ]
     # As the first of two responses, the policy's is also what plain online DPO would sample.
-    assert [row[0].tolist() for row in rollout(models[0], numbers=numbers).answers.responses()] == [
-        row[0].tolist() for row in found.answers.responses()
+    assert [row[0].tolist() for row in rollout(models[0], numbers=numbers).samples.responses()] == [
+        row[0].tolist() for row in found.samples.responses()
     ]
 
 
 def test_a_model_against_itself_draws_other_numbers(models: tuple[RolloutModel, RolloutModel]) -> None:
     found = duel(models[0], models[0], list(range(6)))
-    assert sum(one.tolist() != other.tolist() for one, other in found.answers.responses()) >= 5
-    assert {others_number(number) for number in range(100)}.isdisjoint(range(100))
+    assert sum(one.tolist() != other.tolist() for one, other in found.samples.responses()) >= 5
+    assert {other_sample_number(number) for number in range(100)}.isdisjoint(range(100))
 
 
 def test_a_cold_reference_says_what_greedy_transformers_say(models: tuple[RolloutModel, RolloutModel]) -> None:
     found = duel(*models, list(range(6)), temperature=1e-4)
     reference = tiny_model(REFERENCE)
-    for prompt, (_, response) in zip(PROMPTS, found.answers.responses(), strict=True):
+    for prompt, (_, response) in zip(PROMPTS, found.samples.responses(), strict=True):
         assert response.tolist() == greedy(reference, prompt, 12)
 
 
@@ -140,5 +140,5 @@ def test_two_tensor_ranks_mix_as_one(folders: tuple[Path, Path], models: tuple[R
     alone = rollout(MixedModel(*models, 0.5), max_new_tokens=5, rollout_slots=8, decode_rows=8)
     first, second = pool(2).run(shared_mixture, *folders)
     assert same(first, second)
-    assert torch.equal(first.answers.response_tokens, alone.answers.response_tokens)
+    assert torch.equal(first.samples.response_tokens, alone.samples.response_tokens)
     torch.testing.assert_close(first.logps, alone.logps, rtol=1e-5, atol=1e-4)

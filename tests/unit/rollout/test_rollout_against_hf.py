@@ -22,7 +22,7 @@ LONG = [int(token) for token in torch.randint(93, (121,), generator=torch.Genera
 def test_greedy_answers_equal_those_of_hugging_face(family: str, tmp_path: Path) -> None:
     folder = save_tiny_model(family, tmp_path)
     prompts = [*PROMPTS, LONG]
-    answers = rollout(rollout_model(folder), prompts, do_sample=False).answers.responses()
+    answers = rollout(rollout_model(folder), prompts, top_k=1).samples.responses()
     reference = load(folder)
     assert [row[0].tolist() for row in answers] == [greedy(reference, prompt, 12) for prompt in prompts]
     assert all(torch.equal(row[0], row[1]) for row in answers)
@@ -30,7 +30,7 @@ def test_greedy_answers_equal_those_of_hugging_face(family: str, tmp_path: Path)
 
 def test_greedy_answers_with_a_repetition_penalty_equal_those_of_hugging_face(tmp_path: Path) -> None:
     folder = save_tiny_model("llama", tmp_path)
-    answers = rollout(rollout_model(folder), do_sample=False, repetition_penalty=1.4).answers.responses()
+    answers = rollout(rollout_model(folder), top_k=1, repetition_penalty=1.4).samples.responses()
     expected = [greedy(load(folder), prompt, 12, repetition_penalty=1.4) for prompt in PROMPTS]
     assert [row[0].tolist() for row in answers] == expected
     assert expected != [greedy(load(folder), prompt, 12) for prompt in PROMPTS]
@@ -62,7 +62,7 @@ def test_log_probs_equal_those_of_hugging_face_whatever_the_filters(tmp_path: Pa
     reference = load(folder)
     expected = [
         [log_prob(reference, prompt, response.tolist()) for response in row]
-        for prompt, row in zip(PROMPTS, batch.answers.responses(), strict=True)
+        for prompt, row in zip(PROMPTS, batch.samples.responses(), strict=True)
     ]
     torch.testing.assert_close(batch.logps, torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
@@ -77,7 +77,7 @@ def greedy(model: PreTrainedModel, prompt: list[int], new_tokens: int, **options
         ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=new_tokens,
-        do_sample=False,
+        top_k=1,
         eos_token_id=[13, 29],
         pad_token_id=0,
         **options,

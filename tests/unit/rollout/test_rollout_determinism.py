@@ -47,17 +47,17 @@ def by_sample(batch: RolloutBatch, numbers: range | list[int]) -> dict[int, tupl
     assert batch.logps is not None
     return {
         number: ([r.tolist() for r in row], batch.ended[p].tolist(), batch.logps[p].tolist())
-        for p, (number, row) in enumerate(zip(numbers, batch.answers.responses(), strict=True))
+        for p, (number, row) in enumerate(zip(numbers, batch.samples.responses(), strict=True))
     }
 
 
 def test_responses_differ_by_k_sample_number_and_seed(model: RolloutModel) -> None:
     prompt = [PROMPTS[0]] * 3
     batch = rollout(model, prompt, stop_ids=frozenset())
-    responses = {tuple(r.tolist()) for row in batch.answers.responses() for r in row}
+    responses = {tuple(r.tolist()) for row in batch.samples.responses() for r in row}
     assert len(responses) == 6
     other = rollout(model, prompt, stop_ids=frozenset(), seed=2)
-    assert responses.isdisjoint({tuple(r.tolist()) for row in other.answers.responses() for r in row})
+    assert responses.isdisjoint({tuple(r.tolist()) for row in other.samples.responses() for r in row})
 
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 7, 64])
@@ -90,7 +90,7 @@ def test_a_longer_cache_changes_nothing(model: RolloutModel, whole: dict[int, tu
 def test_a_longer_limit_only_prolongs_what_had_not_ended(
     model: RolloutModel, whole: dict[int, tuple[object, ...]]
 ) -> None:
-    longer = rollout(model, max_new_tokens=20).answers.responses()
+    longer = rollout(model, max_new_tokens=20).samples.responses()
     for p, row in enumerate(longer):
         assert [r.tolist()[:12] for r in row] == whole[p][0]
 
@@ -145,7 +145,7 @@ def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capac
             cache.write(slot, prefixes[length])
     rows = []
     tile: CacheTile = cache.tiles[0]
-    with model.arranged(ROWS):
+    with model.packed_weights(ROWS):
         for step, token in enumerate(steps):
             tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
             positions = [length + step if length else 0 for length in lengths]

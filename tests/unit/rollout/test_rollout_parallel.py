@@ -25,7 +25,7 @@ FEW: dict[str, Any] = {"max_new_tokens": 5, "rollout_slots": 8, "decode_rows": 8
     ("family", "changes"),
     [
         ("llama_tied", {"top_p": 0.9, "repetition_penalty": 1.2}),
-        ("qwen2", {"do_sample": False}),
+        ("qwen2", {"top_k": 1}),
         ("qwen3", {"temperature": 0.7}),
     ],
 )
@@ -34,9 +34,9 @@ def test_two_tensor_ranks_answer_as_one(family: str, changes: dict[str, Any], tm
     alone = rollout(rollout_model(folder), **FEW, **changes)
     first, second = pool(2).run(shared_rollout, folder, {**FEW, **changes})
     for name in ("response_tokens", "response_lengths"):
-        found = getattr(first.answers, name)
-        assert torch.equal(found, getattr(second.answers, name))
-        assert torch.equal(found, getattr(alone.answers, name))
+        found = getattr(first.samples, name)
+        assert torch.equal(found, getattr(second.samples, name))
+        assert torch.equal(found, getattr(alone.samples, name))
     assert torch.equal(first.ended, alone.ended) and torch.equal(first.logps, second.logps)
     torch.testing.assert_close(first.logps, alone.logps, rtol=1e-5, atol=1e-4)
 
@@ -55,7 +55,7 @@ def test_log_probs_equal_those_of_the_model_that_trains(family: str, tmp_path: P
     options: dict[str, Any] = {"temperature": 0.8, "min_p": 0.02}
     batch = rollout(rollout_model(folder), **options)
     assert batch.logps is not None
-    (scores,) = pool(1).run(scores_job, Job(folder), batch.answers)
+    (scores,) = pool(1).run(scores_job, Job(folder), batch.samples)
     torch.testing.assert_close(batch.logps, scores, rtol=0, atol=1e-4)
 
 

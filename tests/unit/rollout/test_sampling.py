@@ -18,7 +18,7 @@ from transformers.generation import (
 )
 
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.rollout.sampling import INVALID, choose, filtered, invert, log_probs, penalised, uniforms
+from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, penalized, uniforms
 
 pytestmark = pytest.mark.numerics
 
@@ -57,7 +57,7 @@ def test_filters_keep_what_hugging_face_keeps(
     scores = logits(seed=seed)
     ids = torch.randint(311, (4, 9), generator=torch.Generator().manual_seed(seed))
     seen = torch.zeros(4, 311, dtype=torch.bool).scatter_(1, ids, True)
-    found = filtered(penalised(scores, seen, penalty), settings)
+    found = filter_scores(penalized(scores, seen, penalty) / temperature, settings)
     expected = reference(ids, scores, settings)
     assert torch.equal(found.isinf(), expected.isinf())
     torch.testing.assert_close(found.softmax(-1), expected.softmax(-1))
@@ -65,7 +65,7 @@ def test_filters_keep_what_hugging_face_keeps(
 
 def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
-    assert filtered(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
+    assert filter_scores(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
         [True, False, False, False, True]
     ]
 
@@ -73,7 +73,7 @@ def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
 def test_without_sampling_the_likeliest_token_is_taken_after_the_penalty() -> None:
     scores = torch.tensor([[1.0, 4.0, 3.0], [-2.0, -1.0, -3.0]])
     seen = torch.tensor([[False, True, False], [False, True, False]])
-    settings = RolloutConfig(do_sample=False, repetition_penalty=3.0, top_k=1)
+    settings = RolloutConfig(repetition_penalty=3.0, top_k=1)
     assert choose(scores, torch.zeros(2), settings).tolist() == [1, 1]
     assert choose(scores, torch.zeros(2), settings, seen).tolist() == [2, 0]
 
@@ -87,7 +87,7 @@ def test_sampled_frequencies_follow_the_distribution(columns: int, changes: dict
     numbers = torch.from_numpy(uniforms(5, 6, 7, draws))
     found = torch.cat([choose(row.expand(len(part), -1), part, settings) for part in numbers.split(2000)])
     counts = torch.bincount(found, minlength=columns).double()
-    expected = filtered(row, settings)[0].double().softmax(-1) * draws
+    expected = filter_scores(row / settings.temperature, settings)[0].double().softmax(-1) * draws
     assert (counts[expected == 0] == 0).all()
     # Rare tokens together, as the statistic asks for at least five expected draws.
     rare = expected < 5
@@ -124,7 +124,7 @@ def test_rows_that_are_not_finite_have_no_token() -> None:
     scores[1, 4] = float("nan")
     scores[2, 4] = float("inf")
     numbers = torch.full((3,), 0.5, dtype=torch.float64)
-    for settings in (RolloutConfig(), RolloutConfig(do_sample=False)):
+    for settings in (RolloutConfig(), RolloutConfig(top_k=1)):
         tokens = choose(scores, numbers, settings).tolist()
         assert tokens[0] >= 0 and tokens[1:] == [INVALID, INVALID]
 

@@ -18,7 +18,8 @@ from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.store import host_store
-from mindspeed_dpo.parallel.topology import Place, Topology
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
+from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError, open_weights
 from mindspeed_dpo.weights.resharding import Sender, Shards, empty_tensors, transfer
 from tests.support.processes import leave_layout
@@ -101,12 +102,12 @@ def copy_within(trained: Side, sampled: Side) -> Outcome:
     tensors, placement, model = _rollout(sampled)
     places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     shards = Shards(model, tensors, placement)
-    outcome = _transfer(world_link(), sender if place.dp_rank == 0 else None, shards, trained)
+    outcome = _transfer(world_weight_group(), sender if place.dp_rank == 0 else None, shards, trained)
     outcome.wrong = _wrong(sampled, tensors, placement, model, places)
     return outcome
 
 
-def _train(side: Side, source: Any) -> tuple[Place, Sender]:
+def _train(side: Side, source: Any) -> tuple[ParallelRank, Sender]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), side.tp, side.pp)
     groups.split(topology)
@@ -125,7 +126,7 @@ def _train(side: Side, source: Any) -> tuple[Place, Sender]:
     return place, Sender(Shards(config, tensors, placement), group, source(place))
 
 
-def _spoil_padding(model: PolicyModel, config: ModelConfig, place: Place) -> None:
+def _spoil_padding(model: PolicyModel, config: ModelConfig, place: ParallelRank) -> None:
     """Put NaN where no token is: none of it may arrive."""
     share = config.padded_vocab(place.topology.tp) // place.topology.tp
     true = max(0, min(share, config.vocab_size - share * place.tp_rank))
@@ -157,11 +158,11 @@ def _wrong(
     ]
 
 
-def _join(address: str, rank: int, size: int, store: dist.TCPStore | None) -> Link:
-    return join_link(address, rank, size, backend="gloo", timeout_minutes=1, store=store)
+def _join(address: str, rank: int, size: int, store: dist.TCPStore | None) -> WeightGroup:
+    return join_weight_group(address, rank, size, backend="gloo", timeout_minutes=1, store=store)
 
 
-def _transfer(link: Link | None, sender: Sender | None, receiver: Shards | None, side: Side) -> Outcome:
+def _transfer(link: WeightGroup | None, sender: Sender | None, receiver: Shards | None, side: Side) -> Outcome:
     outcome = Outcome()
     if link is not None:
         broadcast = link.broadcast

@@ -94,8 +94,8 @@ def test_the_bound_on_buckets_holds_for_any_size(weights: Callable[[str], Side],
 
 DIFFERENT: dict[str, tuple[dict[str, object], dict[str, object], str]] = {
     "version": ({"version": 3}, {"version": 4}, "publishes weights of version 3, the rollout is at version 4"),
-    "missing at the actor": ({"without": NORM}, {}, f"{NORM} is not there at the actor and [32] float32 at the roll"),
-    "missing at the rollout": ({}, {"without": NORM}, f"{NORM} is [32] float32 at the actor and not there at the roll"),
+    "missing at the actor": ({"without": NORM}, {}, f"{NORM} is missing at the actor and [32] float32 at the roll"),
+    "missing at the rollout": ({}, {"without": NORM}, f"{NORM} is [32] float32 at the actor and missing at the roll"),
     "number format": (
         {"dtype": torch.bfloat16},
         {},
@@ -127,15 +127,15 @@ def test_another_size_of_model_stops_on_both_sides(weights: Callable[[str], Side
 
 
 def test_tied_and_untied_embeddings_are_different_models(weights: Callable[[str], Side]) -> None:
-    sentence = "output_layer.weight is not there at the actor and [93, 32] float32 at the rollout"
+    sentence = "output_layer.weight is missing at the actor and [93, 32] float32 at the rollout"
     expect_refusal(weights("llama_tied"), weights("llama"), (1, 2, 1), sentence)
 
 
 def test_a_bucket_that_holds_no_row_stops_with_the_size_that_does(weights: Callable[[str], Side]) -> None:
     side = replace(weights("llama"), bucket_bytes=127)
-    sentence = "publish_bucket_bytes=127 holds no row of decoder.layers.0.mlp.linear_fc2.weight"
+    sentence = "publish_bucket_bytes=127 is smaller than a row of decoder.layers.0.mlp.linear_fc2.weight"
     for outcome in expect_refusal(side, side, (1, 1, 1), sentence)[1]:
-        assert "set it to 192 at least" in outcome.problem
+        assert "set it to at least 192" in outcome.problem
 
 
 def expect_refusal(trained: Side, sampled: Side, layout: Layout, sentence: str) -> tuple[list[Outcome], list[Outcome]]:

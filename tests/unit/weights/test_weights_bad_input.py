@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights import Layout, Placement, WeightsError, hf_writer, legacy_writer, open_weights
-from mindspeed_dpo.weights.convert import Request, convert
-from mindspeed_dpo.weights.dtype_cast import cast
+from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, hf_writer, legacy_writer, open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.dtype_cast import cast_tensor
 from tests.support.tiny_models import save_tiny_model
 
 HfFolder = Callable[[str], Path]
@@ -35,7 +35,7 @@ def single(hf_folder: HfFolder, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def checkpoint(hf_folder: HfFolder, tmp_path: Path) -> Path:
-    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 2)))
     return tmp_path / "mg"
 
 
@@ -159,7 +159,9 @@ def test_missing_and_foreign_rank_files_are_listed(checkpoint: Path) -> None:
 def test_a_truncated_rank_file_is_named(checkpoint: Path) -> None:
     file = checkpoint / "iter_0000001/mp_rank_01_001/model_optim_rng.pt"
     file.write_bytes(file.read_bytes()[:-5000])
-    with pytest.raises(WeightsError, match=r"mp_rank_01_001/model_optim_rng.pt is no file of torch.save, or is trunc"):
+    with pytest.raises(
+        WeightsError, match=r"mp_rank_01_001/model_optim_rng.pt is not a file of torch.save, or is trun"
+    ):
         load(checkpoint)
 
 
@@ -218,10 +220,13 @@ def test_experts_are_refused(checkpoint: Path) -> None:
 
 
 def test_copies_of_a_tied_embedding_must_agree(hf_folder: HfFolder, tmp_path: Path) -> None:
-    convert(Request(hf_folder("llama_tied"), tmp_path / "mg", layout=Layout(2, 2)))
+    convert(ConversionRequest(hf_folder("llama_tied"), tmp_path / "mg", layout=ParallelLayout(2, 2)))
     file = tmp_path / "mg/iter_0000001/mp_rank_01_001/model_optim_rng.pt"
     edit_rank(file, lambda content: content["model"]["output_layer.weight"].add_(1))
-    for request in (Request(tmp_path / "mg", tmp_path / "x", save_as="hf"), Request(tmp_path / "mg", tmp_path / "x")):
+    for request in (
+        ConversionRequest(tmp_path / "mg", tmp_path / "x", save_format="hf"),
+        ConversionRequest(tmp_path / "mg", tmp_path / "x"),
+    ):
         with pytest.raises(WeightsError, match=r"mp_rank_01_001/.*output_layer.weight differs from the embedding"):
             convert(request)
         assert not (tmp_path / "x").exists()
@@ -231,26 +236,26 @@ def test_going_on_without_missing_tensors_lists_them(
     single: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     edit(single, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    summary = convert(Request(single, tmp_path / "mg", loosely=True))
+    summary = convert(ConversionRequest(single, tmp_path / "mg", loosely=True))
     assert "missing: model.layers.1.mlp.up_proj.weight" in caplog.text
-    assert summary.tally.num_tensors == 4 * 6 + 3 - 1
+    assert summary.counts.num_tensors == 4 * 6 + 3 - 1
 
 
 def test_a_large_bf16_value_survives_and_overflow_is_an_error(tmp_path: Path) -> None:
     source = save_tiny_model("llama", tmp_path / "source", dtype=torch.bfloat16)
     edit(source, lambda tensors: tensors["model.norm.weight"].fill_(1e30))
-    convert(Request(source, tmp_path / "mg"))
-    convert(Request(tmp_path / "mg", tmp_path / "hf", save_as="hf"))
+    convert(ConversionRequest(source, tmp_path / "mg"))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "hf", save_format="hf"))
     assert load_file(tmp_path / "hf/model.safetensors")["model.norm.weight"][0] == torch.tensor(1e30).bfloat16()
-    with pytest.raises(WeightsError, match=r"final_layernorm.weight holds 1e\+30, which does not fit torch.float16"):
-        convert(Request(source, tmp_path / "half", dtype=torch.float16))
+    with pytest.raises(WeightsError, match=r"final_layernorm.weight holds 1e\+30, which overflows torch.float16"):
+        convert(ConversionRequest(source, tmp_path / "half", dtype=torch.float16))
     assert not (tmp_path / "half").exists()
 
 
 def test_router_balance_stays_float32_and_integers_stay_integers() -> None:
-    assert cast(torch.ones(2), torch.bfloat16, "mlp.router.expert_bias").dtype == torch.float32
-    assert cast(torch.ones(2, dtype=torch.int64), torch.bfloat16, "x").dtype == torch.int64
-    assert cast(torch.ones(2), torch.bfloat16, "x").dtype == torch.bfloat16
+    assert cast_tensor(torch.ones(2), torch.bfloat16, "mlp.router.expert_bias").dtype == torch.float32
+    assert cast_tensor(torch.ones(2, dtype=torch.int64), torch.bfloat16, "x").dtype == torch.int64
+    assert cast_tensor(torch.ones(2), torch.bfloat16, "x").dtype == torch.bfloat16
 
 
 def fail_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -268,7 +273,7 @@ def fail_after(count: int, function: Callable[..., Any]) -> Callable[..., Any]:
 def test_a_crash_leaves_no_checkpoint(hf_folder: HfFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "save", fail_after(2, torch.save))
     with pytest.raises(OSError, match="no space"):
-        convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+        convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 2)))
     assert not (tmp_path / "mg").exists()
 
 
@@ -278,7 +283,7 @@ def test_a_crash_while_replacing_leaves_the_old_checkpoint_whole(
     before = open_weights(checkpoint).fingerprint()
     monkeypatch.setattr(torch, "save", fail_after(1, torch.save))
     with pytest.raises(OSError, match="no space"):
-        convert(Request(hf_folder("mistral"), checkpoint, layout=Layout(1, 4), overwrite=True))
+        convert(ConversionRequest(hf_folder("mistral"), checkpoint, layout=ParallelLayout(1, 4), overwrite=True))
     assert open_weights(checkpoint).fingerprint() == before
 
 
@@ -287,14 +292,14 @@ def test_a_crash_leaves_no_hugging_face_folder(
 ) -> None:
     monkeypatch.setattr(hf_writer, "copy_assets", fail_after(0, hf_writer.copy_assets))
     with pytest.raises(OSError, match="no space"):
-        convert(Request(checkpoint, tmp_path / "out", save_as="hf"))
+        convert(ConversionRequest(checkpoint, tmp_path / "out", save_format="hf"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mg"]
 
 
 def test_older_files_are_met_only_by_wish(hf_folder: HfFolder, checkpoint: Path) -> None:
     with pytest.raises(WeightsError, match=r"is not empty; give another --save-dir, or --overwrite"):
-        convert(Request(hf_folder("llama"), checkpoint))
-    convert(Request(hf_folder("llama"), checkpoint, layout=Layout(4, 1), overwrite=True))
+        convert(ConversionRequest(hf_folder("llama"), checkpoint))
+    convert(ConversionRequest(hf_folder("llama"), checkpoint, layout=ParallelLayout(4, 1), overwrite=True))
     assert sorted(path.name for path in (checkpoint / "iter_0000001").iterdir()) == [f"mp_rank_0{t}" for t in range(4)]
 
 
@@ -303,17 +308,17 @@ def test_only_one_rank_file_is_in_memory(hf_folder: HfFolder, tmp_path: Path, mo
     peaks: list[int] = []
 
     def spy(tensor: Tensor, dtype: torch.dtype | None, name: str) -> Tensor:
-        result = cast(tensor, dtype, name)
+        result = cast_tensor(tensor, dtype, name)
         live[id(result)] = result.nbytes
         weakref.finalize(result, live.pop, id(result))
         peaks.append(sum(live.values()))
         return result
 
-    monkeypatch.setattr(legacy_writer, "cast", spy)
-    monkeypatch.setattr(hf_writer, "cast", spy)
+    monkeypatch.setattr(legacy_writer, "cast_tensor", spy)
+    monkeypatch.setattr(hf_writer, "cast_tensor", spy)
     total = sum(tensor.nbytes for _, tensor in open_weights(hf_folder("llama")).hf_tensors(
         open_weights(hf_folder("llama")).model_config()))  # fmt: skip
-    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 4)))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 4)))
     largest_file = max(file.stat().st_size for file in tmp_path.rglob("*.pt"))
     assert max(peaks) <= largest_file < total / 4
     peaks.clear()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from convert_ckpt import FAILURE, USAGE, main
 from mindspeed_dpo.weights import cli
 from mindspeed_dpo.weights.cli import UsageError, parse
-from mindspeed_dpo.weights.placement import Layout
+from mindspeed_dpo.weights.placement import ParallelLayout
 
 HfFolder = Callable[[str], Path]
 ROOT = Path(__file__).parents[4]
@@ -116,7 +116,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_told(
     tokenizer = {"model": {"vocab": {"a": 0}}, "added_tokens": [{"id": 93, "content": "<pad>"}]}
     (source / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert run("--load-dir", source, "--save-dir", tmp_path / "mg") == 0
-    assert "the tokenizer knows 94 ids, the model only 93" in caplog.text
+    assert "the tokenizer has 94 ids, but the model only 93" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -129,16 +129,16 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_told(
         (["--model-type-hf", "qwen3", "--add-qkv-bias"], "contradicts"),
         (["--model-type", "BERT"], "only GPT"),
         (["--load-model-type", "optim"], "optimizer states"),
-        (["--target-expert-model-parallel-size", "2"], "dense models only"),
+        (["--target-expert-model-parallel-size", "2"], "only dense models"),
         (["--num-layer-list", "4,x"], "numbers separated by commas"),
         (["--num-layer-list", "2,2", "--noop-layers", "1"], "cannot be combined"),
-        (["--mtp-num-layers", "1"], "several tokens"),
+        (["--mtp-num-layers", "1"], "multi-token"),
         (["--schedules-method", "dualpipev"], "dualpipev"),
         (["--w-pack", "True"], "packed"),
         (["--ckpt-format", "torch_dist"], "only torch"),
         (["--params-dtype", "int8"], "invalid choice"),
         (["--target-tensor-parallel-size", "0"], "at least 1"),
-        *[([flag, "x"] if values == 1 else [flag], reason) for flag, (values, reason) in cli.REFUSED.items()],
+        *[([flag, "x"] if values == 1 else [flag], reason) for flag, (values, reason) in cli.REJECTED.items()],
     ],
 )
 def test_wrong_command_lines_are_told_why(more: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,16 +162,16 @@ def test_flags_reach_the_request() -> None:
          "--num-layers", "4", "--load-model-type", "mg", "--save-model-type", "hf", "--model-type-hf", "llama2",
          "--orm"]
     )  # fmt: skip
-    assert request.layout == Layout(2, 2, layers_per_virtual_stage=1, noop_layers=(1, 3))
+    assert request.layout == ParallelLayout(2, 2, layers_per_virtual_stage=1, noop_layers=(1, 3))
     assert (request.dtype, request.vocab_size, request.vocab_multiple) == (torch.float16, 9, 8)
     assert request.loosely and request.overwrite and request.reward_model and request.hf_config_dir == Path("c")
-    assert (request.num_layers, request.load_as, request.save_as) == (4, "mg", "hf")
+    assert (request.num_layers, request.load_format, request.save_format) == (4, "mg", "hf")
     assert request.families == {"llama", "qwen2"}
 
 
 def test_both_spellings_of_the_expert_size_are_known() -> None:
     for name in ("--target-expert-parallel-size", "--target-expert-model-parallel-size"):
-        assert parse([*MINIMAL, name, "1"]).layout == Layout()
+        assert parse([*MINIMAL, name, "1"]).layout == ParallelLayout()
     with pytest.raises(UsageError, match="--save-dir"):
         parse(["--load-dir", "a"])
 
@@ -179,9 +179,9 @@ def test_both_spellings_of_the_expert_size_are_known() -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--model-type-hf", "qwen3"], "of the family llama, but the flags ask for qwen3"),
-        (["--add-qkv-bias"], "of the family llama, but the flags ask for qwen2"),
-        (["--num-layers", "5"], "--num-layers 5 was asked for, but the model has 4"),
+        (["--model-type-hf", "qwen3"], "of the family llama, but the flags expect qwen3"),
+        (["--add-qkv-bias"], "of the family llama, but the flags expect qwen2"),
+        (["--num-layers", "5"], "--num-layers is 5, but the model has 4"),
         (["--true-vocab-size", "90"], "contradicts vocab_size=93"),
         (["--load-model-type", "mg"], "is a Hugging Face folder; give --load-model-type hf"),
         (["--save-model-type", "hf", "--target-tensor-parallel-size", "2"], "has no parallel layout"),

@@ -1,4 +1,4 @@
-"""Numbers of weights: the same however a model is divided, and different when one bit or place differs."""
+"""Numbers of weights: the same however a model is for_context_rank, and different when one bit or place differs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.weights import Layout, open_weights
+from mindspeed_dpo.weights import ParallelLayout, open_weights
 from mindspeed_dpo.weights.resharding import Shards, digests, first_difference
 
 HfFolder = Callable[[str], Path]
@@ -27,7 +27,7 @@ def numbers(
     total: Counter[str] = Counter()
     for tp_rank in range(layout[0]):
         for pp_rank in range(layout[1]):
-            placement = Layout(*layout).placement(model.num_layers, tp_rank, pp_rank)
+            placement = ParallelLayout(*layout).placement(model.num_layers, tp_rank, pp_rank)
             tensors = {name: tensor.clone() for name, tensor in source.local_tensors(model, placement)}
             if change is not None:
                 change(tensors)

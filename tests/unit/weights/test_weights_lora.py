@@ -83,8 +83,8 @@ def test_flags_that_describe_the_adapter_must_agree_with_it(
     call = ("--load-dir", base, "--lora-load", adapter, "--save-dir", tmp_path / "out")
     assert convert(*call, "--lora-r", 4, "--lora-alpha", 3, "--lora-target-modules", *SOME) == 0
     for flags, sentence in (
-        (("--lora-r", 8), "--lora-r asks for 8"),
-        (("--lora-target-modules", "linear_qkv"), "--lora-target-modules asks for"),
+        (("--lora-r", 8), "--lora-r is 8"),
+        (("--lora-target-modules", "linear_qkv"), "--lora-target-modules is ("),
     ):
         assert convert(*call, "--overwrite", *flags) == convert_ckpt.FAILURE
         assert sentence in capsys.readouterr().err
@@ -99,7 +99,7 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "biases": (lambda config, _: config.update(bias="all"), "only LORA without biases"),
     "DoRA": (lambda config, _: config.update(use_dora=True), "use_dora=True is not supported"),
     "ranks by pattern": (lambda config, _: config.update(rank_pattern={"q": 1}), "rank_pattern="),
-    "no rank": (lambda config, _: config.pop("r"), "is no configuration of a LoRA adapter"),
+    "no rank": (lambda config, _: config.pop("r"), "is not a configuration of a LoRA adapter"),
     "an embedding": (
         lambda _, tensors: tensors.update({"base_model.model.model.embed_tokens.lora_A.weight": torch.zeros(4, 32)}),
         "only LoRA of linear layers",
@@ -127,7 +127,7 @@ def test_what_is_no_plain_lora_of_the_model_is_refused(how: str, folders: tuple[
 
 def test_an_adapter_of_another_kind_than_the_run_wants_is_refused(folders: tuple[Path, Path]) -> None:
     source = open_adapter(folders[1])
-    with pytest.raises(WeightsError, match=r"has lora_r=4, but 16 was asked for; set lora_r=4"):
+    with pytest.raises(WeightsError, match=r"has lora_r=4, but the run has 16; set lora_r=4"):
         check_adapter(source, AdapterConfig(lora_target_modules=LORA_MODULES))
     check_adapter(source, source.settings)
 

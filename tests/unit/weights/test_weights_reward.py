@@ -20,9 +20,8 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from convert_ckpt import FAILURE, main
-from mindspeed_dpo.weights import Layout, Placement, WeightsError, open_weights
-from mindspeed_dpo.weights.convert import Request, convert
-from mindspeed_dpo.weights.hf_config import HfConfigError
+from mindspeed_dpo.weights import HfConfigError, ParallelLayout, Placement, WeightsError, open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tiny_models import save_tiny_model
 
@@ -30,12 +29,12 @@ pytestmark = pytest.mark.numerics
 
 HfFolder = Callable[[str], Path]
 LAYOUTS = {
-    "tp1": Layout(),
-    "tp2": Layout(2, 1),
-    "tp4pp2": Layout(4, 2),
-    "virtual": Layout(2, 2, layers_per_virtual_stage=1),
-    "list": Layout(1, 2, num_layer_list=(3, 1)),
-    "noops": Layout(1, 2, noop_layers=(1, 5)),
+    "tp1": ParallelLayout(),
+    "tp2": ParallelLayout(2, 1),
+    "tp4pp2": ParallelLayout(4, 2),
+    "virtual": ParallelLayout(2, 2, layers_per_virtual_stage=1),
+    "list": ParallelLayout(1, 2, num_layer_list=(3, 1)),
+    "noops": ParallelLayout(1, 2, noop_layers=(1, 5)),
 }
 
 
@@ -48,13 +47,13 @@ def run(*arguments: object) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def to_mcore(folder: Path, target: Path, layout: Layout) -> Path:
-    convert(Request(folder, target, layout=layout, reward_model=True))
+def to_mcore(folder: Path, target: Path, layout: ParallelLayout) -> Path:
+    convert(ConversionRequest(folder, target, layout=layout, reward_model=True))
     return target
 
 
 def to_hf(checkpoint: Path, target: Path) -> Path:
-    convert(Request(checkpoint, target, save_as="hf", reward_model=True))
+    convert(ConversionRequest(checkpoint, target, save_format="hf", reward_model=True))
     return target
 
 
@@ -120,7 +119,7 @@ def test_resharding_equals_direct_conversion(tmp_path: Path) -> None:
 
 
 def test_transformers_loads_the_result_whole(tmp_path: Path) -> None:
-    result = to_hf(to_mcore(reward_folder("qwen2"), tmp_path / "mg", Layout(2, 2)), tmp_path / "hf")
+    result = to_hf(to_mcore(reward_folder("qwen2"), tmp_path / "mg", ParallelLayout(2, 2)), tmp_path / "hf")
     models = []
     for folder in (reward_folder("qwen2"), result):
         model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
@@ -147,29 +146,29 @@ def test_the_published_call_works_there_and_back(tmp_path: Path, caplog: pytest.
 
 
 def test_a_bias_is_kept_between_layouts_and_its_loss_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    checkpoint = to_mcore(reward_folder("llama"), tmp_path / "mg", Layout(2, 2))
+    checkpoint = to_mcore(reward_folder("llama"), tmp_path / "mg", ParallelLayout(2, 2))
     to_hf(checkpoint, tmp_path / "none_lost")
-    assert "lost" not in caplog.text
+    assert "dropped" not in caplog.text
     edit_rank_files(checkpoint, lambda model: "rm_head.bias" in model and model["rm_head.bias"].fill_(0.75))
-    files = rank_files(to_mcore(checkpoint, tmp_path / "other", Layout(1, 1)))
+    files = rank_files(to_mcore(checkpoint, tmp_path / "other", ParallelLayout(1, 1)))
     assert files["mp_rank_00"]["model"]["rm_head.bias"].tolist() == [0.75]
     result = to_hf(checkpoint, tmp_path / "hf")
-    assert "rm_head.bias is [0.75] and has no place in a Hugging Face folder; it is lost" in caplog.text
+    assert "rm_head.bias is [0.75] and cannot be stored in a Hugging Face folder; it is dropped" in caplog.text
     assert_same(read(result), read(reward_folder("llama")))
 
 
 def test_an_output_layer_and_an_absent_bias_of_old_files_do_not_matter(tmp_path: Path) -> None:
-    checkpoint = to_mcore(reward_folder("llama"), tmp_path / "mg", Layout(2, 1))
+    checkpoint = to_mcore(reward_folder("llama"), tmp_path / "mg", ParallelLayout(2, 1))
     edit_rank_files(checkpoint, lambda model: model.update({"output_layer.weight": torch.full((47, 32), torch.nan)}))
     edit_rank_files(checkpoint, lambda model: model.pop("rm_head.bias"))
     assert_same(read(to_hf(checkpoint, tmp_path / "hf")), read(reward_folder("llama")))
-    files = rank_files(to_mcore(checkpoint, tmp_path / "again", Layout(1, 2)))
+    files = rank_files(to_mcore(checkpoint, tmp_path / "again", ParallelLayout(1, 2)))
     assert "output_layer.weight" not in files["mp_rank_00_001"]["model"]
     assert files["mp_rank_00_001"]["model"]["rm_head.bias"].tolist() == [0.0]
 
 
 def test_a_checkpoint_trained_from_a_language_model_is_exported_with_a_classifiers_config(tmp_path: Path) -> None:
-    checkpoint = to_mcore(reward_folder("qwen3"), tmp_path / "mg", Layout())
+    checkpoint = to_mcore(reward_folder("qwen3"), tmp_path / "mg", ParallelLayout())
     shutil.rmtree(checkpoint / "hf")
     base = save_tiny_model("qwen3", tmp_path / "base")
     target = tmp_path / "hf"
@@ -189,16 +188,16 @@ def test_training_checkpoints_of_reward_models_read_like_their_origin(tmp_path: 
     assert dist.is_reward_model
     model = hf.model_config()
     for tp_rank in range(2):
-        for _, _, placement in Layout(2, 2).stages(4, tp_rank):
+        for _, _, placement in ParallelLayout(2, 2).stages(4, tp_rank):
             assert_same(dict(dist.local_tensors(model, placement)), dict(hf.local_tensors(model, placement)))
     assert_same(dict(dist.hf_tensors(model)), dict(hf.hf_tensors(model)))
 
 
 def test_every_form_says_whether_it_is_a_reward_model(hf_folder: HfFolder, tmp_path: Path) -> None:
     assert open_weights(reward_folder("llama")).is_reward_model
-    assert open_weights(to_mcore(reward_folder("llama"), tmp_path / "reward", Layout(2, 2))).is_reward_model
+    assert open_weights(to_mcore(reward_folder("llama"), tmp_path / "reward", ParallelLayout(2, 2))).is_reward_model
     assert not open_weights(hf_folder("llama")).is_reward_model
-    convert(Request(hf_folder("llama"), tmp_path / "language", layout=Layout(2, 2)))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path / "language", layout=ParallelLayout(2, 2)))
     assert not open_weights(tmp_path / "language").is_reward_model
     bare = shutil.copytree(reward_folder("llama"), tmp_path / "bare")
     (bare / "config.json").unlink()
@@ -211,10 +210,10 @@ def test_a_head_that_is_not_the_one_asked_for_is_told(
 ) -> None:
     language, reward = hf_folder("llama"), reward_folder("llama")
     if form == "mg":
-        convert(Request(language, tmp_path / "language"))
-        language, reward = tmp_path / "language", to_mcore(reward, tmp_path / "reward", Layout())
+        convert(ConversionRequest(language, tmp_path / "language"))
+        language, reward = tmp_path / "language", to_mcore(reward, tmp_path / "reward", ParallelLayout())
     assert run("--load-dir", language, "--save-dir", tmp_path / "out", "--orm") == FAILURE
-    assert "holds a language model, but --orm asks for a reward model" in capsys.readouterr().err
+    assert "holds a language model, but --orm expects a reward model" in capsys.readouterr().err
     assert run("--load-dir", reward, "--save-dir", tmp_path / "out") == FAILURE
     assert "holds a reward model; give --orm" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -260,7 +259,7 @@ def test_a_final_norm_that_is_not_used_may_be_there_or_not(form: str, stored: bo
     if form == "hf":
         folder = changed(lambda tensors: stored or tensors.pop("model.norm.weight"), tmp_path / "hf")
     else:
-        folder = to_mcore(reward_folder("llama"), tmp_path / "mg", Layout(2, 1))
+        folder = to_mcore(reward_folder("llama"), tmp_path / "mg", ParallelLayout(2, 1))
         edit_rank_files(folder, lambda model: stored or model.pop("decoder.final_layernorm.weight"))
     source = open_weights(folder)
     source.final_norm = False

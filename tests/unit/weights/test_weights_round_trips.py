@@ -11,21 +11,21 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from mindspeed_dpo.weights import Layout, open_weights
-from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights import ParallelLayout, open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from tests.support.tiny_models import FAMILIES, save_tiny_model
 
 HfFolder = Callable[[str], Path]
 LAYOUTS = {
-    "tp1": Layout(),
-    "tp2": Layout(2, 1),
-    "tp4": Layout(4, 1),
-    "pp2": Layout(1, 2),
-    "tp2pp2": Layout(2, 2),
-    "virtual": Layout(2, 2, layers_per_virtual_stage=1),
-    "list": Layout(1, 2, num_layer_list=(3, 1)),
-    "noops": Layout(2, 2, noop_layers=(1, 5)),
-    "virtual_noops": Layout(1, 2, layers_per_virtual_stage=1, noop_layers=(0, 5)),
+    "tp1": ParallelLayout(),
+    "tp2": ParallelLayout(2, 1),
+    "tp4": ParallelLayout(4, 1),
+    "pp2": ParallelLayout(1, 2),
+    "tp2pp2": ParallelLayout(2, 2),
+    "virtual": ParallelLayout(2, 2, layers_per_virtual_stage=1),
+    "list": ParallelLayout(1, 2, num_layer_list=(3, 1)),
+    "noops": ParallelLayout(2, 2, noop_layers=(1, 5)),
+    "virtual_noops": ParallelLayout(1, 2, layers_per_virtual_stage=1, noop_layers=(0, 5)),
 }
 
 
@@ -50,23 +50,23 @@ def rank_files(folder: Path) -> dict[str, dict[str, dict[str, Tensor]]]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", FAMILIES)
 def test_to_megatron_and_back_changes_no_bit(hf_folder: HfFolder, name: str, layout: str, tmp_path: Path) -> None:
-    convert(Request(hf_folder(name), tmp_path / "mg", layout=LAYOUTS[layout]))
-    convert(Request(tmp_path / "mg", tmp_path / "hf", save_as="hf"))
+    convert(ConversionRequest(hf_folder(name), tmp_path / "mg", layout=LAYOUTS[layout]))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "hf", save_format="hf"))
     assert_same(read(tmp_path / "hf"), read(hf_folder(name)))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_the_source_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
     source = save_tiny_model("qwen2", tmp_path / "source", dtype=dtype)
-    convert(Request(source, tmp_path / "mg", layout=Layout(2, 2)))
-    convert(Request(tmp_path / "mg", tmp_path / "hf", save_as="hf"))
+    convert(ConversionRequest(source, tmp_path / "mg", layout=ParallelLayout(2, 2)))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "hf", save_format="hf"))
     assert_same(read(tmp_path / "hf"), read(source))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_transformers_computes_the_same_logits_from_the_result(hf_folder: HfFolder, name: str, tmp_path: Path) -> None:
-    convert(Request(hf_folder(name), tmp_path / "mg", layout=Layout(2, 2)))
-    convert(Request(tmp_path / "mg", tmp_path / "hf", save_as="hf"))
+    convert(ConversionRequest(hf_folder(name), tmp_path / "mg", layout=ParallelLayout(2, 2)))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "hf", save_format="hf"))
     tokens = torch.arange(93).view(3, 31)
     logits = []
     for folder in (hf_folder(name), tmp_path / "hf"):
@@ -86,9 +86,9 @@ def test_transformers_computes_the_same_logits_from_the_result(hf_folder: HfFold
 def test_resharding_equals_direct_conversion(
     hf_folder: HfFolder, name: str, first: str, second: str, tmp_path: Path
 ) -> None:
-    convert(Request(hf_folder(name), tmp_path / "first", layout=LAYOUTS[first]))
-    convert(Request(tmp_path / "first", tmp_path / "second", layout=LAYOUTS[second]))
-    convert(Request(hf_folder(name), tmp_path / "direct", layout=LAYOUTS[second]))
+    convert(ConversionRequest(hf_folder(name), tmp_path / "first", layout=LAYOUTS[first]))
+    convert(ConversionRequest(tmp_path / "first", tmp_path / "second", layout=LAYOUTS[second]))
+    convert(ConversionRequest(hf_folder(name), tmp_path / "direct", layout=LAYOUTS[second]))
     found, expected = rank_files(tmp_path / "second"), rank_files(tmp_path / "direct")
     assert found.keys() == expected.keys()
     for rank, chunks in expected.items():
@@ -102,7 +102,7 @@ def test_resharding_equals_direct_conversion(
 def test_every_rank_reads_the_same_from_either_form(
     hf_folder: HfFolder, name: str, stored: str, tmp_path: Path
 ) -> None:
-    convert(Request(hf_folder(name), tmp_path / "mg", layout=LAYOUTS[stored]))
+    convert(ConversionRequest(hf_folder(name), tmp_path / "mg", layout=LAYOUTS[stored]))
     hf, mg = open_weights(hf_folder(name)), open_weights(tmp_path / "mg")
     model = hf.model_config()
     assert mg.model_config() == model
@@ -113,7 +113,7 @@ def test_every_rank_reads_the_same_from_either_form(
 
 
 def test_files_have_megatrons_names_and_own_their_memory(hf_folder: HfFolder, tmp_path: Path) -> None:
-    convert(Request(hf_folder("llama"), tmp_path, layout=Layout(2, 2, layers_per_virtual_stage=1)))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path, layout=ParallelLayout(2, 2, layers_per_virtual_stage=1)))
     assert (tmp_path / "latest_checkpointed_iteration.txt").read_text().strip() == "1"
     files = rank_files(tmp_path)
     assert list(files) == ["mp_rank_00_000", "mp_rank_00_001", "mp_rank_01_000", "mp_rank_01_001"]
@@ -128,8 +128,8 @@ def test_files_have_megatrons_names_and_own_their_memory(hf_folder: HfFolder, tm
 
 
 def test_the_stored_args_describe_model_and_layout(hf_folder: HfFolder, tmp_path: Path) -> None:
-    layout = Layout(2, 2, noop_layers=(1, 3))
-    convert(Request(hf_folder("llama3_rope"), tmp_path, layout=layout, dtype=torch.bfloat16))
+    layout = ParallelLayout(2, 2, noop_layers=(1, 3))
+    convert(ConversionRequest(hf_folder("llama3_rope"), tmp_path, layout=layout, dtype=torch.bfloat16))
     file = tmp_path / "iter_0000001" / "mp_rank_00_000" / "model_optim_rng.pt"
     content = torch.load(file, weights_only=False)
     args = content["args"]

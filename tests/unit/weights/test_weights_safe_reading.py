@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.weights import Layout, WeightsError, open_weights
-from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from mindspeed_dpo.weights.dist_source import DistSource
 from mindspeed_dpo.weights.torch_file import read_pickle, read_torch_file
 
@@ -44,7 +44,7 @@ class Getter:
 
 @pytest.fixture
 def rank_file(hf_folder: HfFolder, tmp_path: Path) -> Path:
-    convert(Request(hf_folder("llama"), tmp_path / "mg"))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg"))
     return tmp_path / "mg/iter_0000001/mp_rank_00/model_optim_rng.pt"
 
 
@@ -169,4 +169,4 @@ def test_extra_state_may_be_bytes_as_parallel_layers_write_it(rank_file: Path, h
     )
     source = open_weights(rank_file.parents[2])
     source.check(source.model_config())
-    assert source.layout == Layout()  # type: ignore[attr-defined]
+    assert source.layout == ParallelLayout()  # type: ignore[attr-defined]

@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.weights import Layout, WeightsError, hf_source, open_weights
-from mindspeed_dpo.weights.convert import Request, convert
+from mindspeed_dpo.weights import ParallelLayout, WeightsError, hf_source, open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from tests.support.tiny_models import save_tiny_model, tiny_model
 
 HfFolder = Callable[[str], Path]
@@ -46,7 +46,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 @pytest.fixture
 def checkpoint(hf_folder: HfFolder, tmp_path: Path) -> Path:
-    convert(Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 2)))
+    convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 2)))
     return tmp_path / "mg"
 
 
@@ -81,7 +81,7 @@ def test_each_slice_is_read_once_by_the_rank_that_needs_it(
     monkeypatch.setattr(hf_source, "_safetensors_handle",
                         lambda file, make=hf_source._safetensors_handle: SliceSpy(make(file), counts))  # fmt: skip
     source = open_weights(hf_folder("qwen2"))
-    model, layout = source.model_config(), Layout(2, 2)
+    model, layout = source.model_config(), ParallelLayout(2, 2)
     for tp_rank in range(2):
         for _, _, placement in layout.stages(model.num_layers, tp_rank):
             before, needed = counts.total(), 0
@@ -128,7 +128,7 @@ def test_fingerprints_tell_weights_apart(hf_folder: HfFolder, tmp_path: Path) ->
     copy = shutil.copytree(hf_folder("llama"), tmp_path / "copy")
     same = open_weights(copy).fingerprint()
     assert same == open_weights(hf_folder("llama")).fingerprint()
-    convert(Request(copy, tmp_path / "mg"))
+    convert(ConversionRequest(copy, tmp_path / "mg"))
     whole, iteration = open_weights(tmp_path / "mg"), open_weights(tmp_path / "mg/iter_0000001")
     assert whole.fingerprint() == iteration.fingerprint() != same
     other = save_tiny_model("llama", tmp_path / "other", seed=1)
@@ -174,7 +174,7 @@ def test_fused_norm_names_are_accepted(hf_folder: HfFolder, checkpoint: Path) ->
 
 
 def test_padding_of_other_writers_is_cut_away_and_made_anew(hf_folder: HfFolder, tmp_path: Path) -> None:
-    padded = Request(hf_folder("llama"), tmp_path / "mg", layout=Layout(2, 1), vocab_multiple=64)
+    padded = ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 1), vocab_multiple=64)
     convert(padded)
 
     def repeat_last_row(content: dict[str, Any]) -> None:
@@ -186,7 +186,7 @@ def test_padding_of_other_writers_is_cut_away_and_made_anew(hf_folder: HfFolder,
 
     rewrite(tmp_path / "mg", repeat_last_row)
     assert_same_weights(tmp_path / "mg", hf_folder("llama"))
-    convert(Request(tmp_path / "mg", tmp_path / "again", layout=Layout(4, 1), vocab_multiple=1))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "again", layout=ParallelLayout(4, 1), vocab_multiple=1))
     content = torch.load(tmp_path / "again/iter_0000001/mp_rank_03/model_optim_rng.pt", weights_only=False)
     assert content["model"]["output_layer.weight"].shape == (24, 32)
     assert not content["model"]["output_layer.weight"][21:].any()
@@ -205,7 +205,7 @@ def test_training_checkpoints_of_megatron_core_read_like_their_origin(
     model = hf.model_config()
     assert dist.model_config() == model
     assert_same_weights(target, hf_folder(name))
-    for layout in (Layout(), Layout(4, 1), Layout(2, 2)):
+    for layout in (ParallelLayout(), ParallelLayout(4, 1), ParallelLayout(2, 2)):
         for tp_rank in range(layout.tp):
             for _, _, placement in layout.stages(4, tp_rank):
                 found = dict(dist.local_tensors(model, placement))
@@ -213,5 +213,5 @@ def test_training_checkpoints_of_megatron_core_read_like_their_origin(
                 assert found.keys() == expected.keys()
                 assert all(torch.equal(found[key], expected[key]) for key in expected)
     (target / "iter_0000010" / "metadata.json").unlink()
-    with pytest.raises(WeightsError, match=r"metadata.json: the checkpoint was not written to its end"):
+    with pytest.raises(WeightsError, match=r"metadata.json: the checkpoint is incomplete"):
         open_weights(target)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.estimates.memory import MultiplyAdds
+from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit
 from mindspeed_dpo.parallel.topology import Topology
@@ -149,7 +149,7 @@ def test_prompts_are_repeated_where_sharing_is_off() -> None:
 
 
 def test_tokens_the_model_does_not_know_are_refused_with_their_rows() -> None:
-    sentence = r"rows \[3, 40\] hold token 40, but the model has vocab_size=40: .* another tokenizer"
+    sentence = r"rows \[3, 40\] contain token 40, but the model has vocab_size=40: .* another tokenizer"
     with pytest.raises(ValueError, match=sentence):
         list(batch_builder(vocab_size=40).micro_batches([1, 2, 3, 40]))
     assert rows_of(batch_builder(vocab_size=41).micro_batches([1, 2, 3, 40])) == [1, 2, 3, 40]

@@ -151,11 +151,11 @@ def test_functions_are_checked_without_being_called(tmp_path: Path, monkeypatch:
         (settings("NOT_A_FUNCTION"), r"reward_functions: .*\.NOT_A_FUNCTION is a dict, not a function"),
         (
             settings("only_labels", dataset_additional_keys=("answers",)),
-            r"only_labels asks for labels, .* completion_ids, messages, answers; .* in dataset_additional_keys",
+            r"only_labels requires the argument labels, .* completion_ids, messages, answers; .* in dataset_additional_keys",
         ),
         (settings("length", dataset_additional_keys=("prompts",)), "dataset_additional_keys names prompts"),
         (RewardConfig(judge=f"{FUNCTIONS}.absent"), r"judge: .*\.absent cannot be imported"),
-        (RewardConfig(judge=f"{FUNCTIONS}.written"), "judge: .*written asks for completion_ids"),
+        (RewardConfig(judge=f"{FUNCTIONS}.written"), "judge: .*written requires the argument completion_ids"),
     ],
 )
 def test_functions_that_cannot_be_called_stop_the_run_before_it_starts(wrong: RewardConfig, sentence: str) -> None:

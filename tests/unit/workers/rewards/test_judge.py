@@ -99,7 +99,7 @@ def test_a_judge_who_only_looks_at_the_place_favours_no_response(functions: Isol
     ("name", "cause"),
     [
         ("undecided_on_bad", "had no opinion on responses"),
-        ("verbose", "answered the str '0' instead of 0 or 1 on responses"),
+        ("verbose", "returned the str '0' instead of 0 or 1 on responses"),
     ],
 )
 def test_one_failed_comparison_leaves_its_prompt_unscored(functions: IsolatedFunctions, name: str, cause: str) -> None:

@@ -49,7 +49,7 @@ def test_what_cannot_be_loaded_is_told(keys: dict[str, str], words: str) -> None
 def test_a_tokenizer_larger_than_the_reward_model_is_told(tmp_path: Path) -> None:
     folder = save_tiny_reward_model("llama", tmp_path / "small", vocab_size=93)
     own = save_tokenizer(tmp_path / "own")
-    with pytest.raises(ValueError, match=r"own knows 259 tokens, the reward model 93"):
+    with pytest.raises(ValueError, match=r"own has 259 tokens, the reward model 93"):
         check_reward_tokenizer(reward_run(folder, reward_tokenizer=str(own)))
 
 

@@ -1,7 +1,7 @@
-"""The `args` of a Megatron checkpoint, and what they say about model and layout.
+"""The `args` of a Megatron rank file: written for a model and layout, and read back to either.
 
-Only plain values are written (numbers, texts, booleans, lists). What is read may be of any age, so absent fields have
-Megatron's own defaults, except the norm's epsilon: no default of it is right for every family.
+Only plain values are written (numbers, strings, booleans, lists). Files of any age are read, so absent fields have
+Megatron's defaults, except for the epsilon of the norms, which has no default that fits every family.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.placement import Layout
+from mindspeed_dpo.weights.placement import ParallelLayout
 
-_SAME_NAME = (
+_MODEL_FIELDS = (
     "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size", "vocab_size",
     "make_vocab_size_divisible_by", "untie_embeddings_and_output_weights", "max_position_embeddings", "rotary_base",
     "rope_scaling_type", "rope_scaling_factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "norm_epsilon", "add_qkv_bias", "qk_layernorm", "init_method_std",
 )  # fmt: skip
-_FIXED: dict[str, Any] = {
+_CONSTANT_FIELDS: dict[str, Any] = {
     "add_position_embedding": True, "position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True,
     "add_bias_linear": False, "use_mcore_models": True, "tokenizer_type": "PretrainedFromHF", "iteration": 1,
     "consumed_train_samples": 0, "consumed_valid_samples": 0, "expert_model_parallel_size": 1, "num_experts": None,
@@ -31,20 +31,20 @@ _FIXED: dict[str, Any] = {
 _SHORT_DTYPES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
-def make_namespace(model: ModelConfig, layout: Layout, dtype: str) -> argparse.Namespace:
-    """The args to store beside weights.
+def make_args(model: ModelConfig, layout: ParallelLayout, dtype: str) -> argparse.Namespace:
+    """The args to store with weights.
 
     Args:
         model: The architecture.
-        layout: How the files divide it.
-        dtype: Data type of the weights, such as "torch.bfloat16".
+        layout: How the rank files divide the model.
+        dtype: Dtype of the weights, such as "torch.bfloat16".
     """
     chunks = layout.num_chunks(model.num_layers)
     short = _SHORT_DTYPES.get(dtype, "fp32")
     return argparse.Namespace(
-        **_FIXED,
-        **{name: getattr(model, name) for name in _SAME_NAME},
-        # Megatron counts noop layers as layers.
+        **_CONSTANT_FIELDS,
+        **{name: getattr(model, name) for name in _MODEL_FIELDS},
+        # Megatron counts no-op layers as layers.
         num_layers=model.num_layers + len(layout.noop_layers),
         group_query_attention=model.num_query_groups != model.num_attention_heads,
         padded_vocab_size=model.padded_vocab(layout.tp),
@@ -53,8 +53,8 @@ def make_namespace(model: ModelConfig, layout: Layout, dtype: str) -> argparse.N
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=chunks if chunks > 1 else None,
         num_layers_per_virtual_pipeline_stage=layout.layers_per_virtual_stage,
-        num_layer_list=_text(layout.num_layer_list or ()),
-        noop_layers=_text(layout.noop_layers),
+        num_layer_list=_format_list(layout.num_layer_list or ()),
+        noop_layers=_format_list(layout.noop_layers),
         params_dtype=dtype,
         bf16=short == "bf16",
         fp16=short == "fp16",
@@ -62,7 +62,7 @@ def make_namespace(model: ModelConfig, layout: Layout, dtype: str) -> argparse.N
 
 
 def plain_args(args: argparse.Namespace) -> argparse.Namespace:
-    """The fields that hold numbers, texts, truth values or lists of them; objects of foreign packages are left out."""
+    """The fields that hold numbers, strings, booleans or lists of them; objects of other packages are left out."""
     plain = (int, float, str, bool, type(None))
     return argparse.Namespace(
         **{
@@ -74,65 +74,64 @@ def plain_args(args: argparse.Namespace) -> argparse.Namespace:
     )
 
 
-def model_of(args: argparse.Namespace, file: object) -> ModelConfig:
-    """The architecture stored args describe; the vocabulary is padded anew.
+def model_from_args(args: argparse.Namespace, file: object) -> ModelConfig:
+    """The architecture that stored args describe, with vocabulary padding left to be recomputed.
 
     Raises:
         WeightsError: A field is missing, or describes a model that is not supported.
     """
-    _refuse_unsupported(args, file)
-    values = {name: getattr(args, name) for name in _SAME_NAME if getattr(args, name, None) is not None}
-    for needed in ("hidden_size", "num_attention_heads", "norm_epsilon", "max_position_embeddings", "num_layers"):
-        if getattr(args, needed, None) is None:
-            raise WeightsError(f"{file}: args lack {needed}; give the model's Hugging Face folder (--hf-cfg-dir)")
+    _reject_unsupported(args, file)
+    values = {name: getattr(args, name) for name in _MODEL_FIELDS if getattr(args, name, None) is not None}
+    for name in ("hidden_size", "num_attention_heads", "norm_epsilon", "max_position_embeddings", "num_layers"):
+        if getattr(args, name, None) is None:
+            raise WeightsError(f"{file}: args lack {name}; give the model's Hugging Face folder (--hf-cfg-dir)")
     if not getattr(args, "group_query_attention", False):
         values.pop("num_query_groups", None)
-    padded = getattr(args, "padded_vocab_size", None)
-    values.setdefault("vocab_size", padded)
+    values.setdefault("vocab_size", getattr(args, "padded_vocab_size", None))
     if values["vocab_size"] is None:
         raise WeightsError(f"{file}: args lack vocab_size; give the model's Hugging Face folder (--hf-cfg-dir)")
-    noops = _numbers(getattr(args, "noop_layers", None))
+    noops = _parse_list(getattr(args, "noop_layers", None))
     return ModelConfig(**{**values, "num_layers": args.num_layers - len(noops)})
 
 
-def layout_of(args: argparse.Namespace, num_chunks: int, file: object) -> Layout:
-    """The layout of the files: sizes from the args, the number of virtual chunks from the file itself.
+def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) -> ParallelLayout:
+    """The layout of rank files: sizes from the args, the number of chunks of each stage from the file itself.
 
     Raises:
-        WeightsError: A size is missing, or the chunks do not fit.
+        WeightsError: A size is missing, or the number of chunks does not fit.
     """
-    _refuse_unsupported(args, file)
+    _reject_unsupported(args, file)
     sizes = []
     for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "num_layers"):
         if getattr(args, name, None) is None:
-            raise WeightsError(f"{file}: args lack {name}, so its layout is unknown")
+            raise WeightsError(f"{file}: args lack {name}, so the layout of the files is unknown")
         sizes.append(int(getattr(args, name)))
-    tp, pp, extended = sizes
-    if extended % (pp * num_chunks) and num_chunks > 1:
-        raise WeightsError(f"{file}: {extended} layers cannot lie in {num_chunks} chunks of {pp} stages")
-    return Layout(
+    tp, pp, num_layers = sizes
+    if num_layers % (pp * num_chunks) and num_chunks > 1:
+        raise WeightsError(f"{file}: {num_layers} layers do not fit {num_chunks} chunks in each of {pp} stages")
+    return ParallelLayout(
         tp=tp,
         pp=pp,
-        layers_per_virtual_stage=extended // (pp * num_chunks) if num_chunks > 1 else None,
-        num_layer_list=tuple(_numbers(getattr(args, "num_layer_list", None))) or None,
-        noop_layers=tuple(sorted(_numbers(getattr(args, "noop_layers", None)))),
+        layers_per_virtual_stage=num_layers // (pp * num_chunks) if num_chunks > 1 else None,
+        num_layer_list=tuple(_parse_list(getattr(args, "num_layer_list", None))) or None,
+        noop_layers=tuple(sorted(_parse_list(getattr(args, "noop_layers", None)))),
     )
 
 
-def _refuse_unsupported(args: argparse.Namespace, file: object) -> None:
+def _reject_unsupported(args: argparse.Namespace, file: object) -> None:
     if getattr(args, "num_experts", None) or (getattr(args, "expert_model_parallel_size", None) or 1) > 1:
         raise WeightsError(f"{file}: mixture-of-experts weights are not supported yet")
     if getattr(args, "kv_lora_rank", None):
         raise WeightsError(f"{file}: weights with multi-latent attention are not supported")
 
 
-def _text(numbers: Iterable[int]) -> str | None:
-    """Megatron's spelling of a list: "4,4,6"."""
+def _format_list(numbers: Iterable[int]) -> str | None:
+    """Format a list as Megatron does: "4,4,6"."""
     return ",".join(map(str, numbers)) or None
 
 
-def _numbers(value: str | Iterable[int] | None) -> list[int]:
-    """Read a list in any spelling: text, list or set."""
+def _parse_list(value: str | Iterable[int] | None) -> list[int]:
+    """Parse a list of numbers that is stored as a string, list or set."""
     items = value.split(",") if isinstance(value, str) else value or ()
     try:
         return [int(item) for item in items]

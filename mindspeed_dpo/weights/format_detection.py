@@ -1,0 +1,125 @@
+"""Detects the format of the weights or adapters at a path, and opens them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mindspeed_dpo.weights.dist_source import COMPLETE_FILE, METADATA_FILE, DistSource
+from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.hf_source import HfSource
+from mindspeed_dpo.weights.legacy_source import LegacySource
+from mindspeed_dpo.weights.legacy_writer import TRACKER
+from mindspeed_dpo.weights.lora.adapter_source import (
+    AdapterSource,
+    CheckpointAdapter,
+    PeftAdapter,
+    read_adapter_description,
+)
+from mindspeed_dpo.weights.lora.merged_source import MergedSource
+from mindspeed_dpo.weights.lora.peft import CONFIG_FILE
+from mindspeed_dpo.weights.weight_source import WeightSource
+
+_RELEASE = "release"
+
+
+def open_weights(path: str | Path, iteration: int | None = None) -> WeightSource:
+    """Open weights for reading; nothing is written, and tensors are read only on request.
+
+    A training checkpoint of adapters is opened together with its base weights, merged.
+
+    Args:
+        path: A Hugging Face folder, a Megatron checkpoint of rank files, or a training checkpoint; for the latter two
+            either the folder with the tracker or the folder of one iteration.
+        iteration: The iteration to read instead of the one in the tracker.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        WeightsError: The folder holds no weights, no tracker, or not the requested iteration.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with weights")
+    if iteration is not None or (root / TRACKER).is_file():
+        return _open_iteration(root, _find_iteration(root, iteration))
+    if (root / CONFIG_FILE).is_file():
+        raise WeightsError(
+            f"{root} is an adapter, not a model; give its base weights here, and the adapter as lora_load "
+            "(convert_ckpt.py: --lora-load)"
+        )
+    if any(root.glob("mp_rank_*")) or (root / METADATA_FILE).exists() or any(root.glob("*.distcp")):
+        return _open_iteration(root, root)
+    if any(root.glob("*.safetensors*")) or any(root.glob("pytorch_model*")) or (root / "config.json").is_file():
+        return HfSource(root)
+    if any(root.glob("iter_*")) or (root / _RELEASE).is_dir():
+        raise WeightsError(
+            f"{root} has iterations but no {TRACKER}; it may be incomplete. Give the folder of one iteration"
+        )
+    raise WeightsError(
+        f"{root} holds no weights; expected config.json with safetensors (Hugging Face), or {TRACKER} (Megatron)"
+    )
+
+
+def open_adapter(path: str | Path) -> AdapterSource:
+    """Open adapters for reading.
+
+    Args:
+        path: A PEFT folder, or a training checkpoint of adapters: the folder with the tracker or the folder of one
+            iteration.
+
+    Raises:
+        FileNotFoundError: The path does not exist.
+        WeightsError: It holds no adapters, or adapters that are not supported.
+    """
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with an adapter")
+    if (root / CONFIG_FILE).is_file():
+        return PeftAdapter(root)
+    folder = _find_iteration(root, None) if (root / TRACKER).is_file() else root
+    if not (folder / COMPLETE_FILE).exists():
+        raise WeightsError(
+            f"{root} holds no adapter; expected {CONFIG_FILE} (PEFT) or a checkpoint of a run with adapters"
+        )
+    return CheckpointAdapter(DistSource(root, folder))
+
+
+def _find_iteration(root: Path, iteration: int | None) -> Path:
+    folder = root / (_iteration_folder(iteration) if iteration is not None else _tracked_folder(root / TRACKER))
+    if not folder.is_dir():
+        origin = f"named in {TRACKER}" if iteration is None else "the requested iteration"
+        raise WeightsError(f"{folder} does not exist ({origin})")
+    return folder
+
+
+def _open_iteration(root: Path, folder: Path) -> WeightSource:
+    if any(folder.glob("mp_rank_*")):
+        return LegacySource(root, folder)
+    if any((folder / name).exists() for name in (METADATA_FILE, COMPLETE_FILE)) or any(folder.glob("*.distcp")):
+        checkpoint = DistSource(root, folder)
+        return checkpoint if read_adapter_description(folder) is None else _open_merged(checkpoint)
+    raise WeightsError(f"{folder} holds neither mp_rank_* folders nor a {METADATA_FILE} file")
+
+
+def _open_merged(checkpoint: DistSource) -> MergedSource:
+    """Open the adapters of a checkpoint together with the base weights that it names."""
+    adapter = CheckpointAdapter(checkpoint)
+    if not adapter.base.is_dir():
+        raise WeightsError(
+            f"{checkpoint.folder} holds adapters for the weights in {adapter.base}, which does not exist; restore it, "
+            f"or merge with convert_ckpt.py --load-dir WEIGHTS --lora-load {checkpoint.folder}"
+        )
+    return MergedSource(open_weights(adapter.base), adapter, checkpoint.path)
+
+
+def _tracked_folder(tracker: Path) -> str:
+    """The name of the folder in a tracker: an iteration, or `release`."""
+    content = tracker.read_text(encoding="utf-8").strip()
+    if content == _RELEASE:
+        return content
+    if not content.isdigit():
+        raise WeightsError(f"{tracker} must hold a number or the word {_RELEASE}, got {content[:40]!r}")
+    return _iteration_folder(int(content))
+
+
+def _iteration_folder(iteration: int) -> str:
+    return f"iter_{iteration:07d}"

@@ -1,0 +1,104 @@
+"""Base weights with adapters merged in, as a source of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
+from mindspeed_dpo.weights.placement import TPRank
+from mindspeed_dpo.weights.rules import TensorEntry
+from mindspeed_dpo.weights.weight_source import WeightSource
+
+
+class MergedSource(WeightSource):
+    """The weights W + scale B A, computed in float32 as each slice is read."""
+
+    def __init__(self, base: WeightSource, adapter: AdapterSource, path: Path | None = None) -> None:
+        """Merge adapters into base weights.
+
+        Args:
+            base: The base weights.
+            adapter: The adapters.
+            path: The path to report, if not that of the base weights.
+
+        Raises:
+            WeightsError: The base is a reward model, or not the weights that the adapters were trained on.
+        """
+        self.base, self.adapter = base, adapter
+        self.path, self.folder = path or base.path, base.folder
+        if base.is_reward_model:
+            raise WeightsError(f"{base.path} is a reward model; adapters of a language model cannot be merged into it")
+        if isinstance(adapter, CheckpointAdapter) and adapter.base_fingerprint != quick_fingerprint(base):
+            raise WeightsError(
+                f"{base.path} does not hold the weights that the adapters of {adapter.path} were trained on, which "
+                f"were in {adapter.base}"
+            )
+
+    @property
+    def is_reward_model(self) -> bool:
+        """Merged weights are always those of a language model."""
+        return False
+
+    def model_config(self) -> ModelConfig:
+        """The architecture of the base weights."""
+        return self.base.model_config()
+
+    def weight_files(self) -> Sequence[Path]:
+        """The files of base weights and adapters."""
+        return [*self.base.weight_files(), *self.adapter.files()]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the base weights' fingerprint and the adapter files, in hexadecimal digits."""
+        digest = hashlib.sha256(self.base.fingerprint().encode())
+        for file in self.adapter.files():
+            digest.update(file.read_bytes())
+        return digest.hexdigest()
+
+    def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
+        """Missing and unexpected names of the base weights."""
+        return self.base.name_mismatches(model)
+
+    def has(self, entry: TensorEntry) -> bool:
+        """Whether the base weights hold the tensors of an entry."""
+        return self.base.has(entry)
+
+    def check(self, model: ModelConfig) -> None:
+        """Check base weights and adapters against the model."""
+        super().check(model)
+        self.adapter.check(model)
+
+    def check_shapes(self, entry: TensorEntry, model: ModelConfig) -> None:
+        """Compare the shapes of the base weights with the model."""
+        self.base.check_shapes(entry, model)
+
+    def check_tied_copies(self, model: ModelConfig) -> None:
+        """Compare the copies of a tied embedding in the base weights."""
+        self.base.check_tied_copies(model)
+
+    def assets(self) -> Path | None:
+        """The Hugging Face files of the base weights."""
+        return self.base.assets()
+
+    def read_slices(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
+        """Read slices of the base weights and add those of the adapters; dtype and shape of each do not change."""
+        slices = self.base.read_slices(entry, model, tp)
+        modules = [name.removesuffix(".weight") for name in entry.hf_names] or [""] * len(slices)
+        return tuple(self._merge(base, name, entry, model, tp) for base, name in zip(slices, modules, strict=True))
+
+    def _merge(self, base: Tensor, module: str, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:
+        """Add the adapter's slice to a slice of the matrix of `module`."""
+        a = self.adapter.tensors.get(f"{module}.lora_A.weight")
+        if a is None:
+            return base
+        b, layout = self.adapter.tensors[f"{module}.lora_B.weight"], entry.layout
+        if layout.partition_dim == 0:
+            b = b[slice(*layout.hf_range(len(b), model, tp))]
+        else:
+            a = a[:, slice(*layout.hf_range(a.shape[1], model, tp))]
+        return (base.float() + self.adapter.settings.scale * (b.float() @ a.float())).to(base.dtype)
