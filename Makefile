@@ -24,6 +24,9 @@ numerics:  ## every recorded case under every layout against TRL and float64; wr
 test-isa:  ## the numerical tests as processors with fewer instructions run them: make test-isa ARGS="--levels sse,avx2"
 	PYTHONPATH=. $(PYTHON) tests/isa.py $(ARGS)
 
+mutate:  ## break the code in chosen places and see that a test notices each; ARGS="--only clip --jobs 2"
+	$(PYTHON) -m tests.mutation.runner $(ARGS)
+
 doctor:  ## what is missing on this machine (docs/ascend.md)
 	$(PYTHON) -m mindspeed_dpo.doctor $(ARGS)
 

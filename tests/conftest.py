@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 # Before torch is imported: several processes with many threads each would fight for the same cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -16,13 +18,25 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.order import group_of, longest_first
+
 # The time of a single example says nothing on a shared machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests that are marked for a device this machine does not have."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Spread the tests over workers by `tests.order`."""
+    scheduler = importlib.import_module("xdist.scheduler").LoadFileScheduling(config, log)
+    scheduler._split_scope = lambda test: group_of(test.split("::", 1)[0])
+    return scheduler
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip tests that are marked for a device this machine does not have; on workers, begin with the longest."""
+    if hasattr(config, "workerinput"):
+        longest_first(items)
     absent = {}
     if not torch.cuda.is_available():
         absent["cuda"] = pytest.mark.skip(reason="needs a CUDA device")

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mindspeed_dpo.device.ops import sum_dtype, sum_of_squares, total
+from mindspeed_dpo.device.ops.sums import sum_of_squares
 from mindspeed_dpo.parallel.sums import sum_over_ranks
 
 
@@ -24,6 +24,5 @@ def gradient_norm(optimizer: Any, device: torch.device) -> float:
         The norm, equal on all ranks that share the gradient; not finite where the gradient is not.
     """
     gradients = [grad for inner in optimizer.chained_optimizers for grad in inner.get_main_grads_for_grad_norm()]
-    none = torch.zeros((), dtype=sum_dtype(device), device=device)
-    local = total(torch.stack([none, *(sum_of_squares(grad) for grad in gradients)]))
+    local = sum_of_squares(gradients, device)
     return float(sum_over_ranks(local[None], optimizer.get_grad_stats_parallel_group()).sqrt())

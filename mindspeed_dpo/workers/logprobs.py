@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.device.ops import sum_dtype, total
+from mindspeed_dpo.device.ops import total
+from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.models.head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank

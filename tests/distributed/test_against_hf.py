@@ -6,6 +6,8 @@ and the first id of every vocabulary shard, which predecessors dropped.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,11 +110,24 @@ LAYOUTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def differentiated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Tensor]]]:
+    """From a family to a folder of its weights and their gradient, computed once for all layouts."""
+
+    @functools.cache
+    def of(family: str) -> tuple[Path, dict[str, Tensor]]:
+        folder = save_tiny_model(family, tmp_path_factory.mktemp(family))
+        return folder, hf_gradients(load(folder))
+
+    return of
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("family", ["llama_tied", "qwen2", "qwen3"])
-def test_every_gradient_equals_that_of_hugging_face(family: str, layout: str, tmp_path: Path) -> None:
-    folder = save_tiny_model(family, tmp_path / "hf")
-    expected = hf_gradients(load(folder))
+def test_every_gradient_equals_that_of_hugging_face(
+    family: str, layout: str, differentiated: Callable[[str], tuple[Path, dict[str, Tensor]]], tmp_path: Path
+) -> None:
+    folder, expected = differentiated(family)
     world_size, job = LAYOUTS[layout]
     job = Job(**{**vars(job), "weights": folder})
     norms = pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")

@@ -1,7 +1,7 @@
 """Ten steps of training against the numbers recorded from TRL, under every layout.
 
-Two micro-batches of two pairs make a step in the recording; other sizes must give the same. `make numerics` runs all
-cases under all layouts.
+Two micro-batches of two pairs make a step in the recording; other sizes, which take turns here, must give the same.
+`make numerics` runs all cases under all layouts.
 """
 
 from __future__ import annotations
@@ -72,13 +72,6 @@ def test_bfloat16_stays_near_the_recording(layout: Layout, tmp_path: Path) -> No
     for ours, theirs in zip(metrics, recording("sigmoid")["steps"], strict=True):
         for name in ("loss", "rewards/margins", "logps/chosen"):
             assert ours[name] == pytest.approx(theirs[name], rel=3e-2, abs=3e-2), (name, ours["step"])
-
-
-@pytest.mark.parametrize("size", [1, 4])
-@pytest.mark.parametrize("share_prompt", [True, False])
-def test_micro_batches_and_shared_prompts_change_nothing(size: int, share_prompt: bool, tmp_path: Path) -> None:
-    run = recorded_run("sigmoid", (1, 1, 1), tmp_path, micro_batch_size=size, share_prompt=share_prompt)
-    compare("sigmoid", train(run), tmp_path / "checkpoints")
 
 
 @pytest.mark.parametrize(

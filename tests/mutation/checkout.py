@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.mutation.child import run_pytest
+from tests.mutation.child import PROFILE, run_pytest
 
 _REPORT, _OUTPUT = "mutation-report.xml", "mutation-output.txt"
 
@@ -71,7 +71,14 @@ def run_tests(
     report, output = root / _REPORT, root / _OUTPUT
     report.unlink(missing_ok=True)
     # The same examples of hypothesis each time, so that a result can be had again.
-    fixed = ["-q", "-p", "no:cacheprovider", "--hypothesis-seed=0", f"--junitxml={report}"]
+    fixed = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--hypothesis-seed=0",
+        f"--hypothesis-profile={PROFILE}",
+        f"--junitxml={report}",
+    ]
     # pytest cannot rewrite the assertions of what is imported already.
     fixed += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     context = multiprocessing.get_context("forkserver")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+PROFILE = "mutation"
+"""Of hypothesis."""
 _OURS = ("tests", "mindspeed_dpo")
 
 
@@ -24,7 +26,10 @@ def run_pytest(root: Path, arguments: Sequence[str], output: Path, compiles: boo
     _print_to(output)
     _work_in(root, compiles)
     import pytest
+    from hypothesis import Phase, settings
 
+    # A smaller example of the same failure would cost minutes, and nobody looks at it.
+    settings.register_profile(PROFILE, deadline=None, phases=[Phase.explicit, Phase.generate])
     code = pytest.main(list(arguments))
     # A forked process ends without these, and test pools are stopped by one.
     atexit._run_exitfuncs()

@@ -1,4 +1,4 @@
-"""What is imported before the process of a test run is forked: libraries that tests need, and nothing of the project."""
+"""What is imported before a test run is forked off: libraries that tests need, and nothing of the project."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from typing import Any
 
 import psutil
 import pytest
+import torch
 
 from tests.support.processes import free_port
 from tests.support.runs import Layout, overrides
@@ -151,6 +153,19 @@ def call(
     code = main([str(argument) for argument in arguments])
     printed = capture.readouterr()
     return Finished(code, printed.out + printed.err)
+
+
+def run_here(script: str, *arguments: str | Path) -> None:
+    """Run a script of the repository in this process, where its imports are paid for already; it must end well."""
+    path, kept = str(ROOT / script), (sys.argv, sys.path[:])
+    sys.argv, sys.path[:0] = [path, *map(str, arguments)], [str(Path(path).parent)]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, f"{script} ended with {ended.code}"
+    finally:
+        sys.argv, sys.path[:] = kept
 
 
 def succeed(*arguments: str | Path) -> Finished:

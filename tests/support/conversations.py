@@ -19,7 +19,7 @@ def conversations(language: str, count: int) -> list[dict[str, Any]]:
     def turn(speaker: str, longest: int) -> dict[str, str]:
         text = TEXTS[language]
         start = source.randrange(len(text))
-        return {"from": speaker, "value": (text[start:] + text * (longest // len(text)))[: source.randint(1, longest)]}
+        return {"from": speaker, "value": (text[start:] + text * (longest // len(text)))[: source.randint(20, longest)]}
 
     rows = []
     for place in range(count):
@@ -28,6 +28,8 @@ def conversations(language: str, count: int) -> list[dict[str, Any]]:
             turns += [turn("human", 120), turn("gpt", 120)]
         turns.append(turn("human", 120))
         row: dict[str, Any] = {"conversations": turns, "chosen": turn("gpt", 400), "rejected": turn("gpt", 400)}
+        while row["rejected"] == row["chosen"]:
+            row["rejected"] = turn("gpt", 400)
         if place % 11 == 0:
             row["rejected"]["value"] += TEXTS[language] * 60
         rows.append(row)

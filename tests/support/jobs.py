@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
@@ -23,6 +22,7 @@ from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology, shard
 from mindspeed_dpo.weights import ParallelLayout, open_adapter, open_weights

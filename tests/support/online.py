@@ -1,4 +1,4 @@
-"""What tests of online runs start from: model, prompts and reward model, made by the commands of the example."""
+"""What tests of online runs start from: model, prompts and reward model, made by the scripts of the example."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import preprocess_data
-from tests.support.commands import succeed
+from tests.support.commands import run_here
 
 RULE = "examples.tiny.rewards.vowels"
 
@@ -30,10 +30,10 @@ class OnlineInputs:
 
 
 def online_inputs(folder: Path) -> OnlineInputs:
-    """Make the example's model and prompts."""
+    """Make the example's model and prompts, in this process."""
     inputs = OnlineInputs(folder / "hf", folder / "tokens" / "prompts")
-    succeed("examples/tiny/make_model.py", inputs.model)
-    succeed("examples/tiny/make_prompts.py", folder / "prompts.jsonl")
+    run_here("examples/tiny/make_model.py", inputs.model)
+    run_here("examples/tiny/make_prompts.py", folder / "prompts.jsonl")
     arguments = [
         f"--input={folder / 'prompts.jsonl'}",
         f"--output-prefix={inputs.prompts}",
@@ -49,5 +49,5 @@ def online_inputs(folder: Path) -> OnlineInputs:
 
 def reward_model(inputs: OnlineInputs, folder: Path) -> Path:
     """Train the example's reward model on the rule."""
-    succeed("examples/tiny/make_reward_model.py", inputs.model, folder)
+    run_here("examples/tiny/make_reward_model.py", inputs.model, folder)
     return folder

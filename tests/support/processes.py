@@ -3,9 +3,9 @@
 `pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
 megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
 
-They are forked from one process that has imported torch and megatron-core and done nothing else. A group that exists
-costs even when nothing is asked of it, as each of its gloo threads looks around a hundred times per second: so a layout
-is left as soon as its job is done.
+They are forked from one process that has imported torch and megatron-core and done nothing else (`templates`). A group
+that exists costs even when nothing is asked of it, as each of its gloo threads looks around a hundred times per second:
+so a layout is left as soon as its job is done.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -36,6 +37,7 @@ from mindspeed_dpo.parallel.store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
 from tests.support.npu_processes import serve_on_npu
+from tests.support.templates import template
 
 RESULT_TIMEOUT_S = 300
 ACTOR = "actor_rollout"
@@ -60,20 +62,13 @@ class Pool:
     """Processes of one size, each with a pipe to this one."""
 
     def __init__(self, world_size: int, device: str = "cpu") -> None:
-        """Start the processes: on `npu` afresh, as there megatron-core must not be there before the device."""
-        if device == "npu":
-            context, target = mp.get_context("spawn"), serve_on_npu
-        else:
-            context, target = mp.get_context("forkserver"), _serve
-            context.set_forkserver_preload([__name__])
-        pairs = [context.Pipe() for _ in range(world_size)]
-        self._ends = [parent for parent, _ in pairs]
-        self._processes = [
-            context.Process(target=target, args=(rank, world_size, child)) for rank, (_, child) in enumerate(pairs)
-        ]
-        for process in self._processes:
-            process.start()
-        for _, child in pairs:
+        """Start the processes."""
+        target = serve_on_npu if device == "npu" else serve
+        self._ends, self._processes = [], []
+        for rank in range(world_size):
+            end, child = mp.Pipe()
+            self._ends.append(end)
+            self._processes.append(psutil.Process(template(device).fork(target, rank, world_size, child)))
             child.close()  # so that a process that dies is noticed
         master = self._ends[0].recv()
         for end in self._ends[1:]:
@@ -109,7 +104,8 @@ class Pool:
     def stop(self) -> None:
         """End the processes."""
         for process in self._processes:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         for key in [key for key, one in _pools.items() if one is self]:
             del _pools[key]
 
@@ -133,7 +129,8 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _serve(rank: int, world_size: int, end: Connection) -> None:
+def serve(rank: int, world_size: int, end: Connection) -> None:
+    """Work on the host."""
     work(rank, world_size, end, activate("cpu"))
 
 
@@ -235,6 +232,7 @@ def leave_layout() -> None:
     if _destroy_groups():
         gc.collect()
         _empty_models_that_stay()
+        gc.freeze()  # what is left stays: modules and caches
 
 
 def _empty_models_that_stay() -> None:

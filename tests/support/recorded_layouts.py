@@ -43,9 +43,8 @@ def run_of(case: str, layout: str, folder: Path, **changes: Any) -> RunConfig:
     sizes, settings = LAYOUTS[layout]
     fitting = [size for size in (2, 1, 4) if (4 // sizes[2]) % size == 0]
     turn = list(CASES).index(case) + list(LAYOUTS).index(layout)
-    return recorded_run(
-        case, sizes, folder, **{"micro_batch_size": fitting[turn % len(fitting)], **settings, **changes}
-    )
+    keys = {"micro_batch_size": fitting[turn % len(fitting)], **settings, **changes}
+    return recorded_run(case, sizes, folder, **keys)
 
 
 def tested() -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from mindspeed_dpo.device.ops.label_logps import label_logps
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
 from mindspeed_dpo.device.ops.rotary import rotate
-from mindspeed_dpo.device.ops.sums import segment_sum, sum_dtype, sum_of_squares, total
+from mindspeed_dpo.device.ops.sums import segment_sum, total
 from mindspeed_dpo.device.ops.swiglu import swiglu
 
 __all__ = [
@@ -25,8 +25,6 @@ __all__ = [
     "rows_to_multiply",
     "segment_attention",
     "segment_sum",
-    "sum_dtype",
-    "sum_of_squares",
     "swiglu",
     "total",
 ]

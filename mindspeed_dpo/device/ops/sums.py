@@ -6,6 +6,7 @@ log2(n) times instead of n times (Higham 1993, The accuracy of floating point su
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,16 +64,22 @@ def pairwise_total(values: Tensor) -> Tensor:
     return sums[0] if len(sums) else sums.sum(0)
 
 
-def sum_of_squares(values: Tensor) -> Tensor:
-    """Sum of the squares of all values: a scalar of `sum_dtype`, without gradient.
+def sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Sum of the squares of all numbers of some float32 tensors: a scalar of `sum_dtype`, without gradient.
 
-    Blocks of float32 are read once and need no copy in float64, which would take twice the memory of the values.
+    Every number is read once, and none is copied to float64, which would take twice the memory of the tensors.
+
+    Args:
+        tensors: Of any shapes; there may be none.
+        device: Where they lie.
     """
-    flat = values.detach().reshape(-1)
-    in_blocks = len(flat) // _BLOCK * _BLOCK
-    blocks = torch.linalg.vector_norm(flat[:in_blocks].view(-1, _BLOCK), dim=1)
-    rest = torch.linalg.vector_norm(flat[in_blocks:])
-    return total(torch.cat((blocks, rest[None])).to(sum_dtype(flat.device)).square())
+    norms = [torch.zeros(1, device=device)]
+    for tensor in tensors:
+        flat = tensor.detach().reshape(-1)
+        in_blocks = len(flat) // _BLOCK * _BLOCK
+        norms += [torch.linalg.vector_norm(flat[:in_blocks].view(-1, _BLOCK), dim=1)] if in_blocks else []
+        norms += [torch.linalg.vector_norm(flat[in_blocks:])[None]] if in_blocks < len(flat) else []
+    return total(torch.cat(norms).to(sum_dtype(device)).square())
 
 
 def _segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor, pairwise: bool) -> Tensor:

@@ -58,6 +58,13 @@ def _label_logps(hidden: Tensor, weight: Tensor) -> Tensor:
     return ops.label_logps(hidden, weight, (torch.arange(len(hidden)) * 7 % len(weight) - 1).to(hidden.device))
 
 
+def _segment_sum(values: Tensor) -> Tensor:
+    """Segments as long as the attention's, one of none."""
+    lengths = torch.tensor([0, *QUERIES])
+    ids = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    return ops.segment_sum(values, ids.to(values.device), lengths.to(values.device))
+
+
 _KEYS_SHAPE = (sum(KEYS), GROUPS, WIDTH)
 _ATTENTION_SHAPES = ((sum(QUERIES), HEADS, WIDTH), _KEYS_SHAPE, _KEYS_SHAPE)
 FOR_GENERATION = frozenset(
@@ -71,6 +78,8 @@ CASES = (
     Case("label_logps", "", ((63, 64), (259, 64)), _label_logps, (torch.bfloat16,)),
     Case("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x)),
     Case("rotate", "", ((63, HEADS, WIDTH),), _rotate),
+    Case("segment_sum", "", ((sum(QUERIES),),), _segment_sum, (torch.float32,)),
+    Case("total", "", ((1000, 3),), lambda x: ops.total(x), (torch.float32,)),
     Case("segment_attention", "", _ATTENTION_SHAPES, _attention(None)),
     Case("segment_attention", "windowed", _ATTENTION_SHAPES, _attention(WINDOW)),
 )

@@ -19,7 +19,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
 from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
-from mindspeed_dpo.device.ops import sum_dtype
+from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows

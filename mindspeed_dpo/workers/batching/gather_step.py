@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.cross_pair import StepValues
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.device.ops import sum_dtype
+from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.workers.logprobs import response_logps
 
 

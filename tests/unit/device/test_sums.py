@@ -8,9 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.device.ops import segment_sum, sum_dtype, sum_of_squares, total
+from mindspeed_dpo.device.ops import segment_sum, total
 from mindspeed_dpo.device.ops.kernels import Kernels, use
-from mindspeed_dpo.device.ops.sums import pairwise_segment_sum, pairwise_total, plain_segment_sum
+from mindspeed_dpo.device.ops.sums import (
+    pairwise_segment_sum,
+    pairwise_total,
+    plain_segment_sum,
+    sum_dtype,
+    sum_of_squares,
+)
 
 SegmentSum = Callable[[Tensor, Tensor, Tensor], Tensor]
 BOUND = 1e-6
@@ -28,6 +34,10 @@ def log_probs(count: int) -> Tensor:
 
 def by_segment(values: Tensor) -> Tensor:
     return torch.stack([part.double().sum() for part in values.split(LENGTHS.tolist())])
+
+
+def squares(*tensors: Tensor) -> Tensor:
+    return sum_of_squares(tensors, torch.device("cpu"))
 
 
 @pytest.fixture
@@ -100,21 +110,22 @@ def test_rows_are_added_up_in_both_forms(count: int) -> None:
 def test_squares_of_many_equal_numbers_are_added_up(count: int) -> None:
     values = torch.full((count,), 1.1e-3)
     expected = count * values[:1].double().square().sum()
-    torch.testing.assert_close(sum_of_squares(values), expected, rtol=2 * BOUND, atol=0)
+    torch.testing.assert_close(squares(values), expected, rtol=2 * BOUND, atol=0)
 
 
-def test_squares_of_a_matrix_are_those_of_its_numbers() -> None:
+def test_squares_of_several_tensors_are_those_of_all_their_numbers() -> None:
     values = torch.randn(300, 70, generator=torch.Generator().manual_seed(4)).t()
-    torch.testing.assert_close(sum_of_squares(values), values.double().square().sum(), rtol=BOUND, atol=0)
-    assert sum_of_squares(torch.tensor([1.0, float("nan")])).isnan()
+    expected = values.double().square().sum() + 25
+    torch.testing.assert_close(squares(values, torch.tensor([3.0, 4.0])), expected, rtol=BOUND, atol=0)
+    assert squares(torch.tensor([1.0, float("nan")])).isnan() and squares().item() == 0
 
 
 def test_an_npu_adds_in_pairs_and_keeps_float32(on_npu: None) -> None:
     values = log_probs(len(IDS))
     assert sum_dtype(values.device) == torch.float32
     assert torch.equal(segment_sum(values, IDS, LENGTHS), pairwise_segment_sum(values, IDS, LENGTHS))
-    assert torch.equal(total(values), pairwise_total(values)) and sum_of_squares(values).dtype == torch.float32
-    torch.testing.assert_close(sum_of_squares(values).double(), values.double().square().sum(), rtol=BOUND, atol=0)
+    assert torch.equal(total(values), pairwise_total(values)) and squares(values).dtype == torch.float32
+    torch.testing.assert_close(squares(values).double(), values.double().square().sum(), rtol=BOUND, atol=0)
 
 
 def test_other_devices_add_in_float64() -> None:
@@ -123,7 +134,7 @@ def test_other_devices_add_in_float64() -> None:
     assert torch.equal(segment_sum(values, IDS, LENGTHS), plain_segment_sum(values, IDS, LENGTHS))
 
 
-@pytest.mark.parametrize("form", [*FORMS.values(), total, pairwise_total, sum_of_squares])
+@pytest.mark.parametrize("form", [*FORMS.values(), total, pairwise_total, squares])
 def test_the_host_reads_nothing(form: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     def no_sync(*_: object) -> None:
         raise AssertionError("a sum was read by the host")

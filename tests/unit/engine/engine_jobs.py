@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
-from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -23,6 +22,7 @@ from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology, shard
 from mindspeed_dpo.weights import ParallelLayout

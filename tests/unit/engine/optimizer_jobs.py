@@ -10,7 +10,7 @@ Tensors = dict[str, Tensor]
 
 
 def updates(setup: Setup, rates: list[float], loss_factor: float) -> tuple[Tensors, list[tuple[Tensors, Tensors]]]:
-    """Parameters at the start, and for each step the gradient of the loss times a factor and the parameters after it."""
+    """Parameters at the start; for each step the gradient, of the loss times a factor, and the parameters after it."""
     engine = build(setup)
     parameters = dict(engine.model.named_parameters())
 

@@ -15,8 +15,8 @@ from tests.unit.engine.optimizer_jobs import updates
 pytestmark = pytest.mark.distributed
 
 RATES, DECAY, BETA1, BETA2 = [0.02, 0.05, 0.01], 0.3, 0.7, 0.95
-# Clipping of 1e-6 shows the 1e-6 that is added to the norm. Epsilon is about as large as the clipped gradients' elements:
-# Adam alone hides a factor on all gradients.
+# Limit of the norm, factor on the loss, epsilon of Adam. A limit of 1e-6 shows the 1e-6 that is added to the norm; an
+# epsilon about as large as the clipped gradients' elements shows their size, which Adam alone hides.
 CASES = {
     "not clipped": (0.0, 1.0, 1e-2),
     "clipped below 1": (0.05, 1.0, 1e-3),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.engine.forward_backward import group_size
-from tests.support.closeness import ENGINE, MARGIN, ROUNDING, assert_same_run, assert_same_tensors
+from tests.support.closeness import ENGINE, ROUNDING, assert_same_run, assert_same_tensors
 from tests.support.processes import pool
 from tests.unit.engine import virtual_jobs
 from tests.unit.engine.virtual_jobs import Deep
@@ -49,7 +49,7 @@ def test_replicas_learn_what_one_process_learns(overlap: bool) -> None:
     for found, said in ranks:
         assert_same_run([{"grad_norm": norm} for norm in found], [{"grad_norm": norm} for norm in norms], ENGINE)
         if said:
-            assert_same_tensors(dict(enumerate(said)), dict(enumerate(scores)), bound=MARGIN * ENGINE.later)
+            assert_same_tensors(dict(enumerate(said)), dict(enumerate(scores)), bound=ENGINE.limit("later"))
     assert sum(bool(said) for _, said in ranks) == 2
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
@@ -18,6 +17,7 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
+from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
