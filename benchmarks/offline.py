@@ -29,7 +29,7 @@ from rich.table import Table
 from runs import offline_run
 from workload import MAX_LENGTH, SIZES, prepare
 
-from mindspeed_dpo.device.host_memory import ALIKE
+from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
 OURS = {"live": "live", "cached": "cached"}
@@ -79,7 +79,7 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
         return in_child(HERE, [str(word) for word in [*own, *common]], threads)
     peer_micro_batch = options.peer_micro_batch or options.batch
     words = ["--side", side, "--max-length", MAX_LENGTH, "--micro-batch", peer_micro_batch, *common]
-    tuned = {} if side == "trl" else ALIKE
+    tuned = {} if side == "trl" else EQUIVALENT_VARIABLES
     script = HERE.with_name("trl_offline.py")
     return in_child(script, [str(word) for word in words], {**threads, **tuned}, options.peer_python)
 

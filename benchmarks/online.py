@@ -34,7 +34,7 @@ from rich.table import Table
 from runs import online_run
 from workload import SIZES, prepare_prompts
 
-from mindspeed_dpo.device.host_memory import ALIKE
+from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
 OURS, PEERS = "ours", ("trl", "trl-tuned")
@@ -104,7 +104,7 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
     if side == OURS:
         return in_child(HERE, ["--child", *words(given, *common, "size", "micro_batch", "decode_rows")], environment)
     given["micro_batch"] = options.peer_micro_batch or options.batch
-    tuned = {} if side == "trl" else ALIKE
+    tuned = {} if side == "trl" else EQUIVALENT_VARIABLES
     script = HERE.with_name("trl_online.py")
     return in_child(script, words(given, *common, "micro_batch"), {**environment, **tuned}, options.peer_python)
 

@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
-from trl_watch import Stopwatch
+from trl_watch import StepTimer
 
 ANSWERS = ("chosen", "rejected")
 
@@ -37,7 +37,7 @@ def main() -> None:
     data = data.select(range(pairs))
     if is_best:
         data = sorted_by_length(data, tokenizer)
-    watch = Stopwatch()
+    watch = StepTimer()
     trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

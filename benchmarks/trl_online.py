@@ -14,7 +14,7 @@ from online_reward import vowels
 from phases import Phases
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.experimental.online_dpo import OnlineDPOConfig, OnlineDPOTrainer
-from trl_watch import Stopwatch
+from trl_watch import StepTimer
 
 
 class MeasuredTrainer(OnlineDPOTrainer):
@@ -56,7 +56,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(options.folder / "hf", dtype=getattr(torch, options.dtype))
     data = load_dataset("json", data_files=str(options.folder / "trl.jsonl"), split="train",
                         cache_dir=str(options.folder / "cache"))  # fmt: skip
-    watch = Stopwatch()
+    watch = StepTimer()
     trainer = MeasuredTrainer(
         model, reward_funcs=vowels, args=settings, train_dataset=data, callbacks=[watch],
         processing_class=AutoTokenizer.from_pretrained(options.folder / "hf"),

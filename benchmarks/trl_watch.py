@@ -7,7 +7,7 @@ import time
 from transformers import TrainerCallback
 
 
-class Stopwatch(TrainerCallback):
+class StepTimer(TrainerCallback):
     """Wall and CPU seconds of the steps, without what comes before the first and after the last."""
 
     def __init__(self) -> None:

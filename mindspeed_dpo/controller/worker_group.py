@@ -25,7 +25,7 @@ from mindspeed_dpo.controller.failures import (
     one_line_cause,
 )
 from mindspeed_dpo.controller.pools import Pool
-from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
+from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
 from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
@@ -48,7 +48,7 @@ class NodeProcess(WorkerProcess):
         Ray shows a process its own devices only, so that is 0, unless Ray is configured to leave visibility alone.
         """
         ids = ray.get_runtime_context().get_accelerator_ids().get(resource, [])
-        shows_all = os.environ.get(RAY_SHOWS_ALL.get(resource, ""), "").lower() in ("1", "true")
+        shows_all = os.environ.get(RAY_KEEPS_VISIBLE.get(resource, ""), "").lower() in ("1", "true")
         return int(ids[0]) if ids and shows_all else 0
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:

@@ -25,6 +25,8 @@ from mindspeed_dpo.parallel.topology import Topology
 class Execution:
     """How a model is executed: parallelism, dtype, recomputation and initialisation.
 
+    `Execution(Topology(tp=2), dtype=torch.bfloat16, sequence_parallel=True)` runs on two tensor-parallel ranks.
+
     Attributes:
         topology: Sizes of the parallel axes.
         dtype: Dtype of parameters and activations.

@@ -81,44 +81,72 @@ def build_parser() -> argparse.ArgumentParser:
         description="Convert weights between Hugging Face folders and Megatron-core checkpoints.",
         allow_abbrev=False,
     )
-    add = parser.add_argument
-    add("--load-dir", type=Path, required=True, help="folder with the weights to read")
-    add("--save-dir", type=Path, required=True, help="folder to write")
-    add("--load-model-type", choices=("hf", "mg", "optim"), help="expected format of the source (default: any)")
-    add("--save-model-type", choices=("hf", "mg"), default="mg", help="format of the result (default: mg)")
-    add("--model-type", default="GPT", help="model type; only GPT is supported")
-    add("--model-type-hf", help=f"expected family: {', '.join(_families_by_name())} (default: any)")
-    add("--hf-cfg-dir", type=Path, help="folder with config.json and tokenizer, for a checkpoint without them")
-    add("--params-dtype", choices=tuple(DTYPES), help="data type to cast to (default: that of each tensor)")
-    add("--target-tensor-parallel-size", type=int, default=1, help="tensor-parallel size of the result (default: 1)")
-    add(
-        "--target-pipeline-parallel-size", type=int, default=1, help="pipeline-parallel size of the result (default: 1)"
-    )
-    add(
-        "--target-expert-parallel-size", "--target-expert-model-parallel-size", type=int, default=1,
-        help=f"expert-parallel size of the result; must be 1: {_DENSE}",
-    )  # fmt: skip
-    add("--num-layers-per-virtual-pipeline-stage", type=int, help="layers of each virtual pipeline stage")
-    add("--num-layer-list", type=_parse_numbers, help='layers of each pipeline stage, for example "4,4,6"')
-    add("--noop-layers", type=_parse_numbers, default=(), help='indices of layers without weights, for example "1,3"')
-    add("--num-layers", type=int, help="expected number of layers, including no-op layers")
-    add("--true-vocab-size", type=int, help="vocabulary size without padding, if the source does not record it")
-    add("--make-vocab-size-divisible-by", type=int, help="pad the vocabulary to a multiple of this x TP (default: 1)")
-    add("--add-qkv-bias", action="store_true", help="expect biases on query, key and value")
-    add("--orm", action="store_true", help="convert a reward model, which has a scalar score head")
-    add("--lora-load", type=Path, help="adapters to merge: a PEFT folder, or a training checkpoint of adapters")
-    add("--save-lora-to-hf", action="store_true", help="write only the adapters, for PEFT, instead of merging them")
-    add("--lora-r", type=int, help="expected rank of the adapters (default: any)")
-    add("--lora-alpha", type=float, help="expected alpha of the adapters (default: any)")
-    add("--lora-target-modules", nargs="+", help="expected matrices with adapters (default: any)")
-    add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
-    add("--overwrite", action="store_true", help="replace the content of --save-dir")
-    add("--use-mcore-models", action="store_true", help="accepted for compatibility; always on")
-    add("--ckpt-format", default="torch", help="format of Megatron checkpoints; only torch is supported")
-    add("--mtp-num-layers", type=int, default=0, help="multi-token prediction layers; must be 0")
+    _add_input_and_output(parser)
+    _add_layout(parser)
+    _add_checks(parser)
+    _add_adapters(parser)
+    _add_compatibility(parser)
     for name, (num_values, _) in {**NO_EFFECT, **REJECTED}.items():
         _add_hidden(parser, name, num_values)
     return parser
+
+
+def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("input and output").add_argument
+    add("--load-dir", type=Path, metavar="DIR", required=True, help="folder with the weights to read")
+    add("--save-dir", type=Path, metavar="DIR", required=True, help="folder to write")
+    add("--save-model-type", choices=("hf", "mg"), default="mg", help="format of the result (default: mg)")
+    add("--hf-cfg-dir", type=Path, metavar="DIR", help="folder with config.json and tokenizer, for input without them")
+    add("--params-dtype", choices=tuple(DTYPES), help="data type to cast to (default: that of each tensor)")
+    add("--true-vocab-size", type=int, metavar="N", help="vocabulary size without padding, if the input lacks it")
+    add("--orm", action="store_true", help="convert a reward model, which has a scalar score head")
+    add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
+    add("--overwrite", action="store_true", help="replace the content of --save-dir")
+
+
+def _add_layout(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("layout of the result").add_argument
+    add("--target-tensor-parallel-size", type=int, metavar="N", default=1, help="tensor-parallel size (default: 1)")
+    add("--target-pipeline-parallel-size", type=int, metavar="N", default=1, help="pipeline-parallel size (default: 1)")
+    add(
+        "--target-expert-parallel-size", "--target-expert-model-parallel-size", type=int, metavar="N", default=1,
+        help=f"expert-parallel size; must be 1: {_DENSE}",
+    )  # fmt: skip
+    add("--num-layers-per-virtual-pipeline-stage", type=int, metavar="N", help="layers of each virtual pipeline stage")
+    add("--num-layer-list", type=_parse_numbers, metavar="LIST", help='layers of each stage, for example "4,4,6"')
+    add(
+        "--noop-layers", type=_parse_numbers, metavar="LIST", default=(),
+        help='indices of layers without weights, for example "1,3"',
+    )  # fmt: skip
+    add(
+        "--make-vocab-size-divisible-by", type=int, metavar="N",
+        help="pad the vocabulary to a multiple of this times the tensor-parallel size (default: 1)",
+    )  # fmt: skip
+
+
+def _add_checks(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("expected properties of the input; a difference is an error").add_argument
+    add("--load-model-type", choices=("hf", "mg", "optim"), help="format (default: any)")
+    add("--model-type-hf", metavar="FAMILY", help=f"family: {', '.join(_families_by_name())} (default: any)")
+    add("--num-layers", type=int, metavar="N", help="number of layers, including no-op layers")
+    add("--add-qkv-bias", action="store_true", help="biases on query, key and value")
+
+
+def _add_adapters(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("LoRA adapters").add_argument
+    add("--lora-load", type=Path, metavar="DIR", help="adapters to merge: a PEFT folder or a checkpoint of adapters")
+    add("--save-lora-to-hf", action="store_true", help="write only the adapters, for PEFT, instead of merging them")
+    add("--lora-r", type=int, metavar="N", help="expected rank (default: any)")
+    add("--lora-alpha", type=float, metavar="X", help="expected alpha (default: any)")
+    add("--lora-target-modules", nargs="+", metavar="NAME", help="expected matrices with adapters (default: any)")
+
+
+def _add_compatibility(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("accepted for compatibility").add_argument
+    add("--model-type", metavar="TYPE", default="GPT", help="only GPT is supported")
+    add("--use-mcore-models", action="store_true", help="always on")
+    add("--ckpt-format", metavar="FORMAT", default="torch", help="only torch is supported")
+    add("--mtp-num-layers", type=int, metavar="N", default=0, help="multi-token prediction layers; must be 0")
 
 
 def parse(arguments: Sequence[str]) -> ConversionRequest:

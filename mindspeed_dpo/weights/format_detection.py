@@ -22,7 +22,7 @@ from mindspeed_dpo.weights.weight_source import WeightSource
 _RELEASE = "release"
 
 
-def open_weights(path: str | Path, iteration: int | None = None) -> WeightSource:
+def open_weights(path: str | Path) -> WeightSource:
     """Open weights for reading; nothing is written, and tensors are read only on request.
 
     A training checkpoint of adapters is opened together with its base weights, merged.
@@ -30,17 +30,16 @@ def open_weights(path: str | Path, iteration: int | None = None) -> WeightSource
     Args:
         path: A Hugging Face folder, a Megatron checkpoint of rank files, or a training checkpoint; for the latter two
             either the folder with the tracker or the folder of one iteration.
-        iteration: The iteration to read instead of the one in the tracker.
 
     Raises:
         FileNotFoundError: The path does not exist.
-        WeightsError: The folder holds no weights, no tracker, or not the requested iteration.
+        WeightsError: The folder holds no weights, no tracker, or not the iteration that the tracker names.
     """
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with weights")
-    if iteration is not None or (root / TRACKER).is_file():
-        return _open_iteration(root, _find_iteration(root, iteration))
+    if (root / TRACKER).is_file():
+        return _open_iteration(root, _tracked_iteration(root))
     if (root / CONFIG_FILE).is_file():
         raise WeightsError(
             f"{root} is an adapter, not a model; give its base weights here, and the adapter as lora_load "
@@ -75,7 +74,7 @@ def open_adapter(path: str | Path) -> AdapterSource:
         raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with an adapter")
     if (root / CONFIG_FILE).is_file():
         return PeftAdapter(root)
-    folder = _find_iteration(root, None) if (root / TRACKER).is_file() else root
+    folder = _tracked_iteration(root) if (root / TRACKER).is_file() else root
     if not (folder / COMPLETE_FILE).exists():
         raise WeightsError(
             f"{root} holds no adapter; expected {CONFIG_FILE} (PEFT) or a checkpoint of a run with adapters"
@@ -83,11 +82,15 @@ def open_adapter(path: str | Path) -> AdapterSource:
     return CheckpointAdapter(DistSource(root, folder))
 
 
-def _find_iteration(root: Path, iteration: int | None) -> Path:
-    folder = root / (_iteration_folder(iteration) if iteration is not None else _tracked_folder(root / TRACKER))
+def _tracked_iteration(root: Path) -> Path:
+    """The folder that the tracker names: an iteration, or `release`."""
+    tracker = root / TRACKER
+    content = tracker.read_text(encoding="utf-8").strip()
+    if content != _RELEASE and not content.isdigit():
+        raise WeightsError(f"{tracker} must hold a number or the word {_RELEASE}, got {content[:40]!r}")
+    folder = root / (_RELEASE if content == _RELEASE else f"iter_{int(content):07d}")
     if not folder.is_dir():
-        origin = f"named in {TRACKER}" if iteration is None else "the requested iteration"
-        raise WeightsError(f"{folder} does not exist ({origin})")
+        raise WeightsError(f"{folder} does not exist, although {TRACKER} names it")
     return folder
 
 
@@ -109,17 +112,3 @@ def _open_merged(checkpoint: DistSource) -> MergedSource:
             f"or merge with convert_ckpt.py --load-dir WEIGHTS --lora-load {checkpoint.folder}"
         )
     return MergedSource(open_weights(adapter.base), adapter, checkpoint.path)
-
-
-def _tracked_folder(tracker: Path) -> str:
-    """The name of the folder in a tracker: an iteration, or `release`."""
-    content = tracker.read_text(encoding="utf-8").strip()
-    if content == _RELEASE:
-        return content
-    if not content.isdigit():
-        raise WeightsError(f"{tracker} must hold a number or the word {_RELEASE}, got {content[:40]!r}")
-    return _iteration_folder(int(content))
-
-
-def _iteration_folder(iteration: int) -> str:
-    return f"iter_{iteration:07d}"

@@ -14,7 +14,7 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 @dataclass(frozen=True)
 class TPRank:
-    """A rank of a tensor-parallel group; the default is an unsharded model."""
+    """A rank of a tensor-parallel group; `TPRank(1, 4)` is the second of four, the default an unsharded model."""
 
     rank: int = 0
     size: int = 1
@@ -68,6 +68,9 @@ class Placement:
 @dataclass(frozen=True)
 class ParallelLayout:
     """How tensor- and pipeline-parallel ranks divide a model.
+
+    `ParallelLayout(tp=8, pp=2, layers_per_virtual_stage=4)` divides 16 layers into two chunks on each of two stages:
+    layers 0-3 and 8-11 on the first, 4-7 and 12-15 on the second.
 
     Attributes:
         tp: Tensor-parallel size.

@@ -24,6 +24,9 @@ _HF_LAYER = "model.layers.{g}."
 class TensorRule:
     """One tensor of a family: its name in Megatron, its names in Hugging Face, and how the two relate.
 
+    `TensorRule("output_layer.weight", ("lm_head.weight",), VocabParallel(), where="last")` is the output layer. Rules
+    of the decoder layers are made with `layer_rule`.
+
     Attributes:
         mcore: Megatron's name; `{i}` is the layer's index within its model chunk.
         hf: Hugging Face's names; `{g}` is the layer's index in the model. Empty where only Megatron has the tensor.
@@ -66,7 +69,11 @@ def layer_rule(
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """One tensor of a model: a rule, and the global layer it is applied to (None outside the layers)."""
+    """One tensor of a model: a rule, and the global layer it is applied to (None outside the layers).
+
+    For the query, key and value weights of layer 3, `hf_names` starts with `model.layers.3.self_attn.q_proj.weight`,
+    and `mcore_names(1)` with `decoder.layers.1.self_attention.linear_qkv.weight`.
+    """
 
     rule: TensorRule
     layer: int | None = None

@@ -14,7 +14,7 @@ from mindspeed_dpo.parallel.topology import ParallelRank, shard
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
-from mindspeed_dpo.rollout.paired_generation import Duel
+from mindspeed_dpo.rollout.paired_generation import PairedGenerator
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.interfaces import Rollout, Rows
@@ -90,7 +90,7 @@ class RolloutWorker(Rollout):
 
 def build_generator(
     context: WorkerContext, role: RoleConfig, policy: RolloutModel, place: ParallelRank
-) -> Generator | Duel:
+) -> Generator | PairedGenerator:
     """Build what generates responses: the policy alone, or the policy and, for XPO and Nash-MD, a second model.
 
     Args:
@@ -103,7 +103,7 @@ def build_generator(
     if not role.pairing.samples_from_reference:
         return Generator(policy, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
     second = _second_model(context, role, policy, place)
-    return Duel.between(policy, second, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
+    return PairedGenerator.between(policy, second, settings, max_new_tokens=length, stop_ids=stops, seed=seed)
 
 
 def _second_model(context: WorkerContext, role: RoleConfig, policy: RolloutModel, place: ParallelRank) -> TokenModel:

@@ -31,6 +31,8 @@ _WEIGHT = ".weight"
 class AdapterTarget:
     """A matrix of Megatron's decoder layers that has adapters.
 
+    For `linear_qkv` with adapters of query and value, `modules` is ("q_proj", None, "v_proj").
+
     Attributes:
         rule: The rule of the matrix.
         modules: The Hugging Face matrices in it, such as `q_proj`; None for one without adapter.

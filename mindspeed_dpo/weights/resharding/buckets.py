@@ -15,7 +15,10 @@ from mindspeed_dpo.weights.tensor_layouts import Shape
 
 @dataclass(frozen=True)
 class RowSlice:
-    """Rows `start` to `stop` of an unsharded tensor, at `offset` (in elements) in a bucket."""
+    """Rows `start` to `stop` of an unsharded tensor, at `offset` (in elements) in a bucket.
+
+    `RowSlice("output_layer.weight", 0, 16, (2048,), 4096)` is the first 16 rows, from element 4096 of the bucket.
+    """
 
     name: str
     start: int

@@ -7,8 +7,6 @@ the digest; several changed elements almost certainly do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -42,11 +40,6 @@ def digests(shards: Shards, group: dist.ProcessGroup | None) -> dict[str, int]:
     if group is not None:
         dist.all_reduce(sums, dist.ReduceOp.SUM, group)
     return dict(zip(shapes, sums.tolist(), strict=True))
-
-
-def first_difference(one: Mapping[str, int], other: Mapping[str, int]) -> str | None:
-    """The first tensor whose digests differ or that only one side has; None for equal weights."""
-    return next((name for name in {**one, **other} if one.get(name) != other.get(name)), None)
 
 
 def _digest(region: Region, num_columns: int) -> Tensor:

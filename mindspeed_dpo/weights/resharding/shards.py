@@ -24,6 +24,9 @@ from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 class Region:
     """A part of an unsharded tensor that this process holds.
 
+    Rank 1 of TP 2 holds the right half of a [32, 48] matrix that is split along its columns:
+    `Region(tensor=..., row=0, column=24)` with a tensor [32, 24].
+
     Attributes:
         tensor: A view of the process's tensor.
         row: First row in the unsharded tensor.

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from mindspeed_dpo.controller.worker_group import NodeProcess
-from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
+from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
 
 
 @pytest.mark.parametrize(
@@ -18,10 +18,10 @@ from mindspeed_dpo.device.environment import RAY_SHOWS_ALL
 def test_the_device_is_ray_s_own_only_where_ray_shows_all_of_that_kind(
     set_for: str | None, value: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in RAY_SHOWS_ALL.values():
+    for name in RAY_KEEPS_VISIBLE.values():
         monkeypatch.delenv(name, raising=False)
     if set_for is not None:
-        monkeypatch.setenv(RAY_SHOWS_ALL[set_for], value)
+        monkeypatch.setenv(RAY_KEEPS_VISIBLE[set_for], value)
     context = SimpleNamespace(get_accelerator_ids=lambda: {"NPU": ["5"]})
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     process = NodeProcess.__new__(NodeProcess)

@@ -1,4 +1,4 @@
-"""What the tests of transit let two pools of processes do: one trains and publishes, the other receives."""
+"""Jobs of two process pools in the tests of resharding: one trains and sends weights, the other receives them."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
-from mindspeed_dpo.rollout.paired_generation import others_number
+from mindspeed_dpo.rollout.paired_generation import other_sample_number
 from mindspeed_dpo.trainers.online_methods import method_of
 from mindspeed_dpo.weights import Placement, open_weights
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
@@ -169,7 +169,7 @@ def test_wherever_the_rollout_sits_the_other_answers_with_the_reference(method: 
     # With all of the reference in the mixture both methods meet the same.
     keys = {"online_method": method, **({"nash_md_mixture": 1.0} if method == "nash_md" else {})}
     rows, first = [4, 0, 2], 20
-    numbers = [others_number(first + place) for place in range(3)]
+    numbers = [other_sample_number(first + place) for place in range(3)]
     run = method_run(folder, **keys)
     theirs = rollout(
         rollout_model(folder / "ref"), [PROMPTS[row] for row in rows], numbers, max_new_tokens=12, seed=run.loop.seed,
