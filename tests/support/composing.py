@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from mindspeed_dpo.config.legacy.aliases import plain
 from omegaconf import OmegaConf
 
-from mindspeed_dpo.config.legacy.aliases import plain
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
 from mindspeed_dpo.config.run import RunConfig

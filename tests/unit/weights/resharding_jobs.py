@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
-from mindspeed_dpo.parallel.link import Link, join_link, world_link
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
