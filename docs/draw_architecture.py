@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "mindspeed_dpo"
 SCRIPTS = ("ray_gpt.py", "preprocess_data.py", "convert_ckpt.py")
 PICTURE = ROOT / "docs" / "architecture.svg"
-LEFT, TOP, ROW_HEIGHT, CELL, NAME_WIDTH, CAPTION_WIDTH = 16, 112, 40, 26, 146, 400
+LEFT, TOP, ROW_HEIGHT, CELL, NAME_WIDTH, CAPTION_WIDTH = 16, 112, 40, 26, 164, 400
 CAPTION_COLUMNS = 68
 STYLE = """
   .page { fill: #ffffff; } .band { fill: #f6f8fa; } .line { stroke: #d0d7de; stroke-width: 1; }

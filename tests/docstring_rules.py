@@ -72,7 +72,7 @@ def _messages(node: Function | ast.ClassDef, owner: ast.ClassDef | None) -> Iter
     text = ast.get_docstring(node) or ""
     if _is_decorated(node, "override"):
         return
-    if not _is_decorated(node, "overload"):
+    if not (_is_decorated(node, "overload") or _is_decorated(node, ".setter")):
         yield from _sentence(text)
     if isinstance(node, ast.ClassDef):
         return

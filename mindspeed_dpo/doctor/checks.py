@@ -13,12 +13,12 @@ from mindspeed_dpo.doctor.request import Request
 
 @dataclass(frozen=True)
 class Check:
-    """One check.
+    """A check of the installation.
 
     Attributes:
-        name: What is looked at.
-        ask: Looks, and says what it found in one or more lines.
-        kinds: Devices for which it can be made.
+        name: Name of what is checked.
+        ask: Performs the check and yields its findings.
+        kinds: Kinds of device that it applies to.
     """
 
     name: str
@@ -26,7 +26,7 @@ class Check:
     kinds: tuple[str, ...] = ("cpu", "cuda", "npu")
 
     def findings(self, request: Request, machine: Machine) -> Iterator[Finding]:
-        """The lines of this check, each with a name."""
+        """Perform the check and yield its findings, each with a name."""
         if request.kind in self.kinds:
             found = self.ask(request, machine)
         else:

@@ -50,7 +50,7 @@ MINDSPEED_BRANCH = "core_r0.16.0"
 
 
 def check_python(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Python itself."""
+    """Check the version of Python."""
     found, wanted = machine.python(), PYTHON
     if not fits(found, wanted.accepted):
         yield fix(found, f"make an environment with Python {wanted.accepted}", "Python")

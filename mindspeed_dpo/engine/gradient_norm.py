@@ -1,4 +1,4 @@
-"""The norm of the whole gradient, by which it is clipped."""
+"""The global gradient norm, which clipping uses."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from mindspeed_dpo.parallel.sums import sum_over_ranks
 
 
 def gradient_norm(optimizer: Any, device: torch.device) -> float:
-    """Global L2 norm of the gradients that an optimizer of megatron-core has made ready.
+    """Compute the global L2 norm of the gradients that an optimizer of megatron-core has prepared.
 
-    megatron-core's own norm adds the squares of a tensor one after another in float32: of 50 million numbers it is off
-    by 0.4 %. Which gradients count on this rank, and over which ranks they are spread, is left to the library.
+    megatron-core's own norm sums the squares of a tensor sequentially in float32, with an error of 0.4 % for 50 million
+    values. Which gradients count on this rank, and over which ranks they are sharded, is left to the library.
 
     Args:
-        optimizer: Its gradients are unscaled and in float32.
-        device: Of the model; a rank may hold no gradient that counts.
+        optimizer: An optimizer whose gradients are unscaled and in float32.
+        device: Device of the model; a rank may have no gradient that counts.
 
     Returns:
         The norm, equal on all ranks that share the gradient; not finite where the gradient is not.

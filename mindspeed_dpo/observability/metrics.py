@@ -1,7 +1,7 @@
-"""Running sums of a step: every metric is a sum and a weight, so that any split of the step gives the same mean.
+"""Metric sums of a step: every metric is a sum and a weight, so that any split of the step gives the same mean.
 
-Sums stay on their device as tensors; the host reads them once, in `means`. Combining ranks is left to the caller,
-who adds up the one vector of `vector` over them and rebuilds the sums with `from_vector`.
+Sums remain tensors on their device; the host reads them once, in `means`. Combining ranks is left to the caller, who
+sums `vector` over them and rebuilds the sums with `from_vector`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from mindspeed_dpo.observability.names import metric
 
 
 class PairwiseSum:
-    """A sum of tensors that come one after another, added in pairs, those in pairs again and so on.
+    """A streaming pairwise sum of tensors.
 
-    Its error grows with the logarithm of their number n, in any number format. It holds at most log2(n) + 1 partial
-    sums, of 1, 2, 4, ... tensors, and adds as often as a running sum does.
+    Its error grows with the logarithm of the number n of tensors, in any dtype. It stores at most log2(n) + 1 partial
+    sums, of 1, 2, 4, ... tensors, and needs as many additions as a running sum.
     """
 
     def __init__(self, first: Tensor) -> None:
-        """Begin with one tensor."""
+        """Start with one tensor."""
         self._partial: list[Tensor | None] = [first]
 
     def add(self, value: Tensor) -> None:
-        """Add a tensor of the same shape."""
+        """Add a tensor of values with the same shape and dtype."""
         for level, held in enumerate(self._partial):
             if held is None:
                 self._partial[level] = value
@@ -36,14 +36,14 @@ class PairwiseSum:
         self._partial.append(value)
 
     def total(self) -> Tensor:
-        """The sum so far."""
+        """Return the sum of all tensors so far, in the same shape, dtype and unit as its values."""
         return reduce(torch.add, (held for held in self._partial if held is not None))
 
 
 class MetricSums:
-    """Named pairs of (sum, weight), both scalar tensors: float64 where they are given so, else float32.
+    """Named pairs of (sum, weight), both scalar tensors: float64 if added as float64, otherwise float32.
 
-    The weight counts what the mean is over: pairs, tokens, micro-batches.
+    The weight counts what the mean is taken over: pairs, tokens, micro-batches.
 
     Example:
         sums = MetricSums()
@@ -58,22 +58,22 @@ class MetricSums:
 
     @classmethod
     def of(cls, names: Iterable[str], totals: Tensor, weights: Tensor) -> MetricSums:
-        """The sums [n] and weights [n] of n names."""
+        """Build a collection from sums [n] and weights [n], float32 or float64, of n names."""
         sums = cls()
         for name, total, weight in zip(names, totals.unbind(), weights.unbind(), strict=True):
             sums.add(name, total, weight)
         return sums
 
     def add(self, name: str, total: Tensor, weight: Tensor | float) -> None:
-        """Add a sum and its weight, without waiting for the device.
+        """Add a sum and its weight, without synchronising.
 
         Args:
             name: A name of the table in `names.py`.
-            total: Scalar, the sum over the weighted items. Its graph is not kept.
-            weight: Scalar, how many items (pairs, tokens) the sum is over.
+            total: Scalar, floating dtype, the weighted sum over the items; detached.
+            weight: Scalar, the number of items (pairs, tokens) of the sum.
 
         Raises:
-            ValueError: The name is not in the table, or a value is not a scalar.
+            ValueError: The name is not in the table, or a value is not scalar.
         """
         metric(name)
         sum_of_items = _scalar(name, total)
@@ -96,7 +96,7 @@ class MetricSums:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names held, in the order of `vector`: sorted, hence equal on all ranks that hold the same names."""
+        """Names of the metrics in the order of `vector`: sorted, hence equal on all ranks with the same metrics."""
         return tuple(sorted(self._sums))
 
     def __iter__(self) -> Iterator[str]:
@@ -106,19 +106,19 @@ class MetricSums:
         return len(self._sums)
 
     def vector(self, names: Sequence[str] | None = None, device: torch.device | str | None = None) -> Tensor:
-        """All sums, then all weights: [2n], float64 if one of them is.
+        """Return all sums followed by all weights: [2n] values, float64 if one of them is, otherwise float32.
 
         Args:
-            names: The n names in the wanted order; by default those held. A rank without pairs (an earlier pipeline
-                stage) passes the names of the ranks that have some: what it does not hold is zero.
-            device: Where the vector is to lie; by default where the sums lie.
+            names: The n names in order; by default those of this collection. A rank without pairs (an earlier pipeline
+                stage) passes the names of ranks with pairs; missing metrics are zero.
+            device: Device of the vector; by default that of the sums.
 
         Raises:
-            ValueError: A held name is missing from `names`, so its sum would be lost.
+            ValueError: A metric of this collection is missing from `names`, so its sum would be lost.
         """
         order = self.names if names is None else tuple(names)
         if lost := sorted(set(self._sums) - set(order)):
-            raise ValueError(f"metrics {lost} are held but not among the names asked for: {list(order)}")
+            raise ValueError(f"metrics {lost} are missing from the requested names {list(order)}")
         if not order:
             return torch.zeros(0, dtype=torch.float32, device=device)
         entries = self._entries()
@@ -130,7 +130,7 @@ class MetricSums:
 
     @classmethod
     def from_vector(cls, names: Sequence[str], vector: Tensor) -> MetricSums:
-        """The inverse of `vector`.
+        """Rebuild a collection from `vector`, [2n] values, float32 or float64.
 
         Raises:
             ValueError: The vector is not [2n] for n names.
@@ -143,10 +143,10 @@ class MetricSums:
         return sums
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Mean of every metric, read from the device in one transfer; names of weight 0 are left out.
+        """Return the mean of every metric, read from the device in one transfer; metrics of weight 0 are left out.
 
         Args:
-            prefix: Put before every name, e.g. "eval/".
+            prefix: Prefix of every name, such as "eval/".
         """
         values = self.vector().tolist()
         pairs = zip(self.names, values[: len(self)], values[len(self) :], strict=True)

@@ -12,16 +12,17 @@ from mindspeed_dpo.device.ops import total
 
 
 def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
-    """Add up a few numbers over ranks, alike on each of them.
+    """Sum a few values over ranks with the same result on each.
 
-    Each rank gets the numbers of all and adds them as `total` does; an all-reduce in float32 adds rank after rank.
+    Each rank gathers the values of all and sums them as `total` does; an all-reduce would add rank after rank in
+    float32.
 
     Args:
-        values: Numbers of this rank, of any shape.
-        group: Process group of torch, or None for all processes.
+        values: Values of this rank, of any shape and floating dtype.
+        group: Process group of torch.distributed; None for all processes.
 
     Returns:
-        Their sums, in the number format of `total`.
+        The sums, in the same shape and the dtype of `total`.
     """
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size(group))]
     dist.all_gather(parts, values, group)

@@ -188,8 +188,8 @@ def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None
     missing = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
     if missing:
         raise CheckpointError(
-            f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as load "
-            "with no_load_optim=true and no_load_rng=true, or with finetune=true to start a new run from its weights"
+            f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as "
+            "load with no_load_optim=true and no_load_rng=true, or with finetune=true to start a new run from its weights"
         )
 
 

@@ -61,7 +61,9 @@ def wpo_weights(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> 
 
 
 def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:
-    """Sum (policy - reference), without gradient, times policy over each response's tokens: [P, K] float32 or float64, in nats^2.
+    """Sum (policy - reference), without gradient, times policy over each response's tokens.
+
+    Returns [P, K] float32 or float64, in nats^2.
 
     Its gradient is that of the KL divergence from the reference, by REINFORCE with the log-ratio of each token.
 
@@ -105,8 +107,8 @@ def score_pairs(
     """Compute the log-probabilities of this replica's share of the pairs, weighted as in `response_logps`.
 
     Returns:
-        Values [n, K] float32 or float64 of n prompts, in nats, with their positions among the pairs, from the output rank of the
-        replica; None from the others.
+        Values [n, K] float32 or float64 of n prompts, in nats, with their positions among the pairs, from the output
+        rank of the replica; None from the others.
     """
     batch_builder, rows = batch_builder.over(pairs)
     places, values = [], []

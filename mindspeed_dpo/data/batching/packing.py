@@ -51,14 +51,14 @@ def pack(
 def packed_sizes(
     lengths: NDArray[np.integer], *, share_prompt: bool = True
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How much a prompt with its responses is once packed, from lengths alone.
+    """Compute the packed size of each prompt with its responses from lengths alone.
 
     Args:
-        lengths: [P, 1 + K] tokens of each prompt and of its responses.
-        share_prompt: As for `pack`.
+        lengths: [P, 1 + K] integer lengths in tokens of each prompt and of its responses.
+        share_prompt: Whether responses share their prompt, as for `pack`.
 
     Returns:
-        Rows [P], without padding, and how many keys all their queries see together [P].
+        Rows [P] int64, without padding, and the number of keys [P] int64 that all their queries attend to in total.
     """
     prompts, responses = lengths[:, 0].astype(np.int64), lengths[:, 1:].astype(np.int64)
     before, segments = responses * prompts[:, None], responses

@@ -1,9 +1,8 @@
-"""Which pairs are computed where and together, planned from their lengths alone.
+"""Assignment of pairs to replicas and micro-batches, computed from their lengths alone.
 
-The unit is a prompt with all its responses, which is never split. Units are dealt to the replicas so that each has
-about the same work, the largest first to whoever has least (at most 4/3 of the best split: Graham 1969), and each
-replica's are put into micro-batches. The plan is a pure function of the lengths: every process makes the same one, and
-so does a run that is continued.
+The unit is a prompt with all its responses, which is never split. Units are assigned to replicas for about equal work,
+the largest first to the replica with the least (at most 4/3 of the optimum: Graham 1969), then to micro-batches. The
+plan is a pure function of the lengths: every process computes the same one, and so does a resumed run.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Limit:
-    """What a micro-batch holds at most: so many units, or so many rows. Exactly one of the two is given.
+    """Maximum size of a micro-batch, in units or in rows; exactly one of the two is set.
 
     Attributes:
-        units: Units.
-        rows: Rows of tokens; a unit that is longer makes a micro-batch of its own.
-        at_least: Micro-batches to make where the limit would allow fewer and there are units enough: a pipeline's
-            stages have work only while there are as many micro-batches as stages.
+        units: Maximum number of units.
+        rows: Maximum number of rows (tokens); a longer unit forms a micro-batch of its own.
+        at_least: Minimum number of micro-batches if there are enough units; a pipeline needs one per stage to keep
+            all stages busy.
     """
 
     units: int | None = None
@@ -38,16 +37,16 @@ class Limit:
 def plan(
     rows: NDArray[np.int64], work: NDArray[np.int64], limit: Limit, *, replicas: int = 1, replica: int = 0
 ) -> list[Positions]:
-    """The micro-batches of a replica: positions of their units, ascending.
+    """Plan the micro-batches of a replica: ascending positions of their units, int64.
 
-    A replica has none where there are fewer units than replicas.
+    A replica has none if there are fewer units than replicas.
 
     Args:
-        rows: [N] rows of each unit.
-        work: [N] in any unit, what is balanced over the replicas.
-        limit: Of a micro-batch. Where it counts units, replicas get equal numbers of them, as near as can be.
+        rows: [N] int64 rows of each unit.
+        work: [N] int64 work of each unit in arbitrary units, which is balanced over the replicas.
+        limit: Maximum size of a micro-batch. If it counts units, replicas get numbers of units as equal as possible.
         replicas: Number of replicas.
-        replica: The one asked about.
+        replica: Index of the replica.
     """
     room = -(-len(rows) // replicas) if limit.units else None
     mine = deal(work, replicas, room)[replica]
@@ -61,15 +60,15 @@ def plan(
 
 
 def deal(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[Positions]:
-    """Divide units into parts of about equal work, the largest first to the part that has least.
+    """Divide units into parts of about equal work, the largest first to the part with the least.
 
     Args:
-        work: [N] of each unit.
-        parts: How many.
-        room: Units that a part can hold; None is any number. Together there must be room for all.
+        work: [N] int64 work of each unit.
+        parts: Number of parts.
+        room: Maximum number of units per part; None for no limit. All units must fit.
 
     Returns:
-        Positions of each part, ascending.
+        Ascending positions of each part, int64.
     """
     # Python's integers: sums of int64 could overflow.
     sizes = work.tolist()
@@ -84,9 +83,11 @@ def deal(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[P
 
 
 def fit(rows: NDArray[np.int64], budget: int) -> list[Positions]:
-    """Put units into as few packs of at most `budget` rows as decreasing best fit finds (at most 11/9 of the fewest).
+    """Pack units into micro-batches of at most `budget` rows by best-fit decreasing (at most 11/9 of the optimum).
 
-    A unit beyond the budget is alone.
+    Args:
+        rows: [N] int64 rows of each unit; a unit beyond the budget is packed alone.
+        budget: Maximum number of rows.
     """
     sizes = rows.tolist()
     packs: list[list[int]] = []

@@ -82,7 +82,7 @@ class PreferenceDataset(KeptPairs):
         return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
-        """The pairs of the given rows, in their order."""
+        """Return the pairs of the given dataset rows, [N] integers, in their order."""
         pieces = [self._pieces(int(row)) for row in rows]
         lengths = torch.from_numpy(self._lengths[np.asarray(rows, dtype=np.int64)])
         return PreferenceBatch(
@@ -143,7 +143,7 @@ class PromptDataset(KeptPrompts):
     def columns(
         self, rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
-        """What prompts carry beside their tokens, as it was in the raw data.
+        """Return further columns of prompts as they were in the raw data, for rows [N] of any integer dtype.
 
         Args:
             rows: Of the dataset, as for `prompts`; dropped rows are not counted.

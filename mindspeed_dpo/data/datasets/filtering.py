@@ -172,7 +172,11 @@ class KeptPrompts(KeptRows):
 
 
 def check_limit(name: str, value: int | None, least: int) -> None:
-    """Refuse a limit below `least`; None is none."""
+    """Check a limit; None means no limit.
+
+    Raises:
+        ValueError: The limit is below `least`.
+    """
     if value is not None and value < least:
         raise ValueError(f"{name} should be at least {least}, got {value}")
 

@@ -1,8 +1,8 @@
-"""Reference log-probabilities on disk: one float64 sum per response, whole or absent, named by what they depend on.
+"""Reference log-probabilities on disk: one float64 sum per response, in a file named by a fingerprint of its inputs.
 
-The name is a fingerprint of weights, data and settings, so a changed input is another file and never a wrong hit. The
-content carries its own checksum: a damaged file counts as absent and is written again. So does a file of version 1,
-whose float32 sums had an error that grew with the length of a response.
+The fingerprint covers weights, data and settings, so changed inputs lead to another file. The content has a checksum; a
+damaged file counts as missing and is computed again. So does a file of version 1, whose float32 sums had an error that
+grew with the length of a response.
 """
 
 from __future__ import annotations
@@ -26,40 +26,40 @@ logger = logging.getLogger(__name__)
 _CHECKSUM_BYTES = 32
 _BLOCK_BYTES = 1 << 24
 VERSION = 2
-"""Of how the values are summed and written; raise it when either changes."""
+"""Version of the summation and of the file format; raise it when either changes."""
 
 
 class ReferenceCache:
-    """One file of cached values."""
+    """A file of cached log-probabilities."""
 
     def __init__(self, folder: str | Path, fingerprint: str, num_rows: int) -> None:
-        """Name a cache.
+        """Locate a cache.
 
         Args:
-            folder: Where caches lie.
-            fingerprint: Of everything the values depend on.
-            num_rows: Rows of the dataset.
+            folder: Folder of the caches.
+            fingerprint: Fingerprint of all inputs of the values.
+            num_rows: Number of rows of the dataset.
         """
         self.path = Path(folder) / f"{fingerprint}.v{VERSION}.ref_logps"
         self._first_version = Path(folder) / f"{fingerprint}.ref_logps"
         self._num_rows = num_rows
 
     def read(self) -> NDArray[np.float64] | None:
-        """The values [rows, 2] in nats, or None where there is no sound file of this version."""
+        """Return the values [rows, 2] float64, in nats, or None if there is no valid file of this version."""
         if not self.path.is_file():
             if self._first_version.is_file():
-                reason = "%s holds sums of an earlier version, which were less exact; the reference is computed again"
+                reason = "%s was written by an earlier version with less exact sums; computing the reference again"
                 logger.warning(reason, self._first_version)
             return None
         content = self.path.read_bytes()
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
         if hashlib.sha256(payload).digest() != checksum or len(payload) != self._num_rows * 16:
-            logger.warning("%s is damaged; the reference is computed again", self.path)
+            logger.warning("%s is damaged; computing the reference again", self.path)
             return None
         return np.frombuffer(payload, dtype="<f8").reshape(self._num_rows, 2)
 
     def write(self, values: NDArray[np.floating]) -> None:
-        """Keep values [rows, 2]."""
+        """Write values [rows, 2], floating dtype, in nats, atomically."""
         payload = np.ascontiguousarray(values, dtype="<f8").tobytes()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
@@ -68,12 +68,12 @@ class ReferenceCache:
 
 
 def data_fingerprint(data: DataConfig) -> str:
-    """What the token ids of a dataset depend on, as a hash: the files' content and the cuts."""
+    """Hash what the token ids of a pair dataset depend on: content of the files and truncation."""
     return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
 
 
 def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
-    """The same for a set of prompts."""
+    """Hash what the token ids of a prompt dataset depend on."""
     return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
 
 

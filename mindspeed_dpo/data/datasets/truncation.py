@@ -1,6 +1,6 @@
-"""What happens to rows that are longer than a run allows. Integers only; no token is touched here.
+"""Truncation rules for rows longer than `seq_length`, on lengths only; tokens are cut elsewhere.
 
-Lengths are [N, 3] (prompt, chosen, rejected). Every rule keeps both responses behind one and the same prompt.
+Lengths are [N, 3] (prompt, chosen, rejected). Every rule keeps one prompt for both responses.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ PromptTruncation = Literal["drop", "keep_last"]
 
 @dataclass(frozen=True)
 class Cut:
-    """The outcome for N rows.
+    """The result of a rule for N rows.
 
     Attributes:
-        keep: [N] bool, rows that stay.
-        skip: [N] int64, tokens cut from the left of the prompt.
-        lengths: [N, 3] int64, what is left of prompt, chosen and rejected.
-        reason: Why the others go.
+        keep: [N] bool, rows that are kept.
+        skip: [N] int64, number of tokens cut from the start of the prompt.
+        lengths: [N, 3] int64, remaining tokens of prompt, chosen and rejected.
+        reason: Reason for which the other rows are dropped.
     """
 
     keep: NDArray[np.bool_]
@@ -34,9 +34,9 @@ class Cut:
 
 
 def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> Cut:
-    """Cut the prompt from the left until the longer response fits; responses stay whole.
+    """Cut the prompt from the start until the longer response fits; responses are not cut.
 
-    A pair whose longer response leaves no room for a single prompt token is dropped.
+    A pair whose longer response leaves no room for a prompt token is dropped. Lengths are [N, 3] int64 tokens.
     """
     longer = lengths[:, 1:].max(axis=1)
     skip = np.clip(lengths[:, 0] + longer - seq_length, 0, None)
@@ -45,14 +45,17 @@ def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> Cut:
 
 
 def keep_start(lengths: NDArray[np.int64], seq_length: int) -> Cut:
-    """Keep the first tokens of each row, as TRL does; a prompt that fills the row by itself drops the pair."""
+    """Keep the first `seq_length` tokens of each row, as TRL does; lengths are [N, 3] int64 tokens.
+
+    A pair whose prompt alone fills the row is dropped.
+    """
     room = seq_length - lengths[:, 0]
     left = np.stack([lengths[:, 0], *np.minimum(lengths[:, 1:], np.clip(room, 0, None)[:, None]).T], axis=1)
     return Cut(room >= 1, np.zeros_like(room), left)
 
 
 def drop(lengths: NDArray[np.int64], seq_length: int) -> Cut:
-    """Drop every pair with a row longer than `seq_length`; cut nothing."""
+    """Drop every pair with a row longer than `seq_length`, without cutting; lengths are [N, 3] int64 tokens."""
     return Cut(lengths[:, 0] + lengths[:, 1:].max(axis=1) <= seq_length, np.zeros(len(lengths), np.int64), lengths)
 
 

@@ -91,13 +91,13 @@ class TokenSetWriter:
 
     @property
     def rows(self) -> int:
-        """Rows written so far."""
+        """Number of rows written so far."""
         return len(self._writers[self.columns[0]].lengths)
 
     def append(
         self, row: Mapping[str, Sequence[int] | NDArray[np.integer]], texts: Mapping[str, str] | None = None
     ) -> None:
-        """Add one row to every column."""
+        """Append one row to every column: token ids [length] of integer dtype, and texts by name."""
         for column, writer in self._writers.items():
             writer.append(row[column])
         if self._texts is not None:

@@ -52,11 +52,11 @@ class TokenWriter:
 
     @property
     def content_hash(self) -> str:
-        """SHA-256 of what the `.bin` holds so far."""
+        """SHA-256 of the content of the `.bin` so far."""
         return self._hash.hexdigest()
 
     def append(self, row: Sequence[int] | NDArray[np.integer]) -> None:
-        """Add one row."""
+        """Append one row of token ids, [length] of integer dtype."""
         self._write(np.asarray(row, dtype=DTYPES[_INT32_CODE]))
         self.lengths.append(len(row))
         self._documents.append(len(self.lengths))

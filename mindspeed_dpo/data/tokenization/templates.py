@@ -61,12 +61,12 @@ _CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
 
 @dataclass(frozen=True)
 class Template:
-    """One template.
+    """A chat template in the form of MindSpeed-LLM.
 
     Attributes:
-        name: As written in `prompt_type`.
-        user: Slots of a question, up to and including the header of the answer.
-        assistant: Slots of an answer, with what ends it.
+        name: Name for `prompt_type`.
+        user: Slots of a user turn, up to and including the header of the response.
+        assistant: Slots of a response, including its end.
         system: Slots of the system text.
         observation: Slots of a tool's output.
         separator: Slots before every turn but the first.

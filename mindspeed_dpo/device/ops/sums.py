@@ -1,7 +1,7 @@
-"""Sums whose error does not grow with the number of terms: in float64, or in pairs of float32 where there is none.
+"""Sums whose error does not grow with the number of terms: in float64, or by pairwise summation in float32.
 
-An NPU computes no float64. There terms are added in pairs, those sums in pairs again and so on: each term is rounded
-log2(n) times instead of n times (Higham 1993, The accuracy of floating point summation).
+An NPU has no float64. There terms are added in pairs, these sums in pairs again and so on: each term is rounded log2(n)
+times instead of n times (Higham 1993, The accuracy of floating point summation).
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from torch import Tensor
 from mindspeed_dpo.device.ops.kernels import kernels_on
 
 _BLOCK = 256
-"""Squares that are added in float32 before sums go on in `sum_dtype`, eight side by side: off by 1e-6 at most."""
+"""Number of squares summed in float32 at once; further sums are in `sum_dtype`. The relative error is below 1e-6."""
 
 
 def sum_dtype(device: torch.device) -> torch.dtype:
-    """The number format in which a device forms and keeps sums: float64, float32 on NPU."""
+    """Return the dtype in which sums are formed and stored on a device: float64, on NPU float32."""
     return torch.float64 if kernels_on(device) is None else torch.float32
 
 
 def segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Sum over each of n segments that follow each other; the host does not wait for the device.
+    """Sum over each of n consecutive segments, without synchronising with the device.
 
     Args:
-        values: [R] floating.
-        segment_ids: [R] int64 in [0, n), ascending: the segment of each value.
-        lengths: [n] int64 values of each segment, which may be 0; they sum to R.
+        values: [R] values of any floating dtype.
+        segment_ids: [R] int64 index in [0, n) of each value's segment, ascending.
+        lengths: [n] int64 number of values of each segment, possibly 0; they sum to R.
 
     Returns:
-        [n] of `sum_dtype`, with a gradient for `values`.
+        Sums [n] in `sum_dtype`, with a gradient for `values`.
     """
     return _segment_sum(values, segment_ids, lengths, sum_dtype(values.device) == torch.float32)
 
 
 def plain_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """The definition of `segment_sum`: [n] float64."""
+    """Compute `segment_sum` by its definition: the sum of each segment's values, [n] float64."""
     return _segment_sum(values, segment_ids, lengths, False)
 
 
 def pairwise_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """`segment_sum` as it is formed on NPU: [n] float32, added in pairs."""
+    """Compute `segment_sum` as on NPU: the pairwise sum of each segment's values, [n] float32."""
     return _segment_sum(values, segment_ids, lengths, True)
 
 
 def total(values: Tensor) -> Tensor:
-    """Sum over the first dimension: [...] of `sum_dtype` for values [n, ...] floating, with a gradient."""
+    """Sum values [n, ...], floating dtype, over the first dimension; returns [...] in `sum_dtype`, with gradient."""
     if sum_dtype(values.device) == torch.float64:
         return values.sum(0, dtype=torch.float64)
     return pairwise_total(values)
 
 
 def pairwise_total(values: Tensor) -> Tensor:
-    """`total` as it is formed on NPU: the second half is added to the first until one row is left, in float32."""
+    """Compute `total` as on NPU: values [n, ...] are halved and added until one row is left, [...] float32."""
     sums = values.float()
     while len(sums) > 1:
         half = (len(sums) + 1) // 2
@@ -65,13 +65,13 @@ def pairwise_total(values: Tensor) -> Tensor:
 
 
 def sum_of_squares(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Sum of the squares of all numbers of some float32 tensors: a scalar of `sum_dtype`, without gradient.
+    """Sum the squares of all values of some float32 tensors: a scalar in `sum_dtype`, without gradient.
 
-    Every number is read once, and none is copied to float64, which would take twice the memory of the tensors.
+    Values are read once and not copied to float64, which would take twice the memory of the tensors.
 
     Args:
-        tensors: Of any shapes; there may be none.
-        device: Where they lie.
+        tensors: Tensors of any shape, possibly none.
+        device: Their device.
     """
     norms = [torch.zeros(1, device=device)]
     for tensor in tensors:
@@ -107,10 +107,10 @@ class _SegmentSum(torch.autograd.Function):
 
 
 def _in_pairs(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Running sums within segments by doubling (Hillis and Steele 1986), read at each segment's last value.
+    """Compute prefix sums within segments by doubling (Hillis and Steele 1986) and read each segment's last one.
 
-    After k rounds a value holds the sum of the 2^k values of its segment that end with it, so a value that is not
-    finite stays within its segment.
+    After k rounds an element holds the sum of the last 2^k values of its segment up to itself, so a value that is not
+    finite affects its own segment only.
     """
     sums, step = values, 1
     while step < len(values):

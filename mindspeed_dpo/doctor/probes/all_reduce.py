@@ -39,7 +39,11 @@ def add_up(kind: str, rank: int, master: str, store: Any = None) -> float:
 
 
 def lead(kind: str) -> str:
-    """Be the first process; what happened."""
+    """Run as the first process and describe the result.
+
+    Raises:
+        RuntimeError: The second process failed.
+    """
     store = importlib.import_module("mindspeed_dpo.parallel.store").host_store(0)
     master = f"127.0.0.1:{store.port}"
     command = probe_command("all_reduce", {"kind": kind, "rank": 1, "master": master})

@@ -1,8 +1,8 @@
-"""A Ray cluster and its nodes.
+"""Probe of a Ray cluster and its nodes.
 
-Asked are the fields of `inspection.InspectionRequest` and `address`, `start` (a cluster of its own), `kind`, `resource` (null is
-the device's own), `pools` and `timeout_s`. Answered are `here` (this node's own answer), `nodes` (null where there is
-none), `failure` (why no cluster could be reached, or null), `resource`, and `room` (why the pools do not fit, or null).
+Input: the fields of `node_inspection.InspectionRequest` and `address`, `start` (whether to start a cluster), `kind`,
+`resource` (null for the device's own), `pools` and `timeout_s`. Output: `here` (this node), `nodes` (null without a
+cluster), `failure` (why no cluster could be reached, or null), `resource`, `room` (why the pools do not fit, or null).
 """
 
 from __future__ import annotations

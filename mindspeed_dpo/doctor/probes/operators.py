@@ -86,12 +86,22 @@ CASES = (
 
 
 def definition(case: Case, dtype: torch.dtype) -> list[Tensor]:
-    """Result and gradients in float32 on the CPU; call it before a device is active, whose patches might reach here."""
+    """Compute result and gradients of a case in float32 values of its shapes ([T, heads, d] …) on the CPU.
+
+    Call it before the device is activated, whose patches might affect it.
+    """
     return _both_ways(case, [tensor.float() for tensor in _inputs(case, dtype)])
 
 
 def distance(case: Case, dtype: torch.dtype, device: torch.device, expected: list[Tensor]) -> float:
-    """Largest error of the result and of the gradients, each as a share of its largest value."""
+    """Return the largest error of result and gradients, each relative to its largest value.
+
+    Args:
+        case: The operator and the shapes of its inputs.
+        dtype: dtype of the inputs.
+        device: The device to test.
+        expected: Result and gradients of `definition`: float32 values of the same shape.
+    """
     found = _both_ways(case, [tensor.to(device) for tensor in _inputs(case, dtype)])
     return max(_distance(one, other) for one, other in zip(found, expected, strict=True))
 

@@ -41,7 +41,7 @@ def test_a_changed_byte_anywhere_counts_as_absent(place: int, tmp_path: Path, ca
     content[place] ^= 1
     cache.path.write_bytes(content)
     assert cache.read() is None
-    assert "abc.v2.ref_logps is damaged; the reference is computed again" in caplog.text
+    assert "abc.v2.ref_logps is damaged; computing the reference again" in caplog.text
 
 
 @pytest.mark.parametrize("length", [0, 10, 32, 55])
@@ -65,7 +65,7 @@ def test_sums_of_the_first_version_count_as_absent_and_are_named(
     cache = ReferenceCache(tmp_path, "abc", 3)
     assert cache.read() is None
     (line,) = caplog.messages
-    assert "abc.ref_logps holds sums of an earlier version" in line and "the reference is computed again" in line
+    assert "abc.ref_logps was written by an earlier version" in line and "computing the reference again" in line
     cache.write(VALUES)
     caplog.clear()
     assert cache.read() is not None and not caplog.messages

@@ -125,5 +125,5 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
         MetricSums().add("loss", torch.zeros(3), 3)
     with pytest.raises(ValueError, match=r"must be \[4\]"):
         MetricSums.from_vector(("loss", "nll"), torch.zeros(3))
-    with pytest.raises(ValueError, match="are held but not"):
+    with pytest.raises(ValueError, match="are missing from the requested names"):
         sums_of(loss=(1.0, 1), nll=(1.0, 1)).vector(("loss",))
