@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from mindspeed_dpo.config.legacy.aliases import plain
 from omegaconf import OmegaConf
 
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
+from mindspeed_dpo.config.names import normalize_key
 from mindspeed_dpo.config.run import RunConfig
 
 _SETS_ONE_KEY = re.compile(r"\w+(\.[\w-]+)+=")
@@ -29,7 +29,7 @@ def load_quickly(config_name: str, overrides: Sequence[str]) -> RunConfig:
     tree = copy.deepcopy(_composed(config_name).tree)
     for override in overrides:
         _set(tree, override)
-    return check(ComposedConfig(config_name, tree, {plain(text.split("=", 1)[0]): text for text in overrides}))
+    return check(ComposedConfig(config_name, tree, {normalize_key(text.split("=", 1)[0]): text for text in overrides}))
 
 
 _composed = functools.cache(compose)
