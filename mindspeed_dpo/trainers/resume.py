@@ -189,7 +189,7 @@ def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None
     if missing:
         raise CheckpointError(
             f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as "
-            "load with no_load_optim=true and no_load_rng=true, or with finetune=true to start a new run from its weights"
+            "load with no_load_optim=true and no_load_rng=true, or with finetune=true to start a run from its weights"
         )
 
 
