@@ -27,7 +27,9 @@ settings.load_profile("project")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Spread the tests over workers by `tests.order`."""
+    """Spread the tests over workers by `tests.order`, where they are spread by files."""
+    if config.getoption("dist") != "loadfile":
+        return None
     scheduler = importlib.import_module("xdist.scheduler").LoadFileScheduling(config, log)
     scheduler._split_scope = lambda test: group_of(test.split("::", 1)[0])
     return scheduler

@@ -48,6 +48,7 @@ tests_s=$((SECONDS - begin))
 
 checks=passed
 wait "$checker" || checks=failed
+trap 'rm -f "$report"' EXIT
 cat "$report"
 echo "== seconds: environment $environment_s, tests $tests_s, checks beside them, $SECONDS in all"
 echo "== checks $checks, tests $tests"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mindspeed_dpo.weights import open_adapter
-from tests.support.closeness import ADAPTERS, STEADY_ADAPTERS, assert_same_run
 from tests.support.online import RULE, OnlineInputs, online_inputs
 from tests.support.runs import Layout, tiny_online_run, train
 
@@ -29,7 +29,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> OnlineInputs:
 def test_the_rollout_follows_the_adapters_wherever_it_is(inputs: OnlineInputs, tmp_path: Path) -> None:
     keys = {
         **inputs.keys, "reward_functions": [RULE], "train_iters": 3, "lora_target_modules": ["all-linear"],
-        "lora_r": 8, **STEADY_ADAPTERS, "global_batch_size": 8, "micro_batch_size": 4,
+        "lora_r": 8, "lr": 1e-2, "global_batch_size": 8, "micro_batch_size": 4,
     }  # fmt: skip
     runs = {
         place: train(tiny_online_run(layout, **{**keys, **settings, "output_dir": tmp_path / place}))
@@ -42,6 +42,9 @@ def test_the_rollout_follows_the_adapters_wherever_it_is(inputs: OnlineInputs, t
         # What the rollout says of its own tokens is what the policy says of them: it has this version's adapters.
         assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-6)
     names = ("loss", "grad_norm", "objective/scores", "objective/kl", "response_length/mean")
-    for steps in runs.values():
-        assert_same_run(steps, expected, ADAPTERS, set(names) & expected[0].keys())
+    for place, steps in runs.items():
+        for name in names:
+            if name in expected[0]:
+                found = [step[name] for step in steps]
+                np.testing.assert_allclose(found, [s[name] for s in expected], rtol=1e-3, atol=1e-5, err_msg=place)
     assert open_adapter(tmp_path / "in place" / "checkpoints").settings.lora_r == 8

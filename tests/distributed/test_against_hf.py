@@ -61,7 +61,7 @@ def test_log_probs_of_responses_equal_those_of_hugging_face(family: str, share_p
     with torch.no_grad():
         expected = hf_log_probs(load(folder))
     (scores,) = pool(1).run(scores_job, Job(folder, share_prompt=share_prompt), test_batch())
-    torch.testing.assert_close(scores, expected, rtol=ROUNDING, atol=ROUNDING)
+    torch.testing.assert_close(scores, expected.double(), rtol=ROUNDING, atol=ROUNDING)
 
 
 LAYOUTS = {

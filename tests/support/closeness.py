@@ -36,18 +36,20 @@ STEADY: dict[str, Any] = {"adam_eps": 1e-4, "lr": 1e-3}
 
 Adam's first steps have the length of the learning rate whatever the size of the gradient. With the default eps of 1e-8
 a gradient that is all rounding error moves its weight by a step of random sign. With 1e-4, about a hundredth of the
-gradients' root mean square, the error of a gradient is passed on for_context_rank by 1e-4 at most. At a
-learning rate of 1e-3 a step moves a weight by some percent of its size; at 1e-2, by half of it, so that the fourth step
-amplifies rounding a hundredfold. The recordings and the comparisons to the bit use other settings.
+gradients' root mean square, the error of a gradient is passed on for_context_rank by 1e-4 at most. At a learning rate of 1e-3 a
+step moves a weight by some percent of its size; at 1e-2, by half of it, so that the fourth step amplifies rounding a
+hundredfold. The recordings and the comparisons to the bit use other settings.
 """
 
 STEADY_ADAPTERS: dict[str, Any] = {**STEADY, "lr": 1e-2}
 """The same for adapters, which start from zeros."""
 
-MARGIN = 16
-"""A bound by what one last-place change of every weight does: the rounding errors of a route are as large and come
-at each of the 14 products of two layers (2 * 7), where the change comes once."""
+MARGIN = 8
+"""A limit by what one last-place change of every weight does.
 
+The change comes once. The rounding errors of a route are as large and come at each of the 7 products of four layers,
+forward and backward; like a random walk they add up to sqrt(2 * 4 * 7) = 7.5 of them.
+"""
 
 FLOOR = 5e-6
 """No limit is below this, 42 units of float32: a run may react to its weights less than its own operations round."""

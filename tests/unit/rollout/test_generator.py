@@ -168,7 +168,7 @@ def test_a_batch_holds_prompts_rows_and_version(model: RolloutModel) -> None:
     batch = one.rollout(tensors(PROMPTS), [10, 11, 12, 13, 14, 15], range(6), version=4)
     assert [p.tolist() for p in batch.samples.prompts()] == PROMPTS
     assert batch.rows.tolist() == [10, 11, 12, 13, 14, 15] and batch.version == 4
-    assert batch.num_responses == 3 and batch.logps is not None and batch.logps.dtype == torch.float32
+    assert batch.num_responses == 3 and batch.logps is not None and batch.logps.dtype == torch.float64
     answers = one.generate(tensors(PROMPTS), range(6), with_logps=False)
     without = rollout_batch(tensors(PROMPTS), range(6), answers, 4, 3)
     assert without.logps is None and torch.equal(without.samples.response_tokens, batch.samples.response_tokens)

@@ -64,7 +64,7 @@ def test_log_probs_equal_those_of_hugging_face_whatever_the_filters(tmp_path: Pa
         [log_prob(reference, prompt, response.tolist()) for response in row]
         for prompt, row in zip(PROMPTS, batch.samples.responses(), strict=True)
     ]
-    torch.testing.assert_close(batch.logps, torch.tensor(expected), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(batch.logps, torch.tensor(expected, dtype=torch.float64), rtol=1e-5, atol=1e-4)
 
 
 def load(folder: Path) -> PreTrainedModel:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.device.ops.kernels import Kernels, use
 from mindspeed_dpo.models.head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
@@ -75,6 +76,27 @@ def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
     assert found.positions.tolist() == [2, 0, 1]
     assert found.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
     assert join_replicas([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("kernels", [None, Kernels(object(), "cpu")], ids=["float64", "as on NPU"])
+def test_long_responses_are_summed_exactly_in_a_packed_row(share_prompt: bool, kernels: Kernels | None) -> None:
+    lengths = [[1, 16_000], [83, 1_000], [16_000, 2]]
+    batch = PreferenceBatch.from_lists([[1], [2, 2], [3]], [[[5] * count for count in row] for row in lengths])
+    row = pack(batch, share_prompt=share_prompt, multiple_of=64).for_context_rank(1, 2)
+    values = -12 * torch.rand(sum(map(sum, lengths)), generator=torch.Generator().manual_seed(1)).square()
+    use(kernels)
+    try:
+        found = response_logps(row, values[:, None])
+        weighted = response_logps(row, values[:, None], ld_alpha=0.5)
+    finally:
+        use(None)
+    parts = values.double().split([count for of_pair in lengths for count in of_pair])
+    expected = torch.stack([part.sum() for part in parts]).view(3, 2)
+    shorter = [min(of_pair) for of_pair in lengths for _ in of_pair]
+    halved = [(part[:end].sum() + part.sum()) / 2 for part, end in zip(parts, shorter, strict=True)]
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(weighted.double(), torch.stack(halved).view(3, 2), rtol=1e-6, atol=0)
 
 
 def test_scores_of_tokens_know_their_places_among_all() -> None:

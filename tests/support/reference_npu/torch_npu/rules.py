@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -170,9 +171,13 @@ def _check_mask(mask: Tensor | None, sparse_mode: int) -> None:
     need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
     need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
     need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
-    need(
-        bool(torch.equal(mask.bool(), torch.ones(2048, 2048).triu(1).bool())), "1 hides: the mask is above the diagonal"
-    )
+    need(bool(torch.equal(mask.bool(), _above_the_diagonal())), "1 hides: the mask is above the diagonal")
+
+
+@functools.cache
+def _above_the_diagonal() -> Tensor:
+    """Made once: it would take longer than the attention of a test."""
+    return torch.ones(2048, 2048, dtype=torch.bool).triu(1)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mode: int, see_back: int, see_ahead: int) -> Tensor:
