@@ -31,7 +31,8 @@ UNITS = (
     "nats?", "bits?", "bytes?", "seconds?", "s", "tokens?", "(token )?ids?", "rows?", "pairs?", "positions?", "logits?",
     "probabilit(y|ies)", "log-probabilit(y|ies)", "weights?", "hidden states?", "activations?", "scores?", "radians?",
     "gradients?", "counts?", "lengths?", "samples?", "indices", "index", "masks?", "parameters?", "factors?",
-    "unitless", "queries", "keys", "heads?", "columns?", "values?", "shares?", "ranks?", "rewards?", "labels?", "embeddings?",
+    "unitless", "queries", "keys", "heads?", "columns?", "values?", "shares?", "ranks?", "rewards?", "labels?",
+    "embeddings?",
 )  # fmt: skip
 UNIT = re.compile(rf"\b({'|'.join(UNITS)})\b", re.IGNORECASE)
 EXEMPT_ERRORS = {"AssertionError", "NotImplementedError", "StopIteration", "SystemExit"}

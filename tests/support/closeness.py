@@ -36,7 +36,7 @@ STEADY: dict[str, Any] = {"adam_eps": 1e-4, "lr": 1e-3}
 
 Adam's first steps have the length of the learning rate whatever the size of the gradient. With the default eps of 1e-8
 a gradient that is all rounding error moves its weight by a step of random sign. With 1e-4, about a hundredth of the
-gradients' root mean square, the error of a gradient is passed on for_context_rank by 1e-4 at most. At a learning rate of 1e-3 a
+gradients' root mean square, the error of a gradient is divided by 1e-4 at most. At a learning rate of 1e-3 a
 step moves a weight by some percent of its size; at 1e-2, by half of it, so that the fourth step amplifies rounding a
 hundredfold. The recordings and the comparisons to the bit use other settings.
 """

@@ -62,7 +62,7 @@ def _rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _on_npu(kernels: Kernels, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """`npu_rotary_mul` in layout BSND with one row of T positions, in float32 as the definition says.
 
-    Angles in bfloat16 would be off by up to 2^-9, which is why heads are multiply_in_float32 and not angles narrowed.
+    Angles in bfloat16 would be off by up to 2^-9, so heads are converted to float32 instead.
     """
     name, (heads, width) = "npu_rotary_mul", x.shape[1:]
     require(width % 2 == 0 and width <= ROTARY_WIDTH, name, f"an even width up to {ROTARY_WIDTH}", width, "use another")

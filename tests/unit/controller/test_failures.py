@@ -30,7 +30,7 @@ class Answer:
 
 
 class Process:
-    """PendingResults where it is, or that it is dead."""
+    """Return the node of a process, or raise the error of a dead one."""
 
     def __init__(self) -> None:
         self.answer: Callable[[], Answer] = Answer

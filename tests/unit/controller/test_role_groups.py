@@ -23,7 +23,7 @@ from mindspeed_dpo.workers.rewards.scorer import Scored
 
 
 class Answered:
-    """PendingResults that are there already."""
+    """Results that are available at once."""
 
     def __init__(self, answers: list[Any]) -> None:
         self._answers = answers

@@ -217,7 +217,7 @@ def length_of(*texts: str) -> int:
     return len(text.encode())
 
 
-# How the work is for_context_rank changes nothing
+# How the work is divided changes nothing
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"n_subs": 3}, {"n_subs": 7}])

@@ -65,7 +65,7 @@ def test_columns_are_those_of_one_process_where_tensor_ranks_join(sequence_paral
 def test_every_query_head_meets_the_key_head_it_belongs_to(heads: int, groups: int, held: int) -> None:
     rows = torch.arange(6.0)[:, None, None] * 100
     query = (rows + torch.arange(float(heads))[:, None]).expand(6, heads, 3)
-    # A key says which group it is; a query's group is its head for_context_rank by the heads of a group.
+    # A key says which group it is; a query's group is its head divided by the heads of a group.
     key = (rows + torch.arange(float(groups))[:, None]).expand(6, groups, 3)
     for rank, (attended, back) in enumerate(pool(2).run(jobs.exchanged, query, key, -key)):
         q, k, v = attended

@@ -1,4 +1,4 @@
-"""Numbers of weights: the same however a model is for_context_rank, and different when one bit or place differs."""
+"""Numbers of weights: the same however a model is divided, and different when one bit or place differs."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ BATCH = PreferenceBatch.from_lists([[1], [2, 2]], [[[3], [4, 4]], [[5, 5, 5], [6
 
 @dataclass
 class GivenBatches:
-    """A batch_builder that holds its batches already."""
+    """A batch builder with fixed batches."""
 
     batches: list[PackedBatch]
     topology: Topology
