@@ -228,4 +228,4 @@ def test_an_offloaded_reference_says_the_same(seat: Seat) -> None:
 
 
 def is_offloaded(colocated: ColocatedRoles) -> bool:
-    return colocated.roles["ref"].engine._works_on is not None
+    return colocated.roles["ref"].engine._device is not None
