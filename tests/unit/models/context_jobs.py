@@ -29,7 +29,7 @@ def columns_and_gradient(
     topology = Topology.of(dist.get_world_size(), dist.get_world_size() // cp, 1, cp)
     groups.split(topology)
     groups.seed(3)
-    execution = Execution(topology, sequence_parallel=sequence_parallel, initialise=True)
+    execution = Execution(topology, sequence_parallel=sequence_parallel, random_init=True)
     policy = PolicyModel(model, execution, statistics=True)
     place = topology.place(dist.get_rank())
     packed = pack(batch, share_prompt=share_prompt, multiple_of=rows_multiple(topology, sequence_parallel))

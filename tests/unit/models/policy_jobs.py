@@ -53,13 +53,13 @@ def build(
     topology = Topology.of(dist.get_world_size(), tp, pp)
     groups.split(topology)
     groups.seed(seed)
-    settings = Execution(topology, **{"initialise": True, **execution})  # type: ignore[arg-type]
+    settings = Execution(topology, **{"random_init": True, **execution})  # type: ignore[arg-type]
     return PolicyModel(model, settings, statistics=statistics), topology.place(dist.get_rank())
 
 
-def describe(model: ModelConfig, tp: int, pp: int, initialise: bool, sequence_parallel: bool) -> dict[str, Described]:
+def describe(model: ModelConfig, tp: int, pp: int, random_init: bool, sequence_parallel: bool) -> dict[str, Described]:
     """Every parameter by name."""
-    policy, _ = build(model, tp, pp, initialise=initialise, sequence_parallel=sequence_parallel)
+    policy, _ = build(model, tp, pp, random_init=random_init, sequence_parallel=sequence_parallel)
     return {
         name: Described(
             shape=tuple(parameter.shape),

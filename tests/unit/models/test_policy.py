@@ -40,9 +40,9 @@ def test_parameters_are_named_as_the_weights_are(model: ModelConfig, tp: int, pp
         assert set(found) == wanted, rank
 
 
-@pytest.mark.parametrize("initialise", [True, False], ids=["random weights", "weights left for loading"])
-def test_split_parameters_are_marked_so_that_the_gradient_norm_counts_them(initialise: bool) -> None:
-    for found in pool(2).run(jobs.describe, MODEL, 2, 1, initialise, False):
+@pytest.mark.parametrize("random_init", [True, False], ids=["random weights", "weights left for loading"])
+def test_split_parameters_are_marked_so_that_the_gradient_norm_counts_them(random_init: bool) -> None:
+    for found in pool(2).run(jobs.describe, MODEL, 2, 1, random_init, False):
         for name, parameter in found.items():
             rows, columns = name.endswith(SPLIT_ALONG_ROWS), name.endswith(SPLIT_ALONG_COLUMNS)
             assert parameter.split_along == (0 if rows else 1 if columns else None), name
