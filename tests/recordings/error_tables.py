@@ -7,6 +7,7 @@ from typing import Any
 
 from tests.recordings.distances import UPDATE
 from tests.recordings.files import in_float64
+from tests.support.recorded_layouts import LAYOUTS
 from tests.support.recorded_runs import COMPARED
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
@@ -33,11 +34,12 @@ def tables(found: Found) -> str:
 
 
 def _table(found: Found, figure: Any) -> str:
-    layouts = list(next(iter(found.values())))
+    layouts = list(LAYOUTS)
     lines = [f"| case | TRL | {' | '.join(layouts)} |", f"|---|---|{'---|' * len(layouts)}"]
     for case, by_layout in found.items():
         own = figure(in_float64(case)["distance"])
-        cells = [_cell(figure(one["float64"]), figure(one["recording"]), own) for one in by_layout.values()]
+        runs = [by_layout.get(layout) for layout in layouts]
+        cells = [_cell(figure(one["float64"]), figure(one["recording"]), own) if one else "–" for one in runs]
         lines.append(f"| {case} | {_number(own)} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -47,8 +47,9 @@ def _score(batch: MicroBatch, weights: Weights, ld_alpha: float | None) -> Score
     values = logits(weights, batch.ids)[:, :-1]
     mask = batch.response[:, 1:]
     logps = values.log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0] * mask
-    weight = mask if ld_alpha is None else _ld_weights(mask, ld_alpha).to(logps.dtype)
-    chosen, rejected = (logps * weight).sum(1).chunk(2)
+    weight = mask if ld_alpha is None else _ld_weights(mask, ld_alpha)
+    # In float64 also where the rest is float32: a sum of some hundred nats would lose 1e-5, which `beta` multiplies.
+    chosen, rejected = (logps * weight).sum(1, dtype=torch.float64).chunk(2)
     return Scored(values, logps, (chosen, rejected))
 
 
@@ -64,7 +65,7 @@ def _loss(batch: MicroBatch, scored: Scored, reference: Scored, knobs: dict[str,
     values = Values(scored.summed, reference.summed, (lengths[0], lengths[1]), knobs)
     mask = batch.response[:, 1:]
     weighting = _wpo_weights(mask, scored) if knobs["use_weighting"] else torch.ones(pairs)
-    total = torch.zeros((), dtype=scored.logits.dtype)
+    total = torch.zeros((), dtype=torch.float64)
     for kind, weight in zip(knobs["loss_type"], knobs["loss_weights"], strict=True):
         if kind == "sft":  # a mean over the tokens of the micro-batch, not over its pairs
             per_pair = (-scored.token_logps[:pairs].sum() / mask[:pairs].sum()).expand(pairs)
