@@ -1,6 +1,6 @@
-"""Checks of an installation: `python -m mindspeed_dpo.doctor` says for each `ok` or what to do.
+"""Checks of an installation: `python -m mindspeed_dpo.doctor` reports for each check `ok` or what to do.
 
-It must speak where half of what it looks at is missing or broken. So the process of the command itself imports nothing
-but the standard library, and the configuration's own libraries only when one is named; everything else is tried in
-processes of its own (`probes`), each with a timeout.
+The checks must work where the installation is incomplete or broken. The main process therefore imports only the
+standard library, and the libraries of the configuration if one is named. Everything else runs in a child process with
+a timeout (`probes`). Loading devices and inspecting nodes is left to `device` and `controller`.
 """

@@ -1,49 +1,51 @@
-"""What a check has found: one line, and what to do where something is wrong."""
+"""The result of a check: one line, with a remedy if there is a problem."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-OK, NOTE, FIX, ABSENT = "ok", "note", "fix", "not here"
-VERDICTS = (OK, NOTE, FIX, ABSENT)
+OK, NOTE, FIX, NOT_CHECKED = "ok", "note", "fix", "not here"
 
 
 @dataclass(frozen=True)
 class Finding:
     """One line of the report.
 
+    Example:
+        Finding("fix", "2.6.0 is installed, ==2.7.1 is required", "pip install 'torch==2.7.1'", "torch")
+
     Attributes:
-        verdict: `ok`; `note`, which stops nothing; `fix`; or `not here`, where the check cannot be made.
-        found: What is there, or why nothing could be said.
+        verdict: `ok`; `note`, which does not prevent a run; `fix`; or `not here` if the check does not apply.
+        detail: The observed state, or the reason why the check was not made.
         remedy: What to do; empty for `ok` and `not here`.
-        name: What was looked at; empty is the name of the check.
+        name: What was checked; empty for the name of the check.
     """
 
     verdict: str
-    found: str
+    detail: str
     remedy: str = ""
     name: str = ""
 
-    def named(self, name: str) -> Finding:
-        """The same about `name`, unless it has a name of its own."""
+    def with_default_name(self, name: str) -> Finding:
+        """Return the finding under `name`, unless it has a name of its own."""
         return self if self.name else replace(self, name=name)
 
 
-def ok(found: str, name: str = "") -> Finding:
-    """All is well."""
-    return Finding(OK, found, name=name)
+def ok(detail: str, name: str = "") -> Finding:
+    """Return a finding without a problem."""
+    return Finding(OK, detail, name=name)
 
 
-def note(found: str, remedy: str, name: str = "") -> Finding:
-    """Works, but the reader should know."""
-    return Finding(NOTE, found, remedy, name)
+def note(detail: str, remedy: str, name: str = "") -> Finding:
+    """Return a finding that does not prevent a run but may need attention."""
+    return Finding(NOTE, detail, remedy, name)
 
 
-def fix(found: str, remedy: str, name: str = "") -> Finding:
-    """Keeps a run from working."""
-    return Finding(FIX, found, remedy, name)
+def fix(detail: str, remedy: str, name: str = "") -> Finding:
+    """Return a finding that prevents a run."""
+    return Finding(FIX, detail, remedy, name)
 
 
-def absent(why: str, name: str = "") -> Finding:
-    """Cannot be checked here."""
-    return Finding(ABSENT, why, name=name)
+def not_checked(reason: str, name: str = "") -> Finding:
+    """Return the finding of a check that cannot be made here."""
+    return Finding(NOT_CHECKED, reason, name=name)

@@ -1,4 +1,8 @@
-"""Commands in processes of their own: each has a timeout, after which it and all it started are ended."""
+"""Child processes with a timeout, after which the command and all its children are killed; the protocol of probes.
+
+A probe gets its arguments as JSON on the command line and prints its result as one line of JSON with a prefix, since
+libraries also print to standard output.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +17,47 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ANSWER = "doctor's answer: "
-"""What a probe's answer begins with, among all that libraries print."""
-_LAST_WORDS_S = 2.0
+RESULT_PREFIX = "doctor probe result: "
+_DRAIN_TIMEOUT_S = 2.0
 _ROOT = str(Path(__file__).resolve().parents[2])
 
 
 @dataclass(frozen=True)
-class Ran:
+class CompletedCommand:
     """A command that has ended.
 
+    Example:
+        CompletedCommand(255, stderr="dcmi init failed")
+
     Attributes:
-        code: Its exit code; None where it was ended because it took too long.
-        out: What it printed.
-        err: What it printed as errors, or why it did not start.
-        timeout_s: How long it was waited for.
+        exit_code: Exit code; None if the command was killed at the timeout.
+        stdout: Standard output.
+        stderr: Standard error, or the reason why the command did not start.
+        timeout_s: The timeout in seconds.
     """
 
-    code: int | None
-    out: str = ""
-    err: str = ""
+    exit_code: int | None
+    stdout: str = ""
+    stderr: str = ""
     timeout_s: float = 0.0
 
     @property
-    def answer(self) -> Any:
-        """A probe's answer; None where it gave none."""
-        lines = [line for line in self.out.splitlines() if line.startswith(ANSWER)]
-        return json.loads(lines[-1].removeprefix(ANSWER)) if lines and self.code == 0 else None
+    def result(self) -> Any:
+        """Result of a probe; None if it failed."""
+        lines = [line for line in self.stdout.splitlines() if line.startswith(RESULT_PREFIX)]
+        return json.loads(lines[-1].removeprefix(RESULT_PREFIX)) if lines and self.exit_code == 0 else None
 
     @property
-    def reason(self) -> str:
-        """Why it failed, in one line."""
-        lines = [line.strip() for line in (self.err or self.out).splitlines() if line.strip()]
-        if self.code is None:
-            return f"no answer within {self.timeout_s:g} s" + (f"; last it said: {lines[-1]}" if lines else "")
-        return lines[-1] if lines else f"ended with code {self.code} and said nothing"
+    def failure(self) -> str:
+        """Reason of a failure, in one line: the last line of the output."""
+        lines = [line.strip() for line in (self.stderr or self.stdout).splitlines() if line.strip()]
+        if self.exit_code is None:
+            return f"no result within {self.timeout_s:g} s" + (f"; last output: {lines[-1]}" if lines else "")
+        return lines[-1] if lines else f"exited with code {self.exit_code} without output"
 
 
-def run(command: Sequence[str], timeout_s: float) -> Ran:
-    """Run a command to its end, or for so long. What it started ends with it."""
+def run_command(command: Sequence[str], timeout_s: float) -> CompletedCommand:
+    """Run a command; at the timeout, or if this process is interrupted, kill it and its children."""
     try:
         process = subprocess.Popen(
             list(command),
@@ -64,48 +70,48 @@ def run(command: Sequence[str], timeout_s: float) -> Ran:
             start_new_session=True,
         )
     except OSError as error:
-        return Ran(127, err=str(error))
+        return CompletedCommand(127, stderr=str(error))
     try:
-        out, err = process.communicate(timeout=timeout_s)
+        stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return Ran(None, *_end(process), timeout_s)
+        return CompletedCommand(None, *_kill(process), timeout_s)
     except BaseException:
-        _end(process)
+        _kill(process)
         raise
-    return Ran(process.returncode, out, err)
+    return CompletedCommand(process.returncode, stdout, stderr)
 
 
-def probe_command(name: str, question: Mapping[str, Any]) -> list[str]:
-    """The command line of a probe."""
-    return [sys.executable, "-m", f"mindspeed_dpo.doctor.probes.{name}", json.dumps(question)]
+def probe_command(name: str, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the command line of a probe."""
+    return [sys.executable, "-m", f"mindspeed_dpo.doctor.probes.{name}", json.dumps(arguments)]
 
 
-def answer(found: Any) -> None:
-    """Give a probe's answer, which JSON can hold."""
-    sys.stdout.write(f"\n{ANSWER}{json.dumps(found)}\n")
-    sys.stdout.flush()
-
-
-def question() -> dict[str, Any]:
-    """What a probe was asked."""
+def probe_arguments() -> dict[str, Any]:
+    """Return the arguments of the probe that runs in this process."""
     return dict(json.loads(sys.argv[1]))
 
 
+def print_result(result: Any) -> None:
+    """Print the result of the probe that runs in this process; it must be representable in JSON."""
+    sys.stdout.write(f"\n{RESULT_PREFIX}{json.dumps(result)}\n")
+    sys.stdout.flush()
+
+
 def _environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The package is found whatever the working folder is."""
+    """Return the environment of a child, which can import the package from any working directory."""
     path = [_ROOT, *filter(None, env.get("PYTHONPATH", "").split(os.pathsep))]
     return {**env, "PYTHONPATH": os.pathsep.join(path), "TOKENIZERS_PARALLELISM": "false"}
 
 
-def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """End a command and its children; what it had printed until then."""
-    # The group is the command's own: it was started as the leader of a session.
+def _kill(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Kill a command and its children and return what they printed until then."""
+    # The command was started as the leader of its own session, so the process group contains only its children.
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     try:
-        return process.communicate(timeout=_LAST_WORDS_S)
+        return process.communicate(timeout=_DRAIN_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        # A process that left the group still holds the pipes, and is not waited for.
+        # A process that left the group still holds the pipes; do not wait for it.
         for pipe in (process.stdout, process.stderr):
             if pipe is not None:
                 pipe.close()

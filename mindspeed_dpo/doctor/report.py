@@ -1,45 +1,57 @@
-"""What was found, for people and for machines."""
+"""The report of all findings, as text or as JSON."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from mindspeed_dpo.doctor.findings import ABSENT, FIX, NOTE, Finding
+from mindspeed_dpo.doctor.findings import FIX, NOT_CHECKED, NOTE, Finding
 
 _NAME_WIDTH = 26
 _INDENT = " " * 11
 
 
 def group_text(title: str, findings: Sequence[Finding]) -> str:
-    """A title and its lines."""
-    return "\n".join([title, *(line for one in findings for line in _lines(one))]) + "\n\n"
+    """Format the findings of one group under its title."""
+    return "\n".join([title, *(line for finding in findings for line in _lines(finding))]) + "\n\n"
 
 
 def _lines(finding: Finding) -> Iterable[str]:
-    said = f"not here: {finding.found}" if finding.verdict == ABSENT else finding.found
-    verdict = "-" if finding.verdict == ABSENT else finding.verdict
-    yield f"  {verdict:<8} {finding.name:<{_NAME_WIDTH}} {said}".rstrip()
+    is_checked = finding.verdict != NOT_CHECKED
+    verdict, detail = (finding.verdict, finding.detail) if is_checked else ("-", f"not checked: {finding.detail}")
+    yield f"  {verdict:<8} {finding.name:<{_NAME_WIDTH}} {detail}".rstrip()
     if finding.remedy:
         yield f"{_INDENT}{'':<{_NAME_WIDTH}} → {finding.remedy}"
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """The last line."""
+    """Format the last line: how many problems, notes and checks that were not made."""
     counts = Counter(finding.verdict for finding in findings)
-    to_fix = counts[FIX]
-    parts = [f"{to_fix} thing{'s' if to_fix != 1 else ''} to fix" if to_fix else "nothing to fix"]
+    parts = [_count(counts[FIX], "problem") + " to fix" if counts[FIX] else "nothing to fix"]
     if counts[NOTE]:
-        parts.append(f"{counts[NOTE]} to know")
-    if counts[ABSENT]:
-        parts.append(f"{counts[ABSENT]} that cannot be checked here")
+        parts.append(_count(counts[NOTE], "note"))
+    if counts[NOT_CHECKED]:
+        parts.append(f"{counts[NOT_CHECKED]} not checked")
     return ", ".join(parts) + "\n"
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' if number != 1 else ''}"
+
+
 def as_json(kind: str, groups: Mapping[str, Sequence[Finding]]) -> str:
-    """Everything as one JSON object: `device`, `to_fix`, and `findings` with the title of each as `group`."""
-    findings = [{"group": title, **dataclasses.asdict(one)} for title, found in groups.items() for one in found]
-    to_fix = sum(one["verdict"] == FIX for one in findings)
+    """Format all findings as one JSON object: `device`, `to_fix`, and `findings` with the title of each as `group`."""
+    findings = [
+        {
+            "group": title,
+            "verdict": finding.verdict,
+            "found": finding.detail,
+            "remedy": finding.remedy,
+            "name": finding.name,
+        }
+        for title, group in groups.items()
+        for finding in group
+    ]
+    to_fix = sum(finding["verdict"] == FIX for finding in findings)
     return json.dumps({"device": kind, "to_fix": to_fix, "findings": findings}, ensure_ascii=False, indent=2) + "\n"

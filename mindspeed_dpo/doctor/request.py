@@ -1,33 +1,37 @@
-"""What is to be checked: which device, which cluster and paths, which run."""
+"""What to check: the device, the cluster, the paths and the configuration of a run."""
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.doctor.machine import Machine, ProbeFailed
+from mindspeed_dpo.doctor.machine import Machine, ProbeError
 
 if TYPE_CHECKING:
     from mindspeed_dpo.config.run import RunConfig
 
 KINDS = ("cpu", "cuda", "npu")
+NO_NPU = "no NPU"
+"""Reason why a check of NPUs is not made on another device."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for.
+    """What the user wants to check.
+
+    Example:
+        Request("npu", address="10.0.0.1:6344", reads=("/data/pairs",), writes=("/runs/out",))
 
     Attributes:
-        kind: `cpu`, `cuda` or `npu`: the device that runs shall use.
-        address: Of a Ray cluster; None is one that runs on this machine, if any.
-        start_ray: Whether a Ray of its own may be started for the check.
-        reads: Paths to be readable on every node.
-        writes: Paths to be writable on every node.
-        name: Of a configuration; None where none was named.
-        run: That configuration; None also where its problems leave it undecided.
-        problems: What is wrong with it.
+        kind: Device of the runs: `cpu`, `cuda` or `npu`.
+        address: `host:port` of a Ray cluster; None for the one on this machine, if any.
+        start_ray: Whether to start a local Ray cluster for the check.
+        reads: Paths that must be readable on every node.
+        writes: Paths that must be writable on every node.
+        name: Name of a configuration; None if none was given.
+        run: The resolved configuration; None also if its settings have problems.
+        problems: The problems of the configuration.
     """
 
     kind: str
@@ -39,53 +43,50 @@ class Request:
     run: RunConfig | None = None
     problems: tuple[str, ...] = ()
 
-    @property
-    def no_npu(self) -> str:
-        """Why something of NPUs cannot be checked."""
-        return "no NPU"
 
+def resolve_kind(kind: str, machine: Machine) -> str:
+    """Return the device to check for; `auto` detects it.
 
-def find_kind(asked: str, machine: Machine) -> str:
-    """The device to check for.
-
-    An NPU shows itself without any library, so that a machine without torch_npu is told to install it.
+    An NPU is detected without any library, so that a machine without torch_npu is checked for its absence.
     """
-    if asked in KINDS:
-        return asked
+    if kind in KINDS:
+        return kind
     if machine.find("/dev/davinci[0-9]*") or machine.program("npu-smi") or machine.package_folder("torch_npu"):
         return "npu"
     try:
         return str(machine.probe("torch_devices", kind="auto")["kind"])
-    except ProbeFailed:
+    except ProbeError:
         return "cpu"
 
 
-def of_configuration(name: str, overrides: tuple[str, ...], config_dir: str | None) -> Request:
-    """What a configuration needs; its device may still be `auto`."""
-    problems = importlib.import_module("mindspeed_dpo.config.issues")
-    load = importlib.import_module("mindspeed_dpo.config.load")
-    compose = importlib.import_module("mindspeed_dpo.config.loading.compose")
+def request_from_config(name: str, overrides: tuple[str, ...], config_dir: str | None) -> Request:
+    """Return the checks that the run of a configuration needs; its device may still be `auto`."""
+    # Deferred: without a configuration the checks must also run where Hydra is missing.
+    from mindspeed_dpo.config.issues import ConfigError
+    from mindspeed_dpo.config.load import validate
+    from mindspeed_dpo.config.loading.compose import compose
+
     try:
-        composed = compose.compose(name, overrides, config_dir)
-    except problems.ConfigError as error:
+        composed = compose(name, overrides, config_dir)
+    except ConfigError as error:
         return Request("auto", name=name, problems=error.problems)
-    asked: list[str] = []
+    inputs: list[str] = []
 
     def exists(path: str) -> bool:
-        # What is missing is told by node, with the other paths; here it counts as there.
-        asked.append(path)
+        # A missing path is reported by the check of paths, for each node; validation treats it as present.
+        inputs.append(path)
         return True
 
-    found = load.validate(composed, exists=exists)
-    if found.run is None:
-        return Request("auto", name=name, problems=found.problems)
-    loop = found.run.loop
+    report = validate(composed, exists=exists)
+    if report.run is None:
+        return Request("auto", name=name, problems=report.problems)
+    loop = report.run.loop
     return Request(
         loop.device,
         loop.ray_address,
-        reads=tuple(dict.fromkeys(map(os.path.abspath, asked))),
+        reads=tuple(dict.fromkeys(map(os.path.abspath, inputs))),
         writes=(os.path.abspath(loop.output_dir),),
         name=name,
-        run=found.run,
-        problems=found.problems,
+        run=report.run,
+        problems=report.problems,
     )
