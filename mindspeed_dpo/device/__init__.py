@@ -6,7 +6,6 @@ below are imported on first use, since modules such as `environment` are also us
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,13 +14,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Accelerator", "activate", "find_accelerator"]
 
-_MODULES = {"Accelerator": "accelerator", "activate": "activate", "find_accelerator": "accelerator"}
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"{__name__} has no {name}")
-    value = getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    # Importing the module `activate` has bound the name to the module.
-    globals()[name] = value
-    return value
+    # Deferred: both modules import torch. `activate` also imports the start-up of every device, which a process that
+    # only looks at properties does not need.
+    if name == "activate":
+        from mindspeed_dpo.device.activate import activate
+
+        # Importing the module `activate` has bound the name to the module.
+        globals()[name] = activate
+        return activate
+    if name in __all__:
+        from mindspeed_dpo.device import accelerator
+
+        return getattr(accelerator, name)
+    raise AttributeError(f"{__name__} has no {name}")

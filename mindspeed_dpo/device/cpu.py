@@ -7,7 +7,6 @@ bfloat16 is multiplied in float32 on processors without bfloat16 instructions.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -57,8 +56,9 @@ def _redirects() -> Iterator[tuple[Any, str, Callable[[Any], Any]]]:
         yield torch, "bmm", bf16_emulation.multiply_in_float32
         yield torch.Tensor, "matmul", bf16_emulation.multiply_in_float32
         yield torch.Tensor, "__matmul__", bf16_emulation.multiply_in_float32
-    # This import needs the redirects above.
-    random = importlib.import_module("megatron.core.tensor_parallel.random")
+    # Deferred: megatron-core needs the redirects above while it is imported.
+    from megatron.core.tensor_parallel import random
+
     yield random, "_get_cuda_rng_state", lambda _: _get_rng_state
     yield random, "_set_cuda_rng_state", lambda _: _set_rng_state
 

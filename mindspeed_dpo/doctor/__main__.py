@@ -1,6 +1,6 @@
-"""The command: `python -m mindspeed_dpo.doctor [--config-name NAME section.key=value ...]`.
+"""The command `python -m mindspeed_dpo.doctor [--config-name NAME section.key=value ...]`.
 
-Exit code 0 where nothing needs to be fixed, 1 where something does, 2 for a wrong option.
+Exit codes: 0 if there is nothing to fix, 1 if there is, 2 for an invalid option.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
-from mindspeed_dpo.doctor.checks import examine
+from mindspeed_dpo.doctor.checks import run_checks
 from mindspeed_dpo.doctor.findings import FIX, Finding
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.report import as_json, group_text, summary
-from mindspeed_dpo.doctor.request import KINDS, Request, find_kind, of_configuration
+from mindspeed_dpo.doctor.request import KINDS, Request, request_from_config, resolve_kind
 
 TIMEOUT_S = 120.0
 
@@ -27,27 +27,27 @@ def main(arguments: Sequence[str] | None = None, machine: Machine | None = None)
     request = _request(options, machine)
     groups: dict[str, list[Finding]] = {}
     if not options.json:
-        sys.stdout.write(f"checked for {request.kind}\n\n")
-    for title, findings in examine(request, machine):
+        sys.stdout.write(f"device: {request.kind}\n\n")
+    for title, findings in run_checks(request, machine):
         groups[title] = findings
         if not options.json:
             sys.stdout.write(group_text(title, findings))
             sys.stdout.flush()
-    found = [finding for findings in groups.values() for finding in findings]
-    sys.stdout.write(as_json(request.kind, groups) if options.json else summary(found))
-    return int(any(finding.verdict == FIX for finding in found))
+    all_findings = [finding for findings in groups.values() for finding in findings]
+    sys.stdout.write(as_json(request.kind, groups) if options.json else summary(all_findings))
+    return int(any(finding.verdict == FIX for finding in all_findings))
 
 
 def _request(options: argparse.Namespace, machine: Machine) -> Request:
-    asked = Request("auto")
+    request = Request("auto")
     if options.config_name:
-        asked = of_configuration(options.config_name, tuple(options.overrides), options.config_dir)
+        request = request_from_config(options.config_name, tuple(options.overrides), options.config_dir)
     return replace(
-        asked,
-        kind=find_kind(options.device or asked.kind, machine),
-        address=options.address or asked.address,
+        request,
+        kind=resolve_kind(options.device or request.kind, machine),
+        address=options.address or request.address,
         start_ray=options.start_ray,
-        reads=(*asked.reads, *map(os.path.abspath, options.path)),
+        reads=(*request.reads, *map(os.path.abspath, options.path)),
     )
 
 
@@ -61,22 +61,32 @@ def _seconds(text: str) -> float:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mindspeed_dpo.doctor",
-        description="Check an installation, and say for each line ok or what to do.",
+        description="Check an installation and report for each check ok or what to do.",
         allow_abbrev=False,
     )
-    parser.add_argument("--config-name", "-cn", metavar="NAME", help="check what this configuration needs, too")
-    parser.add_argument("--config-dir", "--config-path", "-cd", metavar="DIR", help="a folder with configurations")
-    parser.add_argument("--device", choices=KINDS, help="check for it (default: the configuration's, else the best)")
-    parser.add_argument("--path", action="append", default=[], metavar="PATH", help="should be readable on every node")
-    parser.add_argument("--address", metavar="HOST:PORT", help="of a Ray cluster (default: the one that runs here)")
+    parser.add_argument("--config-name", "-cn", metavar="NAME", help="also check what this configuration needs")
+    parser.add_argument("--config-dir", "--config-path", "-cd", metavar="DIR", help="folder with configurations")
     parser.add_argument(
-        "--start-ray", action="store_true", help="start a Ray on this machine for the check, and end it"
+        "--device", choices=KINDS, help="device to check for (default: the configuration's, else the best)"
     )
     parser.add_argument(
-        "--timeout", type=_seconds, default=TIMEOUT_S, metavar="SECONDS", help="of each try (default: %(default)g)"
+        "--path", action="append", default=[], metavar="PATH", help="path that must be readable on every node"
+    )
+    parser.add_argument(
+        "--address", metavar="HOST:PORT", help="address of a Ray cluster (default: the one on this machine)"
+    )
+    parser.add_argument(
+        "--start-ray", action="store_true", help="start a Ray cluster on this machine for the check, and stop it"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help="limit for each probe (default: %(default)g)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="with --config-name")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="overrides, with --config-name")
     return parser
 
 

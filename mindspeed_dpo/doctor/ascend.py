@@ -1,4 +1,4 @@
-"""CANN, driver, torch_npu and MindSpeed. Written from public facts; none of it has been seen on an NPU."""
+"""Checks of CANN, driver, torch_npu and MindSpeed; written from public documents, not yet run on an NPU."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import re
 from collections.abc import Iterable
 
 from mindspeed_dpo.doctor.findings import Finding, fix, note, ok
-from mindspeed_dpo.doctor.machine import Machine, ProbeFailed
+from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.request import Request
 from mindspeed_dpo.doctor.versions import CANN, MINDSPEED_BRANCH, PACKAGES
 
 SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
-# CANN's releases keep their version in differently named files.
+# The file with the version differs between CANN releases.
 _VERSION_FILES = ("version.cfg", "version.info", "*/ascend_toolkit_install.info", "compiler/version.info")
 _VERSION = re.compile(
     r"^\s*(?:version|\w*running_version)\s*=\s*\[?(?:[\d.]+:)?([^\s:\]]+)", re.IGNORECASE | re.MULTILINE
@@ -20,17 +20,16 @@ _VERSION = re.compile(
 
 
 def check_toolkit(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether CANN's environment is there, and its version."""
+    """Check CANN's environment and its version."""
     home = next((machine.env[name] for name in _HOMES if machine.env.get(name)), None)
     if home is None:
-        there = machine.find(SET_ENV)
-        remedy = (
-            f"source {SET_ENV}" if there else f"install CANN {CANN} (toolkit and kernels), then source its set_env.sh"
-        )
+        is_installed = machine.find(SET_ENV)
+        install = f"install CANN {CANN} (toolkit and kernels), then source its set_env.sh"
+        remedy = f"source {SET_ENV}" if is_installed else install
         yield fix(f"none of {', '.join(_HOMES)} is set", remedy, "CANN environment")
         return
     if not machine.find(home):
-        yield fix(f"{home} does not exist", "source the set_env.sh of the CANN that is installed", "CANN environment")
+        yield fix(f"{home} does not exist", "source the set_env.sh of the installed CANN", "CANN environment")
         return
     yield ok(home, "CANN environment")
     yield _toolkit_version(home, machine)
@@ -43,56 +42,56 @@ def _toolkit_version(home: str, machine: Machine) -> Finding:
         if match and match[1].startswith(CANN):
             return ok(f"{match[1]} ({path})", name)
         if match:
-            return note(f"{match[1]} ({path})", f"the versions of this project belong to CANN {CANN}", name)
-    return note(f"no version file in {home}", f"see yourself that it is CANN {CANN}", name)
+            return note(f"{match[1]} ({path})", f"this project's versions are for CANN {CANN}", name)
+    return note(f"no version file in {home}", f"make sure that it is CANN {CANN}", name)
 
 
 def check_driver(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether npu-smi sees the devices."""
+    """Check the driver with npu-smi."""
     if machine.program("npu-smi") is None:
         yield fix(
             "npu-smi is not on PATH",
             "install the driver; in a container, mount the host's driver folder and npu-smi (docs/ascend.md)",
         )
         return
-    ran = machine.run(["npu-smi", "info"])
-    if ran.code != 0:
-        yield fix(f"npu-smi info: {ran.reason}", "see the driver's log (dmesg), and that this user may use the devices")
+    command = machine.run(["npu-smi", "info"])
+    if command.exit_code != 0:
+        remedy = "check the driver's log (dmesg) and this user's access to the devices"
+        yield fix(f"npu-smi info: {command.failure}", remedy)
         return
-    match = re.search(r"Version:\s*(\S+)", ran.out)
-    yield ok(f"npu-smi answers, version {match[1]}" if match else "npu-smi answers")
+    match = re.search(r"Version:\s*(\S+)", command.stdout)
+    yield ok(f"npu-smi works, version {match[1]}" if match else "npu-smi works")
 
 
 def check_device_files(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether this user may open the devices."""
+    """Check that this user can open the device files."""
     files = machine.find("/dev/davinci[0-9]*")
-    locked = [path for path in files if not machine.may_use(path)]
+    locked = [path for path in files if not machine.is_accessible(path)]
     if not files:
-        yield fix("there is no /dev/davinci*", "install the driver; in a container, pass the devices in with --device")
+        yield fix("there is no /dev/davinci*", "install the driver; in a container, pass the devices with --device")
     elif locked:
         yield fix(
             f"{', '.join(locked)} cannot be opened by this user",
-            "join the group that owns them (ls -l /dev/davinci*), or ask who runs the machine",
+            "add the user to the group that owns them (ls -l /dev/davinci*), or contact the administrator",
         )
     else:
         yield ok(f"{len(files)} devices")
 
 
 def check_torch_npu(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether torch_npu loads, beside the torch it was made for."""
+    """Check that torch_npu loads and matches torch."""
     try:
-        found = machine.probe("loads", module="torch_npu")
-    except ProbeFailed as error:
+        version = machine.probe("library_version", module="torch_npu")
+    except ProbeError as error:
         yield fix(f"cannot be imported: {error}", _torch_npu_remedy(str(error), machine))
         return
     torch = machine.version("torch") or "unknown"
-    if str(found).split(".post")[0] == torch.split("+")[0]:
-        yield ok(f"{found} loads beside torch {torch}")
+    if str(version).split(".post")[0] == torch.split("+")[0]:
+        yield ok(f"{version} loads with torch {torch}")
     else:
         yield fix(
-            f"{found} beside torch {torch}",
-            f"install the pair that belongs together: torch{PACKAGES['torch'].ascend} and "
-            f"torch_npu{PACKAGES['torch_npu'].ascend}",
+            f"{version} with torch {torch}",
+            f"install matching versions: torch{PACKAGES['torch'].ascend} and torch_npu{PACKAGES['torch_npu'].ascend}",
         )
 
 
@@ -101,19 +100,19 @@ def _torch_npu_remedy(reason: str, machine: Machine) -> str:
         return f"pip install 'torch_npu{PACKAGES['torch_npu'].ascend}'"
     if re.search(r"\.so[.\d]*: cannot open shared object", reason) or "backend extension" in reason:
         return (
-            f"CANN's libraries are not found: source {SET_ENV}; TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets torch load "
-            "without the device meanwhile"
+            f"CANN's libraries are not on the library path: source {SET_ENV}; until then, "
+            "TORCH_DEVICE_BACKEND_AUTOLOAD=0 lets torch load without the device"
         )
     return f"install torch{PACKAGES['torch'].ascend} and torch_npu{PACKAGES['torch_npu'].ascend} together"
 
 
 def check_mindspeed(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Which MindSpeed there is."""
+    """Check the branch of MindSpeed."""
     folder = machine.package_folder("mindspeed")
     if folder is None:
         yield fix(
             "is not installed",
-            f"check the branch {MINDSPEED_BRANCH} out and pip install --no-deps -e MindSpeed; not from PyPI",
+            f"check out the branch {MINDSPEED_BRANCH} and pip install --no-deps -e MindSpeed; not from PyPI",
         )
         return
     head = (machine.read(f"{folder}/../.git/HEAD") or "").strip()
@@ -121,24 +120,27 @@ def check_mindspeed(_: Request, machine: Machine) -> Iterable[Finding]:
     if branch == MINDSPEED_BRANCH:
         yield ok(f"branch {branch} in {folder}")
     elif branch != head:
-        yield fix(f"branch {branch} in {folder}", f"git checkout {MINDSPEED_BRANCH}: others need another megatron-core")
+        yield fix(
+            f"branch {branch} in {folder}",
+            f"git checkout {MINDSPEED_BRANCH}; others need another megatron-core",
+        )
     else:
-        what = f"commit {head[:12]}" if head else "no git checkout"
-        yield note(f"{what} in {folder}", f"see yourself that it is of branch {MINDSPEED_BRANCH}")
+        revision = f"commit {head[:12]}" if head else "no git checkout"
+        yield note(f"{revision} in {folder}", f"make sure that it is of branch {MINDSPEED_BRANCH}")
 
 
 def check_start_up(request: Request, machine: Machine) -> Iterable[Finding]:
-    """The start of a worker: device, libraries, patches, megatron-core, in the order that works."""
+    """Check the start of a worker: device, libraries, patches, then megatron-core."""
     try:
         yield ok(str(machine.probe("start_up", kind=request.kind)))
-    except ProbeFailed as error:
+    except ProbeError as error:
         yield fix(str(error), _start_up_remedy(str(error)))
 
 
 _REMEDIES = {
-    "MegatronAdaptor": f"this MindSpeed is newer than {MINDSPEED_BRANCH}; check that branch out",
-    "ProcessGroupCollection": f"pip install 'megatron-core{PACKAGES['megatron-core'].ascend}': this one is too old",
-    "megatron.training": f"this branch of MindSpeed needs Megatron-LM's sources; check {MINDSPEED_BRANCH} out",
+    "MegatronAdaptor": f"this MindSpeed is newer than {MINDSPEED_BRANCH}; check out that branch",
+    "ProcessGroupCollection": f"pip install 'megatron-core{PACKAGES['megatron-core'].ascend}'; this one is too old",
+    "megatron.training": f"this branch of MindSpeed needs Megatron-LM's sources; check out {MINDSPEED_BRANCH}",
     "triton": "pip uninstall triton, then pip install triton-ascend",
     "einops": "pip install einops",
     "scipy": "pip install scipy",
@@ -149,4 +151,4 @@ def _start_up_remedy(reason: str) -> str:
     for word, remedy in _REMEDIES.items():
         if word in reason:
             return remedy
-    return "see the lines of the libraries above; each worker begins like this"
+    return "fix the problems of the libraries above first; every worker starts this way"

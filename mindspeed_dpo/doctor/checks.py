@@ -1,4 +1,4 @@
-"""The table of checks, in the order in which one depends on another."""
+"""The table of checks, in the order of their dependencies."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from mindspeed_dpo.doctor import ascend, clusters, devices, environment, network, versions
-from mindspeed_dpo.doctor.findings import Finding, absent, fix, ok
+from mindspeed_dpo.doctor.findings import Finding, fix, not_checked, ok
 from mindspeed_dpo.doctor.machine import Machine
-from mindspeed_dpo.doctor.request import Request
+from mindspeed_dpo.doctor.request import NO_NPU, Request
 
 
 @dataclass(frozen=True)
@@ -17,33 +17,33 @@ class Check:
 
     Attributes:
         name: Name of what is checked.
-        ask: Performs the check and yields its findings.
+        function: Performs the check and yields its findings.
         kinds: Kinds of device that it applies to.
     """
 
     name: str
-    ask: Callable[[Request, Machine], Iterable[Finding]]
+    function: Callable[[Request, Machine], Iterable[Finding]]
     kinds: tuple[str, ...] = ("cpu", "cuda", "npu")
 
     def findings(self, request: Request, machine: Machine) -> Iterator[Finding]:
         """Perform the check and yield its findings, each with a name."""
         if request.kind in self.kinds:
-            found = self.ask(request, machine)
+            findings = self.function(request, machine)
         else:
-            found = [absent(request.no_npu if self.kinds == _NPU else f"the device is {request.kind}")]
-        yield from (one.named(self.name) for one in found)
+            findings = [not_checked(NO_NPU if self.kinds == _NPU else f"the device is {request.kind}")]
+        yield from (finding.with_default_name(self.name) for finding in findings)
 
 
 def check_configuration(request: Request, _: Machine) -> Iterable[Finding]:
-    """What is wrong with the configuration that was named."""
+    """Report the problems of the configuration."""
     if request.name is None:
-        yield absent("none was named: --config-name")
+        yield not_checked("no configuration given; use --config-name")
     elif request.problems:
         yield from (
             fix(problem, "change the configuration or the override", request.name) for problem in request.problems
         )
     else:
-        yield ok("has no problem", request.name)
+        yield ok("valid", request.name)
 
 
 _NPU = ("npu",)
@@ -64,7 +64,7 @@ CHECKS = {
     "network": (
         Check("interfaces", network.check_interfaces),
         Check("HCCL ports", network.check_hccl_ports, _NPU),
-        Check("master_port", network.check_meeting_port),
+        Check("master_port", network.check_master_port),
     ),
     "libraries": (
         Check("torch", devices.check_torch),
@@ -84,10 +84,10 @@ CHECKS = {
         Check("paths", clusters.check_paths),
     ),
 }
-"""Checks by the title under which they are told."""
+"""Checks by the title of their group in the report."""
 
 
-def examine(request: Request, machine: Machine) -> Iterator[tuple[str, list[Finding]]]:
-    """What all checks found, by title; a title is there as soon as its checks are through."""
+def run_checks(request: Request, machine: Machine) -> Iterator[tuple[str, list[Finding]]]:
+    """Run all checks and yield the title and findings of each group as soon as it is complete."""
     for title, checks in CHECKS.items():
         yield title, [finding for check in checks for finding in check.findings(request, machine)]

@@ -1,22 +1,28 @@
-"""The Ray cluster: devices and versions of every node, and whether the paths of a run can be used there."""
+"""Checks of the Ray cluster: devices and versions of every node, and access to the paths of a run."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from mindspeed_dpo.doctor.findings import Finding, absent, fix, ok
-from mindspeed_dpo.doctor.machine import Machine, ProbeFailed
+from mindspeed_dpo.doctor.findings import Finding, fix, not_checked, ok
+from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.request import Request
 
-NO_CLUSTER = "no Ray cluster runs here; --address names another one, --start-ray starts one for the check"
-# Packages that have to agree where processes exchange objects and tensors.
-AGREE = ("python", "mindspeed-dpo", "torch", "megatron-core", "ray", "numpy", "transformers")
-_DECLARED = {"NPU": "--resources='{\"NPU\": 8}'", "GPU": "--num-gpus=8", "CPU": "--num-cpus=8"}
+NO_CLUSTER = "no Ray cluster on this machine; --address selects another one, --start-ray starts one for the check"
+MATCHING_PACKAGES = ("mindspeed-dpo", "torch", "megatron-core", "ray", "numpy", "transformers")
+"""Packages whose versions, like that of Python, must match on all nodes, since processes exchange objects."""
+_RAY_OPTIONS = {"NPU": "--resources='{\"NPU\": 8}'", "GPU": "--num-gpus=8", "CPU": "--num-cpus=8"}
+_CLUSTER_REMEDY = "check `ray status`; a cluster needs the same Ray and Python on all nodes"
+_PROBE_TIMEOUT_S = 30
 
 
-def look(request: Request, machine: Machine) -> dict[str, Any]:
-    """What the cluster and this node answer; asked once for all checks of this module."""
+def inspect_cluster(request: Request, machine: Machine) -> dict[str, Any]:
+    """Return the result of the probe `cluster`, which runs once for all checks of this module.
+
+    Raises:
+        ProbeError: The probe failed.
+    """
     run = request.run
     return dict(
         machine.probe(
@@ -26,100 +32,104 @@ def look(request: Request, machine: Machine) -> dict[str, Any]:
             kind=request.kind,
             resource=run.loop.ray_resource if run is not None else None,
             pools={name: list(sizes) for name, sizes in run.pools.items()} if run is not None else {},
-            packages=list(AGREE[1:]),
+            packages=list(MATCHING_PACKAGES),
             reads=list(request.reads),
             writes=list(request.writes),
-            timeout_s=30,
+            timeout_s=_PROBE_TIMEOUT_S,
         )
     )
 
 
 def check_nodes(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Devices of each node, and whether the pools of the configuration fit."""
+    """Check the devices of each node, and that the pools of the configuration fit."""
     try:
-        found = look(request, machine)
-    except ProbeFailed as error:
-        yield fix(str(error), "see `ray status`; a cluster needs the same Ray and Python on all nodes")
+        cluster = inspect_cluster(request, machine)
+    except ProbeError as error:
+        yield fix(str(error), _CLUSTER_REMEDY)
         return
-    if found["failure"]:
-        yield fix(found["failure"], "see `ray status`; a cluster needs the same Ray and Python on all nodes")
+    if cluster["failure"]:
+        yield fix(cluster["failure"], _CLUSTER_REMEDY)
         return
-    if found["nodes"] is None:
-        yield absent(NO_CLUSTER)
+    if cluster["nodes"] is None:
+        yield not_checked(NO_CLUSTER)
         return
-    for node in found["nodes"]:
-        yield _devices(node, found["resource"])
-    if request.run is not None and found["room"]:
-        yield fix(found["room"], "change resource_pool, or start more nodes", "room")
+    for node in cluster["nodes"]:
+        yield _devices(node, cluster["resource"])
+    if request.run is not None and cluster["capacity_problem"]:
+        yield fix(cluster["capacity_problem"], "change resource_pool, or start more nodes", "capacity")
     elif request.run is not None:
-        yield ok(f"{request.run.name} fits", "room")
+        yield ok(f"sufficient for {request.run.name}", "capacity")
 
 
 def _devices(node: dict[str, Any], resource: str) -> Finding:
     name = f"node {node['address']}"
     text = ", ".join(f"{count} {kind}" for kind, count in node["resources"].items() if count)
     if node["error"]:
-        return fix(f"{text}; {node['error']}", "see Ray's log there, and whether this project is installed there", name)
+        remedy = "check Ray's log on the node and that this project is installed there"
+        return fix(f"{text}; {node['error']}", remedy, name)
     if not node["resources"].get(resource):
-        return fix(f"{text or 'nothing'}: no {resource}", f"start its Ray with {_DECLARED[resource]}", name)
+        return fix(f"{text or 'no resources'}: no {resource}", f"start its Ray with {_RAY_OPTIONS[resource]}", name)
     return ok(text, name)
 
 
 def check_node_versions(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether the nodes have this node's versions."""
-    found = _answered(request, machine)
-    if isinstance(found, Finding):
-        yield found
+    """Check that the versions of all nodes match those of this node."""
+    cluster = _responding_nodes(request, machine)
+    if isinstance(cluster, Finding):
+        yield cluster
         return
-    here = found["here"]["versions"]
-    for node in found["nodes"]:
-        differ = [
+    expected, nodes = cluster["this_node"]["versions"], cluster["nodes"]
+    for node in nodes:
+        differences = [
             f"{package} {node['versions'].get(package)} (here {version})"
-            for package, version in here.items()
+            for package, version in expected.items()
             if node["versions"].get(package) != version
         ]
-        if differ:
-            yield fix(", ".join(differ), "install the same environment on all nodes", f"node {node['address']}")
-    if all(node["versions"] == here for node in found["nodes"]):
-        yield ok(f"the same as here on {len(found['nodes'])} of {len(found['nodes'])}")
+        if differences:
+            yield fix(", ".join(differences), "install the same environment on all nodes", f"node {node['address']}")
+    if all(node["versions"] == expected for node in nodes):
+        yield ok(f"this node and {_count_nodes(len(nodes))} of the cluster match")
 
 
 def check_paths(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether each path can be used on this node and on every other."""
+    """Check access to each path on this node and on all nodes of the cluster."""
     if not request.reads and not request.writes:
-        yield absent("no path was named: --path, or --config-name for those of a run")
+        yield not_checked("no path given; use --path, or --config-name for the paths of a run")
         return
     try:
-        found = look(request, machine)
-    except ProbeFailed as error:
-        yield absent(f"no answer about the nodes ({error})")
+        cluster = inspect_cluster(request, machine)
+    except ProbeError as error:
+        yield not_checked(f"the nodes could not be inspected ({error})")
         return
-    answers = {"this node": found["here"]}
-    answers.update({node["address"]: node for node in found["nodes"] or [] if not node["error"]})
-    for kind, paths, where in (("unreadable", request.reads, "read"), ("unwritable", request.writes, "written")):
+    nodes = {"this node": cluster["this_node"]}
+    nodes.update({node["address"]: node for node in cluster["nodes"] or [] if not node["error"]})
+    for key, paths, verb in (("unreadable", request.reads, "read"), ("unwritable", request.writes, "written")):
         for path in paths:
-            lacking = [node for node, answer in answers.items() if path in answer[kind]]
-            if lacking:
-                yield fix(
-                    f"cannot be {where} on {', '.join(lacking)}", "share the folder, at one path on all nodes", path
-                )
+            failing = [name for name, node in nodes.items() if path in node[key]]
+            if failing:
+                detail = f"cannot be {verb} on {', '.join(failing)}"
+                yield fix(detail, "share the folder, at the same path on all nodes", path)
             else:
-                yield ok(f"can be {where} on {_counted(len(answers) - 1)}", path)
+                yield ok(f"can be {verb} on {_describe_nodes(len(nodes) - 1)}", path)
 
 
-def _counted(nodes: int) -> str:
-    if not nodes:
-        return "this node; there is no cluster whose nodes could be asked"
-    return f"this node and the {nodes} node{'s' if nodes > 1 else ''} of the cluster"
+def _describe_nodes(num_others: int) -> str:
+    if not num_others:
+        return "this node; there is no cluster whose nodes could be checked"
+    return f"this node and {_count_nodes(num_others)} of the cluster"
 
 
-def _answered(request: Request, machine: Machine) -> dict[str, Any] | Finding:
-    """The answers of nodes that gave one, or why there are none."""
+def _count_nodes(number: int) -> str:
+    return f"{number} node{'s' if number != 1 else ''}"
+
+
+def _responding_nodes(request: Request, machine: Machine) -> dict[str, Any] | Finding:
+    """Return the probe's result with only the nodes that responded, or a finding if there are none."""
     try:
-        found = look(request, machine)
-    except ProbeFailed as error:
-        return absent(f"no answer about the nodes ({error})")
-    if found["nodes"] is None:
-        return absent("the cluster cannot be reached" if found["failure"] else NO_CLUSTER)
-    answered = [node for node in found["nodes"] if not node["error"]]
-    return {**found, "nodes": answered} if answered else absent("no node gave an answer")
+        cluster = inspect_cluster(request, machine)
+    except ProbeError as error:
+        return not_checked(f"the nodes could not be inspected ({error})")
+    if cluster["nodes"] is None:
+        return not_checked("the cluster cannot be reached" if cluster["failure"] else NO_CLUSTER)
+    nodes = [node for node in cluster["nodes"] if not node["error"]]
+    return {**cluster, "nodes": nodes} if nodes else not_checked("no node responded")

@@ -1,4 +1,4 @@
-"""Access to the machine for the checks: variables, files, programs, ports. Tests substitute it."""
+"""Access of the checks to the machine: variables, files, programs, ports. Tests substitute it."""
 
 from __future__ import annotations
 
@@ -17,21 +17,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.doctor.processes import Ran, probe_command, run
+from mindspeed_dpo.doctor.processes import CompletedCommand, probe_command, run_command
 
 
-class ProbeFailed(RuntimeError):
-    """A process that should try something did not come to an answer; the text says why in one line."""
+class ProbeError(RuntimeError):
+    """A probe failed; the message is the reason in one line."""
 
 
 @dataclass
 class Machine:
-    """The machine this process runs on."""
+    """The machine of this process.
+
+    Attributes:
+        timeout_s: Seconds after which a command or probe is killed.
+    """
 
     timeout_s: float
 
     def __post_init__(self) -> None:
-        self._answers: dict[str, Any] = {}
+        self._results: dict[str, CompletedCommand] = {}
 
     @property
     def env(self) -> Mapping[str, str]:
@@ -55,8 +59,8 @@ class Machine:
             spec = importlib.util.find_spec(package)
         except (ImportError, ValueError):
             return None
-        places = list(spec.submodule_search_locations or []) if spec is not None else []
-        return places[0] if places else None
+        folders = list(spec.submodule_search_locations or []) if spec is not None else []
+        return folders[0] if folders else None
 
     def read(self, path: str) -> str | None:
         """Return the content of a text file; None if it cannot be read."""
@@ -69,7 +73,7 @@ class Machine:
         """List the paths that match a pattern, sorted."""
         return sorted(glob.glob(pattern))
 
-    def may_use(self, path: str) -> bool:
+    def is_accessible(self, path: str) -> bool:
         """Return whether this user may read and write a path."""
         return os.access(path, os.R_OK | os.W_OK)
 
@@ -77,23 +81,23 @@ class Machine:
         """Return the path of a program on PATH; None if there is none."""
         return shutil.which(name)
 
-    def run(self, command: Sequence[str]) -> Ran:
+    def run(self, command: Sequence[str]) -> CompletedCommand:
         """Run a command and return its output, or that it timed out."""
-        return run(command, self.timeout_s)
+        return run_command(command, self.timeout_s)
 
-    def probe(self, name: str, **question: Any) -> Any:
-        """Run a module of `probes` in a process of its own and return its result, which is cached per question.
+    def probe(self, name: str, **arguments: Any) -> Any:
+        """Run a module of `probes` in a child process and return its result, which is cached by name and arguments.
 
         Raises:
-            ProbeFailed: It crashed or timed out.
+            ProbeError: The probe crashed or timed out.
         """
-        key = json.dumps([name, question], sort_keys=True)
-        if key not in self._answers:
-            self._answers[key] = self.run(probe_command(name, question))
-        ran: Ran = self._answers[key]
-        if ran.answer is None:
-            raise ProbeFailed(ran.reason)
-        return ran.answer
+        key = json.dumps([name, arguments], sort_keys=True)
+        if key not in self._results:
+            self._results[key] = self.run(probe_command(name, arguments))
+        command = self._results[key]
+        if command.result is None:
+            raise ProbeError(command.failure)
+        return command.result
 
     def interfaces(self) -> list[str]:
         """List the names of the network interfaces."""
@@ -102,26 +106,26 @@ class Machine:
     def is_own_address(self, address: str) -> bool:
         """Return whether an address belongs to this machine."""
         try:
-            family, kind, protocol, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
+            family, kind, protocol, _, endpoint = socket.getaddrinfo(address, 0, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind, protocol) as listener:
-                listener.bind(where)
+                listener.bind(endpoint)
         except OSError:
             return False
         return True
 
-    def taken_ports(self, ports: Sequence[int]) -> list[int]:
-        """List those of the TCP ports that cannot be bound."""
-        return [port for port in ports if _is_taken(port)]
+    def ports_in_use(self, ports: Sequence[int]) -> list[int]:
+        """List the TCP ports among `ports` that cannot be bound."""
+        return [port for port in ports if _is_in_use(port)]
 
-    def open_files(self) -> int:
-        """Return the maximum number of open files per process; -1 for no limit."""
+    def max_open_files(self) -> int:
+        """Return the maximum number of open files per process; -1 if unlimited."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return -1 if soft == resource.RLIM_INFINITY else soft
 
 
-def _is_taken(port: int) -> bool:
+def _is_in_use(port: int) -> bool:
     with socket.socket() as listener:
-        # A port that only waits for old connections to be forgotten can be listened on.
+        # A port whose old connections are in TIME_WAIT can be bound.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", port))

@@ -1,4 +1,4 @@
-"""Ports and interfaces over which processes find each other."""
+"""Checks of the ports and network interfaces that connect processes."""
 
 from __future__ import annotations
 
@@ -8,96 +8,103 @@ from mindspeed_dpo.doctor.findings import Finding, fix, note, ok
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.request import Request
 
-BASE_PORT, PORT_COUNT, PORTS = 60000, 16, range(1024, 65521)
+DEFAULT_BASE_PORT, NUM_PORTS, VALID_PORTS = 60000, 16, range(1024, 65521)
 _BASE, _HOST_RANGE, _NPU_RANGE = "HCCL_IF_BASE_PORT", "HCCL_HOST_SOCKET_PORT_RANGE", "HCCL_NPU_SOCKET_PORT_RANGE"
 
 
 def check_hccl_ports(_: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether HCCL's ports are free on this node."""
+    """Check that HCCL's ports are free on this node."""
     host, npu = machine.env.get(_HOST_RANGE), machine.env.get(_NPU_RANGE)
     if host == "auto":
         yield ok(f"{_HOST_RANGE}=auto: the system chooses")
         return
     try:
-        ports = _ports(host) if host else _from_base(machine.env.get(_BASE, str(BASE_PORT)))
-        clash = sorted(set(ports) & set(_ports(npu))) if host and npu and npu != "auto" else []
+        ports = _ports(host) if host else _ports_from_base(machine.env.get(_BASE, str(DEFAULT_BASE_PORT)))
+        shared = sorted(set(ports) & set(_ports(npu))) if host and npu and npu != "auto" else []
     except ValueError as error:
-        yield fix(str(error), f"write {_HOST_RANGE} as auto or 60000-60050, {_BASE} as one number from 1024 to 65504")
-        return
-    taken = machine.taken_ports(ports)
-    if clash:
-        yield fix(f"{_HOST_RANGE} and {_NPU_RANGE} share port {clash[0]}", "give them ranges apart, or auto for both")
-    elif taken:
         yield fix(
-            f"in use: {', '.join(map(str, taken))}, of {ports[0]} to {ports[-1]}",
-            f"end the other run, or export {_BASE} of a free range, equal on all nodes, or {_HOST_RANGE}=auto",
+            str(error),
+            f"set {_HOST_RANGE} to auto or a range such as 60000-60050, {_BASE} to one number from 1024 to 65504",
+        )
+        return
+    in_use = machine.ports_in_use(ports)
+    if shared:
+        yield fix(f"{_HOST_RANGE} and {_NPU_RANGE} share port {shared[0]}", "set disjoint ranges, or auto for both")
+    elif in_use:
+        yield fix(
+            f"in use: {', '.join(map(str, in_use))}, of {ports[0]} to {ports[-1]}",
+            f"stop the other run, or set {_BASE} to a free range, equal on all nodes, or {_HOST_RANGE}=auto",
         )
     else:
         yield ok(f"{ports[0]} to {ports[-1]} are free")
 
 
-def _from_base(text: str) -> list[int]:
-    if not text.isdecimal() or int(text) not in PORTS or int(text) + PORT_COUNT - 1 not in PORTS:
-        raise ValueError(f"{_BASE}={text} is no range of {PORT_COUNT} ports within {PORTS[0]} to {PORTS[-1]}")
-    return list(range(int(text), int(text) + PORT_COUNT))
+def _ports_from_base(text: str) -> list[int]:
+    if not text.isdecimal() or int(text) not in VALID_PORTS or int(text) + NUM_PORTS - 1 not in VALID_PORTS:
+        raise ValueError(
+            f"{_BASE}={text} does not start a range of {NUM_PORTS} ports within {VALID_PORTS[0]} to {VALID_PORTS[-1]}"
+        )
+    return list(range(int(text), int(text) + NUM_PORTS))
 
 
 def _ports(text: str) -> list[int]:
-    """Ports of `60000-60050,61000`."""
-    found: list[int] = []
+    """Return the ports of a list of ranges such as `60000-60050,61000`."""
+    ports: list[int] = []
     for part in text.split(","):
         first, _, last = part.strip().partition("-")
         last = last or first
         if not (first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last) <= 65535):
-            raise ValueError(f"{text!r} is no range of ports")
-        found += range(int(first), int(last) + 1)
-    return found
+            raise ValueError(f"{text!r} is not a range of ports")
+        ports += range(int(first), int(last) + 1)
+    return ports
 
 
 def check_interfaces(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether the interfaces that variables name exist."""
-    there = machine.interfaces()
-    yield _gloo(there, machine)
+    """Check that the interfaces selected by variables exist."""
+    interfaces = machine.interfaces()
+    yield _gloo(interfaces, machine)
     if request.kind == "npu":
-        yield _hccl(there, machine)
+        yield _hccl(interfaces, machine)
         yield from _own_address(machine)
 
 
-def _gloo(there: list[str], machine: Machine) -> Finding:
+def _gloo(interfaces: list[str], machine: Machine) -> Finding:
     name = "GLOO_SOCKET_IFNAME"
-    asked = [word.strip() for word in machine.env.get(name, "").split(",") if word.strip()]
-    missing = [word for word in asked if word not in there]
+    selected = [word.strip() for word in machine.env.get(name, "").split(",") if word.strip()]
+    missing = [word for word in selected if word not in interfaces]
     if missing:
-        return fix(f"{', '.join(missing)} does not exist", f"choose of {', '.join(there)}, or unset {name}", name)
-    return ok(", ".join(asked) or f"not set; there are {', '.join(there)}", name)
+        return fix(
+            f"{', '.join(missing)} does not exist", f"choose one of {', '.join(interfaces)}, or unset {name}", name
+        )
+    return ok(", ".join(selected) or f"not set; available: {', '.join(interfaces)}", name)
 
 
-def _hccl(there: list[str], machine: Machine) -> Finding:
-    """`eth` is what begins so, `=eth0` that one, `^` what is left out."""
+def _hccl(interfaces: list[str], machine: Machine) -> Finding:
+    """Evaluate the vendor's syntax: `eth` selects by prefix, `=eth0` by name, and a leading `^` excludes."""
     name = "HCCL_SOCKET_IFNAME"
     text = machine.env.get(name, "")
     if not text:
-        return _unset(name, there, machine)
-    leaves_out, words = text.startswith("^"), text.removeprefix("^")
+        return _unset(name, interfaces, machine)
+    is_excluding, words = text.startswith("^"), text.removeprefix("^")
     is_exact, words = words.startswith("="), words.removeprefix("=")
-    named = [
-        one
-        for one in there
-        if any(one == word if is_exact else one.startswith(word) for word in filter(None, words.split(",")))
+    matching = [
+        interface
+        for interface in interfaces
+        if any(interface == word if is_exact else interface.startswith(word) for word in words.split(",") if word)
     ]
-    chosen = [one for one in there if (one in named) != leaves_out]
-    if chosen:
-        return ok(f"{text}: {', '.join(chosen)}", name)
-    return fix(f"{text} is none of {', '.join(there)}", f"set {name} to the interface the nodes share", name)
+    selected = [interface for interface in interfaces if (interface in matching) != is_excluding]
+    if selected:
+        return ok(f"{text}: {', '.join(selected)}", name)
+    detail = f"{text} selects none of {', '.join(interfaces)}"
+    return fix(detail, f"set {name} to the interface that connects the nodes", name)
 
 
-def _unset(name: str, there: list[str], machine: Machine) -> Finding:
+def _unset(name: str, interfaces: list[str], machine: Machine) -> Finding:
     nodes = machine.env.get("NNODES", "1")
     if nodes.isdecimal() and int(nodes) > 1 and not machine.env.get("HCCL_IF_IP"):
-        return note(
-            f"not set, with NNODES={nodes}", f"set it to the interface the nodes share, of {', '.join(there)}", name
-        )
-    return ok("not set; HCCL chooses", name)
+        remedy = f"set it to the interface that connects the nodes, one of {', '.join(interfaces)}"
+        return note(f"not set, with NNODES={nodes}", remedy, name)
+    return ok("not set; HCCL selects one", name)
 
 
 def _own_address(machine: Machine) -> Iterable[Finding]:
@@ -106,18 +113,22 @@ def _own_address(machine: Machine) -> Iterable[Finding]:
     if address and machine.is_own_address(address):
         yield ok(address, name)
     elif address:
-        yield fix(f"{address} is no address of this machine", f"set {name} on each node to its own, or unset it", name)
+        yield fix(
+            f"{address} is not an address of this machine", f"set {name} to each node's own address, or unset it", name
+        )
 
 
-def check_meeting_port(request: Request, machine: Machine) -> Iterable[Finding]:
-    """Whether the port a configuration asks for is free here."""
+def check_master_port(request: Request, machine: Machine) -> Iterable[Finding]:
+    """Check that the configured `master_port` and those of further pools are free on this node."""
     first = request.run.loop.master_port if request.run is not None else None
     if request.run is None or first is None:
-        yield ok("any free one is taken")
+        yield ok("not set; a free port is used")
         return
-    ports = [first + number for number in range(len(request.run.pools))]
-    taken = machine.taken_ports(ports)
-    if taken:
-        yield fix(f"in use here: {', '.join(map(str, taken))}", "choose another master_port, or null for any free one")
+    ports = [first + index for index in range(len(request.run.pools))]
+    in_use = machine.ports_in_use(ports)
+    if in_use:
+        yield fix(
+            f"in use on this node: {', '.join(map(str, in_use))}", "set another master_port, or null for any free port"
+        )
     else:
-        yield ok(f"{', '.join(map(str, ports))}: free here")
+        yield ok(f"{', '.join(map(str, ports))}: free on this node")

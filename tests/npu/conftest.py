@@ -30,7 +30,7 @@ def device() -> str:
 
 @pytest.fixture(scope="session")
 def lines(device: str) -> dict[str, dict[str, Any]]:
-    """What the doctor says, by name of the line; of lines with one name the last."""
+    """The doctor's findings by name; of findings with the same name the last."""
     told = command("-m", "mindspeed_dpo.doctor", "--device", device, "--json").told
     return {one["name"]: one for one in json.loads(told[told.index("{") :])["findings"]}
 

@@ -1,4 +1,4 @@
-"""What is tried in a process of its own: each module is started with a question in JSON and prints its answer.
+"""Probes: modules that run in a child process, with arguments in JSON on the command line and a result in JSON.
 
-A library that hangs, crashes or changes the process for good then cannot take the doctor along.
+A library that hangs, crashes or changes its process therefore does not affect the other checks.
 """

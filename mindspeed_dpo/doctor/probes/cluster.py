@@ -1,46 +1,50 @@
 """Probe of a Ray cluster and its nodes.
 
-Input: the fields of `node_inspection.InspectionRequest` and `address`, `start` (whether to start a cluster), `kind`,
-`resource` (null for the device's own), `pools` and `timeout_s`. Output: `here` (this node), `nodes` (null without a
-cluster), `failure` (why no cluster could be reached, or null), `resource`, `room` (why the pools do not fit, or null).
+Arguments: the fields of `InspectionRequest`, `address`, `start` (whether to start a cluster), `kind`, `resource` (null
+for the device's own), `pools` and `timeout_s`. Result: `this_node`, `nodes` (null without a cluster), `failure` (why no
+cluster could be reached, or null), `resource`, and `capacity_problem` (why the pools do not fit, or null).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from typing import Any
 
-from mindspeed_dpo.doctor.processes import answer, question
+from mindspeed_dpo.controller.cluster import ClusterError, check_capacity
+from mindspeed_dpo.controller.node_inspection import InspectionRequest, connected, inspect_node, inspect_nodes
+from mindspeed_dpo.device import Accelerator, find_accelerator
+from mindspeed_dpo.doctor.processes import print_result, probe_arguments
 
 
-def ask(asked: dict[str, Any]) -> dict[str, Any]:
-    """Connect, ask all nodes, and let go again."""
-    inspection = importlib.import_module("mindspeed_dpo.controller.node_inspection")
-    names = [field.name for field in dataclasses.fields(inspection.InspectionRequest)]
-    what = inspection.InspectionRequest(**{name: tuple(asked[name]) for name in names})
-    device = importlib.import_module("mindspeed_dpo.device")
-    accelerator = device.find_accelerator(asked["kind"]).placed_by(asked["resource"])
-    found = {"here": inspection.inspect_node(what), "nodes": None, "failure": None, "room": None}
-    found["resource"] = accelerator.ray_resource
+def inspect(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Connect to the cluster, inspect all nodes, and disconnect."""
+    names = [field.name for field in dataclasses.fields(InspectionRequest)]
+    request = InspectionRequest(**{name: tuple(arguments[name]) for name in names})
+    accelerator = find_accelerator(arguments["kind"]).placed_by(arguments["resource"])
+    result: dict[str, Any] = {
+        "this_node": inspect_node(request),
+        "nodes": None,
+        "failure": None,
+        "resource": accelerator.ray_resource,
+        "capacity_problem": None,
+    }
     try:
-        with inspection.connected(asked["address"], asked["start"]) as is_there:
-            if is_there:
-                found["nodes"] = inspection.inspect_nodes(what, asked["timeout_s"])
-                found["room"] = _room(accelerator, asked["pools"])
-    except importlib.import_module("mindspeed_dpo.controller.cluster").ClusterError as error:
-        found["failure"] = str(error)
-    return found
+        with connected(arguments["address"], arguments["start"]) as is_connected:
+            if is_connected:
+                result["nodes"] = inspect_nodes(request, arguments["timeout_s"])
+                result["capacity_problem"] = _capacity_problem(accelerator, arguments["pools"])
+    except ClusterError as error:
+        result["failure"] = str(error)
+    return result
 
 
-def _room(accelerator: Any, pools: dict[str, list[int]]) -> str | None:
-    cluster = importlib.import_module("mindspeed_dpo.controller.cluster")
+def _capacity_problem(accelerator: Accelerator, pools: dict[str, list[int]]) -> str | None:
     try:
-        cluster.check_capacity(accelerator, pools)
-    except cluster.ClusterError as error:
+        check_capacity(accelerator, pools)
+    except ClusterError as error:
         return str(error)
     return None
 
 
 if __name__ == "__main__":
-    answer(ask(question()))
+    print_result(inspect(probe_arguments()))

@@ -1,11 +1,12 @@
-"""Whether a library loads: asked is `module`, answered its version."""
+"""Probe that imports a library. Argument: `module`. Result: its version."""
 
 from __future__ import annotations
 
 import importlib
 
-from mindspeed_dpo.doctor.processes import answer, question
+from mindspeed_dpo.doctor.processes import print_result, probe_arguments
 
 if __name__ == "__main__":
-    # By name, in a process that does nothing else: that only `device` imports torch_npu holds for those that work.
-    answer(str(getattr(importlib.import_module(question()["module"]), "__version__", "of unknown version")))
+    # Imported by name: any library can be probed, also those that only `device` imports otherwise.
+    library = importlib.import_module(probe_arguments()["module"])
+    print_result(str(getattr(library, "__version__", "of unknown version")))

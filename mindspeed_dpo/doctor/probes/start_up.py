@@ -1,12 +1,13 @@
-"""A worker's start on its device, asked is `kind`: libraries, patches, megatron-core, in the order that works."""
+"""Probe of a worker's start: device, libraries, patches, then megatron-core. Argument: `kind`. Result: a sentence."""
 
 from __future__ import annotations
 
-import importlib
-
-from mindspeed_dpo.doctor.processes import answer, question
+from mindspeed_dpo.device import activate
+from mindspeed_dpo.doctor.processes import print_result, probe_arguments
 
 if __name__ == "__main__":
-    accelerator = importlib.import_module("mindspeed_dpo.device").activate(question()["kind"])
-    importlib.import_module("mindspeed_dpo.parallel.groups")
-    answer(f"{accelerator.kind} is active, then megatron-core loads; transport {accelerator.backend}")
+    accelerator = activate(probe_arguments()["kind"])
+    # Deferred: it imports megatron-core, which must follow the activation of the device.
+    import mindspeed_dpo.parallel.groups  # noqa: F401
+
+    print_result(f"{accelerator.kind} is active and megatron-core loads; backend {accelerator.backend}")

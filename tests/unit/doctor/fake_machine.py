@@ -1,4 +1,4 @@
-"""A machine that is told what it has: one with NPUs on which all is well, and ways to take something away."""
+"""A fake machine with NPUs and a complete installation, and methods that remove or change parts of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mindspeed_dpo.doctor.findings import Finding
-from mindspeed_dpo.doctor.machine import ProbeFailed
-from mindspeed_dpo.doctor.processes import Ran
+from mindspeed_dpo.doctor.machine import ProbeError
+from mindspeed_dpo.doctor.processes import CompletedCommand
 
 HOME = "/usr/local/Ascend/ascend-toolkit/latest"
 GIB = 2**30
@@ -26,40 +26,50 @@ FILES = {
 }
 DEVICES = [{"name": "Ascend910B", "free": 60 * GIB, "total": 64 * GIB}] * 2
 NODE = {"resources": {"NPU": 8, "GPU": 0, "CPU": 96}, "error": "", "unreadable": [], "unwritable": []}
-SAME = {"python": "3.10.14", **VERSIONS}
-HERE = {"versions": SAME, "unreadable": [], "unwritable": []}
+NODE_VERSIONS = {"python": "3.10.14", **VERSIONS}
+THIS_NODE = {"versions": NODE_VERSIONS, "unreadable": [], "unwritable": []}
 
 
 def nodes(*changes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Nodes of a cluster, each with what is different about it."""
-    return [{"address": f"10.0.0.{n}", "versions": SAME, **NODE, **change} for n, change in enumerate(changes, 1)]
+    """Return the nodes of a cluster, each with some values changed."""
+    return [
+        {"address": f"10.0.0.{n}", "versions": NODE_VERSIONS, **NODE, **change} for n, change in enumerate(changes, 1)
+    ]
 
 
 PROBES: dict[str, Any] = {
     "torch_devices": {"torch": "2.7.1+cpu", "kind": "npu", "devices": DEVICES},
-    "loads": "2.7.1.post4",
+    "library_version": "2.7.1.post4",
     "start_up": "npu is active",
-    "all_reduce": "two processes added",
-    "operators": [{"name": "swiglu", "dtype": "bfloat16", "error": 0.004, "allowed": 0.02}],
-    "cluster": {"here": HERE, "nodes": nodes({}, {}), "failure": None, "room": None, "resource": "NPU"},
+    "all_reduce": "two processes on npu",
+    "operators": [{"name": "swiglu", "dtype": "bfloat16", "error": 0.004, "tolerance": 0.02}],
+    "cluster": {
+        "this_node": THIS_NODE,
+        "nodes": nodes({}, {}),
+        "failure": None,
+        "capacity_problem": None,
+        "resource": "NPU",
+    },
 }
 
 
 @dataclass(frozen=True)
-class Pretended:
-    """What `Machine` asks, from tables. A probe that is an exception fails with it."""
+class FakeMachine:
+    """The interface of `Machine`, with results from tables. A probe whose result is an exception raises it."""
 
     variables: dict[str, str] = field(default_factory=lambda: {"ASCEND_HOME_PATH": HOME})
     versions: dict[str, str] = field(default_factory=lambda: dict(VERSIONS))
     files: dict[str, str] = field(default_factory=lambda: dict(FILES))
     locked: tuple[str, ...] = ()
-    programs: dict[str, Ran] = field(default_factory=lambda: {"npu-smi": Ran(0, "| npu-smi 25.2.0  Version: 25.2.0 |")})
+    programs: dict[str, CompletedCommand] = field(
+        default_factory=lambda: {"npu-smi": CompletedCommand(0, "| npu-smi 25.2.0  Version: 25.2.0 |")}
+    )
     probes: dict[str, Any] = field(default_factory=lambda: dict(PROBES))
     folders: dict[str, str] = field(default_factory=lambda: {"mindspeed": "/src/MindSpeed/mindspeed"})
-    names: tuple[str, ...] = ("enp1s0", "eth0", "lo")
+    interface_names: tuple[str, ...] = ("enp1s0", "eth0", "lo")
     addresses: tuple[str, ...] = ("127.0.0.1", "10.0.0.1")
-    taken: tuple[int, ...] = ()
-    limit: int = 65536
+    used_ports: tuple[int, ...] = ()
+    open_files: int = 65536
     python_version: str = "3.10.14"
 
     @property
@@ -81,47 +91,47 @@ class Pretended:
     def find(self, pattern: str) -> list[str]:
         return sorted(path for path in self.files if fnmatch.fnmatch(path, pattern))
 
-    def may_use(self, path: str) -> bool:
+    def is_accessible(self, path: str) -> bool:
         return path not in self.locked
 
     def program(self, name: str) -> str | None:
         return f"/usr/bin/{name}" if name in self.programs else None
 
-    def run(self, command: Sequence[str]) -> Ran:
+    def run(self, command: Sequence[str]) -> CompletedCommand:
         return self.programs[command[0]]
 
-    def probe(self, name: str, **question: Any) -> Any:
-        found = self.probes[name]
-        if isinstance(found, ProbeFailed):
-            raise found
-        return found
+    def probe(self, name: str, **arguments: Any) -> Any:
+        result = self.probes[name]
+        if isinstance(result, ProbeError):
+            raise result
+        return result
 
     def interfaces(self) -> list[str]:
-        return list(self.names)
+        return list(self.interface_names)
 
     def is_own_address(self, address: str) -> bool:
         return address in self.addresses
 
-    def taken_ports(self, ports: Sequence[int]) -> list[int]:
-        return [port for port in ports if port in self.taken]
+    def ports_in_use(self, ports: Sequence[int]) -> list[int]:
+        return [port for port in ports if port in self.used_ports]
 
-    def open_files(self) -> int:
-        return self.limit
+    def max_open_files(self) -> int:
+        return self.open_files
 
-    def with_variables(self, **variables: str) -> Pretended:
-        """The same with further variables."""
+    def with_variables(self, **variables: str) -> FakeMachine:
+        """Return a copy with further environment variables."""
         return replace(self, variables={**self.variables, **variables})
 
-    def with_probe(self, name: str, found: Any) -> Pretended:
-        """The same, a probe answering something else; a text is why it fails."""
-        return replace(self, probes={**self.probes, name: ProbeFailed(found) if isinstance(found, str) else found})
+    def with_probe(self, name: str, result: Any) -> FakeMachine:
+        """Return a copy with another result of a probe; a string is the reason of a failure."""
+        return replace(self, probes={**self.probes, name: ProbeError(result) if isinstance(result, str) else result})
 
-    def without(self, table: str, *keys: str) -> Pretended:
-        """The same without some entries of a table."""
+    def without(self, table: str, *keys: str) -> FakeMachine:
+        """Return a copy without some entries of a table."""
         return replace(self, **{table: {k: v for k, v in getattr(self, table).items() if k not in keys}})
 
 
-def one(findings: Sequence[Finding], name: str) -> Finding:
-    """The one line about `name`."""
-    (found,) = [finding for finding in findings if finding.name == name]
-    return found
+def find_one(findings: Sequence[Finding], name: str) -> Finding:
+    """Return the only finding under a name."""
+    (finding,) = [finding for finding in findings if finding.name == name]
+    return finding

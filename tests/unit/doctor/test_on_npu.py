@@ -1,4 +1,4 @@
-"""What the doctor says on a machine with NPUs, which is only pretended: well, and with one thing wrong at a time."""
+"""The checks on a fake machine with NPUs: complete, and with one problem at a time."""
 
 from __future__ import annotations
 
@@ -9,29 +9,39 @@ from dataclasses import replace
 import pytest
 
 from mindspeed_dpo.doctor.__main__ import main
-from mindspeed_dpo.doctor.checks import examine
+from mindspeed_dpo.doctor.checks import run_checks
 from mindspeed_dpo.doctor.findings import Finding
-from mindspeed_dpo.doctor.processes import Ran
-from mindspeed_dpo.doctor.request import Request, find_kind
-from tests.unit.doctor.fake_machine import DEVICES, GIB, HERE, HOME, PROBES, SAME, Pretended, nodes, one
+from mindspeed_dpo.doctor.processes import CompletedCommand
+from mindspeed_dpo.doctor.request import Request, resolve_kind
+from tests.unit.doctor.fake_machine import (
+    DEVICES,
+    GIB,
+    HOME,
+    NODE_VERSIONS,
+    PROBES,
+    THIS_NODE,
+    FakeMachine,
+    find_one,
+    nodes,
+)
 
-WELL = Pretended()
-
-
-def told(machine: Pretended, **asked: object) -> list[Finding]:
-    request = Request("npu", **asked)  # type: ignore[arg-type]
-    return [finding for _, findings in examine(request, machine) for finding in findings]
-
-
-def test_where_all_is_well_nothing_is_to_do() -> None:
-    found = told(WELL, reads=("/data",), writes=("/out",))
-    assert {finding.name for finding in found if finding.verdict == "not here"} == {"configuration"}
-    assert [finding for finding in found if finding.verdict in ("fix", "note")] == []
-    assert all(finding.found and not finding.remedy for finding in found)
+COMPLETE = FakeMachine()
 
 
-Change = Callable[[Pretended], Pretended]
-WRONG: dict[str, tuple[Change, str, str, str]] = {
+def check(machine: FakeMachine, **paths: object) -> list[Finding]:
+    request = Request("npu", **paths)  # type: ignore[arg-type]
+    return [finding for _, findings in run_checks(request, machine) for finding in findings]
+
+
+def test_a_complete_machine_has_no_problem_and_no_note() -> None:
+    findings = check(COMPLETE, reads=("/data",), writes=("/out",))
+    assert {finding.name for finding in findings if finding.verdict == "not here"} == {"configuration"}
+    assert [finding for finding in findings if finding.verdict in ("fix", "note")] == []
+    assert all(finding.detail and not finding.remedy for finding in findings)
+
+
+Change = Callable[[FakeMachine], FakeMachine]
+PROBLEMS: dict[str, tuple[Change, str, str, str]] = {
     "old torch": (
         lambda m: replace(m, versions={**m.versions, "torch": "2.13.0+cpu"}),
         "torch",
@@ -62,15 +72,15 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
     ),
     "no driver": (lambda m: replace(m, programs={}), "driver", "not on PATH", "container"),
     "driver fails": (
-        lambda m: replace(m, programs={"npu-smi": Ran(255, err="dcmi init failed\n")}),
+        lambda m: replace(m, programs={"npu-smi": CompletedCommand(255, stderr="dcmi init failed\n")}),
         "driver",
         "dcmi init failed",
         "dmesg",
     ),
     "driver hangs": (
-        lambda m: replace(m, programs={"npu-smi": Ran(None, timeout_s=9)}),
+        lambda m: replace(m, programs={"npu-smi": CompletedCommand(None, timeout_s=9)}),
         "driver",
-        "no answer within 9 s",
+        "no result within 9 s",
         "dmesg",
     ),
     "no devices": (
@@ -80,7 +90,7 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         "--device",
     ),
     "locked": (lambda m: replace(m, locked=("/dev/davinci1",)), "device files", "/dev/davinci1 cannot", "group"),
-    "few files": (lambda m: replace(m, limit=256), "open files", "256", "ulimit -n 32768"),
+    "few files": (lambda m: replace(m, open_files=256), "open files", "256", "ulimit -n 32768"),
     "blank in list": (
         lambda m: m.with_variables(ASCEND_RT_VISIBLE_DEVICES="0, 1"),
         "visible devices",
@@ -100,9 +110,9 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         "excludes max_split_size_mb",
     ),
     "timeout": (lambda m: m.with_variables(HCCL_CONNECT_TIMEOUT="60"), "HCCL timeout", "60", "120 to 7200"),
-    "port taken": (lambda m: replace(m, taken=(60003,)), "HCCL ports", "60003", "HCCL_IF_BASE_PORT"),
+    "port taken": (lambda m: replace(m, used_ports=(60003,)), "HCCL ports", "60003", "HCCL_IF_BASE_PORT"),
     "own port taken": (
-        lambda m: replace(m, taken=(24710,)).with_variables(HCCL_IF_BASE_PORT="24703"),
+        lambda m: replace(m, used_ports=(24710,)).with_variables(HCCL_IF_BASE_PORT="24703"),
         "HCCL ports",
         "24710",
         "free range",
@@ -113,23 +123,25 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         lambda m: m.with_variables(HCCL_HOST_SOCKET_PORT_RANGE="60000-60050", HCCL_NPU_SOCKET_PORT_RANGE="60050-60100"),
         "HCCL ports",
         "share port 60050",
-        "apart",
+        "disjoint",
     ),
-    "no such interface": (lambda m: m.with_variables(HCCL_SOCKET_IFNAME="ib"), "HCCL_SOCKET_IFNAME", "ib", "share"),
-    "not exactly": (lambda m: m.with_variables(HCCL_SOCKET_IFNAME="=eth"), "HCCL_SOCKET_IFNAME", "=eth", "share"),
+    "no such interface": (lambda m: m.with_variables(HCCL_SOCKET_IFNAME="ib"), "HCCL_SOCKET_IFNAME", "ib", "connects"),
+    "not exactly": (lambda m: m.with_variables(HCCL_SOCKET_IFNAME="=eth"), "HCCL_SOCKET_IFNAME", "=eth", "connects"),
     "gloo": (lambda m: m.with_variables(GLOO_SOCKET_IFNAME="eth1"), "GLOO_SOCKET_IFNAME", "eth1 does not", "eth0"),
-    "not own": (lambda m: m.with_variables(HCCL_IF_IP="10.0.0.7"), "HCCL_IF_IP", "10.0.0.7", "its own"),
+    "not own": (lambda m: m.with_variables(HCCL_IF_IP="10.0.0.7"), "HCCL_IF_IP", "10.0.0.7", "own address"),
     "libraries not found": (
-        lambda m: m.with_probe("loads", "ImportError: libhccl.so: cannot open shared object file: No such file"),
+        lambda m: m.with_probe(
+            "library_version", "ImportError: libhccl.so: cannot open shared object file: No such file"
+        ),
         "torch_npu",
         "libhccl.so",
         "set_env.sh",
     ),
     "unequal pair": (
-        lambda m: replace(m, probes={**m.probes, "loads": "2.6.0"}),
+        lambda m: replace(m, probes={**m.probes, "library_version": "2.6.0"}),
         "torch_npu",
-        "2.6.0 beside torch 2.7.1",
-        "pair",
+        "2.6.0 with torch 2.7.1",
+        "matching versions",
     ),
     "no MindSpeed": (lambda m: replace(m, folders={}), "MindSpeed", "is not installed", "--no-deps"),
     "wrong branch": (
@@ -150,15 +162,17 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         "torch sees no npu device",
         "npu-smi info",
     ),
-    "HCCL": (lambda m: m.with_probe("all_reduce", "no answer within 120 s"), "all-reduce", "120 s", "host's network"),
+    "HCCL": (lambda m: m.with_probe("all_reduce", "no result within 120 s"), "all-reduce", "120 s", "host's network"),
     "wrong operator": (
-        lambda m: m.with_probe("operators", [{"name": "rotate", "dtype": "float32", "error": 0.5, "allowed": 0.001}]),
+        lambda m: m.with_probe("operators", [{"name": "rotate", "dtype": "float32", "error": 0.5, "tolerance": 0.001}]),
         "rotate",
         "5.0e-01",
         "do not train",
     ),
     "not finite": (
-        lambda m: m.with_probe("operators", [{"name": "rotate", "dtype": "float32", "error": None, "allowed": 0.001}]),
+        lambda m: m.with_probe(
+            "operators", [{"name": "rotate", "dtype": "float32", "error": None, "tolerance": 0.001}]
+        ),
         "rotate",
         "not finite",
         "do not train",
@@ -172,15 +186,15 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         "--resources='{\"NPU\": 8}'",
     ),
     "node that is silent": (
-        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "nodes": nodes({}, {"error": "no answer in time"})}),
+        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "nodes": nodes({}, {"error": "no response in time"})}),
         "node 10.0.0.2",
-        "no answer in time",
+        "no response in time",
         "Ray's log",
     ),
     "no cluster there": (
-        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "nodes": None, "failure": "nothing answers at h:1"}),
+        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "nodes": None, "failure": "nothing responds at h:1"}),
         "nodes",
-        "nothing answers at h:1",
+        "nothing responds at h:1",
         "ray status",
     ),
     "path missing on one node": (
@@ -190,7 +204,7 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
         "share the folder",
     ),
     "output on one node": (
-        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "here": {**HERE, "unwritable": ["/out"]}}),
+        lambda m: m.with_probe("cluster", {**PROBES["cluster"], "this_node": {**THIS_NODE, "unwritable": ["/out"]}}),
         "/out",
         "cannot be written on this node",
         "share the folder",
@@ -198,29 +212,34 @@ WRONG: dict[str, tuple[Change, str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_one_thing_that_is_wrong_is_named_with_its_remedy(case: str) -> None:
-    change, name, found, remedy = WRONG[case]
-    lines = told(change(WELL), reads=("/data",), writes=("/out",))
-    wrong = [line for line in lines if line.verdict == "fix" and line.name == name]
-    assert len(wrong) == 1, [line for line in lines if line.verdict == "fix"]
-    assert found in wrong[0].found and remedy in wrong[0].remedy
-    others = [line for line in lines if line.verdict == "fix" and line is not wrong[0]]
-    assert [line.name for line in others] == (["torch_npu"] if case == "old torch" else []), others
+@pytest.mark.parametrize("case", PROBLEMS)
+def test_a_single_problem_is_reported_with_its_remedy(case: str) -> None:
+    change, name, detail, remedy = PROBLEMS[case]
+    problems = [
+        finding for finding in check(change(COMPLETE), reads=("/data",), writes=("/out",)) if finding.verdict == "fix"
+    ]
+    problem = find_one([finding for finding in problems if finding.name == name], name)
+    assert detail in problem.detail and remedy in problem.remedy
+    others = [finding.name for finding in problems if finding is not problem]
+    assert others == (["torch_npu"] if case == "old torch" else []), problems
 
 
 @pytest.mark.parametrize(
     ("machine", "name", "remedy"),
     [
-        (replace(WELL, python_version="3.11.4"), "Python", "not verified"),
-        (replace(WELL, limit=4096), "open files", "32768"),
-        (WELL.with_variables(ASCEND_LAUNCH_BLOCKING="1"), "launches", "unset"),
-        (WELL.with_variables(NNODES="2"), "HCCL_SOCKET_IFNAME", "the nodes share"),
-        (replace(WELL, files={**WELL.files, f"{HOME}/version.cfg": "version=8.2.RC1\n"}), "CANN version", "9.0.0"),
-        (WELL.without("files", f"{HOME}/version.cfg"), "CANN version", "yourself"),
-        (WELL.without("files", "/src/MindSpeed/mindspeed/../.git/HEAD"), "MindSpeed", "core_r0.16.0"),
+        (replace(COMPLETE, python_version="3.11.4"), "Python", "not verified"),
+        (replace(COMPLETE, open_files=4096), "open files", "32768"),
+        (COMPLETE.with_variables(ASCEND_LAUNCH_BLOCKING="1"), "launches", "unset"),
+        (COMPLETE.with_variables(NNODES="2"), "HCCL_SOCKET_IFNAME", "connects the nodes"),
         (
-            WELL.with_probe(
+            replace(COMPLETE, files={**COMPLETE.files, f"{HOME}/version.cfg": "version=8.2.RC1\n"}),
+            "CANN version",
+            "9.0.0",
+        ),
+        (COMPLETE.without("files", f"{HOME}/version.cfg"), "CANN version", "make sure"),
+        (COMPLETE.without("files", "/src/MindSpeed/mindspeed/../.git/HEAD"), "MindSpeed", "core_r0.16.0"),
+        (
+            COMPLETE.with_probe(
                 "torch_devices", {**PROBES["torch_devices"], "devices": [{**DEVICES[0], "free": GIB}, DEVICES[1]]}
             ),
             "device 0",
@@ -228,14 +247,15 @@ def test_one_thing_that_is_wrong_is_named_with_its_remedy(case: str) -> None:
         ),
     ],
 )
-def test_what_only_should_be_known_stops_nothing(machine: Pretended, name: str, remedy: str) -> None:
-    lines = told(machine)
-    assert one(lines, name).verdict == "note" and remedy in one(lines, name).remedy
-    assert [line for line in lines if line.verdict == "fix"] == []
+def test_a_note_is_no_problem(machine: FakeMachine, name: str, remedy: str) -> None:
+    findings = check(machine)
+    finding = find_one(findings, name)
+    assert finding.verdict == "note" and remedy in finding.remedy
+    assert [finding for finding in findings if finding.verdict == "fix"] == []
 
 
 @pytest.mark.parametrize(
-    ("variables", "name", "found"),
+    ("variables", "name", "detail"),
     [
         ({"HCCL_HOST_SOCKET_PORT_RANGE": "auto"}, "HCCL ports", "auto"),
         ({"HCCL_IF_BASE_PORT": "24703"}, "HCCL ports", "24703 to 24718"),
@@ -247,48 +267,53 @@ def test_what_only_should_be_known_stops_nothing(machine: Pretended, name: str, 
         ({"PYTORCH_NPU_ALLOC_CONF": "max_split_size_mb:128"}, "allocator", "128"),
     ],
 )
-def test_values_are_read_as_the_vendor_writes_them(variables: dict[str, str], name: str, found: str) -> None:
-    assert found in one(told(WELL.with_variables(**variables)), name).found
+def test_values_are_parsed_in_the_syntax_of_the_vendor(variables: dict[str, str], name: str, detail: str) -> None:
+    assert detail in find_one(check(COMPLETE.with_variables(**variables)), name).detail
 
 
-def test_versions_that_differ_between_nodes_are_named() -> None:
-    other = nodes({}, {"versions": {**SAME, "ray": "2.40.0"}})
-    lines = told(WELL.with_probe("cluster", {**PROBES["cluster"], "nodes": other}))
-    assert "ray 2.40.0 (here 2.60.0)" in [line for line in lines if line.name == "node 10.0.0.2"][1].found
+def test_versions_that_differ_between_nodes_are_reported() -> None:
+    other = nodes({}, {"versions": {**NODE_VERSIONS, "ray": "2.40.0"}})
+    findings = check(COMPLETE.with_probe("cluster", {**PROBES["cluster"], "nodes": other}))
+    assert "ray 2.40.0 (here 2.60.0)" in [one for one in findings if one.name == "node 10.0.0.2"][1].detail
 
 
 @pytest.mark.parametrize("sign", ["files", "programs", "folders"])
-def test_an_npu_shows_itself_by_any_sign(sign: str) -> None:
-    bare = Pretended(files={}, programs={}, folders={}, probes={})
-    shown = {"files": {"/dev/davinci0": ""}, "programs": {"npu-smi": Ran(0)}, "folders": {"torch_npu": "/x"}}[sign]
-    assert find_kind("auto", replace(bare, **{sign: shown})) == "npu"
+def test_an_npu_is_detected_by_any_of_its_signs(sign: str) -> None:
+    bare = FakeMachine(files={}, programs={}, folders={}, probes={})
+    present = {
+        "files": {"/dev/davinci0": ""},
+        "programs": {"npu-smi": CompletedCommand(0)},
+        "folders": {"torch_npu": "/x"},
+    }[sign]
+    assert resolve_kind("auto", replace(bare, **{sign: present})) == "npu"
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_without_an_npu_the_kind_is_what_torch_finds(kind: str) -> None:
-    bare = Pretended(files={}, programs={}, folders={})
-    assert find_kind("auto", bare.with_probe("torch_devices", {"kind": kind})) == kind
-    assert find_kind("auto", bare.with_probe("torch_devices", "it is broken")) == "cpu"
-    assert find_kind("npu", bare) == "npu"
+def test_without_an_npu_torch_determines_the_device(kind: str) -> None:
+    bare = FakeMachine(files={}, programs={}, folders={})
+    assert resolve_kind("auto", bare.with_probe("torch_devices", {"kind": kind})) == kind
+    assert resolve_kind("auto", bare.with_probe("torch_devices", "it is broken")) == "cpu"
+    assert resolve_kind("npu", bare) == "npu"
 
 
-def test_one_cuda_device_adds_up_with_nobody() -> None:
-    machine = WELL.with_probe("torch_devices", {"torch": "2.13.0", "kind": "cuda", "devices": DEVICES[:1]})
-    lines = [finding for _, found in examine(Request("cuda"), machine) for finding in found]
-    assert one(lines, "all-reduce").verdict == "not here" and "two devices" in one(lines, "all-reduce").found
-    assert {line.found for line in lines if line.name in ("CANN", "driver", "HCCL ports")} == {"no NPU"}
+def test_the_all_reduce_is_not_checked_on_one_cuda_device() -> None:
+    machine = COMPLETE.with_probe("torch_devices", {"torch": "2.13.0", "kind": "cuda", "devices": DEVICES[:1]})
+    findings = [finding for _, group in run_checks(Request("cuda"), machine) for finding in group]
+    all_reduce = find_one(findings, "all-reduce")
+    assert all_reduce.verdict == "not here" and "two devices" in all_reduce.detail
+    assert {finding.detail for finding in findings if finding.name in ("CANN", "driver", "HCCL ports")} == {"no NPU"}
 
 
 @pytest.mark.parametrize(
-    ("machine", "code"), [(WELL, 0), (replace(WELL, limit=4096), 0), (replace(WELL, folders={}), 1)]
+    ("machine", "code"), [(COMPLETE, 0), (replace(COMPLETE, open_files=4096), 0), (replace(COMPLETE, folders={}), 1)]
 )
-def test_the_exit_code_and_the_json_say_whether_something_is_to_fix(
-    machine: Pretended, code: int, capsys: pytest.CaptureFixture[str]
+def test_exit_code_json_and_summary_report_problems(
+    machine: FakeMachine, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--device", "npu", "--json"], machine) == code
-    told_json = json.loads(capsys.readouterr().out)
-    assert (told_json["device"], told_json["to_fix"]) == ("npu", code)
-    assert {"group", "verdict", "found", "remedy", "name"} == set(told_json["findings"][0])
+    report = json.loads(capsys.readouterr().out)
+    assert (report["device"], report["to_fix"]) == ("npu", code)
+    assert {"group", "verdict", "found", "remedy", "name"} == set(report["findings"][0])
     assert main(["--device", "npu"], machine) == code
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "checked for npu" and lines[-1].startswith("1 thing to fix" if code else "nothing to fix")
+    assert lines[0] == "device: npu" and lines[-1].startswith("1 problem to fix" if code else "nothing to fix")

@@ -1,4 +1,4 @@
-"""The doctor on this machine: its questions to the system, processes that hang or die, operators, and the command."""
+"""The doctor on this machine: access to the system, child processes that hang or fail, operators, and the command."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ import torch
 
 from mindspeed_dpo.controller.node_inspection import ClusterError, InspectionRequest, connected, inspect_node
 from mindspeed_dpo.device import ops
-from mindspeed_dpo.doctor.machine import Machine, ProbeFailed
+from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.probes import operators
-from mindspeed_dpo.doctor.processes import ANSWER, Ran, run
-from mindspeed_dpo.doctor.request import of_configuration
+from mindspeed_dpo.doctor.processes import RESULT_PREFIX, CompletedCommand, run_command
+from mindspeed_dpo.doctor.request import request_from_config
 from tests.support.processes import ends, free_port
 
-HERE = Machine(timeout_s=200)
+MACHINE = Machine(timeout_s=200)
 
 
-def test_a_port_that_is_listened_on_is_taken() -> None:
+def test_a_listening_port_is_in_use() -> None:
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
-        assert HERE.taken_ports([port]) == [port]
-    assert HERE.taken_ports([free_port()]) == []
+        assert MACHINE.ports_in_use([port]) == [port]
+    assert MACHINE.ports_in_use([free_port()]) == []
 
 
-def test_the_system_answers() -> None:
-    assert "lo" in HERE.interfaces()
-    assert HERE.is_own_address("127.0.0.1") and not HERE.is_own_address("203.0.113.7")
-    assert HERE.version("torch") == torch.__version__ and HERE.version("no-such-package") is None
-    assert HERE.package_folder("mindspeed_dpo") and HERE.package_folder("no_such_package") is None
-    assert HERE.read(__file__) and HERE.read("/nowhere") is None
-    assert HERE.open_files() != 0 and HERE.program("sh") and HERE.program("no-such-program") is None
+def test_access_to_the_system() -> None:
+    assert "lo" in MACHINE.interfaces()
+    assert MACHINE.is_own_address("127.0.0.1") and not MACHINE.is_own_address("203.0.113.7")
+    assert MACHINE.version("torch") == torch.__version__ and MACHINE.version("no-such-package") is None
+    assert MACHINE.package_folder("mindspeed_dpo") and MACHINE.package_folder("no_such_package") is None
+    assert MACHINE.read(__file__) and MACHINE.read("/nowhere") is None
+    assert MACHINE.max_open_files() != 0 and MACHINE.program("sh") and MACHINE.program("no-such-program") is None
 
 
-def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
+def test_a_command_that_hangs_is_killed_with_its_children(tmp_path: Path) -> None:
     started = tmp_path / "pid"
     code = (
         "import subprocess, sys, time; "
@@ -48,53 +48,57 @@ def test_a_command_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> N
         "sys.stderr.write('waiting for the other\\n'); sys.stderr.flush(); time.sleep(600)"
     )
     begin = time.monotonic()
-    ran = run([sys.executable, "-c", code], timeout_s=3)
+    command = run_command([sys.executable, "-c", code], timeout_s=3)
     assert time.monotonic() - begin < 30
-    assert ran.code is None and ran.answer is None
-    assert ran.reason == "no answer within 3 s; last it said: waiting for the other"
+    assert command.exit_code is None and command.result is None
+    assert command.failure == "no result within 3 s; last output: waiting for the other"
     assert ends(int(started.read_text()), within_s=30)
 
 
 @pytest.mark.parametrize(
-    ("ran", "reason"),
+    ("command", "failure"),
     [
-        (Ran(1, err="Traceback\n  x\nImportError: no libhccl.so\n\n"), "ImportError: no libhccl.so"),
-        (Ran(1, out="told\n"), "told"),
-        (Ran(-9), "ended with code -9 and said nothing"),
-        (Ran(None, timeout_s=5), "no answer within 5 s"),
+        (CompletedCommand(1, stderr="Traceback\n  x\nImportError: no libhccl.so\n\n"), "ImportError: no libhccl.so"),
+        (CompletedCommand(1, stdout="failed\n"), "failed"),
+        (CompletedCommand(-9), "exited with code -9 without output"),
+        (CompletedCommand(None, timeout_s=5), "no result within 5 s"),
     ],
 )
-def test_why_a_command_failed_is_one_line(ran: Ran, reason: str) -> None:
-    assert ran.reason == reason and ran.answer is None
+def test_the_reason_of_a_failure_is_one_line(command: CompletedCommand, failure: str) -> None:
+    assert command.failure == failure and command.result is None
 
 
-def test_an_answer_is_found_among_what_libraries_print() -> None:
-    assert Ran(0, f'hello\n{ANSWER}{{"a": 1}}\nbye\n').answer == {"a": 1}
-    assert Ran(1, f"{ANSWER}1\n").answer is None
-    assert run(["/no/such/program"], 1).code == 127
+def test_a_result_is_read_from_between_the_output_of_libraries() -> None:
+    assert CompletedCommand(0, f'hello\n{RESULT_PREFIX}{{"a": 1}}\nbye\n').result == {"a": 1}
+    assert CompletedCommand(1, f"{RESULT_PREFIX}1\n").result is None
+    assert run_command(["/no/such/program"], 1).exit_code == 127
 
 
-def test_a_probe_that_fails_says_why() -> None:
-    with pytest.raises(ProbeFailed, match="No module named 'no_such_library'"):
-        HERE.probe("loads", module="no_such_library")
+def test_a_failed_probe_reports_the_reason() -> None:
+    with pytest.raises(ProbeError, match="No module named 'no_such_library'"):
+        MACHINE.probe("library_version", module="no_such_library")
+
+
+FORWARD_ONLY = {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "VisibleKeys"}
+"""Names of `device.ops` that have no gradient; the tests of generation compare them."""
 
 
 def test_every_operator_is_compared() -> None:
-    assert {case.operator for case in operators.CASES} == set(ops.__all__) - operators.FOR_GENERATION
+    assert {case.operator for case in operators.CASES} == set(ops.__all__) - FORWARD_ONLY
 
 
-def test_operators_meet_their_definition_here_and_a_wrong_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operators_match_their_definitions_and_a_wrong_one_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong_device() -> torch.device:
         plain = ops.swiglu
         monkeypatch.setattr(ops, "swiglu", lambda x: plain(x) * 1.1)
         return torch.device("cpu")
 
-    assert all(row["error"] <= row["allowed"] for row in operators.compare(lambda: torch.device("cpu")))
+    assert all(row["error"] <= row["tolerance"] for row in operators.compare(lambda: torch.device("cpu")))
     rows = list(operators.compare(wrong_device))
-    assert {row["name"] for row in rows if row["error"] > row["allowed"]} == {"swiglu"}
+    assert {row["name"] for row in rows if row["error"] > row["tolerance"]} == {"swiglu"}
 
 
-def test_a_value_that_is_not_finite_is_no_small_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_that_is_not_finite_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong_device() -> torch.device:
         monkeypatch.setattr(ops, "rms_norm", lambda x, weight, epsilon: x * weight * float("nan"))
         return torch.device("cpu")
@@ -102,32 +106,32 @@ def test_a_value_that_is_not_finite_is_no_small_error(monkeypatch: pytest.Monkey
     assert {row["name"] for row in operators.compare(wrong_device) if row["error"] is None} == {"rms_norm"}
 
 
-def test_a_node_says_which_paths_it_cannot_use(tmp_path: Path) -> None:
+def test_a_node_reports_paths_without_access(tmp_path: Path) -> None:
     (tmp_path / "there").write_text("")
-    question = InspectionRequest(
+    request = InspectionRequest(
         ("torch",), (str(tmp_path / "there"), "/nowhere/x"), (str(tmp_path / "new/folder"), "/proc/new")
     )
-    found = inspect_node(question)
-    assert found["versions"]["torch"] == torch.__version__
-    assert found["unreadable"] == ["/nowhere/x"]
-    assert found["unwritable"] == ([] if os.access("/proc", os.W_OK) else ["/proc/new"])
+    report = inspect_node(request)
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["unreadable"] == ["/nowhere/x"]
+    assert report["unwritable"] == ([] if os.access("/proc", os.W_OK) else ["/proc/new"])
 
 
-def test_an_address_where_nobody_is_is_told_in_seconds() -> None:
+def test_an_address_without_a_cluster_fails_within_seconds() -> None:
     begin = time.monotonic()
     with pytest.raises(ClusterError, match=r"nothing responds at 127\.0\.0\.1:1"), connected("127.0.0.1:1", False):
         pass
     assert time.monotonic() - begin < 10
 
 
-def test_a_configuration_tells_what_its_run_reads_and_writes() -> None:
+def test_the_request_of_a_configuration_has_the_paths_of_its_run() -> None:
     overrides = ("training.output_dir=some/folder", "actor_rollout_ref.actor_rollout.load=/w/model")
-    request = of_configuration("offline_dpo_trainer_tiny", overrides, None)
+    request = request_from_config("offline_dpo_trainer_tiny", overrides, None)
     assert request.run is not None and request.problems == ()
     assert "/w/model" in request.reads and all(os.path.isabs(path) for path in request.reads)
     assert any(path.endswith("_packed_chosen_input_ids_document.bin") for path in request.reads)
     assert request.writes == (os.path.abspath("some/folder"),)
-    assert "no such configuration" in of_configuration("offline_dpo_trainer_tini", (), None).problems[0]
+    assert "no such configuration" in request_from_config("offline_dpo_trainer_tini", (), None).problems[0]
 
 
 @pytest.mark.distributed
