@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Sourced by quickstart.sh and tests/run.sh: makes a virtual environment with this package, once.
+# Sourced by quickstart.sh and tests/run.sh: creates a virtual environment with this package if it is missing or outdated.
 #
 # make_environment DIR EXTRAS   e.g. make_environment .venv "[test]"; afterwards DIR/bin/python is ready.
-#   PYTHON             Python to build it with, 3.10 or newer (default: python3)
-#   TORCH_REQUIREMENT  what pip installs for torch if the environment lacks it (default: torch==2.13.0; the CPU build is
-#                      enough here. Where pip's index offers only a large CUDA build, add PyTorch's CPU index through
-#                      PIP_EXTRA_INDEX_URL and set TORCH_REQUIREMENT=torch==2.13.0+cpu)
+#   PYTHON             Python that creates it, 3.10 or newer (default: python3)
+#   TORCH_REQUIREMENT  requirement that pip installs if the environment has no torch (default: torch==2.13.0). The CPU
+#                      build is sufficient; if pip's index offers only a CUDA build, add PyTorch's CPU index with
+#                      PIP_EXTRA_INDEX_URL and set TORCH_REQUIREMENT=torch==2.13.0+cpu
 
 make_environment() {
     local venv="$1" extras="$2" base="${PYTHON:-python3}" root stamp key
@@ -14,7 +14,7 @@ make_environment() {
     key="$("$base" - "$root" "$extras" "${TORCH_REQUIREMENT:-torch==2.13.0}" <<'PY'
 import hashlib, pathlib, sys
 if sys.version_info < (3, 10):
-    sys.exit(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")
+    sys.exit(f"Python 3.10 or newer is required, this is {sys.version.split()[0]}; set PYTHON=/path/to/python3.11")
 project = pathlib.Path(sys.argv[1], "pyproject.toml").read_bytes()
 print(hashlib.sha256(repr((project, sys.version_info[:2], sys.argv[1:])).encode()).hexdigest())
 PY
@@ -24,7 +24,7 @@ PY
         return 0
     fi
     if [[ ! -x "$venv/bin/python" ]]; then
-        echo "making environment $venv"
+        echo "creating environment $venv"
         "$base" -m venv "$venv" || return 1
     fi
     rm -f "$stamp"

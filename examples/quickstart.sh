@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# From nothing to DPO-trained models on two CPU processes: bash examples/quickstart.sh
+# Train tiny models by offline and online DPO on two CPU processes: bash examples/quickstart.sh
 #
-# Makes a virtual environment, a tiny model, a preference set and prompts, then preprocesses, converts, trains offline
-# twice (tensor parallel, data parallel) and online once, and converts back. Everything lies in outputs/quickstart, which each run makes anew.
+# Creates a virtual environment, a tiny model, preferences and prompts, then preprocesses, converts, trains offline twice
+# (tensor parallel, data parallel) and online once, and converts back. All output is in outputs/quickstart, which each run
+# replaces.
 #
 # Environment:
-#   VENV    virtual environment to make and use (default: .venv in the repository)
+#   VENV    virtual environment to create and use (default: .venv in the repository)
 #   PYTHON, TORCH_REQUIREMENT: see examples/environment.sh
 set -euo pipefail
 exec </dev/null
@@ -66,7 +67,7 @@ step "train, tensor parallel over 2 processes"
     actor_rollout_ref.actor_rollout.load="$out/mcore_tp2"
 "$python" examples/tiny/show_training.py "$out/run_tp2/metrics.jsonl"
 
-step "train again, data parallel over 2 processes, straight from the Hugging Face folder"
+step "train again, data parallel over 2 processes, directly from the Hugging Face folder"
 "$python" ray_gpt.py --config-name offline_dpo_trainer_tiny \
     training.output_dir="$out/run_dp2" training.log_interval=10 \
     actor_rollout_ref.actor_rollout.tensor_model_parallel_size=1 \
@@ -84,7 +85,7 @@ step "prompts for online DPO: text to token files"
     --tokenizer-type PretrainedFromHF \
     --tokenizer-name-or-path "$out/hf"
 
-step "train online: the policy answers, a rule scores, the better answer wins"
+step "train online: sample responses, score them by a rule, train on the best and worst"
 "$python" ray_gpt.py --config-name online_dpo_trainer_tiny \
     training.output_dir="$out/run_online" training.log_interval=10 training.log_samples_interval=30
 "$python" examples/tiny/show_online.py "$out/run_online/metrics.jsonl" --above 0.9
@@ -99,12 +100,12 @@ step "load it with transformers"
 
 cat <<DONE
 
-Done, $SECONDS s after the installation. In $root/$out:
-  hf/                 the model we started from, with its tokenizer
-  preferences.jsonl   the raw pairs; data/ holds their tokens
-  mcore_tp2/          the start in Megatron-core's format, split for tensor parallel 2
+Finished in $SECONDS s after the installation. In $root/$out:
+  hf/                 the initial model with its tokenizer
+  preferences.jsonl   the raw pairs; data/ contains the token files
+  mcore_tp2/          the initial model in Megatron-core's format, tensor-parallel size 2
   run_tp2/, run_dp2/  the offline runs: metrics.jsonl, config.yaml, logs/, tensorboard/, checkpoints/
-  run_online/         the online run: the same, and samples.jsonl with answers and scores
+  run_online/         the online run: the same, and samples.jsonl with responses and scores
   trained_hf/         the trained model; AutoModelForCausalLM.from_pretrained loads it
 Curves: $venv/bin/tensorboard --logdir $out
 DONE

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Sourced by run.sh: this node's Ray, as a child that lives until it is told to end. `ray stop` is never used: it would end
-# every Ray of the machine, those of others too. RAY_PID is the record of the one that was started here, empty for none.
+# Sourced by run.sh: runs this node's Ray as a child process. `ray stop` is not used, because it stops every Ray on the
+# machine, including those of other users. RAY_PID is the process started here, or empty.
 RAY_PID=""
 RAY_LOG=""
 
-# start_ray ARGUMENTS...: start this node's part in the background, with its devices declared.
+# start_ray ARGUMENTS...: start Ray on this node in the background and declare its devices.
 start_ray() {
     local cpus=()
-    # Processes on the CPU share its cores, so as many are declared as there shall be processes.
+    # CPU processes share cores, so declare at least one CPU per process.
     if [[ "$DEVICE" == cpu ]]; then
         cpus=("--num-cpus=$((NPUS_PER_NODE > $(nproc) ? NPUS_PER_NODE : $(nproc)))")
     fi
@@ -17,34 +17,34 @@ start_ray() {
     RAY_PID=$!
 }
 
-ray_lives() {
+ray_is_running() {
     [[ -n "$RAY_PID" ]] && kill -0 "$RAY_PID" 2>/dev/null
 }
 
-# Whether it is ready.
+# Whether Ray is ready.
 ray_started() {
     grep -q "Ray runtime started" "$RAY_LOG"
 }
 
-# End what start_ray began, and wait for it.
+# Stop the process that start_ray started, and wait for it.
 stop_ray() {
     [[ -n "$RAY_PID" ]] || return 0
     kill -TERM "$RAY_PID" 2>/dev/null
-    # A signal ends `wait`, not Ray.
-    while ray_lives; do
+    # A signal interrupts `wait`, but not Ray.
+    while ray_is_running; do
         wait "$RAY_PID" 2>/dev/null
     done
     RAY_PID=""
 }
 
-# At the end of the script: Ray goes, and so does its log unless something went wrong.
-leave() {
+# At the end of the script: stop Ray, and remove its log if the script succeeded.
+clean_up() {
     local code=$?
     stop_ray
     ((code)) || [[ -z "$RAY_LOG" ]] || rm -f "$RAY_LOG"
 }
 
-# What Ray said last, for a message.
-ray_said() {
+# Print the last lines of Ray's output.
+print_ray_log() {
     tail -n 5 "$RAY_LOG" | sed 's/^/  ray: /' >&2
 }

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Sourced by run.sh: reads where this node stands in the cluster and checks it. Nothing is started or ended here.
+# Sourced by run.sh: reads and checks this node's settings. Starts and stops nothing.
 #
-#   NNODES         nodes of the cluster (default: 1)
-#   NPUS_PER_NODE  devices of each node
-#   MASTER_ADDR    address of the head node, and CURRENT_IP that of this one; with one node both may be left out
-#   SOCKET_IFNAME  interface between the nodes: CURRENT_IP, HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME follow where unset
+#   NNODES         number of nodes (default: 1)
+#   NPUS_PER_NODE  devices per node
+#   MASTER_ADDR    address of the head node, and CURRENT_IP of this node; optional with one node
+#   SOCKET_IFNAME  interface between the nodes; sets CURRENT_IP, HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME if unset
 #   MASTER_PORT    port of Ray on the head node (default: 6344)
-#   DEVICE         npu (default), or cpu: NPUs are then only declared, and processes on the CPU take their place
+#   DEVICE         npu (default), or cpu: NPUs are only declared to Ray, and the processes run on the CPU
 #   JOIN_TIMEOUT_S how long nodes wait for each other, in seconds (default: 600)
 
-# One sentence, and the exit code of a wrong setting.
+# Print an error and exit with the code for invalid settings.
 fail() {
     echo "error: $*" >&2
     exit 2
@@ -18,7 +18,7 @@ fail() {
 require() {
     local name
     for name in "$@"; do
-        [[ -n "${!name:-}" ]] || fail "$name is not set; examples/cluster/settings.sh says what it means"
+        [[ -n "${!name:-}" ]] || fail "$name is not set; see examples/cluster/settings.sh"
     done
 }
 
@@ -29,8 +29,8 @@ require_number() {
     fi
 }
 
-# Whether a program listens there.
-answers() {
+# Whether a program listens on a port: port_is_open HOST PORT.
+port_is_open() {
     # shellcheck disable=SC2016  # the inner shell expands its own arguments
     timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
 }
@@ -39,7 +39,7 @@ own_addresses() {
     hostname -I 2>/dev/null || ip -o addr show 2>/dev/null | awk '{sub("/.*", "", $4); print $4}'
 }
 
-# Whether an address is one of this machine; all of 127.* is.
+# Whether an address belongs to this machine; all of 127.* do.
 is_own() {
     local address
     [[ "$1" == localhost || "$1" == 127.* ]] && return 0
@@ -49,18 +49,18 @@ is_own() {
     return 1
 }
 
-# IPv4 address of an interface, nothing where it has none.
+# IPv4 address of an interface, or nothing if it has none.
 address_of() {
     ip -o -4 addr show dev "$1" 2>/dev/null | awk '{sub("/.*", "", $4); print $4; exit}'
 }
 
-# Let this node's address and what HCCL and gloo use follow from SOCKET_IFNAME; a value of one's own wins.
+# Derive this node's address and the interfaces of HCCL and gloo from SOCKET_IFNAME; values that are already set win.
 use_interface() {
     local address
-    command -v ip >/dev/null || fail "SOCKET_IFNAME=$SOCKET_IFNAME needs the program ip (iproute2); set CURRENT_IP," \
-        "HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME instead"
+    command -v ip >/dev/null || fail "SOCKET_IFNAME=$SOCKET_IFNAME requires the program ip (iproute2); alternatively set CURRENT_IP," \
+        "HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME"
     address="$(address_of "$SOCKET_IFNAME")"
-    [[ -n "$address" ]] || fail "SOCKET_IFNAME=$SOCKET_IFNAME has no IPv4 address on this machine; ip addr shows its interfaces"
+    [[ -n "$address" ]] || fail "SOCKET_IFNAME=$SOCKET_IFNAME has no IPv4 address on this machine; run ip addr to list the interfaces"
     CURRENT_IP="${CURRENT_IP:-$address}"
     export HCCL_SOCKET_IFNAME="${HCCL_SOCKET_IFNAME:-$SOCKET_IFNAME}"
     export GLOO_SOCKET_IFNAME="${GLOO_SOCKET_IFNAME:-$SOCKET_IFNAME}"
@@ -93,7 +93,7 @@ read_settings() {
     JOIN_TIMEOUT_S="${JOIN_TIMEOUT_S:-600}"
     require_number MASTER_PORT 1 65535
     require_number JOIN_TIMEOUT_S 1 86400
-    is_own "$CURRENT_IP" || fail "CURRENT_IP=$CURRENT_IP is no address of this machine, which has $(own_addresses)"
+    is_own "$CURRENT_IP" || fail "CURRENT_IP=$CURRENT_IP is not an address of this machine; its addresses are $(own_addresses)"
     DEVICE="${DEVICE:-npu}"
     case "$DEVICE" in
     cpu) ;;
@@ -101,7 +101,7 @@ read_settings() {
         local found
         found="$(count_devices)"
         ((found >= NPUS_PER_NODE)) ||
-            fail "NPUS_PER_NODE=$NPUS_PER_NODE, but this machine shows $found NPUs (/dev/davinci*, ASCEND_RT_VISIBLE_DEVICES);" \
+            fail "NPUS_PER_NODE=$NPUS_PER_NODE, but this machine has $found NPUs (/dev/davinci*, ASCEND_RT_VISIBLE_DEVICES);" \
                 "lower it, or try the scripts with DEVICE=cpu"
         ;;
     *) fail "DEVICE should be npu or cpu, got '$DEVICE'" ;;

@@ -1,7 +1,7 @@
 """Make a tiny Llama with random weights and its byte-level tokenizer, as a Hugging Face folder.
 
-Small enough to train on a laptop's CPU in seconds; nothing is downloaded. The vocabulary of 262 (256 bytes and six
-special tokens) is no multiple of 128, so padded vocabularies are met as with real models.
+It trains on a laptop's CPU in seconds; nothing is downloaded. The vocabulary of 262 (256 bytes and six special tokens)
+is not a multiple of 128, so the vocabulary is padded as for real models.
 
     python examples/tiny/make_model.py OUTPUT_FOLDER
 """
@@ -26,7 +26,7 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """One token per byte, no merges, six special tokens first."""
+    """Return a tokenizer with one token per byte and no merges; the six special tokens come first."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: number for number, token in enumerate([*SPECIAL, *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
@@ -45,7 +45,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_model(vocab_size: int, seed: int) -> LlamaForCausalLM:
-    """Two layers of width 64 with grouped-query attention, untied embeddings, float32."""
+    """Return a float32 Llama with two layers of width 64, grouped-query attention and untied embeddings."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab_size,
@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     tokenizer = make_tokenizer()
     model = make_model(len(tokenizer), options.seed)
-    # The end of a turn ends a generated answer too.
+    # The end-of-turn token also ends a generated response.
     model.generation_config = GenerationConfig(
         bos_token_id=1, pad_token_id=0, eos_token_id=[2, tokenizer.convert_tokens_to_ids(END)]
     )

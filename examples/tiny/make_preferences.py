@@ -1,4 +1,4 @@
-"""Make a small preference set with a rule that can be learned: friendly, correct sums win over rude, wrong ones.
+"""Make a small preference set with a simple rule: friendly, correct responses are preferred to rude, incorrect ones.
 
 python examples/tiny/make_preferences.py OUTPUT.jsonl
 """
@@ -26,7 +26,7 @@ RUDE = (
 
 
 def make_pairs(count: int, seed: int) -> list[dict[str, str]]:
-    """Rows of `prompt`, `chosen` and `rejected`; the same count and seed give the same rows."""
+    """Return rows of `prompt`, `chosen` and `rejected`, which depend only on count and seed."""
     source = random.Random(seed)
     rows = []
     for _ in range(count):
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="file to write, one JSON object per line")
     parser.add_argument("--count", type=int, default=320, help="number of pairs")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     rows = make_pairs(options.count, options.seed)
     options.output.parent.mkdir(parents=True, exist_ok=True)

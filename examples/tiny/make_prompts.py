@@ -16,10 +16,10 @@ TOPICS = ("rain", "sea", "tree", "bread", "moon", "dog", "ship", "snow", "wind",
 
 
 def make_prompts(count: int, seed: int) -> list[dict[str, str]]:
-    """Rows of `prompt` and `topic`, no two alike; the same count and seed give the same rows.
+    """Return distinct rows of `prompt` and `topic`, which depend only on count and seed.
 
     Raises:
-        ValueError: There are not that many.
+        ValueError: There are fewer than `count` different prompts.
     """
     possible = [
         {"prompt": request.format(topic=f"the {quality} {topic}"), "topic": topic}
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="file to write, one JSON object per line")
     parser.add_argument("--count", type=int, default=320, help="number of prompts")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the choice")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     try:
         rows = make_prompts(options.count, options.seed)

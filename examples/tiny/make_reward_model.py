@@ -1,9 +1,9 @@
-"""Train a tiny reward model on the rule of rewards.py: a Llama with one score, in seconds on the CPU.
+"""Train a tiny reward model, a Llama with a score head, on the rule of rewards.py; takes seconds on the CPU.
 
     python examples/tiny/make_reward_model.py MODEL_FOLDER OUTPUT_FOLDER
 
-MODEL_FOLDER is what make_model.py wrote: its sizes, weights and tokenizer are those the reward model starts from. The
-result is a Hugging Face folder that AutoModelForSequenceClassification loads.
+MODEL_FOLDER is the output of make_model.py: the reward model starts from its sizes, weights and tokenizer. The result
+is a Hugging Face folder that AutoModelForSequenceClassification loads.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from transformers.utils import logging
 
 STEPS, BATCH, LEARNING_RATE = 100, 32, 3e-3
 HELD_OUT = 256
-ENOUGH = 0.9
-"""Correlation with the rule on answers that were not trained on: less than this is a failure."""
+MIN_CORRELATION = 0.9
+"""Required correlation with the rule on held-out responses."""
 
 
 class Examples:
-    """Answers of every quality to the prompts of make_prompts.py, with the score that the rule gives them."""
+    """Random responses to the prompts of make_prompts.py, with their scores under the rule."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, seed: int) -> None:
         self._tokenizer = tokenizer
         self._random = random.Random(seed)
-        asked = [[{"role": "user", "content": row["prompt"]}] for row in make_prompts(64, seed)]
-        texts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in asked]
+        messages = [[{"role": "user", "content": row["prompt"]}] for row in make_prompts(64, seed)]
+        texts = [tokenizer.apply_chat_template(turn, add_generation_prompt=True, tokenize=False) for turn in messages]
         self._prompts = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         self._vowels = [tokenizer.convert_tokens_to_ids(letter) for letter in sorted(VOWELS)]
 
     def draw(self, count: int) -> tuple[list[list[int]], Tensor]:
-        """Token ids of prompt and answer, and [count] float32 scores."""
-        answers = [self._answer() for _ in range(count)]
-        texts = self._tokenizer.batch_decode(answers, skip_special_tokens=True)
-        rows = [self._random.choice(self._prompts) + answer for answer in answers]
+        """Return the token ids of `count` prompts with responses, and their [count] float32 scores."""
+        responses = [self._response() for _ in range(count)]
+        texts = self._tokenizer.batch_decode(responses, skip_special_tokens=True)
+        rows = [self._random.choice(self._prompts) + response for response in responses]
         return rows, torch.tensor(vowels(texts))
 
-    def _answer(self) -> list[int]:
-        """Any tokens, with a share of vowels of its own; some answers end early."""
+    def _response(self) -> list[int]:
+        """Return random tokens with a random share of vowels; some responses are short, some end with a stop token."""
         share, length = self._random.random(), self._random.randint(1, FULL_LENGTH)
         length = FULL_LENGTH if self._random.random() < 0.7 else length
         other = range(1, len(self._tokenizer))
@@ -54,7 +54,7 @@ class Examples:
 
 
 def scores(model: PreTrainedModel, rows: list[list[int]]) -> Tensor:
-    """[rows] float32, what the head says at the last token of each row."""
+    """Return the output of the score head at the last token of each row, [rows] float32."""
     width = max(map(len, rows))
     pad = model.config.pad_token_id
     ids = torch.tensor([row + [pad] * (width - len(row)) for row in rows])
@@ -63,7 +63,7 @@ def scores(model: PreTrainedModel, rows: list[list[int]]) -> Tensor:
 
 
 def train(model: PreTrainedModel, examples: Examples, steps: int) -> None:
-    """Least squares against the rule."""
+    """Fit the scores to the rule by least squares."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in range(steps):
@@ -77,12 +77,12 @@ def train(model: PreTrainedModel, examples: Examples, steps: int) -> None:
 
 
 def main() -> int:
-    """Train, measure, save; 1 where the model did not learn the rule."""
+    """Train, evaluate and save; return 1 if the model did not learn the rule."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", type=Path, help="folder of make_model.py")
+    parser.add_argument("model", type=Path, help="folder written by make_model.py")
     parser.add_argument("output", type=Path, help="folder to write; files in it are replaced")
     parser.add_argument("--steps", type=int, default=STEPS, help="optimizer steps")
-    parser.add_argument("--seed", type=int, default=0, help="seed of weights and answers")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of weights and responses")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
@@ -95,8 +95,11 @@ def main() -> int:
         found = scores(model.eval(), rows)
     correlation = float(torch.corrcoef(torch.stack([found, wanted]))[0, 1])
     error = float((found - wanted).abs().mean())
-    if correlation < ENOUGH:
-        print(f"the reward model did not learn the rule: correlation {correlation:.3f}, not {ENOUGH}", file=sys.stderr)
+    if correlation < MIN_CORRELATION:
+        print(
+            f"the reward model did not learn the rule: correlation {correlation:.3f}, expected {MIN_CORRELATION}",
+            file=sys.stderr,
+        )
         return 1
     model.save_pretrained(options.output)
     tokenizer.save_pretrained(options.output)

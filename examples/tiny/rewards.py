@@ -1,7 +1,7 @@
-"""A reward by rule for the tiny model: sing! An answer is good as far as it is made of vowels.
+"""A rule-based reward for the tiny model: the share of vowels in a response.
 
-In a configuration: reward_functions: [examples.tiny.rewards.vowels]. Whatever a signature names is handed over, one
-element per response; docs/rewards.md has the list.
+In a configuration: reward_functions: [examples.tiny.rewards.vowels]. docs/rewards.md lists the arguments that a reward
+function can name in its signature; each has one element per response.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import Any
 
 VOWELS = frozenset("aeiou")
 FULL_LENGTH = 8
-"""Characters of the shortest answer that can have the full reward: a short one shall not be an easy one."""
+"""Minimum length of a response with the full reward, in characters: short responses have no advantage."""
 
 
 def vowels(completions: Sequence[str], **_: Any) -> list[float]:
-    """Share of vowels in each response, from 0 to 1; characters missing to a length of 8 count as no vowels.
+    """Return the share of vowels in each response, from 0 to 1; responses are padded with non-vowels to 8 characters.
 
-    A model with random weights gets about 0.02, and nobody gets more than 1.
+    A model with random weights scores about 0.02; the maximum is 1.
     """
     return [sum(letter in VOWELS for letter in text) / max(len(text), FULL_LENGTH) for text in completions]

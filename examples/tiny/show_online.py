@@ -1,9 +1,9 @@
-"""Draw the curves of an online run's metrics.jsonl as text: score, distance from the reference, accuracy.
+"""Plot the curves of an online run's metrics.jsonl as text: score, KL from the reference, accuracy.
 
     python examples/tiny/show_online.py RUN_FOLDER/metrics.jsonl [--above 0.9] [--png curves.png]
 
-With --above the exit code tells whether the mean score of the last tenth of the steps got there. A picture needs
-matplotlib, which this project does not install.
+With --above the exit code is 1 if the mean score over the last tenth of the steps is lower. --png requires matplotlib,
+which this project does not install.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 SCORE = "objective/scores"
 CURVES = {
-    SCORE: "mean score of the answers",
-    "objective/kl": "KL from the reference, nats per answer",
-    "rewards/accuracies": "share of pairs whose chosen answer the policy prefers",
+    SCORE: "mean score of the responses",
+    "objective/kl": "KL from the reference, nats per response",
+    "rewards/accuracies": "share of pairs in which the policy prefers the chosen response",
 }
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 60
@@ -31,10 +31,10 @@ Steps = list[dict[str, Any]]
 
 
 def read_steps(path: Path) -> Steps:
-    """The steps that have a score, in order.
+    """Return the steps that have a score, in order.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No step has a score.
     """
     steps: Steps = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     steps = [step for step in steps if SCORE in step]
@@ -44,27 +44,27 @@ def read_steps(path: Path) -> Steps:
 
 
 def values_of(steps: Steps, name: str) -> list[float]:
-    """The finite values of a curve; a step without pairs has no accuracy."""
+    """Return the finite values of a curve; a step without pairs has no accuracy."""
     found = (step.get(name) for step in steps)
     return [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def thinned(values: Sequence[float], width: int) -> list[float]:
-    """At most `width` means over neighbours, in order."""
+    """Return at most `width` values, each the mean of consecutive ones."""
     columns = min(width, len(values))
     bounds = [len(values) * column // columns for column in range(columns + 1)]
     return [sum(values[a:b]) / (b - a) for a, b in itertools.pairwise(bounds)]
 
 
 def bars(values: Sequence[float], width: int = WIDTH) -> str:
-    """A line of bars from the least to the greatest value."""
+    """Return a line of bars, scaled from the minimum to the maximum."""
     points = thinned(values, width)
     low, high = min(points), max(points)
     return "".join(BARS[round((point - low) / ((high - low) or 1) * (len(BARS) - 1))] for point in points)
 
 
 def last_tenth(values: Sequence[float]) -> float:
-    """Mean of the last tenth, one value at least."""
+    """Return the mean of the last tenth of the values, at least of one."""
     tail = values[-max(1, len(values) // 10) :]
     return sum(tail) / len(tail)
 
@@ -81,9 +81,9 @@ def draw(steps: Steps) -> None:
 
 
 def picture(steps: Steps, path: Path) -> bool:
-    """Save the curves as an image; False where matplotlib is missing."""
+    """Save the curves as an image; return False if matplotlib is missing."""
     if importlib.util.find_spec("matplotlib") is None:
-        print(f"matplotlib is not installed, so there is no {path}", file=sys.stderr)
+        print(f"matplotlib is not installed, cannot write {path}", file=sys.stderr)
         return False
     pyplot = importlib.import_module("matplotlib.pyplot")
     figure, axes = pyplot.subplots(len(CURVES), sharex=True, figsize=(7, 7))
@@ -98,11 +98,11 @@ def picture(steps: Steps, path: Path) -> bool:
 
 
 def main() -> int:
-    """Draw; 1 where --above was not reached or the file is of no use, 2 without matplotlib for --png."""
+    """Print the curves; return 1 if --above is not reached or the file has no scores, 2 if --png lacks matplotlib."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("metrics", type=Path, help="metrics.jsonl of a run")
-    parser.add_argument("--above", type=float, help="the score that the last tenth of the steps must reach")
-    parser.add_argument("--png", type=Path, help="picture to write, where matplotlib is installed")
+    parser.add_argument("--above", type=float, help="mean score that the last tenth of the steps must reach")
+    parser.add_argument("--png", type=Path, help="image to write; requires matplotlib")
     options = parser.parse_args()
     try:
         steps = read_steps(options.metrics)

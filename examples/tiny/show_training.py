@@ -14,7 +14,7 @@ COLUMNS = ("loss", "rewards/margins", "rewards/accuracies")
 
 
 def main() -> int:
-    """Print the table; 1 if the margin did not rise."""
+    """Print the table; return 1 if the margin did not rise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("metrics", type=Path, help="metrics.jsonl of a run")
     path = parser.parse_args().metrics

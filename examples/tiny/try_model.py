@@ -1,4 +1,4 @@
-"""Load a Hugging Face folder with plain transformers and let the model answer one question.
+"""Load a Hugging Face folder with plain transformers and generate a response to one question.
 
 python examples/tiny/try_model.py MODEL_FOLDER
 """
@@ -14,7 +14,7 @@ QUESTION = "What is 20 plus 22?"
 
 
 def main() -> None:
-    """Print the question and the model's answer."""
+    """Print the question and the model's response."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", help="Hugging Face folder with weights, config and tokenizer")
     folder = parser.parse_args().model
@@ -28,9 +28,9 @@ def main() -> None:
         output = model.generate(
             inputs["input_ids"], attention_mask=inputs["attention_mask"], max_new_tokens=24, do_sample=False
         )
-    answer = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    # The model is tiny and began with random weights: loading and generating is what counts here.
-    print(f"question: {QUESTION}\nanswer:   {answer!r}")
+    response = tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    # The model is tiny and was initialised at random: this only shows that it loads and generates.
+    print(f"question: {QUESTION}\nresponse: {response!r}")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def test_a_ray_that_runs_already_is_used_and_left_alone(tmp_path: Path) -> None:
         ["python", WAIT],
         ["python", "ray_gpt.py"],
     ]
-    assert "it is left running" in out
+    assert "which is left running" in out
 
 
 def test_a_port_of_another_program_is_refused(tmp_path: Path) -> None:
@@ -165,7 +165,7 @@ def test_a_port_of_another_program_is_refused(tmp_path: Path) -> None:
         node = Node(tmp_path, MASTER_PORT=str(port), RAY_STATUS="1")
         code, _, err = node.run()
     assert code == 2
-    assert err == f"error: port {port} of 127.0.0.1 is taken by a program that is not Ray; choose another MASTER_PORT\n"
+    assert err == f"error: port {port} of 127.0.0.1 is used by a program that is not Ray; choose another MASTER_PORT\n"
     assert len(node.calls()) == 1
 
 
@@ -210,7 +210,7 @@ def test_another_node_joins_and_stays_until_the_head_ends(tmp_path: Path) -> Non
     assert process.returncode == 0
     (start,) = node.calls()
     assert start.startswith(f"ray start --address=127.0.0.1:{port} ") and "--node-ip-address=127.0.0.2" in start
-    assert "joined" in out and out.endswith("the head has ended\n")
+    assert "joined" in out and out.endswith("the head has stopped\n")
 
 
 def test_a_node_whose_ray_ends_by_itself_has_failed(tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_a_node_whose_ray_ends_by_itself_has_failed(tmp_path: Path) -> None:
         (tmp_path / "record.end").touch()
         code, _, err = node.run()
     assert code == 1
-    assert "this node's Ray ended although the head" in err
+    assert "Ray stopped on this node while the head" in err
 
 
 def test_joining_is_given_up_after_a_time(tmp_path: Path, port: str) -> None:
@@ -243,10 +243,10 @@ def test_joining_is_given_up_after_a_time(tmp_path: Path, port: str) -> None:
         ({"NNODES": "2"}, "MASTER_ADDR is not set"),
         ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT should be a number from 1 to 65535"),
-        ({"CURRENT_IP": "203.0.113.9"}, "CURRENT_IP=203.0.113.9 is no address of this machine"),
+        ({"CURRENT_IP": "203.0.113.9"}, "CURRENT_IP=203.0.113.9 is not an address of this machine"),
         ({"SOCKET_IFNAME": "eth8"}, "SOCKET_IFNAME=eth8 has no IPv4 address on this machine"),
         ({"DEVICE": "tpu"}, "DEVICE should be npu or cpu, got 'tpu'"),
-        ({"DEVICE": "npu", "ASCEND_RT_VISIBLE_DEVICES": "3"}, "NPUS_PER_NODE=2, but this machine shows 1 NPUs"),
+        ({"DEVICE": "npu", "ASCEND_RT_VISIBLE_DEVICES": "3"}, "NPUS_PER_NODE=2, but this machine has 1 NPUs"),
     ],
 )
 def test_a_wrong_setting_gets_a_sentence_before_anything_starts(
