@@ -1,4 +1,4 @@
-"""Command line of preprocessing: raw preference or prompt files to token files.
+"""Convert raw preference or prompt files to token files.
 
 python preprocess_data.py --input FILE --handler-name HANDLER --prompt-type TEMPLATE ... (MindSpeed-LLM's flags)
 python preprocess_data.py NAME [key=value | --key value ...]   (configs/datasets/NAME.yaml, or a path to a YAML file)
@@ -14,25 +14,28 @@ from mindspeed_dpo.data.preprocessing.cli import SettingsError, parse
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
 from mindspeed_dpo.data.preprocessing.merge import merge
-from mindspeed_dpo.data.preprocessing.pipeline import Outcome, preprocess
+from mindspeed_dpo.data.preprocessing.pipeline import PreprocessResult, preprocess
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, template_names
 
 ROOT = Path(__file__).resolve().parent
 
 
 def main(arguments: list[str]) -> int:
-    """Run and report; returns the exit code."""
+    """Preprocess or merge, print the report and return the exit code.
+
+    Codes: 0 success, 1 the data cannot be used, 2 invalid arguments, 130 interrupted.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0 if arguments else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "datasets", "transformers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    for library in ("httpx", "datasets", "transformers"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         parsed = parse(arguments, ROOT)
-        for remark in parsed.remarks:
-            logging.info("%s", remark)
-        outcome = merge(parsed.settings) if parsed.settings.merge_group_keys else preprocess(parsed.settings)
+        for notice in parsed.notices:
+            logging.info("%s", notice)
+        result = merge(parsed.settings) if parsed.settings.merge_group_keys else preprocess(parsed.settings)
     except SettingsError as error:
         print(f"preprocess_data.py cannot start:\n{error}", file=sys.stderr)
         return 2
@@ -42,12 +45,12 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print("preprocess_data.py: interrupted; nothing was written", file=sys.stderr)
         return 130
-    report(outcome)
+    report(result)
     return 0
 
 
 def usage() -> str:
-    """What can be asked for."""
+    """Return the help text: usage, datasets, handlers, templates and keys."""
     names = sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml"))
     choices = {
         "NAME": names,
@@ -56,18 +59,18 @@ def usage() -> str:
         "--key": KEYS,
     }
     lines = [f"{word}: {', '.join(values)}" for word, values in choices.items()]
-    return "\n\n".join([str(__doc__).strip(), *lines, "docs/data.md explains all of these."])
+    return "\n\n".join([str(__doc__).strip(), *lines, "All of these are described in docs/data.md."])
 
 
-def report(outcome: Outcome) -> None:
-    """Say what became of the rows and where the files lie."""
-    for file in outcome.left_out:
+def report(result: PreprocessResult) -> None:
+    """Print the row counts and the paths of the written files."""
+    for file in result.skipped_files:
         print(f"not read: {file}")
-    print(outcome.tally.table())
-    print(f"wrote {outcome.prefix}_packed_*_document.bin/.idx ({', '.join(outcome.columns)})")
-    if outcome.text_columns:
-        print(f"wrote {outcome.prefix}_packed_columns.arrow ({', '.join(outcome.text_columns)})")
-    print(f"train on it with data_path={outcome.prefix}")
+    print(result.row_counts.table())
+    print(f"wrote {result.prefix}_packed_*_document.bin/.idx ({', '.join(result.columns)})")
+    if result.text_columns:
+        print(f"wrote {result.prefix}_packed_columns.arrow ({', '.join(result.text_columns)})")
+    print(f"train on it with data_path={result.prefix}")
 
 
 if __name__ == "__main__":

@@ -35,8 +35,8 @@ LEVELS: dict[str, dict[str, str]] = {
 VARIED = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 PROBE = """
 import torch
-from mindspeed_dpo.device.bf16_emulation import are_wanted
-print(torch.backends.cpu.get_cpu_capability(), "float32" if are_wanted() else "own")
+from mindspeed_dpo.device.bf16_emulation import is_bf16_emulated
+print(torch.backends.cpu.get_cpu_capability(), "float32" if is_bf16_emulated() else "own")
 """
 
 

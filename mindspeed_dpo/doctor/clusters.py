@@ -115,7 +115,7 @@ def check_paths(request: Request, machine: Machine) -> Iterable[Finding]:
 
 def _describe_nodes(num_others: int) -> str:
     if not num_others:
-        return "this node; there is no cluster whose nodes could be checked"
+        return "this node; no node of a cluster could be checked"
     return f"this node and {_count_nodes(num_others)} of the cluster"
 
 

@@ -20,8 +20,8 @@ from mindspeed_dpo.observability.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
-FOLDER = "trackers"
-MODULES = {"wandb": "Wandb", "swanlab": "SwanLab", "mlflow": "MLflow"}
+STATE_FOLDER = "trackers"
+TRACKER_CLASSES = {"wandb": "Wandb", "swanlab": "SwanLab", "mlflow": "MLflow"}
 """Tracker, and module of this package, to its class."""
 
 
@@ -29,11 +29,11 @@ NO_STEP = -1
 
 
 class TrackerError(ValueError):
-    """A tracker did not begin."""
+    """A tracker did not start_tracker."""
 
 
 @dataclass(frozen=True)
-class Tracked:
+class TrackerRun:
     """What a tracker is told of a run when it begins.
 
     Attributes:
@@ -51,7 +51,7 @@ class Tracked:
     id: str | None = None
 
 
-class External(Tracker, Protocol):
+class ExternalTracker(Tracker, Protocol):
     """A tracker with a library of its own.
 
     Attributes:
@@ -63,7 +63,7 @@ class External(Tracker, Protocol):
     errors: tuple[type[Exception], ...]
 
 
-class RunOfLibrary:
+class LibraryRunTracker:
     """What trackers have in common whose library hands out a run that logs and finishes."""
 
     def __init__(self, run: Any) -> None:
@@ -80,27 +80,29 @@ class RunOfLibrary:
         self._run = None
 
 
-def begin(name: str, tracked: Tracked, output_dir: Path, completed_steps: int) -> Tracker:
+def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_steps: int) -> Tracker:
     """Begin a tracker, or go on with what it has of this run.
 
     Args:
-        name: A name of `MODULES`.
+        name: A name of `TRACKER_CLASSES`.
         tracked: What to tell it.
         output_dir: Of the run.
         completed_steps: Steps done before; with 0 it is a new run.
 
     Raises:
-        TrackerError: It does not begin; says what to change.
+        TrackerError: It does not start_tracker; says what to change.
     """
-    file = output_dir / FOLDER / f"{name}.json"
+    file = output_dir / STATE_FOLDER / f"{name}.json"
     known, last_step = _kept(file) if completed_steps else (None, NO_STEP)
-    kind = getattr(importlib.import_module(f"{__package__}.{name}"), MODULES[name])
+    kind = getattr(importlib.import_module(f"{__package__}.{name}"), TRACKER_CLASSES[name])
     try:
-        tracker: External = kind(Tracked(tracked.project, tracked.name, tracked.place, tracked.config, known))
+        tracker: ExternalTracker = kind(TrackerRun(tracked.project, tracked.name, tracked.place, tracked.config, known))
     except (*kind.errors, ImportError, OSError, ValueError, RuntimeError) as error:
         told = " ".join(str(error).split())
-        raise TrackerError(f"{name} did not begin ({told}); see docs/monitoring.md, or set use_{name}=false") from error
-    return Continued(name, tracker, file, last_step)
+        raise TrackerError(
+            f"{name} did not start_tracker ({told}); see docs/monitoring.md, or set use_{name}=false"
+        ) from error
+    return ResumedTracker(name, tracker, file, last_step)
 
 
 def _kept(file: Path) -> tuple[str | None, int]:
@@ -111,10 +113,10 @@ def _kept(file: Path) -> tuple[str | None, int]:
     return str(kept["id"]), int(kept["step"])
 
 
-class Continued:
+class ResumedTracker:
     """A tracker that is told each step once, whatever befalls the run, and whose failure does not stop training."""
 
-    def __init__(self, name: str, tracker: External, file: Path, last_step: int) -> None:
+    def __init__(self, name: str, tracker: ExternalTracker, file: Path, last_step: int) -> None:
         """Go on after `last_step`; remember in `file`."""
         self._name, self._tracker, self._file, self._last_step = name, tracker, file, last_step
         self._has_failed = False

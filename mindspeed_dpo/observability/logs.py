@@ -15,7 +15,7 @@ CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGE = "mindspeed_dpo"
 # `extra=` of a line that the user has seen already: it goes to the file only.
-SHOWN = {"shown": True}
+FILE_ONLY = {"shown": True}
 
 
 class LogSession:

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from mindspeed_dpo.observability.external import Tracked
+from mindspeed_dpo.observability.external import TrackerRun
 
 _PARAMS_AT_ONCE = 100
 _LONGEST = 500
@@ -22,7 +22,7 @@ class MLflow:
 
     errors: tuple[type[Exception], ...] = (MlflowException,)
 
-    def __init__(self, tracked: Tracked) -> None:
+    def __init__(self, tracked: TrackerRun) -> None:
         """Begin the run, or go on with it."""
         self._client = MlflowClient(tracking_uri=tracked.place or None)
         if tracked.id is not None:
@@ -32,7 +32,7 @@ class MLflow:
             self.id = self._new_run(tracked)
         self._is_open = True
 
-    def _new_run(self, tracked: Tracked) -> str:
+    def _new_run(self, tracked: TrackerRun) -> str:
         experiment = self._client.get_experiment_by_name(tracked.project)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(tracked.project)
         run_id: str = self._client.create_run(experiment_id, run_name=tracked.name).info.run_id

@@ -108,7 +108,7 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def of_set(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
+def eval_set_metrics(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics of an evaluation under the names they have where there are several sets: `eval/<set>/<name>`."""
     return {f"{EVAL_PREFIX}{name}/{key.removeprefix(EVAL_PREFIX)}": value for key, value in metrics.items()}
 

@@ -19,7 +19,7 @@ from mindspeed_dpo.observability.names import EVAL_PREFIX, metric
 
 logger = logging.getLogger(__name__)
 
-FIRST = (
+HEADLINE_METRICS = (
     "loss",
     "objective/scores",
     "objective/kl",
@@ -34,13 +34,13 @@ FIRST = (
     "rollout_tokens_per_s",
     "tokens_per_s",
 )
-LAST = "timing/all"
+STEP_TIME_METRIC = "timing/all"
 
 
 def format_line(
     step: int, total_steps: int, metrics: Mapping[str, float], *, eta_s: float | None = None, legacy_keys: bool = False
 ) -> str:
-    """One line: the step, the metrics (those of `FIRST` first, `timing/all` last), the time left.
+    """One line: the step, the metrics (those of `HEADLINE_METRICS` first, `timing/all` last), the time left.
 
     Args:
         step: Finished step, from 1.
@@ -52,9 +52,9 @@ def format_line(
     Raises:
         ValueError: A name is not in the table of metrics.
     """
-    names = [name for name in FIRST if name in metrics]
-    names += [name for name in metrics if name not in FIRST and name not in ("step", LAST)]
-    names += [LAST] if LAST in metrics else []
+    names = [name for name in HEADLINE_METRICS if name in metrics]
+    names += [name for name in metrics if name not in HEADLINE_METRICS and name not in ("step", STEP_TIME_METRIC)]
+    names += [STEP_TIME_METRIC] if STEP_TIME_METRIC in metrics else []
     parts = [f"iteration: {step} / {total_steps}"]
     for name in names:
         row = metric(name)
@@ -74,7 +74,7 @@ class ProgressLine:
         completed_steps: Steps already done before this run starts.
         interval: Print every so many steps; the first and the last are always printed.
         legacy_keys: As in `format_line`.
-        everything: Print every metric and not only the headlines; all are in metrics.jsonl either way.
+        show_all: Print every metric and not only the headlines; all are in metrics.jsonl either way.
         console: Where the bar goes; by default standard error. No bar where this is not a terminal.
         clock: Seconds from any start, for the time left.
     """
@@ -86,12 +86,12 @@ class ProgressLine:
         completed_steps: int = 0,
         interval: int = 1,
         legacy_keys: bool = False,
-        everything: bool = False,
+        show_all: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._done_before, self._interval = total_steps, completed_steps, interval
-        self._legacy_keys, self._everything, self._clock = legacy_keys, everything, clock
+        self._legacy_keys, self._everything, self._clock = legacy_keys, show_all, clock
         self._start_s = clock()
         self._bar = _live_bar(console or Console(file=sys.stderr), total_steps, completed_steps)
 
@@ -123,7 +123,11 @@ class ProgressLine:
 def _is_headline(name: str) -> bool:
     """Also of an evaluation, whichever set it is of."""
     base = name.removeprefix(EVAL_PREFIX)
-    return name == LAST or base in FIRST or (base != name and base.partition("/")[2] in FIRST)
+    return (
+        name == STEP_TIME_METRIC
+        or base in HEADLINE_METRICS
+        or (base != name and base.partition("/")[2] in HEADLINE_METRICS)
+    )
 
 
 def _live_bar(console: Console, total_steps: int, completed_steps: int) -> Progress | None:

@@ -7,17 +7,17 @@ import uuid
 import swanlab
 from swanlab.exceptions import ApiError, AuthenticationError, DataStoreError
 
-from mindspeed_dpo.observability.external import RunOfLibrary, Tracked
+from mindspeed_dpo.observability.external import LibraryRunTracker, TrackerRun
 
 _ID_LENGTH = 21
 
 
-class SwanLab(RunOfLibrary):
+class SwanLab(LibraryRunTracker):
     """Tracker of one SwanLab run. Where it goes (online, offline) is told by SwanLab's own variables."""
 
     errors: tuple[type[Exception], ...] = (ApiError, AuthenticationError, DataStoreError, RuntimeError)
 
-    def __init__(self, tracked: Tracked) -> None:
+    def __init__(self, tracked: TrackerRun) -> None:
         """Begin the run, or go on with it; offline, SwanLab makes a new folder for the same id."""
         self.id = tracked.id or uuid.uuid4().hex[:_ID_LENGTH]
         run = swanlab.init(

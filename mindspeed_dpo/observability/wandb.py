@@ -8,15 +8,15 @@ from pathlib import Path
 import wandb
 from wandb.errors import Error
 
-from mindspeed_dpo.observability.external import RunOfLibrary, Tracked
+from mindspeed_dpo.observability.external import LibraryRunTracker, TrackerRun
 
 
-class Wandb(RunOfLibrary):
+class Wandb(LibraryRunTracker):
     """Tracker of one W&B run. Where it goes (online, offline, which server) is told by W&B's own variables."""
 
     errors: tuple[type[Exception], ...] = (Error,)
 
-    def __init__(self, tracked: Tracked) -> None:
+    def __init__(self, tracked: TrackerRun) -> None:
         """Begin the run, or go on with it."""
         self.id = tracked.id or uuid.uuid4().hex
         Path(tracked.place).mkdir(parents=True, exist_ok=True)

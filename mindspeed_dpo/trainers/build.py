@@ -21,7 +21,7 @@ from mindspeed_dpo.controller.launch import worker_groups
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
@@ -107,7 +107,7 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
 def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OfflineDPOTrainer]:
     """Build the roles of an offline run and load its checkpoint; the trainer then needs only a `tracker`."""
     config, dataset = inputs.config, inputs.dataset
-    assert isinstance(dataset, EvaluatedPairs)
+    assert isinstance(dataset, TrainEvalPairs)
     groups["actor_rollout"].build("actor")
     actor = ActorGroup(groups["actor_rollout"])
     # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
@@ -115,7 +115,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
     inputs.load_checkpoint(actor)
     loop, batch = config.loop, config.actor.batch
     max_eval_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
-    rows_of = {HOLD_OUT: inputs.splits.valid, **dataset.rows_of}
+    eval_rows = {HOLD_OUT: inputs.splits.valid, **dataset.eval_rows}
     lengths = dataset.lengths().astype(np.int64)
     return partial(
         OfflineDPOTrainer,
@@ -123,14 +123,14 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         reference=reference,
         sampler=_sampler(inputs),
         train_rows=inputs.splits.train,
-        eval_sets={name: rows_of[name][:max_eval_rows] for name in evaluation_sets(config)},
+        eval_sets={name: eval_rows[name][:max_eval_rows] for name in evaluation_sets(config)},
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
         schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
     )
 
 
-def _reference(inputs: RunInputs, dataset: EvaluatedPairs, actor: ActorGroup, group: WorkerGroup) -> ReferenceSource:
+def _reference(inputs: RunInputs, dataset: TrainEvalPairs, actor: ActorGroup, group: WorkerGroup) -> ReferenceSource:
     config = inputs.config
     live = ReferenceGroup(group, settings=config.actor.reference)
     if config.ref is None:
@@ -138,7 +138,7 @@ def _reference(inputs: RunInputs, dataset: EvaluatedPairs, actor: ActorGroup, gr
     if config.actor.reference.reference == "live":
         group.build("ref")
         return live
-    return cached_reference(config, len(dataset), actor, group, live, dataset.rows_of)
+    return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows)
 
 
 def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OnlineDPOTrainer]:

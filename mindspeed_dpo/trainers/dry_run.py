@@ -17,10 +17,10 @@ from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, 
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.data.datasets.filtering import KeptPairs, KeptPrompts, KeptRows
+from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, FilteredRows
 from mindspeed_dpo.data.datasets.splits import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
-from mindspeed_dpo.data.indexed.pair_file import PairSet
+from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.device.environment import environment_rows, likely_kind
 
 WIDE = 1000
@@ -100,7 +100,7 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
 
 
-def kept_rows(run: RunConfig, data_path: str) -> KeptRows:
+def kept_rows(run: RunConfig, data_path: str) -> FilteredRows:
     """The rows that the run would keep of a set, by their lengths.
 
     Raises:
@@ -112,6 +112,6 @@ def kept_rows(run: RunConfig, data_path: str) -> KeptRows:
     if run.is_online:
         key = PROMPT_COLUMNS[0]
         lengths = [open_columns(source.prefix, (key,))[key].lengths for source in sources]
-        return KeptPrompts(lengths, sources, rollout.max_prompt_length, rollout.prompt_truncation)
-    pairs = [PairSet(source.prefix).lengths for source in sources]
-    return KeptPairs(pairs, sources, data.seq_length, data.truncation)
+        return FilteredPrompts(lengths, sources, rollout.max_prompt_length, rollout.prompt_truncation)
+    pairs = [PairFile(source.prefix).lengths for source in sources]
+    return FilteredPairs(pairs, sources, data.seq_length, data.truncation)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.observability.names import of_set
+from mindspeed_dpo.observability.names import eval_set_metrics
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
 from mindspeed_dpo.trainers.timer import StepTimer
@@ -70,7 +70,7 @@ class OfflineDPOTrainer(TrainingLoop):
         with timer("timing/eval"):
             for name, rows in self.eval_sets.items():
                 of_rows = self.actor.evaluate(rows, self._ref_logps_of(name))
-                metrics.update(of_set(name, of_rows) if self._has_several_sets else of_rows)
+                metrics.update(eval_set_metrics(name, of_rows) if self._has_several_sets else of_rows)
         return {**metrics, **timer.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:

@@ -13,8 +13,8 @@ from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
 from mindspeed_dpo.data.datasets.splits import parse_data_path
-from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
-from mindspeed_dpo.data.indexed.column_group import check_identity
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.indexed.column_group import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.trainers.resume import (
     ResumePoint,
@@ -50,7 +50,7 @@ class RunInputs:
     """
 
     config: RunConfig
-    dataset: EvaluatedPairs | PromptDataset
+    dataset: TrainEvalPairs | PromptDataset
     splits: Splits
     resume_point: ResumePoint | None
 
@@ -133,7 +133,7 @@ def check_data(data: DataConfig) -> None:
     """
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
-        check_identity(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
+        check_fingerprints(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
 
 
 def check_weights(role: RoleConfig) -> None:

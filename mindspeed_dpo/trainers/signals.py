@@ -15,7 +15,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import Any
 
-from mindspeed_dpo.observability.logs import SHOWN
+from mindspeed_dpo.observability.logs import FILE_ONLY
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class GracefulShutdown:
     def log(self) -> None:
         """Log the request, once; never called from a signal handler."""
         while self._unlogged:
-            logger.warning("%s", self._unlogged.pop(), extra=SHOWN)
+            logger.warning("%s", self._unlogged.pop(), extra=FILE_ONLY)
 
     def __enter__(self) -> GracefulShutdown:
         # Python allows signal handlers in the main thread only; in others (tests) signals are not handled.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.observability.external import Tracked, begin
+from mindspeed_dpo.observability.external import TrackerRun, start_tracker
 from mindspeed_dpo.observability.jsonl import MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard
@@ -27,7 +27,7 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
     loop, output_dir = config.loop, Path(config.loop.output_dir)
     trackers = Trackers(
         [
-            *(begin(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
+            *(start_tracker(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
             *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
             ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
@@ -39,13 +39,13 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
         trackers.close()
 
 
-def tracked_by(name: str, config: RunConfig) -> Tracked:
+def tracked_by(name: str, config: RunConfig) -> TrackerRun:
     """Return the project, run name, location and settings that an external tracker gets."""
     loop, settings = config.loop, config.as_tree()
     if name != "mlflow":
         project, run_name, folder = (getattr(loop, f"{name}_{what}") for what in ("project", "exp_name", "save_dir"))
-        return Tracked(project, run_name, folder, settings)
+        return TrackerRun(project, run_name, folder, settings)
     # MLflow's own default would be a file in the working directory.
     default = "" if "MLFLOW_TRACKING_URI" in os.environ else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
     uri = default if loop.mlflow_tracking_uri is None else loop.mlflow_tracking_uri
-    return Tracked(str(loop.mlflow_experiment), str(loop.mlflow_run_name), uri, settings)
+    return TrackerRun(str(loop.mlflow_experiment), str(loop.mlflow_run_name), uri, settings)

@@ -21,7 +21,7 @@ from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, 
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
-from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
@@ -59,7 +59,7 @@ class ActorWorker(Actor):
 
     ema_reference: PipelineStage | None = None
 
-    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: EvaluatedPairs | PromptDataset) -> None:
+    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPairs | PromptDataset) -> None:
         """Build the model, load its weights and wrap it for training; a collective.
 
         Args:

@@ -16,7 +16,7 @@ from typing import Any
 
 from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.indexed.column_group import IGNORE, MESSAGES, PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, MESSAGES, PAIR_COLUMNS, writing
 from tests.support.runs import train
 from tests.unit.workers.pairs import PAIRS, random_run
 from tests.unit.workers.rollouts import PROMPTS, online_run
@@ -68,7 +68,7 @@ def pairs_with_numbers() -> Path:
     prefix = folder() / "numbers"
     with writing(prefix, PAIR_COLUMNS, ("gap", "trust")) as writer:
         for number, (prompt, chosen, rejected) in enumerate(PAIRS):
-            ignored = [IGNORE] * len(prompt)
+            ignored = [IGNORE_INDEX] * len(prompt)
             rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
             texts = {"gap": str(number / 2), "trust": str(1 + number)}
             writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)), texts)

@@ -37,11 +37,11 @@ BAD = {
     "missing file": Bad(None, {}, ("there is no file or folder", "rows.jsonl")),
     "empty file": Bad("", {}, ("rows.jsonl", "is empty")),
     "file without rows": Bad("[]", {}, ("rows.jsonl", "has no rows")),
-    "broken JSON": Bad(lines(GOOD[:2]) + '{"prompt": \n' + lines(GOOD[3:]), {}, ("rows.jsonl", "row 3", "broken JSON")),
+    "broken JSON": Bad(lines(GOOD[:2]) + '{"prompt": \n' + lines(GOOD[3:]), {}, ("rows.jsonl", "row 3", "invalid JSON")),
     "missing column": Bad(
         lines([{"prompt": "a", "chosen": "b"}] * 3), {}, ("rejected", "Columns in the data: chosen, prompt", "map_keys")
     ),
-    "empty responses only": Bad(lines([EMPTY]), {}, ("none of 1 rows is kept", "row 1: chosen is empty")),
+    "empty responses only": Bad(lines([EMPTY]), {}, ("none of 1 rows can be used", "row 1: chosen is empty")),
     "identical responses only": Bad(lines([EQUAL] * 2), {}, ("none of 2 rows", "chosen and rejected are the same")),
     "long prompts only": Bad(lines([LONG]), {}, ("none of 1 rows", "too_long", "seq_length is 256")),
     "unknown handler": Bad(
@@ -98,7 +98,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(
     finished = call(preprocess_data.main, arguments(lines([*GOOD, row]), {}), capfd)
     assert finished.code == 0, finished.told
     told = {" ".join(line.split()[:-1]): line.split()[-1] for line in finished.told.splitlines() if line.strip()}
-    assert told["rows in"] == "11" and told["rows kept"] == "10", finished.told
+    assert told["rows read"] == "11" and told["rows written"] == "10", finished.told
     (line,) = [line for line in finished.told.splitlines() if reason in line]
     assert line.split(reason)[1].split()[0] == "1" and "row 11" in line
 

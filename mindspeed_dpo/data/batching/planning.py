@@ -19,23 +19,23 @@ Positions = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Limit:
+class MicroBatchLimit:
     """Maximum size of a micro-batch, in units or in rows; exactly one of the two is set.
 
     Attributes:
         units: Maximum number of units.
         rows: Maximum number of rows (tokens); a longer unit forms a micro-batch of its own.
-        at_least: Minimum number of micro-batches if there are enough units; a pipeline needs one per stage to keep
-            all stages busy.
+        min_micro_batches: Minimum number of micro-batches if there are enough units; a pipeline needs one per stage to
+            keep all stages busy.
     """
 
     units: int | None = None
     rows: int | None = None
-    at_least: int = 1
+    min_micro_batches: int = 1
 
 
 def plan(
-    rows: NDArray[np.int64], work: NDArray[np.int64], limit: Limit, *, replicas: int = 1, replica: int = 0
+    rows: NDArray[np.int64], work: NDArray[np.int64], limit: MicroBatchLimit, *, replicas: int = 1, replica: int = 0
 ) -> list[Positions]:
     """Plan the micro-batches of a replica: ascending positions of their units, int64.
 
@@ -49,23 +49,23 @@ def plan(
         replica: Index of the replica.
     """
     room = -(-len(rows) // replicas) if limit.units else None
-    mine = deal(work, replicas, room)[replica]
+    mine = balance(work, replicas, room)[replica]
     if limit.units:
         order = np.arange(len(mine))
         parts = [order[start : start + limit.units] for start in range(0, len(mine), limit.units)]
     else:
         assert limit.rows is not None, "a micro-batch is limited by units or by rows"
-        parts = fit(rows[mine], limit.rows)
-    return [mine[part] for part in _at_least(limit.at_least, parts, rows[mine])]
+        parts = bin_pack(rows[mine], limit.rows)
+    return [mine[part] for part in _at_least(limit.min_micro_batches, parts, rows[mine])]
 
 
-def deal(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[Positions]:
+def balance(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[Positions]:
     """Divide units into parts of about equal work, the largest first to the part with the least.
 
     Args:
         work: [N] int64 work of each unit.
         parts: Number of parts.
-        room: Maximum number of units per part; None for no limit. All units must fit.
+        room: Maximum number of units per part; None for no limit. All units must bin_pack.
 
     Returns:
         Ascending positions of each part, int64.
@@ -82,8 +82,8 @@ def deal(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[P
     return [_positions(units) for units in dealt]
 
 
-def fit(rows: NDArray[np.int64], budget: int) -> list[Positions]:
-    """Pack units into micro-batches of at most `budget` rows by best-fit decreasing (at most 11/9 of the optimum).
+def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
+    """Pack units into micro-batches of at most `budget` rows by best-bin_pack decreasing (at most 11/9 of the optimum).
 
     Args:
         rows: [N] int64 rows of each unit; a unit beyond the budget is packed alone.
@@ -112,7 +112,7 @@ def _at_least(count: int, packs: list[Positions], rows: NDArray[np.int64]) -> li
         if not several:
             break
         largest = packs.pop(max(several, key=lambda pack: int(rows[packs[pack]].sum())))
-        packs += [largest[half] for half in deal(rows[largest], 2)]
+        packs += [largest[half] for half in balance(rows[largest], 2)]
     return packs
 
 

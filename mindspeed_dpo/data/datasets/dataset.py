@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.data.datasets.filtering import KeptPairs, KeptPrompts, check_limit
+from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, check_limit
 from mindspeed_dpo.data.datasets.splits import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
-from mindspeed_dpo.data.indexed.pair_file import PairSet
+from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
 
 Numbers = NDArray[np.float32]
 
 
-class PreferenceDataset(KeptPairs):
+class PreferenceDataset(FilteredPairs):
     """Preference pairs by row number, in the order of their files."""
 
     def __init__(
         self,
-        sets: Sequence[PairSet],
+        sets: Sequence[PairFile],
         sources: Sequence[DataSource],
         seq_length: int | None = None,
         truncation: str = "cut_prompt",
@@ -78,7 +78,7 @@ class PreferenceDataset(KeptPairs):
             ValueError: A file is damaged, no row is left, or an argument is wrong.
         """
         sources = parse_data_path(data_path)
-        sets = [PairSet(source.prefix) for source in sources]
+        sets = [PairFile(source.prefix) for source in sources]
         return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
@@ -100,7 +100,7 @@ class PreferenceDataset(KeptPairs):
         return prompt[self._skip[row] :], chosen[: self._lengths[row, 1]], rejected[: self._lengths[row, 2]]
 
 
-class PromptDataset(KeptPrompts):
+class PromptDataset(FilteredPrompts):
     """Prompts by row number, in the order of their files."""
 
     def __init__(self, data_path: str, max_prompt_length: int | None = None, truncation: str = "drop") -> None:

@@ -54,7 +54,7 @@ class Splits:
     test: NDArray[np.int64]
 
 
-class KeptRows:
+class FilteredRows:
     """Which rows of which sets are kept: what both kinds of dataset share."""
 
     def __init__(self, sources: Sequence[DataSource], kept: Sequence[NDArray[np.int64]], counts: DataCounts) -> None:
@@ -91,7 +91,7 @@ class KeptRows:
         return Splits(mixed, np.concatenate(valid), np.concatenate(test))
 
 
-class KeptPairs(KeptRows):
+class FilteredPairs(FilteredRows):
     """Rows of preference pairs."""
 
     def __init__(
@@ -137,7 +137,7 @@ class KeptPairs(KeptRows):
         return self._lengths
 
 
-class KeptPrompts(KeptRows):
+class FilteredPrompts(FilteredRows):
     """Rows of prompts."""
 
     def __init__(

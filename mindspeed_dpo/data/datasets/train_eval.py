@@ -12,13 +12,13 @@ from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
 from mindspeed_dpo.data.datasets.filtering import DataCounts, Splits
 
 
-class EvaluatedPairs:
+class TrainEvalPairs:
     """Rows to learn from, by their own numbers, and after them the rows of each evaluation set.
 
     `len` counts the rows to learn from: what a step samples does not depend on what is evaluated.
 
     Attributes:
-        rows_of: [n] int64 rows of each evaluation set.
+        eval_rows: [n] int64 rows of each evaluation set.
     """
 
     def __init__(self, learned: PreferenceDataset, sets: Mapping[str, PreferenceDataset]) -> None:
@@ -30,7 +30,7 @@ class EvaluatedPairs:
         # Asked for at every step, so joined only once, and not copied where there is one part.
         self._lengths = np.concatenate(lengths) if sets else lengths[0]
         ranges = zip(self._starts[1:-1].tolist(), self._starts[2:].tolist(), strict=True)
-        self.rows_of = {name: np.arange(*part, dtype=np.int64) for name, part in zip(sets, ranges, strict=True)}
+        self.eval_rows = {name: np.arange(*part, dtype=np.int64) for name, part in zip(sets, ranges, strict=True)}
 
     def __len__(self) -> int:
         """Rows to learn from."""
@@ -42,7 +42,7 @@ class EvaluatedPairs:
         return self._learned.counts
 
     def splits(self, split: str) -> Splits:
-        """See `KeptRows.splits`; of the rows to learn from."""
+        """See `FilteredRows.splits`; of the rows to learn from."""
         return self._learned.splits(split)
 
     def lengths(self) -> NDArray[np.int32]:

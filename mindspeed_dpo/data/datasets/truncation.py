@@ -17,7 +17,7 @@ PromptTruncation = Literal["drop", "keep_last"]
 
 
 @dataclass(frozen=True)
-class Cut:
+class TruncationResult:
     """The result of a rule for N rows.
 
     Attributes:
@@ -33,33 +33,35 @@ class Cut:
     reason: str = "too_long"
 
 
-def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> Cut:
-    """Cut the prompt from the start until the longer response fits; responses are not cut.
+def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
+    """TruncationResult the prompt from the start until the longer response fits; responses are not cut.
 
     A pair whose longer response leaves no room for a prompt token is dropped. Lengths are [N, 3] int64 tokens.
     """
     longer = lengths[:, 1:].max(axis=1)
     skip = np.clip(lengths[:, 0] + longer - seq_length, 0, None)
     left = lengths - skip[:, None] * np.array([1, 0, 0])
-    return Cut(left[:, 0] >= 1, skip, left)
+    return TruncationResult(left[:, 0] >= 1, skip, left)
 
 
-def keep_start(lengths: NDArray[np.int64], seq_length: int) -> Cut:
+def keep_start(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
     """Keep the first `seq_length` tokens of each row, as TRL does; lengths are [N, 3] int64 tokens.
 
     A pair whose prompt alone fills the row is dropped.
     """
     room = seq_length - lengths[:, 0]
     left = np.stack([lengths[:, 0], *np.minimum(lengths[:, 1:], np.clip(room, 0, None)[:, None]).T], axis=1)
-    return Cut(room >= 1, np.zeros_like(room), left)
+    return TruncationResult(room >= 1, np.zeros_like(room), left)
 
 
-def drop(lengths: NDArray[np.int64], seq_length: int) -> Cut:
+def drop(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
     """Drop every pair with a row longer than `seq_length`, without cutting; lengths are [N, 3] int64 tokens."""
-    return Cut(lengths[:, 0] + lengths[:, 1:].max(axis=1) <= seq_length, np.zeros(len(lengths), np.int64), lengths)
+    return TruncationResult(
+        lengths[:, 0] + lengths[:, 1:].max(axis=1) <= seq_length, np.zeros(len(lengths), np.int64), lengths
+    )
 
 
-PAIR_RULES: dict[str, Callable[[NDArray[np.int64], int], Cut]] = {
+PAIR_RULES: dict[str, Callable[[NDArray[np.int64], int], TruncationResult]] = {
     "cut_prompt": cut_prompt,
     "keep_start": keep_start,
     "drop": drop,

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.indexed.indexed_dataset import TokenReader, TokenStoreError, TokenWriter
+from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
 MESSAGES, LABELS = "messages", "labels"
 """Text columns: the prompt as a list of messages, and the text of its known answer."""
-IGNORE = -100
+IGNORE_INDEX = -100
 """Label of a token that is not trained on."""
 
 logger = logging.getLogger(__name__)
@@ -57,12 +57,12 @@ def _replacing_path(prefix: Path) -> Path:
     return prefix.with_name(f"{prefix.name}_packed_replacing")
 
 
-def partial_name(prefix: Path) -> str:
+def partial_prefix(prefix: Path) -> str:
     """What the names of folders with unfinished files of a set start with."""
     return f".{prefix.name}_packed_partial_"
 
 
-class TokenSetWriter:
+class ColumnGroupWriter:
     """Writes the columns of one set row by row, into a folder that only `commit` empties into place."""
 
     def __init__(self, prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> None:
@@ -78,13 +78,13 @@ class TokenSetWriter:
         self.text_columns = tuple(text_columns)
         self.committed = False
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        pattern = partial_name(self.prefix)
+        pattern = partial_prefix(self.prefix)
         for path in self.prefix.parent.iterdir():
             if path.name.startswith(pattern):
                 logger.warning("%s is left over from an interrupted run, unless another is at work; it can go", path)
         self._folder = Path(tempfile.mkdtemp(prefix=pattern, dir=self.prefix.parent))
         self._writers = {
-            column: TokenWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
+            column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
         staged = text_columns_path(self._folder / self.prefix.name, self.columns)
         self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
@@ -103,7 +103,7 @@ class TokenSetWriter:
         if self._texts is not None:
             self._texts.append(texts or {})
 
-    def append_all(self, readers: Mapping[str, TokenReader], texts: TextColumnsReader | None = None) -> None:
+    def append_all(self, readers: Mapping[str, IndexedDatasetReader], texts: TextColumnsReader | None = None) -> None:
         """Add all rows of another set, which has the same columns."""
         for column, writer in self._writers.items():
             writer.append_all(readers[column])
@@ -165,9 +165,11 @@ class TokenSetWriter:
 
 
 @contextlib.contextmanager
-def writing(prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> Iterator[TokenSetWriter]:
+def writing(
+    prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()
+) -> Iterator[ColumnGroupWriter]:
     """A writer that is discarded unless it was committed."""
-    writer = TokenSetWriter(prefix, columns, text_columns)
+    writer = ColumnGroupWriter(prefix, columns, text_columns)
     try:
         yield writer
     finally:
@@ -175,16 +177,16 @@ def writing(prefix: str | Path, columns: Sequence[str], text_columns: Sequence[s
             writer.discard()
 
 
-def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, TokenReader]:
+def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, IndexedDatasetReader]:
     """Open exactly the named columns of a set.
 
     Raises:
         FileNotFoundError: A column is missing; says what else lies under the prefix.
-        TokenStoreError: A file is damaged, or the columns have different numbers of rows.
+        TokenFileError: A file is damaged, or the columns have different numbers of rows.
     """
     prefix = Path(prefix).expanduser()
     if _replacing_path(prefix).exists():
-        raise TokenStoreError(
+        raise TokenFileError(
             f"{prefix} is being replaced, or a run was killed while replacing it; "
             f"preprocess again, or delete {_replacing_path(prefix)} if you know the files to be of one run"
         )
@@ -195,10 +197,10 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, TokenR
             f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns found under this prefix: "
             f"{', '.join(present) or 'none'}. data_path is the path before _packed"
         )
-    readers = {column: TokenReader(column_stem(prefix, column)) for column in columns}
+    readers = {column: IndexedDatasetReader(column_stem(prefix, column)) for column in columns}
     rows = {column: len(reader) for column, reader in readers.items()}
     if len(set(rows.values())) > 1:
-        raise TokenStoreError(f"data_path {prefix}: columns have different numbers of rows, {rows}")
+        raise TokenFileError(f"data_path {prefix}: columns have different numbers of rows, {rows}")
     return readers
 
 
@@ -213,14 +215,14 @@ def open_text_columns(
         columns: Of tokens, which tell prompts and pairs apart.
 
     Raises:
-        TokenStoreError: The file is damaged, or has another number of rows.
+        TokenFileError: The file is damaged, or has another number of rows.
     """
     path = text_columns_path(prefix, columns)
     if not path.is_file():
         return None
     reader = TextColumnsReader(path)
     if len(reader) != rows:
-        raise TokenStoreError(
+        raise TokenFileError(
             f"{path} has {len(reader)} rows, but the token columns have {rows}: they are of different runs; "
             "preprocess again"
         )
@@ -241,7 +243,7 @@ def read_meta(prefix: str | Path) -> dict[str, Any] | None:
     """The description of a set, None where another tool wrote it without one.
 
     Raises:
-        TokenStoreError: It is not JSON.
+        TokenFileError: It is not JSON.
     """
     path = meta_path(prefix)
     if not path.is_file():
@@ -249,7 +251,7 @@ def read_meta(prefix: str | Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (json.JSONDecodeError, ValueError) as error:
-        raise TokenStoreError(f"{path} is not valid JSON: {error}") from error
+        raise TokenFileError(f"{path} is not valid JSON: {error}") from error
 
 
 _IDENTITY = {
@@ -259,7 +261,7 @@ _IDENTITY = {
 }
 
 
-def check_identity(
+def check_fingerprints(
     prefix: str | Path,
     columns: Sequence[str] = PAIR_COLUMNS,
     *,

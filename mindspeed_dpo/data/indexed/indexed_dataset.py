@@ -32,11 +32,11 @@ _HEADER = struct.Struct("<9sQBQQ")
 _INT32_CODE = 4
 
 
-class TokenStoreError(ValueError):
+class TokenFileError(ValueError):
     """A `.bin` / `.idx` pair that is not what it should be."""
 
 
-class TokenWriter:
+class IndexedDatasetWriter:
     """Writes one column row by row as int32; every row is one sequence and one document."""
 
     def __init__(self, stem: str | Path) -> None:
@@ -61,7 +61,7 @@ class TokenWriter:
         self.lengths.append(len(row))
         self._documents.append(len(self.lengths))
 
-    def append_all(self, reader: TokenReader, chunk_numbers: int = 1 << 24) -> None:
+    def append_all(self, reader: IndexedDatasetReader, chunk_numbers: int = 1 << 24) -> None:
         """Add every row of another column, document marks shifted by what is already here."""
         for start in range(0, reader.num_tokens, chunk_numbers):
             self._write(reader.tokens[start : start + chunk_numbers].astype(DTYPES[_INT32_CODE]))
@@ -89,7 +89,7 @@ class TokenWriter:
             idx.write(np.asarray(self._documents, dtype="<i8").tobytes())
 
 
-class TokenReader:
+class IndexedDatasetReader:
     """Reads one column: rows by number from a read-only memory map.
 
     Attributes:
@@ -104,7 +104,7 @@ class TokenReader:
 
         Raises:
             FileNotFoundError: One of the files is missing.
-            TokenStoreError: A header or a size is wrong; the message names the file.
+            TokenFileError: A header or a size is wrong; the message names the file.
         """
         stem = Path(stem)
         self.idx_path, self.bin_path = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("idx", "bin"))
@@ -119,13 +119,13 @@ class TokenReader:
 
     def _read_index(self, data: bytes) -> None:
         if len(data) < _HEADER.size or data[: len(MAGIC)] != MAGIC:
-            raise TokenStoreError(f"{self.idx_path} is not an index of tokens: it should start with MMIDIDX")
+            raise TokenFileError(f"{self.idx_path} is not an index of tokens: it should start with MMIDIDX")
         _, version, code, rows, marks = _HEADER.unpack_from(data)
         if version != VERSION or code not in DTYPES:
-            raise TokenStoreError(f"{self.idx_path}: version {version}, type code {code}; known are 1 and 1 to 8")
+            raise TokenFileError(f"{self.idx_path}: version {version}, type code {code}; known are 1 and 1 to 8")
         expected = _HEADER.size + 12 * rows + 8 * marks
         if len(data) not in (expected, expected + rows):
-            raise TokenStoreError(
+            raise TokenFileError(
                 f"{self.idx_path} has {len(data)} bytes, but {rows} rows need {expected}: it is truncated or damaged"
             )
         self.dtype = DTYPES[code]
@@ -135,15 +135,15 @@ class TokenReader:
         self.starts = offsets // self.dtype.itemsize
         ends = np.cumsum(self.lengths, dtype=np.int64)
         if (self.lengths < 0).any() or not np.array_equal(offsets, (ends - self.lengths) * self.dtype.itemsize):
-            raise TokenStoreError(f"{self.idx_path}: rows do not lie end to end, so the index is damaged")
+            raise TokenFileError(f"{self.idx_path}: rows do not lie end to end, so the index is damaged")
         if marks < 1 or self.documents[0] != 0 or self.documents[-1] != rows or (np.diff(self.documents) < 0).any():
-            raise TokenStoreError(f"{self.idx_path}: document marks do not run from 0 to {rows}")
+            raise TokenFileError(f"{self.idx_path}: document marks do not run from 0 to {rows}")
         self.num_tokens = int(ends[-1]) if rows else 0
 
     def _check_bin(self) -> None:
         expected, found = self.num_tokens * self.dtype.itemsize, self.bin_path.stat().st_size
         if expected != found:
-            raise TokenStoreError(
+            raise TokenFileError(
                 f"{self.bin_path} has {found} bytes, but its index describes {expected}: "
                 "one of the two is truncated or belongs to another run; preprocess again"
             )

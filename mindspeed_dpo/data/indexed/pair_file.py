@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, open_columns, open_text_columns
-from mindspeed_dpo.data.indexed.indexed_dataset import TokenReader, TokenStoreError
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, open_columns, open_text_columns
+from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 
 _SCAN_NUMBERS = 1 << 24
 """Labels looked at in one go, 64 MiB: prompt lengths of any set are found in bounded memory."""
 
 
-class PairSet:
+class PairFile:
     """A pair set opened for reading.
 
     Attributes:
@@ -32,7 +32,7 @@ class PairSet:
 
         Raises:
             FileNotFoundError: A column is missing.
-            TokenStoreError: A file is damaged, or ids, labels and prompts of a row do not fit each other.
+            TokenFileError: A file is damaged, or ids, labels and prompts of a row do not fit each other.
         """
         self.prefix = str(prefix)
         self._columns = open_columns(prefix, PAIR_COLUMNS)
@@ -50,19 +50,19 @@ class PairSet:
         """A column of numbers that pairs carry beside their tokens: [rows] float32.
 
         Raises:
-            TokenStoreError: There is no such column, or a value is no finite number.
+            TokenFileError: There is no such column, or a value is no finite number.
         """
         texts = open_text_columns(self.prefix, len(self), PAIR_COLUMNS)
         if texts is None or name not in texts.names:
             there = f"only {', '.join(texts.names)}{did_you_mean(name, texts.names)}" if texts else "none"
-            raise TokenStoreError(
+            raise TokenFileError(
                 f"data_path {self.prefix}: pairs have no column {name!r}, {there}; run preprocess_data.py again with "
                 "it in dataset_additional_keys"
             )
         values = [texts.value(row, name) for row in range(len(self))]
         for row, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise TokenStoreError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
+                raise TokenFileError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
         return np.asarray(values, dtype=np.float32)
 
     def _answer_lengths(self, answer: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -74,13 +74,13 @@ class PairSet:
 
     def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
         if wrong.any():
-            raise TokenStoreError(f"data_path {self.prefix}: row {int(np.argmax(wrong))}: {what}; preprocess again")
+            raise TokenFileError(f"data_path {self.prefix}: row {int(np.argmax(wrong))}: {what}; preprocess again")
 
     def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
         """Prompt, chosen and rejected response of a row, int32.
 
         Raises:
-            TokenStoreError: The two prompts differ, or labels do not repeat the ids of their response.
+            TokenFileError: The two prompts differ, or labels do not repeat the ids of their response.
         """
         cut = int(self.lengths[row, 0])
         chosen, rejected = (self._columns[f"{answer}_input_ids"][row] for answer in ("chosen", "rejected"))
@@ -88,14 +88,14 @@ class PairSet:
         for answer, ids in (("chosen", chosen), ("rejected", rejected)):
             same = same and np.array_equal(self._columns[f"{answer}_labels"][row][cut:], ids[cut:])
         if not same:
-            raise TokenStoreError(
+            raise TokenFileError(
                 f"data_path {self.prefix}: row {row}: the prompts differ, or labels are not the ids of their response; "
                 "preprocess again"
             )
         return chosen[:cut], chosen[cut:], rejected[cut:]
 
 
-def prompt_and_trained(labels: TokenReader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def prompt_and_trained(labels: IndexedDatasetReader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """For each row of labels: how many are ignored before the first trained one, and how many are trained.
 
     Returns:
@@ -105,7 +105,7 @@ def prompt_and_trained(labels: TokenReader) -> tuple[NDArray[np.int64], NDArray[
     prompt = labels.lengths.astype(np.int64)
     trained = np.zeros(len(labels), np.int64)
     for rows, numbers in labels.chunks(_SCAN_NUMBERS):
-        positions = np.flatnonzero(numbers != IGNORE)
+        positions = np.flatnonzero(numbers != IGNORE_INDEX)
         starts = labels.starts[rows] - labels.starts[rows.start]
         first = np.searchsorted(positions, starts)
         trained[rows] = np.searchsorted(positions, starts + labels.lengths[rows]) - first

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.indexed.indexed_dataset import TokenStoreError
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 22
@@ -105,19 +105,19 @@ class TextColumnsReader:
         """Map a file into memory and check that it is what the writer makes.
 
         Raises:
-            TokenStoreError: It is damaged, or of another form.
+            TokenFileError: It is damaged, or of another form.
         """
         self._path = path
         try:
             reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
             self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         except (pyarrow.ArrowException, OSError) as error:
-            raise TokenStoreError(f"{path} is not an Arrow file, or it is truncated: {error}") from error
+            raise TokenFileError(f"{path} is not an Arrow file, or it is truncated: {error}") from error
         self.names: tuple[str, ...] = tuple(reader.schema.names)
         if any(kind != pyarrow.large_string() for kind in reader.schema.types):
-            raise TokenStoreError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
+            raise TokenFileError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
         if not all(map(_is_sound, self._batches)):
-            raise TokenStoreError(f"{path}: texts do not lie end to end, so the file is damaged; preprocess again")
+            raise TokenFileError(f"{path}: texts do not lie end to end, so the file is damaged; preprocess again")
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -128,7 +128,7 @@ class TextColumnsReader:
         """The value of one column in one row.
 
         Raises:
-            TokenStoreError: What is stored there is not JSON.
+            TokenFileError: What is stored there is not JSON.
         """
         number = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[number]
@@ -136,7 +136,7 @@ class TextColumnsReader:
         try:
             return json.loads(batch.column(name)[inner].as_py())
         except ValueError as error:
-            raise TokenStoreError(f"{self._path}, row {row}, column {name}: not JSON text: {error}") from error
+            raise TokenFileError(f"{self._path}, row {row}, column {name}: not JSON text: {error}") from error
 
     def texts(self) -> Iterator[dict[str, str]]:
         """All rows as stored, in order."""

@@ -1,7 +1,7 @@
-"""From a command line or a YAML file to `PreprocessSettings`: one table of keys, flags and files alike.
+"""Parses the command line and YAML files of preprocessing into `PreprocessSettings`, with one table of keys for both.
 
-Keys of MindSpeed-LLM and MindSpeed-RL that change nothing here are accepted and reported; those that asked for
-something this project does not do are refused with a sentence. All problems are listed at once.
+Keys of MindSpeed-LLM and MindSpeed-RL that have no effect here are accepted and reported. Keys that request an
+unsupported feature are rejected with the reason. All problems are reported together.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Any
 import yaml
 
 from mindspeed_dpo.config.names import did_you_mean, normalize_key
-from mindspeed_dpo.data.preprocessing.config_keys import KEYS, SWITCHED_OFF, TEXT
+from mindspeed_dpo.data.preprocessing.config_keys import KEYS, OFF_VALUES, TEXT
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 
 
 class SettingsError(ValueError):
-    """One or more settings cannot be used; the message lists all of them."""
+    """Raised for invalid settings; the message lists all problems, one per line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
         super().__init__("\n".join(f"- {problem}" for problem in problems))
@@ -31,41 +31,52 @@ _HF_TOKENIZERS = ("PretrainedFromHF", "HuggingFaceTokenizer")
 
 
 @dataclass(frozen=True)
-class Parsed:
-    """Settings, and remarks on keys that change nothing."""
+class ParsedArguments:
+    """The result of parsing.
+
+    Example:
+        ParsedArguments(
+            settings=PreprocessSettings(input="train.jsonl", output_prefix="out/train", ...),
+            notices=("seed has no effect: preprocessing is deterministic",),
+        )
+
+    Attributes:
+        settings: Valid settings.
+        notices: One sentence for each given key that has no effect.
+    """
 
     settings: PreprocessSettings
-    remarks: tuple[str, ...]
+    notices: tuple[str, ...]
 
 
-def parse(arguments: Sequence[str], root: Path) -> Parsed:
-    """Read a command line: flags, or the name or path of a YAML file followed by overrides.
+def parse(arguments: Sequence[str], root: Path) -> ParsedArguments:
+    """Parse a command line: flags, or the name or path of a YAML file followed by overrides.
 
     Args:
-        arguments: Without the program's name.
-        root: Where `configs/datasets` lies; relative paths in its files are meant from here.
+        arguments: Command-line arguments without the program's name.
+        root: Repository root, which contains `configs/datasets`; relative paths in those files start here.
 
     Raises:
-        FileNotFoundError: There is no such YAML file.
-        SettingsError: Keys or values cannot be used.
+        FileNotFoundError: The YAML file does not exist.
+        SettingsError: A key or a value is invalid.
     """
     words = list(arguments)
     from_file: dict[str, Any] = {}
-    remarks: list[str] = []
+    notices: list[str] = []
     if words and not words[0].startswith("-") and "=" not in words[0]:
         from_file = read_yaml(words.pop(0), root)
         if from_file.pop("tokenizer_not_use_fast", None):
-            remarks.append("tokenizer_not_use_fast has no effect in a YAML file, as in MindSpeed-RL; give it as a flag")
+            notices.append("tokenizer_not_use_fast has no effect in a YAML file, as in MindSpeed-RL; pass it as a flag")
     from_flags, problems = _read_flags(words)
-    return _settle({**from_file, **from_flags}, problems, remarks)
+    return _resolve({**from_file, **from_flags}, problems, notices)
 
 
 def read_yaml(name: str, root: Path) -> dict[str, Any]:
-    """The keys of `configs/datasets/{name}.yaml`, or of the YAML file at a path.
+    """Read the keys of `configs/datasets/{name}.yaml`, or of the YAML file at a path.
 
     Raises:
-        FileNotFoundError: Neither exists; names the nearest.
-        SettingsError: It is not a flat YAML mapping.
+        FileNotFoundError: Neither exists; the message suggests the closest name.
+        SettingsError: The file is not a YAML mapping.
     """
     folder = root / "configs" / "datasets"
     shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
@@ -73,22 +84,23 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
     is_shipped = not path.is_file()
     path = shipped if is_shipped else path
     if not path.is_file():
-        known = sorted(file.stem for file in folder.glob("*.yaml"))
+        available = sorted(file.stem for file in folder.glob("*.yaml"))
         raise FileNotFoundError(
-            f"there is no dataset file {name} and no {shipped}; known are {', '.join(known)}{did_you_mean(name, known)}"
+            f"there is no dataset file {name} and no {shipped}; available: {', '.join(available)}"
+            f"{did_you_mean(name, available)}"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise SettingsError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from error
     if not isinstance(content, Mapping):
-        raise SettingsError([f"{path} should hold `key: value` lines"])
+        raise SettingsError([f"{path} should contain `key: value` lines"])
     values = {normalize_key(key): value for key, value in content.items()}
     return {key: _from_root(key, value, root) for key, value in values.items()} if is_shipped else values
 
 
 def _from_root(key: str, value: Any, root: Path) -> Any:
-    """Paths of shipped files are meant from the repository; `owner/name` on the hub is no path."""
+    """Resolve a path of a shipped YAML file against the repository root; `owner/name` on the hub is left as it is."""
     paths = ("input", "output_prefix", "tokenizer_name_or_path", "prompt_type_path", "hf_datasets_params")
     if key not in paths or not isinstance(value, str) or not value:
         return value
@@ -97,10 +109,10 @@ def _from_root(key: str, value: Any, root: Path) -> Any:
 
 
 def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """`--key value`, `--key=value`, `--switch` and `key=value` as a mapping, and what could not be read."""
+    """Parse `--key value`, `--key=value`, `--switch` and `key=value`; return the values and a list of problems."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for head, tail in _grouped(words):
+    for head, tail in _group_by_flag(words):
         name, joined, value = head.lstrip("-").partition("=")
         key = normalize_key(name)
         spec = KEYS.get(key, TEXT)
@@ -116,8 +128,8 @@ def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:
     return values, problems
 
 
-def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag with the words that follow it; `key=value` stands alone unless it is the flag's only value."""
+def _group_by_flag(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield each flag with its values; `key=value` starts a group unless it is the only value of a flag."""
     head: str | None = None
     tail: list[str] = []
     for word in words:
@@ -132,28 +144,28 @@ def _grouped(words: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
         yield head, tail
 
 
-def _settle(values: Mapping[str, Any], problems: list[str], remarks: list[str]) -> Parsed:
-    kept: dict[str, Any] = {}
+def _resolve(values: Mapping[str, Any], problems: list[str], notices: list[str]) -> ParsedArguments:
+    parsed: dict[str, Any] = {}
     for key, value in values.items():
         spec = KEYS.get(key)
         if spec is None:
             problems.append(f"{key} is not a setting{did_you_mean(key, KEYS)}")
-        elif spec.reject and value not in SWITCHED_OFF:
+        elif spec.reject and value not in OFF_VALUES:
             problems.append(f"{key} cannot be used here: {spec.reject}")
         elif spec.no_effect:
-            remarks.append(f"{key} has no effect: {spec.no_effect}")
+            notices.append(f"{key} has no effect: {spec.no_effect}")
         elif not spec.reject:
             try:
-                kept[key] = spec.read(value)
+                parsed[key] = spec.parse(value)
             except (ValueError, TypeError, KeyError):
                 problems.append(f"{key} should be {spec.expected}, got {value!r}")
-    kind = kept.pop("tokenizer_type", _HF_TOKENIZERS[0])
+    kind = parsed.pop("tokenizer_type", _HF_TOKENIZERS[0])
     if kind not in _HF_TOKENIZERS:
         problems.append(f"tokenizer_type {kind} is not supported; use {' or '.join(_HF_TOKENIZERS)}")
-    settings = PreprocessSettings(**kept)
-    # A key with a value that cannot be read is not missing as well.
-    unread = {f"{key} is missing" for key in values if key not in kept}
-    problems += [problem for problem in settings.problems() if not problem.startswith(tuple(unread))]
+    settings = PreprocessSettings(**parsed)
+    # A key whose value could not be parsed must not be reported as missing, too.
+    unparsed = {f"{key} is missing" for key in values if key not in parsed}
+    problems += [problem for problem in settings.problems() if not problem.startswith(tuple(unparsed))]
     if problems:
         raise SettingsError(problems)
-    return Parsed(settings, tuple(remarks))
+    return ParsedArguments(settings, tuple(notices))

@@ -1,7 +1,7 @@
-"""Which column of the data plays which part: `map_keys` over the handler's defaults, checked against the data.
+"""Maps the keys of a handler to columns of the data: `map_keys` over the handler's defaults, checked against the data.
 
-A key given as `""` or null means the data has no such column. A default that the data lacks is absent as well, unless
-the handler cannot do without it.
+A key set to `""` or null means that the data has no such column. A default column that is missing from the data is
+ignored unless the handler requires it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 
 @dataclass(frozen=True)
 class ColumnSpec:
-    """What a handler reads.
+    """The columns that a handler reads.
 
     Attributes:
-        defaults: map key -> the column read when the key is not given (None: no column).
-        required: Keys without which the handler has nothing to work on.
-        ignored: Keys that are accepted and change nothing.
-        tags: The spelling of message keys and roles, where `tags` may be given; else None.
+        defaults: Map key -> column used if the key is not given; None for no column.
+        required: Keys that need a column.
+        ignored: Keys that are accepted and have no effect.
+        tags: Default names of message keys and roles; None if the handler does not accept `tags`.
     """
 
     defaults: Mapping[str, str | tuple[str, ...] | None]
@@ -32,29 +32,41 @@ class ColumnSpec:
     tags: Mapping[str, str] | None = None
 
     @property
-    def known_keys(self) -> list[str]:
-        """Every key that `map_keys` may hold."""
+    def allowed_keys(self) -> list[str]:
+        """Every key that is allowed in `map_keys`."""
         return [*self.defaults, *self.ignored, *(["tags"] if self.tags is not None else [])]
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The columns in effect: map key -> column name, tuple of names, or None."""
+class ColumnMapping:
+    """The columns in effect.
+
+    Example:
+        ColumnMapping(names={"prompt": "question", "chosen": "good", "rejected": "bad", "system": None}, tags={})
+
+    Attributes:
+        names: Map key -> column name, tuple of column names, or None for no column.
+        tags: Tag name -> spelling of a message key or a role in the data.
+    """
 
     names: Mapping[str, str | tuple[str, ...] | None]
     tags: dict[str, str]
 
     def get(self, row: Row, key: str) -> Any:
-        """The value of a key in a row, None where there is no such column.
+        """Return the value of a key in a row, or None if the key has no column.
 
         Raises:
-            RowDropped: The column exists in the data, but not in this row.
+            RowDropped: The column is missing from this row.
         """
         name = self.names[key]
         return None if name is None else _value(row, str(name))
 
     def all(self, row: Row, key: str) -> list[Any]:
-        """The values of a key that names several columns."""
+        """Return the values of a key that names several columns.
+
+        Raises:
+            RowDropped: A column is missing from this row.
+        """
         return [_value(row, name) for name in self.names[key] or ()]
 
 
@@ -65,12 +77,12 @@ def _value(row: Row, name: str) -> Any:
 
 
 def map_key_problems(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> list[str]:
-    """What is wrong with `map_keys` before any data is read, one sentence each."""
+    """Check `map_keys` before any data is read; return one sentence for each problem."""
     problems = [
-        f"map_keys: {key!r} is not a key of this handler, which knows {', '.join(spec.known_keys)}"
-        + did_you_mean(key, spec.known_keys)
+        f"map_keys: {key!r} is not a key of this handler; accepted: {', '.join(spec.allowed_keys)}"
+        + did_you_mean(key, spec.allowed_keys)
         for key in map_keys
-        if key not in spec.known_keys
+        if key not in spec.allowed_keys
     ]
     for key, default in spec.defaults.items():
         value = map_keys.get(key)
@@ -89,28 +101,30 @@ def _tag_problems(spec: ColumnSpec, tags: Any) -> list[str]:
     if not isinstance(tags, Mapping) or not all(isinstance(value, str) for value in tags.values()):
         return [f"map_keys: tags should map tag names to texts, got {json.dumps(tags)}"]
     return [
-        f"map_keys: {tag!r} is not a tag; known are {', '.join(spec.tags)}" + did_you_mean(tag, spec.tags)
+        f"map_keys: {tag!r} is not a tag; accepted: {', '.join(spec.tags)}" + did_you_mean(tag, spec.tags)
         for tag in tags
         if tag not in spec.tags
     ]
 
 
-def resolve_columns(spec: ColumnSpec, map_keys: Mapping[str, Any], available: Collection[str], source: str) -> Columns:
-    """Settle every key on a column of the data.
+def resolve_columns(
+    spec: ColumnSpec, map_keys: Mapping[str, Any], available: Collection[str], source: str
+) -> ColumnMapping:
+    """Resolve every key to a column of the data.
 
     Args:
-        spec: What the handler reads.
-        map_keys: What the user says; already free of `map_key_problems`.
+        spec: The columns that the handler reads.
+        map_keys: User settings, already checked with `map_key_problems`.
         available: The columns of the data.
-        source: The file they come from, for messages.
+        source: Name of the data, for messages.
 
     Raises:
-        ValueError: A named column is not in the data, or a required one is absent; lists the columns there are.
+        ValueError: A given or required column is missing from the data; the message lists the available columns.
     """
     names: dict[str, str | tuple[str, ...] | None] = {}
     problems = []
     for key, default in spec.defaults.items():
-        name, given = _settle(default, map_keys, key)
+        name, given = _resolve(default, map_keys, key)
         missing = [column for column in _as_tuple(name) if column not in available]
         if missing and (given or key in spec.required):
             problems.append(f"{key} should come from column {missing[0]!r}{did_you_mean(missing[0], available)}")
@@ -118,13 +132,13 @@ def resolve_columns(spec: ColumnSpec, map_keys: Mapping[str, Any], available: Co
             problems.append(f"{key} needs a column")
         names[key] = None if missing else name
     if problems:
-        there = ", ".join(sorted(map(str, available))) or "none"
-        raise ValueError(f"{source}: {'; '.join(problems)}. Columns in the data: {there}. Set map_keys accordingly.")
-    return Columns(names, {**(spec.tags or {}), **(map_keys.get("tags") or {})})
+        present = ", ".join(sorted(map(str, available))) or "none"
+        raise ValueError(f"{source}: {'; '.join(problems)}. Columns in the data: {present}. Set map_keys accordingly.")
+    return ColumnMapping(names, {**(spec.tags or {}), **(map_keys.get("tags") or {})})
 
 
-def _settle(default: Any, map_keys: Mapping[str, Any], key: str) -> tuple[Any, bool]:
-    """The column(s) of a key, and whether the user named them."""
+def _resolve(default: Any, map_keys: Mapping[str, Any], key: str) -> tuple[Any, bool]:
+    """Return the column or columns of a key, and whether the user gave them."""
     if key not in map_keys:
         return default, False
     value = map_keys[key]

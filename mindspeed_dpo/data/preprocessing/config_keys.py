@@ -1,6 +1,6 @@
-"""Every key of MindSpeed-LLM's and MindSpeed-RL's preprocessing: how its value is read and what becomes of it here.
+"""The table of all preprocessing keys of MindSpeed-LLM and MindSpeed-RL: how to parse each and whether it is supported.
 
-Used keys are fields of `PreprocessSettings`; the others have no effect, or are refused, each with its sentence.
+Supported keys are fields of `PreprocessSettings`. The others have no effect or are rejected, each with a reason.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SWITCHED_OFF: tuple[Any, ...] = (None, False, "", "false", "False", (), [])
-"""Values with which a refused key asks for nothing."""
+OFF_VALUES: tuple[Any, ...] = (None, False, "", "false", "False", (), [])
+"""Values with which a rejected key is off, so that it is accepted."""
 
 
 def _flag(value: Any) -> bool:
@@ -62,24 +62,24 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def _anything(value: Any) -> Any:
+def _any_value(value: Any) -> Any:
     return value
 
 
 @dataclass(frozen=True)
-class Key:
-    """One key: how its value is read, and what becomes of it.
+class KeySpec:
+    """How one key is parsed, and whether it is supported.
 
     Attributes:
-        read: From text or a YAML value; raises ValueError, TypeError or KeyError.
-        expected: What a good value is, for messages.
-        no_effect: Why the key changes nothing; such keys are reported.
-        reject: Why the key cannot be used, unless its value is empty or false.
-        switch: Whether the flag may stand without a value.
-        many: Whether the flag takes several words.
+        parse: Converts text or a YAML value; raises ValueError, TypeError or KeyError.
+        expected: Description of a valid value, for messages.
+        no_effect: Reason for which the key has no effect; empty if it has one.
+        reject: Reason for which the key is rejected unless its value is empty or false; empty if it is accepted.
+        switch: Whether the flag may be given without a value.
+        many: Whether the flag takes several values.
     """
 
-    read: Callable[[Any], Any]
+    parse: Callable[[Any], Any]
     expected: str
     no_effect: str = ""
     reject: str = ""
@@ -87,37 +87,37 @@ class Key:
     many: bool = False
 
 
-TEXT = Key(_text, "a text")
-_PATH = Key(_optional_text, "a path")
-_COUNT = Key(_integer, "a whole number")
-_OPTIONAL_COUNT = Key(_optional_integer, "a whole number")
-_SWITCH = Key(_flag, "true or false", switch=True)
-_LIST = Key(_words, "a list of names", many=True)
+TEXT = KeySpec(_text, "a text")
+_PATH = KeySpec(_optional_text, "a path")
+_COUNT = KeySpec(_integer, "a whole number")
+_OPTIONAL_COUNT = KeySpec(_optional_integer, "a whole number")
+_SWITCH = KeySpec(_flag, "true or false", switch=True)
+_LIST = KeySpec(_words, "a list of names", many=True)
 
 
-def _ignored(why: str, many: bool = False, switch: bool = False) -> Key:
-    return Key(_anything, "anything", no_effect=why, many=many, switch=switch)
+def _ignored(why: str, many: bool = False, switch: bool = False) -> KeySpec:
+    return KeySpec(_any_value, "anything", no_effect=why, many=many, switch=switch)
 
 
-def _refused(why: str, many: bool = False, switch: bool = False) -> Key:
-    return Key(_anything, "anything", reject=why, many=many, switch=switch)
+def _rejected(why: str, many: bool = False, switch: bool = False) -> KeySpec:
+    return KeySpec(_any_value, "anything", reject=why, many=many, switch=switch)
 
 
-_NOT_HF = "not read for Hugging Face tokenizers"
-_PACK = "it joins samples of instruction data; pairs and prompts are packed in training, without losing their borders"
-_MIX = "sets are mixed in training: data_path weight,a,weight,b"
+_NOT_HF = "Hugging Face tokenizers do not use it"
+_PACK = "it packs samples of instruction data; pairs and prompts are packed during training, with separate attention"
+_MIX = "datasets are mixed during training: data_path weight,a,weight,b"
 
-KEYS: dict[str, Key] = {
+KEYS: dict[str, KeySpec] = {
     "input": TEXT,
     "output_prefix": TEXT,
     "handler_name": TEXT,
-    "map_keys": Key(_mapping, "a JSON object"),
-    "prompt_type": Key(_optional_text, "a template name"),
+    "map_keys": KeySpec(_mapping, "a JSON object"),
+    "prompt_type": KeySpec(_optional_text, "a template name"),
     "prompt_type_path": _PATH,
-    "enable_thinking": Key(_optional_flag, "true, false or none", switch=True),
+    "enable_thinking": KeySpec(_optional_flag, "true, false or none", switch=True),
     "seq_length": _OPTIONAL_COUNT,
     "dataset_additional_keys": _LIST,
-    "max_invalid_share": Key(float, "a number"),
+    "max_invalid_share": KeySpec(float, "a number"),
     "max_samples": _OPTIONAL_COUNT,
     "workers": _COUNT,
     "n_subs": _COUNT,
@@ -130,26 +130,26 @@ KEYS: dict[str, Key] = {
     "cache_dir": TEXT,
     "overwrite_cache": _SWITCH,
     "hf_datasets_params": _PATH,
-    "append_eod": _ignored("responses end as their template says", switch=True),
-    "json_keys": _ignored("the handler says which columns are read", many=True),
-    "seed": _ignored("nothing here is random"),
+    "append_eod": _ignored("the template defines how responses end", switch=True),
+    "json_keys": _ignored("the handler determines which columns are read", many=True),
+    "seed": _ignored("preprocessing is deterministic"),
     "vocab_file": _ignored(_NOT_HF),
     "merge_file": _ignored(_NOT_HF),
     "make_vocab_size_divisible_by": _ignored(_NOT_HF),
     "pad_vocab_size_to": _ignored(_NOT_HF),
     "dataset_impl": _ignored("token files are always memory-mapped"),
-    "datasets": _ignored("only read by pre-training tools", many=True),
+    "datasets": _ignored("only pre-training tools use it", many=True),
     "pad_to_multiple_of": _ignored("rows are stored without padding"),
-    "placeholder_token": _ignored("only read for process reward data"),
-    "pack": _refused(_PACK, switch=True),
-    "neat_pack": _refused(_PACK, switch=True),
-    "split_sentences": _refused("it is for pre-training text", switch=True),
-    "keep_newlines": _refused("it is for pre-training text", switch=True),
-    "reward_tokens": _refused("it is for process reward data", many=True),
-    "script_data_dir": _refused("loading scripts are not run; give the data files as input"),
-    "dataset_dir": _refused("it belongs to LlamaFactoryInstructionHandler; give the data files as input"),
-    "interleave_probs": _refused(_MIX),
-    "mix_strategy": Key(_anything, "anything", no_effect=_MIX),
-    "tokenizer_model": _refused("only Hugging Face tokenizers are read; give tokenizer_name_or_path"),
+    "placeholder_token": _ignored("only used for process reward data"),
+    "pack": _rejected(_PACK, switch=True),
+    "neat_pack": _rejected(_PACK, switch=True),
+    "split_sentences": _rejected("it applies to pre-training text", switch=True),
+    "keep_newlines": _rejected("it applies to pre-training text", switch=True),
+    "reward_tokens": _rejected("it applies to process reward data", many=True),
+    "script_data_dir": _rejected("loading scripts are not supported; pass the data files as input"),
+    "dataset_dir": _rejected("it belongs to LlamaFactoryInstructionHandler; pass the data files as input"),
+    "interleave_probs": _rejected(_MIX),
+    "mix_strategy": KeySpec(_any_value, "anything", no_effect=_MIX),
+    "tokenizer_model": _rejected("only Hugging Face tokenizers are supported; set tokenizer_name_or_path"),
     "tokenizer_type": TEXT,
 }

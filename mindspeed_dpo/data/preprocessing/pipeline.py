@@ -1,7 +1,7 @@
-"""The story of preprocessing: raw rows in, a whole set of token files out, and an account of every row.
+"""The preprocessing pipeline: reads raw rows, tokenizes them, writes the token files and counts every row.
 
-Rows are tokenised in as many processes as asked for and written in their order, so neither `workers` nor `n_subs`
-changes a byte of the output.
+Rows are tokenized in parallel and written in their original order, so the output does not depend on `workers` or
+`n_subs`.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any
 
 import mindspeed_dpo
 from mindspeed_dpo.data.indexed.column_group import (
-    TokenSetWriter,
+    ColumnGroupWriter,
     open_columns,
     open_text_columns,
-    partial_name,
+    partial_prefix,
     writing,
 )
-from mindspeed_dpo.data.preprocessing.row_counts import Tally
+from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
 from mindspeed_dpo.data.preprocessing.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.preprocessing.sources import RawData, find_input
@@ -35,91 +35,97 @@ from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 
 _CHUNK_ROWS = 64
-"""Rows handed to a process at a time."""
+"""Number of rows sent to a worker process at a time."""
 
 logger = logging.getLogger(__name__)
 
 
 class PreprocessError(ValueError):
-    """The data as a whole cannot be used; nothing was written."""
+    """Raised if the data cannot be used; nothing was written."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run made.
+class PreprocessResult:
+    """The result of a run.
 
     Attributes:
-        prefix: Where the set lies.
-        columns: Its columns of tokens.
-        tally: What became of the rows.
-        left_out: Files that were not read.
-        meta: The description written beside the set.
+        prefix: Path prefix of the token files.
+        columns: Token columns.
+        row_counts: Counts of the rows by outcome.
+        skipped_files: Files that were not read.
+        meta: Content of the metadata file.
     """
 
     prefix: Path
     columns: tuple[str, ...]
-    tally: Tally
-    left_out: tuple[str, ...] = ()
+    row_counts: RowCounts
+    skipped_files: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def text_columns(self) -> tuple[str, ...]:
-        """What prompts carry beside their tokens."""
+        """Names of the text columns."""
         return tuple(self.meta.get("text_columns", ()))
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What another process needs to encode rows; hashable, so that it can keep what it builds from it."""
+    """Arguments of a worker process's `RowEncoder`; hashable, so that the encoder can be cached.
+
+    Attributes:
+        settings_json: Output of `PreprocessSettings.to_json`.
+        available: Columns of the data.
+        source: Name of the data, for messages.
+    """
 
     settings_json: str
     available: tuple[str, ...]
     source: str
 
 
-def preprocess(settings: PreprocessSettings) -> Outcome:
-    """Turn raw data into a set of token files.
+def preprocess(settings: PreprocessSettings) -> PreprocessResult:
+    """Convert raw data to token files.
 
     Raises:
-        ValueError: The data or the settings cannot be used; nothing was written and what was there is intact.
-        FileNotFoundError: A file is missing.
+        ValueError: The data or the settings cannot be used; nothing was written and existing files are unchanged.
+        FileNotFoundError: A file does not exist.
     """
     raw = find_input(settings)
     job = _Job(settings.to_json(), tuple(raw.columns()), raw.name)
     encoder = _row_encoder(job)
     if encoder.note:
         logger.warning(encoder.note)
-    with writing(settings.output_prefix, encoder.column_names, encoder.text_names) as writer:
-        tally = _encode(job, raw, settings, writer)
-        _check(tally, settings, raw)
-        meta = writer.commit(_description(settings, encoder, tally))
-    return Outcome(writer.prefix, writer.columns, tally, raw.left_out, meta)
+    with writing(settings.output_prefix, encoder.column_names, encoder.text_column_names) as writer:
+        counts = _encode(job, raw, settings, writer)
+        _check_counts(counts, settings, raw)
+        meta = writer.commit(_metadata(settings, encoder, counts))
+    return PreprocessResult(writer.prefix, writer.columns, counts, raw.skipped_files, meta)
 
 
-def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: TokenSetWriter) -> Tally:
+def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
     try:
         if settings.n_subs > 1:
             return _encode_parts(job, raw, settings, writer)
         return _encode_rows(job, raw.rows(), settings, writer)
     except BrokenExecutor as error:
-        raise PreprocessError("a worker process died, perhaps for want of memory; try fewer workers") from error
+        raise PreprocessError("a worker process died, possibly out of memory; try fewer workers") from error
 
 
 def _encode_rows(
-    job: _Job, rows: Iterable[Row], settings: PreprocessSettings, writer: TokenSetWriter, first_row: int = 1
-) -> Tally:
-    """Encode rows in order into a writer; rows are counted from `first_row` in messages."""
-    tally, started = Tally(), time.monotonic()
+    job: _Job, rows: Iterable[Row], settings: PreprocessSettings, writer: ColumnGroupWriter, first_row: int = 1
+) -> RowCounts:
+    """Encode rows in order into a writer; `first_row` is the number of the first row in messages."""
+    counts, start_s = RowCounts(), time.monotonic()
     for result in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings.workers)):
         if isinstance(result, EncodedRow):
             writer.append(result.columns, result.texts)
-            tally.keep({name: len(ids) for name, ids in result.columns.items()}, result.prompt_tail)
+            counts.count_written({name: len(ids) for name, ids in result.columns.items()}, result.prompt_tail)
         else:
-            tally.drop(first_row + tally.rows_in, *result)
-        if tally.rows_in % settings.log_interval == 0:
-            rate = tally.rows_in / max(time.monotonic() - started, 1e-9)
-            logger.info("%d rows, %d kept, %.0f rows/s", tally.rows_in, tally.kept, rate)
-    return tally
+            counts.count_dropped(first_row + counts.num_read, *result)
+        if counts.num_read % settings.log_interval == 0:
+            rate = counts.num_read / max(time.monotonic() - start_s, 1e-9)
+            logger.info("%d rows read, %d written, %.0f rows/s", counts.num_read, counts.num_written, rate)
+    return counts
 
 
 def _encoded_chunks(job: _Job, rows: Iterable[Row], workers: int) -> Iterator[list[EncodedRow | tuple[str, str]]]:
@@ -128,19 +134,19 @@ def _encoded_chunks(job: _Job, rows: Iterable[Row], workers: int) -> Iterator[li
     if workers == 1:
         yield from map(encode, chunks)
         return
-    with _processes(workers) as pool:
-        yield from _in_order(pool, encode, chunks, ahead=4 * workers)
+    with _process_pool(workers) as pool:
+        yield from _map_in_order(pool, encode, chunks, max_pending=4 * workers)
 
 
-def _in_order(
-    pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], ahead: int
+def _map_in_order(
+    pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], max_pending: int
 ) -> Iterator[Any]:
-    """Like `pool.map`, but takes from `items` only as much as is soon needed."""
+    """Map like `pool.map`, but consume `items` lazily, with at most `max_pending` pending calls."""
     pending: deque[Future[Any]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(function, item))
-            if len(pending) >= ahead:
+            if len(pending) >= max_pending:
                 yield pending.popleft().result()
         while pending:
             yield pending.popleft().result()
@@ -149,10 +155,10 @@ def _in_order(
             future.cancel()
 
 
-def _processes(count: int) -> ProcessPoolExecutor:
-    """Processes forked from one that has imported this module and done nothing else.
+def _process_pool(count: int) -> ProcessPoolExecutor:
+    """Create a pool whose processes are forked from a server that has only imported this module.
 
-    A fork of this very process would copy the locks of its tokenizer's threads; fresh ones would import torch each.
+    Forking this process would copy locks held by threads of its tokenizer, and each spawned process would import torch.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -171,7 +177,7 @@ def _row_encoder(job: _Job) -> RowEncoder:
 
 
 def _encode_chunk(job: _Job, rows: list[Row]) -> list[EncodedRow | tuple[str, str]]:
-    """Each row as stored, or the reason and detail of its being dropped. Runs in any process."""
+    """Encode a chunk; return an `EncodedRow` or (reason, detail) of a dropped row for each row. Runs in any process."""
     encoder = _row_encoder(job)
     results: list[EncodedRow | tuple[str, str]] = []
     for row in rows:
@@ -182,14 +188,14 @@ def _encode_chunk(job: _Job, rows: list[Row]) -> list[EncodedRow | tuple[str, st
     return results
 
 
-def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer: TokenSetWriter) -> Tally:
-    """Encode `n_subs` parts side by side, then join their files in numeric order."""
+def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
+    """Encode `n_subs` parts in parallel, then merge their files in order."""
     total = sum(1 for _ in raw.rows())
     bounds = [total * part // settings.n_subs for part in range(settings.n_subs + 1)]
-    tally = Tally()
+    counts = RowCounts()
     with (
-        tempfile.TemporaryDirectory(prefix=partial_name(writer.prefix), dir=writer.prefix.parent) as folder,
-        _processes(settings.n_subs) as pool,
+        tempfile.TemporaryDirectory(prefix=partial_prefix(writer.prefix), dir=writer.prefix.parent) as folder,
+        _process_pool(settings.n_subs) as pool,
     ):
         prefixes = [str(Path(folder, f"part_{part}")) for part in range(settings.n_subs)]
         parts = [
@@ -197,34 +203,36 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
             for part, prefix in enumerate(prefixes)
         ]
         for number, (part, prefix) in enumerate(zip(parts, prefixes, strict=True), start=1):
-            tally.add(part.result())
-            logger.info("part %d of %d done: %d rows, %d kept", number, len(parts), tally.rows_in, tally.kept)
+            counts.add(part.result())
+            logger.info(
+                "part %d of %d done: %d rows read, %d written", number, len(parts), counts.num_read, counts.num_written
+            )
             readers = open_columns(prefix, writer.columns)
             writer.append_all(readers, open_text_columns(prefix, len(readers[writer.columns[0]]), writer.columns))
-    return tally
+    return counts
 
 
-def _encode_part(job: _Job, raw: RawData, start: int, stop: int, prefix: str) -> Tally:
+def _encode_part(job: _Job, raw: RawData, start: int, stop: int, prefix: str) -> RowCounts:
     encoder = _row_encoder(job)
-    with writing(prefix, encoder.column_names, encoder.text_names) as writer:
+    with writing(prefix, encoder.column_names, encoder.text_column_names) as writer:
         rows = itertools.islice(raw.rows(), start, stop)
-        tally = _encode_rows(job, rows, raw.settings, writer, first_row=start + 1)
+        counts = _encode_rows(job, rows, raw.settings, writer, first_row=start + 1)
         writer.commit({})
-    return tally
+    return counts
 
 
-def _check(tally: Tally, settings: PreprocessSettings, raw: RawData) -> None:
-    cases = "".join(f"\n- {count} {reason}: {remark}" for reason, count, remark in tally.cases())
-    if tally.malformed > settings.max_invalid_share * tally.rows_in:
+def _check_counts(counts: RowCounts, settings: PreprocessSettings, raw: RawData) -> None:
+    reasons = "".join(f"\n- {count} {reason}: {remark}" for reason, count, remark in counts.drop_summary())
+    if counts.num_malformed > settings.max_invalid_share * counts.num_read:
         raise PreprocessError(
-            f"{raw.name}: {tally.malformed} of {tally.rows_in} rows are malformed, more than max_invalid_share "
-            f"{settings.max_invalid_share:g}; check handler_name and map_keys. Nothing was written.{cases}"
+            f"{raw.name}: {counts.num_malformed} of {counts.num_read} rows are malformed, more than max_invalid_share "
+            f"{settings.max_invalid_share:g}; check handler_name and map_keys. Nothing was written.{reasons}"
         )
-    if not tally.kept:
-        raise PreprocessError(f"{raw.name}: none of {tally.rows_in} rows is kept. Nothing was written.{cases}")
+    if not counts.num_written:
+        raise PreprocessError(f"{raw.name}: none of {counts.num_read} rows can be used. Nothing was written.{reasons}")
 
 
-def _description(settings: PreprocessSettings, encoder: RowEncoder, tally: Tally) -> dict[str, Any]:
+def _metadata(settings: PreprocessSettings, encoder: RowEncoder, counts: RowCounts) -> dict[str, Any]:
     return {
         "format": 1,
         "version": mindspeed_dpo.__version__,
@@ -237,5 +245,5 @@ def _description(settings: PreprocessSettings, encoder: RowEncoder, tally: Tally
         "eos_token_id": encoder.encoder.tokenizer.eos_token_id,
         "pad_token_id": encoder.encoder.tokenizer.pad_token_id,
         "seq_length": settings.seq_length,
-        **tally.as_dict(),
+        **counts.as_dict(),
     }

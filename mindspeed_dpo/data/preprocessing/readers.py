@@ -1,6 +1,6 @@
-"""Raw rows from json, jsonl (also gzipped), parquet, arrow, csv and txt files, one at a time.
+"""Readers of json, jsonl (also gzipped), parquet, arrow, csv and txt files, which yield raw rows one at a time.
 
-A reader knows nothing of columns; it promises that whatever cannot be read is reported with the file and the row.
+Readers do not interpret columns. Every error names the file and, where possible, the row.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from mindspeed_dpo.data.tokenization.examples import Row
 
 
 class InputError(ValueError):
-    """A raw file that cannot be read."""
+    """Raised for raw data that cannot be read."""
 
 
 _CSV_BLOCK_BYTES = 1 << 26
-"""A csv row, with the newlines in its quotes, may be as long as this."""
+"""Maximum size of a csv row, including quoted newlines, in bytes."""
 
 
 def _read_json(path: Path) -> Iterator[Row]:
-    """A list of objects, or one object per line: the first character tells."""
+    """Yield the objects of a JSON list or of JSON lines, depending on the first character."""
     with _open_text(path) as file:
         start = file.read(1)
         while start.isspace():
@@ -45,38 +45,38 @@ def _open_text(path: Path) -> IO[str]:
 
 
 def _read_json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    filled = ((place, line) for place, line in enumerate(lines, start=1) if line.strip())
-    for number, (place, line) in enumerate(filled, start=1):
+    non_empty = ((line_number, line) for line_number, line in enumerate(lines, start=1) if line.strip())
+    for number, (line_number, line) in enumerate(non_empty, start=1):
         try:
             row = json.loads(line.rstrip())
         except json.JSONDecodeError as error:
-            where = f"{path}, row {number} (line {place}, column {error.colno})"
-            raise InputError(f"{where}: broken JSON: {error.msg}") from error
+            where = f"{path}, row {number} (line {line_number}, column {error.colno})"
+            raise InputError(f"{where}: invalid JSON: {error.msg}") from error
         yield _object(row, path, number)
 
 
 def _read_json_list(path: Path, text: str) -> Iterator[Row]:
     decoder, number = json.JSONDecoder(), 0
-    place = _skip(text, text.index("[") + 1)
-    while not text.startswith("]", place):
+    position = _skip_whitespace(text, text.index("[") + 1)
+    while not text.startswith("]", position):
         number += 1
         try:
-            row, place = decoder.raw_decode(text, place)
+            row, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
-            raise InputError(f"{path}, row {number} (line {error.lineno}): broken JSON: {error.msg}") from error
+            raise InputError(f"{path}, row {number} (line {error.lineno}): invalid JSON: {error.msg}") from error
         yield _object(row, path, number)
-        place = _skip(text, place)
-        if text.startswith(",", place):
-            place = _skip(text, place + 1)
-        elif not text.startswith("]", place):
-            line = text.count("\n", 0, place) + 1
-            raise InputError(f"{path}, after row {number} (line {line}): broken JSON: expected , or ]")
+        position = _skip_whitespace(text, position)
+        if text.startswith(",", position):
+            position = _skip_whitespace(text, position + 1)
+        elif not text.startswith("]", position):
+            line = text.count("\n", 0, position) + 1
+            raise InputError(f"{path}, after row {number} (line {line}): invalid JSON: expected , or ]")
 
 
-def _skip(text: str, place: int) -> int:
-    while place < len(text) and text[place].isspace():
-        place += 1
-    return place
+def _skip_whitespace(text: str, position: int) -> int:
+    while position < len(text) and text[position].isspace():
+        position += 1
+    return position
 
 
 def _object(row: Any, path: Path, number: int) -> Row:
@@ -91,7 +91,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
 
 
 def _read_arrow(path: Path) -> Iterator[Row]:
-    """An Arrow file, or a stream such as `datasets` writes."""
+    """Yield the rows of an Arrow file or of an Arrow stream, which `datasets` writes."""
     with pyarrow.memory_map(str(path)) as source:
         try:
             reader = pyarrow.ipc.open_file(source)
@@ -104,7 +104,7 @@ def _read_arrow(path: Path) -> Iterator[Row]:
 
 
 def _read_csv(path: Path) -> Iterator[Row]:
-    """All columns as text: a column of digits is still text to train on."""
+    """Yield the rows with every column as text: digits must not become numbers."""
     with open(path, encoding="utf-8-sig", newline="") as file:
         names = next(csv.reader(file), [])
     batches = pyarrow.csv.open_csv(
@@ -118,7 +118,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
 
 
 def _read_txt(path: Path) -> Iterator[Row]:
-    """One row per line, in the column `text`."""
+    """Yield one row per non-empty line, with the column `text`."""
     with open(path, encoding="utf-8-sig") as file:
         for line in file:
             if line.strip():
@@ -132,23 +132,23 @@ FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[Row]]]] = {
     "csv": ((".csv",), _read_csv),
     "txt": ((".txt",), _read_txt),
 }
-"""Format -> the endings of its files, and what reads one."""
+"""Format -> file name suffixes and reader."""
 
 
-def format_of(path: Path) -> str | None:
-    """The format a file name announces, None for others."""
-    return next((name for name, (endings, _) in FORMATS.items() if path.name.lower().endswith(endings)), None)
+def file_format(path: Path) -> str | None:
+    """Return the format of a file by its suffix, or None if it is not supported."""
+    return next((name for name, (suffixes, _) in FORMATS.items() if path.name.lower().endswith(suffixes)), None)
 
 
 def read_file(path: Path) -> Iterator[Row]:
-    """The rows of one file.
+    """Yield the rows of one file.
 
     Raises:
-        InputError: Something in it cannot be read; names the file and, where it can be told, the row.
+        InputError: The file cannot be read; the message names the file and, where possible, the row.
     """
-    kind = format_of(path)
+    kind = file_format(path)
     if kind is None:
-        raise InputError(f"{path}: the ending {path.suffix!r} is not one of {all_endings()}")
+        raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {supported_suffixes()}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
     count = 0
@@ -162,6 +162,6 @@ def read_file(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}, after row {count}: not a readable {kind} file: {error}") from error
 
 
-def all_endings() -> str:
-    """Every ending that is read, for messages."""
-    return ", ".join(ending for endings, _ in FORMATS.values() for ending in endings)
+def supported_suffixes() -> str:
+    """Return all supported suffixes, for messages."""
+    return ", ".join(suffix for suffixes, _ in FORMATS.values() for suffix in suffixes)

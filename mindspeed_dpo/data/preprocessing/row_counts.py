@@ -1,4 +1,4 @@
-"""What became of the rows of a run: counted while it goes, told at the end."""
+"""Counts of the rows of a preprocessing run by outcome, for the report and the metadata file."""
 
 from __future__ import annotations
 
@@ -9,81 +9,92 @@ from typing import Any
 
 from mindspeed_dpo.data.tokenization.examples import MALFORMED, REASONS
 
-_SHOWN = ("input_ids", "chosen_input_ids", "rejected_input_ids")
+_REPORTED_LENGTHS = ("input_ids", "chosen_input_ids", "rejected_input_ids")
 
 
 @dataclass
-class Tally:
-    """Counts over rows; tallies of parts add up to the tally of the whole.
+class RowCounts:
+    """Counts of rows by outcome; the counts of several parts can be added.
+
+    Example:
+        RowCounts(
+            num_read=3,
+            num_written=2,
+            dropped=Counter({"empty_prompt": 1}),
+            first_dropped={"empty_prompt": (2, "the prompt has no tokens")},
+            max_lengths=Counter({"chosen_input_ids": 17, "rejected_input_ids": 19}),
+            num_prompt_tails=0,
+        )
 
     Attributes:
-        rows_in: Raw rows read.
-        kept: Rows stored.
-        dropped: Reason -> rows.
-        first_case: Reason -> the first row it happened in and its detail.
-        longest: Column -> tokens of its longest stored row.
-        prompt_tails: Pairs in which the end of the prompt merged with a response.
+        num_read: Raw rows read.
+        num_written: Rows written to the token files.
+        dropped: Reason -> number of rows.
+        first_dropped: Reason -> number of the first such row, from 1, and its detail.
+        max_lengths: Column -> number of tokens of its longest row.
+        num_prompt_tails: Pairs in which tokens at the end of the prompt merge with a response.
     """
 
-    rows_in: int = 0
-    kept: int = 0
+    num_read: int = 0
+    num_written: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
-    first_case: dict[str, tuple[int, str]] = field(default_factory=dict)
-    longest: Counter[str] = field(default_factory=Counter)
-    prompt_tails: int = 0
+    first_dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
+    max_lengths: Counter[str] = field(default_factory=Counter)
+    num_prompt_tails: int = 0
 
-    def keep(self, lengths: Mapping[str, int], prompt_tail: int) -> None:
-        """Count a stored row."""
-        self.rows_in += 1
-        self.kept += 1
-        self.prompt_tails += prompt_tail > 0
-        self.longest |= Counter(lengths)
+    def count_written(self, lengths: Mapping[str, int], prompt_tail: int) -> None:
+        """Count a written row with the lengths of its columns and of its prompt tail, in tokens."""
+        self.num_read += 1
+        self.num_written += 1
+        self.num_prompt_tails += prompt_tail > 0
+        self.max_lengths |= Counter(lengths)
 
-    def drop(self, row: int, reason: str, detail: str) -> None:
-        """Count a row that is left out."""
-        self.rows_in += 1
+    def count_dropped(self, row: int, reason: str, detail: str) -> None:
+        """Count a dropped row; `row` is its number in the raw data, from 1."""
+        self.num_read += 1
         self.dropped[reason] += 1
-        self.first_case.setdefault(reason, (row, detail))
+        self.first_dropped.setdefault(reason, (row, detail))
 
-    def add(self, other: Tally) -> None:
-        """Count the rows of a later part."""
-        self.rows_in += other.rows_in
-        self.kept += other.kept
+    def add(self, other: RowCounts) -> None:
+        """Add the counts of a later part of the data."""
+        self.num_read += other.num_read
+        self.num_written += other.num_written
         self.dropped += other.dropped
-        self.first_case = {**other.first_case, **self.first_case}
-        self.longest |= other.longest
-        self.prompt_tails += other.prompt_tails
+        self.first_dropped = {**other.first_dropped, **self.first_dropped}
+        self.max_lengths |= other.max_lengths
+        self.num_prompt_tails += other.num_prompt_tails
 
     @property
-    def malformed(self) -> int:
-        """Rows that are not what the handler expects."""
+    def num_malformed(self) -> int:
+        """Number of rows that do not have the format of the handler."""
         return sum(self.dropped[reason] for reason in MALFORMED)
 
-    def cases(self) -> list[tuple[str, int, str]]:
-        """Reason, rows, and a remark with the meaning and the first case; most frequent first."""
-        found = []
+    def drop_summary(self) -> list[tuple[str, int, str]]:
+        """Return reason, number of rows and explanation of every reason, the most frequent first."""
+        summary = []
         for reason, count in self.dropped.most_common():
-            row, detail = self.first_case[reason]
-            found.append((reason, count, f"{REASONS[reason]}; first in row {row}" + (f": {detail}" if detail else "")))
-        return found
+            row, detail = self.first_dropped[reason]
+            remark = f"{REASONS[reason]}; first in row {row}" + (f": {detail}" if detail else "")
+            summary.append((reason, count, remark))
+        return summary
 
     def as_dict(self) -> dict[str, Any]:
-        """For the description beside the token files."""
+        """Return the counts for the metadata file."""
         return {
-            "rows_in": self.rows_in,
-            "rows_kept": self.kept,
+            "rows_in": self.num_read,
+            "rows_kept": self.num_written,
             "rows_dropped": dict(sorted(self.dropped.items())),
-            "longest": dict(sorted(self.longest.items())),
+            "longest": dict(sorted(self.max_lengths.items())),
         }
 
     def table(self) -> str:
-        """Rows in, kept, dropped by reason and the longest rows, as aligned lines."""
-        lines = [("rows in", self.rows_in, ""), ("rows kept", self.kept, "")]
-        lines += [(f"dropped: {reason}", count, remark) for reason, count, remark in self.cases()]
-        lines += [(f"longest {name}", n, "tokens") for name, n in self.longest.items() if name in _SHOWN]
-        if self.prompt_tails:
+        """Format rows read, written and dropped by reason, and the longest rows, as aligned lines."""
+        lines = [("rows read", self.num_read, ""), ("rows written", self.num_written, "")]
+        lines += [(f"dropped: {reason}", count, remark) for reason, count, remark in self.drop_summary()]
+        lines += [(f"longest {name}", n, "tokens") for name, n in self.max_lengths.items() if name in _REPORTED_LENGTHS]
+        if self.num_prompt_tails:
             lines.append(
-                ("prompt tails", self.prompt_tails, "pairs whose prompt ends in tokens that merge with an answer")
+                ("prompt tails", self.num_prompt_tails, "pairs whose prompt ends in tokens that merge with a response")
             )
         width = max(len(name) for name, _, _ in lines)
         return "\n".join(f"  {name:<{width}}  {count:>9}  {remark}".rstrip() for name, count, remark in lines)

@@ -1,4 +1,4 @@
-"""One raw row to the columns of one stored row: handler, encoder and the checks every row must pass."""
+"""Converts one raw row to the columns of one stored row: handler, encoder and the checks of every row."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.indexed.column_group import IGNORE, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
@@ -22,7 +22,25 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 
 @dataclass(frozen=True)
 class EncodedRow:
-    """The columns of one stored row, tokens and JSON texts, and what is worth counting about it."""
+    """The columns of one stored row, as a worker process returns them.
+
+    Example:
+        EncodedRow(
+            columns={
+                "chosen_input_ids": np.array([5, 6, 7], np.int32),
+                "chosen_labels": np.array([-100, -100, 7], np.int32),
+                "rejected_input_ids": np.array([5, 6, 8], np.int32),
+                "rejected_labels": np.array([-100, -100, 8], np.int32),
+            },
+            prompt_tail=0,
+            texts={"score": "0.5"},
+        )
+
+    Attributes:
+        columns: Token column -> [length] int32.
+        prompt_tail: Number of tokens at the end of the prompt that merge with a response.
+        texts: Text column -> JSON text.
+    """
 
     columns: dict[str, NDArray[np.int32]]
     prompt_tail: int = 0
@@ -30,27 +48,29 @@ class EncodedRow:
 
 
 class RowEncoder:
-    """Reads raw rows with a handler and writes them with an encoder."""
+    """Converts raw rows with a handler and an encoder."""
 
     def __init__(self, settings: PreprocessSettings, available: Sequence[str], source: str) -> None:
-        """Load the tokenizer and settle templates and columns.
+        """Load the tokenizer and the template, and resolve the columns.
 
         Args:
-            settings: Free of problems.
+            settings: Settings without problems.
             available: The columns of the data.
-            source: Where they come from, for messages.
+            source: Name of the data, for messages.
 
         Raises:
-            ValueError: The data lacks a column, or template and tokenizer do not fit each other.
-            FileNotFoundError: The tokenizer or a template file is missing.
+            ValueError: A column is missing from the data, or the tokenizer lacks a token of the template.
+            FileNotFoundError: The tokenizer or a template file does not exist.
         """
         self.settings = settings
         self._handler = HANDLERS[settings.handler_name]
         self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
         missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
         if missing:
-            there = ", ".join(available)
-            raise ValueError(f"{source}: dataset_additional_keys: no column {missing[0]!r}; there are {there}")
+            present = ", ".join(available)
+            raise ValueError(
+                f"{source}: dataset_additional_keys: no column {missing[0]!r}; columns in the data: {present}"
+            )
         tokenizer = load_tokenizer(
             settings.tokenizer_name_or_path or "",
             use_fast=not settings.tokenizer_not_use_fast,
@@ -62,26 +82,26 @@ class RowEncoder:
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """The columns every stored row has."""
+        """Names of the token columns."""
         extra = self.settings.dataset_additional_keys
         return PAIR_COLUMNS if self._handler.kind == "pair" else (*PROMPT_COLUMNS, *extra)
 
     @property
-    def text_names(self) -> tuple[str, ...]:
-        """What every stored row carries beside its tokens, as JSON texts."""
+    def text_column_names(self) -> tuple[str, ...]:
+        """Names of the text columns, which are stored as JSON."""
         own = () if self._handler.kind == "pair" else (MESSAGES,)
         return (*own, *self.settings.dataset_additional_keys)
 
     @property
     def note(self) -> str | None:
-        """What the user should know about the prompt type; remarks on responses do not concern prompt sets."""
+        """Warning about the prompt type, or None; warnings concern responses and so only pairs."""
         return self.encoder.note if self._handler.kind == "pair" else None
 
     def encode(self, row: Row) -> EncodedRow:
-        """One raw row as stored.
+        """Convert one raw row.
 
         Raises:
-            RowDropped: It cannot be used.
+            RowDropped: The row cannot be used.
         """
         example = self._handler.read(row, self._columns)
         if isinstance(example, PairExample):
@@ -96,7 +116,7 @@ class RowEncoder:
         if tokens.chosen == tokens.rejected:
             raise RowDropped("identical_responses", "both responses have the same tokens")
         self._check_length(len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)))
-        ignored = [IGNORE] * len(tokens.prompt)
+        ignored = [IGNORE_INDEX] * len(tokens.prompt)
         rows = (
             tokens.prompt + tokens.chosen,
             ignored + tokens.chosen,
@@ -120,7 +140,7 @@ class RowEncoder:
         return EncodedRow(columns, texts=texts)
 
     def _additional(self, key: str, value: Any) -> tuple[NDArray[np.int32], str]:
-        """A further column's value twice: as tokens, for MindSpeed's own readers, and as it is."""
+        """Return an additional value as tokens [length] int32, which MindSpeed reads, and as JSON text."""
         text = _json_text(key, value)
         plain = "" if value is None else value if isinstance(value, str) else text
         ids = _array(self.encoder.tokenizer.encode(plain, add_special_tokens=False))
@@ -129,9 +149,9 @@ class RowEncoder:
         return ids, text
 
     def _check_length(self, length: int) -> None:
-        limit = self.settings.seq_length
-        if limit is not None and length >= limit:
-            raise RowDropped("too_long", f"{length} tokens, seq_length is {limit}")
+        seq_length = self.settings.seq_length
+        if seq_length is not None and length >= seq_length:
+            raise RowDropped("too_long", f"{length} tokens, seq_length is {seq_length}")
 
 
 def _json_text(key: str, value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What `input` means: a file, the files of a folder, or a data set of the Hugging Face hub."""
+"""Resolves `input` to raw data: a file, the files of a folder, or a dataset of the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,46 +13,49 @@ from typing import Any
 
 import datasets
 
-from mindspeed_dpo.data.preprocessing.readers import InputError, all_endings, format_of, read_file
+from mindspeed_dpo.data.preprocessing.readers import InputError, file_format, read_file, supported_suffixes
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import Row
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TRAIN = re.compile(r"(^|[-._])train", re.IGNORECASE)
-_HELD_OUT = re.compile(r"(^|[-._])(test|valid|validation|val|dev|eval)([-._]|$)", re.IGNORECASE)
-_ROWS_LOOKED_AT = 1000
-"""Rows that columns are gathered from: the first one alone may lack an optional column."""
+_TRAIN_NAME = re.compile(r"(^|[-._])train", re.IGNORECASE)
+_HELD_OUT_NAME = re.compile(r"(^|[-._])(test|valid|validation|val|dev|eval)([-._]|$)", re.IGNORECASE)
+_COLUMN_SCAN_ROWS = 1000
+"""Number of rows whose columns are collected; a single row may lack an optional column."""
 
 
 @dataclass(frozen=True)
 class RawData:
-    """Raw rows that can be gone through more than once.
+    """Raw rows, which can be iterated over several times and in several processes.
+
+    Example:
+        RawData("data", (Path("data/train.jsonl"),), skipped_files=("README.md (not json)",), settings=settings)
 
     Attributes:
-        name: For messages.
-        files: Where the rows come from; empty for the hub.
-        left_out: Files of the folder that are not read, with the reason.
-        settings: How a hub data set is loaded.
+        name: Name for messages.
+        files: Files with the rows; empty for a hub dataset.
+        skipped_files: Files of the folder that are not read, with the reason.
+        settings: Settings of the run.
     """
 
     name: str
     files: tuple[Path, ...]
-    left_out: tuple[str, ...]
+    skipped_files: tuple[str, ...]
     settings: PreprocessSettings
 
     def rows(self) -> Iterator[Row]:
-        """All rows in order, at most `max_samples`."""
+        """Yield the rows in order, at most `max_samples`."""
         source = itertools.chain.from_iterable(map(read_file, self.files)) if self.files else _hub_rows(self.settings)
         return itertools.islice(source, self.settings.max_samples)
 
     def columns(self) -> list[str]:
-        """The columns of the first rows, in order of appearance.
+        """Return the columns of the first rows, in order of appearance.
 
         Raises:
             InputError: There are no rows.
         """
         seen: dict[str, None] = {}
-        for row in itertools.islice(self.rows(), _ROWS_LOOKED_AT):
+        for row in itertools.islice(self.rows(), _COLUMN_SCAN_ROWS):
             seen.update(dict.fromkeys(row))
         if not seen:
             raise InputError(f"{self.name} has no rows")
@@ -60,36 +63,39 @@ class RawData:
 
 
 def find_input(settings: PreprocessSettings) -> RawData:
-    """Settle what `input` names.
+    """Resolve `input` to raw data.
 
     Raises:
-        FileNotFoundError: It is no path and does not look like a name on the hub.
-        InputError: A folder without a readable file.
+        FileNotFoundError: `input` is not an existing path and does not have the form of a hub name.
+        InputError: The folder contains no file of a supported format.
     """
     path = Path(settings.input).expanduser()
     if path.is_file():
         return RawData(str(path), (path,), (), settings)
     if path.is_dir():
-        files, left_out = _files_of_folder(path)
-        return RawData(str(path), files, left_out, settings)
-    if not _HUB_NAME.fullmatch(settings.input) or format_of(path):
+        files, skipped_files = _list_files(path)
+        return RawData(str(path), files, skipped_files, settings)
+    if not _HUB_NAME.fullmatch(settings.input) or file_format(path):
         raise FileNotFoundError(f"input: there is no file or folder {path}")
     return RawData(settings.input, (), (), settings)
 
 
-def _files_of_folder(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """The files of the most frequent format; where some are named after the training split, not those held out."""
+def _list_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Return the files to read and the skipped ones.
+
+    Files of the most frequent format are read. If some are named after the training split, held-out splits are skipped.
+    """
     present = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    counts = Counter(kind for kind in map(format_of, present) if kind)
+    counts = Counter(kind for kind in map(file_format, present) if kind)
     if not counts:
-        raise InputError(f"input: the folder {folder} holds no file ending in {all_endings()}")
+        raise InputError(f"input: the folder {folder} has no file with a supported suffix: {supported_suffixes()}")
     chosen = counts.most_common(1)[0][0]
-    of_format = [path for path in present if format_of(path) == chosen]
-    has_train = any(_TRAIN.search(path.stem) for path in of_format)
-    files = [path for path in of_format if not (has_train and _HELD_OUT.search(path.stem))]
-    left_out = [f"{path.name} (not {chosen})" for path in present if path not in of_format]
-    left_out += [f"{path.name} (held-out split)" for path in of_format if path not in files]
-    return tuple(files), tuple(left_out)
+    candidates = [path for path in present if file_format(path) == chosen]
+    has_train = any(_TRAIN_NAME.search(path.stem) for path in candidates)
+    files = [path for path in candidates if not (has_train and _HELD_OUT_NAME.search(path.stem))]
+    skipped_files = [f"{path.name} (not {chosen})" for path in present if path not in candidates]
+    skipped_files += [f"{path.name} (held-out split)" for path in candidates if path not in files]
+    return tuple(files), tuple(skipped_files)
 
 
 def _hub_rows(settings: PreprocessSettings) -> Iterator[Row]:
@@ -105,7 +111,7 @@ def _hub_rows(settings: PreprocessSettings) -> Iterator[Row]:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"input: {settings.input} is no file or folder here, and could not be loaded from the hub: {reason}"
+            f"input: {settings.input} is not an existing file or folder and could not be loaded from the hub: {reason}"
         ) from error
 
 

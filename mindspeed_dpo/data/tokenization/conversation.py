@@ -34,7 +34,7 @@ _READ, _WRITTEN = ("user", "observation"), ("assistant", "function")
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
-def text_of(value: Any, what: str) -> str:
+def text_or_empty(value: Any, what: str) -> str:
     """`value` as text, null as nothing.
 
     Raises:
@@ -62,7 +62,7 @@ def read_turn(message: Any, tags: dict[str, str], default_role: str | None = Non
     role = roles.get(message[role_tag])
     if role is None:
         raise RowDropped("unknown_role", f"role {message[role_tag]!r} is not one of {', '.join(roles)}")
-    return Turn(role, text_of(message[content_tag], "the content of a message"))
+    return Turn(role, text_or_empty(message[content_tag], "the content of a message"))
 
 
 def read_turns(messages: Any, tags: dict[str, str], what: str) -> list[Turn]:
@@ -122,7 +122,7 @@ def read_transcript(text: str) -> list[Turn]:
     return [Turn(roles[mark.group(1)], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
 
 
-def split_answer(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], str]:
+def split_response(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], str]:
     """The turns before the last answer, and that answer.
 
     Raises:
@@ -133,7 +133,7 @@ def split_answer(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], st
     return tuple(turns[:-1]), turns[-1].content
 
 
-def text_of_answer(value: Any, tags: dict[str, str], what: str) -> str:
+def parse_response(value: Any, tags: dict[str, str], what: str) -> str:
     """An answer in any of its usual forms: text, a message, a list of texts (the first), a list of messages (the last).
 
     Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from mindspeed_dpo.data.indexed.hashing import digest
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
-from mindspeed_dpo.data.tokenization.thinking import ThoughtRule, Thoughts
+from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
 from mindspeed_dpo.data.tokenization.tokenizer import token_id, with_template
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class TemplateEncoder:
         self.template = template
         self.tokenizer = with_template(tokenizer, template)
         self.enable_thinking = enable_thinking
-        self._thoughts = Thoughts(*template.thought_words)
+        self._thoughts = ThoughtMarkers(*template.thought_words)
         self._named = self._look_up_tokens()
 
     def _look_up_tokens(self) -> dict[str, int]:

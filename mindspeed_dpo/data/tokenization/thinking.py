@@ -1,4 +1,4 @@
-"""Thoughts of reasoning templates: where they are kept, removed, or written down as empty.
+"""ThoughtMarkers of reasoning templates: where they are kept, removed, or written down as empty.
 
 The rule is settled once for a pair, from both answers, so that its two rows always share one prompt.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Thoughts:
+class ThoughtMarkers:
     """What encloses a thought. `opening + closing` is an empty thought."""
 
     opening: str
@@ -37,7 +37,7 @@ class ThoughtRule:
 
     Attributes:
         empty_in_prompt: An empty thought ends the prompt, so that it is not trained.
-        strip: Thoughts are removed from the answers.
+        strip: ThoughtMarkers are removed from the answers.
     """
 
     empty_in_prompt: bool

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
-from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit, Positions, plan
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
@@ -68,7 +68,7 @@ class BatchBuilder:
     dataset: PairSource | None
     place: ParallelRank
     device: torch.device
-    limit: Limit
+    limit: MicroBatchLimit
     costs: MultiplyAdds
     share_prompt: bool
     multiple_of: int

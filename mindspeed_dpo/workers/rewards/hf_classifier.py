@@ -17,7 +17,7 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.batching.planning import Limit
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
@@ -42,7 +42,7 @@ class ClassifierScorer:
         policy: PreTrainedTokenizerBase,
         *,
         max_length: int | None,
-        limit: Limit,
+        limit: MicroBatchLimit,
     ) -> None:
         """Score by a classifier.
 

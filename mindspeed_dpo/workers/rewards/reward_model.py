@@ -13,7 +13,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
-from mindspeed_dpo.data.batching.planning import Limit, Positions, plan
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit, Positions, plan
 from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.logprobs import HELD_MICRO_BATCHES
@@ -44,7 +44,7 @@ class ModelScorer:
     converter: TokenConverter
     device: torch.device
     place: ParallelRank
-    limit: Limit
+    limit: MicroBatchLimit
     share_prompt: bool
     multiple_of: int
     vocab_size: int

@@ -8,7 +8,7 @@ import torch
 
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.batching.planning import Limit
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.device.ops.label_logps import has_kernel
 from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
@@ -99,14 +99,16 @@ def make_batch_builder(context: WorkerContext, role: RoleConfig, dataset: PairSo
     )
 
 
-def limit_of(role: RoleConfig) -> Limit:
+def limit_of(role: RoleConfig) -> MicroBatchLimit:
     """Return the most pairs or rows of a role's micro-batches, and the fewest micro-batches of a step."""
     budget, stages = role.batch.micro_batch_tokens, role.parallel.pipeline_model_parallel_size
     if budget is None:
         # An interleaved schedule pads with dummy micro-batches up to the number of stages.
-        return Limit(units=role.batch.micro_batch_size, at_least=stages if role.parallel.is_interleaved else 1)
+        return MicroBatchLimit(
+            units=role.batch.micro_batch_size, min_micro_batches=stages if role.parallel.is_interleaved else 1
+        )
     # Rows are padded to a multiple, so a remainder of the budget could never be used.
-    return Limit(rows=budget - budget % role.row_multiple, at_least=stages)
+    return MicroBatchLimit(rows=budget - budget % role.row_multiple, min_micro_batches=stages)
 
 
 def shares_prompt(context: WorkerContext, role: RoleConfig) -> bool:

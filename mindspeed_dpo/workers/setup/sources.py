@@ -10,7 +10,7 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.datasets.reference_cache import data_fingerprint, prompts_fingerprint
 from mindspeed_dpo.data.datasets.splits import parse_data_path
-from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.weights import WeightsError, WeightSource, open_adapter, open_weights
@@ -19,7 +19,7 @@ from mindspeed_dpo.weights.lora import AdapterSource, adapter_description, check
 REWARD = "reward"
 
 
-def open_dataset(run: RunConfig) -> EvaluatedPairs | PromptDataset:
+def open_dataset(run: RunConfig) -> TrainEvalPairs | PromptDataset:
     """Open the dataset of a run: pairs offline, prompts online.
 
     Raises:
@@ -29,7 +29,7 @@ def open_dataset(run: RunConfig) -> EvaluatedPairs | PromptDataset:
     return open_prompts(run.actor) if run.is_online else open_pairs(run)
 
 
-def open_pairs(run: RunConfig) -> EvaluatedPairs:
+def open_pairs(run: RunConfig) -> TrainEvalPairs:
     """Open a run's preference pairs and evaluation sets; tokens are read on demand.
 
     Raises:
@@ -47,7 +47,7 @@ def open_pairs(run: RunConfig) -> EvaluatedPairs:
         )
         for data in (run.actor.data, *evaluation_data(run).values())
     ]
-    return EvaluatedPairs(train, dict(zip(evaluation_data(run), evaluated, strict=True)))
+    return TrainEvalPairs(train, dict(zip(evaluation_data(run), evaluated, strict=True)))
 
 
 def evaluation_data(run: RunConfig) -> dict[str, DataConfig]:

@@ -126,8 +126,8 @@ def test_a_reference_follows_where_it_is_set_to_every_so_many_steps() -> None:
     for follows in (False, True):
         group = RecordingGroup(None)
         handle = ReferenceGroup(group, settings=ReferenceConfig(sync_ref_model=follows, **settings))
-        assert [handle.follow(done) for done in (1, 2, 3, 4)] == [False, follows] * 2
-        assert group.asked == [("ref", "follow", 0.25)] * (2 * follows)
+        assert [handle.sync_if_due(done) for done in (1, 2, 3, 4)] == [False, follows] * 2
+        assert group.asked == [(Reference.ema_update, 0.25)] * (2 * follows)
 
 
 def test_rollouts_of_different_policies_are_no_batch() -> None:

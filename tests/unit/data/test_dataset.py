@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed import pair_file
-from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, check_identity, read_meta, writing
-from mindspeed_dpo.data.indexed.indexed_dataset import TokenStoreError
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, check_fingerprints, read_meta, writing
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 
 Pair = tuple[list[int], list[int], list[int]]
 OWN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -22,7 +22,7 @@ PAIRS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=12)
 
 
 def columns_of(prompt: list[int], chosen: list[int], rejected: list[int]) -> dict[str, list[int]]:
-    ignored = [IGNORE] * len(prompt)
+    ignored = [IGNORE_INDEX] * len(prompt)
     rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
     return dict(zip(PAIR_COLUMNS, rows, strict=True))
 
@@ -72,7 +72,7 @@ def test_prompt_lengths_do_not_depend_on_how_much_is_scanned_at_once(tmp_path: P
     path = write(tmp_path / "a", pairs)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pair_file, "_SCAN_NUMBERS", 5)
-        assert pair_file.PairSet(path).lengths.tolist() == [[len(part) for part in pair] for pair in pairs]
+        assert pair_file.PairFile(path).lengths.tolist() == [[len(part) for part in pair] for pair in pairs]
 
 
 def test_token_zero_is_a_token(tmp_path: Path) -> None:
@@ -142,26 +142,31 @@ def test_rows_without_prompt_or_response_are_dropped(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"rejected_labels": [IGNORE, IGNORE, 7]}, "row 1: rejected ids and labels differ in length"),
-        ({"chosen_labels": [IGNORE, IGNORE, 5, IGNORE]}, "row 1: chosen labels are ignored in the midst"),
+        ({"rejected_labels": [IGNORE_INDEX, IGNORE_INDEX, 7]}, "row 1: rejected ids and labels differ in length"),
         (
-            {"rejected_labels": [IGNORE, 2, 6, 7]},
+            {"chosen_labels": [IGNORE_INDEX, IGNORE_INDEX, 5, IGNORE_INDEX]},
+            "row 1: chosen labels are ignored in the midst",
+        ),
+        (
+            {"rejected_labels": [IGNORE_INDEX, 2, 6, 7]},
             "row 1: chosen and rejected have prompts of different lengths",
         ),
     ],
 )
 def test_columns_that_do_not_fit_are_noticed_on_opening(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
     good = columns_of([1, 2], [4, 5], [6, 7])
-    with pytest.raises(TokenStoreError, match=sentence):
+    with pytest.raises(TokenFileError, match=sentence):
         PreferenceDataset.open(write_rows(tmp_path / "a", [good, {**good, **change}]))
 
 
-@pytest.mark.parametrize("change", [{"rejected_input_ids": [1, 9, 6, 7]}, {"chosen_labels": [IGNORE, IGNORE, 4, 9]}])
+@pytest.mark.parametrize(
+    "change", [{"rejected_input_ids": [1, 9, 6, 7]}, {"chosen_labels": [IGNORE_INDEX, IGNORE_INDEX, 4, 9]}]
+)
 def test_tokens_that_do_not_fit_are_noticed_on_reading(tmp_path: Path, change: dict[str, Any]) -> None:
     good = columns_of([1, 2], [4, 5], [6, 7])
     dataset = PreferenceDataset.open(write_rows(tmp_path / "a", [good, {**good, **change}]))
     dataset.batch([0])
-    with pytest.raises(TokenStoreError, match="row 1: the prompts differ, or labels are not the ids"):
+    with pytest.raises(TokenFileError, match="row 1: the prompts differ, or labels are not the ids"):
         dataset.batch([1])
 
 
@@ -223,18 +228,18 @@ def test_weights_shape_the_training_rows_only(tmp_path: Path) -> None:
 def test_data_of_another_tokenizer_or_template_is_refused(tmp_path: Path) -> None:
     meta = {"tokenizer_fingerprint": "aaa", "prompt_type": "qwen"}
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], meta)
-    check_identity(path)
-    check_identity(path, tokenizer_fingerprint="aaa", prompt_type="qwen")
+    check_fingerprints(path)
+    check_fingerprints(path, tokenizer_fingerprint="aaa", prompt_type="qwen")
     with pytest.raises(ValueError, match=r"another tokenizer \(tokenizer_fingerprint aaa, this run has bbb\)"):
-        check_identity(path, tokenizer_fingerprint="bbb")
+        check_fingerprints(path, tokenizer_fingerprint="bbb")
     with pytest.raises(ValueError, match=r"another template \(prompt_type qwen, this run has llama3\)"):
-        check_identity(path, prompt_type="llama3")
+        check_fingerprints(path, prompt_type="llama3")
 
 
 def test_the_description_of_a_prompt_set_says_nothing_of_the_pairs_beside_it(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], {"prompt_type": "qwen"})
     write_prompts(tmp_path / "a", [[1]])
-    check_identity(path, prompt_type="qwen")
+    check_fingerprints(path, prompt_type="qwen")
     assert len(PreferenceDataset.open(path)) == 1
 
 
@@ -242,7 +247,7 @@ def test_sets_without_a_description_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     (tmp_path / "a_packed_meta.json").unlink()
     assert read_meta(path) is None
-    check_identity(path, tokenizer_fingerprint="bbb")
+    check_fingerprints(path, tokenizer_fingerprint="bbb")
     assert len(PreferenceDataset.open(path)) == 1
 
 

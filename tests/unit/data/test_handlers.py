@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolve_columns
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, REJECTED, handler_problem
+from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, UNSUPPORTED_HANDLERS, handler_problem
 from mindspeed_dpo.data.tokenization.conversation import OPENAI_TAGS
 from mindspeed_dpo.data.tokenization.examples import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
 
@@ -48,7 +48,7 @@ def prompt(*texts: str, system: str = "") -> Prompt:
     [
         ("AlpacaStylePairwiseHandle", "did you mean AlpacaStylePairwiseHandler"),
         ("os", "handler_name 'os' is unknown"),
-        ("GeneralPretrainHandler", "it makes pre-training data"),
+        ("GeneralPretrainHandler", "it prepares data for pre-training"),
         ("AlpacaStyleInstructionHandler", "supervised fine-tuning"),
         ("", "handler_name is missing"),
     ],
@@ -58,7 +58,7 @@ def test_unknown_and_foreign_handlers_get_a_sentence(name: str, sentence: str) -
 
 
 def test_no_handler_is_both_known_and_rejected() -> None:
-    assert not set(HANDLERS) & set(REJECTED)
+    assert not set(HANDLERS) & set(UNSUPPORTED_HANDLERS)
     assert all(handler_problem(name) is None for name in HANDLERS)
 
 

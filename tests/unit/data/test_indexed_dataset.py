@@ -12,7 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.indexed.column_group import column_stem, columns_present, open_columns, writing
-from mindspeed_dpo.data.indexed.indexed_dataset import DTYPES, TokenReader, TokenStoreError, TokenWriter
+from mindspeed_dpo.data.indexed.indexed_dataset import (
+    DTYPES,
+    IndexedDatasetReader,
+    IndexedDatasetWriter,
+    TokenFileError,
+)
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 ROWS = st.lists(st.lists(INT32, max_size=20), max_size=20)
@@ -20,7 +25,7 @@ OWN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture
 
 
 def write(stem: Path, rows: list[list[int]]) -> Path:
-    writer = TokenWriter(stem)
+    writer = IndexedDatasetWriter(stem)
     for row in rows:
         writer.append(row)
     writer.close()
@@ -44,7 +49,7 @@ def write_foreign(stem: Path, rows: list[list[int]], code: int, modes: bool = Fa
 @OWN_FOLDER
 @given(rows=ROWS)
 def test_rows_come_back_as_written(tmp_path: Path, rows: list[list[int]]) -> None:
-    reader = TokenReader(write(tmp_path / "a", rows))
+    reader = IndexedDatasetReader(write(tmp_path / "a", rows))
     assert len(reader) == len(rows)
     assert [reader[row].tolist() for row in range(len(rows))] == rows
     assert reader.documents.tolist() == list(range(len(rows) + 1))
@@ -53,7 +58,7 @@ def test_rows_come_back_as_written(tmp_path: Path, rows: list[list[int]]) -> Non
 @OWN_FOLDER
 @given(rows=ROWS, limit=st.integers(1, 50))
 def test_chunks_cover_every_row_once(tmp_path: Path, rows: list[list[int]], limit: int) -> None:
-    reader = TokenReader(write(tmp_path / "a", rows))
+    reader = IndexedDatasetReader(write(tmp_path / "a", rows))
     covered, numbers = [], []
     for part, chunk in reader.chunks(limit):
         covered += list(range(part.start, part.stop))
@@ -66,9 +71,9 @@ def test_chunks_cover_every_row_once(tmp_path: Path, rows: list[list[int]], limi
 @OWN_FOLDER
 @given(one=ROWS, two=ROWS)
 def test_joined_columns_hold_the_rows_of_both(tmp_path: Path, one: list[list[int]], two: list[list[int]]) -> None:
-    writer = TokenWriter(tmp_path / "all")
+    writer = IndexedDatasetWriter(tmp_path / "all")
     for name, rows in (("one", one), ("two", two)):
-        writer.append_all(TokenReader(write(tmp_path / name, rows)), chunk_numbers=7)
+        writer.append_all(IndexedDatasetReader(write(tmp_path / name, rows)), chunk_numbers=7)
     writer.close()
     write(tmp_path / "expected", one + two)
     for suffix in ("bin", "idx"):
@@ -92,13 +97,13 @@ def test_megatron_reads_the_same_rows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", sorted(DTYPES))
 @pytest.mark.parametrize("modes", [False, True])
 def test_the_declared_type_is_honoured(tmp_path: Path, code: int, modes: bool) -> None:
-    reader = TokenReader(write_foreign(tmp_path / "a", [[1, 2, 3], [100]], code, modes))
+    reader = IndexedDatasetReader(write_foreign(tmp_path / "a", [[1, 2, 3], [100]], code, modes))
     assert [reader[row].tolist() for row in range(2)] == [[1, 2, 3], [100]]
     assert reader[0].dtype == np.int32
 
 
 def test_maps_are_read_only(tmp_path: Path) -> None:
-    reader = TokenReader(write(tmp_path / "a", [[1, 2]]))
+    reader = IndexedDatasetReader(write(tmp_path / "a", [[1, 2]]))
     with pytest.raises(ValueError, match="read-only"):
         reader.tokens[0] = 5
 
@@ -109,8 +114,8 @@ def test_a_file_of_another_size_is_noticed(tmp_path: Path, suffix: str, change: 
     path = write(tmp_path / "a", [[1, 2], [3]]).with_suffix(f".{suffix}")
     data = path.read_bytes()
     path.write_bytes(data[:change] if change < 0 else data + bytes(change))
-    with pytest.raises(TokenStoreError, match=f"a.{suffix}"):
-        TokenReader(tmp_path / "a")
+    with pytest.raises(TokenFileError, match=f"a.{suffix}"):
+        IndexedDatasetReader(tmp_path / "a")
 
 
 @pytest.mark.parametrize(
@@ -129,15 +134,15 @@ def test_a_damaged_index_is_noticed(tmp_path: Path, offset: int, value: bytes, s
     data = bytearray(path.read_bytes())
     data[offset : offset + 1] = value
     path.write_bytes(data)
-    with pytest.raises(TokenStoreError, match=sentence):
-        TokenReader(tmp_path / "a")
+    with pytest.raises(TokenFileError, match=sentence):
+        IndexedDatasetReader(tmp_path / "a")
 
 
 def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
     write(tmp_path / "a", [[1]])
     (tmp_path / "a.idx").write_bytes(pickle.dumps([1, 2, 3]))
-    with pytest.raises(TokenStoreError, match="is not an index of tokens"):
-        TokenReader(tmp_path / "a")
+    with pytest.raises(TokenFileError, match="is not an index of tokens"):
+        IndexedDatasetReader(tmp_path / "a")
 
 
 # Sets
@@ -167,7 +172,7 @@ def test_a_missing_column_names_those_that_are_there(tmp_path: Path) -> None:
 def test_columns_of_different_runs_are_noticed(tmp_path: Path) -> None:
     write(column_stem(tmp_path / "a", "x"), [[1], [2]])
     write(column_stem(tmp_path / "a", "y"), [[1]])
-    with pytest.raises(TokenStoreError, match=r"different numbers of rows, \{'x': 2, 'y': 1\}"):
+    with pytest.raises(TokenFileError, match=r"different numbers of rows, \{'x': 2, 'y': 1\}"):
         open_columns(tmp_path / "a", ("x", "y"))
 
 
@@ -197,7 +202,7 @@ def test_a_set_that_was_half_replaced_is_refused_until_replaced(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("mindspeed_dpo.data.indexed.column_group.os.replace", killed)
         commit(2)
-    with pytest.raises(TokenStoreError, match="is being replaced, or a run was killed while replacing it"):
+    with pytest.raises(TokenFileError, match="is being replaced, or a run was killed while replacing it"):
         open_columns(tmp_path / "a", ("x",))
     commit(3)
     assert open_columns(tmp_path / "a", ("x", "y"))["y"][0].tolist() == [3]

@@ -49,7 +49,7 @@ def test_the_output_may_lie_in_the_folder_and_is_not_merged_again(tmp_path: Path
 @pytest.mark.parametrize(
     ("keys", "sentence"),
     [
-        (("labels",), "columns of a set belong together"),
+        (("labels",), "must name exactly the columns of each dataset"),
         (("input_ids",), "has the columns input_ids"),
     ],
 )
@@ -66,9 +66,9 @@ def test_sets_of_different_tokenizers_are_not_joined(tmp_path: Path, capsys: pyt
     write(tmp_path / "a", [1])
     write(tmp_path / "b", [1], tokenizer_fingerprint="other")
     assert merge(tmp_path, tmp_path / "all", *COLUMNS) == 1
-    assert "made with different tokenizer_fingerprint" in capsys.readouterr().err
+    assert "preprocessed with different tokenizer_fingerprint" in capsys.readouterr().err
 
 
 def test_a_missing_folder_gets_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert merge(tmp_path / "nothing", tmp_path / "all", *COLUMNS) == 1
-    assert "there should be a folder" in capsys.readouterr().err
+    assert "a merge needs a folder of datasets" in capsys.readouterr().err

@@ -7,40 +7,46 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.batching.planning import Limit, deal, fit, plan
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit, balance, bin_pack, plan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 BUDGET = 25
 
 
-def plans(sizes: list[int], limit: Limit, replicas: int) -> list[list[list[int]]]:
+def plans(sizes: list[int], limit: MicroBatchLimit, replicas: int) -> list[list[list[int]]]:
     """Micro-batches of every replica; work grows with the square of a size."""
     rows = np.asarray(sizes, np.int64)
     every = (plan(rows, rows**2, limit, replicas=replicas, replica=replica) for replica in range(replicas))
     return [[part.tolist() for part in parts] for parts in every]
 
 
-@given(sizes=SIZES, replicas=st.integers(1, 4), at_least=st.integers(1, 4), by_rows=st.booleans())
-def test_every_unit_is_in_one_micro_batch(sizes: list[int], replicas: int, at_least: int, by_rows: bool) -> None:
-    limit = Limit(rows=BUDGET, at_least=at_least) if by_rows else Limit(units=3, at_least=at_least)
+@given(sizes=SIZES, replicas=st.integers(1, 4), min_micro_batches=st.integers(1, 4), by_rows=st.booleans())
+def test_every_unit_is_in_one_micro_batch(
+    sizes: list[int], replicas: int, min_micro_batches: int, by_rows: bool
+) -> None:
+    limit = (
+        MicroBatchLimit(rows=BUDGET, min_micro_batches=min_micro_batches)
+        if by_rows
+        else MicroBatchLimit(units=3, min_micro_batches=min_micro_batches)
+    )
     found = plans(sizes, limit, replicas)
-    assert all(len(parts) >= min(at_least, sum(map(len, parts))) for parts in found)
+    assert all(len(parts) >= min(min_micro_batches, sum(map(len, parts))) for parts in found)
     assert sorted(unit for parts in found for part in parts for unit in part) == list(range(len(sizes)))
     assert all(part and part == sorted(part) for parts in found for part in parts)
     assert sum(bool(parts) for parts in found) == min(replicas, len(sizes))
     assert found == plans(sizes, limit, replicas)
 
 
-@given(sizes=SIZES, replicas=st.integers(1, 4), at_least=st.integers(1, 4))
-def test_only_a_unit_alone_is_beyond_the_budget(sizes: list[int], replicas: int, at_least: int) -> None:
-    for parts in plans(sizes, Limit(rows=BUDGET, at_least=at_least), replicas):
+@given(sizes=SIZES, replicas=st.integers(1, 4), min_micro_batches=st.integers(1, 4))
+def test_only_a_unit_alone_is_beyond_the_budget(sizes: list[int], replicas: int, min_micro_batches: int) -> None:
+    for parts in plans(sizes, MicroBatchLimit(rows=BUDGET, min_micro_batches=min_micro_batches), replicas):
         assert all(len(part) == 1 or sum(sizes[unit] for unit in part) <= BUDGET for part in parts)
-        assert len(parts) >= min(at_least, sum(map(len, parts)))
+        assert len(parts) >= min(min_micro_batches, sum(map(len, parts)))
 
 
 @given(sizes=SIZES)
 def test_packs_are_filled(sizes: list[int]) -> None:
-    packs = fit(np.asarray(sizes, np.int64), BUDGET)
+    packs = bin_pack(np.asarray(sizes, np.int64), BUDGET)
     fills = sorted(sum(sizes[unit] for unit in pack) for pack in packs)
     # Else the two emptiest would have become one.
     assert len(fills) < 2 or fills[0] + fills[1] > BUDGET
@@ -48,12 +54,12 @@ def test_packs_are_filled(sizes: list[int]) -> None:
 
 
 def test_no_pack_is_made_that_a_better_order_would_spare() -> None:
-    assert sorted(map(list, fit(np.array([5, 20, 10, 15, 25, 30]), BUDGET))) == [[0, 1], [2, 3], [4], [5]]
+    assert sorted(map(list, bin_pack(np.array([5, 20, 10, 15, 25, 30]), BUDGET))) == [[0, 1], [2, 3], [4], [5]]
 
 
 @given(sizes=SIZES, units=st.integers(1, 4), replicas=st.integers(1, 4))
 def test_replicas_get_equal_numbers_where_units_count(sizes: list[int], units: int, replicas: int) -> None:
-    counts = [[len(part) for part in parts] for parts in plans(sizes, Limit(units=units), replicas)]
+    counts = [[len(part) for part in parts] for parts in plans(sizes, MicroBatchLimit(units=units), replicas)]
     assert max(map(sum, counts)) == -(-len(sizes) // replicas)
     if len(sizes) % replicas == 0:
         assert len({sum(parts) for parts in counts}) == 1
@@ -61,14 +67,14 @@ def test_replicas_get_equal_numbers_where_units_count(sizes: list[int], units: i
 
 
 def test_one_replica_keeps_the_order_where_units_count() -> None:
-    assert plans([3, 9, 1, 7, 5], Limit(units=2), 1) == [[[0, 1], [2, 3], [4]]]
+    assert plans([3, 9, 1, 7, 5], MicroBatchLimit(units=2), 1) == [[[0, 1], [2, 3], [4]]]
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8])
 @pytest.mark.parametrize("room", [None, True], ids=["any number", "equal numbers"])
 def test_skewed_work_is_balanced_and_better_than_by_order(replicas: int, room: bool | None) -> None:
     work = np.random.default_rng(0).lognormal(6, 1, 64).astype(np.int64)
-    parts = deal(work, replicas, 64 // replicas if room else None)
+    parts = balance(work, replicas, 64 // replicas if room else None)
     loads = [int(work[part].sum()) for part in parts]
     in_order = [int(part.sum()) for part in np.split(work, replicas)]
     assert max(loads) * replicas / sum(loads) < (1.25 if room else 1.02)
@@ -77,4 +83,4 @@ def test_skewed_work_is_balanced_and_better_than_by_order(replicas: int, room: b
 
 def test_work_beyond_64_bits_is_added_up() -> None:
     work = np.full(9, 2**62, np.int64)
-    assert sorted(len(part) for part in deal(work, 3)) == [3, 3, 3]
+    assert sorted(len(part) for part in balance(work, 3)) == [3, 3, 3]

@@ -67,7 +67,7 @@ def test_one_bad_row_in_ten_leaves_nine_and_says_why(
     first_words = [text_of(load_tokenizer(tokenizer), prompt.tolist()) for prompt in dataset.batch(range(9)).prompts()]
     assert [text.split("Q")[1][0] for text in first_words] == list("012456789")
     out = capsys.readouterr().out
-    assert re.search(r"rows in +10\n +rows kept +9\n", out)
+    assert re.search(r"rows read +10\n +rows written +9\n", out)
     assert re.search(r"dropped: not_text +1 .*first in row 4: the prompt should be text, but is int", out)
 
 
@@ -244,10 +244,10 @@ def test_the_output_does_not_depend_on_processes_and_parts(
         ("", {}, "raw.jsonl is empty"),
         ('{"instruction": "Q", "chosen": "a", "rejected": "b"}\n{"inst', {}, "raw.jsonl, row 2 (line 2"),
         ('{"question": "Q", "chosen": "a", "rejected": "b"}', {}, "Columns in the data: chosen, question, rejected"),
-        ('{"instruction": "Q", "chosen": "a", "rejected": "a"}', {}, "none of 1 rows is kept"),
+        ('{"instruction": "Q", "chosen": "a", "rejected": "a"}', {}, "none of 1 rows can be used"),
         ('{"instruction": "Q", "chosen": "", "rejected": "a"}', {}, "1 empty_response: a response has no text"),
         ('{"instruction": 1, "chosen": "b", "rejected": "a"}', {}, "1 of 1 rows are malformed"),
-        ('{"instruction": "Q", "chosen": "b", "rejected": "a"}', {"seq_length": 3}, "none of 1 rows is kept"),
+        ('{"instruction": "Q", "chosen": "b", "rejected": "a"}', {"seq_length": 3}, "none of 1 rows can be used"),
         ('{"instruction": "Q", "chosen": "b", "rejected": "a"}', {"prompt_type": "lama3"}, "did you mean llama3"),
         ('{"instruction": "Q", "chosen": "b", "rejected": "a"}', {"prompt_type": "qwen"}, "ends turns with <|im_end|>"),
         (

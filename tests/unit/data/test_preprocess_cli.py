@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import preprocess_data
 from mindspeed_dpo.data.preprocessing.cli import SettingsError, parse
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
-from mindspeed_dpo.data.preprocessing.settings import FIELD_NAMES, PreprocessSettings
+from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 
 ROOT = Path(__file__).resolve().parents[3]
 SHIPPED = sorted(path.stem for path in (ROOT / "configs" / "datasets").glob("*.yaml"))
@@ -42,7 +43,7 @@ def test_flags_of_the_predecessor_are_understood() -> None:
         ],
         ROOT,
     )
-    assert read.remarks == ()
+    assert read.notices == ()
     assert read.settings == PreprocessSettings(
         input="orca.jsonl",
         tokenizer_name_or_path="DIR",
@@ -93,13 +94,13 @@ def test_refused_keys_say_why_and_only_when_they_ask_for_something(key: str) -> 
 @pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if spec.no_effect])
 def test_keys_without_effect_are_accepted_and_reported(key: str) -> None:
     read = parse([*LEAST, f"--{key}=something"], ROOT)
-    assert read.remarks == (f"{key} has no effect: {KEYS[key].no_effect}",)
+    assert read.notices == (f"{key} has no effect: {KEYS[key].no_effect}",)
     assert read.settings == settings()
 
 
 def test_every_other_key_is_a_setting() -> None:
     used = {key for key, spec in KEYS.items() if not spec.reject and not spec.no_effect}
-    assert used == {*FIELD_NAMES, "tokenizer_type"}
+    assert used == {*(field.name for field in fields(PreprocessSettings)), "tokenizer_type"}
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_every_other_key_is_a_setting() -> None:
         (["--map-keys", '{"promt": "x"}'], "did you mean prompt"),
         (["--tokenizer-type", "GPT2BPETokenizer"], "tokenizer_type GPT2BPETokenizer is not supported"),
         (["--max-invalid-share", "2"], "max_invalid_share should lie between 0 and 1"),
-        (["--dataset-additional-keys", "labels"], "labels is the answer of a prompt; pairs have two, leave it out"),
+        (["--dataset-additional-keys", "labels"], "labels applies to prompts, not to pairs; remove it"),
         (
             ["--handler-name", "PPOAlpacaStyleInstructionHandler", "--dataset-additional-keys", "level"],
             "needs a handler of pairs, or R1AlpacaStyleInstructionHandler or R1Sharegpt",
@@ -158,7 +159,7 @@ def test_a_file_of_the_users_own_is_read_by_its_path(tmp_path: Path) -> None:
     content |= {"tokenizer_name_or_path": "tok", "tokenizer_not_use_fast": True, "pack": False}
     read = parse([write_yaml(tmp_path / "mine.yaml", content)], ROOT)
     assert read.settings.input == "x" and not read.settings.tokenizer_not_use_fast
-    assert "tokenizer_not_use_fast has no effect in a YAML file" in read.remarks[0]
+    assert "tokenizer_not_use_fast has no effect in a YAML file" in read.notices[0]
 
 
 def test_broken_files_and_names_get_a_sentence(tmp_path: Path) -> None:

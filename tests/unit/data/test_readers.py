@@ -60,10 +60,10 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.jsonl", '{"a": 1}\n\n{"a": \n{"a": 3}', r"a.jsonl, row 2 \(line 3, column \d\): broken JSON: Expecting"),
-        ("a.json", '[{"a": 1},\n {"a": 2},\n {"a" 3}]', r"a.json, row 3 \(line 3\): broken JSON"),
-        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a.json, after row 1 \(line 2\): broken JSON: expected , or \]"),
-        ("a.json", '[{"a": 1}, {"a": ', r"a.json, row 2 \(line 1\): broken JSON"),
+        ("a.jsonl", '{"a": 1}\n\n{"a": \n{"a": 3}', r"a.jsonl, row 2 \(line 3, column \d\): invalid JSON: Expecting"),
+        ("a.json", '[{"a": 1},\n {"a": 2},\n {"a" 3}]', r"a.json, row 3 \(line 3\): invalid JSON"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a.json, after row 1 \(line 2\): invalid JSON: expected , or \]"),
+        ("a.json", '[{"a": 1}, {"a": ', r"a.json, row 2 \(line 1\): invalid JSON"),
         ("a.json", '[{"a": 1}', r"a.json, after row 1 .*expected , or \]"),
         ("a.json", "[1]", "a.json, row 1: expected an object of columns, got int"),
         ("a.json", "", "a.json is empty"),
@@ -121,7 +121,7 @@ def test_columns_are_gathered_over_rows(tmp_path: Path) -> None:
 def test_missing_and_empty_inputs_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         data(tmp_path / "nothing.json")
-    with pytest.raises(InputError, match="holds no file ending in"):
+    with pytest.raises(InputError, match="has no file with a supported suffix"):
         data(tmp_path)
     (tmp_path / "none.json").write_text("[]")
     with pytest.raises(InputError, match="has no rows"):
@@ -134,7 +134,7 @@ def test_a_hub_name_that_cannot_be_loaded_gets_a_sentence(tmp_path: Path, monkey
 
     monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", offline)
     with pytest.raises(
-        InputError, match=r"some/data is no file or folder here, and could not be loaded .*: no way out$"
+        InputError, match=r"some/data is not an existing file or folder and could not be loaded .*: no way out$"
     ):
         find_input(PreprocessSettings(input="some/data", cache_dir=str(tmp_path))).columns()
 

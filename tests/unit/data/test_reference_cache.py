@@ -11,7 +11,7 @@ import pytest
 
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
-from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, meta_path, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, meta_path, writing
 
 VALUES = np.array([[-1.5, -2.25], [0.0, -1e-300], [-60085.123456789, -7.0]], np.float64)
 
@@ -86,7 +86,7 @@ def test_writing_replaces_a_damaged_file(tmp_path: Path) -> None:
 
 
 def write_set(prefix: Path, answer: int) -> str:
-    row = {name: [1, 2, answer] if "ids" in name else [IGNORE, IGNORE, answer] for name in PAIR_COLUMNS}
+    row = {name: [1, 2, answer] if "ids" in name else [IGNORE_INDEX, IGNORE_INDEX, answer] for name in PAIR_COLUMNS}
     with writing(prefix, PAIR_COLUMNS) as writer:
         writer.append(row)
         writer.commit({})

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed import text_columns
 from mindspeed_dpo.data.indexed.column_group import read_meta, text_columns_path, writing
-from mindspeed_dpo.data.indexed.indexed_dataset import TokenStoreError
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter, json_text
 from preprocess_data import main
 from tests.support.tokenizers import save_chat_tokenizer
@@ -124,7 +124,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
     data = (tmp_path / "x.arrow").read_bytes()
     for length in (0, 7, len(data) // 2, len(data) - 3):
         (tmp_path / "x.arrow").write_bytes(data[:length])
-        with pytest.raises(TokenStoreError, match=r"x\.arrow is not an Arrow file, or it is truncated"):
+        with pytest.raises(TokenFileError, match=r"x\.arrow is not an Arrow file, or it is truncated"):
             TextColumnsReader(tmp_path / "x.arrow")
 
 
@@ -137,7 +137,7 @@ def test_offsets_that_lead_out_of_the_file_are_noticed(tmp_path: Path) -> None:
         damaged = bytearray(data)
         damaged[place + 8 * row : place + 8 * row + 8] = value.to_bytes(8, "little", signed=True)
         (tmp_path / "x.arrow").write_bytes(damaged)
-        with pytest.raises(TokenStoreError, match="do not lie end to end"):
+        with pytest.raises(TokenFileError, match="do not lie end to end"):
             TextColumnsReader(tmp_path / "x.arrow")
 
 
@@ -146,7 +146,7 @@ def test_text_that_is_no_json_names_its_row(tmp_path: Path) -> None:
     for text in ("1", "{"):
         writer.append({"a": text})
     writer.close()
-    with pytest.raises(TokenStoreError, match=r"x\.arrow, row 1, column a: not JSON"):
+    with pytest.raises(TokenFileError, match=r"x\.arrow, row 1, column a: not JSON"):
         TextColumnsReader(tmp_path / "x.arrow").value(1, "a")
 
 
@@ -154,7 +154,7 @@ def test_an_arrow_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     table = pyarrow.table({"a": [1, 2]})
     with pyarrow.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as writer:
         writer.write_table(table)
-    with pytest.raises(TokenStoreError, match="should be of large_string"):
+    with pytest.raises(TokenFileError, match="should be of large_string"):
         TextColumnsReader(tmp_path / "x.arrow")
 
 
@@ -201,7 +201,7 @@ def test_columns_of_another_run_are_noticed_on_opening(tmp_path: Path) -> None:
     path = write_set(tmp_path / "a", [[1], [2]])
     other = write_set(tmp_path / "b", [[1], [2], [3]])
     text_columns_path(other).replace(text_columns_path(path))
-    with pytest.raises(TokenStoreError, match=r"has 3 rows, but the token columns have 2"):
+    with pytest.raises(TokenFileError, match=r"has 3 rows, but the token columns have 2"):
         PromptDataset.open(path)
 
 

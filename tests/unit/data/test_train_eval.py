@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
-from mindspeed_dpo.data.datasets.train_eval import EvaluatedPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from tests.unit.workers.pairs import PAIRS, write_pairs
 
 
@@ -23,10 +23,10 @@ def parts(tmp_path: Path) -> list[PreferenceDataset]:
 
 def test_rows_of_the_sets_follow_those_learned_from(parts: list[PreferenceDataset]) -> None:
     learned, b, c = parts
-    joined = EvaluatedPairs(learned, {"b": b, "c": c})
+    joined = TrainEvalPairs(learned, {"b": b, "c": c})
     assert len(joined) == len(PAIRS)
-    assert {name: rows.tolist() for name, rows in joined.rows_of.items()} == {"b": [5, 6], "c": [7]}
-    for rows, part in ((np.array([4, 0]), learned), (joined.rows_of["b"][::-1], b), (joined.rows_of["c"], c)):
+    assert {name: rows.tolist() for name, rows in joined.eval_rows.items()} == {"b": [5, 6], "c": [7]}
+    for rows, part in ((np.array([4, 0]), learned), (joined.eval_rows["b"][::-1], b), (joined.eval_rows["c"], c)):
         own = rows if part is learned else rows - rows.min()
         ours, theirs = joined.batch(rows), part.batch(own)
         for field in ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths"):
@@ -35,13 +35,13 @@ def test_rows_of_the_sets_follow_those_learned_from(parts: list[PreferenceDatase
 
 
 def test_without_sets_it_is_the_dataset_itself(parts: list[PreferenceDataset]) -> None:
-    alone = EvaluatedPairs(parts[0], {})
-    assert alone.rows_of == {} and alone.counts == parts[0].counts
+    alone = TrainEvalPairs(parts[0], {})
+    assert alone.eval_rows == {} and alone.counts == parts[0].counts
     assert alone.splits("60,40,0").valid.tolist() == parts[0].splits("60,40,0").valid.tolist()
 
 
 def test_rows_of_two_sets_are_not_mixed_and_rows_beyond_refused(parts: list[PreferenceDataset]) -> None:
-    joined = EvaluatedPairs(parts[0], {"b": parts[1]})
+    joined = TrainEvalPairs(parts[0], {"b": parts[1]})
     with pytest.raises(ValueError, match="belong to several sets"):
         joined.batch([4, 5])
     with pytest.raises(IndexError):

@@ -25,7 +25,7 @@ def start_up() -> dict[str, Any]:
         "devices": sys.modules["torch_npu"].npu.devices_set,
         "root level": logging.getLogger().level,
         "root handlers": len(logging.getLogger().handlers),
-        "once filter": any(entry[0] == "once" for entry in warnings.filters),
+        "once filter": any(entry[0] == "once" and entry[2] is Warning for entry in warnings.filters),
         "backend": dist.get_backend_config(),
     }
 

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _take_guards_out() -> None:
-    npu._argv_and_logging_kept = contextlib.nullcontext  # type: ignore[assignment]
+    npu._preserved_argv_and_logging = contextlib.nullcontext  # type: ignore[assignment]
     npu.guard_collectives = lambda: None
     npu._warn_of_numpy = lambda _version: None
 

@@ -65,7 +65,7 @@ def test_a_list_of_devices_that_the_runtime_would_cut_short_is_refused(
     devices: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", devices)
-    with pytest.raises(EnvironmentProblem, match="list the devices ascending"):
+    with pytest.raises(EnvironmentProblem, match="list each device once, ascending"):
         prepare("npu")
     prepare("cpu")
 

@@ -16,7 +16,7 @@ MODULE = "tests.unit.device.npu_startup_script"
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """What the process tells; see `npu_bring_up`."""
+    """What the process tells; see `npu_startup_script`."""
     command = [sys.executable, "-m", MODULE, "--config-name", "tiny", "training.lr=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -30,7 +30,7 @@ def test_nothing_imports_megatron_before_the_device_is_active(report: dict[str, 
 
 def test_mindspeed_sees_no_argument_of_ours(report: dict[str, Any]) -> None:
     (program,) = report["seen"]["argv"]
-    assert program.endswith("npu_bring_up.py")
+    assert program.endswith("npu_startup_script.py")
 
 
 def test_arguments_logging_and_warnings_are_left_as_they_were(report: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def main() -> None:
     activate("cpu")
     for module in pkgutil.walk_packages(mindspeed_dpo.__path__, "mindspeed_dpo."):
         # Trackers wrap optional libraries; models of transformers, with which classifiers score, look for torch_npu.
-        if not module.name.endswith((".__main__", ".swanlab", ".mlflow", ".wandb", ".classifier")):
+        if not module.name.endswith((".__main__", ".swanlab", ".mlflow", ".wandb", ".hf_classifier")):
             importlib.import_module(module.name)
     sys.stderr.write("\n" + json.dumps(codes))
 

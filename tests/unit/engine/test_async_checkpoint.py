@@ -104,8 +104,8 @@ def fail_to_write(folder: Path) -> tuple[str, list[str]]:
 def test_a_save_that_cannot_be_written_is_told_and_leaves_the_one_before(tmp_path: Path) -> None:
     ((said, left),) = pool(1).run(fail_to_write, tmp_path)
     assert said == (
-        f"{tmp_path}/iter_0000002 could not be written ([Errno 28] No space left on device); checkpoints before it are "
-        "whole"
+        f"{tmp_path}/iter_0000002 could not be written ([Errno 28] No space left on device); earlier checkpoints are "
+        "complete"
     )
     assert left == ["iter_0000001", "iter_0000002.partial", "latest_checkpointed_iteration.txt"]
     assert sorted(path.name for path in tmp_path.glob("iter*")) == ["iter_0000001", "iter_0000003"]

@@ -128,13 +128,13 @@ def test_no_more_logits_exist_than_a_chunk_has_and_no_more_are_kept_than_is_allo
 ) -> None:
     monkeypatch.setattr(head, "CHUNK_ELEMENTS", 48)
     monkeypatch.setattr(head, "SAVED_ELEMENTS", 100)
-    made, mask = [], head._mask
+    made, mask = [], head._mask_padding
 
     def watched(logits: Tensor, shard: VocabShard) -> Tensor:
         made.append(logits.numel())
         return mask(logits, shard)
 
-    monkeypatch.setattr(head, "_mask", watched)
+    monkeypatch.setattr(head, "_mask_padding", watched)
     whole(case())
     # Five chunks forward; backward the three that were not kept.
     assert made == [48, 48, 48, 48, 24, 48, 48, 24]

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from mindspeed_dpo.observability import external
-from mindspeed_dpo.observability.external import Tracked, TrackerError, begin
+from mindspeed_dpo.observability.external import TrackerError, TrackerRun, start_tracker
 from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.support.runs import train
 from tests.support.wandb_files import read_runs
@@ -32,7 +32,7 @@ class Remembering:
     server: ClassVar[dict[str, list[tuple[int, dict[str, float]]]]] = {}
     fails = False
 
-    def __init__(self, tracked: Tracked) -> None:
+    def __init__(self, tracked: TrackerRun) -> None:
         if tracked.project == "refused":
             raise Lost("no  such\nproject")
         self.id = tracked.id or f"run{len(self.server)}"
@@ -53,16 +53,16 @@ def remembering(monkeypatch: pytest.MonkeyPatch) -> type[Remembering]:
     kind = type("Kind", (Remembering,), {"server": {}, "fails": False})
     module.Remembering = kind  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, f"{external.__package__}.remembering", module)
-    monkeypatch.setitem(external.MODULES, "remembering", "Remembering")
+    monkeypatch.setitem(external.TRACKER_CLASSES, "remembering", "Remembering")
     return kind
 
 
-def tracked(place: Path | str = "", project: str = "p") -> Tracked:
-    return Tracked(project, "trial", str(place), CONFIG)
+def tracked(place: Path | str = "", project: str = "p") -> TrackerRun:
+    return TrackerRun(project, "trial", str(place), CONFIG)
 
 
-def log_steps(name: str, tracked: Tracked, folder: Path, first: int, last: int, start: int | None = None) -> None:
-    tracker = begin(name, tracked, folder, first)
+def log_steps(name: str, tracked: TrackerRun, folder: Path, first: int, last: int, start: int | None = None) -> None:
+    tracker = start_tracker(name, tracked, folder, first)
     for step in range(first + 1 if start is None else start, last + 1):
         tracker.log(step, {"loss": 0.5 + step, "eval/chat/loss": 0.25})
     tracker.close()
@@ -89,7 +89,7 @@ def test_a_new_run_in_an_old_place_has_an_id_of_its_own(remembering: type[Rememb
 def test_a_tracker_that_fails_does_not_stop_training_and_is_told_of_once(
     remembering: type[Remembering], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = begin("remembering", tracked(), tmp_path, 0)
+    tracker = start_tracker("remembering", tracked(), tmp_path, 0)
     remembering.fails = True
     tracker.log(1, {"loss": 1.0})
     tracker.log(2, {"loss": 1.0})
@@ -105,12 +105,12 @@ def test_a_tracker_that_does_not_begin_says_what_to_change(remembering: type[Rem
     with pytest.raises(
         TrackerError, match=r"remembering did not begin \(no such project\); .* set use_remembering=false"
     ):
-        begin("remembering", tracked(project="refused"), tmp_path, 0)
+        start_tracker("remembering", tracked(project="refused"), tmp_path, 0)
 
 
 def test_an_unknown_metric_is_refused(remembering: type[Remembering], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="not in the table"):
-        begin("remembering", tracked(), tmp_path, 0).log(1, {"lose": 1.0})
+        start_tracker("remembering", tracked(), tmp_path, 0).log(1, {"lose": 1.0})
 
 
 EXPECTED = {step: {"loss": 0.5 + step, "eval/chat/loss": 0.25} for step in range(1, 5)}

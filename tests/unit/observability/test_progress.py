@@ -54,8 +54,8 @@ def test_the_interval_skips_lines_but_not_the_first_and_last(caplog: pytest.LogC
 def test_the_line_keeps_to_headlines_unless_everything_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     metrics = {"loss": 1.0, "entropy": 5.0, "eval/rewards/margins": 0.0, "timing/all": 2.0}
     with caplog.at_level(logging.INFO):
-        for everything in (False, True):
-            ProgressLine(2, everything=everything, console=quiet_console()).log(1, metrics)
+        for show_all in (False, True):
+            ProgressLine(2, show_all=show_all, console=quiet_console()).log(1, metrics)
     headlines, full = caplog.messages
     assert "entropy" not in headlines and "entropy : 5.0000" in full
     assert "loss : 1.0000 | eval/rewards/margins : 0.0000 | timing/all : 2.0000" in headlines

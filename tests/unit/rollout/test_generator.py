@@ -132,8 +132,8 @@ def test_a_cache_beyond_the_limit_is_refused_with_what_to_change(model: RolloutM
     ("prompts", "problem"),
     [
         ([[5, 1], []], "prompt 1 of 2 is empty"),
-        ([[5, 93]], "prompt 0 of 1 holds tokens from 5 to 93, the model has 0 to 92"),
-        ([[-1]], "holds tokens from -1 to -1"),
+        ([[5, 93]], "prompt 0 of 1 has token ids from 5 to 93, the model has 0 to 92"),
+        ([[-1]], "has token ids from -1 to -1"),
     ],
 )
 def test_prompts_that_cannot_be_answered_are_refused(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.indexed.column_group import IGNORE, PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, writing
 from tests.support.runs import Layout, tiny_run
 
 Pair = tuple[list[int], list[int], list[int]]
@@ -25,7 +25,7 @@ def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
     """Write a pair set and return its prefix."""
     with writing(prefix, PAIR_COLUMNS) as writer:
         for prompt, chosen, rejected in pairs:
-            ignored = [IGNORE] * len(prompt)
+            ignored = [IGNORE_INDEX] * len(prompt)
             rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
             writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)))
         writer.commit({})

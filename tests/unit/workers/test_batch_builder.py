@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.packing import packed_sizes
-from mindspeed_dpo.data.batching.planning import Limit
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, InMemoryPairs
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
@@ -33,7 +33,7 @@ class NumberedRows:
 
 
 def batch_builder(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **settings: Any) -> BatchBuilder:
-    usual = {"limit": Limit(units=2), "share_prompt": True, "multiple_of": 1, "vocab_size": 100}
+    usual = {"limit": MicroBatchLimit(units=2), "share_prompt": True, "multiple_of": 1, "vocab_size": 100}
     values = {"costs": MultiplyAdds(1, 1, 1), **usual, **settings}
     place = Topology(tp=tp, dp=dp, cp=cp).place((dp_rank * cp + cp - 1) * tp)
     return BatchBuilder(dataset=NumberedRows(), place=place, device=torch.device("cpu"), **values)  # type: ignore[arg-type]
@@ -61,7 +61,7 @@ def test_replicas_share_the_rows_without_losing_one_and_say_which_they_have(
     references = np.stack([np.arange(len(rows)), -np.arange(len(rows))], 1).astype(np.float32)
     seen: list[int] = []
     for rank in range(dp):
-        settings = {"limit": Limit(units=micro_batch_size), "share_prompt": share_prompt}
+        settings = {"limit": MicroBatchLimit(units=micro_batch_size), "share_prompt": share_prompt}
         batches = batch_builder(dp, rank, **settings).micro_batches(rows, references)
         assert batches and all(1 <= len(batch.weights) <= micro_batch_size for batch in batches)
         places = [int(p) for b in batches for p, weight in zip(b.pair_ids, b.weights, strict=True) if weight]
@@ -75,14 +75,14 @@ def test_replicas_share_the_rows_without_losing_one_and_say_which_they_have(
 @pytest.mark.parametrize(("multiple_of", "passes"), [(1, [2, 2, 1]), (4, [1, 1, 1, 1, 1])])
 def test_tokens_fill_a_micro_batch_with_its_padding(multiple_of: int, passes: list[int]) -> None:
     # Five tokens a pair; 11 hold two, but only 8 of them are a multiple of 4.
-    limit = Limit(rows=11 - 11 % multiple_of)
+    limit = MicroBatchLimit(rows=11 - 11 % multiple_of)
     batches = batch_builder(limit=limit, multiple_of=multiple_of).micro_batches(range(5))
     assert [len(batch.weights) for batch in batches] == passes
     assert all(len(batch.tokens) % multiple_of == 0 for batch in batches)
 
 
-@pytest.mark.parametrize("limit", [Limit(units=1), Limit(rows=60)], ids=["by pairs", "by tokens"])
-def test_replicas_get_about_the_same_work_whose_attention_grows_with_the_square(limit: Limit) -> None:
+@pytest.mark.parametrize("limit", [MicroBatchLimit(units=1), MicroBatchLimit(rows=60)], ids=["by pairs", "by tokens"])
+def test_replicas_get_about_the_same_work_whose_attention_grows_with_the_square(limit: MicroBatchLimit) -> None:
     lengths = [40, 1, 2, 3, 35, 4, 30, 2, 1, 28, 6, 7]
     batch = PreferenceBatch.from_lists([[1] * n for n in lengths], [[[2] * n, [3]] for n in lengths])
     work = []

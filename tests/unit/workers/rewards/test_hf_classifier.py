@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mindspeed_dpo.data.batching.planning import Limit
+from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.workers.rewards.hf_classifier import ClassifierScorer, max_length
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
@@ -235,10 +235,10 @@ def test_the_longest_input_is_the_smaller_limit(limit: int, expected: int) -> No
 
 @pytest.mark.parametrize(
     ("limit", "passes"),
-    [(Limit(units=1), [[1, 2], [3, 7], [8, 9]]), (Limit(rows=16), [[1, 2, 3], [7, 8], [9]])],
+    [(MicroBatchLimit(units=1), [[1, 2], [3, 7], [8, 9]]), (MicroBatchLimit(rows=16), [[1, 2, 3], [7, 8], [9]])],
     ids=["by prompts", "by tokens, padding included"],
 )
-def test_inputs_of_like_length_share_a_pass(limit: Limit, passes: list[list[int]]) -> None:
+def test_inputs_of_like_length_share_a_pass(limit: MicroBatchLimit, passes: list[list[int]]) -> None:
     lengths: list[list[int]] = []
     model = AutoModelForSequenceClassification.from_pretrained(folder("bert"))
     forward = model.forward
