@@ -1,11 +1,11 @@
-"""The fused log-probability head beside logits and log_softmax: CPU time of forward and backward, and peak memory.
+"""Compare the fused log-probability head with logits and log_softmax: CPU time and peak memory.
 
     python benchmarks/head.py
     python benchmarks/head.py --vocab 152064 --rows 512 2048 --dtype bfloat16
 
-Each measurement is a process of its own. Memory is what the process needed above what it held before the head was
-called: flat in rows for the fused head, but for hidden rows and their gradient; proportional to rows x vocabulary for
-the other.
+Each measurement is a forward and backward pass in its own process. Memory is the increase over the level before the
+call. For the fused head it grows with rows only by the hidden states and their gradient; for the plain head it is
+proportional to rows x vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SIDES = ("fused", "plain")
 
 
 def main() -> None:
-    """Measure in child processes and print the table, or be such a child."""
+    """Measure in child processes and print the table; with --child, make one measurement."""
     options = parse()
     torch.set_num_threads(options.threads)
     if options.child:
@@ -36,7 +36,7 @@ def main() -> None:
         table.add_column(column, justify="right")
     for vocab in options.vocab:
         for rows in options.rows:
-            fused, plain = (ask(side, vocab, rows, options) for side in SIDES)
+            fused, plain = (measure_side(side, vocab, rows, options) for side in SIDES)
             table.add_row(str(vocab), str(rows), f"{fused['cpu_s']:.2f}", f"{plain['cpu_s']:.2f}",
                           f"{plain['cpu_s'] / fused['cpu_s']:.2f}x", f"{fused['extra_mib']:.0f}",
                           f"{plain['extra_mib']:.0f}")  # fmt: skip
@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--vocab", type=int, nargs="+", default=[32_000, 152_064])
     parser.add_argument("--rows", type=int, nargs="+", default=[256, 1024, 4096])
@@ -56,14 +56,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ask(side: str, vocab: int, rows: int, options: argparse.Namespace) -> Result:
+def measure_side(side: str, vocab: int, rows: int, options: argparse.Namespace) -> Result:
     words = ["--child", side, "--vocab", vocab, "--rows", rows, "--hidden", options.hidden, "--dtype", options.dtype,
              "--threads", options.threads]  # fmt: skip
     return in_child(Path(__file__).resolve(), [str(word) for word in words])
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """One forward and backward pass after a small one to warm up."""
+    """Measure one forward and backward pass after a small warm-up pass."""
     from mindspeed_dpo.device import activate
 
     activate("cpu")

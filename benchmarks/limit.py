@@ -1,11 +1,11 @@
-"""How near an offline step comes to the matrix products it needs, and a table by phase of where the rest goes.
+"""Compare an offline step with the GEMM peak of the processor, with a breakdown by phase.
 
     python benchmarks/limit.py --data dpo_en_demo.json
     python benchmarks/limit.py --data dpo_en_demo.json --size 174m --dtype bfloat16
 
-One step of the trainer with a cached reference is run under torch's profiler on one thread. Products count with the
-FLOPs that they execute, recomputed logits included; the least work is that of `offline.py`. The profiler itself takes
-time, so the step's own seconds are measured without it.
+One step of the trainer with a cached reference runs under torch's profiler on one thread. Products are counted with the
+FLOPs that they execute, recomputed logits included; the minimum GFLOP count is that of `offline.py`. The time of the step
+is measured without the profiler, which has overhead.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from runs import offline_run
 from workload import SIZES, prepare
 
 STEPS = 3
-"""Of which the quickest counts."""
-# The first phase whose words are in the name of an operator of torch takes it.
+"""Number of measured steps; the fastest is reported."""
+# An operator is counted under the first phase that has a part of its name.
 PHASES = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::bmm", "aten::_scaled_mm"),
     "attention": ("attention",),
@@ -38,7 +38,7 @@ PHASES = {
 
 
 def main() -> None:
-    """Run, profile and print."""
+    """Run, profile and print the breakdown."""
     options = parse()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -47,12 +47,12 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="pairs in ShareGPT's form, such as dpo_en_demo.json")
+    parser.add_argument("--data", type=Path, required=True, help="pairs in ShareGPT format, such as dpo_en_demo.json")
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--pairs", type=int, default=8, help="pairs of the step")
+    parser.add_argument("--pairs", type=int, default=8, help="pairs per step")
     parser.add_argument("--micro-batch", type=int, default=2)
     return parser.parse_args()
 
@@ -71,15 +71,15 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         trainer.step(STEPS + 1)
     events = profile.key_averages()
     least = size.gflop_of_pairs(inputs.dataset.lengths(), passes=3)
-    # The profiler knows the FLOPs of some products only, so the rate is that of those.
-    known = [event for event in events if is_product(event.key) and event.flops]
-    executed = sum(event.flops for event in known) / 1e9, sum(event.self_cpu_time_total for event in known) / 1e6
+    # The profiler reports FLOPs for some products only; the rate covers those.
+    counted = [event for event in events if is_product(event.key) and event.flops]
+    executed = sum(event.flops for event in counted) / 1e9, sum(event.self_cpu_time_total for event in counted) / 1e6
     peak = gemm_peak(dtype, *((1536, 5) if dtype == torch.float32 else (512, 2)))
     print_table(by_phase(events), seconds, least, executed, peak, options)
 
 
 def seconds_of(trainer: Any, step: int) -> float:
-    """CPU seconds of one step."""
+    """Return the CPU seconds of one step."""
     clock = Clock()
     trainer.step(step)
     return clock.read()["cpu_s"]
@@ -90,13 +90,13 @@ def is_product(name: str) -> bool:
 
 
 def by_phase(events: Any) -> dict[str, float]:
-    """Own CPU seconds of the operators of each phase."""
-    found: dict[str, float] = defaultdict(float)
+    """Return the CPU seconds of the operators of each phase, without those of nested operators."""
+    seconds: dict[str, float] = defaultdict(float)
     for event in events:
         name = event.key
-        phase = next((phase for phase, words in PHASES.items() if any(word in name for word in words)), "the rest")
-        found[phase] += event.self_cpu_time_total / 1e6
-    return dict(found)
+        phase = next((phase for phase, words in PHASES.items() if any(word in name for word in words)), "other")
+        seconds[phase] += event.self_cpu_time_total / 1e6
+    return dict(seconds)
 
 
 def print_table(
@@ -116,13 +116,13 @@ def print_table(
     console = Console(width=120)
     console.print(table)
     console.print(
-        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step {least:.0f} GFLOP at least in {seconds:.1f} CPU-s: "
-        f"{least / seconds:.1f}, {least / seconds / peak:.0%} of the peak"
+        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step has a minimum of {least:.0f} GFLOP and takes {seconds:.1f} CPU-s: "
+        f"{least / seconds:.1f} GFLOP/CPU-s, {least / seconds / peak:.0%} of the peak"
     )
     gflop, spent = executed
     if spent:
         console.print(
-            f"products that the profiler counts, outside attention: {gflop:.0f} GFLOP at {gflop / spent:.1f} GFLOP/s, "
+            f"products counted by the profiler, without attention: {gflop:.0f} GFLOP at {gflop / spent:.1f} GFLOP/s, "
             f"{gflop / spent / peak:.0%} of the peak"
         )
     console.print(machine())

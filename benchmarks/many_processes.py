@@ -1,4 +1,4 @@
-"""A run in several processes of this machine: workers and roles are those of `ray_gpt.py`, only Ray is left out."""
+"""Runs the workers and roles of `ray_gpt.py` in several processes of this machine, without Ray."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USED = "used"
 
 
 class ManyProcesses:
-    """The processes of a pool, behind the face of a worker group; a process that fails ends the measurement."""
+    """The processes of a pool, with the interface of a worker group; a process that fails ends the measurement."""
 
     host = "127.0.0.1"
 
@@ -36,22 +36,22 @@ class ManyProcesses:
             end.send(master)
 
     def build(self, role: str) -> None:
-        self._ask("build", role)
+        self._request("build", role)
 
     def drop(self, role: str) -> None:
-        self._ask("drop", role)
+        self._request("drop", role)
 
     def call(self, method: Callable[..., Any], *args: Any) -> list[Any]:
-        return self._ask("call", method, *args)
+        return self._request("call", method, *args)
 
     def start(self, method: Callable[..., Any], *args: Any) -> Done:
         return Done(self.call(method, *args))
 
     def used(self) -> list[tuple[float, float]]:
-        """CPU seconds and peak MiB of each process so far."""
-        return self._ask(USED)
+        """Return the CPU seconds and peak MiB of each process so far."""
+        return self._request(USED)
 
-    def _ask(self, *words: Any) -> list[Any]:
+    def _request(self, *words: Any) -> list[Any]:
         for end in self._ends:
             end.send(words)
         return [end.recv() for end in self._ends]

@@ -1,4 +1,4 @@
-"""What the benchmarks have in common: a process for each measurement, what it used, the machine it ran on."""
+"""Shared helpers of the benchmarks: child processes, time and memory, description of the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Result = dict[str, float]
 
 
 class Clock:
-    """Wall and CPU seconds of this process, all threads, since it was made."""
+    """Wall and CPU seconds of this process, all threads, since construction."""
 
     def __init__(self) -> None:
         self._wall, self._cpu = time.perf_counter(), time.process_time()
@@ -31,37 +31,37 @@ class Clock:
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process."""
+    """Return the peak resident memory of this process, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def family_cpu_s() -> float:
-    """CPU seconds of this process and of those that it has started and not ended."""
+    """Return the CPU seconds of this process and its running child processes."""
     children = (child.cpu_times() for child in psutil.Process().children(recursive=True))
     return time.process_time() + sum(used.user + used.system for used in children)
 
 
 def family_peak_mib() -> float:
-    """Peak resident memory of this process, and what those that it has started and not ended hold now."""
+    """Return the peak resident memory of this process plus the current one of its running child processes, in MiB."""
     children = psutil.Process().children(recursive=True)
     return peak_mib() + sum(child.memory_info().rss for child in children) / 1024**2
 
 
 def least_seconds(function: Callable[[], Any], times: int = 5) -> float:
-    """Least CPU seconds of this thread that a call takes, after one to warm up."""
+    """Return the minimum CPU seconds of this thread for a call, after a warm-up call."""
     function()
-    found = []
+    seconds = []
     for _ in range(times):
         start = time.thread_time()
         function()
-        found.append(time.thread_time() - start)
-    return min(found)
+        seconds.append(time.thread_time() - start)
+    return min(seconds)
 
 
 def gemm_peak(dtype: torch.dtype, size: int = 1536, times: int = 5) -> float:
-    """Best GFLOP per CPU-second of a large square product on one thread, in the three orders that training uses.
+    """Return the best GFLOP per CPU-second of a large square product on one thread, in the three orders of training.
 
-    CPU seconds: a neighbour that takes the core would lower the peak, and so flatter whoever is compared with it.
+    CPU seconds are used because another job on the core would lower the peak and raise the shares computed from it.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -75,13 +75,13 @@ def gemm_peak(dtype: torch.dtype, size: int = 1536, times: int = 5) -> float:
 def in_child(
     script: Path, arguments: Sequence[str], environment: Mapping[str, str | None] | None = None, python: str = ""
 ) -> Any:
-    """Run a script in a process of its own; what it prints last, as JSON.
+    """Run a script in a child process and return its last output line, parsed as JSON.
 
     Args:
-        script: To run.
-        arguments: Of it.
-        environment: Variables to set, or with None to unset.
-        python: Another interpreter.
+        script: Script to run.
+        arguments: Its arguments.
+        environment: Environment variables to set; None unsets a variable.
+        python: Interpreter; empty for that of this process.
     """
     variables: dict[str, str | None] = {**os.environ, **(environment or {})}
     done = subprocess.run(
@@ -101,12 +101,12 @@ def median(values: Sequence[float]) -> float:
 
 
 def spread(values: Sequence[float], unit: str = "x") -> str:
-    """The median, and between which values it lies."""
+    """Format the median and the range of values."""
     return f"{median(values):.2f}{unit} ({min(values):.2f}-{max(values):.2f})"
 
 
 def machine(*libraries: Any) -> str:
-    """Processor, load and versions, for the caption of a table."""
+    """Describe processor, load and versions, for the caption of a table."""
     versions = ", ".join(f"{library.__name__} {library.__version__}" for library in (torch, *libraries))
     return (
         f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.0f}; {versions}, "
@@ -115,6 +115,6 @@ def machine(*libraries: Any) -> str:
 
 
 def cpu_name() -> str:
-    """The processor as Linux calls it."""
+    """Return the processor's model name."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").exists() else []
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())

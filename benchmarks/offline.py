@@ -1,12 +1,12 @@
-"""Pairs per second and peak memory of offline DPO beside TRL: same weights, pairs, dtype, pairs per step, threads.
+"""Compare offline DPO with TRL: pairs per second and peak memory for the same weights, pairs, dtype and threads.
 
     python benchmarks/offline.py --data dpo_en_demo.json --peer-python ~/trl/bin/python
     python benchmarks/offline.py --data dpo_en_demo.json --size 174m --dtype bfloat16 --sides cached
 
-Each measurement is a process of its own; within a round the sides run one after the other, so that whatever else the
-machine does meets all of them. Without --peer-python only our sides run: TRL wants an environment of its own,
-`python -m venv ~/trl && ~/trl/bin/pip install trl==1.16.0`. The reference that is not live is computed before the clock
-starts, on both sides, as is everything else that happens once.
+Each measurement runs in its own process; within a round the sides run one after the other, so that other load on the
+machine affects all of them. Without --peer-python only our sides run. TRL needs a separate environment:
+`python -m venv ~/trl && ~/trl/bin/pip install trl==1.16.0`. One-time work, such as precomputing the reference, is done
+before the timer starts on both sides.
 
 Sides: `live` and `cached` are ours; `trl` is TRL as installed, `trl-tuned` has the allocator settings of our CPU
 workers, `trl-best` also has its reference precomputed and its pairs sorted by length. Gradient checkpointing is off
@@ -34,12 +34,12 @@ from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
 HERE = Path(__file__).resolve()
 OURS = {"live": "live", "cached": "cached"}
 PEERS = ("trl", "trl-tuned", "trl-best")
-# Ours, the peer, and what is asked for.
-BARS = (("live", "trl", 4.0), ("live", "trl-tuned", 2.4), ("cached", "trl-tuned", 3.2), ("cached", "trl-best", 1.7))
+# Our side, the peer, and the target ratio.
+TARGETS = (("live", "trl", 4.0), ("live", "trl-tuned", 2.4), ("cached", "trl-tuned", 3.2), ("cached", "trl-best", 1.7))
 
 
 def main() -> None:
-    """Measure in child processes and print the tables, or be such a child."""
+    """Measure in child processes and print the tables; with --child, make one measurement."""
     options = parse()
     if options.child:
         print(json.dumps(ours(options)))
@@ -52,16 +52,18 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="pairs in ShareGPT's form, such as dpo_en_demo.json")
+    parser.add_argument("--data", type=Path, required=True, help="pairs in ShareGPT format, such as dpo_en_demo.json")
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pairs", type=int, default=16, help="pairs to learn from, spread evenly over the data")
-    parser.add_argument("--batch", type=int, default=8, help="pairs of one optimizer step, and TRL's device batch")
-    parser.add_argument("--micro-batch", type=int, default=2, help="our pairs of one pass")
-    parser.add_argument("--peer-micro-batch", type=int, help="TRL's pairs of one pass, the batch by default")
+    parser.add_argument(
+        "--pairs", type=int, default=16, help="number of pairs to train on, spread evenly over the data"
+    )
+    parser.add_argument("--batch", type=int, default=8, help="pairs per optimizer step")
+    parser.add_argument("--micro-batch", type=int, default=2, help="pairs per micro-batch of our side")
+    parser.add_argument("--peer-micro-batch", type=int, help="TRL's device batch size; default: --batch")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
     parser.add_argument("--sides", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     parser.add_argument("--peer-python", help="interpreter of an environment with TRL")
@@ -71,7 +73,7 @@ def parse() -> argparse.Namespace:
 
 
 def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
-    """One measurement of one side in a process of its own."""
+    """Measure one side once, in a child process."""
     threads = {"OMP_NUM_THREADS": str(options.threads)}
     common = ["--folder", folder, "--dtype", options.dtype, "--threads", options.threads, "--batch", options.batch]
     if side in OURS:
@@ -85,7 +87,7 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
 
 
 def ours(options: argparse.Namespace) -> Result:
-    """The trainer's own steps over all pairs once."""
+    """Measure the trainer's own steps over all pairs once."""
     from one_process import offline
 
     torch.set_num_threads(options.threads)
@@ -102,15 +104,15 @@ def ours(options: argparse.Namespace) -> Result:
         **used, "pairs": len(lengths), "peak_mib": peak, "first_loss": losses[0], "last_loss": losses[-1],
         "tokens": float(lengths.sum()),
         "gflop": size.gflop_of_pairs(lengths, passes=4 if options.child == "live" else 3),
-        # A product in bfloat16 takes long where the processor has no instruction for it.
+        # bfloat16 products are slow on processors without bfloat16 instructions.
         "gemm_gflops": gemm_peak(dtype, *((1536, 5) if dtype == torch.float32 else (512, 2))),
     }  # fmt: skip
 
 
 def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
-    """Medians of every side, then the ratios within a round beside what is asked for."""
+    """Print the medians of every side, then the ratios within a round and their targets."""
     table = Table(title=f"offline DPO, {options.size}, {options.dtype}, {options.threads} thread(s)")
-    for column in ("", "pairs/CPU-s", "pairs/s", "peak MiB", "least GFLOP/CPU-s", "of GEMM peak"):
+    for column in ("", "pairs/CPU-s", "pairs/s", "peak MiB", "minimum GFLOP/CPU-s", "share of GEMM peak"):
         table.add_column(column, justify="right" if column else "left")
     for side in rounds[0]:
         each = [one[side] for one in rounds]
@@ -120,12 +122,12 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
         table.add_row(side, *rates, f"{median([r['peak_mib'] for r in each]):.0f}",
                       f"{median(work):.1f}" if work else "", f"{median(shares):.0%}" if shares else "")  # fmt: skip
     table.caption = (
-        f"{options.rounds} round(s) of {rounds[0][next(iter(rounds[0]))]['pairs']:.0f} pairs, {options.batch} a step, "
-        f"ours {options.micro_batch} a pass; {machine(transformers)}"
+        f"{options.rounds} round(s) of {rounds[0][next(iter(rounds[0]))]['pairs']:.0f} pairs, {options.batch} per step, "
+        f"ours {options.micro_batch} per micro-batch; {machine(transformers)}"
     )
     console = Console(width=120)
     console.print(table)
-    for mine, theirs, bar in BARS:
+    for mine, theirs, target in TARGETS:
         if mine not in rounds[0] or theirs not in rounds[0]:
             continue
         faster, leaner = [], []
@@ -134,8 +136,8 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
             faster.append(rates[0] / rates[1])
             leaner.append(one[mine]["peak_mib"] / one[theirs]["peak_mib"])
         console.print(
-            f"{mine} beside {theirs}: {spread(faster)} pairs per CPU-second (asked {bar}x), peak memory "
-            f"{median(leaner):.2f}x (asked 0.33x)"
+            f"{mine} vs {theirs}: {spread(faster)} pairs per CPU-second (target {target}x), peak memory "
+            f"{median(leaner):.2f}x (target 0.33x)"
         )
 
 

@@ -1,4 +1,4 @@
-"""A whole run in this process: trainer, worker and roles are those of `ray_gpt.py`, only Ray is left out."""
+"""Runs the trainer, worker and roles of `ray_gpt.py` in this process, without Ray."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 
 class Done:
-    """Answers that are there already."""
+    """Results that are already available, with the interface of pending results."""
 
-    def __init__(self, answers: list[Any]) -> None:
-        self._answers = answers
+    def __init__(self, results: list[Any]) -> None:
+        self._results = results
 
     def result(self) -> list[Any]:
-        return self._answers
+        return self._results
 
 
 class OneProcess:
-    """A worker process of a pool of one, behind the face of a worker group.
+    """A pool of one worker in this process, with the interface of a worker group.
 
     Attributes:
-        spent: CPU seconds of every method, `Actor.update` for instance, those of a reward's own process included.
+        spent: CPU seconds by method, such as `Actor.update`, including those of a reward's child process.
     """
 
     size, host = 1, "127.0.0.1"
@@ -57,7 +57,7 @@ class OneProcess:
 
 
 class Silent:
-    """Takes metrics and keeps none."""
+    """A tracker that discards all metrics."""
 
     def log(self, *_: Any) -> None:
         return
@@ -67,20 +67,20 @@ class Silent:
 
 
 def offline(run: RunConfig, tracker: Tracker | None = None, group: Any = None) -> tuple[OfflineDPOTrainer, RunInputs]:
-    """The trainer of a run, its roles built and a cached reference computed, and what it reads.
+    """Return the trainer of a run and its inputs; the roles are built and a cached reference is computed.
 
     Args:
-        run: The run.
-        tracker: Takes the metrics; None keeps none.
-        group: Plays the roles instead of this process.
+        run: Settings of the run.
+        tracker: Receives the metrics; None discards them.
+        group: Worker group to use instead of this process.
     """
     inputs = open_inputs(run)
-    seats = {"actor_rollout": group or OneProcess(inputs.config)}
-    return offline_trainer(inputs, seats)(tracker=tracker or Silent()), inputs
+    groups = {"actor_rollout": group or OneProcess(inputs.config)}
+    return offline_trainer(inputs, groups)(tracker=tracker or Silent()), inputs
 
 
 def online(run: RunConfig, tracker: Tracker | None = None) -> tuple[OnlineDPOTrainer, OneProcess]:
-    """The trainer of an online run, its roles built, and the process that plays them; see `offline`."""
+    """Return the trainer of an online run, with its roles built, and its worker group; arguments as in `offline`."""
     inputs = open_inputs(run)
     group = OneProcess(inputs.config)
     return online_trainer(inputs, {"actor_rollout": group})(tracker=tracker or Silent()), group

@@ -1,20 +1,20 @@
-"""Whole steps of online DPO (generate, score, reference, update) beside TRL's OnlineDPOTrainer.
+"""Compare complete steps of online DPO (generate, score, reference, update) with TRL's OnlineDPOTrainer.
 
     python benchmarks/online.py --peer-python ~/trl/bin/python
     python benchmarks/online.py --data dpo_en_demo.json --max-prompt 512 --max-new 128 --peer-python ~/trl/bin/python
 
-Same weights, prompts, sampling, dtype, threads, two answers to a prompt, and the same Python function as reward. Each
-measurement is a process of its own; within a round the sides run one after the other, so that whatever else the
-machine does meets all of them. Without --peer-python only our side runs; `offline.py` says how to make that
-environment. Nothing warms up on either side.
+Both sides have the same weights, prompts, sampling settings, dtype and threads, two responses per prompt, and the same
+Python function as reward. Each measurement runs in its own process; within a round the sides run one after the other,
+so that other load on the machine affects all of them. Without --peer-python only our side runs; `offline.py` shows how
+to create that environment. There is no warm-up on either side.
 
-Sides: `ours` is the trainer with its worker in one process, without Ray, the reward function in a process of its own
-as always; its seconds and memory count. `trl` is TRL as installed, with Hugging Face's `generate` and its cache;
+Sides: `ours` is the trainer with its worker in one process, without Ray, and the reward function in its own process,
+whose time and memory are included. `trl` is TRL as installed, with Hugging Face's `generate` and its cache;
 `trl-tuned` has the allocator settings of our CPU workers. Gradient checkpointing is off everywhere.
 
-The model has random weights, so that nearly any token may come next; answers of different lengths come from a set of
-end tokens whose total probability is 1 / mean length, the same on both sides. The lengths are chance: the table
-has the tokens of each side.
+The model has random weights and a nearly uniform next-token distribution. Responses of different lengths result from
+a set of stop tokens with total probability 1 / mean length, the same on both sides. The lengths are random, so the table
+shows the number of tokens of each side.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
 OURS, PEERS = "ours", ("trl", "trl-tuned")
-ASKED = 3.0
+TARGET = 3.0
 REWARD = "online_reward.vowels"
-# Our verbs under the names of the phases.
-VERBS = {"Rollout.generate": "generate", "Reward.score": "score", "Reference.log_probs": "reference"}
+# Methods of the roles and the phases that they are counted under.
+PHASE_OF_METHOD = {"Rollout.generate": "generate", "Reward.score": "score", "Reference.log_probs": "reference"}
 PHASES = ("generate", "score", "reference", "update")
 
 
 def main() -> None:
-    """Measure in child processes and print the tables, or be such a child."""
+    """Measure in child processes and print the tables; with --child, make one measurement."""
     options = parse()
     if options.child:
         print(json.dumps(ours(options)))
         return
     sides = [side for side in options.sides if side == OURS or options.peer_python]
     with tempfile.TemporaryDirectory() as folder:
-        rows = json.loads(options.data.read_text(encoding="utf-8")) if options.data else made_rows()
+        rows = json.loads(options.data.read_text(encoding="utf-8")) if options.data else synthetic_rows()
         prepare_prompts(Path(folder), rows, SIZES[options.size], options.dtype, options.batch * options.steps,
                         options.max_prompt, options.mean_new)  # fmt: skip
         rounds = [{side: measure(side, folder, options) for side in sides} for _ in range(options.rounds)]
@@ -61,21 +61,21 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, help="rows in ShareGPT's form for their prompts; else some are made")
+    parser.add_argument("--data", type=Path, help="rows in ShareGPT format; default: synthetic prompts")
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
-    parser.add_argument("--batch", type=int, default=16, help="prompts of a step, and of TRL's device batch")
-    parser.add_argument("--micro-batch", type=int, default=4, help="our pairs of one pass of the update")
-    parser.add_argument("--peer-micro-batch", type=int, help="TRL's prompts of a device batch, the batch by default")
-    parser.add_argument("--max-prompt", type=int, default=288, help="tokens of a prompt at most")
-    parser.add_argument("--max-new", type=int, default=96, help="tokens of an answer at most")
-    parser.add_argument("--mean-new", type=int, default=32, help="tokens of an answer on average, 0 for all of max-new")
+    parser.add_argument("--batch", type=int, default=16, help="prompts per step")
+    parser.add_argument("--micro-batch", type=int, default=4, help="pairs per micro-batch of our update")
+    parser.add_argument("--peer-micro-batch", type=int, help="TRL's device batch size, in prompts; default: --batch")
+    parser.add_argument("--max-prompt", type=int, default=288, help="maximum tokens of a prompt")
+    parser.add_argument("--max-new", type=int, default=96, help="maximum tokens of a response")
+    parser.add_argument("--mean-new", type=int, default=32, help="mean tokens of a response; 0: all have max-new")
     parser.add_argument("--temperature", type=float, default=0.7)
-    parser.add_argument("--decode-rows", type=int, default=32, help="rows of one of our decoding passes, and its slots")
+    parser.add_argument("--decode-rows", type=int, default=32, help="rows of our decoding passes, and slots")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
     parser.add_argument("--sides", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS])
     parser.add_argument("--peer-python", help="interpreter of an environment with TRL")
@@ -84,20 +84,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def made_rows() -> list[dict[str, Any]]:
-    """256 prompts of made words, 16 to 256 of them, spread evenly on a logarithmic scale."""
+def synthetic_rows() -> list[dict[str, Any]]:
+    """Return 256 prompts of 16 to 256 random words, with lengths spread evenly on a logarithmic scale."""
     dice = random.Random(0)
     words = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=dice.randint(2, 6))) for _ in range(2000)]
     counts = [round(16 ** (1 + dice.random())) for _ in range(256)]
     texts = [" ".join(dice.choices(words, k=count)) for count in counts]
-    answer = {"from": "gpt", "value": "yes"}
+    response = {"from": "gpt", "value": "yes"}
     return [
-        {"conversations": [{"from": "human", "value": text}], "chosen": answer, "rejected": answer} for text in texts
+        {"conversations": [{"from": "human", "value": text}], "chosen": response, "rejected": response}
+        for text in texts
     ]
 
 
 def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
-    """One measurement of one side in a process of its own."""
+    """Measure one side once, in a child process."""
     environment = {"OMP_NUM_THREADS": str(options.threads)}
     common = ("folder", "dtype", "threads", "steps", "batch", "max_prompt", "max_new", "temperature")
     given = {**vars(options), "folder": folder}
@@ -110,12 +111,12 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
 
 
 def words(given: dict[str, Any], *names: str) -> list[str]:
-    """Options as they stand on a command line."""
+    """Format options as command-line arguments."""
     return [word for name in names for word in (f"--{name.replace('_', '-')}", str(given[name]))]
 
 
 def ours(options: argparse.Namespace) -> Result:
-    """The trainer's own steps over all prompts once."""
+    """Measure the trainer's own steps over all prompts once."""
     from one_process import online
 
     torch.set_num_threads(options.threads)
@@ -130,7 +131,7 @@ def ours(options: argparse.Namespace) -> Result:
     clock, before = Clock(), family_cpu_s()
     steps = [trainer.step(step) for step in range(options.steps)]
     wall, cpu = clock.read()["wall_s"], family_cpu_s() - before
-    phases = {phase: process.spent.seconds[verb] for verb, phase in VERBS.items()}
+    phases = {phase: process.spent.seconds[method] for method, phase in PHASE_OF_METHOD.items()}
     return {
         "wall_s": wall, "cpu_s": cpu, **phases, "update": cpu - sum(phases.values()), "peak_mib": family_peak_mib(),
         "pairs": sum(step["pairs/count"] for step in steps), "first_loss": steps[0].get("loss", float("nan")),
@@ -140,7 +141,7 @@ def ours(options: argparse.Namespace) -> Result:
 
 
 def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
-    """Medians of every side, then the ratios within a round beside what is asked for."""
+    """Print the medians of every side, then the ratios within a round and their target."""
     table = Table(title=f"online DPO, {options.size}, {options.dtype}, {options.threads} thread(s)")
     for column in ("", "pairs/CPU-s", "pairs/s", "tokens", *(f"{phase} CPU-s" for phase in PHASES), "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
@@ -153,8 +154,8 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
     first = rounds[0][next(iter(rounds[0]))]
     table.caption = (
         f"{options.rounds} round(s) of {options.steps} step(s) of {options.batch} prompts, "
-        f"{first['prompt_tokens']:.0f} tokens, answers of at most {options.max_new} tokens, counted here; ours "
-        f"{options.micro_batch} pairs a pass, {options.decode_rows} rows a decoding pass; {machine(transformers)}"
+        f"{first['prompt_tokens']:.0f} tokens; responses of at most {options.max_new} tokens, whose number is shown; ours "
+        f"{options.micro_batch} pairs per micro-batch, {options.decode_rows} rows per decoding pass; {machine(transformers)}"
     )
     console = Console(width=120)
     console.print(table)
@@ -163,7 +164,7 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
 
 
 def ratios(peer: str, rounds: list[dict[str, Result]]) -> str:
-    """How ours compares with a peer in the same round."""
+    """Format the ratios of our side to a peer within a round."""
     pairs = [(one[OURS], one[peer]) for one in rounds]
     by = {
         key: [mine["pairs"] / mine[key] * theirs[key] / theirs["pairs"] for mine, theirs in pairs]
@@ -171,7 +172,7 @@ def ratios(peer: str, rounds: list[dict[str, Result]]) -> str:
     }
     leaner = median([mine["peak_mib"] / theirs["peak_mib"] for mine, theirs in pairs])
     return (
-        f"ours beside {peer}: {spread(by['cpu_s'])} pairs per CPU-second (asked {ASKED}x), {spread(by['wall_s'])} per "
+        f"ours vs {peer}: {spread(by['cpu_s'])} pairs per CPU-second (target {TARGET}x), {spread(by['wall_s'])} per "
         f"second; generate {median(by['generate']):.2f}x, reference {median(by['reference']):.2f}x, "
         f"update {median(by['update']):.2f}x; peak memory {leaner:.2f}x"
     )

@@ -1,4 +1,4 @@
-"""The reward that both sides of `online.py` learn from."""
+"""The reward function of both sides of `online.py`."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from typing import Any
 
 
 def vowels(completions: Sequence[str], **_: Any) -> list[float]:
-    """Vowels of each response; length decides between equals, as a pair of equals would be left out."""
+    """Return the number of vowels of each response, plus a small term for its length that avoids ties."""
     return [sum(letter in "aeiou" for letter in text) + len(text) / 1000 for text in completions]

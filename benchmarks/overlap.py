@@ -1,12 +1,12 @@
-"""Seconds of an online step with the rollout one step ahead, and with checkpoints written behind.
+"""Measure an online step with rollout prefetch and with asynchronous checkpoints.
 
     python benchmarks/overlap.py
     python benchmarks/overlap.py --size tiny --steps 3 --batch 2 --max-new 8 --sides ahead
 
-The rollout and the policy have a process of one thread each, placed by Ray, as in a run of `ray_gpt.py`; a checkpoint
-is written every second step. So a machine of two idle cores shows what two devices would: how long one waits for the
-other. Prompts and reward are those of `online.py`. The first step does not count, as nothing can be ahead of it, nor
-does the last, which asks for nothing ahead.
+Rollout and policy each have a process with one thread, placed by Ray as in a run of `ray_gpt.py`; a checkpoint is
+written every second step. Two unused cores thus behave like two devices and show how long one waits for the other.
+Prompts and reward are those of `online.py`. The first step, which has no prefetched rollouts, and the last, which
+prefetches none, are not counted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from measuring import Result, in_child, machine, median
-from online import REWARD, made_rows, words
+from online import REWARD, synthetic_rows, words
 from rich.console import Console
 from rich.table import Table
 from runs import online_run
@@ -36,7 +36,7 @@ PHASES = ("timing/gen", "timing/adv", "timing/update_actor", "timing/sync")
 
 
 class Times:
-    """A tracker that notes when each step was told, with its metrics."""
+    """A tracker that records the time and the metrics of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -51,14 +51,20 @@ class Times:
 
 
 def main() -> None:
-    """Measure in child processes and print the table, or be such a child."""
+    """Measure in child processes and print the table; with --child, make one measurement."""
     options = parse()
     if options.child:
         print(json.dumps(measure(options)))
         return
     with tempfile.TemporaryDirectory() as folder:
         prepare_prompts(
-            Path(folder), made_rows(), SIZES[options.size], "float32", options.batch * options.steps, 288, answer=32
+            Path(folder),
+            synthetic_rows(),
+            SIZES[options.size],
+            "float32",
+            options.batch * options.steps,
+            288,
+            mean_response=32,
         )
         given = {**vars(options), "folder": folder}
         common = words(given, "folder", "size", "steps", "batch", "max_new")
@@ -70,24 +76,24 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--batch", type=int, default=8, help="prompts of a step")
-    parser.add_argument("--max-new", type=int, default=96, help="tokens of an answer at most")
+    parser.add_argument("--batch", type=int, default=8, help="prompts per step")
+    parser.add_argument("--max-new", type=int, default=96, help="maximum tokens of a response")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--child", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.steps < 3:
-        parser.error(f"--steps {options.steps}: the first and the last do not count, so at least 3")
+        parser.error(f"--steps {options.steps}: the first and the last step are not counted, so at least 3 are needed")
     return options
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Wall seconds of a step in the midst of a run, checkpoints and all, and of its phases."""
+    """Return the wall seconds of a step, checkpoints included, and of its phases."""
     keys = {
         "micro_batch_size": 4, "max_prompt_length": 288, "rollout_slots": 16, "decode_rows": 16,
         "num_gpus_for_infer": 1, **SIDES[options.child],
@@ -103,7 +109,7 @@ def measure(options: argparse.Namespace) -> Result:
 
 
 def fitted(run: Any) -> Times:
-    """Train to the end on processes that Ray places."""
+    """Train on processes placed by Ray, and return the times of the steps."""
     from mindspeed_dpo.controller.launch import worker_groups
     from mindspeed_dpo.trainers.build import online_trainer
     from mindspeed_dpo.trainers.run_inputs import open_inputs
@@ -115,9 +121,9 @@ def fitted(run: Any) -> Times:
 
 
 def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
-    """Medians of every side, and how much quicker each is than the first."""
-    table = Table(title=f"online DPO, {options.size}, rollout and policy apart, one thread each")
-    for column in ("", "s a step", "quicker", *(name.removeprefix("timing/") for name in PHASES)):
+    """Print the medians of every side and its speed-up over the first."""
+    table = Table(title=f"online DPO, {options.size}, rollout and policy in separate processes, one thread each")
+    for column in ("", "s per step", "speed-up", *(name.removeprefix("timing/") for name in PHASES)):
         table.add_column(column, justify="right" if column else "left")
     first = next(iter(rounds[0]))
     for side in rounds[0]:
@@ -125,7 +131,7 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
         gain = median([one[first]["step_s"] / one[side]["step_s"] for one in rounds])
         table.add_row(side, f"{seconds[0]:.2f}", f"{gain:.2f}x", *(f"{phase:.2f}" for phase in seconds[1:]))
     table.caption = (
-        f"{options.rounds} round(s) of {options.steps} steps of {options.batch} prompts, two answers each, "
+        f"{options.rounds} round(s) of {options.steps} steps of {options.batch} prompts, two responses each, "
         f"a checkpoint every {SAVE_INTERVAL} steps; {machine()}"
     )
     Console(width=120).print(table)

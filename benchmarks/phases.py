@@ -1,4 +1,4 @@
-"""Seconds by phase of a side, ours or TRL's; needs nothing but Python."""
+"""CPU seconds by phase; uses the standard library only, as TRL's environment imports it too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 
 class Phases:
-    """CPU seconds spent under each name."""
+    """CPU seconds by phase name."""
 
     def __init__(self, clock: Callable[[], float] = time.process_time) -> None:
         self.seconds: dict[str, float] = defaultdict(float)
@@ -17,7 +17,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Add what the block takes to a phase."""
+        """Add the time of the block to a phase."""
         start = self._clock()
         try:
             yield

@@ -1,12 +1,12 @@
-"""Tokens per second of the rollout beside Hugging Face's `generate`: same weights, prompts, sampling, dtype, threads.
+"""Compare the rollout with Hugging Face's `generate`: tokens per second for the same weights, prompts and sampling.
 
     python benchmarks/rollout.py                     # both scenarios, three alternating rounds
     python benchmarks/rollout.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
 
-Each measurement is a process of its own, so that its peak memory is its own; the two sides alternate, so that whatever
-else the machine does meets both. CPU seconds stand beside wall seconds, because they suffer less from neighbours.
-The model is a 40M Llama with random weights. Its next-token distribution is nearly flat, so answers of mixed length
-come from a set of stop tokens whose total probability is 1 / mean length, the same set on both sides.
+Each measurement runs in its own process, so that its peak memory can be read; the two sides alternate, so that other
+load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them less.
+The model is a 40M Llama with random weights. Its next-token distribution is nearly uniform, so responses of mixed length
+result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.weights import Placement, open_weights
 
-VOCAB, ANSWERS, TEMPERATURE = 32_000, 2, 0.7
+VOCAB, NUM_RESPONSES, TEMPERATURE = 32_000, 2, 0.7
 SECONDS = ("wall_s", "cpu_s")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Prompts and limits of one comparison; `stops` tokens end an answer, none leaves all of equal length."""
+    """Prompts and limits of one comparison; with `stops` = 0 stop tokens all responses have equal length."""
 
     prompts: int
     shortest: int
@@ -47,7 +47,7 @@ class Scenario:
     stops: int
 
     def draw(self) -> list[Tensor]:
-        """The prompts; lengths are spread evenly on a logarithmic scale."""
+        """Draw the prompts, with lengths spread evenly on a logarithmic scale."""
         generator = torch.Generator().manual_seed(0)
         shares = torch.rand(self.prompts, generator=generator)
         lengths = (self.shortest * (self.longest / self.shortest) ** shares).round().int().tolist()
@@ -55,14 +55,14 @@ class Scenario:
 
 
 SCENARIOS = {
-    # 1000 of 32 000 tokens: answers of 32 tokens on average, cut at three times that.
+    # 1000 of 32 000 tokens are stop tokens: responses of 32 tokens on average, cut at three times that.
     "mixed": Scenario(prompts=128, shortest=16, longest=256, new_tokens=96, stops=1000),
     "equal": Scenario(prompts=16, shortest=256, longest=256, new_tokens=128, stops=0),
 }
 
 
 def main() -> None:
-    """Measure in child processes and print the table, or be such a child."""
+    """Measure in child processes and print the table; with --side, make one measurement."""
     options = parse()
     torch.set_num_threads(options.threads)
     if options.side:
@@ -78,13 +78,13 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
-    parser.add_argument("--prompts", type=int, help="instead of the scenario's number, for a busy or slow machine")
+    parser.add_argument("--prompts", type=int, help="number of prompts, instead of the scenario's")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, alternating")
-    parser.add_argument("--batch", type=int, default=32, help="responses at once: our slots and their batch")
-    parser.add_argument("--decode-rows", type=int, default=32, help="rows of one of our decoding passes")
+    parser.add_argument("--batch", type=int, default=32, help="concurrent responses: our slots, and their batch size")
+    parser.add_argument("--decode-rows", type=int, default=32, help="rows of our decoding passes")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hf-cache", choices=("dynamic", "static"), default="dynamic")
@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
 
 
 def save_model(folder: Path, dtype: str) -> None:
-    """The 40M Llama: hidden 512, 8 layers, 8 heads, 4 key-value heads, tied head."""
+    """Save the 40M Llama: hidden 512, 8 layers, 8 heads, 4 key-value heads, tied head."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
@@ -104,7 +104,7 @@ def save_model(folder: Path, dtype: str) -> None:
 
 
 def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Result:
-    """One measurement in a process of its own."""
+    """Measure one side once, in a child process."""
     words = ["--side", side, "--scenario", name, "--folder", folder]
     for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
         if getattr(options, key) is not None:
@@ -113,40 +113,40 @@ def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Resul
 
 
 def measure(options: argparse.Namespace) -> Result:
-    """Load, warm up with a few tokens, measure one whole run."""
+    """Load the model, warm up with a few tokens, and measure one run over all prompts."""
     scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
-    answer = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
+    respond = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
     prompts = scenario.draw()
-    answer(prompts[: options.batch // ANSWERS], 2)
+    respond(prompts[: options.batch // NUM_RESPONSES], 2)
     loaded = peak_mib()
     clock = Clock()
-    tokens = answer(prompts, scenario.new_tokens)
+    tokens = respond(prompts, scenario.new_tokens)
     return {"tokens": tokens, **clock.read(), "peak_mib": peak_mib(), "warm_mib": loaded}
 
 
 def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
-    """Our generator, log-probabilities included, as a function of prompts and limit that returns its tokens."""
+    """Return our generator, log-probabilities included, as a function (prompts, limit) -> number of response tokens."""
     source = open_weights(folder)
     config = source.model_config()
     weights = {name: t.clone() for name, t in source.local_tensors(config, Placement.even(config.num_layers))}
     model = RolloutModel(config, weights, TensorGroup())
     settings = RolloutConfig(
-        n_samples_per_prompt=ANSWERS, temperature=TEMPERATURE, rollout_slots=options.batch,
+        n_samples_per_prompt=NUM_RESPONSES, temperature=TEMPERATURE, rollout_slots=options.batch,
         decode_rows=options.decode_rows, max_tokens_to_oom=1_000_000,
     )  # fmt: skip
 
-    def answer(prompts: list[Tensor], new_tokens: int) -> int:
+    def respond(prompts: list[Tensor], new_tokens: int) -> int:
         generator = Generator(
             model, settings, max_new_tokens=new_tokens, stop_ids=frozenset(range(scenario.stops)), seed=1
         )
         generator.generate(prompts, range(len(prompts)))
         return generator.work.response_tokens
 
-    return answer
+    return respond
 
 
 def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
-    """`generate` as its documentation advises: batches sorted by length, left padding, sdpa, cache."""
+    """Return `generate` as its documentation recommends it: batches sorted by length, left padding, sdpa, cache."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="sdpa").eval()
     pad = VOCAB - 1
@@ -155,9 +155,9 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
     if options.hf_cache == "static":
         extra |= {"cache_implementation": "static", "disable_compile": True}
 
-    def answer(prompts: list[Tensor], new_tokens: int) -> int:
+    def respond(prompts: list[Tensor], new_tokens: int) -> int:
         ordered = sorted(prompts, key=len)
-        per_call = options.batch // ANSWERS
+        per_call = options.batch // NUM_RESPONSES
         total = 0
         for start in range(0, len(ordered), per_call):
             part = ordered[start : start + per_call]
@@ -167,18 +167,18 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
             with torch.inference_mode():
                 out = model.generate(
                     ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=True, temperature=TEMPERATURE,
-                    top_k=0, num_return_sequences=ANSWERS, use_cache=True, pad_token_id=pad, **extra,
+                    top_k=0, num_return_sequences=NUM_RESPONSES, use_cache=True, pad_token_id=pad, **extra,
                 )[:, width:]  # fmt: skip
             is_stop = torch.isin(out, stops)
             ends = is_stop.int().argmax(1) + 1
             total += int(torch.where(is_stop.any(1), ends, out.shape[1]).sum())
         return total
 
-    return answer
+    return respond
 
 
 def report(name: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
-    """Medians of both sides and of the ratio within a round."""
+    """Print the medians of both sides and of the ratio within a round."""
     table = Table(title=f"{name}: {SCENARIOS[name]}")
     for column in ("", "tokens/s wall", "tokens/s CPU", "tokens", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")

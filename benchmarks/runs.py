@@ -1,4 +1,4 @@
-"""Configurations of the runs that are measured: as a user would write them, on what `workload` made."""
+"""Configurations of the measured runs, written as a user would, for the files of `workload`."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ Tree = dict[str, Any]
 
 
 def offline_run(folder: Path, size: Size, keys: Tree, processes: int = 1, **loop: Any) -> RunConfig:
-    """A run on pairs.
+    """Return the settings of an offline run on pairs.
 
     Args:
-        folder: That of `prepare`.
-        size: Of the model.
+        folder: Folder that `prepare` filled.
+        size: Size of the model.
         keys: Settings of the actor.
-        processes: That share the work.
-        loop: Settings of the section training.
+        processes: Number of processes.
+        loop: Settings of the section `training`.
     """
     own = {
         "data_path": str(folder / "pairs"), "truncation": "keep_start",
@@ -32,7 +32,7 @@ def offline_run(folder: Path, size: Size, keys: Tree, processes: int = 1, **loop
 
 
 def online_run(folder: Path, size: Size, keys: Tree, reward: str, processes: int = 1, **loop: Any) -> RunConfig:
-    """A run on prompts, whose answers the function `reward` scores; the rest as `offline_run`."""
+    """Return the settings of an online run on prompts with the reward function `reward`; arguments as in `offline_run`."""
     own = {"data_path": str(folder / "prompts"), "max_tokens_to_oom": 1_000_000, **keys}
     return _loaded(
         folder, size, own, {"reward": {"reward_functions": [reward]}}, processes, {"stage": "ray_online_dpo", **loop}
@@ -66,7 +66,7 @@ def _loaded(folder: Path, size: Size, keys: Tree, sections: Tree, processes: int
 
 
 def _model(size: Size) -> Tree:
-    """The model of a size in the words of Megatron."""
+    """Return the model's settings under Megatron's names."""
     return {
         "num_layers": size.num_hidden_layers, "hidden_size": size.hidden_size,
         "ffn_hidden_size": size.intermediate_size, "num_attention_heads": size.num_attention_heads,

@@ -1,15 +1,16 @@
-"""How seconds and memory of a step grow with pairs, with the length of rows, with answers to a prompt and with ranks.
+"""Measure time and memory of a step against pairs, row length, responses per prompt and ranks.
 
     python benchmarks/scaling.py
     python benchmarks/scaling.py --tables ranks --ranks 1 2 4
     python benchmarks/scaling.py --size tiny --pairs 2 4 --lengths 64 128
 
-Every line is a run of its own, of which the second step is measured. The rows are made: each has about `length` tokens,
-half of them the prompt and a quarter each answer.
+Each line of a table is a separate run, whose second step is measured. The rows are synthetic: each has about `length`
+tokens, half of them in the prompt and a quarter in each response.
 
-Tables: `pairs` and `lengths` are offline steps with a cached reference and one pair a pass. `answers` is an online step
-in which K answers of `length` / 4 tokens share a prompt; only the best and the worst are learned from. `ranks` is an
-offline step of data-parallel processes with the same pairs each, so that a rank's seconds and memory should stay.
+Tables: `pairs` and `lengths` are offline steps with a cached reference and one pair per micro-batch. `answers` is an
+online step in which K responses of `length` / 4 tokens share a prompt; only the best and the worst are trained on. `ranks`
+is an offline step of data-parallel processes with the same number of pairs each, so time and memory per rank should be
+constant.
 """
 
 from __future__ import annotations
@@ -26,32 +27,32 @@ from measuring import Result, in_child, machine, peak_mib
 from rich.console import Console
 from rich.table import Table
 from runs import offline_run, online_run
-from workload import SIZES, made_row, prepare_pairs, prepare_prompts
+from workload import SIZES, prepare_pairs, prepare_prompts, synthetic_row
 
 HERE = Path(__file__).resolve()
 TEMPLATE = 64
-"""Tokens of a prompt besides its own, at most."""
+"""Maximum number of tokens that the chat template adds to a prompt."""
 
 
 def main() -> None:
-    """Measure in child processes and print the tables, or be such a child."""
+    """Measure in child processes and print the tables; with --folder, make one measurement."""
     options = parse()
     torch.set_num_threads(1)
     if options.folder:
         print(json.dumps(MEASURES[options.tables[0]](options)))
         return
     for name in options.tables:
-        print_table(name, [(line, ask(name, line, options)) for line in lines(name, options)], options)
+        print_table(name, [(line, measure_line(name, line, options)) for line in lines(name, options)], options)
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tables", nargs="+", choices=MEASURES, default=list(MEASURES))
     parser.add_argument("--size", choices=SIZES, default="40m")
-    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8], help="pairs or prompts of a rank's step")
-    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="tokens of a row")
-    parser.add_argument("--answers", type=int, nargs="+", default=[2, 4, 8], help="answers to a prompt")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8], help="pairs or prompts per step and rank")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="tokens per row")
+    parser.add_argument("--answers", type=int, nargs="+", default=[2, 4, 8], help="responses per prompt")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="data-parallel processes")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -61,19 +62,19 @@ Line = dict[str, int]
 
 
 def lines(name: str, options: argparse.Namespace) -> list[Line]:
-    """What grows in a table; everything else stays at its first value."""
+    """Return the lines of a table: one quantity varies, the others have their first value."""
     first = {key: getattr(options, key)[0] for key in ("pairs", "lengths", "answers", "ranks")}
     return [{**first, name: value} for value in getattr(options, name)]
 
 
-def ask(name: str, line: Line, options: argparse.Namespace) -> Result:
-    """One line of a table, measured in a process of its own."""
+def measure_line(name: str, line: Line, options: argparse.Namespace) -> Result:
+    """Measure one line of a table in a child process."""
     size, length = SIZES[options.size], line["lengths"]
     longest = length + TEMPLATE
-    rows = [made_row(length // 2, length // 4, length // 4)] * line["pairs"] * line["ranks"]
+    rows = [synthetic_row(length // 2, length // 4, length // 4)] * line["pairs"] * line["ranks"]
     with tempfile.TemporaryDirectory() as folder:
         if name == "answers":
-            prepare_prompts(Path(folder), rows, size, "float32", len(rows), longest, answer=0)
+            prepare_prompts(Path(folder), rows, size, "float32", len(rows), longest, mean_response=0)
         else:
             prepare_pairs(Path(folder), rows, size, "float32", len(rows), longest)
         words = [word for key, value in line.items() for word in (f"--{key}", str(value))]
@@ -81,7 +82,7 @@ def ask(name: str, line: Line, options: argparse.Namespace) -> Result:
 
 
 def offline_step(options: argparse.Namespace) -> Result:
-    """The second step of a run whose processes share the pairs; seconds and memory of the process that needs most."""
+    """Measure the second step of a data-parallel run; return the maximum time and memory of its processes."""
     from many_processes import ManyProcesses
     from one_process import offline
 
@@ -101,7 +102,7 @@ def offline_step(options: argparse.Namespace) -> Result:
 
 
 def online_step(options: argparse.Namespace) -> Result:
-    """The second step of an online run in this process."""
+    """Measure the second step of an online run in this process."""
     from one_process import online
 
     (prompts,), (length,), (answers,) = options.pairs, options.lengths, options.answers
@@ -114,9 +115,9 @@ def online_step(options: argparse.Namespace) -> Result:
     trainer, process = online(run)
     trainer.step(0)
     process.spent.seconds.clear()
-    found = trainer.step(1)
+    metrics = trainer.step(1)
     spent = process.spent.seconds
-    tokens = prompts * (found["prompt_length/mean"] + answers * found["response_length/mean"])
+    tokens = prompts * (metrics["prompt_length/mean"] + answers * metrics["response_length/mean"])
     return {
         "tokens": tokens, "peak_mib": peak_mib(), "generate": spent["Rollout.generate"],
         "reference": spent["Reference.log_probs"], "update": spent["Actor.update"],
@@ -129,20 +130,20 @@ MEASURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "answers": online_step,
     "ranks": offline_step,
 }
-"""What grows -> how a line is measured."""
+"""Functions that measure a line, by the quantity that varies."""
 
 
-def print_table(name: str, found: list[tuple[Line, Result]], options: argparse.Namespace) -> None:
-    """A line for each value; seconds are those of CPU, `ranks` says those and the memory of the rank with most."""
+def print_table(name: str, results: list[tuple[Line, Result]], options: argparse.Namespace) -> None:
+    """Print a line per value, with CPU seconds; `ranks` shows the maximum over the ranks."""
     phases = ("generate", "reference", "update") if name == "answers" else ("cpu_s",)
-    table = Table(title=f"a step as {name} grow, {options.size}, float32, one thread a process")
-    for column in ("pairs", "length", "answers", "ranks", "tokens"):
+    table = Table(title=f"one step, varying {name}, {options.size}, float32, one thread per process")
+    for column in ("pairs", "length", "responses", "ranks", "tokens"):
         table.add_column(column, justify="right")
     for phase in phases:
         table.add_column("CPU s" if phase == "cpu_s" else f"{phase} CPU s", justify="right")
-    table.add_column("ms a token of a rank", justify="right")
+    table.add_column("ms per token of a rank", justify="right")
     table.add_column("peak MiB", justify="right")
-    for line, result in found:
+    for line, result in results:
         seconds = [result[phase] for phase in phases]
         each = 1000 * sum(seconds) * line["ranks"] / result["tokens"]
         table.add_row(*map(str, line.values()), f"{result['tokens']:.0f}", *(f"{spent:.2f}" for spent in seconds),

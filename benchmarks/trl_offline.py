@@ -1,4 +1,4 @@
-"""TRL's side of `offline.py`, run by the interpreter of TRL's own environment; prints one line of JSON."""
+"""TRL's side of `offline.py`; runs in TRL's environment and prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import DPOConfig, DPOTrainer
 from trl_watch import StepTimer
 
-ANSWERS = ("chosen", "rejected")
+RESPONSES = ("chosen", "rejected")
 
 
 def main() -> None:
@@ -37,13 +37,13 @@ def main() -> None:
     data = data.select(range(pairs))
     if is_best:
         data = sorted_by_length(data, tokenizer)
-    watch = StepTimer()
-    trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[watch])
+    timer = StepTimer()
+    trainer = DPOTrainer(model, args=settings, train_dataset=data, processing_class=tokenizer, callbacks=[timer])
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(
-        json.dumps({**watch.used, "pairs": pairs, "peak_mib": peak, "first_loss": logged[0], "last_loss": logged[-1]})
+        json.dumps({**timer.used, "pairs": pairs, "peak_mib": peak, "first_loss": logged[0], "last_loss": logged[-1]})
     )
 
 
@@ -58,13 +58,13 @@ def parse() -> argparse.Namespace:
 
 
 def sorted_by_length(data: Dataset, tokenizer: Any) -> Dataset:
-    """Longest pairs first, by the longer sequence of each, so that a batch holds pairs of about one length.
+    """Sort pairs by the longer sequence of each, longest first, so that the pairs of a batch have similar lengths.
 
-    TRL's own grouping sorts up to 50 batches at a time; of as few pairs as are measured it would sort two.
+    TRL's own grouping sorts up to 50 batches at a time, but only two with as few pairs as are measured here.
     """
 
     def length(row: dict[str, Any]) -> dict[str, int]:
-        texts = [tokenizer.apply_chat_template(row["prompt"] + row[answer], tokenize=False) for answer in ANSWERS]
+        texts = [tokenizer.apply_chat_template(row["prompt"] + row[name], tokenize=False) for name in RESPONSES]
         return {"length": max(map(len, tokenizer(texts)["input_ids"]))}
 
     return data.map(length).sort("length", reverse=True).remove_columns("length")

@@ -1,4 +1,4 @@
-"""TRL's side of `online.py`, run by the interpreter of TRL's own environment; prints one line of JSON."""
+"""TRL's side of `online.py`; runs in TRL's environment and prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from trl_watch import StepTimer
 
 
 class MeasuredTrainer(OnlineDPOTrainer):
-    """TRL's trainer as it is, with a look at the clock around its phases."""
+    """TRL's unchanged trainer, with timers around its phases."""
 
     spent = Phases()
     prompt_tokens = response_tokens = 0
 
     def _generate(self, *args: Any, **kwargs: Any) -> Any:
         with self.spent("generate"):
-            found = super()._generate(*args, **kwargs)
-        _, prompt_mask, _, response_mask, _ = found
+            generated = super()._generate(*args, **kwargs)
+        _, prompt_mask, _, response_mask, _ = generated
         self.prompt_tokens += int(prompt_mask.sum())
         self.response_tokens += int(response_mask.sum())
-        return found
+        return generated
 
     def _forward(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         if model is not self.ref_model:
@@ -56,18 +56,18 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(options.folder / "hf", dtype=getattr(torch, options.dtype))
     data = load_dataset("json", data_files=str(options.folder / "trl.jsonl"), split="train",
                         cache_dir=str(options.folder / "cache"))  # fmt: skip
-    watch = StepTimer()
+    timer = StepTimer()
     trainer = MeasuredTrainer(
-        model, reward_funcs=vowels, args=settings, train_dataset=data, callbacks=[watch],
+        model, reward_funcs=vowels, args=settings, train_dataset=data, callbacks=[timer],
         processing_class=AutoTokenizer.from_pretrained(options.folder / "hf"),
     )  # fmt: skip
     trainer.train()
     logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(json.dumps({
-        **watch.used, **trainer.spent.seconds,
-        "update": watch.used["cpu_s"] - sum(trainer.spent.seconds.values()),
+        **timer.used, **trainer.spent.seconds,
+        "update": timer.used["cpu_s"] - sum(trainer.spent.seconds.values()),
         "pairs": options.steps * options.batch, "first_loss": logged[0],
-        # Each prompt stands there twice.
+        # Each prompt is counted once per response.
         "prompt_tokens": trainer.prompt_tokens // 2, "response_tokens": trainer.response_tokens,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }))  # fmt: skip

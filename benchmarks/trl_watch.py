@@ -1,4 +1,4 @@
-"""How long TRL's steps take; for the interpreter of TRL's own environment."""
+"""A timer of TRL's steps; runs in TRL's environment."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 
 
 class StepTimer(TrainerCallback):
-    """Wall and CPU seconds of the steps, without what comes before the first and after the last."""
+    """Wall and CPU seconds of the steps, without setup before the first and teardown after the last."""
 
     def __init__(self) -> None:
         self.start: tuple[float, float] = (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""The model, tokenizer, pairs and prompts that the benchmarks of training work on, and the least work they are."""
+"""Model, tokenizer, pairs and prompts of the training benchmarks, and the minimum FLOPs of a step."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 @dataclass(frozen=True)
 class Size:
-    """Sizes of a Llama with a tied head, named as its config.json does."""
+    """Sizes of a Llama with tied embeddings, named as in its config.json."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -37,11 +37,11 @@ class Size:
     vocab_size: int = 32_000
 
     def gflop_of_pairs(self, lengths: np.ndarray, passes: int) -> float:
-        """The least work: each prompt token once, response rows alone through the head, visible keys alone.
+        """Return the minimum GFLOP: each prompt token once, the head for response rows only, attention to visible keys only.
 
         Args:
             lengths: [n, 3] tokens of prompt, chosen and rejected.
-            passes: Forward passes, a backward pass counting as two of them.
+            passes: Number of forward passes; a backward pass counts as two.
         """
         prompt, responses = lengths[:, 0].astype(float), lengths[:, 1:].astype(float)
         width = self.hidden_size // self.num_attention_heads
@@ -61,7 +61,7 @@ SIZES = {
 
 
 def make_model(folder: Path, size: Size, dtype: str, stops: int = 0) -> None:
-    """A Llama with random weights in Hugging Face's format; the last `stops` tokens of its vocabulary end an answer."""
+    """Save a Llama with random weights in Hugging Face format; the last `stops` tokens of its vocabulary are stop tokens."""
     torch.manual_seed(0)
     config = LlamaConfig(
         **vars(size), max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
@@ -73,7 +73,7 @@ def make_model(folder: Path, size: Size, dtype: str, stops: int = 0) -> None:
 
 
 def make_tokenizer(folder: Path, texts: Iterator[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE, trained on the texts."""
+    """Train and save a byte-level BPE tokenizer."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -91,7 +91,7 @@ def make_tokenizer(folder: Path, texts: Iterator[str], vocab_size: int) -> PreTr
 
 
 def choose_rows(rows: list[dict[str, Any]], tokenizer: Any, count: int, longest: int) -> list[dict[str, Any]]:
-    """`count` rows spread evenly over those with prompts of at most `longest` tokens; all where there are no more."""
+    """Return up to `count` rows, spread evenly over those with prompts of at most `longest` tokens."""
 
     def tokens(row: dict[str, Any]) -> int:
         return len(tokenizer(prompt_text(row, tokenizer), add_special_tokens=False)["input_ids"])
@@ -101,13 +101,13 @@ def choose_rows(rows: list[dict[str, Any]], tokenizer: Any, count: int, longest:
 
 
 def prompt_text(row: dict[str, Any], tokenizer: Any) -> str:
-    """The prompt of a row as the model reads it."""
+    """Return the prompt of a row with the chat template applied."""
     words = {"tokenize": False, "add_generation_prompt": True}
     return str(tokenizer.apply_chat_template(conversational(row)["prompt"], **words))
 
 
 def conversational(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
-    """A ShareGPT pair in the words of chat templates, which is also how TRL wants it."""
+    """Convert a ShareGPT pair to the conversational format of TRL."""
     parts = {"prompt": row["conversations"], "chosen": [row["chosen"]], "rejected": [row["rejected"]]}
     return {
         name: [{"role": ROLES[message["from"]], "content": message["value"]} for message in messages]
@@ -116,56 +116,56 @@ def conversational(row: dict[str, Any]) -> dict[str, list[dict[str, str]]]:
 
 
 def prepare(folder: Path, data: Path, size: Size, dtype: str, pairs: int) -> None:
-    """`prepare_pairs` of a file."""
+    """Call `prepare_pairs` with the rows of a file."""
     every = json.loads(data.read_text(encoding="utf-8"))
     prepare_pairs(folder, every, size, dtype, pairs, MAX_LENGTH - 64)
 
 
 def prepare_pairs(folder: Path, every: list[dict[str, Any]], size: Size, dtype: str, pairs: int, longest: int) -> None:
-    """Model, tokenizer and pairs, for us and for TRL, in one folder: hf/, trl.jsonl, pairs*; see `prepare_prompts`."""
+    """Write model, tokenizer and pairs for both sides: hf/, trl.jsonl, pairs*; arguments as in `prepare_prompts`."""
     make_model(folder / "hf", size, dtype)
     tokenizer = make_tokenizer(folder / "hf", texts_of(every), size.vocab_size)
     chosen = choose_rows(every, tokenizer, pairs, longest)
     write_lines(folder / "trl.jsonl", map(conversational, chosen))
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
-    tokenise(folder, "pairs", chosen, "SharegptStylePairwiseHandler", columns)
+    tokenize(folder, "pairs", chosen, "SharegptStylePairwiseHandler", columns)
 
 
 def prepare_prompts(
-    folder: Path, every: list[dict[str, Any]], size: Size, dtype: str, prompts: int, longest: int, answer: int
+    folder: Path, every: list[dict[str, Any]], size: Size, dtype: str, prompts: int, longest: int, mean_response: int
 ) -> None:
-    """Model, tokenizer and prompts, for us and for TRL, in one folder: hf/, trl.jsonl, prompts*.
+    """Write model, tokenizer and prompts for both sides: hf/, trl.jsonl, prompts*.
 
     Args:
-        folder: That is filled.
-        every: Rows in ShareGPT's form.
-        size: Of the model.
-        dtype: Of its weights.
-        prompts: How many to choose.
-        longest: Tokens of a prompt at most.
-        answer: Tokens of an answer on average, were it not cut. A random model's next token is nearly any, so this is
-            the share of tokens that end one; 0 lets none end.
+        folder: Output folder.
+        every: Rows in ShareGPT format.
+        size: Size of the model.
+        dtype: Data type of its weights.
+        prompts: Number of prompts to choose.
+        longest: Maximum tokens of a prompt.
+        mean_response: Mean tokens of a response without a limit. The next token of a random model is nearly uniform,
+            so one in `mean_response` tokens is a stop token; 0 for no stop tokens.
     """
-    make_model(folder / "hf", size, dtype, stops=size.vocab_size // answer if answer else 0)
+    make_model(folder / "hf", size, dtype, stops=size.vocab_size // mean_response if mean_response else 0)
     tokenizer = make_tokenizer(folder / "hf", texts_of(every), size.vocab_size)
     chosen = choose_rows(every, tokenizer, prompts, longest)
     write_lines(folder / "trl.jsonl", [{"prompt": prompt_text(row, tokenizer)} for row in chosen])
-    tokenise(folder, "prompts", chosen, "PPOSharegptStyleInstructionHandler", {"messages": "conversations"})
+    tokenize(folder, "prompts", chosen, "PPOSharegptStyleInstructionHandler", {"messages": "conversations"})
 
 
-def made_row(prompt: int, chosen: int, rejected: int) -> dict[str, Any]:
-    """A pair of so many words in ShareGPT's form; a repeated word is one token each time."""
-    asked, good, bad = (" ".join([word] * count) for word, count in
+def synthetic_row(prompt: int, chosen: int, rejected: int) -> dict[str, Any]:
+    """Return a ShareGPT pair with the given numbers of words, each of which is one token."""
+    question, good, bad = (" ".join([word] * count) for word, count in
                         (("what", prompt), ("yes", chosen), ("no", rejected)))  # fmt: skip
     return {
-        "conversations": [{"from": "human", "value": asked}],
+        "conversations": [{"from": "human", "value": question}],
         "chosen": {"from": "gpt", "value": good},
         "rejected": {"from": "gpt", "value": bad},
     }
 
 
 def texts_of(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Whatever was said in rows."""
+    """Iterate over the texts of all messages."""
     return (message["content"] for row in rows for messages in conversational(row).values() for message in messages)
 
 
@@ -173,8 +173,8 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
     path.write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
 
 
-def tokenise(folder: Path, name: str, rows: list[dict[str, Any]], handler: str, columns: dict[str, str]) -> None:
-    """Our own form of the rows, as `preprocess_data.py` makes it."""
+def tokenize(folder: Path, name: str, rows: list[dict[str, Any]], handler: str, columns: dict[str, str]) -> None:
+    """Preprocess the rows into token files, as `preprocess_data.py` does."""
     (folder / "raw.json").write_text(json.dumps(rows), encoding="utf-8")
     preprocess(
         PreprocessSettings(

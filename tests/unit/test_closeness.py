@@ -56,7 +56,7 @@ def test_counts_are_equal_exactly_and_what_the_clock_measures_is_not_compared() 
 
 
 def test_runs_of_different_lengths_differ() -> None:
-    with pytest.raises(ValueError, match="(shorter|longer) than"):
+    with pytest.raises(ValueError, match=r"(shorter|longer) than"):
         assert_same_run(STEPS[:1], STEPS, BOUND)
 
 

@@ -113,7 +113,7 @@ def test_every_other_key_is_a_setting() -> None:
         (["--dataset-additional-keys", "labels"], "labels applies to prompts, not to pairs; remove it"),
         (
             ["--handler-name", "PPOAlpacaStyleInstructionHandler", "--dataset-additional-keys", "level"],
-            "needs a handler of pairs, or R1AlpacaStyleInstructionHandler or R1Sharegpt",
+            "needs a pair handler, or R1AlpacaStyleInstructionHandler or R1Sharegpt",
         ),
         (["--workers"], "--workers needs a value"),
         (["--seq-length", "1", "2"], "--seq-length: expected one value, got 1 2"),

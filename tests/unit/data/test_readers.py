@@ -71,7 +71,7 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
         ("a.parquet", "nonsense", "a.parquet, after row 0: not a readable parquet file"),
         ("a.arrow", "nonsense nonsense nonsense", "a.arrow, after row 0: not a readable arrow file"),
         ("a.jsonl.gz", "nonsense", "not a readable json file"),
-        ("a.xlsx", "nonsense", "the ending '.xlsx' is not one of .json, .jsonl"),
+        ("a.xlsx", "nonsense", "the suffix '.xlsx' is not one of .json, .jsonl"),
     ],
 )
 def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, name: str, content: str, sentence: str) -> None:

@@ -354,7 +354,7 @@ def test_names_that_every_set_has_cannot_be_asked_for(
 ) -> None:
     raw = save(tmp_path / "raw.jsonl", [{"instruction": "Q", "messages": []}])
     assert preprocess(raw, tokenizer, tmp_path / "out", dataset_additional_keys="messages,input_ids") == 2
-    assert "dataset_additional_keys: input_ids, messages is written for every prompt set" in capsys.readouterr().err
+    assert "dataset_additional_keys: input_ids, messages is always written for prompts" in capsys.readouterr().err
 
 
 def test_pairs_have_no_such_file(tmp_path: Path, tokenizer: Path) -> None:
