@@ -3,9 +3,9 @@
     python benchmarks/endurance.py                             # 10 000 offline steps, about 5 minutes
     python benchmarks/endurance.py --stage online --steps 10000
 
-Runs the trainer's own loop with its worker in one process and the trackers of every run; the process of a reward function
-is included. Rows have many lengths and are shuffled, so that steps differ. The slope excludes the first part of the run,
-in which libraries and the allocator warm up. The exit code is 1 if memory grows faster than the bound.
+Runs the trainer's own loop with its worker in one process and the trackers of every run; the process of a reward
+function is included. Rows have many lengths and are shuffled, so that steps differ. The slope excludes the first part
+of the run, in which libraries and the allocator warm up. The exit code is 1 if memory grows faster than the bound.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def rows() -> list[dict[str, Any]]:
 
 
 def resident_mib() -> float:
-    """Return the resident memory of this process and its children, in MiB, without mapped files, which may be evicted."""
+    """Return the resident memory of this process and its children, in MiB, without mapped files."""
     me = psutil.Process()
     used = (process.memory_info() for process in (me, *me.children(recursive=True)))
     return sum(info.rss - info.shared for info in used) / 1024**2

@@ -4,8 +4,8 @@
     python benchmarks/limit.py --data dpo_en_demo.json --size 174m --dtype bfloat16
 
 One step of the trainer with a cached reference runs under torch's profiler on one thread. Products are counted with the
-FLOPs that they execute, recomputed logits included; the minimum GFLOP count is that of `offline.py`. The time of the step
-is measured without the profiler, which has overhead.
+FLOPs that they execute, recomputed logits included; the minimum GFLOP count is that of `offline.py`. The time of the
+step is measured without the profiler, which has overhead.
 """
 
 from __future__ import annotations
@@ -70,12 +70,12 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], with_flops=True) as profile:
         trainer.step(STEPS + 1)
     events = profile.key_averages()
-    least = size.gflop_of_pairs(inputs.dataset.lengths(), passes=3)
+    minimum = size.gflop_of_pairs(inputs.dataset.lengths(), passes=3)
     # The profiler reports FLOPs for some products only; the rate covers those.
     counted = [event for event in events if is_product(event.key) and event.flops]
     executed = sum(event.flops for event in counted) / 1e9, sum(event.self_cpu_time_total for event in counted) / 1e6
     peak = gemm_peak(dtype, *((1536, 5) if dtype == torch.float32 else (512, 2)))
-    print_table(by_phase(events), seconds, least, executed, peak, options)
+    print_table(by_phase(events), seconds, minimum, executed, peak, options)
 
 
 def seconds_of(trainer: Any, step: int) -> float:
@@ -102,7 +102,7 @@ def by_phase(events: Any) -> dict[str, float]:
 def print_table(
     phases: dict[str, float],
     seconds: float,
-    least: float,
+    minimum: float,
     executed: tuple[float, float],
     peak: float,
     options: argparse.Namespace,
@@ -116,8 +116,8 @@ def print_table(
     console = Console(width=120)
     console.print(table)
     console.print(
-        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step has a minimum of {least:.0f} GFLOP and takes {seconds:.1f} CPU-s: "
-        f"{least / seconds:.1f} GFLOP/CPU-s, {least / seconds / peak:.0%} of the peak"
+        f"GEMM peak {peak:.1f} GFLOP/CPU-s; the step: minimum {minimum:.0f} GFLOP in {seconds:.1f} CPU-s, "
+        f"{minimum / seconds:.1f} GFLOP/CPU-s, {minimum / seconds / peak:.0%} of the peak"
     )
     gflop, spent = executed
     if spent:

@@ -58,9 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument(
-        "--pairs", type=int, default=16, help="number of pairs to train on, spread evenly over the data"
-    )
+    parser.add_argument("--pairs", type=int, default=16, help="pairs to train on, spread evenly over the data")
     parser.add_argument("--batch", type=int, default=8, help="pairs per optimizer step")
     parser.add_argument("--micro-batch", type=int, default=2, help="pairs per micro-batch of our side")
     parser.add_argument("--peer-micro-batch", type=int, help="TRL's device batch size; default: --batch")
@@ -122,8 +120,8 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
         table.add_row(side, *rates, f"{median([r['peak_mib'] for r in each]):.0f}",
                       f"{median(work):.1f}" if work else "", f"{median(shares):.0%}" if shares else "")  # fmt: skip
     table.caption = (
-        f"{options.rounds} round(s) of {rounds[0][next(iter(rounds[0]))]['pairs']:.0f} pairs, {options.batch} per step, "
-        f"ours {options.micro_batch} per micro-batch; {machine(transformers)}"
+        f"{options.rounds} round(s) of {rounds[0][next(iter(rounds[0]))]['pairs']:.0f} pairs, "
+        f"{options.batch} per step, ours {options.micro_batch} per micro-batch; {machine(transformers)}"
     )
     console = Console(width=120)
     console.print(table)

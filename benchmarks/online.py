@@ -13,8 +13,8 @@ whose time and memory are included. `trl` is TRL as installed, with Hugging Face
 `trl-tuned` has the allocator settings of our CPU workers. Gradient checkpointing is off everywhere.
 
 The model has random weights and a nearly uniform next-token distribution. Responses of different lengths result from
-a set of stop tokens with total probability 1 / mean length, the same on both sides. The lengths are random, so the table
-shows the number of tokens of each side.
+a set of stop tokens with total probability 1 / mean length, the same on both sides. The lengths are random, so the
+table shows the number of tokens of each side.
 """
 
 from __future__ import annotations
@@ -154,8 +154,9 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
     first = rounds[0][next(iter(rounds[0]))]
     table.caption = (
         f"{options.rounds} round(s) of {options.steps} step(s) of {options.batch} prompts, "
-        f"{first['prompt_tokens']:.0f} tokens; responses of at most {options.max_new} tokens, whose number is shown; ours "
-        f"{options.micro_batch} pairs per micro-batch, {options.decode_rows} rows per decoding pass; {machine(transformers)}"
+        f"{first['prompt_tokens']:.0f} tokens; responses of at most {options.max_new} tokens, number shown; ours "
+        f"{options.micro_batch} pairs per micro-batch, {options.decode_rows} rows per decoding pass; "
+        f"{machine(transformers)}"
     )
     console = Console(width=120)
     console.print(table)

@@ -4,9 +4,9 @@
     python benchmarks/rollout.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
 
 Each measurement runs in its own process, so that its peak memory can be read; the two sides alternate, so that other
-load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them less.
-The model is a 40M Llama with random weights. Its next-token distribution is nearly uniform, so responses of mixed length
-result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
+load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them
+less. The model is a 40M Llama with random weights. Its next-token distribution is nearly uniform, so responses of mixed
+length result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def offline_run(folder: Path, size: Size, keys: Tree, processes: int = 1, **loop
 
 
 def online_run(folder: Path, size: Size, keys: Tree, reward: str, processes: int = 1, **loop: Any) -> RunConfig:
-    """Return the settings of an online run on prompts with the reward function `reward`; arguments as in `offline_run`."""
+    """Return the settings of an online run with the reward function `reward`; arguments as in `offline_run`."""
     own = {"data_path": str(folder / "prompts"), "max_tokens_to_oom": 1_000_000, **keys}
     return _loaded(
         folder, size, own, {"reward": {"reward_functions": [reward]}}, processes, {"stage": "ray_online_dpo", **loop}

@@ -7,10 +7,10 @@
 Each line of a table is a separate run, whose second step is measured. The rows are synthetic: each has about `length`
 tokens, half of them in the prompt and a quarter in each response.
 
-Tables: `pairs` and `lengths` are offline steps with a cached reference and one pair per micro-batch. `answers` is an
-online step in which K responses of `length` / 4 tokens share a prompt; only the best and the worst are trained on. `ranks`
-is an offline step of data-parallel processes with the same number of pairs each, so time and memory per rank should be
-constant.
+Tables: `pairs` and `lengths` are offline steps with a cached reference and one pair per micro-batch. `responses` is an
+online step in which K responses of `length` / 4 tokens share a prompt; only the best and the worst are trained on.
+`ranks` is an offline step of data-parallel processes with the same number of pairs each, so time and memory per rank
+should be constant.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--pairs", type=int, nargs="+", default=[2, 4, 8], help="pairs or prompts per step and rank")
     parser.add_argument("--lengths", type=int, nargs="+", default=[256, 512, 1024], help="tokens per row")
-    parser.add_argument("--answers", type=int, nargs="+", default=[2, 4, 8], help="responses per prompt")
+    parser.add_argument("--responses", type=int, nargs="+", default=[2, 4, 8], help="responses per prompt")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="data-parallel processes")
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -63,7 +63,7 @@ Line = dict[str, int]
 
 def lines(name: str, options: argparse.Namespace) -> list[Line]:
     """Return the lines of a table: one quantity varies, the others have their first value."""
-    first = {key: getattr(options, key)[0] for key in ("pairs", "lengths", "answers", "ranks")}
+    first = {key: getattr(options, key)[0] for key in ("pairs", "lengths", "responses", "ranks")}
     return [{**first, name: value} for value in getattr(options, name)]
 
 
@@ -73,7 +73,7 @@ def measure_line(name: str, line: Line, options: argparse.Namespace) -> Result:
     longest = length + TEMPLATE
     rows = [synthetic_row(length // 2, length // 4, length // 4)] * line["pairs"] * line["ranks"]
     with tempfile.TemporaryDirectory() as folder:
-        if name == "answers":
+        if name == "responses":
             prepare_prompts(Path(folder), rows, size, "float32", len(rows), longest, mean_response=0)
         else:
             prepare_pairs(Path(folder), rows, size, "float32", len(rows), longest)
@@ -105,9 +105,9 @@ def online_step(options: argparse.Namespace) -> Result:
     """Measure the second step of an online run in this process."""
     from one_process import online
 
-    (prompts,), (length,), (answers,) = options.pairs, options.lengths, options.answers
+    (prompts,), (length,), (responses,) = options.pairs, options.lengths, options.responses
     keys: dict[str, Any] = {
-        "micro_batch_size": 1, "max_prompt_length": length + TEMPLATE, "n_samples_per_prompt": answers,
+        "micro_batch_size": 1, "max_prompt_length": length + TEMPLATE, "n_samples_per_prompt": responses,
         "rollout_slots": 16, "decode_rows": 16,
     }  # fmt: skip
     loop = {"train_iters": 2, "global_batch_size": prompts, "seq_length": length + TEMPLATE + length // 4}
@@ -117,7 +117,7 @@ def online_step(options: argparse.Namespace) -> Result:
     process.spent.seconds.clear()
     metrics = trainer.step(1)
     spent = process.spent.seconds
-    tokens = prompts * (metrics["prompt_length/mean"] + answers * metrics["response_length/mean"])
+    tokens = prompts * (metrics["prompt_length/mean"] + responses * metrics["response_length/mean"])
     return {
         "tokens": tokens, "peak_mib": peak_mib(), "generate": spent["Rollout.generate"],
         "reference": spent["Reference.log_probs"], "update": spent["Actor.update"],
@@ -127,7 +127,7 @@ def online_step(options: argparse.Namespace) -> Result:
 MEASURES: dict[str, Callable[[argparse.Namespace], Result]] = {
     "pairs": offline_step,
     "lengths": offline_step,
-    "answers": online_step,
+    "responses": online_step,
     "ranks": offline_step,
 }
 """Functions that measure a line, by the quantity that varies."""
@@ -135,7 +135,7 @@ MEASURES: dict[str, Callable[[argparse.Namespace], Result]] = {
 
 def print_table(name: str, results: list[tuple[Line, Result]], options: argparse.Namespace) -> None:
     """Print a line per value, with CPU seconds; `ranks` shows the maximum over the ranks."""
-    phases = ("generate", "reference", "update") if name == "answers" else ("cpu_s",)
+    phases = ("generate", "reference", "update") if name == "responses" else ("cpu_s",)
     table = Table(title=f"one step, varying {name}, {options.size}, float32, one thread per process")
     for column in ("pairs", "length", "responses", "ranks", "tokens"):
         table.add_column(column, justify="right")

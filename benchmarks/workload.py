@@ -37,7 +37,7 @@ class Size:
     vocab_size: int = 32_000
 
     def gflop_of_pairs(self, lengths: np.ndarray, passes: int) -> float:
-        """Return the minimum GFLOP: each prompt token once, the head for response rows only, attention to visible keys only.
+        """Return the minimum GFLOP: prompt tokens once, the head for responses only, attention to visible keys only.
 
         Args:
             lengths: [n, 3] tokens of prompt, chosen and rejected.
@@ -61,7 +61,7 @@ SIZES = {
 
 
 def make_model(folder: Path, size: Size, dtype: str, stops: int = 0) -> None:
-    """Save a Llama with random weights in Hugging Face format; the last `stops` tokens of its vocabulary are stop tokens."""
+    """Save a Llama with random weights in Hugging Face format; the last `stops` tokens are stop tokens."""
     torch.manual_seed(0)
     config = LlamaConfig(
         **vars(size), max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,

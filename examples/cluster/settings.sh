@@ -23,9 +23,9 @@ require() {
 }
 
 require_number() {
-    local name="$1" least="$2" most="$3"
-    if ! [[ "${!name}" =~ ^[0-9]{1,9}$ ]] || ((10#${!name} < least || 10#${!name} > most)); then
-        fail "$name should be a number from $least to $most, got '${!name}'"
+    local name="$1" minimum="$2" maximum="$3"
+    if ! [[ "${!name}" =~ ^[0-9]{1,9}$ ]] || ((10#${!name} < minimum || 10#${!name} > maximum)); then
+        fail "$name should be a number from $minimum to $maximum, got '${!name}'"
     fi
 }
 
@@ -98,10 +98,10 @@ read_settings() {
     case "$DEVICE" in
     cpu) ;;
     npu)
-        local found
-        found="$(count_devices)"
-        ((found >= NPUS_PER_NODE)) ||
-            fail "NPUS_PER_NODE=$NPUS_PER_NODE, but this machine has $found NPUs (/dev/davinci*, ASCEND_RT_VISIBLE_DEVICES);" \
+        local num_devices
+        num_devices="$(count_devices)"
+        ((num_devices >= NPUS_PER_NODE)) ||
+            fail "NPUS_PER_NODE=$NPUS_PER_NODE, but this machine has $num_devices NPUs (/dev/davinci*, ASCEND_RT_VISIBLE_DEVICES);" \
                 "lower it, or try the scripts with DEVICE=cpu"
         ;;
     *) fail "DEVICE should be npu or cpu, got '$DEVICE'" ;;

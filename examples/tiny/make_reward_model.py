@@ -67,8 +67,8 @@ def train(model: PreTrainedModel, examples: Examples, steps: int) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps)
     for _ in range(steps):
-        rows, wanted = examples.draw(BATCH)
-        loss = (scores(model, rows) - wanted).square().mean()
+        rows, targets = examples.draw(BATCH)
+        loss = (scores(model, rows) - targets).square().mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -90,11 +90,11 @@ def main() -> int:
     logging.disable_progress_bar()
     model = AutoModelForSequenceClassification.from_pretrained(options.model, num_labels=1, dtype=torch.float32)
     train(model, Examples(tokenizer, options.seed), options.steps)
-    rows, wanted = Examples(tokenizer, options.seed + 1).draw(HELD_OUT)
+    rows, targets = Examples(tokenizer, options.seed + 1).draw(HELD_OUT)
     with torch.no_grad():
-        found = scores(model.eval(), rows)
-    correlation = float(torch.corrcoef(torch.stack([found, wanted]))[0, 1])
-    error = float((found - wanted).abs().mean())
+        predicted = scores(model.eval(), rows)
+    correlation = float(torch.corrcoef(torch.stack([predicted, targets]))[0, 1])
+    error = float((predicted - targets).abs().mean())
     if correlation < MIN_CORRELATION:
         print(
             f"the reward model did not learn the rule: correlation {correlation:.3f}, expected {MIN_CORRELATION}",

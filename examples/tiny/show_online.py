@@ -45,8 +45,8 @@ def read_steps(path: Path) -> Steps:
 
 def values_of(steps: Steps, name: str) -> list[float]:
     """Return the finite values of a curve; a step without pairs has no accuracy."""
-    found = (step.get(name) for step in steps)
-    return [float(value) for value in found if isinstance(value, int | float) and math.isfinite(value)]
+    points = (step.get(name) for step in steps)
+    return [float(value) for value in points if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def thinned(values: Sequence[float], width: int) -> list[float]:
@@ -88,8 +88,8 @@ def picture(steps: Steps, path: Path) -> bool:
     pyplot = importlib.import_module("matplotlib.pyplot")
     figure, axes = pyplot.subplots(len(CURVES), sharex=True, figsize=(7, 7))
     for axis, (name, meaning) in zip(axes, CURVES.items(), strict=True):
-        known = [(step["step"], step[name]) for step in steps if name in step]
-        axis.plot(*zip(*known, strict=True))
+        points = [(step["step"], step[name]) for step in steps if name in step]
+        axis.plot(*zip(*points, strict=True))
         axis.set_title(meaning, fontsize=9)
     figure.tight_layout()
     figure.savefig(path)

@@ -16,7 +16,7 @@ TINY = {
     "head": "--vocab 512 --rows 8 --hidden 16",
     "limit": "--size tiny --pairs 2",
     "online": "--size tiny --batch 2 --steps 1 --max-new 4 --mean-new 2",
-    "scaling": "--size tiny --tables answers ranks --pairs 1 --lengths 32 --answers 3 --ranks 2",
+    "scaling": "--size tiny --tables responses ranks --pairs 1 --lengths 32 --responses 3 --ranks 2",
     "endurance": "--steps 10 --bound 100000",
 }
 NEEDS_DATA = {"offline", "limit"}
