@@ -37,7 +37,9 @@ BAD = {
     "missing file": Bad(None, {}, ("there is no file or folder", "rows.jsonl")),
     "empty file": Bad("", {}, ("rows.jsonl", "is empty")),
     "file without rows": Bad("[]", {}, ("rows.jsonl", "has no rows")),
-    "broken JSON": Bad(lines(GOOD[:2]) + '{"prompt": \n' + lines(GOOD[3:]), {}, ("rows.jsonl", "row 3", "invalid JSON")),
+    "broken JSON": Bad(
+        lines(GOOD[:2]) + '{"prompt": \n' + lines(GOOD[3:]), {}, ("rows.jsonl", "row 3", "invalid JSON")
+    ),
     "missing column": Bad(
         lines([{"prompt": "a", "chosen": "b"}] * 3), {}, ("rejected", "Columns in the data: chosen, prompt", "map_keys")
     ),

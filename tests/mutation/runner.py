@@ -23,7 +23,7 @@ from tests.mutation.checkout import Outcome, copy_checkout, run_tests
 
 NOTICED, SURVIVED, NO_RESULT = "noticed", "survived", "no result"
 _PASSED, _FAILED = 0, 1  # exit codes of pytest
-_LAST_LINES = 30
+_LAST_LINES, _LONGEST_ID = 30, 160
 console = Console(soft_wrap=True, highlight=False, markup=False)
 
 
@@ -44,6 +44,7 @@ class Verdict:
     def line(self) -> str:
         """A row of the table: verdict, mutation, seconds, and the test that failed."""
         test = self.outcome.failed[0] if self.word == NOTICED and self.outcome.failed else "-"
+        test = test if len(test) <= _LONGEST_ID else f"{test[:_LONGEST_ID]}…"
         return f"{self.word:10}{self.mutation.label:44}{self.outcome.seconds:7.1f} s  {test}"
 
 
