@@ -6,11 +6,10 @@ run that is taken up goes on under that id; steps that it does again are not tol
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,10 +20,6 @@ from mindspeed_dpo.observability.tracker import Tracker
 logger = logging.getLogger(__name__)
 
 STATE_FOLDER = "trackers"
-TRACKER_CLASSES = {"wandb": "Wandb", "swanlab": "SwanLab", "mlflow": "MLflow"}
-"""Tracker, and module of this package, to its class."""
-
-
 NO_STEP = -1
 
 
@@ -80,11 +75,38 @@ class LibraryRunTracker:
         self._run = None
 
 
+def _import_wandb() -> type[ExternalTracker]:
+    from mindspeed_dpo.observability.wandb import Wandb
+
+    return Wandb
+
+
+def _import_swanlab() -> type[ExternalTracker]:
+    from mindspeed_dpo.observability.swanlab import SwanLab
+
+    return SwanLab
+
+
+def _import_mlflow() -> type[ExternalTracker]:
+    from mindspeed_dpo.observability.mlflow import MLflow
+
+    return MLflow
+
+
+# Deferred imports: the libraries are optional, and only those of the selected trackers are loaded.
+TRACKER_IMPORTS: dict[str, Callable[[], type[ExternalTracker]]] = {
+    "wandb": _import_wandb,
+    "swanlab": _import_swanlab,
+    "mlflow": _import_mlflow,
+}
+"""Name of a tracker -> function that imports and returns its class."""
+
+
 def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_steps: int) -> Tracker:
     """Begin a tracker, or go on with what it has of this run.
 
     Args:
-        name: A name of `TRACKER_CLASSES`.
+        name: A name of `TRACKER_IMPORTS`.
         tracked: What to tell it.
         output_dir: Of the run.
         completed_steps: Steps done before; with 0 it is a new run.
@@ -94,7 +116,7 @@ def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_st
     """
     file = output_dir / STATE_FOLDER / f"{name}.json"
     known, last_step = _kept(file) if completed_steps else (None, NO_STEP)
-    kind = getattr(importlib.import_module(f"{__package__}.{name}"), TRACKER_CLASSES[name])
+    kind = TRACKER_IMPORTS[name]()
     try:
         tracker: ExternalTracker = kind(TrackerRun(tracked.project, tracked.name, tracked.place, tracked.config, known))
     except (*kind.errors, ImportError, OSError, ValueError, RuntimeError) as error:

@@ -310,9 +310,9 @@ def test_a_killed_run_leaves_the_old_set_as_it_was(tmp_path: Path, tokenizer: Pa
     command = [sys.executable, str(ROOT / "preprocess_data.py"), *words(raw, tokenizer, sets / "out", log_interval=64)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        line = next(line for line in process.stderr if " kept, " in line)
+        line = next(line for line in process.stderr if " written, " in line)
         process.send_signal(signal.SIGKILL)
-    assert line.startswith("64 rows, 64 kept") and process.returncode == -signal.SIGKILL
+    assert line.startswith("64 rows read, 64 written") and process.returncode == -signal.SIGKILL
     assert files(sets) == before
     assert main(words(tmp_path / "good.jsonl", tokenizer, sets / "out")) == 0
     assert files(sets) == before

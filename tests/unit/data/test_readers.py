@@ -97,7 +97,7 @@ def test_a_folder_is_read_in_one_format_and_the_rest_is_named(tmp_path: Path) ->
     (tmp_path / "README.md").write_text("x")
     found = data(tmp_path)
     assert [path.name for path in found.files] == ["a.json", "b.jsonl"]
-    assert set(found.left_out) == {"c.csv (not json)", "README.md (not json)"}
+    assert set(found.skipped_files) == {"c.csv (not json)", "README.md (not json)"}
     assert len(list(found.rows())) == 4
 
 
@@ -106,7 +106,7 @@ def test_held_out_splits_of_a_folder_are_not_trained_on(tmp_path: Path) -> None:
         write(tmp_path / name)
     found = data(tmp_path)
     assert [path.name for path in found.files] == ["train-00000-of-00001.parquet"]
-    assert found.left_out == ("test-00000-of-00001.parquet (held-out split)",)
+    assert found.skipped_files == ("test-00000-of-00001.parquet (held-out split)",)
 
 
 def test_max_samples_stops_early(tmp_path: Path) -> None:

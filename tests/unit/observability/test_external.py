@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -49,11 +47,8 @@ class Remembering:
 
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch) -> type[Remembering]:
-    module = ModuleType("remembering")
     kind = type("Kind", (Remembering,), {"server": {}, "fails": False})
-    module.Remembering = kind  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, f"{external.__package__}.remembering", module)
-    monkeypatch.setitem(external.TRACKER_CLASSES, "remembering", "Remembering")
+    monkeypatch.setitem(external.TRACKER_IMPORTS, "remembering", lambda: kind)
     return kind
 
 
