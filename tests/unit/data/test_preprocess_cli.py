@@ -166,7 +166,7 @@ def test_broken_files_and_names_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="did you mean orca_rlhf"):
         parse(["orca_rlfh"], ROOT)
     assert "is not valid YAML" in problems(write_yaml(tmp_path / "a.yaml", "a: [1"))[0]
-    assert "should hold `key: value` lines" in problems(write_yaml(tmp_path / "b.yaml", "just text"))[0]
+    assert "should contain `key: value` lines" in problems(write_yaml(tmp_path / "b.yaml", "just text"))[0]
 
 
 def test_importing_the_command_line_reads_no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
