@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import Check, at_least, setting
+from mindspeed_dpo.config.settings.field import ValueCheck, at_least, setting
 
 HOLD_OUT, UNNAMED_SET = "split", "given"
 """Names of the two evaluation sets that the user does not name: the second share of `split`, and a single path."""
@@ -28,7 +28,7 @@ def default_best_mode(metric: str) -> str:
 
 
 _RESERVED = {name.split("/")[0] for name in (*EVALUATION_METRICS, *TOKEN_STATISTICS)} | {HOLD_OUT}
-SET_NAMES = Check(
+SET_NAMES = ValueCheck(
     lambda sets: all(re.fullmatch(r"[A-Za-z0-9_.-]+", name) and name not in _RESERVED for name in sets),
     f"named with letters, digits, _, - and ., and none of {', '.join(sorted(_RESERVED))}",
 )

@@ -15,7 +15,7 @@ _METADATA_KEY = "setting"
 
 
 @dataclass(frozen=True)
-class Check:
+class ValueCheck:
     """A condition on a single value.
 
     Attributes:
@@ -27,18 +27,18 @@ class Check:
     description: str
 
 
-def at_least(low: float) -> Check:
+def at_least(low: float) -> ValueCheck:
     """Require a value of `low` or more."""
-    return Check(lambda value: value >= low, f"at least {low}")
+    return ValueCheck(lambda value: value >= low, f"at least {low}")
 
 
-def within(low: float, high: float) -> Check:
+def within(low: float, high: float) -> ValueCheck:
     """Require a value in [low, high)."""
-    return Check(lambda value: low <= value < high, f"at least {low} and less than {high}")
+    return ValueCheck(lambda value: low <= value < high, f"at least {low} and less than {high}")
 
 
-FRACTION = Check(lambda value: 0 <= value <= 1, "at least 0 and at most 1")
-POSITIVE = Check(lambda value: value > 0, "more than 0")
+FRACTION = ValueCheck(lambda value: 0 <= value <= 1, "at least 0 and at most 1")
+POSITIVE = ValueCheck(lambda value: value > 0, "more than 0")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class SettingInfo:
     derived: str = ""
     choices: tuple[str, ...] = ()
     refused: Mapping[Any, str] = field(default_factory=dict)
-    check: Check | None = None
+    check: ValueCheck | None = None
     shared: bool = False
 
 
@@ -72,7 +72,7 @@ def setting(
     derived: str = "",
     choices: tuple[str, ...] = (),
     refused: Mapping[Any, str] | None = None,
-    check: Check | None = None,
+    check: ValueCheck | None = None,
     shared: bool = False,
 ) -> Any:
     """Declare one setting as a dataclass field.

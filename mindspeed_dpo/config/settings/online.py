@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import FRACTION, POSITIVE, Check, at_least, setting, within
+from mindspeed_dpo.config.settings.field import FRACTION, POSITIVE, ValueCheck, at_least, setting, within
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
-PATH = Check(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")
-PATHS = Check(lambda paths: all(map(PATH.accepts, paths)), "dotted paths such as package.module.function")
-POSITIVE_FRACTION = Check(lambda value: 0 < value <= 1, "more than 0 and at most 1")
+PATH = ValueCheck(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")
+PATHS = ValueCheck(lambda paths: all(map(PATH.accepts, paths)), "dotted paths such as package.module.function")
+POSITIVE_FRACTION = ValueCheck(lambda value: 0 < value <= 1, "more than 0 and at most 1")
 DPO, XPO, NASH_MD = "dpo", "xpo", "nash_md"
 
 
@@ -106,7 +106,7 @@ class RolloutConfig:
         help="With 1, the rollout generates on its own devices for the next iteration while the actor trains on this "
         "one, with weights that are one iteration old. With 0, it waits for the new weights.",
         unit="iterations",
-        check=Check(lambda value: value in (0, 1), "0 or 1"),
+        check=ValueCheck(lambda value: value in (0, 1), "0 or 1"),
     )
     md5_validate: bool = setting(
         False,

@@ -86,24 +86,28 @@ class _LabelLogps(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce: AllReduce, kernels: Kernels | None
     ) -> Tensor:
-        share = _plain_share(hidden, weight, labels) if kernels is None else _on_npu(kernels, hidden, weight, labels)
-        highest = all_reduce(share.highest.clone(), dist.ReduceOp.MAX)
-        exp_sum = share.exp_sum * (share.highest - highest).exp()
-        exp_sum, label_logit = all_reduce(torch.stack((exp_sum, share.label_logit)), dist.ReduceOp.SUM).unbind()
-        ctx.save_for_backward(hidden, weight, share.elsewhere, share.column, highest, exp_sum)
+        local = (
+            _plain_shard_softmax(hidden, weight, labels)
+            if kernels is None
+            else _on_npu(kernels, hidden, weight, labels)
+        )
+        highest = all_reduce(local.highest.clone(), dist.ReduceOp.MAX)
+        exp_sum = local.exp_sum * (local.highest - highest).exp()
+        exp_sum, label_logit = all_reduce(torch.stack((exp_sum, local.label_logit)), dist.ReduceOp.SUM).unbind()
+        ctx.save_for_backward(hidden, weight, local.elsewhere, local.column, highest, exp_sum)
         ctx.all_reduce, ctx.kernels = all_reduce, kernels
         return label_logit - highest - exp_sum.log()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
         backward = _plain_backward if ctx.kernels is None else _backward_on_npu(ctx.kernels)
-        # The operators know the loss, which is the log-probability turned round.
+        # The operators take the gradient of the loss, the negative log-probability.
         grad_hidden, grad_weight = backward(-grad, *ctx.saved_tensors)
         summed = ctx.all_reduce(grad_hidden.float(), dist.ReduceOp.SUM).to(grad_hidden.dtype)
         return summed, grad_weight, None, None, None
 
 
-def _plain_share(hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
+def _plain_shard_softmax(hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
     logits = hidden.float() @ weight.float().t()
     highest = logits.amax(-1)
     column, elsewhere = labels.clamp(min=0), labels < 0
@@ -121,15 +125,17 @@ def _plain_backward(
 
 
 def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
-    """`npu_fused_linear_online_max_sum`, in the form that keeps no logits.
+    """Call `npu_fused_linear_online_max_sum` in the form that stores no logits.
 
-    Nobody tells whether the end of its range is part of it. So labels are counted from this share's first row, and one
-    of another share is put two past the last row: it is outside, and every label here is inside, either way.
+    The documentation does not say whether the end of its range is inclusive. Labels are therefore counted from the first
+    row of this shard, and labels of other shards are set to two past its last row, which is outside in both cases.
     """
     name = OPERATORS[0]
     check_dtypes(name, hidden, weight, allowed=HALF_DTYPES)
     rows = len(weight)
-    require(rows >= MIN_ROWS, name, f"at least {MIN_ROWS} tokens in a share", rows, "split the vocabulary less")
+    require(
+        rows >= MIN_ROWS, name, f"at least {MIN_ROWS} tokens in a vocabulary shard", rows, "split the vocabulary less"
+    )
     inside = labels.where(labels >= 0, rows + 1)
     found = kernels.library.npu_fused_linear_online_max_sum(
         hidden.contiguous(), weight.contiguous(), inside, 0, rows, return_logits=False
