@@ -80,7 +80,7 @@ def _section_of_group(sections: Sections, group: str) -> str:
 
 
 def _apply_legacy_keys(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> LoopConfig:
-    """ValueCheck legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
+    """Check legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
     report_context_parallel_algo(values, actor, issues)
     if value_of(values, "do_sample") is False:
         path = f"{values['do_sample'].origin.section}.do_sample"

@@ -157,7 +157,7 @@ class SectionReader:
         return len(spellings) > 1
 
     def _read_legacy_key(self, origin: Origin, key: str, written: str, value: Any) -> SourcedValue | None:
-        """ValueCheck a legacy key. Return its value only where `resolve` has to check it against settings."""
+        """Check a legacy key. Return its value only where `resolve` has to check it against settings."""
         legacy = find_legacy_key(key, ROLE_KEYS)
         if legacy is None:
             names = [name for name in ROLE_KEYS if "*" not in name]

@@ -12,7 +12,7 @@ from mindspeed_dpo.config.settings.evaluation import EVALUATION_METRICS, HOLD_OU
 
 
 def check_evaluation(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that an evaluation has data, and that settings of evaluation are set only together with one."""
+    """Check that an evaluation has data, and that settings of evaluation are set only together with one."""
     loop, shares = run.loop, split_shares(run.actor.data.split)
     if shares is None:
         yield Violation(("split",), "must be one to three shares, the first of which is positive, such as 98,2,0")

@@ -19,7 +19,7 @@ from mindspeed_dpo.config.settings.loss import (
 
 
 def check_loss(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck every rule about the loss of the actor."""
+    """Check every rule about the loss of the actor."""
     loss = run.actor.loss
     yield from _check_terms(loss)
     yield from _check_unused(loss, run.is_online)
@@ -44,7 +44,7 @@ def _check_terms(loss: LossConfig) -> Iterator[Violation]:
 
 
 def _check_unused(loss: LossConfig, online: bool) -> Iterator[Violation]:
-    """ValueCheck that settings other than their default are used by one of the losses."""
+    """Check that settings other than their default are used by one of the losses."""
     defaults = {key: item.default for key, item in group_settings(LossConfig).items()} | {"ipo_normalize": not online}
     for key, losses in LOSSES_USING.items():
         if getattr(loss, key) != defaults[key] and not set(losses) & set(loss.dpo_loss_type):
@@ -74,7 +74,7 @@ def _check_beta(loss: LossConfig) -> Iterator[Violation]:
 
 
 def _check_combination(loss: LossConfig) -> Iterator[Violation]:
-    """ValueCheck that the losses can be summed, and that common settings apply to each of them."""
+    """Check that the losses can be summed, and that common settings apply to each of them."""
     types = loss.dpo_loss_type
     free = [name for name in types if name in REFERENCE_FREE_LOSSES]
     with_reference = [name for name in types if name not in (*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES)]
@@ -106,7 +106,7 @@ def _check_combination(loss: LossConfig) -> Iterator[Violation]:
 
 
 def _check_stage(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
-    """ValueCheck that the loss fits the stage, and that loss groups divide its step."""
+    """Check that the loss fits the stage, and that loss groups divide its step."""
     if run.is_online:
         for key in ("margin_column", "weight_column"):
             if getattr(loss, key):

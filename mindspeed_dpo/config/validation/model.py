@@ -28,7 +28,7 @@ def divisors(number: int) -> list[int]:
 
 
 def check_model(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that the sizes of a model are consistent, and that it supports the length of sequences."""
+    """Check that the sizes of a model are consistent, and that it supports the length of sequences."""
     model = role.model
     heads, groups = model.num_attention_heads, model.num_query_groups
     if not model.vocab_size:
@@ -64,7 +64,7 @@ def tensor_parallel_sizes(model: ModelConfig) -> dict[str, int]:
 
 
 def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that the model divides over the parallel sizes of its role."""
+    """Check that the model divides over the parallel sizes of its role."""
     model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
     sizes = tensor_parallel_sizes(model)
     indivisible = [f"{name}={size}" for name, size in sizes.items() if size % tp]
@@ -90,7 +90,7 @@ def check_split(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_virtual_stages(role: RoleConfig) -> Iterator[Violation]:
-    """ValueCheck that the layers of a pipeline device divide into several virtual stages of equal depth."""
+    """Check that the layers of a pipeline device divide into several virtual stages of equal depth."""
     key, pp = "num_layers_per_virtual_pipeline_stage", role.parallel.pipeline_model_parallel_size
     per_stage, per_device = role.parallel.num_layers_per_virtual_pipeline_stage, role.model.num_layers // pp
     if per_stage is None:
@@ -112,7 +112,7 @@ def _check_virtual_stages(role: RoleConfig) -> Iterator[Violation]:
 
 
 def _check_context(role: RoleConfig) -> Iterator[Violation]:
-    """ValueCheck that the attention heads of a tensor-parallel device divide over the context-parallel devices."""
+    """Check that the attention heads of a tensor-parallel device divide over the context-parallel devices."""
     parallel, heads = role.parallel, role.model.num_attention_heads
     cp, tp = parallel.context_parallel_size, parallel.tensor_model_parallel_size
     if heads % tp == 0 and heads // tp % cp:
@@ -124,7 +124,7 @@ def _check_context(role: RoleConfig) -> Iterator[Violation]:
 
 
 def check_npu_limits(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that, with `device=npu`, head width and heads per device are within the limits of torch_npu.
+    """Check that, with `device=npu`, head width and heads per device are within the limits of torch_npu.
 
     `device.ops.limits` checks each call against the same limits, which also covers runs with `device=auto`.
     """
@@ -147,7 +147,7 @@ def check_npu_limits(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that a pool holds complete replicas of the role whose layout it has."""
+    """Check that a pool holds complete replicas of the role whose layout it has."""
     total, replica, pool = run.num_processes(role.name), role.replica_size, run.pool_of(role.name)
     if total % replica == 0:
         return
@@ -163,7 +163,7 @@ def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def check_shared_layout(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that a role without processes of its own has the layout of the pool that it shares."""
+    """Check that a role without processes of its own has the layout of the pool that it shares."""
     other = run.layout_role(run.pool_of(role.name))
     for key in LAYOUT_KEYS:
         own, shared = getattr(role.parallel, key), getattr(other.parallel, key)

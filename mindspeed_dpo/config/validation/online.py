@@ -63,7 +63,7 @@ def _check_mini_batches(run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_rollout_layout(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that the tensor-parallel size of the rollout divides the model and the processes."""
+    """Check that the tensor-parallel size of the rollout divides the model and the processes."""
     tp, processes = run.actor.rollout.inference_tensor_model_parallel_size, run.num_processes("rollout")
     sizes = tensor_parallel_sizes(run.actor.model)
     indivisible = [f"{name}={size}" for name, size in sizes.items() if size % tp]
@@ -80,7 +80,7 @@ def _check_rollout_layout(run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_staleness(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that generation overlaps with training only on devices of its own."""
+    """Check that generation overlaps with training only on devices of its own."""
     if run.actor.rollout.rollout_staleness and run.pool_of("rollout") == run.pool_of("actor"):
         yield Violation(
             ("rollout_staleness", "num_gpus_for_infer"),
@@ -90,7 +90,7 @@ def _check_staleness(run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_transfer_bucket(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that a transfer holds at least one row of every weight, since weights are split between rows only."""
+    """Check that a transfer holds at least one row of every weight, since weights are split between rows only."""
     model, precision = run.actor.model, run.actor.precision
     rows = {
         "hidden_size": model.hidden_size,

@@ -19,7 +19,7 @@ _PAIR_LOSS_KEYS = (
 
 
 def check_online_method(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck every rule about the settings of the actor."""
+    """Check every rule about the settings of the actor."""
     pairing = run.actor.pairing
     for key, method in (("xpo_alpha", XPO), ("nash_md_mixture", NASH_MD)):
         if getattr(pairing, key) != getattr(PairingConfig(), key) and pairing.online_method != method:
@@ -82,7 +82,7 @@ def _check_nash_md(run: RunConfig) -> Iterator[Violation]:
 
 
 def check_reference_rollout(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
-    """ValueCheck that the rollout can load a second copy of the reference in its own layout."""
+    """Check that the rollout can load a second copy of the reference in its own layout."""
     method = run.actor.pairing.online_method
     if method == DPO:
         return

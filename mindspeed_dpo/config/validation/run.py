@@ -42,7 +42,7 @@ def check_run(run: RunConfig, issues: Issues) -> None:
 
 
 def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
-    """ValueCheck the model and the layout of a role where they differ from the actor's, which is checked first."""
+    """Check the model and the layout of a role where they differ from the actor's, which is checked first."""
     rules = [] if role is not run.actor and role.batch == run.actor.batch else [_check_micro_batch]
     if role is run.actor or role.model != run.actor.model:
         rules.append(check_model)
@@ -56,7 +56,7 @@ def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
 
 
 def _check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that a micro-batch is limited either by pairs or by tokens, and that its padding fits."""
+    """Check that a micro-batch is limited either by pairs or by tokens, and that its padding fits."""
     batch = role.batch
     if batch.micro_batch_tokens is None:
         return
@@ -79,7 +79,7 @@ def _check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def _check_batch(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that the pairs of a step divide into micro-batches and replicas."""
+    """Check that the pairs of a step divide into micro-batches and replicas."""
     if run.is_online:  # Pairs are discarded online, so there is nothing to divide.
         return
     batch, replicas = run.actor.batch, max(1, run.data_parallel_size("actor"))

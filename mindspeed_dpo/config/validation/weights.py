@@ -15,7 +15,7 @@ ADAPTER_KEYS = tuple(group_settings(AdapterConfig))
 
 
 def check_initial_weights(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that initial weights are either loaded or random."""
+    """Check that initial weights are either loaded or random."""
     checkpoint = run.actor.checkpoint
     if checkpoint.load and checkpoint.random_init:
         yield Violation(("random_init", "load"), "and load exclude each other; keep one")
@@ -26,7 +26,7 @@ def check_initial_weights(run: RunConfig) -> Iterator[Violation]:
 
 
 def check_adapters(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that target modules exist, and that the base weights of the adapters can be loaded again."""
+    """Check that target modules exist, and that the base weights of the adapters can be loaded again."""
     adapters, checkpoint = run.actor.adapters, run.actor.checkpoint
     if not adapters.is_on:
         for key in ADAPTER_KEYS:
@@ -58,7 +58,7 @@ def check_adapters(run: RunConfig) -> Iterator[Violation]:
 
 
 def check_reference(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
-    """ValueCheck that the reference has a single source of weights and the actor's vocabulary."""
+    """Check that the reference has a single source of weights and the actor's vocabulary."""
     ref_model = run.actor.reference.ref_model
     if ref_model and ref.checkpoint.load != ref_model:
         yield Violation(("load", "ref_model"), f"differs from ref_model={ref_model}; keep one of them")
@@ -70,7 +70,7 @@ def check_reference(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
 
 
 def check_sync(run: RunConfig) -> Iterator[Violation]:
-    """ValueCheck that a reference updated from the policy is live and shares the processes and the layout of the actor."""
+    """Check that a reference updated from the policy is live and shares the processes and the layout of the actor."""
     settings = run.actor.reference
     if not settings.sync_ref_model:
         for key in ("ref_model_mixup_alpha", "ref_model_sync_steps"):

@@ -127,8 +127,8 @@ def _plain_backward(
 def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) -> ShardSoftmax:
     """Call `npu_fused_linear_online_max_sum` in the form that stores no logits.
 
-    The documentation does not say whether the end of its range is inclusive. Labels are therefore counted from the first
-    row of this shard, and labels of other shards are set to two past its last row, which is outside in both cases.
+    The documentation does not say whether the end of its range is inclusive. Labels are therefore counted from the
+    first row of this shard, and labels of other shards are set to two past its last row, outside in both cases.
     """
     name = OPERATORS[0]
     check_dtypes(name, hidden, weight, allowed=HALF_DTYPES)
