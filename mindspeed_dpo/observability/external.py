@@ -1,7 +1,7 @@
-"""Trackers that need a library of their own: begun by name, continued by the id that a small file keeps.
+"""Trackers with a library of their own: started by name, and continued under the same id when a run resumes.
 
-`<output_dir>/trackers/<name>.json` holds the id under which the tracker knows the run and the last step it was told. A
-run that is taken up goes on under that id; steps that it does again are not told again, as no tracker takes one back.
+`<output_dir>/trackers/<name>.json` holds the tracker's id of the run and the last step that was logged. A resumed run
+continues under that id. Steps that it repeats are not logged again, because trackers cannot replace a step.
 """
 
 from __future__ import annotations
@@ -24,19 +24,22 @@ NO_STEP = -1
 
 
 class TrackerError(ValueError):
-    """A tracker did not start_tracker."""
+    """A tracker did not start."""
 
 
 @dataclass(frozen=True)
 class TrackerRun:
-    """What a tracker is told of a run when it begins.
+    """The run as it is described to a tracker.
+
+    Example:
+        TrackerRun("my-project", "offline_dpo_trainer_tiny", "outputs/run/wandb", {"training": {"train_iters": 3}})
 
     Attributes:
-        project: Its project, or experiment.
-        name: Of the run.
-        place: Folder of its local files, or address of its store; "" where there is none.
+        project: Project, or experiment, of the tracker.
+        name: Name of the run.
+        place: Folder of the tracker's local files, or address of its store; "" if it has neither.
         config: Resolved settings by section, plain values.
-        id: Under which it knows the run already, or None.
+        id: The tracker's id of the run if it is continued, or None.
     """
 
     project: str
@@ -50,8 +53,8 @@ class ExternalTracker(Tracker, Protocol):
     """A tracker with a library of its own.
 
     Attributes:
-        id: Under which it knows the run.
-        errors: What its library raises where it cannot take metrics.
+        id: The tracker's id of the run.
+        errors: Exceptions that its library raises if metrics cannot be logged.
     """
 
     id: str
@@ -59,7 +62,7 @@ class ExternalTracker(Tracker, Protocol):
 
 
 class LibraryRunTracker:
-    """What trackers have in common whose library hands out a run that logs and finishes."""
+    """Base class of trackers whose library has a run object with `log` and `finish`."""
 
     def __init__(self, run: Any) -> None:
         self._run = run
@@ -69,84 +72,86 @@ class LibraryRunTracker:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        """Send what is pending and end the run."""
+        """Flush pending metrics and finish the run."""
         if self._run is not None:
             self._run.finish()
         self._run = None
 
 
-def _import_wandb() -> type[ExternalTracker]:
+def _import_wandb() -> Any:
     from mindspeed_dpo.observability.wandb import Wandb
 
     return Wandb
 
 
-def _import_swanlab() -> type[ExternalTracker]:
+def _import_swanlab() -> Any:
     from mindspeed_dpo.observability.swanlab import SwanLab
 
     return SwanLab
 
 
-def _import_mlflow() -> type[ExternalTracker]:
+def _import_mlflow() -> Any:
     from mindspeed_dpo.observability.mlflow import MLflow
 
     return MLflow
 
 
 # Deferred imports: the libraries are optional, and only those of the selected trackers are loaded.
-TRACKER_IMPORTS: dict[str, Callable[[], type[ExternalTracker]]] = {
+TRACKER_IMPORTS: dict[str, Callable[[], Any]] = {
     "wandb": _import_wandb,
     "swanlab": _import_swanlab,
     "mlflow": _import_mlflow,
 }
-"""Name of a tracker -> function that imports and returns its class."""
+"""Name of a tracker -> function that imports and returns its class, an `ExternalTracker`."""
 
 
 def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_steps: int) -> Tracker:
-    """Begin a tracker, or go on with what it has of this run.
+    """Start a tracker, or continue its record of this run.
 
     Args:
         name: A name of `TRACKER_IMPORTS`.
-        tracked: What to tell it.
-        output_dir: Of the run.
-        completed_steps: Steps done before; with 0 it is a new run.
+        tracked: The run.
+        output_dir: Output directory of the run.
+        completed_steps: Steps completed by an earlier run; 0 for a new run.
 
     Raises:
-        TrackerError: It does not start_tracker; says what to change.
+        TrackerError: The tracker does not start; the message says what to change.
     """
     file = output_dir / STATE_FOLDER / f"{name}.json"
-    known, last_step = _kept(file) if completed_steps else (None, NO_STEP)
+    run_id, last_step = _read_state(file) if completed_steps else (None, NO_STEP)
     kind = TRACKER_IMPORTS[name]()
     try:
-        tracker: ExternalTracker = kind(TrackerRun(tracked.project, tracked.name, tracked.place, tracked.config, known))
+        tracker: ExternalTracker = kind(
+            TrackerRun(tracked.project, tracked.name, tracked.place, tracked.config, run_id)
+        )
     except (*kind.errors, ImportError, OSError, ValueError, RuntimeError) as error:
-        told = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise TrackerError(
-            f"{name} did not start_tracker ({told}); see docs/monitoring.md, or set use_{name}=false"
+            f"{name} did not start ({reason}); see docs/monitoring.md, or set use_{name}=false"
         ) from error
     return ResumedTracker(name, tracker, file, last_step)
 
 
-def _kept(file: Path) -> tuple[str | None, int]:
-    """Id and last step, as they were remembered."""
+def _read_state(file: Path) -> tuple[str | None, int]:
+    """Return the saved id and last step."""
     if not file.is_file():
         return None, NO_STEP
-    kept = json.loads(file.read_text(encoding="utf-8"))
-    return str(kept["id"]), int(kept["step"])
+    state = json.loads(file.read_text(encoding="utf-8"))
+    return str(state["id"]), int(state["step"])
 
 
 class ResumedTracker:
-    """A tracker that is told each step once, whatever befalls the run, and whose failure does not stop training."""
+    """Logs each step to a tracker once, even if the run resumes; a failure of the tracker does not stop training."""
 
     def __init__(self, name: str, tracker: ExternalTracker, file: Path, last_step: int) -> None:
-        """Go on after `last_step`; remember in `file`."""
+        """Continue after `last_step` and save the state in `file`."""
         self._name, self._tracker, self._file, self._last_step = name, tracker, file, last_step
         self._has_failed = False
         self._file.parent.mkdir(parents=True, exist_ok=True)
-        self._remember()
+        self._save_state()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hand a step on, unless it was handed on before.
+        """Log a step, unless it was logged before.
 
         Raises:
             ValueError: A name is not in the table of metrics.
@@ -159,20 +164,20 @@ class ResumedTracker:
             self._tracker.log(step, metrics)
         except self._tracker.errors as error:
             if not self._has_failed:
-                logger.warning("%s did not take step %d, training goes on without it: %s", self._name, step, error)
+                logger.warning("%s did not log step %d, training continues: %s", self._name, step, error)
             self._has_failed = True
             return
         self._last_step = step
-        self._remember()
+        self._save_state()
 
     def close(self) -> None:
-        """Let the tracker write what is pending."""
+        """Flush and close the tracker."""
         try:
             self._tracker.close()
         except self._tracker.errors as error:
-            logger.warning("%s did not end well: %s", self._name, error)
+            logger.warning("%s did not close: %s", self._name, error)
 
-    def _remember(self) -> None:
+    def _save_state(self) -> None:
         temporary = self._file.with_name(f"{self._file.name}.partial")
         temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
         os.replace(temporary, self._file)

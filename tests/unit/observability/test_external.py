@@ -91,14 +91,14 @@ def test_a_tracker_that_fails_does_not_stop_training_and_is_told_of_once(
     remembering.fails = False
     tracker.log(3, {"loss": 1.0})
     assert [step for step, _ in remembering.server["run0"]] == [3]
-    assert [line for line in caplog.messages if "did not take step" in line] == [
-        "remembering did not take step 1, training goes on without it: no network"
+    assert [line for line in caplog.messages if "did not log step" in line] == [
+        "remembering did not log step 1, training continues: no network"
     ]
 
 
 def test_a_tracker_that_does_not_begin_says_what_to_change(remembering: type[Remembering], tmp_path: Path) -> None:
     with pytest.raises(
-        TrackerError, match=r"remembering did not begin \(no such project\); .* set use_remembering=false"
+        TrackerError, match=r"remembering did not start \(no such project\); .* set use_remembering=false"
     ):
         start_tracker("remembering", tracked(project="refused"), tmp_path, 0)
 
