@@ -1,5 +1,5 @@
-"""From raw preference and prompt files to token files, and from token files to batches.
+"""Data: converts raw preference and prompt files to token files, and reads token files as batches.
 
-Preprocessing: readers -> handlers -> encoders -> token sets. Training: token sets -> datasets -> samplers.
-Nothing here knows of models, devices or losses.
+Preprocessing: readers -> handlers -> encoders -> token files. Training: token files -> datasets -> samplers -> batches.
+Independent of models, devices and losses.
 """

@@ -1,1 +1,1 @@
-"""From conversations to token ids: templates, tokenizers and encoders. Reads and writes no files of data."""
+"""Tokenization: converts dialogues to token ids with templates, tokenizers and encoders; does no data file I/O."""

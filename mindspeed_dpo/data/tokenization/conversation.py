@@ -1,6 +1,6 @@
-"""Dialogues: lists of messages under any spelling of the roles, and plain text with `Human:` and `Assistant:`.
+"""Parses dialogues: lists of messages with configurable names of keys and roles, and `Human:` / `Assistant:` text.
 
-Both become `Turn`s, and prompts become messages again. Which column holds a dialogue is the business of the handlers.
+Both are converted to `Turn`s, and prompts back to messages. Handlers select the column with the dialogue.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ OPENAI_TAGS = {
     "system_tag": "system",
 }
 
-_READ, _WRITTEN = ("user", "observation"), ("assistant", "function")
+_INPUT_ROLES, _OUTPUT_ROLES = ("user", "observation"), ("assistant", "function")
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 
 
 def text_or_empty(value: Any, what: str) -> str:
-    """`value` as text, null as nothing.
+    """Return `value`, or an empty text if it is None.
 
     Raises:
-        RowDropped: It is something else.
+        RowDropped: `value` is neither text nor None.
     """
     if value is None:
         return ""
@@ -48,17 +48,17 @@ def text_or_empty(value: Any, what: str) -> str:
 
 
 def read_turn(message: Any, tags: dict[str, str], default_role: str | None = None) -> Turn:
-    """One message as a turn; a bare text is a turn of `default_role`, where there is one.
+    """Convert one message to a turn; plain text becomes a turn of `default_role` unless that is None.
 
     Raises:
-        RowDropped: The message has another form or role.
+        RowDropped: The message has an unexpected form or role.
     """
     if isinstance(message, str) and default_role is not None:
         return Turn(default_role, message)
     role_tag, content_tag = tags["role_tag"], tags["content_tag"]
     if not isinstance(message, dict) or role_tag not in message or content_tag not in message:
         raise RowDropped("bad_turns", f"a message should have the keys {role_tag} and {content_tag}: {message!r:.80}")
-    roles = {tags[f"{role}_tag"]: role for role in (*_READ, *_WRITTEN, "system")}
+    roles = {tags[f"{role}_tag"]: role for role in (*_INPUT_ROLES, *_OUTPUT_ROLES, "system")}
     role = roles.get(message[role_tag])
     if role is None:
         raise RowDropped("unknown_role", f"role {message[role_tag]!r} is not one of {', '.join(roles)}")
@@ -66,10 +66,10 @@ def read_turn(message: Any, tags: dict[str, str], default_role: str | None = Non
 
 
 def read_turns(messages: Any, tags: dict[str, str], what: str) -> list[Turn]:
-    """A list of messages as turns.
+    """Convert a list of messages to turns.
 
     Raises:
-        RowDropped: It is no list, is empty, or holds something that is not a message.
+        RowDropped: The value is not a list, is empty, or an item is not a message.
     """
     if not isinstance(messages, list | tuple):
         raise RowDropped("bad_turns", f"{what} should be a list of messages, but is {type(messages).__name__}")
@@ -79,40 +79,44 @@ def read_turns(messages: Any, tags: dict[str, str], what: str) -> list[Turn]:
 
 
 def make_prompt(turns: Sequence[Turn], system: str = "", tools: str = "") -> Prompt:
-    """A prompt from turns that end where the assistant is to answer; a leading system turn is the system text.
+    """Build a prompt from turns that end with an input to the assistant; a leading system turn is the system text.
 
     Raises:
-        RowDropped: There is nothing to answer, the roles do not alternate, or tools are used.
+        RowDropped: There is no final input, the roles do not alternate, or tools are used.
     """
     if turns and turns[0].role == "system":
         system, turns = turns[0].content or system, turns[1:]
     if not turns:
-        raise RowDropped("empty_prompt", "there is no turn of the user")
+        raise RowDropped("empty_prompt", "there is no user turn")
     for position, turn in enumerate(turns):
-        expected = _WRITTEN if position % 2 else _READ
+        expected = _OUTPUT_ROLES if position % 2 else _INPUT_ROLES
         if turn.role not in expected:
-            raise RowDropped("bad_turns", f"turn {position + 1} is of {turn.role}, expected {' or '.join(expected)}")
+            raise RowDropped(
+                "bad_turns", f"turn {position + 1} has the role {turn.role}, expected {' or '.join(expected)}"
+            )
     if len(turns) % 2 == 0:
-        raise RowDropped("bad_turns", "the dialogue ends with an answer, so there is nothing left to answer")
+        raise RowDropped(
+            "bad_turns", "the dialogue ends with a turn of the assistant, so there is no response to generate"
+        )
     if tools.strip() or any(turn.role == "function" for turn in turns):
-        raise RowDropped("tools", "the row has tool text or a function call")
+        raise RowDropped("tools", "the row contains tool text or a function call")
     if not turns[-1].content.strip():
-        raise RowDropped("empty_prompt", "the last turn of the user is empty")
+        raise RowDropped("empty_prompt", "the last user turn is empty")
     return Prompt(tuple(turns), system)
 
 
 def write_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """A prompt as messages with the keys role and content: system, user, assistant and tool."""
+    """Convert a prompt to messages with the keys `role` (system, user, assistant or tool) and `content`."""
     roles = {"observation": "tool"}
     system = [{"role": "system", "content": prompt.system}] if prompt.system else []
     return system + [{"role": roles.get(turn.role, turn.role), "content": turn.content} for turn in prompt.turns]
 
 
 def read_transcript(text: str) -> list[Turn]:
-    r"""Turns of a dialogue written as `\n\nHuman: …\n\nAssistant: …`.
+    r"""Parse a dialogue written as `\n\nHuman: …\n\nAssistant: …`.
 
     Raises:
-        RowDropped: The text does not start with a speaker.
+        RowDropped: The text does not start with a speaker label.
     """
     marks = list(_SPEAKER.finditer(text))
     if not marks or text[: marks[0].start()].strip():
@@ -123,21 +127,21 @@ def read_transcript(text: str) -> list[Turn]:
 
 
 def split_response(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], str]:
-    """The turns before the last answer, and that answer.
+    """Split a dialogue into the turns before the last response, and that response.
 
     Raises:
-        RowDropped: The dialogue does not end with an answer.
+        RowDropped: The dialogue does not end with a response.
     """
     if not turns or turns[-1].role != "assistant":
-        raise RowDropped("bad_turns", f"{what} does not end with an answer of the assistant")
+        raise RowDropped("bad_turns", f"{what} does not end with a response of the assistant")
     return tuple(turns[:-1]), turns[-1].content
 
 
 def parse_response(value: Any, tags: dict[str, str], what: str) -> str:
-    """An answer in any of its usual forms: text, a message, a list of texts (the first), a list of messages (the last).
+    """Return the text of a response given as text, message, list of texts (the first) or list of messages (the last).
 
     Raises:
-        RowDropped: It has another form, or the message is not the assistant's.
+        RowDropped: The response has another form, or its role is not assistant.
     """
     if value is None:
         return ""
@@ -149,5 +153,5 @@ def parse_response(value: Any, tags: dict[str, str], what: str) -> str:
     if turn.role == "function":
         raise RowDropped("tools", f"{what} is a function call")
     if turn.role != "assistant":
-        raise RowDropped("bad_turns", f"{what} is a turn of {turn.role}, expected assistant")
+        raise RowDropped("bad_turns", f"{what} has the role {turn.role}, expected assistant")
     return turn.content

@@ -1,4 +1,4 @@
-"""The choice of an encoder: how `prompt_type` turns dialogues into token ids."""
+"""The interface of encoders, which convert dialogues to token ids, and their selection by `prompt_type`."""
 
 from __future__ import annotations
 
@@ -14,23 +14,31 @@ if TYPE_CHECKING:
 
 
 class Encoder(Protocol):
-    """What every prompt type can do."""
+    """Converts pairs and prompts to token ids; one implementation per kind of prompt type."""
 
     tokenizer: PreTrainedTokenizerBase
 
     @property
     def fingerprint(self) -> str:
-        """Identity of everything beside the vocabulary that shapes the ids."""
+        """Hash of everything that determines the token ids, except the vocabulary."""
 
     @property
     def note(self) -> str | None:
-        """Something the user should know about this choice, if anything."""
+        """Warning about this prompt type for the user, or None."""
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Ids of a pair; raises `RowDropped` where it cannot be written."""
+        """Tokenize a pair.
+
+        Raises:
+            RowDropped: The prompt type cannot represent the pair.
+        """
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, up to where the answer starts."""
+        """Tokenize a prompt, including the header of the response.
+
+        Raises:
+            RowDropped: The prompt type cannot represent the prompt.
+        """
 
 
 def make_encoder(
@@ -39,7 +47,12 @@ def make_encoder(
     prompt_type_path: str | None = None,
     enable_thinking: bool | None = None,
 ) -> Encoder:
-    """The encoder of a prompt type: a template's name, `chat_template` or `plain`."""
+    """Create the encoder of a prompt type: a template name, `chat_template` or `plain`.
+
+    Raises:
+        FileNotFoundError: The template file does not exist.
+        ValueError: The template is unknown or malformed, or the tokenizer does not support it.
+    """
     if prompt_type == "chat_template":
         return ChatTemplateEncoder(tokenizer, enable_thinking)
     if prompt_type == "plain":

@@ -1,6 +1,6 @@
-"""What a raw row becomes before it is tokenised, and the reasons for which a row is left out.
+"""Examples, the intermediate form between raw rows and token ids, and the reasons for which rows are dropped.
 
-Handlers make these from columns, encoders turn them into token ids. Both leave a row out by raising `RowDropped`.
+Handlers create examples from columns, and encoders tokenize them. Both drop a row by raising `RowDropped`.
 """
 
 from __future__ import annotations
@@ -13,31 +13,36 @@ Row = Mapping[str, Any]
 """One raw row: column name -> value."""
 
 MALFORMED = {
-    "missing_column": "a column named in map_keys is missing in this row",
-    "not_text": "a value is not of the expected kind",
-    "bad_turns": "turns do not alternate, or end with the wrong role",
+    "missing_column": "a column of map_keys is missing from the row",
+    "not_text": "a value does not have the expected type",
+    "bad_turns": "turns do not alternate, or the last one has an unexpected role",
     "unknown_role": "a role is not among the tags",
     "no_common_prompt": "chosen and rejected do not continue the same prompt",
-    "tools": "tool text or function calls, which no template here can write",
-    "not_plain": "a system text or earlier turns, which prompt_type plain cannot write",
-    "refused_by_template": "the tokenizer's chat template refuses the dialogue",
+    "tools": "tool text or function calls, which templates do not support",
+    "not_plain": "a system text or earlier turns, which prompt_type plain does not support",
+    "refused_by_template": "the tokenizer's chat template rejects the dialogue",
 }
-"""Rows that are not what the handler expects: too many of them stop the run."""
+"""Reasons for rows without the format of the handler; the run fails if too many rows are malformed."""
 
 UNUSABLE = {
     "empty_prompt": "the prompt has no text or no tokens",
     "empty_response": "a response has no text or no tokens",
     "identical_responses": "chosen and rejected are the same",
-    "no_preference": "the row does not say which response is better",
+    "no_preference": "the row does not mark the better response",
     "too_long": "a sequence has seq_length tokens or more",
 }
-"""Rows that are well formed but of no use for training."""
+"""Reasons for well-formed rows that cannot be used for training."""
 
 REASONS = {**MALFORMED, **UNUSABLE}
 
 
 class RowDropped(Exception):
-    """A row that is not trained on, with the reason it is counted under."""
+    """Raised for a row that cannot be used.
+
+    Attributes:
+        reason: Key of `REASONS`.
+        detail: Further explanation, may be empty.
+    """
 
     def __init__(self, reason: str, detail: str = "") -> None:
         if reason not in REASONS:
@@ -49,7 +54,7 @@ class RowDropped(Exception):
 
 @dataclass(frozen=True)
 class Turn:
-    """One message. Roles: user, observation (read), assistant, function (written)."""
+    """One message; its role is user or observation (inputs), assistant or function (outputs), or system."""
 
     role: str
     content: str
@@ -57,7 +62,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A dialogue up to the point where the assistant answers: an odd number of turns, the last one read by it."""
+    """A dialogue up to a response of the assistant: an odd number of turns, of which the last is an input.
+
+    Example:
+        Prompt((Turn("user", "2 + 2?"), Turn("assistant", "4"), Turn("user", "3 + 3?")), system="Be brief.")
+    """
 
     turns: tuple[Turn, ...]
     system: str = ""
@@ -65,7 +74,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PairExample:
-    """A prompt and two answers to it."""
+    """A prompt with two responses."""
 
     prompt: Prompt
     chosen: str
@@ -74,7 +83,7 @@ class PairExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """A prompt, and texts that belong to it but are not part of it (column name -> text)."""
+    """A prompt with additional texts that are not part of it, by column name."""
 
     prompt: Prompt
     extras: Mapping[str, str] = field(default_factory=dict)
@@ -82,9 +91,16 @@ class PromptExample:
 
 @dataclass(frozen=True)
 class PairTokens:
-    """Token ids of one pair; `prompt + chosen` and `prompt + rejected` are its two rows.
+    """Token ids of one pair, whose sequences are `prompt + chosen` and `prompt + rejected`.
 
-    `prompt_tail` counts tokens at the end of the prompt that merge with a response and therefore belong to it.
+    Example:
+        PairTokens(prompt=[5, 6], chosen=[7, 2], rejected=[8, 9, 2], prompt_tail=0)
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        chosen: Token ids of the chosen response.
+        rejected: Token ids of the rejected response.
+        prompt_tail: Number of tokens at the end of the prompt that merge with a response and are counted as part of it.
     """
 
     prompt: list[int]

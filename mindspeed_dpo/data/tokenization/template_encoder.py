@@ -1,7 +1,7 @@
-"""From dialogues to token ids with a named template.
+"""Converts dialogues to token ids with a named template.
 
-Every slot is tokenised on its own and the ids are joined, so no merge crosses a slot and both rows of a pair share
-their prompt ids exactly. What stands in the slots is described by `templates`.
+Every slot is tokenized separately and the ids are concatenated. So no merge of the tokenizer crosses a slot, and both
+sequences of a pair have exactly the same prompt ids. The templates are defined in `templates`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TemplateEncoder:
-    """Writes pairs and prompts with one template and one tokenizer."""
+    """Encoder of pairs and prompts with one template and one tokenizer."""
 
     def __init__(
         self, template: Template, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None
@@ -28,15 +28,17 @@ class TemplateEncoder:
         """Bind a template to a tokenizer.
 
         Raises:
-            ValueError: The tokenizer lacks a token that the template names, or the template has no thoughts to enable.
+            ValueError: The tokenizer lacks a token of the template, or the template does not support thinking.
         """
         if enable_thinking and not template.reasoning:
-            raise ValueError(f"enable_thinking applies to reasoning templates such as qwen3; {template.name} is none")
+            raise ValueError(
+                f"enable_thinking applies to reasoning templates such as qwen3, and {template.name} is not one"
+            )
         self.template = template
         self.tokenizer = with_template(tokenizer, template)
         self.enable_thinking = enable_thinking
         self._thoughts = ThoughtMarkers(*template.thought_words)
-        self._named = self._look_up_tokens()
+        self._token_ids = self._look_up_tokens()
 
     def _look_up_tokens(self) -> dict[str, int]:
         t = self.template
@@ -49,41 +51,46 @@ class TemplateEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """The template with the end token it got."""
+        """Hash of the template, its special tokens and the thinking mode."""
         parts = (self.template.fingerprint, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
         thinking = self.enable_thinking if self.template.reasoning else None
         return digest(*parts, thinking)
 
     @property
     def note(self) -> str | None:
-        """A warning where no response would ever end."""
+        """Warning if responses have no end token, or None."""
         if self.template.ends_with_eos:
             return None
-        return f"prompt_type {self.template.name} ends no response with an end token: a model trained on it never stops"
+        name = self.template.name
+        return f"prompt_type {name} does not end responses with an end token, so the model does not learn to stop"
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Ids of a pair."""
-        answers = (example.chosen, example.rejected)
-        rule = self._rule(answers)
-        chosen, rejected = (self._response(answer, rule) for answer in answers)
+        """Tokenize a pair.
+
+        Raises:
+            RowDropped: A response has no text apart from its thought.
+        """
+        responses = (example.chosen, example.rejected)
+        rule = self._rule(responses)
+        chosen, rejected = (self._response(response, rule) for response in responses)
         return PairTokens(self._prompt(example.prompt, rule), chosen, rejected)
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt; there is no answer yet, so none thinks."""
+        """Tokenize a prompt, including the header of the response."""
         return self._prompt(prompt, self._rule(()))
 
-    def _rule(self, answers: Sequence[str]) -> ThoughtRule | None:
+    def _rule(self, responses: Sequence[str]) -> ThoughtRule | None:
         if not self.template.reasoning:
             return None
-        return ThoughtRule.settle(self.enable_thinking, any(map(self._thoughts.within, answers)))
+        return ThoughtRule.resolve(self.enable_thinking, any(map(self._thoughts.occur_in, responses)))
 
     def _response(self, text: str, rule: ThoughtRule | None) -> list[int]:
         if rule and rule.strip:
-            text = self._thoughts.removed_from(text)
+            text = self._thoughts.remove_from(text)
             if not text.strip():
-                raise RowDropped("empty_response", "nothing is left of a response without its thought")
+                raise RowDropped("empty_response", "a response has no text apart from its thought")
         ids = self._fill(self.template.assistant, text)
-        if rule and not rule.empty_in_prompt and not self._thoughts.within(text):
+        if rule and not rule.empty_in_prompt and not self._thoughts.occur_in(text):
             ids = self._tokenize(self._thoughts.empty) + ids
         return ids + self._special("eos_token") if self.template.efficient_eos else ids
 
@@ -100,21 +107,21 @@ class TemplateEncoder:
         for position, turn in enumerate(prompt.turns):
             index, content = position // 2, turn.content
             if position % 2:
-                yield self._fill(t.assistant, self._thoughts.removed_from(content) if rule else content)
+                yield self._fill(t.assistant, self._thoughts.remove_from(content) if rule else content)
                 continue
             if position:
                 yield self._fill(t.separator, "")
             elif system and t.system_in_user:
-                content = _text_of(t.system, system) + content
+                content = _fill_as_text(t.system, system) + content
             yield self._fill(t.user if turn.role == "user" else t.observation, content, index)
 
     def _fill(self, slots: tuple[Slot, ...], content: str, index: int = 0) -> list[int]:
         ids: list[int] = []
         for slot in slots:
             if isinstance(slot, Text):
-                ids += self._tokenize(_filled(slot, content, index))
+                ids += self._tokenize(_fill_text(slot, content, index))
             elif isinstance(slot, Token):
-                ids.append(self._named[slot.name])
+                ids.append(self._token_ids[slot.name])
             else:
                 ids += self._special(slot.name)
         return ids
@@ -127,11 +134,11 @@ class TemplateEncoder:
         return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
 
 
-def _filled(slot: Text, content: str, index: int) -> str:
-    """The slot's text with its placeholders filled once; content that looks like a placeholder stays as it is."""
-    before, found, after = slot.pattern.replace("{{idx}}", str(index), 1).partition("{{content}}")
-    return before + content + after if found else before
+def _fill_text(slot: Text, content: str, index: int) -> str:
+    """Fill the placeholders of a slot once; placeholders within `content` are not filled."""
+    before, placeholder, after = slot.pattern.replace("{{idx}}", str(index), 1).partition("{{content}}")
+    return before + content + after if placeholder else before
 
 
-def _text_of(slots: tuple[Slot, ...], content: str) -> str:
-    return "".join(_filled(slot, content, 0) for slot in slots if isinstance(slot, Text))
+def _fill_as_text(slots: tuple[Slot, ...], content: str) -> str:
+    return "".join(_fill_text(slot, content, 0) for slot in slots if isinstance(slot, Text))

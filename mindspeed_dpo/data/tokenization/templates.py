@@ -1,6 +1,6 @@
-"""Prompt templates: what stands around the text of each turn, read from a file in MindSpeed-LLM's JSON format.
+"""Prompt templates: the text and special tokens around each turn, read from a file in MindSpeed-LLM's JSON format.
 
-Only the description lives here; `encode` turns dialogues into token ids with it, `tokenizer` applies its end token.
+`template_encoder` converts dialogues to token ids with a template; `tokenizer` applies its end token.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from mindspeed_dpo.config.names import did_you_mean
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 SPECIAL_PROMPT_TYPES = ("chat_template", "plain")
-"""Prompt types that are no template: the tokenizer's own chat template, and text as it is."""
+"""Prompt types without a template of this file: the tokenizer's own chat template, and plain text."""
 
 PIECES = ("user", "assistant", "system", "function", "observation", "separator", "prefix")
-_KNOWN_FIELDS = {
+_FIELDS = {
     "name",
     *(f"format_{piece}" for piece in PIECES),
     "format_tools",
@@ -36,21 +36,21 @@ _KNOWN_FIELDS = {
 
 @dataclass(frozen=True)
 class Text:
-    """A slot of text; `{{content}}` and `{{idx}}` are filled in. Tokenised on its own."""
+    """A slot of text, tokenized separately; the placeholders `{{content}}` and `{{idx}}` are filled in."""
 
     pattern: str
 
 
 @dataclass(frozen=True)
 class Token:
-    """A slot of one id, looked up by the token's name."""
+    """A slot of one token, given by its name."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Special:
-    """A slot of the tokenizer's own `bos_token` or `eos_token`, skipped where it has none."""
+    """A slot of the tokenizer's `bos_token` or `eos_token`; empty if the tokenizer has none."""
 
     name: str
 
@@ -61,23 +61,23 @@ _CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template in the form of MindSpeed-LLM.
+    """A chat template in the format of MindSpeed-LLM.
 
     Attributes:
-        name: Name for `prompt_type`.
+        name: Value of `prompt_type`.
         user: Slots of a user turn, up to and including the header of the response.
         assistant: Slots of a response, including its end.
         system: Slots of the system text.
-        observation: Slots of a tool's output.
-        separator: Slots before every turn but the first.
-        prefix: Slots at the very start.
-        default_system: Used for rows without a system text.
-        stop_words: What ends a turn; the first becomes the end token with `replace_eos`.
-        thought_words: What opens and closes a thought; matched without surrounding whitespace.
-        efficient_eos: One end token at the end of the row instead of one after each answer.
+        observation: Slots of the output of a tool.
+        separator: Slots before every input turn except the first.
+        prefix: Slots at the start of the sequence.
+        default_system: System text of rows without one.
+        stop_words: Texts that end a turn.
+        thought_words: Opening and closing text of a thought; matched without surrounding whitespace.
+        efficient_eos: Whether there is one end token at the end of the sequence instead of one after each response.
         replace_eos: Whether the first stop word replaces the tokenizer's end token.
         reasoning: Whether `enable_thinking` applies.
-        system_in_user: Whether the system text stands inside the first question.
+        system_in_user: Whether the system text is part of the first user turn.
     """
 
     name: str
@@ -97,39 +97,44 @@ class Template:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of everything that shapes the ids."""
+        """Hash of everything that determines the token ids."""
         return hashlib.sha256(repr(self).encode()).hexdigest()[:32]
 
     @property
     def ends_with_eos(self) -> bool:
-        """Whether a response ends in something that stops generation."""
+        """Whether a response ends with a token or text that stops generation."""
         last = self.assistant[-1] if self.assistant else None
         ends_in_text = isinstance(last, Text) and not last.pattern.endswith("{{content}}")
         return self.efficient_eos or isinstance(last, Special | Token) or ends_in_text
 
 
 def template_names(path: str | Path | None = None) -> list[str]:
-    """The names in a template file (the shipped one by default)."""
+    """Return the template names of a file (the shipped one by default).
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is malformed.
+    """
     return list(_read_file(Path(path).expanduser() if path else SHIPPED_TEMPLATES))
 
 
 def load_template(name: str, path: str | Path | None = None) -> Template:
-    """Read one template; nothing is cached, so another file or name always counts.
+    """Read one template.
 
     Args:
-        name: `prompt_type`.
-        path: `prompt_type_path`, a JSON list of templates; the shipped file by default.
+        name: Value of `prompt_type`.
+        path: Value of `prompt_type_path`, a JSON list of templates; the shipped file by default.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file or the template is malformed, or the name unknown; names the nearest.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file or the template is malformed, or the name is unknown; the message suggests one.
     """
     source = Path(path).expanduser() if path else SHIPPED_TEMPLATES
     entries = _read_file(source)
     if name not in entries:
-        known = [*entries, *SPECIAL_PROMPT_TYPES]
-        hint = did_you_mean(name, known)
-        raise ValueError(f"prompt_type {name!r} is not in {source}; known are {', '.join(known)}{hint}")
+        available = [*entries, *SPECIAL_PROMPT_TYPES]
+        hint = did_you_mean(name, available)
+        raise ValueError(f"prompt_type {name!r} is not in {source}; available: {', '.join(available)}{hint}")
     return _template(entries[name], source)
 
 
@@ -141,15 +146,15 @@ def _read_file(path: Path) -> dict[str, Mapping[str, Any]]:
     except json.JSONDecodeError as error:
         raise ValueError(f"prompt_type_path: {path} is not valid JSON: {error}") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
-        raise ValueError(f"prompt_type_path: {path} should be a list of objects with a name each")
+        raise ValueError(f"prompt_type_path: {path} should be a list of objects that have a name")
     return {entry["name"]: entry for entry in entries}
 
 
 def _template(entry: Mapping[str, Any], source: Path) -> Template:
     name = entry["name"]
     where = f"{source}: template {name}"
-    for unknown in set(entry) - _KNOWN_FIELDS:
-        raise ValueError(f"{where}: field {unknown!r} is unknown{did_you_mean(unknown, _KNOWN_FIELDS)}")
+    for unknown in set(entry) - _FIELDS:
+        raise ValueError(f"{where}: field {unknown!r} is unknown{did_you_mean(unknown, _FIELDS)}")
     efficient = bool(entry.get("efficient_eos", False))
     pieces = {piece: _slots(entry[f"format_{piece}"], where) for piece in PIECES if entry.get(f"format_{piece}")}
     pieces.pop("function", None)
@@ -196,4 +201,6 @@ def _slot(slot: Any, where: str) -> Slot:
         return Token(slot["token"])
     if isinstance(slot, list) and len(slot) == 1 and slot[0] in ("bos_token", "eos_token"):
         return Special(slot[0])
-    raise ValueError(f'{where}: a slot is a text, {{"token": name}}, ["bos_token"] or ["eos_token"], got {slot!r}')
+    raise ValueError(
+        f'{where}: a slot should be a text, {{"token": name}}, ["bos_token"] or ["eos_token"], got {slot!r}'
+    )

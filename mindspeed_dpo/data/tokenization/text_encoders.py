@@ -1,7 +1,7 @@
-"""From dialogues to token ids without a template file: the tokenizer's own chat template, and plain text.
+"""Encoders without a template file: the tokenizer's own chat template, and plain text.
 
-Both tokenise the prompt and the prompt with its answer; the answer starts where the ids part, at the smaller position
-of the two answers, so both rows of a pair share their prompt ids exactly.
+Both tokenize the prompt alone and with each response. Responses start at the first position at which the ids of either
+sequence differ from those of the prompt, so both sequences of a pair have exactly the same prompt ids.
 """
 
 from __future__ import annotations
@@ -21,43 +21,51 @@ if TYPE_CHECKING:
 
 
 class ChatTemplateEncoder:
-    """The tokenizer's own chat template.
+    """Encoder with the tokenizer's own chat template.
 
-    Nothing is appended: an answer ends with whatever the template ends a turn with.
+    Nothing is appended: the template defines how a response ends.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None) -> None:
-        """Use the chat template of `tokenizer`; `enable_thinking` is handed to it unless None.
+        """Use the chat template of `tokenizer`; `enable_thinking` is passed to it unless it is None.
 
         Raises:
             ValueError: The tokenizer has no chat template.
         """
         if not tokenizer.chat_template:
-            raise ValueError("prompt_type chat_template: the tokenizer has no chat template; name a template instead")
+            raise ValueError("prompt_type chat_template: the tokenizer has no chat template; choose a named template")
         self.tokenizer = with_padding(tokenizer)
         self._options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
     @property
     def fingerprint(self) -> str:
-        """The chat template's text and its options."""
+        """Hash of the chat template and its options."""
         return digest("chat_template", self.tokenizer.chat_template, self._options)
 
     @property
     def note(self) -> str | None:
-        """Nothing to say."""
+        """No warning."""
         return None
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Ids of a pair."""
+        """Tokenize a pair.
+
+        Raises:
+            RowDropped: The chat template rejects the dialogue.
+        """
         messages = write_messages(example.prompt)
-        answered = [
-            self._ids([*messages, {"role": "assistant", "content": answer}])
-            for answer in (example.chosen, example.rejected)
-        ]
-        return _split_at_divergence(self.prompt(example.prompt), answered[0], answered[1])
+        chosen, rejected = (
+            self._ids([*messages, {"role": "assistant", "content": response}])
+            for response in (example.chosen, example.rejected)
+        )
+        return _split_at_divergence(self.prompt(example.prompt), chosen, rejected)
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt with the header of the answer."""
+        """Tokenize a prompt, including the header of the response.
+
+        Raises:
+            RowDropped: The chat template rejects the dialogue.
+        """
         return self._ids(write_messages(prompt), add_generation_prompt=True)
 
     def _ids(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
@@ -71,13 +79,13 @@ class ChatTemplateEncoder:
 
 
 class PlainEncoder:
-    """Text as it is: no bos, no header; an answer without the end token gets it."""
+    """Encoder of plain text without special tokens, except for an end token after each response."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Use `tokenizer` without its template.
+        """Use `tokenizer` without its chat template.
 
         Raises:
-            ValueError: It has no end token to append.
+            ValueError: The tokenizer has no end token.
         """
         if tokenizer.eos_token_id is None:
             raise ValueError("prompt_type plain appends the end token to each response, but the tokenizer has none")
@@ -85,22 +93,32 @@ class PlainEncoder:
 
     @property
     def fingerprint(self) -> str:
-        """The end token is all there is to it."""
+        """Hash of the end token."""
         return digest("plain", self.tokenizer.eos_token_id)
 
     @property
     def note(self) -> str | None:
-        """Nothing to say."""
+        """No warning."""
         return None
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Ids of a pair."""
+        """Tokenize a pair.
+
+        Raises:
+            RowDropped: The prompt has a system text or several turns.
+        """
         prompt = self._text(example.prompt)
-        chosen, rejected = (self._ended(self._ids(prompt + text)) for text in (example.chosen, example.rejected))
+        chosen, rejected = (
+            self._with_end_token(self._ids(prompt + text)) for text in (example.chosen, example.rejected)
+        )
         return _split_at_divergence(self._ids(prompt), chosen, rejected)
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt."""
+        """Tokenize a prompt.
+
+        Raises:
+            RowDropped: The prompt has a system text or several turns.
+        """
         return self._ids(self._text(prompt))
 
     def _text(self, prompt: Prompt) -> str:
@@ -111,13 +129,13 @@ class PlainEncoder:
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
-    def _ended(self, ids: list[int]) -> list[int]:
+    def _with_end_token(self, ids: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id
         return ids if ids and ids[-1] == end else [*ids, end]
 
 
 def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[int]) -> PairTokens:
-    """Cut both rows where the first of them leaves the prompt's ids; the rest of the prompt is left to the answers."""
+    """Split both sequences where either first differs from the prompt; later prompt tokens belong to the responses."""
     cut = min(_common_length(prompt, chosen), _common_length(prompt, rejected))
     return PairTokens(chosen[:cut], chosen[cut:], rejected[cut:], prompt_tail=len(prompt) - cut)
 

@@ -1,8 +1,8 @@
-"""Local Hugging Face tokenizers: loading, identity, and which ids end a response.
+"""Local Hugging Face tokenizers: loading, fingerprint, and the token ids that end a response.
 
-Nothing is fetched and no code of the tokenizer's directory runs unless asked for. Templates change the end and padding
-tokens of a copy, never of the tokenizer given. transformers takes seconds to import, so it is not before the first
-tokenizer is loaded: training on tokens does without.
+Nothing is downloaded, and code in the tokenizer's directory runs only with `trust_remote_code`. Templates change the
+end and padding tokens of a copy. transformers takes seconds to import, so it is imported when a tokenizer is loaded;
+training on token files does not need it.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab
 def load_tokenizer(
     directory: str | Path, *, use_fast: bool = True, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a local directory.
+    """Load the tokenizer in a local directory.
 
     Args:
-        directory: Holds tokenizer.json or another Hugging Face tokenizer.
-        use_fast: False selects the slow implementation where there is one.
-        trust_remote_code: Run Python code that lies in the directory.
+        directory: Directory with tokenizer.json or another Hugging Face tokenizer.
+        use_fast: Use the fast implementation if there is one.
+        trust_remote_code: Run Python code in the directory.
 
     Raises:
-        FileNotFoundError: There is no such directory.
-        ValueError: It holds no tokenizer that transformers can load.
+        FileNotFoundError: The directory does not exist.
+        ValueError: It contains no tokenizer that transformers can load.
     """
     path = Path(directory).expanduser()
     if not path.is_dir():
@@ -49,15 +49,17 @@ def load_tokenizer(
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"tokenizer_name_or_path: {path} holds no tokenizer that can be loaded: {reason}") from error
+        raise ValueError(
+            f"tokenizer_name_or_path: {path} contains no tokenizer that can be loaded: {reason}"
+        ) from error
     return tokenizer
 
 
 def tokenizer_fingerprint(directory: str | Path) -> str:
-    """Identity of the map from text to ids: a hash of the vocabulary files in a tokenizer directory.
+    """Hash the vocabulary files in a tokenizer directory, which determine the mapping from text to ids.
 
-    tokenizer_config.json is left out: saving a tokenizer anew rewrites it without changing a single id, and what it may
-    change (end token, chat template) is part of the template's identity.
+    tokenizer_config.json is excluded: saving a tokenizer again rewrites it without changing any id, and the settings in
+    it that matter (end token, chat template) are part of the template's fingerprint.
     """
     digest = hashlib.sha256()
     for file in _vocabulary_files(directory):
@@ -67,7 +69,7 @@ def tokenizer_fingerprint(directory: str | Path) -> str:
 
 
 def has_tokenizer(directory: str | Path) -> bool:
-    """Whether a directory holds the vocabulary of a tokenizer."""
+    """Return whether a directory contains the vocabulary of a tokenizer."""
     return bool(_vocabulary_files(directory))
 
 
@@ -79,17 +81,17 @@ def _vocabulary_files(directory: str | Path) -> list[Path]:
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """The id of a token by name, None where the vocabulary lacks it."""
+    """Return the id of a token, or None if it is not in the vocabulary."""
     index = tokenizer.convert_tokens_to_ids(token)
-    known = isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == token
-    return index if known else None
+    exists = isinstance(index, int) and tokenizer.convert_ids_to_tokens(index) == token
+    return index if exists else None
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> PreTrainedTokenizerBase:
-    """A copy of the tokenizer with the end and padding tokens of a template.
+    """Return a copy of the tokenizer with the end and padding tokens of a template.
 
     Raises:
-        ValueError: The template ends turns with a token that the vocabulary lacks, or there is no end token at all.
+        ValueError: The end token is not in the vocabulary.
     """
     tokenizer = copy.deepcopy(tokenizer)
     for stop in template.stop_words:
@@ -107,7 +109,10 @@ def with_template(tokenizer: PreTrainedTokenizerBase, template: Template) -> Pre
 
 
 def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
-    """The tokenizer, padding with its end token if it has no padding token; id 0 is an id like any other."""
+    """Return the tokenizer, or a copy that pads with the end token if it has no padding token.
+
+    The padding id is compared with None, since 0 is a valid id.
+    """
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is not None:
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.pad_token = tokenizer.eos_token
@@ -117,15 +122,15 @@ def with_padding(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
 def stop_token_ids(
     tokenizer: PreTrainedTokenizerBase, template: Template | None = None, model_dir: str | Path | None = None
 ) -> frozenset[int]:
-    """Every id at which generation should stop.
+    """Return all token ids at which generation stops.
 
     Args:
-        tokenizer: Its end token stops.
-        template: Its stop words stop, as far as they are single tokens.
-        model_dir: Where generation_config.json may name further end ids.
+        tokenizer: Tokenizer, whose end token is included.
+        template: Template, whose stop words are included if they are single tokens.
+        model_dir: Model directory, whose generation_config.json may define further end ids.
 
     Raises:
-        ValueError: generation_config.json is not readable.
+        ValueError: generation_config.json is not valid JSON.
     """
     stops: set[int | None] = {tokenizer.eos_token_id}
     if template is not None:

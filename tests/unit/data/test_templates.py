@@ -272,7 +272,9 @@ def test_a_response_that_is_only_a_thought_is_dropped_when_thoughts_are_removed(
 
 
 def test_thinking_needs_a_reasoning_template(directory: Path) -> None:
-    with pytest.raises(ValueError, match="enable_thinking applies to reasoning templates such as qwen3; qwen is none"):
+    with pytest.raises(
+        ValueError, match="enable_thinking applies to reasoning templates such as qwen3, and qwen is not one"
+    ):
         encoder("qwen", directory, thinking=True)
 
 
@@ -293,9 +295,9 @@ def test_two_settings_in_one_process_both_count(tmp_path: Path, directory: Path)
     ("content", "sentence"),
     [
         ("[{", "is not valid JSON"),
-        ('{"name": "x"}', "should be a list of objects with a name"),
+        ('{"name": "x"}', "should be a list of objects that have a name"),
         ('[{"name": "x", "format_usr": {"slots": []}}]', "field 'format_usr' is unknown; did you mean format_user"),
-        ('[{"name": "x", "format_user": {"slots": [3]}}]', "a slot is a text"),
+        ('[{"name": "x", "format_user": {"slots": [3]}}]', "a slot should be a text"),
         ('[{"name": "x", "format_user": "{{content}}"}]', "a format should be"),
         ('[{"name": "y"}]', "prompt_type 'x' is not in"),
     ],

@@ -44,7 +44,7 @@ def test_thinking_is_handed_to_the_chat_template(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the tokenizer has no chat template; name a template"):
+    with pytest.raises(ValueError, match="the tokenizer has no chat template; choose a named template"):
         ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path)))
 
 

@@ -163,7 +163,7 @@ def test_a_conversation_that_cannot_be_written_is_left_out_and_named() -> None:
     scored = score(run, BATCH, prompts=OddMessages)
     np.testing.assert_allclose(scored.scores[:2], expected(folder, as_conversation(folder))[:2], rtol=1e-4, atol=1e-4)
     assert np.isnan(scored.scores[2]).all()
-    assert list(scored.failures) == [2] and "nothing left to answer" in scored.failures[2]
+    assert list(scored.failures) == [2] and "no response to generate" in scored.failures[2]
     assert "(dataset row 5)" in scored.failures[2]
 
 
