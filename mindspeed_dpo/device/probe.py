@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.attention import plain_segment_attention, segment_attention
+from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps, plain_label_logps
 from mindspeed_dpo.device.ops.kernels import kernels_for
-from mindspeed_dpo.device.ops.label_logps import label_logps, plain_label_logps
 
 # A prompt and two responses that share it, a prompt of one token with one response, and padding.
 QUERIES, KEYS = (6, 5, 3, 1, 4, 2), (6, 11, 9, 1, 5, 2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.device import ops
-from mindspeed_dpo.parallel.context import ContextGroup
+from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
 
 class RMSNorm(nn.Module):

@@ -27,7 +27,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layers import SegmentParams
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.models.spec import Execution, block_spec, transformer_config
-from mindspeed_dpo.parallel.context import ContextGroup
+from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
 
 class DecoderStage(LanguageModule):

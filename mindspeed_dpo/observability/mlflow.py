@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from mindspeed_dpo.observability.external import TrackerRun
+from mindspeed_dpo.observability.external_trackers import TrackerRun
 
 _PARAMS_AT_ONCE = 100
 _LONGEST = 500

@@ -17,8 +17,8 @@ from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, 
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
+from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, FilteredRows
-from mindspeed_dpo.data.datasets.splits import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.device.environment import environment_rows, likely_kind
@@ -92,7 +92,7 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
         yield "epochs", f"unknown: the data cannot be read ({error})"
         return
     train, held_out = len(splits.train), len(splits.valid)
-    yield "data", rows.counts.sentence()
+    yield "data", rows.counts.summary()
     yield "epochs", f"{steps * size / train:.4g} of {train} {what}" if train else "none: no row is left for training"
     if run.loop.evaluates and not run.is_online:
         most = run.loop.eval_iters * size

@@ -10,9 +10,9 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.role_groups import ActorGroup
+from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
-from mindspeed_dpo.data.datasets.splits import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.indexed.column_group import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
@@ -80,7 +80,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
     for data in (config.actor.data, *evaluation_data(config).values()):
         check_data(data)
     dataset = open_dataset(config)
-    logger.info("%s: %s", config.actor.data.data_path, dataset.counts.sentence())
+    logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
     if isinstance(dataset, PromptDataset):
         _check_reward(config, dataset)
     splits = dataset.splits(config.actor.data.split)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.observability.external import TrackerRun, start_tracker
+from mindspeed_dpo.observability.external_trackers import TrackerRun, start_tracker
 from mindspeed_dpo.observability.jsonl import MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard

@@ -43,9 +43,9 @@ from mindspeed_dpo.workers.logprobs import (
     wpo_weights,
 )
 from mindspeed_dpo.workers.setup.builders import build_trained_model, make_batch_builder
-from mindspeed_dpo.workers.setup.context import WorkerContext, max_peak_memory_bytes
 from mindspeed_dpo.workers.setup.objectives import beta_of, learning_rate_of, objective_of, steps_per_iteration
 from mindspeed_dpo.workers.setup.sources import adapters_on_weights, sampling_of
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_peak_memory_bytes
 from mindspeed_dpo.workers.weight_sync.sender import WeightSender
 
 

@@ -17,8 +17,8 @@ from mindspeed_dpo.workers.interfaces import P, R, Role, RoleMethod, RoleT, impl
 from mindspeed_dpo.workers.reference import build_reference
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.rollout import RolloutWorker
-from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import open_dataset, open_pairs, open_prompts
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 
 class ColocatedRoles:

@@ -19,7 +19,7 @@ from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSourc
 from mindspeed_dpo.workers.interfaces import Pairs, Reference, ReplicaValues
 from mindspeed_dpo.workers.logprobs import score_pairs, score_tokens
 from mindspeed_dpo.workers.setup.builders import build_model, make_batch_builder, offload_from
-from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 
 def build_reference(

@@ -22,7 +22,7 @@ from mindspeed_dpo.workers.rewards.judge import JudgeScorer
 from mindspeed_dpo.workers.rewards.reward_model import build_model_scorer
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer
-from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from mindspeed_dpo.rollout.paired_generation import PairedGenerator
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.interfaces import Rollout, Rows
-from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import stop_ids
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.receiver import placement, reference_weights, rollout_weights
 
 

@@ -105,7 +105,7 @@ BAD = {
         data_path="{}/pairs",
     ),
     "rows all too long": Bad(
-        ("no row is fit for training: 0 of 320 rows kept",), {"seq_length": 8, "truncation": "drop"}, code=1
+        ("no row is fit for training: 0 of 320 rows used",), {"seq_length": 8, "truncation": "drop"}, code=1
     ),
     "half-written checkpoint to resume": damaged(
         "checkpoints", without(".metadata"), f"{LAST} is not a complete checkpoint: .metadata missing", resume_from="{}"

@@ -1,1 +1,1 @@
-"""From rows to packed micro-batches: who computes what, and the layout of a packed row."""
+"""Batching: assigns pairs to replicas and micro-batches, and packs them into rows."""

@@ -1,4 +1,4 @@
-"""From ragged pairs to one packed row of segments: the only place that knows both layouts.
+"""Packs ragged pairs into one row of segments; the only module that depends on both layouts.
 
 Shared: the prompt is one segment, each response a segment whose prefix is that prompt, so a prompt is computed once.
 Repeated: each response is one segment that begins with its own copy of the prompt. Both give equal log-probabilities.
@@ -24,7 +24,7 @@ def pack(
     weights: Tensor | None = None,
     pair_ids: Tensor | None = None,
 ) -> PackedBatch:
-    """Lay a batch out as one row.
+    """Pack a batch into one row.
 
     Args:
         batch: P prompts with K responses each.
@@ -66,12 +66,12 @@ def packed_sizes(
         before, segments = np.zeros_like(responses), responses + prompts[:, None]
     shared = prompts * share_prompt
     rows = shared + segments.sum(1)
-    seen = _triangle(shared) + (before + _triangle(segments)).sum(1)
-    return rows, seen
+    visible_keys = _triangle(shared) + (before + _triangle(segments)).sum(1)
+    return rows, visible_keys
 
 
 def _triangle(count: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Keys that so many queries see in their own segment: 1 + 2 + … + count."""
+    """Return the number of keys visible to `count` causal queries in their own segment: 1 + 2 + … + count."""
     return count * (count + 1) // 2
 
 
@@ -122,7 +122,7 @@ class _Row:
         self.length += len(tokens)
 
     def _score(self, response: Tensor, rows: Tensor) -> None:
-        """Note the rows that predict a response, which is the last thing that was laid out."""
+        """Record the rows that predict the response of the most recent segment."""
         self.score_rows.append(rows)
         self.labels.append(response)
         self.response_ids.append(torch.full((len(response),), self.responses))

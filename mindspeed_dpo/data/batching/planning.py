@@ -1,6 +1,6 @@
 """Assignment of pairs to replicas and micro-batches, computed from their lengths alone.
 
-The unit is a prompt with all its responses, which is never split. Units are assigned to replicas for about equal work,
+The unit is a prompt with all its responses, which is never split. Units are assigned to replicas for about equal workload,
 the largest first to the replica with the least (at most 4/3 of the optimum: Graham 1969), then to micro-batches. The
 plan is a pure function of the lengths: every process computes the same one, and so does a resumed run.
 """
@@ -35,7 +35,7 @@ class MicroBatchLimit:
 
 
 def plan(
-    rows: NDArray[np.int64], work: NDArray[np.int64], limit: MicroBatchLimit, *, replicas: int = 1, replica: int = 0
+    rows: NDArray[np.int64], workload: NDArray[np.int64], limit: MicroBatchLimit, *, replicas: int = 1, replica: int = 0
 ) -> list[Positions]:
     """Plan the micro-batches of a replica: ascending positions of their units, int64.
 
@@ -43,47 +43,47 @@ def plan(
 
     Args:
         rows: [N] int64 rows of each unit.
-        work: [N] int64 work of each unit in arbitrary units, which is balanced over the replicas.
+        workload: [N] int64 workload of each unit in arbitrary units, which is balanced over the replicas.
         limit: Maximum size of a micro-batch. If it counts units, replicas get numbers of units as equal as possible.
         replicas: Number of replicas.
         replica: Index of the replica.
     """
-    room = -(-len(rows) // replicas) if limit.units else None
-    mine = balance(work, replicas, room)[replica]
+    max_units = -(-len(rows) // replicas) if limit.units else None
+    mine = balance(workload, replicas, max_units)[replica]
     if limit.units:
         order = np.arange(len(mine))
         parts = [order[start : start + limit.units] for start in range(0, len(mine), limit.units)]
     else:
         assert limit.rows is not None, "a micro-batch is limited by units or by rows"
         parts = bin_pack(rows[mine], limit.rows)
-    return [mine[part] for part in _at_least(limit.min_micro_batches, parts, rows[mine])]
+    return [mine[part] for part in _split_to_count(limit.min_micro_batches, parts, rows[mine])]
 
 
-def balance(work: NDArray[np.int64], parts: int, room: int | None = None) -> list[Positions]:
-    """Divide units into parts of about equal work, the largest first to the part with the least.
+def balance(workload: NDArray[np.int64], parts: int, max_units: int | None = None) -> list[Positions]:
+    """Divide units into parts of about equal workload, the largest first to the part with the least.
 
     Args:
-        work: [N] int64 work of each unit.
+        workload: [N] int64 workload of each unit.
         parts: Number of parts.
-        room: Maximum number of units per part; None for no limit. All units must bin_pack.
+        max_units: Maximum number of units per part; None for no limit. `parts * max_units` must be at least N.
 
     Returns:
         Ascending positions of each part, int64.
     """
     # Python's integers: sums of int64 could overflow.
-    sizes = work.tolist()
+    sizes = workload.tolist()
     lightest = [(0, part) for part in range(parts)]
-    dealt: list[list[int]] = [[] for _ in range(parts)]
-    for unit in _largest_first(work):
+    assigned: list[list[int]] = [[] for _ in range(parts)]
+    for unit in _largest_first(workload):
         load, part = heapq.heappop(lightest)
-        dealt[part].append(unit)
-        if room is None or len(dealt[part]) < room:
+        assigned[part].append(unit)
+        if max_units is None or len(assigned[part]) < max_units:
             heapq.heappush(lightest, (load + sizes[unit], part))
-    return [_positions(units) for units in dealt]
+    return [_positions(units) for units in assigned]
 
 
 def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
-    """Pack units into micro-batches of at most `budget` rows by best-bin_pack decreasing (at most 11/9 of the optimum).
+    """Pack units into micro-batches of at most `budget` rows by best-fit decreasing (at most 11/9 of the optimum).
 
     Args:
         rows: [N] int64 rows of each unit; a unit beyond the budget is packed alone.
@@ -91,22 +91,22 @@ def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
     """
     sizes = rows.tolist()
     packs: list[list[int]] = []
-    free: list[tuple[int, int]] = []  # room left and pack, ascending
+    free: list[tuple[int, int]] = []  # remaining rows and pack, ascending
     for unit in _largest_first(rows):
         tightest = bisect_left(free, (sizes[unit], 0))
         if tightest == len(free):
-            left, pack = budget, len(packs)
+            remaining, pack = budget, len(packs)
             packs.append([])
         else:
-            left, pack = free.pop(tightest)
+            remaining, pack = free.pop(tightest)
         packs[pack].append(unit)
-        if left > sizes[unit]:
-            insort(free, (left - sizes[unit], pack))
+        if remaining > sizes[unit]:
+            insort(free, (remaining - sizes[unit], pack))
     return [_positions(units) for units in packs]
 
 
-def _at_least(count: int, packs: list[Positions], rows: NDArray[np.int64]) -> list[Positions]:
-    """Split the largest packs until there are `count`, as far as they hold several units."""
+def _split_to_count(count: int, packs: list[Positions], rows: NDArray[np.int64]) -> list[Positions]:
+    """Split the largest packs until there are `count`, or every pack has a single unit."""
     while len(packs) < count:
         several = [pack for pack in range(len(packs)) if len(packs[pack]) > 1]
         if not several:
@@ -117,7 +117,7 @@ def _at_least(count: int, packs: list[Positions], rows: NDArray[np.int64]) -> li
 
 
 def _largest_first(sizes: NDArray[np.int64]) -> list[int]:
-    """Positions by falling size, equal ones in their order."""
+    """Return positions by decreasing size; equal sizes keep their order."""
     order: list[int] = np.argsort(-sizes, kind="stable").tolist()
     return order
 

@@ -1,1 +1,1 @@
-"""Rows for training and evaluation: filtering, truncation, splits, sampling, cached reference log-probabilities."""
+"""Datasets over token files: filtering, truncation, splits, sampling, and the cache of reference log-probabilities."""

@@ -1,7 +1,7 @@
-"""Token sets as datasets: rows that are fit for training, by number, as batches.
+"""Datasets of preference pairs and of prompts, which read rows from token files.
 
-A dataset opens one or more sets and reads the rows that `kept` leaves, cut as it says.
-Order, epochs and shuffling are left to `sampler`; padding and micro-batches to those who compute.
+A dataset opens one or more sets and reads the rows that `filtering` selects, truncated to its lengths. `sampler` defines
+order, epochs and shuffling; `batching` defines micro-batches and padding.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.data.datasets.blending import DataSource, parse_data_path
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, check_limit
-from mindspeed_dpo.data.datasets.splits import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
@@ -36,7 +36,11 @@ class PreferenceDataset(FilteredPairs):
         margin_column: str | None = None,
         weight_column: str | None = None,
     ) -> None:
-        """Use `open` instead, unless the sets are already open."""
+        """Create a dataset from open sets; `open` opens them.
+
+        Raises:
+            ValueError: No row can be used, or a factor is negative.
+        """
         super().__init__([pairs.lengths for pairs in sets], sources, seq_length, truncation)
         self._sets = sets
         self._margins = self._numbers(margin_column)
@@ -48,11 +52,11 @@ class PreferenceDataset(FilteredPairs):
             )
 
     def _numbers(self, name: str | None) -> Numbers | None:
-        """A column of the kept rows."""
+        """Read a numeric column of the selected rows."""
         if name is None:
             return None
         columns = [pairs.numbers(name) for pairs in self._sets]
-        return np.concatenate([column[rows] for column, rows in zip(columns, self._kept, strict=True)])
+        return np.concatenate([column[rows] for column, rows in zip(columns, self._rows_by_set, strict=True)])
 
     @classmethod
     def open(
@@ -68,14 +72,14 @@ class PreferenceDataset(FilteredPairs):
 
         Args:
             data_path: The prefix before `_packed`, or several as `a,b` or `weight,a,weight,b`.
-            seq_length: Tokens that prompt and one response may have together; None leaves all rows whole.
+            seq_length: Maximum number of tokens of a prompt with one response; None for no limit.
             truncation: `cut_prompt`, `keep_start` or `drop`; see `truncation`.
-            margin_column: Numbers by which chosen should be ahead, kept with the pairs; None for none.
-            weight_column: Factors on the loss, at least 0, kept with the pairs; None for none.
+            margin_column: Column with the target margin of each pair; None for none.
+            weight_column: Column with the loss factor of each pair, at least 0; None for none.
 
         Raises:
             FileNotFoundError: A column is missing.
-            ValueError: A file is damaged, no row is left, or an argument is wrong.
+            ValueError: A file is damaged, no row can be used, or an argument is invalid.
         """
         sources = parse_data_path(data_path)
         sets = [PairFile(source.prefix) for source in sources]
@@ -88,10 +92,10 @@ class PreferenceDataset(FilteredPairs):
         return PreferenceBatch(
             prompt_tokens=_flat([prompt for prompt, _, _ in pieces]),
             prompt_lengths=lengths[:, 0].contiguous(),
-            response_tokens=_flat([answer for _, *answers in pieces for answer in answers]),
+            response_tokens=_flat([response for _, *responses in pieces for response in responses]),
             response_lengths=lengths[:, 1:].contiguous(),
-            margins=_of_rows(self._margins, rows),
-            factors=_of_rows(self._factors, rows),
+            margins=_select(self._margins, rows),
+            factors=_select(self._factors, rows),
         )
 
     def _pieces(self, row: int) -> tuple[NDArray[np.int32], ...]:
@@ -104,7 +108,7 @@ class PromptDataset(FilteredPrompts):
     """Prompts by row number, in the order of their files."""
 
     def __init__(self, data_path: str, max_prompt_length: int | None = None, truncation: str = "drop") -> None:
-        """Use `open`."""
+        """Open prompt sets as `open` does."""
         check_limit("max_prompt_length", max_prompt_length, least=1)
         sources = parse_data_path(data_path)
         self._readers = [open_columns(source.prefix, PROMPT_COLUMNS[:1])["input_ids"] for source in sources]
@@ -119,47 +123,47 @@ class PromptDataset(FilteredPrompts):
         """Open prompt sets.
 
         Args:
-            data_path: As for pairs.
-            max_prompt_length: Tokens a prompt may have; None leaves all whole.
-            truncation: `drop` longer prompts, or `keep_last` of their tokens, where the header of the answer is.
+            data_path: The prefix before `_packed`, or several as `a,b` or `weight,a,weight,b`.
+            max_prompt_length: Maximum number of tokens of a prompt; None for no limit.
+            truncation: `drop` longer prompts, or `keep_last` to keep their last tokens with the header of the response.
 
         Raises:
             FileNotFoundError: The column `input_ids` is missing.
-            ValueError: A file is damaged, no row is left, or an argument is wrong.
+            ValueError: A file is damaged, no row can be used, or an argument is invalid.
         """
         return cls(data_path, max_prompt_length, truncation)
 
     def prompts(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int32]]:
-        """The prompts of the given rows, each [length] int32."""
+        """Return the prompts of the given rows, each [length] int32."""
         located = ((int(row), *self._locate(int(row))) for row in rows)
         return [self._readers[part][inner][-int(self._lengths[row]) :] for row, part, inner in located]
 
     @property
     def column_names(self) -> tuple[str, ...]:
-        """What the prompts of every set carry beside their tokens: `messages`, and the additional keys."""
+        """Names of the text columns that all sets have: `messages` and the additional keys."""
         first, *others = ((texts.names if texts else ()) for texts in self._texts)
         return tuple(name for name in first if all(name in names for names in others))
 
     def columns(
         self, rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] | None = None
     ) -> dict[str, list[Any]]:
-        """Return further columns of prompts as they were in the raw data, for rows [N] of any integer dtype.
+        """Return text columns of prompts, decoded to their raw values, for rows [N] of any integer dtype.
 
         Args:
-            rows: Of the dataset, as for `prompts`; dropped rows are not counted.
-            names: Which columns; None gives all that every set has.
+            rows: Dataset rows, as for `prompts`.
+            names: Column names; None for all columns that every set has.
 
         Returns:
-            Column -> the values of the rows, in their order. `messages` is a list of {role, content}, uncut.
+            Column -> the values of the rows, in their order. `messages` is a list of {role, content}, without truncation.
 
         Raises:
-            ValueError: A set lacks a column; says how to make it.
+            ValueError: A set lacks a column; the message says how to create it.
         """
         for prefix, texts in zip(self._prefixes, self._texts, strict=True):
             _check_columns(prefix, texts, names)
         located = [self._locate(int(row)) for row in rows]
-        wanted = self.column_names if names is None else names
-        return {name: [self._value(part, inner, name) for part, inner in located] for name in wanted}
+        selected = self.column_names if names is None else names
+        return {name: [self._value(part, inner, name) for part, inner in located] for name in selected}
 
     def _value(self, part: int, row: int, name: str) -> Any:
         texts = self._texts[part]
@@ -169,8 +173,8 @@ class PromptDataset(FilteredPrompts):
 def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence[str] | None) -> None:
     if texts is None:
         raise ValueError(
-            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which holds the messages and further "
-            "columns of prompts: the set was made by an earlier version or another tool. Run preprocess_data.py again"
+            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which contains the messages and further "
+            "columns of prompts: the set was created by an earlier version or another tool. Run preprocess_data.py again"
         )
     for name in names or ():
         if name not in texts.names:
@@ -180,7 +184,7 @@ def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence
             )
 
 
-def _of_rows(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:
+def _select(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:
     return None if values is None else torch.from_numpy(values[np.asarray(rows, dtype=np.int64)])
 
 

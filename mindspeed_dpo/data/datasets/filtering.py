@@ -1,7 +1,6 @@
-"""Which rows of token sets are fit for training, decided by their lengths alone: no token is read, no tensor made.
+"""Selects the rows for training by their lengths alone, without reading tokens or creating tensors.
 
-What cannot be trained on is left out, the cuts of long rows are settled, and both are counted. Tokens are read by
-`dataset`.
+Unusable rows are dropped, the truncation of long rows is computed, and both are counted. `dataset` reads the tokens.
 """
 
 from __future__ import annotations
@@ -14,40 +13,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.data.datasets.splits import DataSource, mix_rows, split_rows
+from mindspeed_dpo.data.datasets.blending import DataSource, mix_rows, split_rows
 from mindspeed_dpo.data.datasets.truncation import PAIR_RULES
 
 
 @dataclass(frozen=True)
 class DataCounts:
-    """What became of the rows of a data path.
+    """Counts of the rows of a data path by outcome.
+
+    Example:
+        DataCounts(num_rows=4, num_used=3, dropped={"too_long": 1}, prompts_cut=1, responses_cut=0)
 
     Attributes:
-        read: Rows in the files.
-        kept: Rows that are trained on.
-        dropped: Rows left out, by reason.
-        prompts_cut: Kept rows whose prompt lost tokens.
-        responses_cut: Responses of kept rows that lost tokens.
+        num_rows: Rows in the files.
+        num_used: Rows that are used.
+        dropped: Reason -> number of dropped rows.
+        prompts_cut: Number of used rows with a truncated prompt.
+        responses_cut: Number of truncated responses in used rows.
     """
 
-    read: int
-    kept: int
+    num_rows: int
+    num_used: int
     dropped: dict[str, int] = field(default_factory=dict)
     prompts_cut: int = 0
     responses_cut: int = 0
 
-    def sentence(self) -> str:
-        """All of it in a line for the log."""
-        parts = [f"{self.kept} of {self.read} rows kept"]
+    def summary(self) -> str:
+        """Format the counts as one line for the log."""
+        parts = [f"{self.num_used} of {self.num_rows} rows used"]
         parts += [f"{count} dropped ({reason})" for reason, count in self.dropped.items() if count]
-        parts += [f"{self.prompts_cut} prompts cut"] * bool(self.prompts_cut)
-        parts += [f"{self.responses_cut} responses cut"] * bool(self.responses_cut)
+        parts += [f"{self.prompts_cut} prompts truncated"] * bool(self.prompts_cut)
+        parts += [f"{self.responses_cut} responses truncated"] * bool(self.responses_cut)
         return ", ".join(parts)
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Dataset rows for each purpose, [rows] int64; training rows repeat where weights ask for it."""
+    """Dataset rows of each split, [rows] int64; training rows may repeat according to the dataset weights."""
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
@@ -55,33 +57,35 @@ class Splits:
 
 
 class FilteredRows:
-    """Which rows of which sets are kept: what both kinds of dataset share."""
+    """The selected rows of one or more datasets; the common base of pairs and prompts."""
 
-    def __init__(self, sources: Sequence[DataSource], kept: Sequence[NDArray[np.int64]], counts: DataCounts) -> None:
+    def __init__(
+        self, sources: Sequence[DataSource], rows_by_set: Sequence[NDArray[np.int64]], counts: DataCounts
+    ) -> None:
         self.counts = counts
         self._weights = [source.weight for source in sources]
-        self._ends = np.cumsum([len(rows) for rows in kept])
-        self._kept = kept
-        if not counts.kept:
+        self._ends = np.cumsum([len(rows) for rows in rows_by_set])
+        self._rows_by_set = rows_by_set
+        if not counts.num_used:
             names = ",".join(source.prefix for source in sources)
-            raise ValueError(f"data_path {names}: no row is fit for training: {counts.sentence()}")
+            raise ValueError(f"data_path {names}: no row is fit for training: {counts.summary()}")
 
     def __len__(self) -> int:
-        """Rows kept."""
-        return self.counts.kept
+        """Number of selected rows."""
+        return self.counts.num_used
 
     def _locate(self, row: int) -> tuple[int, int]:
-        """The set that a dataset row lies in, and its row there."""
+        """Return the index of the set that contains a dataset row, and the row within it."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} is outside 0 to {len(self) - 1}")
         part = int(np.searchsorted(self._ends, row, side="right"))
         start = int(self._ends[part - 1]) if part else 0
-        return part, int(self._kept[part][row - start])
+        return part, int(self._rows_by_set[part][row - start])
 
     def splits(self, split: str) -> Splits:
-        """Divide every set by `split`, then join the parts; the weights of `data_path` shape the training rows."""
+        """Split every set by `split` and concatenate the parts; training rows are mixed by the weights of `data_path`."""
         starts = [0, *self._ends[:-1].tolist()]
-        divided = [split_rows(len(rows), split) for rows in self._kept]
+        divided = [split_rows(len(rows), split) for rows in self._rows_by_set]
         train, valid, test = (
             [np.asarray(part[purpose], np.int64) + start for part, start in zip(divided, starts, strict=True)]
             for purpose in range(3)
@@ -92,7 +96,7 @@ class FilteredRows:
 
 
 class FilteredPairs(FilteredRows):
-    """Rows of preference pairs."""
+    """The selected rows of preference pairs."""
 
     def __init__(
         self,
@@ -101,12 +105,12 @@ class FilteredPairs(FilteredRows):
         seq_length: int | None = None,
         truncation: str = "cut_prompt",
     ) -> None:
-        """Settle which rows are kept.
+        """Select the rows.
 
         Args:
             lengths: [rows, 3] of each set: tokens of prompt, chosen and rejected response.
-            sources: The set of each.
-            seq_length: Tokens that prompt and one response may have together; None leaves all rows whole.
+            sources: Source of each set.
+            seq_length: Maximum number of tokens of a prompt with one response; None for no limit.
             truncation: A name of `truncation.PAIR_RULES`.
         """
         if truncation not in PAIR_RULES:
@@ -119,18 +123,20 @@ class FilteredPairs(FilteredRows):
             "empty_response": np.asarray((full[:, 1:] > 0).all(axis=1)),
             "empty_prompt": full[:, 0] > 0,
         }
-        cut = PAIR_RULES[truncation](full, int(full.sum(axis=1).max(initial=0)) if seq_length is None else seq_length)
-        keep, dropped = _left_after({**usable, cut.reason: cut.keep})
-        self._lengths = cut.lengths[keep].astype(np.int32)
-        self._skip = cut.skip[keep]
+        truncated = PAIR_RULES[truncation](
+            full, int(full.sum(axis=1).max(initial=0)) if seq_length is None else seq_length
+        )
+        keep, dropped = _apply_filters({**usable, truncated.reason: truncated.fits})
+        self._lengths = truncated.lengths[keep].astype(np.int32)
+        self._skip = truncated.skip[keep]
         counts = DataCounts(
-            read=len(full),
-            kept=int(keep.sum()),
+            num_rows=len(full),
+            num_used=int(keep.sum()),
             dropped=dropped,
             prompts_cut=int((self._skip > 0).sum()),
             responses_cut=int((self._lengths[:, 1:] < full[keep][:, 1:]).sum()),
         )
-        super().__init__(sources, _rows_by_set(keep, [len(rows) for rows in lengths]), counts)
+        super().__init__(sources, _split_by_set(keep, [len(rows) for rows in lengths]), counts)
 
     def lengths(self) -> NDArray[np.int32]:
         """[rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
@@ -138,7 +144,7 @@ class FilteredPairs(FilteredRows):
 
 
 class FilteredPrompts(FilteredRows):
-    """Rows of prompts."""
+    """The selected rows of prompts."""
 
     def __init__(
         self,
@@ -147,13 +153,13 @@ class FilteredPrompts(FilteredRows):
         max_prompt_length: int | None = None,
         truncation: str = "drop",
     ) -> None:
-        """Settle which rows are kept.
+        """Select the rows.
 
         Args:
             lengths: [rows] of each set: tokens of a prompt.
-            sources: The set of each.
-            max_prompt_length: Tokens a prompt may have; None leaves all whole.
-            truncation: `drop` longer prompts, or `keep_last` of their tokens.
+            sources: Source of each set.
+            max_prompt_length: Maximum number of tokens of a prompt; None for no limit.
+            truncation: `drop` longer prompts, or `keep_last` to keep their last tokens.
         """
         if truncation not in ("drop", "keep_last"):
             raise ValueError(f"truncation of prompts should be drop or keep_last, got {truncation!r}")
@@ -161,10 +167,10 @@ class FilteredPrompts(FilteredRows):
         full = np.concatenate(lengths)
         limit = int(full.max(initial=0)) if max_prompt_length is None else max_prompt_length
         fits = np.ones(len(full), bool) if truncation == "keep_last" else full <= limit
-        keep, dropped = _left_after({"empty_prompt": full > 0, "too_long": fits})
+        keep, dropped = _apply_filters({"empty_prompt": full > 0, "too_long": fits})
         self._lengths = np.minimum(full[keep], limit).astype(np.int32)
         counts = DataCounts(len(full), int(keep.sum()), dropped, prompts_cut=int((full[keep] > limit).sum()))
-        super().__init__(sources, _rows_by_set(keep, [len(rows) for rows in lengths]), counts)
+        super().__init__(sources, _split_by_set(keep, [len(rows) for rows in lengths]), counts)
 
     def lengths(self) -> NDArray[np.int32]:
         """[rows] int32: tokens of each prompt after truncation."""
@@ -181,8 +187,8 @@ def check_limit(name: str, value: int | None, least: int) -> None:
         raise ValueError(f"{name} should be at least {least}, got {value}")
 
 
-def _left_after(conditions: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
-    """Rows that meet all conditions, and how many fail each one first."""
+def _apply_filters(conditions: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bool_], dict[str, int]]:
+    """Return the rows [N] bool that meet all conditions, and the number of rows by the first condition they fail."""
     keep = np.ones_like(next(iter(conditions.values())))
     dropped = {}
     for reason, met in conditions.items():
@@ -191,6 +197,6 @@ def _left_after(conditions: dict[str, NDArray[np.bool_]]) -> tuple[NDArray[np.bo
     return keep, dropped
 
 
-def _rows_by_set(keep: NDArray[np.bool_], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
-    """The kept rows of each set, counted from the start of that set."""
+def _split_by_set(keep: NDArray[np.bool_], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
+    """Return the selected rows of each set, relative to its start."""
     return [np.flatnonzero(part) for part in np.split(keep, np.cumsum(sizes)[:-1])]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.data.datasets.splits import parse_data_path
+from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 
 logger = logging.getLogger(__name__)
@@ -77,13 +77,13 @@ def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
     return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
 
 
-def _fingerprint(data_path: str, columns: Sequence[str], *cuts: str) -> str:
+def _fingerprint(data_path: str, columns: Sequence[str], *truncation: str) -> str:
     contents = [_content_hash(source.prefix, columns) for source in parse_data_path(data_path)]
-    return hashlib.sha256("\n".join((*contents, *cuts)).encode()).hexdigest()
+    return hashlib.sha256("\n".join((*contents, *truncation)).encode()).hexdigest()
 
 
 def _content_hash(prefix: str, columns: Sequence[str]) -> str:
-    """Of the files themselves: what is noted beside them may be older than they are."""
+    """Hash the token files themselves, since the hash in the metadata file may be outdated."""
     files = hashlib.sha256()
     for column in columns:
         with open(f"{column_stem(prefix, column)}.bin", "rb") as file:

@@ -1,4 +1,4 @@
-"""Which rows a step trains on: a pure function of the step, so that resuming needs nothing but its number."""
+"""Samplers compute the rows of a step as a pure function of its number, so resuming needs no other state."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 
 class PairSampler:
-    """Epoch after epoch over the rows, each shuffled by its own seed; a batch may straddle two epochs.
+    """Samples rows epoch by epoch, each with its own shuffle; a batch may span two epochs.
 
-    No row is lost or doubled at the seam: sample s is row `order(s // rows)[s % rows]`.
+    No row is skipped or repeated between epochs: sample s is row `order(s // rows)[s % rows]`.
     """
 
     def __init__(self, num_rows: int, global_batch_size: int, seed: int, shuffle: bool = True) -> None:
-        """Settle the order.
+        """Define the order.
 
         Args:
-            num_rows: Rows of an epoch.
-            global_batch_size: Pairs of a step, over all data-parallel ranks.
-            seed: Of the shuffle; epoch e uses `default_rng([seed, e])`.
-            shuffle: False keeps the order of the data.
+            num_rows: Number of rows of an epoch.
+            global_batch_size: Number of pairs of a step over all data-parallel ranks.
+            seed: Seed of the shuffle; epoch e uses `default_rng([seed, e])`.
+            shuffle: Shuffle every epoch; otherwise rows are in file order.
 
         Raises:
-            ValueError: There is no row, or the batch is empty.
+            ValueError: The number of rows or the batch size is below 1.
         """
         if num_rows < 1 or global_batch_size < 1:
             raise ValueError(
@@ -36,17 +36,17 @@ class PairSampler:
         self.shuffle = shuffle
 
     def rows(self, step: int) -> NDArray[np.int64]:
-        """[global_batch_size] int64: the rows of a step, counted from 0."""
+        """Return the rows [global_batch_size] int64 of a step, which counts from 0."""
         return self.window(step * self.global_batch_size, self.global_batch_size)
 
     def window(self, first_sample: int, count: int) -> NDArray[np.int64]:
-        """[count] int64: the rows of `count` samples after `first_sample` consumed ones."""
+        """Return the rows [count] int64 of `count` samples, starting after `first_sample` consumed ones."""
         samples = np.arange(first_sample, first_sample + count, dtype=np.int64)
         epochs, places = np.divmod(samples, self.num_rows)
         return np.concatenate([self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
     def epoch(self, step: int) -> float:
-        """Epochs done before a step."""
+        """Return the number of epochs before a step."""
         return step * self.global_batch_size / self.num_rows
 
     def _order(self, epoch: int) -> NDArray[np.int64]:
@@ -57,5 +57,5 @@ class PairSampler:
 
 @functools.lru_cache(maxsize=4)
 def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch; kept, as every step of the epoch asks for it. Callers must not write into it."""
+    """Return the row order of an epoch, [rows] int64; cached for all its steps, so callers must not modify it."""
     return np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int64)

@@ -1,47 +1,47 @@
-"""Truncation rules for rows longer than `seq_length`, on lengths only; tokens are cut elsewhere.
+"""Truncation rules for pairs longer than `seq_length`, computed from lengths only; `dataset` truncates the tokens.
 
-Lengths are [N, 3] (prompt, chosen, rejected). Every rule keeps one prompt for both responses.
+Lengths are [N, 3] (prompt, chosen, rejected). After every rule, both responses still have the same prompt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-PairTruncation = Literal["cut_prompt", "keep_start", "drop"]
-PromptTruncation = Literal["drop", "keep_last"]
 
 
 @dataclass(frozen=True)
 class TruncationResult:
     """The result of a rule for N rows.
 
+    Example:
+        cut_prompt(np.array([[5, 3, 2]]), seq_length=6) returns
+        TruncationResult(fits=[True], skip=[2], lengths=[[3, 3, 2]])
+
     Attributes:
-        keep: [N] bool, rows that are kept.
-        skip: [N] int64, number of tokens cut from the start of the prompt.
+        fits: [N] bool, rows that can be used after truncation.
+        skip: [N] int64, number of tokens removed from the start of the prompt.
         lengths: [N, 3] int64, remaining tokens of prompt, chosen and rejected.
         reason: Reason for which the other rows are dropped.
     """
 
-    keep: NDArray[np.bool_]
+    fits: NDArray[np.bool_]
     skip: NDArray[np.int64]
     lengths: NDArray[np.int64]
     reason: str = "too_long"
 
 
 def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
-    """TruncationResult the prompt from the start until the longer response fits; responses are not cut.
+    """Truncate the prompt from the start until the longer response fits; responses are unchanged.
 
-    A pair whose longer response leaves no room for a prompt token is dropped. Lengths are [N, 3] int64 tokens.
+    A pair whose longer response leaves no space for a prompt token is dropped. Lengths are [N, 3] int64 tokens.
     """
     longer = lengths[:, 1:].max(axis=1)
     skip = np.clip(lengths[:, 0] + longer - seq_length, 0, None)
-    left = lengths - skip[:, None] * np.array([1, 0, 0])
-    return TruncationResult(left[:, 0] >= 1, skip, left)
+    remaining = lengths - skip[:, None] * np.array([1, 0, 0])
+    return TruncationResult(remaining[:, 0] >= 1, skip, remaining)
 
 
 def keep_start(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
@@ -49,13 +49,13 @@ def keep_start(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
 
     A pair whose prompt alone fills the row is dropped.
     """
-    room = seq_length - lengths[:, 0]
-    left = np.stack([lengths[:, 0], *np.minimum(lengths[:, 1:], np.clip(room, 0, None)[:, None]).T], axis=1)
-    return TruncationResult(room >= 1, np.zeros_like(room), left)
+    space = seq_length - lengths[:, 0]
+    remaining = np.stack([lengths[:, 0], *np.minimum(lengths[:, 1:], np.clip(space, 0, None)[:, None]).T], axis=1)
+    return TruncationResult(space >= 1, np.zeros_like(space), remaining)
 
 
 def drop(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
-    """Drop every pair with a row longer than `seq_length`, without cutting; lengths are [N, 3] int64 tokens."""
+    """Drop every pair with a row longer than `seq_length`, without truncation; lengths are [N, 3] int64 tokens."""
     return TruncationResult(
         lengths[:, 0] + lengths[:, 1:].max(axis=1) <= seq_length, np.zeros(len(lengths), np.int64), lengths
     )

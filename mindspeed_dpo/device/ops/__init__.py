@@ -5,7 +5,7 @@ AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed
 
 from mindspeed_dpo.device.ops.attention import segment_attention
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, VisibleKeys, block_attention
-from mindspeed_dpo.device.ops.label_logps import label_logps
+from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
 from mindspeed_dpo.device.ops.rotary import rotate

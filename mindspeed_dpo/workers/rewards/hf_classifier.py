@@ -25,7 +25,7 @@ from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInp
 from mindspeed_dpo.workers.rewards.retokenization import decoded, drop_reason
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.builders import limit_of
-from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 # Tokenizers without a limit have a maximum length above this.
 _UNLIMITED = 10**9

@@ -22,7 +22,7 @@ from mindspeed_dpo.workers.rewards.retokenization import TokenConverter
 from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer, token_converter
 from mindspeed_dpo.workers.setup.builders import build_reward_model, limit_of, offload_from, shares_prompt
-from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.planning import MicroBatchLimit
-from mindspeed_dpo.device.ops.label_logps import has_kernel
+from mindspeed_dpo.device.ops.fused_linear_logprobs import has_kernel
 from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
@@ -19,12 +19,12 @@ from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.context import num_key_heads_per_rank
+from mindspeed_dpo.parallel.context_parallel import num_key_heads_per_rank
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.weights.placement import ParallelLayout, Placement
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSource
-from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
 

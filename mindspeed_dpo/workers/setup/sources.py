@@ -7,9 +7,9 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
+from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.datasets.reference_cache import data_fingerprint, prompts_fingerprint
-from mindspeed_dpo.data.datasets.splits import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, load_template
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids

@@ -20,8 +20,8 @@ from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, 
 from mindspeed_dpo.weights import Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.setup.context import WorkerContext
 from mindspeed_dpo.workers.setup.sources import open_initial_weights
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.sender import sender_of
 
 

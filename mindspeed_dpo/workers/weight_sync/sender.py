@@ -12,7 +12,7 @@ from mindspeed_dpo.parallel.store import host_store
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Sender, Shards, digests, transfer
 from mindspeed_dpo.workers.setup.builders import placement_of
-from mindspeed_dpo.workers.setup.context import WorkerContext
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 
 class WeightSender:

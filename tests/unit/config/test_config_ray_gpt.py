@@ -97,7 +97,7 @@ def test_a_plan_shows_origins_of_values_and_epochs(tmp_path: Path) -> None:
     assert line_of(ended.stdout, "adam_beta1") == ["0.9", "default"]
     assert line_of(ended.stdout, "lr_decay_iters") == ["10", "derived:", "train_iters"]
     assert line_of(ended.stdout, "hidden_size") == ["64", "model/tiny.yaml"]
-    assert line_of(ended.stdout, "data")[:5] == f"{len(PAIRS)} of {len(PAIRS)} rows kept".split()
+    assert line_of(ended.stdout, "data")[:5] == f"{len(PAIRS)} of {len(PAIRS)} rows used".split()
     assert line_of(ended.stdout, "epochs")[0] == f"{10 * 8 / len(PAIRS):.4g}"
 
 

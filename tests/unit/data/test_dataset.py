@@ -118,16 +118,16 @@ def check_cut(tmp_path: Path, pairs: list[Pair], limit: int, truncation: str, ex
     dataset = PreferenceDataset.open(path, seq_length=limit, truncation=truncation)
     assert read(dataset) == expected
     assert dataset.lengths().tolist() == [[len(part) for part in pair] for pair in expected]
-    assert dataset.counts.read == len(pairs)
-    assert dataset.counts.kept == len(expected) == len(pairs) - sum(dataset.counts.dropped.values())
+    assert dataset.counts.num_rows == len(pairs)
+    assert dataset.counts.num_used == len(expected) == len(pairs) - sum(dataset.counts.dropped.values())
 
 
 def test_what_is_lost_is_counted(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(2, 3, 3), numbered(8, 3, 4), numbered(1, 10, 1), numbered(5, 5, 2)])
     counts = PreferenceDataset.open(path, seq_length=10).counts
-    assert (counts.read, counts.kept, counts.dropped["too_long"]) == (4, 3, 1)
+    assert (counts.num_rows, counts.num_used, counts.dropped["too_long"]) == (4, 3, 1)
     assert (counts.prompts_cut, counts.responses_cut) == (1, 0)
-    assert counts.sentence() == "3 of 4 rows kept, 1 dropped (too_long), 1 prompts cut"
+    assert counts.summary() == "3 of 4 rows used, 1 dropped (too_long), 1 prompts truncated"
     counts = PreferenceDataset.open(path, seq_length=9, truncation="keep_start").counts
     assert (counts.dropped["too_long"], counts.prompts_cut, counts.responses_cut) == (0, 0, 4)
 

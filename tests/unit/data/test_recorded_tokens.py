@@ -42,6 +42,6 @@ def test_truncation_drops_the_rows_that_were_dropped(tmp_path: Path) -> None:
     dataset = preprocessed(tmp_path, "sigmoid_trunc")
     survivors = [row for row, pair in enumerate(read_rows("preferences.jsonl")) if len(pair["prompt"].encode()) < 24]
     used = [row for micro_batch in recording("sigmoid_trunc")["micro_batches"] for row in micro_batch["rows"]]
-    assert len(dataset) == len(survivors) == dataset.counts.read - dataset.counts.dropped["too_long"]
+    assert len(dataset) == len(survivors) == dataset.counts.num_rows - dataset.counts.dropped["too_long"]
     assert survivors[: len(used)] == used
     assert dataset.counts.responses_cut > 0

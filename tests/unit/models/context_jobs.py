@@ -12,7 +12,7 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.context import ContextGroup
+from mindspeed_dpo.parallel.context_parallel import ContextGroup
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout

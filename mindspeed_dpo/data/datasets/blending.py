@@ -1,4 +1,4 @@
-"""Which rows are for training, validation and test, and how several sets are mixed. Integers only."""
+"""Splits rows into training, validation and test, and mixes several datasets; operates on row numbers only."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 
 def split_rows(num_rows: int, split: str) -> tuple[range, range, range]:
-    """Cut rows into consecutive parts for training, validation and test.
+    """Split rows into consecutive parts for training, validation and test.
 
     Args:
-        num_rows: How many there are.
+        num_rows: Number of rows.
         split: Up to three proportions, as in `100,0,0` or `90,10`; they are normalised.
 
     Raises:
@@ -32,14 +32,14 @@ def split_rows(num_rows: int, split: str) -> tuple[range, range, range]:
 
 @dataclass(frozen=True)
 class DataSource:
-    """One entry of `data_path`: a prefix and its share of an epoch, None where sets are simply joined."""
+    """One entry of `data_path`: a prefix and its weight in an epoch, None if datasets are concatenated."""
 
     prefix: str
     weight: float | None = None
 
 
 def parse_data_path(data_path: str) -> list[DataSource]:
-    """Read `a`, `a,b` or `weight,a,weight,b`.
+    """Parse `a`, `a,b` or `weight,a,weight,b`.
 
     Raises:
         ValueError: Some prefixes have a weight and others none, or a weight is not positive.
@@ -65,13 +65,13 @@ def _number(word: str) -> float | None:
 
 
 def mix_rows(parts: Sequence[NDArray[np.int64]], weights: Sequence[float]) -> NDArray[np.int64]:
-    """One epoch over several sets of rows in given proportions, spread evenly.
+    """Mix several sets of rows to one epoch in given proportions, spread evenly.
 
-    The epoch is as long as it takes to see every row: sets with more than their share of weight repeat theirs.
+    The epoch is just long enough to contain every row: sets with a larger weight than size repeat rows.
 
     Args:
-        parts: The rows of each set.
-        weights: The share of each, in any unit.
+        parts: Rows [n] int64 of each set.
+        weights: Weight of each set, in any unit.
 
     Returns:
         [rows of the epoch] int64.

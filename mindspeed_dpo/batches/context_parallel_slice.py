@@ -1,7 +1,7 @@
 """The part of a packed row that one context-parallel rank computes.
 
 The T positions are split into equal contiguous runs. Labels are aligned with the positions that predict them before the
-split, so a split never separates the two. The exchange between ranks is in `parallel.context`.
+split, so a split never separates the two. The exchange between ranks is in `parallel.context_parallel`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.workers.rewards.sandbox_child import InvalidFunction, import_function, parameters_of, run_function
+from mindspeed_dpo.workers.rewards.user_function_process import (
+    InvalidFunction,
+    import_function,
+    parameters_of,
+    run_function,
+)
 from tests.support import reward_functions
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 

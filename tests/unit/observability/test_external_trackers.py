@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from mindspeed_dpo.observability import external
-from mindspeed_dpo.observability.external import TrackerError, TrackerRun, start_tracker
+from mindspeed_dpo.observability import external_trackers
+from mindspeed_dpo.observability.external_trackers import TrackerError, TrackerRun, start_tracker
 from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.support.runs import train
 from tests.support.wandb_files import read_runs
@@ -48,7 +48,7 @@ class Remembering:
 @pytest.fixture
 def remembering(monkeypatch: pytest.MonkeyPatch) -> type[Remembering]:
     kind = type("Kind", (Remembering,), {"server": {}, "fails": False})
-    monkeypatch.setitem(external.TRACKER_IMPORTS, "remembering", lambda: kind)
+    monkeypatch.setitem(external_trackers.TRACKER_IMPORTS, "remembering", lambda: kind)
     return kind
 
 
