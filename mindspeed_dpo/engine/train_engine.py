@@ -71,7 +71,7 @@ class TrainingEngine:
 
         Returns:
             Per micro-batch [R, 1 or 5] float32 values of its R response tokens (`models.logprob_head`):
-            log-probabilities in nats and, if requested, their statistics. Empty unless this rank is on the last pipeline stage.
+            log-probabilities in nats and, if requested, their statistics. Empty unless this rank is on the last stage.
         """
         self.model.eval()
         with self.parameters_gathered():
