@@ -37,7 +37,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "early_stop_patience": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_a_run_ends_when_patience_runs_out"),
     "early_stop_min_delta": _BEST_CHECKPOINT,
     "keep_last_checkpoints": _BEST_CHECKPOINT,
-    "use_wandb": CoveredBy("unit/observability/test_external.py::test_a_run_tells_wandb_what_is_in_its_metrics_file"),
+    "use_wandb": CoveredBy("unit/observability/test_external_trackers.py::test_a_run_logs_its_metrics_file_to_wandb"),
     "use_swanlab": _NAMED_TRACKERS,
     "use_mlflow": _NAMED_TRACKERS,
     **dict.fromkeys(

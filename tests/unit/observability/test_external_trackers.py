@@ -63,9 +63,7 @@ def log_steps(name: str, tracked: TrackerRun, folder: Path, first: int, last: in
     tracker.close()
 
 
-def test_a_run_that_goes_on_keeps_its_id_and_tells_each_step_once(
-    remembering: type[Remembering], tmp_path: Path
-) -> None:
+def test_a_resumed_run_keeps_its_id_and_logs_each_step_once(remembering: type[Remembering], tmp_path: Path) -> None:
     log_steps("remembering", tracked(), tmp_path, 0, 5, start=0)
     log_steps("remembering", tracked(), tmp_path, 2, 7)
     assert list(remembering.server) == ["run0"]
@@ -81,7 +79,7 @@ def test_a_new_run_in_an_old_place_has_an_id_of_its_own(remembering: type[Rememb
     assert [len(steps) for steps in remembering.server.values()] == [2, 3]
 
 
-def test_a_tracker_that_fails_does_not_stop_training_and_is_told_of_once(
+def test_a_failing_tracker_does_not_stop_training_and_is_reported_once(
     remembering: type[Remembering], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tracker = start_tracker("remembering", tracked(), tmp_path, 0)
@@ -96,7 +94,9 @@ def test_a_tracker_that_fails_does_not_stop_training_and_is_told_of_once(
     ]
 
 
-def test_a_tracker_that_does_not_begin_says_what_to_change(remembering: type[Remembering], tmp_path: Path) -> None:
+def test_the_error_of_a_tracker_that_does_not_start_says_what_to_change(
+    remembering: type[Remembering], tmp_path: Path
+) -> None:
     with pytest.raises(
         TrackerError, match=r"remembering did not start \(no such project\); .* set use_remembering=false"
     ):
@@ -132,16 +132,16 @@ def test_wandb_keeps_every_step_once_under_one_id(tmp_path: Path) -> None:
 
 @pytest.mark.distributed
 @pytest.mark.usefixtures("offline")
-def test_a_run_tells_wandb_what_is_in_its_metrics_file(tmp_path: Path) -> None:
+def test_a_run_logs_its_metrics_file_to_wandb(tmp_path: Path) -> None:
     pytest.importorskip("wandb", reason="wandb is not installed; pip install mindspeed-dpo[wandb]")
     run = random_run(tmp_path, train_iters=2, use_wandb=True, wandb_exp_name="mine", split="60,40,0", eval_interval=1)
     records = train(run)
-    (told,) = read_runs(Path(run.loop.output_dir))
-    assert (told.project, told.name) == ("mindspeed_dpo", "mine")
-    assert told.config["training"]["train_iters"] == 2
-    assert list(told.steps) == [1, 2]
-    for step, record in zip(told.steps, records, strict=True):
-        assert {"step": step, **told.steps[step]} == pytest.approx(record)
+    (logged,) = read_runs(Path(run.loop.output_dir))
+    assert (logged.project, logged.name) == ("mindspeed_dpo", "mine")
+    assert logged.config["training"]["train_iters"] == 2
+    assert list(logged.steps) == [1, 2]
+    for step, record in zip(logged.steps, records, strict=True):
+        assert {"step": step, **logged.steps[step]} == pytest.approx(record)
     assert records == read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")
 
 
@@ -161,7 +161,7 @@ def test_mlflow_keeps_every_step_once_in_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_swanlab_begins_and_goes_on_offline(tmp_path: Path) -> None:
+def test_swanlab_starts_and_resumes_offline(tmp_path: Path) -> None:
     pytest.importorskip("swanlab", reason="swanlab is not installed; pip install mindspeed-dpo[swanlab]")
     log_steps("swanlab", tracked(tmp_path / "files"), tmp_path, 0, 3)
     before = json.loads((tmp_path / "trackers" / "swanlab.json").read_text())
