@@ -1,4 +1,4 @@
-"""What a run tells about itself: metric sums, their names and units, log files, trackers, the progress line.
+"""Observability: metric sums, names and units of metrics, log files, trackers and the progress line.
 
-Knows nothing of models, processes or losses. Combining ranks is left to the caller: it gets one vector to all-reduce.
+Independent of models, processes and losses. Callers reduce metrics over ranks, with one all-reduce of a vector.
 """

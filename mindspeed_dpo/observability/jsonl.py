@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one JSON object per step, floats in full precision, readable while the run goes on."""
+"""`metrics.jsonl`: one JSON object per step, floats in full precision, readable during the run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ logger = logging.getLogger(__name__)
 class MetricsFile:
     """Tracker that appends `{"step": n, name: value, …}` lines and flushes each.
 
-    Numbers that JSON does not know are written as the strings "NaN", "Infinity" and "-Infinity".
+    Numbers without a JSON form are written as the strings "NaN", "Infinity" and "-Infinity".
 
     Args:
-        path: The file; its folder is made.
+        path: Path of the file; its folder is created.
         completed_steps: Steps already done before this run starts. Lines of later steps are dropped, because this
             run writes them again; 0 starts a new file.
     """
@@ -30,7 +30,7 @@ class MetricsFile:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            _keep_steps(self.path, completed_steps)
+            _truncate_after(self.path, completed_steps)
         self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -60,7 +60,7 @@ class MetricsFile:
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """The steps of a metrics file, in order, with the values as they were logged.
+    """Read the steps of a metrics file, in order, with their logged values.
 
     Raises:
         ValueError: A line other than an unfinished last one is not a JSON object with a step.
@@ -69,32 +69,32 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
-    """Each whole line with what it says."""
+    """Return every complete line with its parsed record."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A run that was killed while writing leaves a last line without its end.
+    # A run killed while writing leaves an incomplete last line.
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
     return [(line, _record(line, f"{path}, line {number}")) for number, line in enumerate(lines, start=1)]
 
 
-def _record(line: str, place: str) -> dict[str, float]:
+def _record(line: str, location: str) -> dict[str, float]:
     try:
         record = json.loads(line)
         return {"step": record["step"], **{name: float(value) for name, value in record.items() if name != "step"}}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{place}: expected a JSON object with a step and numbers, got {line[:80]!r}") from error
+        raise ValueError(f"{location}: expected a JSON object with a step and numbers, got {line[:80]!r}") from error
 
 
-def _keep_steps(path: Path, completed_steps: int) -> None:
-    """Rewrite the file with the lines of finished steps only: whole under a temporary name, then renamed."""
-    kept = [line for line, record in _lines(path) if record["step"] <= completed_steps]
+def _truncate_after(path: Path, completed_steps: int) -> None:
+    """Atomically rewrite the file with the lines of completed steps only."""
+    lines = [line for line, record in _lines(path) if record["step"] <= completed_steps]
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(kept)
+        file.writelines(lines)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    logger.info("%s: kept the lines of %d steps up to step %d", path, len(kept), completed_steps)
+    logger.info("%s: resuming with %d logged steps up to step %d", path, len(lines), completed_steps)
 
 
 def _json_number(value: float) -> int | float | str:

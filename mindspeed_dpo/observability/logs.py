@@ -1,7 +1,7 @@
 """Log files per role and rank, and the console of the driver.
 
-Only handlers made here are ever removed, and closing puts the root logger back as it was, so libraries and tests that
-configure logging themselves are left alone.
+Only handlers created here are removed, and closing restores the root logger, so libraries and tests that configure
+logging themselves are unaffected.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGE = "mindspeed_dpo"
-# `extra=` of a line that the user has seen already: it goes to the file only.
-FILE_ONLY = {"shown": True}
+# Pass as `extra=` for a message that was already printed: it is written to the log file only.
+FILE_ONLY = {"file_only": True}
 
 
 class LogSession:
@@ -36,10 +36,10 @@ class LogSession:
         """Add the handlers to the root logger; call it again after a library has reset that logger."""
         root = logging.getLogger()
         root.setLevel(self._level)
-        # Our own details go into the file; the console and other libraries keep to their levels.
+        # Debug messages of this package go to the file; the console and other libraries have their own levels.
         logging.getLogger(PACKAGE).setLevel(logging.DEBUG)
         for handler in self._handlers:
-            root.addHandler(handler)  # does nothing where the handler is there already
+            root.addHandler(handler)  # no effect if the handler is already attached
 
     def close(self) -> None:
         """Remove the handlers and restore the root logger's level; a second call does nothing."""
@@ -67,7 +67,7 @@ def start_logging(
     level: int = logging.INFO,
     console_level: int | None = None,
 ) -> LogSession:
-    """Log to `<output_dir>/logs/<role>_<rank>.log`, and to standard error if asked to.
+    """Log to `<output_dir>/logs/<role>_<rank>.log`, and optionally to standard error.
 
     Args:
         output_dir: Folder of the run; None for no file.
@@ -92,14 +92,14 @@ def start_logging(
 
 
 class _Console(logging.Handler):
-    """Writes to whatever `sys.stderr` is at that moment, so that a live progress bar can keep below the lines."""
+    """Writes to the current `sys.stderr`, which a live progress bar redirects to stay below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record and flush."""
-        if getattr(record, "shown", False):
+        if getattr(record, "file_only", False):
             return
         try:
             sys.stderr.write(self.format(record) + "\n")
             sys.stderr.flush()
-        except (OSError, ValueError):  # the terminal is gone; training is not
+        except (OSError, ValueError):  # a closed terminal must not stop training
             self.handleError(record)

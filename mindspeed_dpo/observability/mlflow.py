@@ -1,4 +1,4 @@
-"""MLflow tracker. The only module that knows mlflow."""
+"""MLflow tracker. The only module that imports mlflow."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from mlflow.exceptions import MlflowException
 
 from mindspeed_dpo.observability.external_trackers import TrackerRun
 
-_PARAMS_AT_ONCE = 100
-_LONGEST = 500
-"""Characters of a parameter's value that every store takes."""
+_PARAMS_PER_REQUEST = 100
+_MAX_PARAM_CHARACTERS = 500
+"""Maximum length of a parameter value that every backend store accepts."""
 
 
 class MLflow:
@@ -23,7 +23,7 @@ class MLflow:
     errors: tuple[type[Exception], ...] = (MlflowException,)
 
     def __init__(self, tracked: TrackerRun) -> None:
-        """Begin the run, or go on with it."""
+        """Start or resume the run."""
         self._client = MlflowClient(tracking_uri=tracked.place or None)
         if tracked.id is not None:
             self.id = tracked.id
@@ -36,9 +36,9 @@ class MLflow:
         experiment = self._client.get_experiment_by_name(tracked.project)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(tracked.project)
         run_id: str = self._client.create_run(experiment_id, run_name=tracked.name).info.run_id
-        params = [Param(key, value[:_LONGEST]) for key, value in _flat(tracked.config)]
-        for start in range(0, len(params), _PARAMS_AT_ONCE):
-            self._client.log_batch(run_id, params=params[start : start + _PARAMS_AT_ONCE])
+        params = [Param(key, value[:_MAX_PARAM_CHARACTERS]) for key, value in _flat(tracked.config)]
+        for start in range(0, len(params), _PARAMS_PER_REQUEST):
+            self._client.log_batch(run_id, params=params[start : start + _PARAMS_PER_REQUEST])
         return run_id
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

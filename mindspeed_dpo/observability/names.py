@@ -1,6 +1,6 @@
 """The table of every metric: name, unit, meaning, and how the progress line prints it.
 
-A metric that is not in this table is an error, so a misspelt name cannot start a second curve.
+A metric that is not in this table is an error, so a misspelled name cannot create a second curve.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METRICS: dict[str, Metric] = {
     "loss": Metric("1", "Mean total loss over the pairs of the step.", legacy="actor/pg_loss"),
     "grad_norm": Metric("1", "Global L2 norm of the gradient before clipping.", legacy="grad norm"),
     "learning_rate": Metric("1", "Learning rate this step used.", legacy="learning rate", form=_SCIENTIFIC),
-    "beta": Metric("1/nat", "Strength of the pull towards the reference."),
+    "beta": Metric("1/nat", "Coefficient of the KL penalty towards the reference."),
     # Preferences.
     "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
     "rewards/rejected": Metric("1", "The same for the rejected response."),
@@ -60,7 +60,7 @@ METRICS: dict[str, Metric] = {
         "tokens", "Input tokens of both responses so far, the prompt counted per response.", form=_COUNT
     ),
     "rollout_tokens_per_s": Metric(
-        "tokens/s", "Sampled tokens of the step per second from asking for them to having them.", form=_RATE
+        "tokens/s", "Sampled tokens of the step per second, from request to completion.", form=_RATE
     ),
     "tokens_computed": Metric("tokens", "Token rows an optimizer step really computed, padding included.", form=_COUNT),
     "micro_batches": Metric(
@@ -76,16 +76,16 @@ METRICS: dict[str, Metric] = {
     ),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
-    "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of what was sampled."),
+    "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of the sampled tokens."),
     "objective/non_score_reward": Metric("1", "Minus beta times objective/kl."),
     "objective/scores": Metric("reward", "Mean of the scores that decided the pairs."),
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
     "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
-    "val/contain_eos_token": Metric("1", "Share of responses that end by themselves."),
-    "pairs/count": Metric("pairs", "Pairs the step learned from.", form=_COUNT),
-    "pairs/failed": Metric("1", "Share of pairs left out because a response could not be scored."),
-    "pairs/ties": Metric("1", "Share of pairs left out because their scores are equal."),
-    "pairs/dropped": Metric("1", "Share of pairs left out for any reason."),
+    "val/contain_eos_token": Metric("1", "Share of responses that end with an end token."),
+    "pairs/count": Metric("pairs", "Pairs trained on in the step.", form=_COUNT),
+    "pairs/failed": Metric("1", "Share of pairs dropped because a response could not be scored."),
+    "pairs/ties": Metric("1", "Share of pairs dropped because their scores are equal."),
+    "pairs/dropped": Metric("1", "Share of pairs dropped for any reason."),
     "pairs/staleness": Metric("versions", "Mean lag of the policy version that sampled the pairs."),
     "reward/score/mean": Metric("reward", "Mean of the deciding scores, penalties included."),
     "reward/score/std": Metric("reward", "Standard deviation of the deciding scores."),
@@ -109,15 +109,15 @@ METRICS: dict[str, Metric] = {
 
 
 def eval_set_metrics(name: str, metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics of an evaluation under the names they have where there are several sets: `eval/<set>/<name>`."""
+    """Rename the metrics of one evaluation set, for runs with several sets: `eval/<set>/<name>`."""
     return {f"{EVAL_PREFIX}{name}/{key.removeprefix(EVAL_PREFIX)}": value for key, value in metrics.items()}
 
 
 def metric(name: str) -> Metric:
-    """The table's row for a name; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` are in the row of their family.
+    """Return the table row of a metric; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` use the row of their family.
 
     Raises:
-        ValueError: The name is not in the table; the message gives the nearest one.
+        ValueError: The name is not in the table; the message suggests the closest one.
     """
     base = name.removeprefix(EVAL_PREFIX)
     candidates = [base] if base == name else [base, base.partition("/")[2]]

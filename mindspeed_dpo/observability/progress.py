@@ -1,7 +1,7 @@
-"""The progress line of each step, and a live bar below the lines where standard error is a terminal.
+"""The progress line of each step, and a live progress bar if standard error is a terminal.
 
-The line keeps the form MindSpeed-LLM users scrape: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
-included; trackers get the names of the table.
+The line has the format that tools for MindSpeed-LLM parse: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
+included; trackers use the names in `names.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ STEP_TIME_METRIC = "timing/all"
 def format_line(
     step: int, total_steps: int, metrics: Mapping[str, float], *, eta_s: float | None = None, legacy_keys: bool = False
 ) -> str:
-    """One line: the step, the metrics (those of `HEADLINE_METRICS` first, `timing/all` last), the time left.
+    """One line: the step, the metrics (those of `HEADLINE_METRICS` first, `timing/all` last), the remaining time.
 
     Args:
         step: Finished step, from 1.
@@ -58,7 +58,7 @@ def format_line(
     parts = [f"iteration: {step} / {total_steps}"]
     for name in names:
         row = metric(name)
-        # MindSpeed-LLM evaluated nothing, and its key must not come twice in a line.
+        # MindSpeed-LLM has no evaluation, and its key must not occur twice in a line.
         key = row.legacy if legacy_keys and row.legacy and not name.startswith(EVAL_PREFIX) else name
         parts.append(f"{key} : {metrics[name]:{row.form}}")
     if eta_s is not None:
@@ -72,11 +72,11 @@ class ProgressLine:
     Args:
         total_steps: Steps of the whole run.
         completed_steps: Steps already done before this run starts.
-        interval: Print every so many steps; the first and the last are always printed.
+        interval: Number of steps between two lines; the first and the last are always printed.
         legacy_keys: As in `format_line`.
         show_all: Print every metric and not only the headlines; all are in metrics.jsonl either way.
         console: Where the bar goes; by default standard error. No bar where this is not a terminal.
-        clock: Seconds from any start, for the time left.
+        clock: Seconds from any start, for the remaining time.
     """
 
     def __init__(
@@ -115,13 +115,13 @@ class ProgressLine:
         self._bar = None
 
     def _eta_s(self, step: int) -> float:
-        """Steps left times the mean duration of the steps of this run so far."""
+        """Return the remaining steps times the mean duration of the steps of this run so far."""
         done = max(step - self._done_before, 1)
         return max(self._total - step, 0) * (self._clock() - self._start_s) / done
 
 
 def _is_headline(name: str) -> bool:
-    """Also of an evaluation, whichever set it is of."""
+    """Return whether a metric, possibly of an evaluation set, is one of the headlines."""
     base = name.removeprefix(EVAL_PREFIX)
     return (
         name == STEP_TIME_METRIC

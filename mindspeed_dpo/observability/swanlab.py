@@ -1,4 +1,4 @@
-"""SwanLab tracker. The only module that knows swanlab."""
+"""SwanLab tracker. The only module that imports swanlab."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _ID_LENGTH = 21
 
 
 class SwanLab(LibraryRunTracker):
-    """Tracker of one SwanLab run. Where it goes (online, offline) is told by SwanLab's own variables."""
+    """Tracker of one SwanLab run. SwanLab's environment variables select online or offline mode."""
 
     errors: tuple[type[Exception], ...] = (ApiError, AuthenticationError, DataStoreError, RuntimeError)
 
     def __init__(self, tracked: TrackerRun) -> None:
-        """Begin the run, or go on with it; offline, SwanLab makes a new folder for the same id."""
+        """Start or resume the run; offline, SwanLab creates a new folder for the same id."""
         self.id = tracked.id or uuid.uuid4().hex[:_ID_LENGTH]
         run = swanlab.init(
             project=tracked.project,

@@ -1,4 +1,4 @@
-"""TensorBoard tracker. The only module that knows TensorBoard."""
+"""TensorBoard tracker. The only module that imports TensorBoard."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TensorBoard:
     """Tracker that writes one scalar curve per metric, under the metric's own name.
 
     Args:
-        folder: Where the event files lie.
+        folder: Folder of the event files.
         completed_steps: Steps already done before this run starts; later points of an earlier run are hidden.
     """
 
@@ -34,5 +34,5 @@ class TensorBoard:
         self._writer.flush()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Write what is pending and close the event file."""
+        """Flush and close the event file."""
         self._writer.close()  # type: ignore[no-untyped-call]

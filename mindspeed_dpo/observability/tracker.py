@@ -1,4 +1,4 @@
-"""What every tracker of metrics can do, and several trackers used as one."""
+"""The interface of metric trackers, and a composite of several trackers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Tracker(Protocol):
-    """Takes the metrics of each step, in order, and keeps or shows them."""
+    """Receives the metrics of each step in order, and stores or displays them."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Take the metrics of one step.
+        """Log the metrics of one step.
 
         Args:
             step: Number of the finished step, from 1.
@@ -18,17 +18,17 @@ class Tracker(Protocol):
         """
 
     def close(self) -> None:
-        """Write what is pending and let go of files; a second call does nothing."""
+        """Flush and close files; a second call does nothing."""
 
 
 class Trackers:
-    """Several trackers as one."""
+    """Forwards metrics to several trackers."""
 
     def __init__(self, trackers: Sequence[Tracker]) -> None:
         self._trackers = tuple(trackers)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Hand the metrics to every tracker."""
+        """Log the metrics of one step to every tracker."""
         for tracker in self._trackers:
             tracker.log(step, metrics)
 

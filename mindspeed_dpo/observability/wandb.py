@@ -1,4 +1,4 @@
-"""Weights & Biases tracker. The only module that knows wandb."""
+"""Weights & Biases tracker. The only module that imports wandb."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mindspeed_dpo.observability.external_trackers import LibraryRunTracker, Tra
 
 
 class Wandb(LibraryRunTracker):
-    """Tracker of one W&B run. Where it goes (online, offline, which server) is told by W&B's own variables."""
+    """Tracker of one W&B run. W&B's environment variables select online or offline mode and the server."""
 
     errors: tuple[type[Exception], ...] = (Error,)
 
     def __init__(self, tracked: TrackerRun) -> None:
-        """Begin the run, or go on with it."""
+        """Start or resume the run."""
         self.id = tracked.id or uuid.uuid4().hex
         Path(tracked.place).mkdir(parents=True, exist_ok=True)
         run = wandb.init(
@@ -27,7 +27,7 @@ class Wandb(LibraryRunTracker):
             config=dict(tracked.config),
             id=self.id,
             resume="allow",
-            # Output stays in the run's own logs, and standard error with the driver.
+            # Console output is already in the log files of the run.
             settings=wandb.Settings(console="off", silent=True),
         )
         super().__init__(run)

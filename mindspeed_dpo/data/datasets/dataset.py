@@ -1,7 +1,7 @@
 """Datasets of preference pairs and of prompts, which read rows from token files.
 
-A dataset opens one or more sets and reads the rows that `filtering` selects, truncated to its lengths. `sampler` defines
-order, epochs and shuffling; `batching` defines micro-batches and padding.
+A dataset opens one or more sets and reads the rows that `filtering` selects, truncated to its lengths. `sampler`
+defines the order, epochs and shuffling; `batching` defines micro-batches and padding.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class PromptDataset(FilteredPrompts):
         Args:
             data_path: The prefix before `_packed`, or several as `a,b` or `weight,a,weight,b`.
             max_prompt_length: Maximum number of tokens of a prompt; None for no limit.
-            truncation: `drop` longer prompts, or `keep_last` to keep their last tokens with the header of the response.
+            truncation: `drop` longer prompts, or `keep_last` for their last tokens with the response header.
 
         Raises:
             FileNotFoundError: The column `input_ids` is missing.
@@ -154,7 +154,7 @@ class PromptDataset(FilteredPrompts):
             names: Column names; None for all columns that every set has.
 
         Returns:
-            Column -> the values of the rows, in their order. `messages` is a list of {role, content}, without truncation.
+            Column -> the values of the rows, in their order. `messages` is an untruncated list of {role, content}.
 
         Raises:
             ValueError: A set lacks a column; the message says how to create it.
@@ -173,8 +173,9 @@ class PromptDataset(FilteredPrompts):
 def _check_columns(prefix: str, texts: TextColumnsReader | None, names: Sequence[str] | None) -> None:
     if texts is None:
         raise ValueError(
-            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which contains the messages and further "
-            "columns of prompts: the set was created by an earlier version or another tool. Run preprocess_data.py again"
+            f"data_path {prefix}: there is no {text_columns_path(prefix)}, which contains the messages and "
+            "further columns of prompts: the set was created by an earlier version or another tool. "
+            "Run preprocess_data.py again"
         )
     for name in names or ():
         if name not in texts.names:

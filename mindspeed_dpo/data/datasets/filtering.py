@@ -83,7 +83,7 @@ class FilteredRows:
         return part, int(self._rows_by_set[part][row - start])
 
     def splits(self, split: str) -> Splits:
-        """Split every set by `split` and concatenate the parts; training rows are mixed by the weights of `data_path`."""
+        """Split every set and concatenate the parts; training rows are mixed by the weights of `data_path`."""
         starts = [0, *self._ends[:-1].tolist()]
         divided = [split_rows(len(rows), split) for rows in self._rows_by_set]
         train, valid, test = (

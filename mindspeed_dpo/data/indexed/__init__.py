@@ -1,1 +1,1 @@
-"""The token file format: memory-mapped columns of rows, written once and read by row number."""
+"""Indexed datasets: the format of token files, memory-mapped columns of rows that are written once."""

@@ -1,8 +1,8 @@
-"""Columns that belong together: a pair set or a prompt set under one prefix, with a small JSON that says what made it.
+"""Column groups: the columns of a pair or prompt dataset under one prefix, with a JSON file of metadata.
 
-Files: `{prefix}_packed_{column}_document.{bin,idx}`; what rows carry beside tokens in `{prefix}_packed_columns.arrow`
-for prompts and `{prefix}_packed_pair_columns.arrow` for pairs; and `{prefix}_packed_meta.json`. A set is written in a
-folder of its own beside its destination and moved there as a whole, so that a killed run leaves what was there before.
+Files: `{prefix}_packed_{column}_document.{bin,idx}` with tokens, `{prefix}_packed_columns.arrow` (prompts) or
+`{prefix}_packed_pair_columns.arrow` (pairs) with text columns, and `{prefix}_packed_meta.json`. A group is written to a
+temporary folder next to its destination and then renamed, so a killed run leaves existing files unchanged.
 """
 
 from __future__ import annotations
@@ -27,27 +27,27 @@ from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColum
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
 MESSAGES, LABELS = "messages", "labels"
-"""Text columns: the prompt as a list of messages, and the text of its known answer."""
+"""Text columns: the prompt as a list of messages, and its reference response."""
 IGNORE_INDEX = -100
-"""Label of a token that is not trained on."""
+"""Label of a token that is excluded from the loss."""
 
 logger = logging.getLogger(__name__)
 
 
 def column_stem(prefix: str | Path, column: str) -> Path:
-    """The path of a column without `.bin` or `.idx`."""
+    """Return the path of a column without `.bin` or `.idx`."""
     prefix = Path(prefix).expanduser()
     return prefix.with_name(f"{prefix.name}_packed_{column}_document")
 
 
 def meta_path(prefix: str | Path) -> Path:
-    """Where the description of a set lies."""
+    """Return the path of the metadata file of a group."""
     prefix = Path(prefix).expanduser()
     return prefix.with_name(f"{prefix.name}_packed_meta.json")
 
 
 def text_columns_path(prefix: str | Path, columns: Sequence[str] = PROMPT_COLUMNS) -> Path:
-    """Where what the rows of a set carry beside their tokens lies; `columns` tells prompts and pairs apart."""
+    """Return the path of the text columns of a group; `columns` are its token columns."""
     prefix = Path(prefix).expanduser()
     kind = "columns" if PROMPT_COLUMNS[0] in columns else "pair_columns"
     return prefix.with_name(f"{prefix.name}_packed_{kind}.arrow")
@@ -58,20 +58,20 @@ def _replacing_path(prefix: Path) -> Path:
 
 
 def partial_prefix(prefix: Path) -> str:
-    """What the names of folders with unfinished files of a set start with."""
+    """Return the name prefix of folders with unfinished files of a group."""
     return f".{prefix.name}_packed_partial_"
 
 
 class ColumnGroupWriter:
-    """Writes the columns of one set row by row, into a folder that only `commit` empties into place."""
+    """Writes the columns of one group row by row to a temporary folder; `commit` moves them to their destination."""
 
     def __init__(self, prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()) -> None:
-        """Start a set, making the parent folder where it is missing.
+        """Start a group and create its parent folder if necessary.
 
         Args:
-            prefix: Where it shall lie.
-            columns: Of tokens.
-            text_columns: Of JSON texts; none writes no file for them.
+            prefix: Path prefix of the files.
+            columns: Names of the token columns.
+            text_columns: Names of the text columns; if empty, no file is written for them.
         """
         self.prefix = Path(prefix).expanduser()
         self.columns = tuple(columns)
@@ -81,7 +81,10 @@ class ColumnGroupWriter:
         pattern = partial_prefix(self.prefix)
         for path in self.prefix.parent.iterdir():
             if path.name.startswith(pattern):
-                logger.warning("%s is left over from an interrupted run, unless another is at work; it can go", path)
+                logger.warning(
+                    "%s was left by an interrupted run or belongs to one in progress; delete it if no run is writing",
+                    path,
+                )
         self._folder = Path(tempfile.mkdtemp(prefix=pattern, dir=self.prefix.parent))
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
@@ -104,14 +107,14 @@ class ColumnGroupWriter:
             self._texts.append(texts or {})
 
     def append_all(self, readers: Mapping[str, IndexedDatasetReader], texts: TextColumnsReader | None = None) -> None:
-        """Add all rows of another set, which has the same columns."""
+        """Append all rows of another group with the same columns."""
         for column, writer in self._writers.items():
             writer.append_all(readers[column])
         if self._texts is not None and texts is not None:
             self._texts.append_all(texts)
 
     def commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Put the set in place, replacing the one that was there; returns the description as written."""
+        """Move the files to their destination, replacing existing ones; return the metadata as written."""
         for writer in self._writers.values():
             writer.close()
         hashes = [self._writers[column].content_hash for column in sorted(self.columns)]
@@ -132,23 +135,23 @@ class ColumnGroupWriter:
         return full
 
     def _move_into_place(self) -> None:
-        """Rename all files; the mark says for the blink in between that old and new files are mixed."""
+        """Rename all files; a marker file exists while old and new files are mixed."""
         staged = sorted(self._folder.iterdir())
         for path in staged:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         outdated = self._outdated()
-        mark = _replacing_path(self.prefix)
-        mark.touch()
+        marker = _replacing_path(self.prefix)
+        marker.touch()
         for path in staged:
             os.replace(path, self.prefix.parent / path.name)
         for path in outdated:
             path.unlink(missing_ok=True)
-        mark.unlink()
+        marker.unlink()
         self._folder.rmdir()
 
     def _outdated(self) -> list[Path]:
-        """Files of the set that is replaced which this one lacks; another kind of set may share the prefix."""
+        """Return the obsolete files of the replaced group; a group of another kind may share the prefix."""
         before = set((read_meta(self.prefix) or {}).get("columns", ()))
         outdated = before - set(self.columns) if before & set(self.columns) else set()
         stems = [column_stem(self.prefix, column) for column in outdated]
@@ -156,7 +159,7 @@ class ColumnGroupWriter:
         return files if self.text_columns else [*files, text_columns_path(self.prefix, self.columns)]
 
     def discard(self) -> None:
-        """Remove everything written; what lay at the destination stays."""
+        """Delete the unfinished files; files at the destination are unchanged."""
         for writer in self._writers.values():
             writer.abandon()
         if self._texts is not None:
@@ -168,7 +171,7 @@ class ColumnGroupWriter:
 def writing(
     prefix: str | Path, columns: Sequence[str], text_columns: Sequence[str] = ()
 ) -> Iterator[ColumnGroupWriter]:
-    """A writer that is discarded unless it was committed."""
+    """Yield a writer, and discard its files unless it was committed."""
     writer = ColumnGroupWriter(prefix, columns, text_columns)
     try:
         yield writer
@@ -178,17 +181,17 @@ def writing(
 
 
 def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, IndexedDatasetReader]:
-    """Open exactly the named columns of a set.
+    """Open the given columns of a group.
 
     Raises:
-        FileNotFoundError: A column is missing; says what else lies under the prefix.
+        FileNotFoundError: A column is missing; the message lists the columns under the prefix.
         TokenFileError: A file is damaged, or the columns have different numbers of rows.
     """
     prefix = Path(prefix).expanduser()
     if _replacing_path(prefix).exists():
         raise TokenFileError(
             f"{prefix} is being replaced, or a run was killed while replacing it; "
-            f"preprocess again, or delete {_replacing_path(prefix)} if you know the files to be of one run"
+            f"preprocess again, or delete {_replacing_path(prefix)} if all files are of one run"
         )
     present = columns_present(prefix)
     missing = [column for column in columns if column not in present]
@@ -207,12 +210,12 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, Indexe
 def open_text_columns(
     prefix: str | Path, rows: int, columns: Sequence[str] = PROMPT_COLUMNS
 ) -> TextColumnsReader | None:
-    """Open what the rows of a set carry beside their tokens; None where the set was made without it.
+    """Open the text columns of a group, or return None if it has none.
 
     Args:
-        prefix: Of the set.
-        rows: Of its token columns.
-        columns: Of tokens, which tell prompts and pairs apart.
+        prefix: Path prefix of the group.
+        rows: Number of rows of its token columns.
+        columns: Names of its token columns, which distinguish prompts from pairs.
 
     Raises:
         TokenFileError: The file is damaged, or has another number of rows.
@@ -223,14 +226,14 @@ def open_text_columns(
     reader = TextColumnsReader(path)
     if len(reader) != rows:
         raise TokenFileError(
-            f"{path} has {len(reader)} rows, but the token columns have {rows}: they are of different runs; "
+            f"{path} has {len(reader)} rows, but the token columns have {rows}: the files are of different runs; "
             "preprocess again"
         )
     return reader
 
 
 def columns_present(prefix: str | Path) -> list[str]:
-    """The columns that lie under a prefix, by exact name."""
+    """Return the names of the token columns under a prefix."""
     prefix = Path(prefix).expanduser()
     start, end = f"{prefix.name}_packed_", "_document.idx"
     if not prefix.parent.is_dir():
@@ -240,10 +243,10 @@ def columns_present(prefix: str | Path) -> list[str]:
 
 
 def read_meta(prefix: str | Path) -> dict[str, Any] | None:
-    """The description of a set, None where another tool wrote it without one.
+    """Return the metadata of a group, or None if it has no metadata file.
 
     Raises:
-        TokenFileError: It is not JSON.
+        TokenFileError: The file is not valid JSON.
     """
     path = meta_path(prefix)
     if not path.is_file():
@@ -269,26 +272,26 @@ def check_fingerprints(
     prompt_type: str | None = None,
     template_fingerprint: str | None = None,
 ) -> None:
-    """Check that a set was made with the tokenizer and the template of this run, as far as it says how it was made.
+    """Check that a group was preprocessed with the tokenizer and template of this run, if its metadata records them.
 
     Args:
-        prefix: Of one set.
-        columns: Those that are read: the description may be of another set under the same prefix.
-        tokenizer_fingerprint: Of this run's tokenizer; None is not compared, and so for the others.
-        prompt_type: Of this run.
-        template_fingerprint: Of this run's encoder.
+        prefix: Path prefix of the group.
+        columns: Columns to read; the metadata may describe another group under the same prefix.
+        tokenizer_fingerprint: Fingerprint of this run's tokenizer; None is not compared, nor are the other two if None.
+        prompt_type: Prompt type of this run.
+        template_fingerprint: Fingerprint of this run's encoder.
 
     Raises:
-        ValueError: They differ; names both.
+        ValueError: A value differs; the message names both.
     """
     meta = read_meta(prefix)
     if meta is None or not set(columns) <= set(meta.get("columns", columns)):
         return
-    mine = (tokenizer_fingerprint, prompt_type, template_fingerprint)
-    for (key, what), own in zip(_IDENTITY.items(), mine, strict=True):
+    expected = (tokenizer_fingerprint, prompt_type, template_fingerprint)
+    for (key, what), own in zip(_IDENTITY.items(), expected, strict=True):
         theirs = meta.get(key)
         if own is not None and theirs is not None and own != theirs:
             raise ValueError(
                 f"data_path {prefix} was preprocessed with {what} ({key} {theirs}, this run has {own}); "
-                "preprocess again, or point the run at what the data was made with"
+                "preprocess again, or use the tokenizer and template of the data"
             )

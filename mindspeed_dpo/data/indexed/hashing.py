@@ -1,4 +1,4 @@
-"""One way to name what shaped the token ids: a short hash."""
+"""Short hashes that identify the settings of token files."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import hashlib
 
 
 def digest(*parts: object) -> str:
-    """A short hash of the parts, the same in every process."""
+    """Return a short hash of the parts, equal in every process."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

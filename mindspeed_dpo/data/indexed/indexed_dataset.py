@@ -1,7 +1,6 @@
-"""One column of token rows on disk: Megatron's indexed dataset, a `.bin` of numbers and an `.idx` of where rows lie.
+"""Reader and writer of Megatron's indexed dataset: one column of token rows in a `.bin` and an `.idx` file.
 
-Writer and reader stand side by side. What the columns of a set mean, and that they appear together, is left to
-`token_set`; nothing here is unpickled and nothing is ever written in place.
+`column_group` defines the columns of a dataset and commits them together. Nothing is unpickled or modified in place.
 """
 
 from __future__ import annotations
@@ -26,21 +25,21 @@ DTYPES: dict[int, np.dtype] = {
     7: np.dtype("<f4"),
     8: np.dtype("<u2"),
 }
-"""Code in the `.idx` -> type of the numbers in the `.bin`, little-endian."""
+"""Type code in the `.idx` -> dtype of the numbers in the `.bin`, little-endian."""
 
 _HEADER = struct.Struct("<9sQBQQ")
 _INT32_CODE = 4
 
 
 class TokenFileError(ValueError):
-    """A `.bin` / `.idx` pair that is not what it should be."""
+    """Raised for token files that are damaged or inconsistent."""
 
 
 class IndexedDatasetWriter:
     """Writes one column row by row as int32; every row is one sequence and one document."""
 
     def __init__(self, stem: str | Path) -> None:
-        """Start `{stem}.bin`; `{stem}.idx` appears at `close`."""
+        """Start `{stem}.bin`; `close` writes `{stem}.idx`."""
         self.stem = Path(stem)
         self.lengths: list[int] = []
         self._documents: list[int] = [0]
@@ -62,7 +61,7 @@ class IndexedDatasetWriter:
         self._documents.append(len(self.lengths))
 
     def append_all(self, reader: IndexedDatasetReader, chunk_numbers: int = 1 << 24) -> None:
-        """Add every row of another column, document marks shifted by what is already here."""
+        """Append every row of another column, with document boundaries shifted by the rows written before."""
         for start in range(0, reader.num_tokens, chunk_numbers):
             self._write(reader.tokens[start : start + chunk_numbers].astype(DTYPES[_INT32_CODE]))
         self._documents += (reader.documents[1:] + len(self.lengths)).tolist()
@@ -74,11 +73,11 @@ class IndexedDatasetWriter:
         self._bin.write(data)
 
     def abandon(self) -> None:
-        """Stop writing; the files are of no use."""
+        """Close the unfinished files."""
         self._bin.close()
 
     def close(self) -> None:
-        """Finish both files."""
+        """Complete both files."""
         self._bin.close()
         lengths = np.asarray(self.lengths, dtype="<i4")
         ends = np.cumsum(lengths, dtype="<i8") * DTYPES[_INT32_CODE].itemsize
@@ -90,7 +89,7 @@ class IndexedDatasetWriter:
 
 
 class IndexedDatasetReader:
-    """Reads one column: rows by number from a read-only memory map.
+    """Reads the rows of one column by number from a read-only memory map.
 
     Attributes:
         lengths: [rows] int32, numbers per row.
@@ -104,7 +103,7 @@ class IndexedDatasetReader:
 
         Raises:
             FileNotFoundError: One of the files is missing.
-            TokenFileError: A header or a size is wrong; the message names the file.
+            TokenFileError: A header or a size is invalid; the message names the file.
         """
         stem = Path(stem)
         self.idx_path, self.bin_path = (stem.with_name(f"{stem.name}.{suffix}") for suffix in ("idx", "bin"))
@@ -122,7 +121,9 @@ class IndexedDatasetReader:
             raise TokenFileError(f"{self.idx_path} is not an index of tokens: it should start with MMIDIDX")
         _, version, code, rows, marks = _HEADER.unpack_from(data)
         if version != VERSION or code not in DTYPES:
-            raise TokenFileError(f"{self.idx_path}: version {version}, type code {code}; known are 1 and 1 to 8")
+            raise TokenFileError(
+                f"{self.idx_path}: version {version}, type code {code}; supported: version 1, type codes 1 to 8"
+            )
         expected = _HEADER.size + 12 * rows + 8 * marks
         if len(data) not in (expected, expected + rows):
             raise TokenFileError(
@@ -141,10 +142,10 @@ class IndexedDatasetReader:
         self.num_tokens = int(ends[-1]) if rows else 0
 
     def _check_bin(self) -> None:
-        expected, found = self.num_tokens * self.dtype.itemsize, self.bin_path.stat().st_size
-        if expected != found:
+        expected, actual = self.num_tokens * self.dtype.itemsize, self.bin_path.stat().st_size
+        if expected != actual:
             raise TokenFileError(
-                f"{self.bin_path} has {found} bytes, but its index describes {expected}: "
+                f"{self.bin_path} has {actual} bytes, but its index describes {expected}: "
                 "one of the two is truncated or belongs to another run; preprocess again"
             )
 
@@ -153,12 +154,12 @@ class IndexedDatasetReader:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
-        """One row as int32, a copy."""
+        """Return a copy of one row, [length] int32."""
         start = int(self.starts[row])
         return np.array(self.tokens[start : start + int(self.lengths[row])], dtype=np.int32)
 
     def chunks(self, max_numbers: int) -> Iterator[tuple[slice, NDArray]]:
-        """Rows in order, as many at a time as hold at most `max_numbers` (or one): their range and their numbers."""
+        """Yield row ranges in order with their numbers: at most `max_numbers`, or a single longer row."""
         ends = self.starts + self.lengths
         first = 0
         while first < len(self):

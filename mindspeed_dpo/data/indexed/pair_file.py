@@ -1,7 +1,7 @@
-"""One pair set on disk: its four columns checked against each other, and its rows as prompt, chosen, rejected.
+"""Reads a pair dataset: checks its four columns against each other and returns rows as prompt, chosen and rejected.
 
-A row is the prompt and a response; labels say where the response starts. Row counts and lengths are checked when a set
-is opened, tokens when a row is read.
+Every sequence is a prompt with a response, and the labels mark the start of the response. Row counts and lengths are
+checked when a dataset is opened, tokens when a row is read.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 
 _SCAN_NUMBERS = 1 << 24
-"""Labels looked at in one go, 64 MiB: prompt lengths of any set are found in bounded memory."""
+"""Number of labels scanned at a time (64 MiB), so that memory is bounded for datasets of any size."""
 
 
 class PairFile:
-    """A pair set opened for reading.
+    """The token files of one pair dataset, opened for reading.
 
     Attributes:
-        lengths: [rows, 3] int64: prompt, chosen response, rejected response.
+        lengths: [rows, 3] int64, tokens of prompt, chosen and rejected response.
     """
 
     def __init__(self, prefix: str | Path) -> None:
-        """Open a set by the prefix before `_packed`.
+        """Open a dataset by the prefix before `_packed`.
 
         Raises:
             FileNotFoundError: A column is missing.
-            TokenFileError: A file is damaged, or ids, labels and prompts of a row do not fit each other.
+            TokenFileError: A file is damaged, or ids, labels and prompts of a row are inconsistent.
         """
         self.prefix = str(prefix)
         self._columns = open_columns(prefix, PAIR_COLUMNS)
-        prompts, responses = zip(*(self._answer_lengths(answer) for answer in ("chosen", "rejected")), strict=True)
-        # Where a response has no token its prompt length says nothing; such rows are dropped by the dataset.
+        prompts, responses = zip(
+            *(self._response_lengths(response) for response in ("chosen", "rejected")), strict=True
+        )
+        # Without response tokens the prompt length is undefined; the dataset drops such rows.
         both = (responses[0] > 0) & (responses[1] > 0)
-        self._refuse(both & (prompts[0] != prompts[1]), "chosen and rejected have prompts of different lengths")
+        self._reject(both & (prompts[0] != prompts[1]), "chosen and rejected have prompts of different lengths")
         self.lengths = np.stack([prompts[0], *responses], axis=1)
 
     def __len__(self) -> int:
@@ -47,16 +49,16 @@ class PairFile:
         return len(self.lengths)
 
     def numbers(self, name: str) -> NDArray[np.float32]:
-        """A column of numbers that pairs carry beside their tokens: [rows] float32.
+        """Return a numeric text column, [rows] float32.
 
         Raises:
-            TokenFileError: There is no such column, or a value is no finite number.
+            TokenFileError: The column does not exist, or a value is not a finite number.
         """
         texts = open_text_columns(self.prefix, len(self), PAIR_COLUMNS)
         if texts is None or name not in texts.names:
-            there = f"only {', '.join(texts.names)}{did_you_mean(name, texts.names)}" if texts else "none"
+            present = f"only {', '.join(texts.names)}{did_you_mean(name, texts.names)}" if texts else "none"
             raise TokenFileError(
-                f"data_path {self.prefix}: pairs have no column {name!r}, {there}; run preprocess_data.py again with "
+                f"data_path {self.prefix}: pairs have no column {name!r}, {present}; run preprocess_data.py again with "
                 "it in dataset_additional_keys"
             )
         values = [texts.value(row, name) for row in range(len(self))]
@@ -65,28 +67,28 @@ class PairFile:
                 raise TokenFileError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
         return np.asarray(values, dtype=np.float32)
 
-    def _answer_lengths(self, answer: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        ids, labels = self._columns[f"{answer}_input_ids"], self._columns[f"{answer}_labels"]
-        self._refuse(ids.lengths != labels.lengths, f"{answer} ids and labels differ in length")
+    def _response_lengths(self, response: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        ids, labels = self._columns[f"{response}_input_ids"], self._columns[f"{response}_labels"]
+        self._reject(ids.lengths != labels.lengths, f"{response} ids and labels differ in length")
         prompt, trained = prompt_and_trained(labels)
-        self._refuse(prompt + trained != labels.lengths, f"{answer} labels are ignored in the midst of the response")
+        self._reject(prompt + trained != labels.lengths, f"{response} labels are ignored in the middle of the response")
         return prompt, trained
 
-    def _refuse(self, wrong: NDArray[np.bool_], what: str) -> None:
-        if wrong.any():
-            raise TokenFileError(f"data_path {self.prefix}: row {int(np.argmax(wrong))}: {what}; preprocess again")
+    def _reject(self, invalid: NDArray[np.bool_], what: str) -> None:
+        if invalid.any():
+            raise TokenFileError(f"data_path {self.prefix}: row {int(np.argmax(invalid))}: {what}; preprocess again")
 
     def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
-        """Prompt, chosen and rejected response of a row, int32.
+        """Return prompt, chosen and rejected response of a row, each [length] int32.
 
         Raises:
             TokenFileError: The two prompts differ, or labels do not repeat the ids of their response.
         """
         cut = int(self.lengths[row, 0])
-        chosen, rejected = (self._columns[f"{answer}_input_ids"][row] for answer in ("chosen", "rejected"))
+        chosen, rejected = (self._columns[f"{response}_input_ids"][row] for response in ("chosen", "rejected"))
         same = np.array_equal(chosen[:cut], rejected[:cut])
-        for answer, ids in (("chosen", chosen), ("rejected", rejected)):
-            same = same and np.array_equal(self._columns[f"{answer}_labels"][row][cut:], ids[cut:])
+        for response, ids in (("chosen", chosen), ("rejected", rejected)):
+            same = same and np.array_equal(self._columns[f"{response}_labels"][row][cut:], ids[cut:])
         if not same:
             raise TokenFileError(
                 f"data_path {self.prefix}: row {row}: the prompts differ, or labels are not the ids of their response; "
@@ -96,11 +98,10 @@ class PairFile:
 
 
 def prompt_and_trained(labels: IndexedDatasetReader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """For each row of labels: how many are ignored before the first trained one, and how many are trained.
+    """Count the ignored labels before the first trained one, and the trained labels, of each row.
 
     Returns:
-        Two [rows] int64. A row without a trained label counts all of it as prompt.
-
+        Two arrays [rows] int64. A row without a trained label is counted as prompt.
     """
     prompt = labels.lengths.astype(np.int64)
     trained = np.zeros(len(labels), np.int64)

@@ -1,8 +1,7 @@
-"""What prompts carry beside their tokens: columns of JSON values in an Arrow file, read by row from a memory map.
+"""Reader and writer of text columns: JSON values in an Arrow file, read by row from a memory map.
 
-Writer and reader stand side by side. What the columns mean is left to `row_encoder`, and that they appear together with
-the token columns to `token_set`. Values are stored as JSON text, so that any of them comes back as it was, whatever the
-other rows hold; nothing is unpickled.
+`row_encoder` defines the columns, and `column_group` commits them together with the token columns. Values are stored as
+JSON text, so the type of a value does not depend on other rows; nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,19 +22,19 @@ from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 22
-"""A batch of the file ends after so many rows or characters: what is held in memory while writing."""
+"""Maximum number of characters of a record batch, which together with the rows bounds memory while writing."""
 
 
 def json_text(value: Any) -> str:
-    """A value as JSON text that is valid Unicode; dates and decimals, which JSON lacks, become texts.
+    """Serialize a value to JSON text that is valid Unicode; dates, times and decimals become strings.
 
     Raises:
-        TypeError: The value, or something in it, has no such form, as bytes do not.
+        TypeError: The value contains a type without a JSON form, such as bytes.
     """
     text = json.dumps(value, ensure_ascii=False, default=_plain)
     try:
         text.encode()
-    except UnicodeEncodeError:  # Half of a surrogate pair, which JSON can hold and UTF-8 cannot.
+    except UnicodeEncodeError:  # A lone surrogate is valid in JSON but not in UTF-8.
         text = json.dumps(value, default=_plain)
     return text
 
@@ -49,7 +48,7 @@ def _plain(value: Any) -> str:
 
 
 class TextColumnsWriter:
-    """Writes columns of JSON texts row by row; the same rows give the same bytes."""
+    """Writes text columns row by row; the output is deterministic."""
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         """Start the file."""
@@ -65,7 +64,7 @@ class TextColumnsWriter:
         return self._hash.hexdigest()
 
     def append(self, texts: Mapping[str, str]) -> None:
-        """Add one row: a JSON text for each column."""
+        """Append one row with a JSON text for each column."""
         row = {name: texts[name] for name in self._schema.names}
         self._hash.update(json.dumps(list(row.values())).encode())
         self._rows.append(row)
@@ -74,7 +73,7 @@ class TextColumnsWriter:
             self._flush()
 
     def append_all(self, reader: TextColumnsReader) -> None:
-        """Add every row of another file."""
+        """Append every row of another file."""
         for texts in reader.texts():
             self.append(texts)
 
@@ -84,28 +83,28 @@ class TextColumnsWriter:
         self._rows, self._characters = [], 0
 
     def abandon(self) -> None:
-        """Stop writing; the file is of no use."""
+        """Close the unfinished file."""
         self._rows = []
         self._writer.close()
 
     def close(self) -> None:
-        """Finish the file."""
+        """Complete the file."""
         self._flush()
         self._writer.close()
 
 
 class TextColumnsReader:
-    """Reads rows by number; only what is asked for leaves the disk.
+    """Reads rows by number; only the requested values are read from disk.
 
     Attributes:
-        names: The columns.
+        names: Names of the columns.
     """
 
     def __init__(self, path: Path) -> None:
-        """Map a file into memory and check that it is what the writer makes.
+        """Map a file into memory and check its format.
 
         Raises:
-            TokenFileError: It is damaged, or of another form.
+            TokenFileError: The file is damaged or has another format.
         """
         self._path = path
         try:
@@ -125,10 +124,10 @@ class TextColumnsReader:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def value(self, row: int, name: str) -> Any:
-        """The value of one column in one row.
+        """Return the value of one column in one row.
 
         Raises:
-            TokenFileError: What is stored there is not JSON.
+            TokenFileError: The stored text is not valid JSON.
         """
         number = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[number]
@@ -139,13 +138,13 @@ class TextColumnsReader:
             raise TokenFileError(f"{self._path}, row {row}, column {name}: not JSON text: {error}") from error
 
     def texts(self) -> Iterator[dict[str, str]]:
-        """All rows as stored, in order."""
+        """Yield all rows in order, as JSON texts by column."""
         for batch in self._batches:
             yield from batch.to_pylist()
 
 
 def _is_sound(batch: pyarrow.RecordBatch) -> bool:
-    """Whether all texts lie within the file; texts themselves are not looked at, so this is cheap."""
+    """Return whether all offsets are within the file; reads offsets only, so it is cheap."""
     return all(_lies_within(column) for column in batch.columns)
 
 

@@ -44,7 +44,7 @@ class ChatTemplateEncoder:
 
     @property
     def note(self) -> str | None:
-        """No warning."""
+        """Always None: this prompt type needs no warning."""
         return None
 
     def pair(self, example: PairExample) -> PairTokens:
@@ -98,7 +98,7 @@ class PlainEncoder:
 
     @property
     def note(self) -> str | None:
-        """No warning."""
+        """Always None: this prompt type needs no warning."""
         return None
 
     def pair(self, example: PairExample) -> PairTokens:

@@ -145,7 +145,7 @@ def test_rows_without_prompt_or_response_are_dropped(tmp_path: Path) -> None:
         ({"rejected_labels": [IGNORE_INDEX, IGNORE_INDEX, 7]}, "row 1: rejected ids and labels differ in length"),
         (
             {"chosen_labels": [IGNORE_INDEX, IGNORE_INDEX, 5, IGNORE_INDEX]},
-            "row 1: chosen labels are ignored in the midst",
+            "row 1: chosen labels are ignored in the middle",
         ),
         (
             {"rejected_labels": [IGNORE_INDEX, 2, 6, 7]},
