@@ -76,7 +76,7 @@ METRICS: dict[str, Metric] = {
     ),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
-    "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of the sampled tokens."),
+    "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of their tokens."),
     "objective/non_score_reward": Metric("1", "Minus beta times objective/kl."),
     "objective/scores": Metric("reward", "Mean of the scores that decided the pairs."),
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
@@ -114,7 +114,7 @@ def eval_set_metrics(name: str, metrics: Mapping[str, float]) -> dict[str, float
 
 
 def metric(name: str) -> Metric:
-    """Return the table row of a metric; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` use the row of their family.
+    """Return the row of a metric; `eval/<name>`, `eval/<set>/<name>` and `loss/<term>` use the row of their kind.
 
     Raises:
         ValueError: The name is not in the table; the message suggests the closest one.

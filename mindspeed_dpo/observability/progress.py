@@ -44,7 +44,7 @@ def format_line(
 
     Args:
         step: Finished step, from 1.
-        total_steps: Steps of the whole run.
+        total_steps: Total number of steps of the run.
         metrics: Values by the names of `names.py`; every one is printed.
         eta_s: Seconds until the run ends, or None to leave it out.
         legacy_keys: Print MindSpeed-LLM's key where it differs, e.g. `actor/pg_loss` for `loss`.
@@ -70,7 +70,7 @@ class ProgressLine:
     """Tracker that logs one line per step and, on a terminal, moves a bar.
 
     Args:
-        total_steps: Steps of the whole run.
+        total_steps: Total number of steps of the run.
         completed_steps: Steps already done before this run starts.
         interval: Number of steps between two lines; the first and the last are always printed.
         legacy_keys: As in `format_line`.

@@ -2,7 +2,7 @@
 
 The unit is a prompt with all its responses, which is never split. Units are assigned to replicas for about equal
 workload, the largest first to the replica with the least (at most 4/3 of the optimum: Graham 1969), then to
-micro-batches. The plan is a pure function of the lengths: every process computes the same one, and so does a resumed run.
+micro-batches. The plan is a pure function of the lengths: every process computes the same one, as does a resumed run.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ class KeySpec:
 
 TEXT = KeySpec(_text, "a text")
 _PATH = KeySpec(_optional_text, "a path")
-_COUNT = KeySpec(_integer, "a whole number")
-_OPTIONAL_COUNT = KeySpec(_optional_integer, "a whole number")
+_COUNT = KeySpec(_integer, "an integer")
+_OPTIONAL_COUNT = KeySpec(_optional_integer, "an integer")
 _SWITCH = KeySpec(_flag, "true or false", switch=True)
 _LIST = KeySpec(_words, "a list of names", many=True)
 

@@ -76,7 +76,7 @@ def test_all_problems_are_listed_at_once() -> None:
     found = problems("--inptu", "x", "--workers", "many", "--pack", "--seq-length", "1", "--handler-name", "nonsense")
     text = "\n".join(found)
     assert "inptu is not a setting; did you mean input?" in text
-    assert "workers should be a whole number, got 'many'" in text
+    assert "workers should be an integer, got 'many'" in text
     assert "pack cannot be used here" in text
     assert "seq_length should be at least 2, got 1" in text
     assert "handler_name 'nonsense' is unknown" in text
@@ -117,7 +117,7 @@ def test_every_other_key_is_a_setting() -> None:
         ),
         (["--workers"], "--workers needs a value"),
         (["--seq-length", "1", "2"], "--seq-length: expected one value, got 1 2"),
-        (["--seq-length", "2.5"], "seq_length should be a whole number, got '2.5'"),
+        (["--seq-length", "2.5"], "seq_length should be an integer, got '2.5'"),
     ],
 )
 def test_values_that_cannot_be_used_get_a_sentence(words: list[str], sentence: str) -> None:
