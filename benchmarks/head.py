@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace) -> Result:
     from mindspeed_dpo.device import activate
 
     activate("cpu")
-    from mindspeed_dpo.models.logprob_head import LogProbHead
+    from mindspeed_dpo.models.chunked_logprob_head import LogProbHead
     from mindspeed_dpo.models.vocab_shard import VocabShard
 
     (vocab,), (rows,) = options.vocab, options.rows

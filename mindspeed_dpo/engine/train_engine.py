@@ -70,7 +70,7 @@ class TrainingEngine:
         """Compute the head's outputs without gradient.
 
         Returns:
-            Per micro-batch [R, 1 or 5] float32 values of its R response tokens (`models.logprob_head`):
+            Per micro-batch [R, 1 or 5] float32 values of its R response tokens (`models.chunked_logprob_head`):
             log-probabilities in nats and, if requested, their statistics. Empty unless this rank is on the last stage.
         """
         self.model.eval()

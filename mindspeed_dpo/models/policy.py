@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.logprob_head import LogProbHead
+from mindspeed_dpo.models.chunked_logprob_head import LogProbHead
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
 from mindspeed_dpo.models.vocab_shard import VocabShard
@@ -60,8 +60,8 @@ class PolicyModel(DecoderStage):
                 also of that times the tensor-parallel size.
 
         Returns:
-            On the last stage [R, 1 or 5] float32 (columns of `models.logprob_head`), equal on all context-parallel
-            ranks; on other stages hidden states [T / cp(/tp), 1, h].
+            On the last stage [R, 1 or 5] float32 (columns of `models.chunked_logprob_head`), equal on all
+            context-parallel ranks; on other stages hidden states [T / cp(/tp), 1, h].
         """
         hidden = self._decode(batch)
         if not self.post_process:

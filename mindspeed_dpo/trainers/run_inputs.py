@@ -23,7 +23,7 @@ from mindspeed_dpo.trainers.resume import (
     with_reference_of,
 )
 from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
-from mindspeed_dpo.workers.rewards.functions import check_functions
+from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.setup.objectives import learning_rate_of

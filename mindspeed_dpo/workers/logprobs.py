@@ -13,7 +13,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.device.ops.sums import sum_dtype
-from mindspeed_dpo.models.logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
+from mindspeed_dpo.models.chunked_logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder

@@ -17,7 +17,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.parallel.topology import shard
 from mindspeed_dpo.workers.interfaces import Reward
 from mindspeed_dpo.workers.rewards.decoding import TextReader
-from mindspeed_dpo.workers.rewards.functions import FunctionScorer, open_functions
+from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, open_functions
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
 from mindspeed_dpo.workers.rewards.reward_model import build_model_scorer
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer

@@ -18,7 +18,7 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weights import load_into
-from mindspeed_dpo.models.logprob_head import LOGP
+from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution

@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping, ColumnSpec
-from mindspeed_dpo.data.tokenization.conversation import (
+from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, PromptExample, Row, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.message_parsing import (
     OPENAI_TAGS,
     SHAREGPT_TAGS,
     make_prompt,
@@ -23,7 +24,6 @@ from mindspeed_dpo.data.tokenization.conversation import (
     split_response,
     text_or_empty,
 )
-from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, PromptExample, Row, RowDropped, Turn
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.data.tokenization.conversation import write_messages
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
+from mindspeed_dpo.data.tokenization.message_parsing import write_messages
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 
 

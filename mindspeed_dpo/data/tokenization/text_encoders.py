@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from jinja2.exceptions import TemplateError
 
 from mindspeed_dpo.data.indexed.hashing import digest
-from mindspeed_dpo.data.tokenization.conversation import write_messages
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
+from mindspeed_dpo.data.tokenization.message_parsing import write_messages
 from mindspeed_dpo.data.tokenization.tokenizer import with_padding
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.models.logprob_head import LOGP
+from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import join_virtual_stages

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.models import logprob_head
-from mindspeed_dpo.models.logprob_head import LOGP, LogProbHead
+from mindspeed_dpo.models import chunked_logprob_head
+from mindspeed_dpo.models.chunked_logprob_head import LOGP, LogProbHead
 from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
@@ -46,11 +46,11 @@ def score(
 
 def score_shard(asked: Case, chunk_elements: int) -> Scored:
     """This process's share of the vocabulary."""
-    before, logprob_head.CHUNK_ELEMENTS = logprob_head.CHUNK_ELEMENTS, chunk_elements
+    before, chunked_logprob_head.CHUNK_ELEMENTS = chunked_logprob_head.CHUNK_ELEMENTS, chunk_elements
     size = len(asked.weight) // dist.get_world_size()
     start = size * dist.get_rank()
     shard = VocabShard(start, size, asked.vocab_size, dist.group.WORLD)
     try:
         return score(asked, shard, asked.weight[start : start + size], statistics=True)
     finally:
-        logprob_head.CHUNK_ELEMENTS = before
+        chunked_logprob_head.CHUNK_ELEMENTS = before

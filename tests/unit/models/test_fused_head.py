@@ -13,7 +13,7 @@ from tests.support.processes import PoolGroup, pool
 from tests.support.runs import train
 from tests.unit.models import fused_head_jobs as jobs
 from tests.unit.models.head_jobs import Case
-from tests.unit.models.test_logprob_head import by_definition
+from tests.unit.models.test_chunked_logprob_head import by_definition
 from tests.unit.workers.pairs import random_run
 from tests.unit.workers.rollouts import write_inputs
 

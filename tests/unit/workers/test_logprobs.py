@@ -13,7 +13,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device.ops.kernels import Kernels, use
-from mindspeed_dpo.models.logprob_head import LOG_COLLISION, LOGP
+from mindspeed_dpo.models.chunked_logprob_head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
 from mindspeed_dpo.workers.interfaces import join_replicas

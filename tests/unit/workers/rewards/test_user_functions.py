@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.workers.rewards.user_function_process import (
+from mindspeed_dpo.workers.rewards.user_functions import (
     InvalidFunction,
     import_function,
     parameters_of,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.models import logprob_head
-from mindspeed_dpo.models.logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT, LogProbHead
+from mindspeed_dpo.models import chunked_logprob_head
+from mindspeed_dpo.models.chunked_logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT, LogProbHead
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard
@@ -22,8 +22,8 @@ CHUNKS = {"rows, none kept": (1, 0), "two rows, two chunks kept": (48, 100), "al
 @pytest.fixture(params=CHUNKS.values(), ids=CHUNKS.keys())
 def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the head's pieces are."""
-    monkeypatch.setattr(logprob_head, "CHUNK_ELEMENTS", request.param[0])
-    monkeypatch.setattr(logprob_head, "SAVED_ELEMENTS", request.param[1])
+    monkeypatch.setattr(chunked_logprob_head, "CHUNK_ELEMENTS", request.param[0])
+    monkeypatch.setattr(chunked_logprob_head, "SAVED_ELEMENTS", request.param[1])
 
 
 def case(vocab_size: int = 21, dtype: torch.dtype = torch.float32) -> Case:
@@ -126,15 +126,15 @@ def test_low_precision_is_summed_in_float32() -> None:
 def test_no_more_logits_exist_than_a_chunk_has_and_no_more_are_kept_than_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(logprob_head, "CHUNK_ELEMENTS", 48)
-    monkeypatch.setattr(logprob_head, "SAVED_ELEMENTS", 100)
-    made, mask = [], logprob_head._mask_padding
+    monkeypatch.setattr(chunked_logprob_head, "CHUNK_ELEMENTS", 48)
+    monkeypatch.setattr(chunked_logprob_head, "SAVED_ELEMENTS", 100)
+    made, mask = [], chunked_logprob_head._mask_padding
 
     def watched(logits: Tensor, shard: VocabShard) -> Tensor:
         made.append(logits.numel())
         return mask(logits, shard)
 
-    monkeypatch.setattr(logprob_head, "_mask_padding", watched)
+    monkeypatch.setattr(chunked_logprob_head, "_mask_padding", watched)
     whole(case())
     # Five chunks forward; backward the three that were not kept.
     assert made == [48, 48, 48, 48, 24, 48, 48, 24]
@@ -142,13 +142,13 @@ def test_no_more_logits_exist_than_a_chunk_has_and_no_more_are_kept_than_is_allo
 
 def test_without_a_gradient_nothing_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     asked, allowed = case(), []
-    monkeypatch.setattr(logprob_head._LogProbs, "apply", lambda *args: allowed.append(args[-1]))
+    monkeypatch.setattr(chunked_logprob_head._LogProbs, "apply", lambda *args: allowed.append(args[-1]))
     shard = VocabShard(0, 24, 21)
     for hidden in (asked.hidden, asked.hidden.clone().requires_grad_()):
         for grad in (False, True):
             with torch.set_grad_enabled(grad):
                 LogProbHead.forward(None, hidden, asked.labels, shard, asked.weight)  # type: ignore[arg-type]
-    assert allowed == [0, 0, 0, logprob_head.SAVED_ELEMENTS]
+    assert allowed == [0, 0, 0, chunked_logprob_head.SAVED_ELEMENTS]
 
 
 @pytest.mark.distributed

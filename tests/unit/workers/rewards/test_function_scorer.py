@@ -11,7 +11,7 @@ import pytest
 
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.workers.rewards.decoding import TextReader
-from mindspeed_dpo.workers.rewards.functions import FunctionScorer, check_functions, open_functions
+from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, check_functions, open_functions
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 from mindspeed_dpo.workers.rewards.scorer import Scored
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, reader, rollouts
