@@ -79,7 +79,7 @@ def pairs_with_numbers() -> Path:
 @functools.cache
 def prompts_with_text() -> Path:
     """The prompts of `PROMPTS`, each with the messages that reward functions receive."""
-    prefix = folder() / "prompts"
+    prefix = folder() / "texts"
     with writing(prefix, ("input_ids",), (MESSAGES,)) as writer:
         for number, prompt in enumerate(PROMPTS):
             messages = [{"role": "user", "content": f"question {number}"}]

@@ -261,7 +261,7 @@ def test_sets_without_them_are_merged_with_their_kind_only(tmp_path: Path, capsy
     assert len(PromptDataset.open(str(tmp_path / "out" / "all"))) == 2
     write_set(tmp_path / "parts" / "b", [[2]])
     assert merge(tmp_path / "parts", tmp_path / "out" / "again") == 1
-    assert "rows have messages in the one and nothing in the other" in capsys.readouterr().err
+    assert "their text columns are messages and none" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("again*"))
 
 

@@ -21,7 +21,7 @@ from mindspeed_dpo.weights.cli import UsageError, parse
 from mindspeed_dpo.weights.placement import ParallelLayout
 
 HfFolder = Callable[[str], Path]
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 MINIMAL = ["--load-dir", "a", "--save-dir", "b"]
 
 

@@ -151,7 +151,7 @@ def test_functions_are_checked_without_being_called(tmp_path: Path, monkeypatch:
         (settings("NOT_A_FUNCTION"), r"reward_functions: .*\.NOT_A_FUNCTION is a dict, not a function"),
         (
             settings("only_labels", dataset_additional_keys=("answers",)),
-            r"only_labels requires the argument labels, .* completion_ids, messages, answers; .* additional_keys",
+            r"only_labels requires the argument labels, .* completion_ids, messages, answers; .*additional_keys",
         ),
         (settings("length", dataset_additional_keys=("prompts",)), "dataset_additional_keys names prompts"),
         (RewardConfig(judge=f"{FUNCTIONS}.absent"), r"judge: .*\.absent cannot be imported"),
