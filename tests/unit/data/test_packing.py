@@ -91,7 +91,10 @@ def test_the_last_row_of_a_response_sees_all_of_it_and_its_prompt(
 def test_every_response_token_is_predicted_from_its_prompt_and_what_came_before(
     share_prompt: bool, batch: PreferenceBatch, multiple_of: int
 ) -> None:
-    assert described(pack(batch, share_prompt=share_prompt, multiple_of=multiple_of)) == expected(batch)
+    packed = pack(batch, share_prompt=share_prompt, multiple_of=multiple_of)
+    assert described(packed) == expected(batch)
+    # Losses divide by these lengths, and segment sums rely on them.
+    assert torch.equal(packed.response_lengths.flatten(), packed.response_ids.bincount())
 
 
 @EITHER
