@@ -21,9 +21,10 @@ from tests.recordings.distances import UPDATE, Distances, misses, of_norms, of_s
 from tests.recordings.files import DATA, POLICY, REFERENCE, final_weights, in_float64, initial_weights, recording
 from tests.support.runs import Layout, tiny_run
 
+ACCURACIES = "rewards/accuracies"
 # Token statistics are not among them: TRL averages over micro-batches, we over the tokens of the step.
 COMPARED = (
-    "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected", "rewards/accuracies",
+    "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected", ACCURACIES,
     "rewards/margins", "logps/chosen", "logps/rejected",
 )  # fmt: skip
 GROUPED = {"aot", "aot_unpaired", "sft"}
@@ -127,11 +128,38 @@ def from_recording(case: str, metrics: list[dict[str, float]], final: dict[str, 
     """How far a finished run is from the recording: logged values, norms of the update, the update where it is kept."""
     theirs, initial = recording(case), initial_weights()
     found = of_steps(metrics, theirs["steps"], COMPARED)
+    _disregard_ties(found, metrics, theirs)
     found["run"]["update norms"] = of_norms(update_norms(final, initial), theirs[UPDATE])
     kept = final_weights(case)
     if kept is not None:
         found["run"][UPDATE] = of_update(final, kept, initial)
     return found
+
+
+def _disregard_ties(found: Distances, metrics: list[dict[str, float]], recorded: dict[str, Any]) -> None:
+    """Leave pairs of equal responses out of the accuracy's distance.
+
+    Truncation can make the responses of a pair equal. Its margin is then zero, and the sign that a processor's rounding
+    gives it decides whether the pair counts as a success.
+    """
+    apart = [
+        max(0.0, abs(ours[ACCURACIES] - theirs[ACCURACIES]) - ties)
+        for ours, theirs, ties in zip(metrics, recorded["steps"], _tied_shares(recorded), strict=True)
+    ]
+    found["first"][ACCURACIES], found["run"][ACCURACIES] = apart[0], max(apart)
+
+
+def _tied_shares(recorded: dict[str, Any]) -> list[float]:
+    """For each step the share of pairs whose responses have the same log-probability, to the bit, under both models."""
+    tied = [
+        chosen == rejected and ref_chosen == ref_rejected
+        for one in recorded["micro_batches"]
+        for chosen, rejected, ref_chosen, ref_rejected in zip(
+            one["chosen_logps"], one["rejected_logps"], one["ref_chosen_logps"], one["ref_rejected_logps"], strict=True
+        )
+    ]
+    size = len(tied) // len(recorded["steps"])
+    return [sum(tied[start : start + size]) / size for start in range(0, size * len(recorded["steps"]), size)]
 
 
 def weights_of(checkpoints: Path) -> dict[str, Tensor]:
