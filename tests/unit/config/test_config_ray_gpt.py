@@ -107,7 +107,8 @@ def test_what_has_no_effect_is_part_of_the_plan(capsys: pytest.CaptureFixture[st
 
 
 def test_problems_between_settings_leave_no_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    assert ray_gpt.main(["--config-name", TINY, "plan=true", "training.global_batch_size=7"]) == 2
+    overrides = ["training.global_batch_size=7", "actor_rollout_ref.actor_rollout.load=absent/weights"]
+    assert ray_gpt.main(["--config-name", TINY, "plan=true", *overrides]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and "global_batch_size=7" in printed.err and "does not exist" in printed.err
 
