@@ -36,7 +36,7 @@ class ActorGroup:
         Args:
             step: Iteration, counted from 0.
             pairs: N pairs.
-            ref_logps: [N, 2] float32 log-probabilities of the reference, in nats.
+            ref_logps: [N, 2] float64 log-probabilities of the reference, in nats.
 
         Returns:
             Metrics, averaged over the pairs.

@@ -67,7 +67,7 @@ class Actor(Role, ABC):
             pairs: N pairs, all ranks given the same.
 
         Returns:
-            The replica's share of [N, K] float32, in nats, from its output rank.
+            The replica's share of [N, K] float32 or float64, in nats, from its output rank.
         """
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Actor(Role, ABC):
         """Load a checkpoint.
 
         Args:
-            folder: Of the checkpoint.
+            folder: Folder of the checkpoint.
             optimizer: Whether to load the optimizer's state.
             rng: Whether to load the random state, which fits only the layout that wrote it.
         """
@@ -179,7 +179,7 @@ class Reference(Role, ABC):
             pairs: N pairs, all ranks given the same.
 
         Returns:
-            The replica's share of [N, K] float32, in nats, from its output rank.
+            The replica's share of [N, K] float32 or float64, in nats, from its output rank.
         """
 
     @abstractmethod

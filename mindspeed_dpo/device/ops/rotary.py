@@ -60,9 +60,9 @@ def _rotate_half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def _on_npu(kernels: Kernels, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`npu_rotary_mul` in layout BSND with one row of T positions, in float32 as the definition says.
+    """Call `npu_rotary_mul` in layout BSND with one row of T positions, in float32 like the definition.
 
-    Angles in bfloat16 would be off by up to 2^-9, so heads are converted to float32 instead.
+    Cosines in bfloat16 have an error of up to 2^-9, so heads are converted to float32 instead.
     """
     name, (heads, width) = "npu_rotary_mul", x.shape[1:]
     require(width % 2 == 0 and width <= ROTARY_WIDTH, name, f"an even width up to {ROTARY_WIDTH}", width, "use another")

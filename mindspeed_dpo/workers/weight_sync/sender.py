@@ -26,7 +26,7 @@ class WeightSender:
         """Send the weights of an engine; `join_group` comes before the first transfer.
 
         Args:
-            context: Of the actor's process.
+            context: Context of the actor's process.
             role: Settings of the actor.
             engine: Holds the weights.
         """
@@ -98,7 +98,7 @@ def sender_of(context: WorkerContext, role: RoleConfig, engine: TrainingEngine, 
     Adapters are merged into a copy of the weights, so a sender made before an update is stale after it.
 
     Args:
-        context: Of the actor's process.
+        context: Context of the actor's process.
         role: Settings of the actor.
         engine: Holds the weights.
         source: Rank in the weight group of the first tensor-parallel rank of this stage.

@@ -28,11 +28,11 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = np.array([3, 0, 4, 2, 1])
 LAYOUTS: list[Layout] = [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
-Seat = Callable[..., tuple[PoolGroup, ActorGroup, RunConfig]]
+StartActor = Callable[..., tuple[PoolGroup, ActorGroup, RunConfig]]
 
 
 @pytest.fixture
-def seat(tmp_path: Path) -> Seat:
+def start_actor(tmp_path: Path) -> StartActor:
     """Builds the actor of a random run under a layout."""
 
     def build(layout: Layout = (1, 1, 1), **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
@@ -45,8 +45,10 @@ def seat(tmp_path: Path) -> Seat:
 
 
 @pytest.mark.parametrize("layout", [*LAYOUTS, (2, 1, 2)], ids=str)
-def test_a_policy_that_is_its_own_reference_has_loss_ln_2_and_no_reward(layout: Layout, seat: Seat) -> None:
-    _, actor, run = seat(layout, sequence_parallel=layout[0] > 1)
+def test_a_policy_that_is_its_own_reference_has_loss_ln_2_and_no_reward(
+    layout: Layout, start_actor: StartActor
+) -> None:
+    _, actor, run = start_actor(layout, sequence_parallel=layout[0] > 1)
     rows = ROWS[: run.actor.batch.global_batch_size]
     metrics = actor.update(0, rows, actor.log_probs(rows))
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
@@ -68,8 +70,8 @@ def expected_means(logps: np.ndarray, references: np.ndarray, beta: float) -> di
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout, seat: Seat) -> None:
-    _, actor, run = seat(layout, micro_batch_size=2, global_batch_size=2 * layout[2])
+def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout, start_actor: StartActor) -> None:
+    _, actor, run = start_actor(layout, micro_batch_size=2, global_batch_size=2 * layout[2])
     references = np.linspace(-40, -5, 10, dtype=np.float32).reshape(5, 2)
     before = actor.log_probs(ROWS)
     found = actor.evaluate(ROWS, references)
@@ -79,23 +81,23 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout
     assert all(name.startswith("eval/") for name in found)
 
 
-def test_log_probabilities_come_in_the_order_of_the_rows(seat: Seat) -> None:
-    _, actor, _ = seat((1, 1, 2))
+def test_log_probabilities_come_in_the_order_of_the_rows(start_actor: StartActor) -> None:
+    _, actor, _ = start_actor((1, 1, 2))
     in_order = actor.log_probs(np.arange(5))
     np.testing.assert_allclose(actor.log_probs(ROWS), in_order[ROWS], rtol=1e-5)
     assert in_order.shape == (5, 2) and len(np.unique(in_order)) == 10
 
 
-def test_more_replicas_than_rows_answer_for_the_rows_alone(seat: Seat) -> None:
-    _, actor, _ = seat((1, 1, 2))
+def test_more_replicas_than_rows_answer_for_the_rows_alone(start_actor: StartActor) -> None:
+    _, actor, _ = start_actor((1, 1, 2))
     assert actor.log_probs(ROWS[:1]).shape == (1, 2)
     metrics = actor.update(0, ROWS[:1], actor.log_probs(ROWS[:1]))
     assert metrics["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 1, 2)], ids=str)
-def test_a_live_reference_equals_the_untrained_policy(layout: Layout, seat: Seat) -> None:
-    group, actor, _ = seat(layout, reference="live")
+def test_a_live_reference_equals_the_untrained_policy(layout: Layout, start_actor: StartActor) -> None:
+    group, actor, _ = start_actor(layout, reference="live")
     group.build("ref")
     reference = ReferenceGroup(group)
     # Not bit by bit: where two copies of the weights lie in memory may choose another kernel for them.
@@ -118,15 +120,15 @@ def norm_of_the_mean_loss(colocated: ColocatedRoles, rows: np.ndarray, reference
 
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[:3]], ids=["five", "three"])
-def test_the_gradient_is_that_of_the_mean_over_the_rows(rows: np.ndarray, seat: Seat) -> None:
+def test_the_gradient_is_that_of_the_mean_over_the_rows(rows: np.ndarray, start_actor: StartActor) -> None:
     references = np.linspace(-40, -5, 2 * len(rows), dtype=np.float32).reshape(-1, 2)
-    group, actor, _ = seat(micro_batch_size=2)
+    group, actor, _ = start_actor(micro_batch_size=2)
     (expected,) = group.inspect(norm_of_the_mean_loss, rows, references)
     assert actor.update(0, rows, references)["grad_norm"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_learning_raises_the_margin_of_the_pairs_it_learns_from(seat: Seat) -> None:
-    _, actor, _ = seat(lr=1e-3)
+def test_learning_raises_the_margin_of_the_pairs_it_learns_from(start_actor: StartActor) -> None:
+    _, actor, _ = start_actor(lr=1e-3)
     references = actor.log_probs(ROWS)
     first, *_, last = (actor.update(step, ROWS, references) for step in range(3))
     assert last["loss"] < first["loss"] and last["rewards/margins"] > 0
@@ -134,15 +136,15 @@ def test_learning_raises_the_margin_of_the_pairs_it_learns_from(seat: Seat) -> N
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-def test_token_statistics_are_measured_where_asked(statistics: bool, seat: Seat) -> None:
-    _, actor, _ = seat(log_token_statistics=statistics)
+def test_token_statistics_are_measured_where_asked(statistics: bool, start_actor: StartActor) -> None:
+    _, actor, _ = start_actor(log_token_statistics=statistics)
     metrics = actor.update(0, ROWS, actor.log_probs(ROWS))
     assert ("entropy" in metrics) is ("mean_token_accuracy" in metrics) is statistics
     assert metrics["tokens_computed"] == sum(len(part) for pair in PAIRS for part in pair)
 
 
-def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> None:
-    _, actor, run = seat((1, 1, 1), lr=1e-3)
+def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(start_actor: StartActor) -> None:
+    _, actor, run = start_actor((1, 1, 1), lr=1e-3)
     references = actor.log_probs(ROWS)
     actor.update(0, ROWS, references)
     folder = actor.save(1, {})
@@ -159,25 +161,25 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(seat: Seat) -> Non
     assert np.array_equal(actor.log_probs(ROWS), learned)
 
 
-def test_a_saved_actor_is_read_under_another_layout(seat: Seat) -> None:
-    _, actor, _ = seat((1, 1, 1))
+def test_a_saved_actor_is_read_under_another_layout(start_actor: StartActor) -> None:
+    _, actor, _ = start_actor((1, 1, 1))
     folder = actor.save(1, {})
     before = actor.log_probs(ROWS)
-    _, other, _ = seat((2, 1, 1))
+    _, other, _ = start_actor((2, 1, 1))
     other.load(folder, True, False)
     np.testing.assert_allclose(other.log_probs(ROWS), before, rtol=1e-5)
 
 
-def test_parts_that_are_not_to_be_saved_are_not(seat: Seat) -> None:
-    _, actor, _ = seat(no_save_optim=True, no_save_rng=True)
+def test_parts_that_are_not_to_be_saved_are_not(start_actor: StartActor) -> None:
+    _, actor, _ = start_actor(no_save_optim=True, no_save_rng=True)
     metadata = read_metadata(Path(actor.save(1, {})))
     assert (metadata["optimizer"], metadata["rng"]) == (False, False)
 
 
-def test_pairs_at_hand_are_learned_from_like_rows(seat: Seat) -> None:
+def test_pairs_at_hand_are_learned_from_like_rows(start_actor: StartActor) -> None:
     found = []
     for at_hand in (False, True):
-        group, actor, run = seat((1, 1, 2), global_batch_size=4)
+        group, actor, run = start_actor((1, 1, 2), global_batch_size=4)
         pairs = open_pairs(run).batch(ROWS[:4]) if at_hand else ROWS[:4]
         references = actor.log_probs(pairs)
         metrics = actor.update(1, pairs, references)
@@ -188,9 +190,9 @@ def test_pairs_at_hand_are_learned_from_like_rows(seat: Seat) -> None:
     assert found[0] == found[1]
 
 
-def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(seat: Seat) -> None:
+def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(start_actor: StartActor) -> None:
     settings = {"global_batch_size": 4, "lr_decay_style": "constant", "lr": 1e-2}
-    group, actor, run = seat(**settings)
+    group, actor, run = start_actor(**settings)
     references = actor.log_probs(ROWS[:4])
     for part in (slice(0, 2), slice(2, 4)):
         actor.update(0, ROWS[:4][part], references[part])
@@ -205,8 +207,8 @@ def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(se
     assert metrics["beta"] == run.actor.loss.dpo_beta
 
 
-def test_beta_follows_its_schedule(seat: Seat) -> None:
-    _, actor, run = seat(dpo_beta=0.4, dpo_beta_end=0.1, dpo_beta_style="linear", train_iters=4)
+def test_beta_follows_its_schedule(start_actor: StartActor) -> None:
+    _, actor, run = start_actor(dpo_beta=0.4, dpo_beta_end=0.1, dpo_beta_style="linear", train_iters=4)
     rows = ROWS[: run.actor.batch.global_batch_size]
     references = actor.log_probs(rows) + np.array([0.5, -0.5], np.float32)
     found = [actor.update(step, rows, references) for step in (0, 3)]
@@ -214,10 +216,10 @@ def test_beta_follows_its_schedule(seat: Seat) -> None:
     assert found[0]["rewards/chosen"] == pytest.approx(0.4 * -0.5, abs=1e-6)
 
 
-def test_an_offloaded_reference_says_the_same(seat: Seat) -> None:
+def test_an_offloaded_reference_says_the_same(start_actor: StartActor) -> None:
     found = []
     for offload in (False, True):
-        group, _, run = seat(reference="live")
+        group, _, run = start_actor(reference="live")
         run = replace(run, ref=replace(run.ref, reward=replace(run.ref.reward, offload=offload)))
         group = PoolGroup(run, 1)
         group.build("ref")
