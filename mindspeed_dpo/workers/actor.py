@@ -63,7 +63,7 @@ class ActorWorker(Actor):
         """Build the model, load its weights and wrap it for training; a collective.
 
         Args:
-            context: Of this process.
+            context: Context of this process.
             role: Settings of the actor.
             dataset: The run's dataset; where it holds prompts, pairs come with each call instead.
         """

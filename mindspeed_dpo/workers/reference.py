@@ -28,7 +28,7 @@ def build_reference(
     """Build the reference: a model of its own, or the actor's with its adapters disabled where that is the same.
 
     Args:
-        context: Of this process.
+        context: Context of this process.
         role: Settings of the reference.
         dataset: Pairs by row; None where they come with each call.
         actor: The actor in this process, if there is one.

@@ -38,7 +38,7 @@ class RewardWorker(Reward):
         """Build the scorer.
 
         Args:
-            context: Of this process.
+            context: Context of this process.
             role: Settings of the reward.
             dataset: The prompts of the rollouts, for their columns.
         """

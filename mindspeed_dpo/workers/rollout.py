@@ -32,7 +32,7 @@ class RolloutWorker(Rollout):
         """Load the weights and build the generator; a collective.
 
         Args:
-            context: Of this process.
+            context: Context of this process.
             role: Settings of the rollout.
             dataset: Prompts by row.
             actor: The actor in this process, if there is one.
@@ -94,7 +94,7 @@ def build_generator(
     """Build what generates responses: the policy alone, or the policy and, for XPO and Nash-MD, a second model.
 
     Args:
-        context: Of this process.
+        context: Context of this process.
         role: Settings of the rollout.
         policy: Decodes with the actor's weights.
         place: Ranks of this process in the rollout's layout.

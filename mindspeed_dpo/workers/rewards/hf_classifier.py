@@ -150,7 +150,7 @@ def classifier_scorer(role: RoleConfig, context: WorkerContext, policy: Path, pr
 
     Args:
         role: Settings of the reward.
-        context: Of this process.
+        context: Context of this process.
         policy: Directory of the policy's tokenizer.
         prompts: The prompts of the rollouts, for their messages.
     """

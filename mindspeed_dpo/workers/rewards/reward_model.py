@@ -90,7 +90,7 @@ def build_model_scorer(context: WorkerContext, role: RoleConfig, prompts: Prompt
     """Build the scorer of the model that section `reward` loads: a supported family, or any Hugging Face classifier.
 
     Args:
-        context: Of this process.
+        context: Context of this process.
         role: Settings of the reward.
         prompts: The prompts of the rollouts, for their messages.
     """

@@ -33,7 +33,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
     """Build a role's language model with its weights: random with `random_init`, otherwise those of `load`.
 
     Args:
-        context: Of this process.
+        context: Context of this process.
         role: Settings of the role.
         statistics: Whether the head also computes the columns of token statistics.
     """
