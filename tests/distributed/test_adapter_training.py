@@ -90,13 +90,20 @@ def learning(steps: list[dict[str, float]]) -> list[list[float]]:
     return [[step[name] for name in LEARNING] for step in steps]
 
 
+SHORT: dict[str, Any] = {"global_batch_size": 2, "train_iters": 3, **STEADY_ADAPTERS}
+
+
+@pytest.fixture(scope="module")
+def alone(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """What one process measures, step by step."""
+    return train(adapter_run(tmp_path_factory.mktemp("alone") / "out", policy, **SHORT))
+
+
 @pytest.mark.parametrize("other", OTHERS)
-def test_every_layout_learns_the_same(other: str, policy: Path, tmp_path: Path) -> None:
-    keys = {"global_batch_size": 2, "train_iters": 3, **STEADY_ADAPTERS}
+def test_every_layout_learns_the_same(other: str, policy: Path, alone: list[dict[str, float]], tmp_path: Path) -> None:
     layout, settings = OTHERS[other]
-    expected = train(adapter_run(tmp_path / "one", policy, **keys))
-    found = train(adapter_run(tmp_path / "other", policy, layout, **keys, **settings))
-    assert_same_run(found, expected, ADAPTERS, LEARNING)
+    found = train(adapter_run(tmp_path, policy, layout, **SHORT, **settings))
+    assert_same_run(found, alone, ADAPTERS, LEARNING)
 
 
 def test_the_live_reference_gives_the_numbers_of_the_cached_one(policy: Path, tmp_path: Path) -> None:

@@ -122,8 +122,14 @@ def differentiated(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
     return of
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("family", ["llama_tied", "qwen2", "qwen3"])
+SPLITS = ("one process", "TP2 with sequence parallelism", "TP4 with sequence parallelism", "PP2", "CP2")
+"""Layouts under which families could differ: those that split heads, biases and norms; `llama_tied` meets all."""
+
+
+@pytest.mark.parametrize(
+    ("family", "layout"),
+    [("llama_tied", layout) for layout in LAYOUTS] + [(f, layout) for f in ("qwen2", "qwen3") for layout in SPLITS],
+)
 def test_every_gradient_equals_that_of_hugging_face(
     family: str, layout: str, differentiated: Callable[[str], tuple[Path, dict[str, Tensor]]], tmp_path: Path
 ) -> None:

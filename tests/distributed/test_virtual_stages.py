@@ -61,16 +61,25 @@ LAYOUTS: dict[str, tuple[Layout, dict[str, Any]]] = {
 }
 
 
+# A loss that looks ahead, statistics of tokens, and an evaluation of a single pair.
+KEYS: dict[str, Any] = {
+    "use_weighting": True, "dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5],
+    "log_token_statistics": True, "split": "80,20,0", "eval_interval": 3, "eval_iters": 1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def alone(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, float]]:
+    """What one process measures, step by step."""
+    return train(run_of(tmp_path_factory.mktemp("alone"), policy, **KEYS))
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_metrics_are_those_of_one_process(name: str, policy: Path, tmp_path: Path) -> None:
+def test_metrics_are_those_of_one_process(
+    name: str, policy: Path, alone: list[dict[str, float]], tmp_path: Path
+) -> None:
     layout, settings = LAYOUTS[name]
-    # A loss that looks ahead, statistics of tokens, and an evaluation of a single pair.
-    keys = {
-        "use_weighting": True, "dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5],
-        "log_token_statistics": True, "split": "80,20,0", "eval_interval": 3, "eval_iters": 1,
-    }  # fmt: skip
-    alone = train(run_of(tmp_path / "alone", policy, **keys))
-    found = train(run_of(tmp_path / "found", policy, layout, **VIRTUAL, **{**keys, **settings}))
+    found = train(run_of(tmp_path / "found", policy, layout, **VIRTUAL, **{**KEYS, **settings}))
     assert any(key.startswith("eval/") for key in alone[-1])
     equal(found, alone)
 
