@@ -12,7 +12,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 
 class PairwiseSum:
@@ -68,7 +68,7 @@ class MetricSums:
         """Add a sum and its weight, without synchronising.
 
         Args:
-            name: A name of the table in `names.py`.
+            name: A name of the table in `metric_names.py`.
             total: Scalar, floating dtype, the weighted sum over the items; detached.
             weight: Scalar, the number of items (pairs, tokens) of the sum.
 
@@ -114,7 +114,7 @@ class MetricSums:
             device: Device of the vector; by default that of the sums.
 
         Raises:
-            ValueError: A metric of this collection is missing from `names`, so its sum would be lost.
+            ValueError: A metric of this collection is missing from `metric_names`, so its sum would be lost.
         """
         order = self.names if names is None else tuple(names)
         if lost := sorted(set(self._sums) - set(order)):

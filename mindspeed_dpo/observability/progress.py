@@ -1,7 +1,7 @@
 """The progress line of each step, and a live progress bar if standard error is a terminal.
 
 The line has the format that tools for MindSpeed-LLM parse: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
-included; trackers use the names in `names.py`.
+included; trackers use the names in `metric_names.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mindspeed_dpo.observability.names import EVAL_PREFIX, metric
+from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, metric
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def format_line(
     Args:
         step: Finished step, from 1.
         total_steps: Total number of steps of the run.
-        metrics: Values by the names of `names.py`; every one is printed.
+        metrics: Values by the names of `metric_names.py`; every one is printed.
         eta_s: Seconds until the run ends, or None to leave it out.
         legacy_keys: Print MindSpeed-LLM's key where it differs, e.g. `actor/pg_loss` for `loss`.
 

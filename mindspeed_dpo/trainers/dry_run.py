@@ -17,8 +17,8 @@ from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, 
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, FilteredRows
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.device.environment import environment_rows, likely_kind

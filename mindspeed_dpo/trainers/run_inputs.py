@@ -10,9 +10,9 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.indexed.column_group import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
@@ -26,14 +26,9 @@ from mindspeed_dpo.weights.hf_config import describe_differences, model_config_f
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
-from mindspeed_dpo.workers.setup.objectives import learning_rate_of
-from mindspeed_dpo.workers.setup.sources import (
-    REWARD,
-    evaluation_data,
-    open_dataset,
-    open_initial_adapter,
-    open_initial_weights,
-)
+from mindspeed_dpo.workers.setup.datasets import evaluation_data, open_dataset
+from mindspeed_dpo.workers.setup.initial_weights import REWARD, open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import TensorEntry, is_tied, model_entries
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
 from mindspeed_dpo.weights.torch_file import read_torch_file
 from mindspeed_dpo.weights.weight_source import WeightSource, check_dtypes, check_shape

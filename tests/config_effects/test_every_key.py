@@ -14,7 +14,7 @@ from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.workers import colocated_roles
-from mindspeed_dpo.workers.setup.sources import stop_ids
+from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from tests.config_effects import comparison
 from tests.config_effects.comparison import KeyChange, Keys, metrics, offline, online, plan
 from tests.config_effects.covered_by_tests import COVERED_BY_TESTS

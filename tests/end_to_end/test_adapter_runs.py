@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import command, succeed, training
+from tests.support.metrics import read_metrics
 from tests.support.peft_adapters import base_model, loaded
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.recordings.files import POLICY, recording
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole, to_mcore
+from tests.support.metrics import read_metrics
 from tests.support.recorded_runs import compare, preprocess_arguments, recorded_keys
 from tests.support.runs import Layout
 

@@ -10,12 +10,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.engine.retention import saved_iterations
-from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_whole
+from tests.support.metrics import read_metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.engine.retention import saved_iterations
+from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
 from tests.support.commands import succeed, training

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.doctor.probes import operators
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.support.commands import succeed, training
+from tests.support.metrics import read_metrics
 from tests.support.resuming import resume
 from tests.support.runs import Layout
 

@@ -32,10 +32,10 @@ from megatron.core.distributed import DistributedDataParallel
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator, activate
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 from tests.support.npu_processes import serve_on_npu
 from tests.support.templates import template
 
@@ -143,7 +143,7 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
     if store is not None:
         end.send(f"127.0.0.1:{store.port}")
     master = f"127.0.0.1:{store.port}" if store is not None else end.recv()
-    groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
+    process_groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:
         end.send(_answer(*end.recv()))

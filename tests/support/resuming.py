@@ -11,10 +11,10 @@ from pathlib import Path
 import psutil
 import torch
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.weights import open_weights
 from tests.support.closeness import is_of_the_clock
 from tests.support.commands import Finished, Running
+from tests.support.metrics import read_metrics
 from tests.support.runs import ACTOR
 
 TRACKER = "latest_checkpointed_iteration.txt"

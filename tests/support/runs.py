@@ -10,10 +10,10 @@ from typing import Any
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from tests.support.composing import load_quickly
+from tests.support.metrics import read_metrics
 from tests.support.processes import PoolGroup
 
 ACTOR = "actor_rollout_ref.actor_rollout"

@@ -197,7 +197,7 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, Indexe
     missing = [column for column in columns if column not in present]
     if missing:
         raise FileNotFoundError(
-            f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns found under this prefix: "
+            f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns under this prefix: "
             f"{', '.join(present) or 'none'}. data_path is the path before _packed"
         )
     readers = {column: IndexedDatasetReader(column_stem(prefix, column)) for column in columns}

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
+from mindspeed_dpo.data.batching.data_parallel_split import Positions
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, plan
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit, Positions, plan
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
-from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows
+from mindspeed_dpo.workers.role_interfaces import Logps, Pairs, Rows
 
 
 class PairSource(Protocol):

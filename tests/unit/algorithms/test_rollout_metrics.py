@@ -9,7 +9,7 @@ import torch
 from mindspeed_dpo.algorithms.pairing import select_pairs
 from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 NAN = float("nan")
 SCORES = np.array([[1.0, 4.0], [2.0, 2.0], [NAN, NAN]], np.float32)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.loading.placement import split_pool
+from mindspeed_dpo.config.loading.resource_pools import split_pool
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.datasets.blending import DataSource, mix_rows, parse_data_path, split_rows
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, mix_rows, parse_data_path, split_rows
 
 SIZES = {"rows": st.integers(1, 30), "batch": st.integers(1, 40), "seed": st.integers(0, 5)}
 

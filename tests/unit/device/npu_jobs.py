@@ -59,7 +59,7 @@ def collectives() -> dict[str, Any]:
 
 def library_habits() -> dict[str, str]:
     """What the reference refuses that plain torch and megatron-core take: the kind of error, or that there is none."""
-    spec = importlib.import_module("mindspeed_dpo.models.spec")
+    spec = importlib.import_module("mindspeed_dpo.models.layer_spec")
     topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
     model = importlib.import_module("tests.unit.engine.engine_jobs").MODEL
     config = spec.transformer_config(model, spec.Execution(topology()))
@@ -181,7 +181,7 @@ def _said(cases: dict[str, Any], kind: str) -> dict[str, str]:
 def probed(fault: str | None) -> str | None:
     """The probe's verdict where the device's attention has a fault."""
     library = sys.modules["torch_npu"]
-    probe = importlib.import_module("mindspeed_dpo.device.probe")
+    probe = importlib.import_module("mindspeed_dpo.device.operator_probe")
     original = library.npu_fusion_attention
     faulty = {"refuses": _refuses, "aligns left": _aligned_left(original), "wrong gradient": _backward_off(original)}
     library.npu_fusion_attention = faulty.get(fault or "", original)

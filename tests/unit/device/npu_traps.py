@@ -74,7 +74,7 @@ def _config_sizes() -> tuple[int, bool]:
             num_layers=1, hidden_size=8, num_attention_heads=4, moe_token_dispatcher_type="alltoall"
         )
     else:
-        spec = importlib.import_module("mindspeed_dpo.models.spec")
+        spec = importlib.import_module("mindspeed_dpo.models.layer_spec")
         topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
         model = importlib.import_module("tests.unit.engine.engine_jobs").MODEL
         config = spec.transformer_config(model, spec.Execution(topology()))

@@ -15,14 +15,14 @@ from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import ParallelLayout
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
+from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.closeness import STEADY
 from tests.support.processes import leave_layout
 from tests.unit.engine.engine_jobs import MODEL, loss_sum
@@ -105,8 +105,8 @@ def _build(deep: Deep) -> tuple[PipelineStage, dict[str, str]]:
     """This process's part of the model, and the names in the whole model of what it holds."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), 1, deep.pp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     model = replace(MODEL, num_layers=8, untie_embeddings_and_output_weights=not deep.tied)
     layout = ParallelLayout(1, deep.pp, deep.layers)
     count, pp_rank = layout.num_chunks(8), topology.place(dist.get_rank()).pp_rank

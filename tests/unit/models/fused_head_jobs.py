@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.setup.builders import fuses_head
+from mindspeed_dpo.workers.setup.model_builder import fuses_head
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from tests.support.npu_facts import V27, V213
 from tests.unit.models.head_jobs import Case, Scored, score

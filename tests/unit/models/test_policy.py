@@ -12,7 +12,7 @@ from mindspeed_dpo.models.rotary import inverse_frequencies
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import Placement
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.processes import pool
 from tests.unit.models import policy_jobs as jobs
 from tests.unit.models.policy_jobs import MODEL, TIED

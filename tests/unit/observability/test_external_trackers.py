@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from mindspeed_dpo.observability import external_trackers
-from mindspeed_dpo.observability.external_trackers import TrackerError, TrackerRun, start_tracker
-from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.observability.external_trackers import TrackerError, start_tracker
+from mindspeed_dpo.observability.tracker import TrackerRun
+from tests.support.metrics import read_metrics
 from tests.support.runs import train
 from tests.support.wandb_files import read_runs
 from tests.unit.workers.pairs import random_run

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.parallel_state import RankGenerator
 
-from mindspeed_dpo.parallel.topology import Topology, shard
+from mindspeed_dpo.parallel.topology import Topology
 
 SIZES = st.integers(1, 4)
 TOPOLOGIES = st.builds(Topology, tp=SIZES, pp=SIZES, dp=SIZES, cp=SIZES)
@@ -67,12 +67,3 @@ def test_the_first_copy_of_the_weights_is_whole_and_there_once(topology: Topolog
     copies = [place for place in map(topology.place, range(topology.world_size)) if place.holds_first_copy]
     parts = [(place.pp_rank, place.tp_rank) for place in copies]
     assert parts == list(product(range(topology.pp), range(topology.tp)))
-
-
-@given(st.integers(0, 60), st.integers(1, 9))
-def test_shards_cover_everything_once_in_order_and_evenly(count: int, dp: int) -> None:
-    shards = [shard(count, rank, dp) for rank in range(dp)]
-    assert [item for part in shards for item in part] == list(range(count))
-    sizes = [len(part) for part in shards]
-    assert max(sizes) - min(sizes) <= 1
-    assert sizes == sorted(sizes, reverse=True)

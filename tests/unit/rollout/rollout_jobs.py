@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.weights import Placement, open_weights

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mindspeed_dpo.rollout.cache_slots import Slots
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator, rollout_batch
 from mindspeed_dpo.rollout.kv_cache import BLOCK
-from mindspeed_dpo.rollout.slots import Slots
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
 

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.batches import RolloutBatch, concat_responses
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
 from mindspeed_dpo.rollout.paired_generation import PairedGenerator, other_sample_number

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.kv_cache import CacheTile
 from tests.support.tiny_models import save_tiny_model

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from tests.support.jobs import Job, scores_job
 from tests.support.processes import pool
 from tests.support.tiny_models import save_tiny_model

@@ -9,7 +9,7 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import begin, finish
-from mindspeed_dpo.workers.setup.sources import sampling_of
+from mindspeed_dpo.workers.setup.datasets import sampling_of
 
 NUM_ROWS = 5
 

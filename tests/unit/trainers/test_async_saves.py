@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.retention import BEST, saved_iterations
+from mindspeed_dpo.engine.checkpoint_retention import BEST, saved_iterations
 from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule, CheckpointPolicy
 from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from tests.unit.trainers.fakes import Pretended, trainer

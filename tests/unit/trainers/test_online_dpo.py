@@ -15,7 +15,7 @@ import torch
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.online import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable

@@ -16,7 +16,7 @@ from mindspeed_dpo.trainers.resume import (
     find_resume_point,
     with_reference_of,
 )
-from mindspeed_dpo.workers.setup.sources import sampling_of
+from mindspeed_dpo.workers.setup.datasets import sampling_of
 from tests.support.processes import PoolGroup
 from tests.unit.trainers.saved_runs import NUM_ROWS, asking, write_checkpoint
 from tests.unit.workers.pairs import random_run

@@ -12,11 +12,11 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError, open_weights
@@ -109,8 +109,8 @@ def copy_within(trained: Side, sampled: Side) -> Outcome:
 def _train(side: Side, source: Any) -> tuple[ParallelRank, Sender]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), side.tp, side.pp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     place = topology.place(dist.get_rank())
     config = open_weights(side.before).model_config()
     model = PolicyModel(config, Execution(topology, dtype=side.dtype))

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from convert_ckpt import FAILURE, USAGE, main
 from mindspeed_dpo.weights import cli
 from mindspeed_dpo.weights.cli import UsageError, parse
-from mindspeed_dpo.weights.placement import ParallelLayout
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 HfFolder = Callable[[str], Path]
 ROOT = Path(__file__).parents[3]

@@ -21,7 +21,7 @@ from mindspeed_dpo.data.indexed.column_group import writing
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import Actor, Rollout
+from mindspeed_dpo.workers.role_interfaces import Actor, Rollout
 from tests.support.composing import load_quickly
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides

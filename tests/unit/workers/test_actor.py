@@ -18,7 +18,7 @@ from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.setup.sources import open_pairs, sampling_of
+from mindspeed_dpo.workers.setup.datasets import open_pairs, sampling_of
 from tests.support.closeness import ROUNDING
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout

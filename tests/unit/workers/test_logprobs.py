@@ -16,7 +16,6 @@ from mindspeed_dpo.device.ops.kernels import Kernels, use
 from mindspeed_dpo.models.chunked_logprob_head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
-from mindspeed_dpo.workers.interfaces import join_replicas
 from mindspeed_dpo.workers.logprobs import (
     response_logps,
     score_pairs,
@@ -25,6 +24,7 @@ from mindspeed_dpo.workers.logprobs import (
     workload_metrics,
     wpo_weights,
 )
+from mindspeed_dpo.workers.role_interfaces import join_replicas
 
 pytestmark = pytest.mark.numerics
 

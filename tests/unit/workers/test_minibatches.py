@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.workers.batching.minibatches import minibatches
-from mindspeed_dpo.workers.setup.objectives import learning_rate_of, steps_per_iteration
+from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of, steps_per_iteration
 from tests.unit.workers.pairs import random_run
 
 

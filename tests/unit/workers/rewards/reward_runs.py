@@ -17,7 +17,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.workers.reward import RewardWorker
@@ -129,7 +129,7 @@ def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
         parallel.pipeline_model_parallel_size,
         parallel.context_parallel_size,
     )
-    groups.split(topology)
+    process_groups.split(topology)
     worker = RewardWorker(WorkerContext(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())
     return worker.score(batch)
 

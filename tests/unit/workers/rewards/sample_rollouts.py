@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from tests.support.tokenizers import save_chat_tokenizer
 
 FUNCTIONS = "tests.support.reward_functions"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.settings.online import RewardConfig
-from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, check_functions, open_functions
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 from mindspeed_dpo.workers.rewards.scorer import Scored

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
 from mindspeed_dpo.workers.rewards.hf_classifier import ClassifierScorer, max_length
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer

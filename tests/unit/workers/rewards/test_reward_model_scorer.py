@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mindspeed_dpo.weights import ParallelLayout, WeightsError
 from mindspeed_dpo.weights.convert import ConversionRequest, convert
-from mindspeed_dpo.workers.setup.sources import open_initial_weights
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 from tests.support.reward_models import hf_scores
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.workers.rewards.reward_runs import (

@@ -9,12 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.workers.rewards.user_functions import (
-    InvalidFunction,
-    import_function,
-    parameters_of,
-    run_function,
-)
+from mindspeed_dpo.workers.rewards.function_loading import InvalidFunction, import_function, parameters_of
+from mindspeed_dpo.workers.rewards.function_results import run_function
 from tests.support import reward_functions
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights import ParallelLayout, open_weights
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import local_entries
 
 HfFolder = Callable[[str], Path]
 PREFIX = "model.layers.2."

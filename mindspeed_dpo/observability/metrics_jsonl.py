@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 logger = logging.getLogger(__name__)
 
@@ -57,15 +57,6 @@ class MetricsFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Read the steps of a metrics file, in order, with their logged values.
-
-    Raises:
-        ValueError: A line other than an unfinished last one is not a JSON object with a step.
-    """
-    return [record for _, record in _lines(Path(path))]
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:

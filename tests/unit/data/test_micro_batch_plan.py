@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit, balance, bin_pack, plan
+from mindspeed_dpo.data.batching.data_parallel_split import balance
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, bin_pack, plan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 BUDGET = 25

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.observability.jsonl import MetricsFile, read_metrics
+from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
+from tests.support.metrics import read_metrics
 
 
 @given(st.floats(allow_nan=False))
