@@ -46,7 +46,7 @@ def as_json(kind: str, groups: Mapping[str, Sequence[Finding]]) -> str:
         {
             "group": title,
             "verdict": finding.verdict,
-            "found": finding.detail,
+            "detail": finding.detail,
             "remedy": finding.remedy,
             "name": finding.name,
         }

@@ -9,7 +9,7 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 
-ROLLOUTS_FILE = "answers.pt"
+ROLLOUTS_FILE = "rollouts.pt"
 _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths")
 
 

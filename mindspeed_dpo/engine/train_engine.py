@@ -104,7 +104,7 @@ class ScoringEngine:
 
         Args:
             model: This rank's part of the model.
-            offload_from: Device to compute on; the weights are kept on the host between uses. None keeps them there.
+            offload_from: Device to compute on; the weights are on the host between uses. None leaves them there.
         """
         self.model = model.eval()
         model.requires_grad_(False)

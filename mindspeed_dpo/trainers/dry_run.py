@@ -85,9 +85,9 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
     what = "prompts" if run.is_online else "pairs"
     yield "steps", f"{steps}, {steps * size} {what}"
     try:
-        rows = kept_rows(run, run.actor.data.data_path)
+        rows = filtered_rows(run, run.actor.data.data_path)
         splits = rows.splits(run.actor.data.split)
-        evaluated = {name: kept_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
+        evaluated = {name: filtered_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
     except (OSError, ValueError) as error:
         yield "epochs", f"unknown: the data cannot be read ({error})"
         return
@@ -100,7 +100,7 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
 
 
-def kept_rows(run: RunConfig, data_path: str) -> FilteredRows:
+def filtered_rows(run: RunConfig, data_path: str) -> FilteredRows:
     """The rows that the run would keep of a set, by their lengths.
 
     Raises:

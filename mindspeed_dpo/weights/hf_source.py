@@ -66,7 +66,7 @@ class HfSource(WeightSource):
         return bool(entry.hf_names) and all(name in self._files for name in entry.hf_names)
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
-        """Missing and unexpected names, by the shards or their index; known buffers are ignored.
+        """Missing and unexpected names, by the shards or their index; buffers are ignored.
 
         Raises:
             WeightsError: A tied model's output layer differs from its embedding.

@@ -95,8 +95,8 @@ def test_every_layout_learns_the_same(other: str, policy: Path, tmp_path: Path) 
     keys = {"global_batch_size": 2, "train_iters": 3, **STEADY_ADAPTERS}
     layout, settings = OTHERS[other]
     expected = train(adapter_run(tmp_path / "one", policy, **keys))
-    found = train(adapter_run(tmp_path / "other", policy, layout, **keys, **settings))
-    assert_same_run(found, expected, ADAPTERS, LEARNING)
+    actual = train(adapter_run(tmp_path / "other", policy, layout, **keys, **settings))
+    assert_same_run(actual, expected, ADAPTERS, LEARNING)
 
 
 def test_the_live_reference_gives_the_numbers_of_the_cached_one(policy: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process: starts up with the real MindSpeed of TEST_MINDSPEED, or plainly, trains a step, and tells it in JSON.
+"""One process: starts up with the real MindSpeed of TEST_MINDSPEED, or plainly, trains a step, and reports it in JSON.
 
 python -m tests.mindspeed npu|cpu --some-flag value
 """
@@ -18,7 +18,7 @@ from tests.support.process_state import process_state
 
 
 def main() -> None:
-    """Start up, train, tell."""
+    """Start up, train, report."""
     report: dict[str, Any] = {}
     if sys.argv[1] == "npu":
         before = process_state()

@@ -53,7 +53,7 @@ class Job:
 
 
 def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
-    """Logits [T, V] of the packed batch from the last stage's first rank, whole over the vocabulary."""
+    """Logits [T, V] of the packed batch from the last stage's first rank, over the full vocabulary."""
     model, place = _build(job)
     packed = _packed(job, batch, place)
     assert isinstance(model, PolicyModel)

@@ -47,8 +47,8 @@ def online_overrides(layout: Layout, pools: Mapping[str, Any] | None = None, **s
     tp, pp, dp = layout
     sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp}
     keys = {**sizes, "tensorboard": False, **settings}
-    seats = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
-    return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in seats.items())]
+    pool_sizes = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
+    return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in pool_sizes.items())]
 
 
 def overrides(keys: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,7 @@ def read(dataset: PreferenceDataset, rows: Any = None) -> list[Pair]:
 
 
 def numbered(prompt: int, chosen: int, rejected: int) -> Pair:
-    """A pair with these lengths whose tokens tell where they come from."""
+    """A pair with these lengths whose tokens encode where they come from."""
     return (
         list(range(100, 100 + prompt)),
         list(range(200, 200 + chosen)),
@@ -82,12 +82,12 @@ def test_token_zero_is_a_token(tmp_path: Path) -> None:
 
 @OWN_FOLDER
 @given(pairs=PAIRS, limit=st.integers(2, 25))
-def test_cutting_the_prompt_keeps_its_end_and_whole_responses(tmp_path: Path, pairs: list[Pair], limit: int) -> None:
+def test_cutting_the_prompt_keeps_its_end_and_complete_responses(tmp_path: Path, pairs: list[Pair], limit: int) -> None:
     expected = []
     for prompt, chosen, rejected in pairs:
-        room = limit - max(len(chosen), len(rejected))
-        if room >= 1:
-            expected.append((prompt[-room:], chosen, rejected))
+        space = limit - max(len(chosen), len(rejected))
+        if space >= 1:
+            expected.append((prompt[-space:], chosen, rejected))
     check_cut(tmp_path, pairs, limit, "cut_prompt", expected)
 
 
@@ -182,7 +182,7 @@ def test_an_unknown_truncation_gets_its_nearest_name(tmp_path: Path) -> None:
         PreferenceDataset.open(write(tmp_path / "a", [numbered(1, 1, 2)]), truncation="keep_strat")
 
 
-def test_limits_that_leave_no_room_are_refused(tmp_path: Path) -> None:
+def test_limits_that_leave_no_space_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     with pytest.raises(ValueError, match="seq_length should be at least 2, got 1"):
         PreferenceDataset.open(path, seq_length=1)
@@ -264,9 +264,9 @@ def write_prompts(prefix: Path, prompts: list[list[int]]) -> str:
 
 def test_long_prompts_are_dropped_or_keep_their_end(tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "a", [[1, 2, 3], [], [4, 5, 6, 7], [8]])
-    whole = PromptDataset.open(path)
-    assert [prompt.tolist() for prompt in whole.prompts([2, 0])] == [[8], [1, 2, 3]]
-    assert whole.counts.dropped == {"empty_prompt": 1, "too_long": 0}
+    complete = PromptDataset.open(path)
+    assert [prompt.tolist() for prompt in complete.prompts([2, 0])] == [[8], [1, 2, 3]]
+    assert complete.counts.dropped == {"empty_prompt": 1, "too_long": 0}
     dropped = PromptDataset.open(path, max_prompt_length=3)
     assert [prompt.tolist() for prompt in dropped.prompts(range(2))] == [[1, 2, 3], [8]]
     assert dropped.counts.dropped["too_long"] == 1

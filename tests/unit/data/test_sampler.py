@@ -24,7 +24,7 @@ def test_every_epoch_holds_every_row_once(rows: int, batch: int, seed: int, shuf
 
 
 @given(**SIZES, step=st.integers(0, 100))
-def test_a_step_is_the_same_whenever_it_is_asked_for(rows: int, batch: int, seed: int, step: int) -> None:
+def test_a_step_is_the_same_whenever_it_is_computed(rows: int, batch: int, seed: int, step: int) -> None:
     fresh, used = PairSampler(rows, batch, seed, True), PairSampler(rows, batch, seed, True)
     for earlier in range(3):
         used.rows(earlier)

@@ -1,4 +1,4 @@
-"""Starts up on the reference NPU, with our guards or with each of them taken out, and tells in JSON which trap bit.
+"""Starts up on the reference NPU, with our guards or without each of them, and reports in JSON which trap took effect.
 
 python -m tests.unit.device.npu_traps guarded|bare --some-flag value
 """
@@ -25,12 +25,12 @@ NUMPY = "2.1.0"
 def main() -> None:
     """Start up and look around."""
     sys.path.insert(0, str(REFERENCE))
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger(npu.__name__).addHandler(handler)
-    found_version = importlib.metadata.version
-    importlib.metadata.version = lambda name: NUMPY if name == "numpy" else found_version(name)
+    numpy_version = importlib.metadata.version
+    importlib.metadata.version = lambda name: NUMPY if name == "numpy" else numpy_version(name)
     if sys.argv[1] == "bare":
         _take_guards_out()
     before = process_state()
@@ -42,7 +42,7 @@ def main() -> None:
         "root level": changed["level"],
         "root handlers": changed["handlers"],
         "warning filters": changed["warning filters"],
-        "numpy is not told": not any(NUMPY in sentence for sentence in told),
+        "numpy is not reported": not any(NUMPY in sentence for sentence in messages),
         "float64 is taken": _takes_float64(),
         "settings reach a config": _config_sizes() != (1, False),
     }

@@ -144,19 +144,19 @@ def gradient_and_loss(setup: Setup, repeats: int = 1) -> tuple[dict[str, Tensor]
 
 def order_of_work() -> list[str]:
     """What comes when of making micro-batches and computing them, in a step of one process."""
-    setup, told = Setup(), list[str]()
+    setup, events = Setup(), list[str]()
     engine, made = build(setup), micro_batches(setup)
 
     def make(batch: PackedBatch) -> PackedBatch:
-        told.append("packed")
+        events.append("packed")
         return batch
 
     def telling(batch: PackedBatch, columns: Tensor) -> Tensor:
-        told.append("computed")
+        events.append("computed")
         return loss_sum(batch, columns)
 
     engine.accumulate(MicroBatches([partial(make, batch) for batch in made]), telling, BATCH.num_prompts)
-    return told
+    return events
 
 
 def decayed(weight_decay: float, learning_rate: float) -> dict[str, tuple[Tensor, Tensor]]:

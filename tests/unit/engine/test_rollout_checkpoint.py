@@ -1,4 +1,4 @@
-"""Answers in a checkpoint's folder: the same bits come back."""
+"""Rollouts in a checkpoint's folder: the same bits come back."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ ROLLOUTS_FILE = RolloutBatch(
 )
 
 
-def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
-    for kept in (ROLLOUTS_FILE, replace(ROLLOUTS_FILE, logps=None)):
-        write_rollouts(tmp_path, kept)
-        found = read_rollouts(tmp_path)
-        assert found is not None and found.version == 6
-        for one, other in ((kept, found), (kept.samples, found.samples)):
+def test_rollouts_come_back_bit_by_bit(tmp_path: Path) -> None:
+    for written in (ROLLOUTS_FILE, replace(ROLLOUTS_FILE, logps=None)):
+        write_rollouts(tmp_path, written)
+        actual = read_rollouts(tmp_path)
+        assert actual is not None and actual.version == 6
+        for one, other in ((written, actual), (written.samples, actual.samples)):
             for field in fields(one):
                 ours, theirs = getattr(one, field.name), getattr(other, field.name)
                 if isinstance(ours, torch.Tensor):
                     assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), field.name
-        assert (found.logps is None) == (kept.logps is None)
+        assert (actual.logps is None) == (written.logps is None)
 
 
-def test_a_folder_without_answers_has_none(tmp_path: Path) -> None:
+def test_a_folder_without_rollouts_has_none(tmp_path: Path) -> None:
     assert read_rollouts(tmp_path) is None

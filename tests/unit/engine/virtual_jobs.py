@@ -51,7 +51,7 @@ def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor]
     """For each number of micro-batches the gradient by global name, and the losses that were looked at."""
     part, names = _build(deep)
     engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(pipeline_model_parallel_size=deep.pp))
-    found = []
+    actual = []
     for count in counts:
         seen: list[float] = []
 
@@ -61,8 +61,8 @@ def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor]
             return value
 
         engine.accumulate(micro_batches(count), collecting, num_pairs=count)
-        found.append(({names[name]: p.main_grad.clone() for name, p in part.named_parameters()}, seen))
-    return found
+        actual.append(({names[name]: p.main_grad.clone() for name, p in part.named_parameters()}, seen))
+    return actual
 
 
 def scores(deep: Deep, counts: Sequence[int]) -> list[list[Tensor]]:
@@ -82,12 +82,12 @@ def norms(
     engine = TrainingEngine(part, OptimizerConfig(lr=0.0, adam_eps=STEADY["adam_eps"]), ParallelConfig(**overlap))
     replicas = dist.get_world_size() // deep.pp
     place = Topology(pp=deep.pp, dp=replicas).place(dist.get_rank())
-    found = []
+    actual = []
     for step in range(steps):
         batches = micro_batches(2 * (1 + step))
         engine.accumulate(batches[place.dp_rank :: replicas], loss_sum, num_pairs=len(batches))
-        found.append(engine.step(LEARNING_RATE))
-    return found, engine.score(micro_batches(3))
+        actual.append(engine.step(LEARNING_RATE))
+    return actual, engine.score(micro_batches(3))
 
 
 def micro_batches(count: int) -> list[PackedBatch]:
@@ -102,7 +102,7 @@ def micro_batches(count: int) -> list[PackedBatch]:
 
 
 def _build(deep: Deep) -> tuple[PipelineStage, dict[str, str]]:
-    """This process's part of the model, and the names in the whole model of what it holds."""
+    """This process's part of the model, and the names in the full model of what it holds."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), 1, deep.pp)
     process_groups.split(topology)

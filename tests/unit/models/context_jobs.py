@@ -49,5 +49,5 @@ def exchanged(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, 
     process_groups.split(Topology(cp=size))
     context = ContextGroup.of(size)
     assert context is not None
-    heads = context.to_heads(*(whole.chunk(size)[rank] for whole in (query, key, value)))
+    heads = context.to_heads(*(complete.chunk(size)[rank] for complete in (query, key, value)))
     return heads, context.to_rows(heads[0])

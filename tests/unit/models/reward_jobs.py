@@ -48,8 +48,8 @@ def scores(job: Job, batch: PreferenceBatch) -> Tensor | None:
         pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).for_context_rank(place.cp_rank, job.cp)
         for part in parts
     ]
-    found = ScoringEngine(model).score(packed)
-    return torch.cat(found) if place.is_output else None
+    actual = ScoringEngine(model).score(packed)
+    return torch.cat(actual) if place.is_output else None
 
 
 def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, int | None]]:
@@ -66,7 +66,7 @@ def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, i
 
 
 def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
-    """Gradient of the summed scores with respect to the whole head, and to the final norm."""
+    """Gradient of the summed scores with respect to the full head, and to the final norm."""
     model, _ = _build(job)
     assert isinstance(model, RewardModel)
     model(pack(batch)).sum().backward()

@@ -20,11 +20,11 @@ def sums_of(**values: tuple[float, float]) -> MetricSums:
 @given(st.lists(st.integers(-1000, 1000), min_size=2, max_size=12), st.data())
 def test_the_mean_does_not_depend_on_how_the_step_is_split(values: list[int], data: st.DataObject) -> None:
     cut = data.draw(st.integers(1, len(values) - 1))
-    whole, first, second = MetricSums(), MetricSums(), MetricSums()
-    for sums, part in ((whole, values), (first, values[:cut]), (second, values[cut:])):
+    complete, first, second = MetricSums(), MetricSums(), MetricSums()
+    for sums, part in ((complete, values), (first, values[:cut]), (second, values[cut:])):
         sums.add("loss", torch.tensor(part).sum(), len(part))
     first.merge(second)
-    assert first.means() == whole.means() == {"loss": pytest.approx(sum(values) / len(values))}
+    assert first.means() == complete.means() == {"loss": pytest.approx(sum(values) / len(values))}
 
 
 def test_adding_the_vectors_of_two_ranks_weighs_their_means() -> None:

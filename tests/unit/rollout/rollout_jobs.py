@@ -49,7 +49,7 @@ def rollout(
     seed: int = 1,
     **changes: Any,
 ) -> RolloutBatch:
-    """Answer prompts with small settings."""
+    """Generate responses to prompts with small settings."""
     generator = Generator(model, settings(**changes), max_new_tokens=max_new_tokens, stop_ids=stop_ids, seed=seed)
     numbers = list(range(len(prompts))) if numbers is None else numbers
     return generator.rollout(tensors(prompts), range(len(prompts)), numbers, version=0)

@@ -1,4 +1,4 @@
-"""Checkpoints as far as files tell, and runs that ask for them."""
+"""Checkpoint folders with their metadata files only, and runs that refer to them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_ROWS = 5
 
 
 def write_checkpoint(root: Path, run: RunConfig, iteration: int, **changes: Any) -> Path:
-    """A whole checkpoint of a run, as far as files tell; where the root is `checkpoints`, in its output folder."""
+    """A complete checkpoint of a run, of metadata files only; where the root is `checkpoints`, in its output folder."""
     folder = begin(root, iteration)
     for name in ("metadata.json", "common.pt", ".metadata"):
         (folder / name).touch()

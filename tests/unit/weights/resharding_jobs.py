@@ -57,12 +57,12 @@ class Outcome:
 
     Attributes:
         problem: The error, or nothing.
-        wrong: Tensors that are not those of `after`, or that moved to other memory.
+        differing: Tensors that are not those of `after`, or that moved to other memory.
         received: Bytes of each broadcast.
     """
 
     problem: str = ""
-    wrong: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
 
 
@@ -91,7 +91,7 @@ def receive(address: str, side: Side, publishers: int) -> Outcome:
     shards = Shards(model, {name: t for name, t in tensors.items() if name != side.without}, placement)
     places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     outcome = _transfer(link, None, shards, side)
-    outcome.wrong = _wrong(side, tensors, placement, model, places)
+    outcome.differing = _differing(side, tensors, placement, model, places)
     return outcome
 
 
@@ -102,7 +102,7 @@ def copy_within(trained: Side, sampled: Side) -> Outcome:
     places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     shards = Shards(model, tensors, placement)
     outcome = _transfer(world_weight_group(), sender if place.dp_rank == 0 else None, shards, trained)
-    outcome.wrong = _wrong(sampled, tensors, placement, model, places)
+    outcome.differing = _differing(sampled, tensors, placement, model, places)
     return outcome
 
 
@@ -145,7 +145,7 @@ def _rollout(side: Side) -> tuple[dict[str, Tensor], Placement, ModelConfig]:
     return tensors, placement, model
 
 
-def _wrong(
+def _differing(
     side: Side, tensors: dict[str, Tensor], placement: Placement, model: ModelConfig, places: dict[str, int]
 ) -> list[str]:
     expected = dict(open_weights(side.after).local_tensors(model, placement))

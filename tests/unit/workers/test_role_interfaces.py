@@ -1,4 +1,4 @@
-"""Methods of roles as references: which interface declares one, and which role of a process answers the call."""
+"""Methods of roles as references: which interface declares one, and which role of a process runs the call."""
 
 from __future__ import annotations
 

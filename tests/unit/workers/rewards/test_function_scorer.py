@@ -145,25 +145,25 @@ def test_functions_are_checked_without_being_called(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("invalid", "sentence"),
     [
         (settings("length", "absent"), r"reward_functions: .*\.absent cannot be imported"),
         (settings("NOT_A_FUNCTION"), r"reward_functions: .*\.NOT_A_FUNCTION is a dict, not a function"),
         (
-            settings("only_labels", dataset_additional_keys=("answers",)),
-            r"only_labels requires the argument labels, .* completion_ids, messages, answers; .*additional_keys",
+            settings("only_labels", dataset_additional_keys=("solutions",)),
+            r"only_labels requires the argument labels, .* completion_ids, messages, solutions; .*additional_keys",
         ),
         (settings("length", dataset_additional_keys=("prompts",)), "dataset_additional_keys names prompts"),
         (RewardConfig(judge=f"{FUNCTIONS}.absent"), r"judge: .*\.absent cannot be imported"),
         (RewardConfig(judge=f"{FUNCTIONS}.written"), "judge: .*written requires the argument completion_ids"),
     ],
 )
-def test_functions_that_cannot_be_called_stop_the_run_before_it_starts(wrong: RewardConfig, sentence: str) -> None:
+def test_functions_that_cannot_be_called_stop_the_run_before_it_starts(invalid: RewardConfig, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        check_functions(wrong)
+        check_functions(invalid)
 
 
-def test_opened_functions_answer() -> None:
+def test_opened_functions_can_be_called() -> None:
     opened = open_functions(settings("length"))
     assert score(opened, "length").scores.tolist() == [[1, 3], [2, 4], [0, 5]]
     opened.close()
