@@ -74,7 +74,6 @@ class ProgressLine:
         completed_steps: Steps already done before this run starts.
         interval: Number of steps between two lines; the first and the last are always printed.
         legacy_keys: As in `format_line`.
-        show_all: Print every metric and not only the headlines; all are in metrics.jsonl either way.
         console: Where the bar goes; by default standard error. No bar where this is not a terminal.
         clock: Seconds from any start, for the remaining time.
     """
@@ -86,12 +85,11 @@ class ProgressLine:
         completed_steps: int = 0,
         interval: int = 1,
         legacy_keys: bool = False,
-        show_all: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._done_before, self._interval = total_steps, completed_steps, interval
-        self._legacy_keys, self._everything, self._clock = legacy_keys, show_all, clock
+        self._legacy_keys, self._clock = legacy_keys, clock
         self._start_s = clock()
         self._bar = _live_bar(console or Console(file=sys.stderr), total_steps, completed_steps)
 
@@ -101,7 +99,7 @@ class ProgressLine:
         Raises:
             ValueError: A name is not in the table of metrics.
         """
-        shown = {name: value for name, value in metrics.items() if self._everything or _is_headline(name)}
+        shown = {name: value for name, value in metrics.items() if _is_headline(name)}
         line = format_line(step, self._total, shown, eta_s=self._eta_s(step), legacy_keys=self._legacy_keys)
         if step % self._interval == 0 or step in (self._done_before + 1, self._total):
             logger.info(line)

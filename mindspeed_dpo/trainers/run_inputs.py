@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -14,7 +15,7 @@ from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
-from mindspeed_dpo.data.indexed.column_group import check_fingerprints
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.trainers.resume import (
     ResumePoint,
@@ -73,7 +74,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
     """
     learning_rate_of(config.actor, config.loop.train_iters)
     for data in (config.actor.data, *evaluation_data(config).values()):
-        check_data(data)
+        check_data(data, PROMPT_COLUMNS if config.is_online else PAIR_COLUMNS)
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
     if isinstance(dataset, PromptDataset):
@@ -120,7 +121,7 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
         check_weights(role)
 
 
-def check_data(data: DataConfig) -> None:
+def check_data(data: DataConfig, columns: Sequence[str]) -> None:
     """Check that data was preprocessed with the configured tokenizer and template, as far as its metadata says.
 
     Raises:
@@ -128,7 +129,7 @@ def check_data(data: DataConfig) -> None:
     """
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
-        check_fingerprints(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
+        check_fingerprints(source.prefix, columns, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
 
 
 def check_weights(role: RoleConfig) -> None:

@@ -92,9 +92,9 @@ class BatchBuilder:
         """
         return MicroBatches(self._makers(rows, ref_logps))
 
-    def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
+    def stream(self, rows: Rows) -> Iterator[PackedBatch]:
         """Iterate over the micro-batches of `micro_batches` without holding all of them in memory."""
-        return (make() for make in self._makers(rows, ref_logps))
+        return (make() for make in self._makers(rows, None))
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
         numbers = np.asarray(rows, dtype=np.int64)

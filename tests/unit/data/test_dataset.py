@@ -228,18 +228,18 @@ def test_weights_shape_the_training_rows_only(tmp_path: Path) -> None:
 def test_data_of_another_tokenizer_or_template_is_refused(tmp_path: Path) -> None:
     meta = {"tokenizer_fingerprint": "aaa", "prompt_type": "qwen"}
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], meta)
-    check_fingerprints(path)
-    check_fingerprints(path, tokenizer_fingerprint="aaa", prompt_type="qwen")
+    check_fingerprints(path, PAIR_COLUMNS)
+    check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="aaa", prompt_type="qwen")
     with pytest.raises(ValueError, match=r"another tokenizer \(tokenizer_fingerprint aaa, this run has bbb\)"):
-        check_fingerprints(path, tokenizer_fingerprint="bbb")
+        check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="bbb")
     with pytest.raises(ValueError, match=r"another template \(prompt_type qwen, this run has llama3\)"):
-        check_fingerprints(path, prompt_type="llama3")
+        check_fingerprints(path, PAIR_COLUMNS, prompt_type="llama3")
 
 
 def test_the_description_of_a_prompt_set_says_nothing_of_the_pairs_beside_it(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], {"prompt_type": "qwen"})
     write_prompts(tmp_path / "a", [[1]])
-    check_fingerprints(path, prompt_type="qwen")
+    check_fingerprints(path, PAIR_COLUMNS, prompt_type="qwen")
     assert len(PreferenceDataset.open(path)) == 1
 
 
@@ -247,7 +247,7 @@ def test_sets_without_a_description_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     (tmp_path / "a_packed_meta.json").unlink()
     assert read_meta(path) is None
-    check_fingerprints(path, tokenizer_fingerprint="bbb")
+    check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="bbb")
     assert len(PreferenceDataset.open(path)) == 1
 
 
