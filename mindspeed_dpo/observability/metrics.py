@@ -130,7 +130,8 @@ class MetricSums:
             prefix: Prefix of every name, such as "eval/".
         """
         values = self.vector().tolist()
-        pairs = zip(self.names, values[: len(self)], values[len(self) :], strict=True)
+        count = len(self._sums)
+        pairs = zip(self.names, values[:count], values[count:], strict=True)
         return {prefix + name: total / weight for name, total, weight in pairs if weight != 0}
 
 

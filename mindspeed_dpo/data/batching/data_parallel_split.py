@@ -46,11 +46,11 @@ def balance(workload: NDArray[np.int64], parts: int, max_units: int | None = Non
 
 
 def largest_first(sizes: NDArray[np.int64]) -> list[int]:
-    """Return positions by decreasing size; equal sizes keep their order."""
+    """Return the positions of sizes [N] int64 in decreasing order; equal sizes keep their order."""
     order: list[int] = np.argsort(-sizes, kind="stable").tolist()
     return order
 
 
 def as_positions(units: Sequence[int]) -> Positions:
-    """Return unit numbers as ascending positions, int64."""
+    """Return unit numbers as ascending positions, [n] int64."""
     return np.sort(np.asarray(units, dtype=np.int64))
