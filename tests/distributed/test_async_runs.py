@@ -1,4 +1,4 @@
-"""Runs with `async_save` over pools of processes: the same checkpoints, and a run that goes on where one was lost."""
+"""Runs with `async_save` over pools of processes: the same checkpoints, and a run that resumes where one was lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TR-DPO: a reference that takes up the policy every so many steps, in every layout, also where a run goes on."""
+"""TR-DPO: a reference that is updated every so many steps, in every layout, also where a run is resumed."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`device: npu` over the reference torch_npu and MindSpeed: it trains as the CPU does, and as was recorded from TRL.
 
 Everything is on the host here: what is shown is the order of starting, the calls of operators and collectives, and that
-MindSpeed's habits change nothing. Kernels and HCCL are not shown. `make test-mindspeed` runs this file with the real
+MindSpeed's effects change nothing. Kernels and HCCL are not shown. `make test-mindspeed` runs this file with the real
 MindSpeed.
 """
 

@@ -120,7 +120,7 @@ BAD = {
     "half-written checkpoint to load": damaged(
         "checkpoints", without(".metadata"), "lacks .metadata", "the checkpoint is incomplete", load="{}"
     ),
-    "nameless checkpoint to go on from": damaged(
+    "nameless checkpoint to resume from": damaged(
         "checkpoints", without(METADATA), METADATA, load="{}", finetune=False, no_load_rng=True
     ),
     "converted weights to resume": damaged("weights", None, "is not a complete checkpoint", resume_from="{}"),

@@ -1,7 +1,7 @@
 """A run that is interrupted and resumed must give the numbers of an uninterrupted one, bit by bit.
 
 A run over two replicas with the distributed optimizer and shuffled pairs is interrupted four times in a row, once while
-it writes a checkpoint. Other layouts and dtypes go on by the same bits in the engine's own tests.
+it writes a checkpoint. Other layouts and dtypes resume bit by bit in the engine's own tests.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give triton what is looked at while MindSpeed is imported."""
+        """Give triton what is read while MindSpeed is imported."""
         if module.__name__ == "triton.runtime.driver":
             module.active.get_current_target.return_value.backend = "npu"
         if module.__name__ == "triton":

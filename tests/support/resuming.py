@@ -52,7 +52,7 @@ def interrupt_run(
 
 
 def resume(arguments: Sequence[str], output_dir: Path) -> list[str]:
-    """The same run, taken up where it lies; its own folder need not be named again."""
+    """The same run, resumed in its own folder, which need not be named again."""
     remaining = [argument for argument in arguments if not argument.startswith("training.output_dir=")]
     return [*remaining, f"{ACTOR}.resume_from={output_dir}"]
 

@@ -57,7 +57,7 @@ def collectives() -> dict[str, Any]:
     return report
 
 
-def library_habits() -> dict[str, str]:
+def library_side_effects() -> dict[str, str]:
     """What the reference refuses that plain torch and megatron-core take: the kind of error, or that there is none."""
     spec = importlib.import_module("mindspeed_dpo.models.layer_spec")
     topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
@@ -173,7 +173,7 @@ def _said(cases: dict[str, Any], kind: str) -> dict[str, str]:
         try:
             call()
             report[name] = "taken"
-        except Exception as error:  # the kind is what is looked at
+        except Exception as error:  # the kind is what is compared
             report[name] = str(error) if type(error).__name__ == kind else repr(error)
     return report
 

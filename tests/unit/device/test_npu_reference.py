@@ -32,7 +32,7 @@ def test_collectives_are_guarded_against_losing_values() -> None:
 
 
 def test_the_reference_refuses_what_hccl_and_mindspeed_would_so_that_runs_over_it_show_we_do_without() -> None:
-    for report in pool(2, device="npu").run(npu_jobs.library_habits):
+    for report in pool(2, device="npu").run(npu_jobs.library_side_effects):
         assert report.pop("copied config") == "none"
         assert report == {
             "gather": "RuntimeError",

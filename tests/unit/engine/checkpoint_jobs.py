@@ -1,4 +1,4 @@
-"""What the tests of checkpoints let a pool of processes do: save a model, and go on from there, perhaps elsewhere."""
+"""What the tests of checkpoints let a pool of processes do: save a model, and resume from it, perhaps elsewhere."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Deep:
 
 
 def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor], list[float]]]:
-    """For each number of micro-batches the gradient by global name, and the losses that were looked at."""
+    """For each number of micro-batches the gradient by global name, and the losses that were computed."""
     part, names = _build(deep)
     engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(pipeline_model_parallel_size=deep.pp))
     actual = []

@@ -21,7 +21,7 @@ LOSS = "eval/loss"
 
 @dataclass
 class Slow(FakeRoles):
-    """Writes until it is waited for, or looked at `looks` times; then the checkpoint is there."""
+    """Writes until it is waited for, or queried `looks` times; then the checkpoint is there."""
 
     root: Path = Path()
     looks: int = 99

@@ -144,7 +144,7 @@ def test_the_newest_and_the_best_stay(keep: int | None, stay: list[int], tmp_pat
 
 
 def test_nothing_goes_before_a_newer_checkpoint_is_complete(tmp_path: Path) -> None:
-    """The checkpoint that a run goes on from stays until then; what lies beyond it is of another life."""
+    """The checkpoint that a run resumes from stays until then; what lies beyond it is of another life."""
     CheckpointWriter.root = tmp_path
     before = CheckpointWriter()
     for iteration in (2, 4, 8):

@@ -203,7 +203,7 @@ def test_one_after_the_other_would_be_noticed(tmp_path: Path) -> None:
 def test_the_role_that_fails_is_reported_and_no_weights_move(failing: str, tmp_path: Path) -> None:
     work = AtWork(failing=failing)
     if failing == "rollout":
-        # Learning ends; an actor that fails does not wait for a rollout that goes on for ever.
+        # Training ends; an actor that fails does not wait for a rollout that never returns.
         work.let_go.set()
     with pytest.raises(ArithmeticError, match=f"{failing} failed"):
         train(work, tmp_path)

@@ -1,4 +1,4 @@
-"""Scores by functions: how they are called, added up, and what becomes of those that misbehave."""
+"""Scores by functions: how they are called, added up, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_scores_of_several_functions_are_added_up_by_their_weights(functions: Is
         ("text", "scored response 1 with the str '5'"),
     ],
 )
-def test_the_guilty_prompt_is_named_and_the_others_keep_their_scores(
+def test_the_failing_prompt_is_named_and_the_others_keep_their_scores(
     functions: IsolatedFunctions, name: str, cause: str
 ) -> None:
     scored = score(functions, name)
