@@ -42,7 +42,7 @@ def collectives() -> dict[str, Any]:
             getattr(dist, name)(doubles, 0) if name == "broadcast" else dist.all_reduce(doubles)
         except TypeError as error:
             report[name] = str(error)
-    guard = importlib.import_module("mindspeed_dpo.device.collectives")
+    guard = importlib.import_module("mindspeed_dpo.device.collective_guards")
     for name in guard.GUARDED:
         setattr(dist, name, getattr(dist, name).guarded_from)
     try:
