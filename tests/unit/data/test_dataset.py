@@ -10,10 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed import pair_file
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, check_fingerprints, read_meta, writing
+from mindspeed_dpo.data.indexed.column_group import (
+    IGNORE_INDEX,
+    PAIR_COLUMNS,
+    PROMPT_COLUMNS,
+    check_fingerprints,
+    read_meta,
+    writing,
+)
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
+from mindspeed_dpo.trainers.run_inputs import check_data
 
 Pair = tuple[list[int], list[int], list[int]]
 OWN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -243,6 +252,15 @@ def test_the_description_of_a_prompt_set_says_nothing_of_the_pairs_beside_it(tmp
     assert len(PreferenceDataset.open(path)) == 1
 
 
+def test_prompts_of_another_tokenizer_or_template_are_refused(tmp_path: Path) -> None:
+    path = write_prompts(tmp_path / "a", [[1]], {"tokenizer_fingerprint": "aaa", "prompt_type": "qwen"})
+    check_data(DataConfig(data_path=path, prompt_type="qwen"), PROMPT_COLUMNS)
+    with pytest.raises(ValueError, match=r"another template \(prompt_type qwen, this run has llama3\)"):
+        check_data(DataConfig(data_path=path, prompt_type="llama3"), PROMPT_COLUMNS)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        check_fingerprints(path, PROMPT_COLUMNS, tokenizer_fingerprint="bbb")
+
+
 def test_sets_without_a_description_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     (tmp_path / "a_packed_meta.json").unlink()
@@ -254,11 +272,11 @@ def test_sets_without_a_description_are_read(tmp_path: Path) -> None:
 # Prompts
 
 
-def write_prompts(prefix: Path, prompts: list[list[int]]) -> str:
+def write_prompts(prefix: Path, prompts: list[list[int]], meta: dict[str, Any] | None = None) -> str:
     with writing(prefix, ("input_ids", "attention_mask")) as writer:
         for prompt in prompts:
             writer.append({"input_ids": prompt, "attention_mask": [1] * len(prompt)})
-        writer.commit({})
+        writer.commit(meta or {})
     return str(prefix)
 
 
