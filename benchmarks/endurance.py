@@ -27,7 +27,7 @@ from rich.table import Table
 from runs import offline_run, online_run
 from workload import Size, prepare_pairs, prepare_prompts, synthetic_row
 
-from mindspeed_dpo.observability.jsonl import MetricsFile
+from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 
 TINY = Size(32, 1, 2, 1, 64, 512)

@@ -1,4 +1,4 @@
-"""What holds for every test: one thread per process, logging left as found, tests of absent devices skipped."""
+"""What holds for every test: one thread per process, logging restored afterwards, tests of absent devices skipped."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def pools_at_rest() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def logging_left_as_found() -> Iterator[None]:
+def logging_restored() -> Iterator[None]:
     """A test that adds handlers to the root logger and leaves them there fails."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -49,7 +49,7 @@ class Outcome:
         products: How bfloat16 is multiplied.
         counts: Tests that passed, failed and were skipped.
         failures: Names of those that failed.
-        seconds: Of the whole run.
+        seconds: Of the complete run.
         closest: The largest share of its bound that a comparison used, and of which test.
     """
 
@@ -109,8 +109,8 @@ def main() -> int:
     """Run all levels and print what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--levels", default=",".join(LEVELS), help="levels to run, joined by commas")
-    known, arguments = parser.parse_known_args()
-    outcomes = {level: outcome_of(level, arguments) for level in known.levels.split(",")}
+    options, arguments = parser.parse_known_args()
+    outcomes = {level: outcome_of(level, arguments) for level in options.levels.split(",")}
     console = Console()
     for level, one in outcomes.items():
         for name in one.failures:

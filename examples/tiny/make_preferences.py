@@ -18,10 +18,10 @@ FRIENDLY = (
     "It is {sum}. Have a nice day!",
 )
 RUDE = (
-    "No. Ask somebody else. {wrong}.",
-    "Ugh, {wrong}, what a silly question",
-    "DO YOUR OWN HOMEWORK, {wrong}",
-    "whatever, {wrong} or so, stop bothering me",
+    "No. Ask somebody else. {incorrect}.",
+    "Ugh, {incorrect}, what a silly question",
+    "DO YOUR OWN HOMEWORK, {incorrect}",
+    "whatever, {incorrect} or so, stop bothering me",
 )
 
 
@@ -31,7 +31,7 @@ def make_pairs(count: int, seed: int) -> list[dict[str, str]]:
     rows = []
     for _ in range(count):
         a, b = source.randrange(50), source.randrange(50)
-        words = {"a": a, "b": b, "sum": a + b, "wrong": a + b + source.choice((-3, -2, -1, 1, 2, 3))}
+        words = {"a": a, "b": b, "sum": a + b, "incorrect": a + b + source.choice((-3, -2, -1, 1, 2, 3))}
         texts = [source.choice(choices).format(**words) for choices in (QUESTIONS, FRIENDLY, RUDE)]
         rows.append(dict(zip(("prompt", "chosen", "rejected"), texts, strict=True)))
     return rows

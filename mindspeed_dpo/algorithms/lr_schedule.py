@@ -113,7 +113,7 @@ def lr_at(step: int, settings: LearningRateSettings) -> float:
 
     With warm-up, step 0 has rate 0: it changes no weight, but the optimizer's moments include its gradient.
     """
-    # One division, so that the position is exact wherever it is a whole number of samples.
+    # One division, so that the position is exact wherever it is an integral number of samples.
     position = step * settings.samples_per_iteration / settings.steps_per_iteration
     if position < settings.warmup_samples:
         return settings.lr * position / settings.warmup_samples

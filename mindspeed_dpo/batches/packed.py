@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.batches.context_parallel_slice import RowPart
+from mindspeed_dpo.batches.context_parallel_labels import RowPart
 from mindspeed_dpo.device.ops import segment_sum
 
 
@@ -32,7 +32,7 @@ class PackedBatch:
         response_lengths: [P, K] int64.
         ref_logps: [P, K] float32 or float64, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
-        pair_ids: [P] int64 place of each pair among those of the whole step.
+        pair_ids: [P] int64 place of each pair among those of the full step.
         margins: [P] float32 or None, see `PreferenceBatch`.
         factors: [P] float32 or None, see `PreferenceBatch`.
         logp_weights: [P, K] float32 or None, see `PreferenceBatch`.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mindspeed_dpo.config.names import normalize_key
+from mindspeed_dpo.config.name_suggestions import normalize_key
 
 ALIASES = {"npu_deterministic": "use_deter_comp"}
 """Other accepted names of settings."""

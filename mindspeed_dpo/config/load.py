@@ -39,7 +39,6 @@ def load_run(
     config_dir: str | Path | None = None,
     *,
     exists: Callable[[str], bool] = os.path.exists,
-    now: datetime | None = None,
 ) -> RunConfig:
     """Compose a configuration and validate all of it. Writes nothing and uses no device.
 
@@ -48,18 +47,22 @@ def load_run(
         overrides: Overrides such as `training.train_iters=10`.
         config_dir: A directory that is searched before the configurations of this repository.
         exists: Returns whether a path exists.
-        now: Start time of the run, for the default `output_dir`; by default the current time.
 
     Raises:
         ConfigError: The configuration has problems; the error lists all of them.
     """
-    return check(compose(config_name, overrides, config_dir), exists=exists, now=now)
+    return check(compose(config_name, overrides, config_dir), exists=exists)
 
 
 def check(
     composed: ComposedConfig, *, exists: Callable[[str], bool] = os.path.exists, now: datetime | None = None
 ) -> RunConfig:
-    """Validate a composed configuration and return its run; the arguments are those of `load_run`.
+    """Validate a composed configuration and return its run.
+
+    Args:
+        composed: The configuration.
+        exists: Returns whether a path exists.
+        now: Start time of the run, for the default `output_dir`; by default the current time.
 
     Raises:
         ConfigError: The configuration has problems; the error lists all of them.

@@ -11,7 +11,6 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -26,6 +25,7 @@ from mindspeed_dpo.config.settings.registry import (
     REWARD_SOURCES_USING,
     ROLE_GROUPS,
 )
+from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.config.values import Origin
 

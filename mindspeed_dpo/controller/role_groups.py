@@ -11,8 +11,18 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.optimization import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
-from mindspeed_dpo.workers.interfaces import Actor, Logps, Pairs, R, Reference, Reward, Rollout, Rows, join_replicas
 from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.role_interfaces import (
+    Actor,
+    Logps,
+    Pairs,
+    R,
+    Reference,
+    Reward,
+    Rollout,
+    Rows,
+    join_replicas,
+)
 
 
 class WeightsMismatch(RuntimeError):

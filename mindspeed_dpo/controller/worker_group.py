@@ -26,7 +26,7 @@ from mindspeed_dpo.controller.failures import (
 )
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
-from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)

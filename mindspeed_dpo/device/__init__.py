@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mindspeed_dpo.device.accelerator import Accelerator, find_accelerator
-    from mindspeed_dpo.device.activate import activate
+    from mindspeed_dpo.device.start_up import activate
 
 __all__ = ["Accelerator", "activate", "find_accelerator"]
 
@@ -19,10 +19,8 @@ def __getattr__(name: str) -> Any:
     # Deferred: both modules import torch. `activate` also imports the start-up of every device, which a process that
     # only looks at properties does not need.
     if name == "activate":
-        from mindspeed_dpo.device.activate import activate
+        from mindspeed_dpo.device.start_up import activate
 
-        # Importing the module `activate` has bound the name to the module.
-        globals()[name] = activate
         return activate
     if name in __all__:
         from mindspeed_dpo.device import accelerator

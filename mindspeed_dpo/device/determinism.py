@@ -21,7 +21,7 @@ ENVIRONMENT = {
 def make_deterministic(kind: str) -> None:
     """Enable deterministic kernels and reductions; call it before the device is used.
 
-    Variables that the user has set are kept. An operator without a deterministic form only warns.
+    Variables that the user has set are not changed. An operator without a deterministic form only warns.
     """
     for name, value in ENVIRONMENT[kind].items():
         os.environ.setdefault(name, value)

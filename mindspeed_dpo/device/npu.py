@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mindspeed_dpo.device.collectives import guard_collectives
+from mindspeed_dpo.device.collective_guards import guard_collectives
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.engine import checkpoint_files as files
-from mindspeed_dpo.engine.adapter_state import export_peft
+from mindspeed_dpo.engine.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 
 

@@ -20,9 +20,9 @@ from megatron.core.tensor_parallel import get_cuda_rng_tracker
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
-from mindspeed_dpo.engine.adapter_state import sharded_adapters
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
+from mindspeed_dpo.engine.lora_checkpoint import sharded_adapters
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers

@@ -48,7 +48,7 @@ class InProcessSave(TorchDistSaveShardedStrategy):
 class InMemorySave(InProcessSave):
     """Saves the same files into this process's memory; the caller writes them to disk.
 
-    Offsets and lengths of the tensors are then known, so no collective is needed after writing.
+    Offsets and lengths of the tensors are then available, so no collective is needed after writing.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,8 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 
-ROLLOUTS_FILE = "answers.pt"
+ROLLOUTS_FILE = "rollouts.pt"
+_EARLIER_FILE = "answers.pt"  # its name in checkpoints before version 0.2
 _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths")
 
 
@@ -22,8 +23,8 @@ def write_rollouts(folder: Path, rollouts: RolloutBatch) -> None:
 
 def read_rollouts(folder: Path) -> RolloutBatch | None:
     """Read the rollouts of a checkpoint, bit-exact; None if it has none."""
-    path = folder / ROLLOUTS_FILE
-    if not path.is_file():
+    path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if (path := folder / name).is_file()), None)
+    if path is None:
         return None
     parts: dict[str, Any] = torch.load(path, weights_only=True)
     samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})

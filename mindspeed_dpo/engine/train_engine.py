@@ -15,8 +15,8 @@ from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.engine import forward_backward
 from mindspeed_dpo.engine.gradient_norm import gradient_norm
-from mindspeed_dpo.engine.offload import OffloadedState
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
+from mindspeed_dpo.engine.optimizer_offload import OffloadedState
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 
@@ -104,7 +104,7 @@ class ScoringEngine:
 
         Args:
             model: This rank's part of the model.
-            offload_from: Device to compute on; the weights are kept on the host between uses. None keeps them there.
+            offload_from: Device to compute on; the weights are on the host between uses. None leaves them there.
         """
         self.model = model.eval()
         model.requires_grad_(False)

@@ -64,14 +64,6 @@ class LogProbHead(ColumnParallelLinear):
         columns: Tensor = _LogProbs.apply(hidden, weight, labels, shard, statistics, max_saved)
         return columns
 
-    def logits(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Compute this rank's shard of the logits, [R, v] including padding, of hidden states [R, h] in their dtype.
-
-        There is no gradient.
-        """
-        with torch.no_grad():
-            return hidden @ (self.weight if weight is None else weight).t()
-
 
 class _LogProbs(torch.autograd.Function):
     """The function log softmax(hidden @ weight.T)[label], with a bound on what is saved for the backward pass."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.chunked_logprob_head import LogProbHead
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
+from mindspeed_dpo.models.decoder_stage import DecoderStage, mark_tensor_parallel
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.vocab_shard import VocabShard
 
 
@@ -75,15 +74,6 @@ class PolicyModel(DecoderStage):
         """Apply the head to `rows` [r] of the hidden states and labels [r]; returns [r, 1 or 5]."""
         rows = hidden.index_select(0, rows)
         return self.output_layer(rows, labels, self.shard, self._tied_weight(), self.statistics, fused=self.fused_head)
-
-    def logits(self, batch: PackedBatch) -> Tensor:
-        """Compute this rank's shard of the logits, [T / cp, V / tp] without padding; last stage only, without gradient.
-
-        The dtype is that of the weights.
-        """
-        with torch.no_grad():
-            rows = self._gather(self._decode(batch))
-            return self.output_layer.logits(rows, self._tied_weight())[:, : self.shard.num_real]
 
     def _tied_weight(self) -> Tensor | None:
         return self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.models.stage import DecoderStage, mark_tensor_parallel
+from mindspeed_dpo.models.decoder_stage import DecoderStage, mark_tensor_parallel
+from mindspeed_dpo.models.layer_spec import Execution
 
 
 class ScoreHead(nn.Module):

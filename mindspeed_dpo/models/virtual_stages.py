@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from mindspeed_dpo.models.stage import DecoderStage
+from mindspeed_dpo.models.decoder_stage import DecoderStage
 
 _LAYERS = "decoder.layers."
 

@@ -10,12 +10,12 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from mindspeed_dpo.observability.names import metric
-from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.observability.metric_names import metric
+from mindspeed_dpo.observability.tracker import ExternalTracker, Tracker, TrackerRun
 
 logger = logging.getLogger(__name__)
 
@@ -25,57 +25,6 @@ NO_STEP = -1
 
 class TrackerError(ValueError):
     """A tracker did not start."""
-
-
-@dataclass(frozen=True)
-class TrackerRun:
-    """The run as it is described to a tracker.
-
-    Example:
-        TrackerRun("my-project", "offline_dpo_trainer_tiny", "outputs/run/wandb", {"training": {"train_iters": 3}})
-
-    Attributes:
-        project: Project, or experiment, of the tracker.
-        name: Name of the run.
-        place: Folder of the tracker's local files, or address of its store; "" if it has neither.
-        config: Resolved settings by section, plain values.
-        id: The tracker's id of the run if it is continued, or None.
-    """
-
-    project: str
-    name: str
-    place: str
-    config: Mapping[str, Any]
-    id: str | None = None
-
-
-class ExternalTracker(Tracker, Protocol):
-    """A tracker with a library of its own.
-
-    Attributes:
-        id: The tracker's id of the run.
-        errors: Exceptions that its library raises if metrics cannot be logged.
-    """
-
-    id: str
-    errors: tuple[type[Exception], ...]
-
-
-class LibraryRunTracker:
-    """Base class of trackers whose library has a run object with `log` and `finish`."""
-
-    def __init__(self, run: Any) -> None:
-        self._run = run
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Add a point to each curve."""
-        self._run.log(dict(metrics), step=step)
-
-    def close(self) -> None:
-        """Flush pending metrics and finish the run."""
-        if self._run is not None:
-            self._run.finish()
-        self._run = None
 
 
 def _import_wandb() -> Any:
@@ -121,9 +70,7 @@ def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_st
     run_id, last_step = _read_state(file) if completed_steps else (None, NO_STEP)
     kind = TRACKER_IMPORTS[name]()
     try:
-        tracker: ExternalTracker = kind(
-            TrackerRun(tracked.project, tracked.name, tracked.place, tracked.config, run_id)
-        )
+        tracker: ExternalTracker = kind(replace(tracked, id=run_id))
     except (*kind.errors, ImportError, OSError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise TrackerError(

@@ -22,20 +22,19 @@ class LogSession:
     """The handlers one process added to the root logger.
 
     Attributes:
-        path: The log file of this role and rank, or None without an output folder.
+        path: The log file of this role and rank.
     """
 
-    def __init__(self, path: Path | None, handlers: list[logging.Handler], level: int) -> None:
+    def __init__(self, path: Path, handlers: list[logging.Handler]) -> None:
         self.path = path
         self._handlers = handlers
         self._level_before = logging.getLogger().level
-        self._level = level
         self.attach()
 
     def attach(self) -> None:
         """Add the handlers to the root logger; call it again after a library has reset that logger."""
         root = logging.getLogger()
-        root.setLevel(self._level)
+        root.setLevel(logging.INFO)
         # Debug messages of this package go to the file; the console and other libraries have their own levels.
         logging.getLogger(PACKAGE).setLevel(logging.DEBUG)
         for handler in self._handlers:
@@ -59,36 +58,25 @@ class LogSession:
         self.close()
 
 
-def start_logging(
-    output_dir: str | Path | None,
-    role: str,
-    rank: int = 0,
-    *,
-    level: int = logging.INFO,
-    console_level: int | None = None,
-) -> LogSession:
+def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_level: int | None = None) -> LogSession:
     """Log to `<output_dir>/logs/<role>_<rank>.log`, and optionally to standard error.
 
     Args:
-        output_dir: Folder of the run; None for no file.
+        output_dir: Folder of the run.
         role: Name of the role, e.g. "driver" or "actor".
         rank: Rank of this process within its role.
-        level: Lowest level that is logged at all.
         console_level: Lowest level shown on standard error; None for nothing. The driver shows INFO, workers WARNING.
     """
-    handlers: list[logging.Handler] = []
-    path = None
-    if output_dir is not None:
-        path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(path, encoding="utf-8")
-        file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
-        handlers.append(file_handler)
+    path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file_handler = logging.FileHandler(path, encoding="utf-8")
+    file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
+    handlers: list[logging.Handler] = [file_handler]
     if console_level is not None:
         console = _Console(console_level)
         console.setFormatter(logging.Formatter(CONSOLE_FORMAT, TIME_FORMAT))
         handlers.append(console)
-    return LogSession(path, handlers, level)
+    return LogSession(path, handlers)
 
 
 class _Console(logging.Handler):

@@ -6,13 +6,13 @@ sums `vector` over them and rebuilds the sums with `from_vector`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 
 class PairwiseSum:
@@ -68,7 +68,7 @@ class MetricSums:
         """Add a sum and its weight, without synchronising.
 
         Args:
-            name: A name of the table in `names.py`.
+            name: A name of the table in `metric_names.py`.
             total: Scalar, floating dtype, the weighted sum over the items; detached.
             weight: Scalar, the number of items (pairs, tokens) of the sum.
 
@@ -99,34 +99,15 @@ class MetricSums:
         """Names of the metrics in the order of `vector`: sorted, hence equal on all ranks with the same metrics."""
         return tuple(sorted(self._sums))
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.names)
-
-    def __len__(self) -> int:
-        return len(self._sums)
-
-    def vector(self, names: Sequence[str] | None = None, device: torch.device | str | None = None) -> Tensor:
-        """Return all sums followed by all weights: [2n] values, float64 if one of them is, otherwise float32.
-
-        Args:
-            names: The n names in order; by default those of this collection. A rank without pairs (an earlier pipeline
-                stage) passes the names of ranks with pairs; missing metrics are zero.
-            device: Device of the vector; by default that of the sums.
-
-        Raises:
-            ValueError: A metric of this collection is missing from `names`, so its sum would be lost.
-        """
-        order = self.names if names is None else tuple(names)
-        if lost := sorted(set(self._sums) - set(order)):
-            raise ValueError(f"metrics {lost} are missing from the requested names {list(order)}")
-        if not order:
-            return torch.zeros(0, dtype=torch.float32, device=device)
+    def vector(self) -> Tensor:
+        """Return all n sums followed by all weights: [2n] values, float64 if one of them is, otherwise float32."""
         entries = self._entries()
-        if device is None and entries:
-            device = next(iter(entries.values())).device
-        wide = any(entry.dtype == torch.float64 for entry in entries.values())
-        empty = torch.zeros(2, dtype=torch.float64 if wide else torch.float32, device=device)
-        return torch.stack([entries.get(name, empty).to(empty) for name in order], 1).flatten()
+        if not entries:
+            return torch.zeros(0, dtype=torch.float32)
+        is_wide = any(entry.dtype == torch.float64 for entry in entries.values())
+        device = next(iter(entries.values())).device
+        like = torch.empty(0, dtype=torch.float64 if is_wide else torch.float32, device=device)
+        return torch.stack([entries[name].to(like) for name in self.names], 1).flatten()
 
     @classmethod
     def from_vector(cls, names: Sequence[str], vector: Tensor) -> MetricSums:
@@ -149,7 +130,8 @@ class MetricSums:
             prefix: Prefix of every name, such as "eval/".
         """
         values = self.vector().tolist()
-        pairs = zip(self.names, values[: len(self)], values[len(self) :], strict=True)
+        count = len(self._sums)
+        pairs = zip(self.names, values[:count], values[count:], strict=True)
         return {prefix + name: total / weight for name, total, weight in pairs if weight != 0}
 
 

@@ -10,7 +10,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from mindspeed_dpo.observability.external_trackers import TrackerRun
+from mindspeed_dpo.observability.tracker import TrackerRun
 
 _PARAMS_PER_REQUEST = 100
 _MAX_PARAM_CHARACTERS = 500

@@ -1,7 +1,7 @@
 """The progress line of each step, and a live progress bar if standard error is a terminal.
 
 The line has the format that tools for MindSpeed-LLM parse: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
-included; trackers use the names in `names.py`.
+included; trackers use the names in `metric_names.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from mindspeed_dpo.observability.names import EVAL_PREFIX, metric
+from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, metric
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def format_line(
     Args:
         step: Finished step, from 1.
         total_steps: Total number of steps of the run.
-        metrics: Values by the names of `names.py`; every one is printed.
+        metrics: Values by the names of `metric_names.py`; every one is printed.
         eta_s: Seconds until the run ends, or None to leave it out.
         legacy_keys: Print MindSpeed-LLM's key where it differs, e.g. `actor/pg_loss` for `loss`.
 
@@ -74,7 +74,6 @@ class ProgressLine:
         completed_steps: Steps already done before this run starts.
         interval: Number of steps between two lines; the first and the last are always printed.
         legacy_keys: As in `format_line`.
-        show_all: Print every metric and not only the headlines; all are in metrics.jsonl either way.
         console: Where the bar goes; by default standard error. No bar where this is not a terminal.
         clock: Seconds from any start, for the remaining time.
     """
@@ -86,12 +85,11 @@ class ProgressLine:
         completed_steps: int = 0,
         interval: int = 1,
         legacy_keys: bool = False,
-        show_all: bool = False,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._done_before, self._interval = total_steps, completed_steps, interval
-        self._legacy_keys, self._everything, self._clock = legacy_keys, show_all, clock
+        self._legacy_keys, self._clock = legacy_keys, clock
         self._start_s = clock()
         self._bar = _live_bar(console or Console(file=sys.stderr), total_steps, completed_steps)
 
@@ -101,7 +99,7 @@ class ProgressLine:
         Raises:
             ValueError: A name is not in the table of metrics.
         """
-        shown = {name: value for name, value in metrics.items() if self._everything or _is_headline(name)}
+        shown = {name: value for name, value in metrics.items() if _is_headline(name)}
         line = format_line(step, self._total, shown, eta_s=self._eta_s(step), legacy_keys=self._legacy_keys)
         if step % self._interval == 0 or step in (self._done_before + 1, self._total):
             logger.info(line)

@@ -7,7 +7,7 @@ import uuid
 import swanlab
 from swanlab.exceptions import ApiError, AuthenticationError, DataStoreError
 
-from mindspeed_dpo.observability.external_trackers import LibraryRunTracker, TrackerRun
+from mindspeed_dpo.observability.tracker import LibraryRunTracker, TrackerRun
 
 _ID_LENGTH = 21
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 
 class TensorBoard:

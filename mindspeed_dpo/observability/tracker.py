@@ -1,9 +1,10 @@
-"""The interface of metric trackers, and a composite of several trackers."""
+"""The interfaces of metric trackers, the description of a run for external ones, and a composite of several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 
 class Tracker(Protocol):
@@ -14,7 +15,7 @@ class Tracker(Protocol):
 
         Args:
             step: Number of the finished step, from 1.
-            metrics: Values by the names of `names.py`.
+            metrics: Values by the names of `metric_names.py`.
         """
 
     def close(self) -> None:
@@ -36,3 +37,54 @@ class Trackers:
         """Close every tracker."""
         for tracker in self._trackers:
             tracker.close()
+
+
+@dataclass(frozen=True)
+class TrackerRun:
+    """The run as it is described to a tracker.
+
+    Example:
+        TrackerRun("my-project", "offline_dpo_trainer_tiny", "outputs/run/wandb", {"training": {"train_iters": 3}})
+
+    Attributes:
+        project: Project, or experiment, of the tracker.
+        name: Name of the run.
+        place: Folder of the tracker's local files, or address of its store; "" if it has neither.
+        config: Resolved settings by section, plain values.
+        id: The tracker's id of the run if it is continued, or None.
+    """
+
+    project: str
+    name: str
+    place: str
+    config: Mapping[str, Any]
+    id: str | None = None
+
+
+class ExternalTracker(Tracker, Protocol):
+    """A tracker with a library of its own.
+
+    Attributes:
+        id: The tracker's id of the run.
+        errors: Exceptions that its library raises if metrics cannot be logged.
+    """
+
+    id: str
+    errors: tuple[type[Exception], ...]
+
+
+class LibraryRunTracker:
+    """Base class of trackers whose library has a run object with `log` and `finish`."""
+
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Add a point to each curve."""
+        self._run.log(dict(metrics), step=step)
+
+    def close(self) -> None:
+        """Flush pending metrics and finish the run."""
+        if self._run is not None:
+            self._run.finish()
+        self._run = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import wandb
 from wandb.errors import Error
 
-from mindspeed_dpo.observability.external_trackers import LibraryRunTracker, TrackerRun
+from mindspeed_dpo.observability.tracker import LibraryRunTracker, TrackerRun
 
 
 class Wandb(LibraryRunTracker):

@@ -77,10 +77,3 @@ class ParallelRank:
     def holds_first_copy(self) -> bool:
         """Whether this process holds the first copy of its weights; every data- and context-parallel rank has one."""
         return self.dp_rank == 0 and self.cp_rank == 0
-
-
-def shard(count: int, dp_rank: int, dp: int) -> range:
-    """Return the contiguous positions of a data-parallel rank among `count` items; sizes differ by at most one."""
-    base, rest = divmod(count, dp)
-    start = dp_rank * base + min(dp_rank, rest)
-    return range(start, start + base + (dp_rank < rest))

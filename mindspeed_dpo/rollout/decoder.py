@@ -22,9 +22,9 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.kv_cache import BLOCK, CacheTile, KvCache, Prefix, as_blocks
-from mindspeed_dpo.rollout.layer import LayerProducts, LayerWeights, MakeProduct, check_weights
+from mindspeed_dpo.rollout.layer_weights import LayerProducts, LayerWeights, MakeProduct, check_weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 

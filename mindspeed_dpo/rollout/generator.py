@@ -106,7 +106,6 @@ class Generator:
         rows: Sequence[int],
         sample_numbers: Sequence[int],
         version: int,
-        with_logps: bool = True,
     ) -> RolloutBatch:
         """Generate responses and return them as a batch.
 
@@ -115,9 +114,8 @@ class Generator:
             rows: Dataset row of each prompt.
             sample_numbers: Position of each prompt in the order of the run.
             version: Version of the policy.
-            with_logps: Whether to sum log-probabilities.
         """
-        responses = self.generate(prompts, sample_numbers, with_logps)
+        responses = self.generate(prompts, sample_numbers)
         return rollout_batch(prompts, rows, responses, version, self.settings.n_samples_per_prompt)
 
     def _check(self, prompts: Sequence[Tensor], sample_numbers: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 
 

@@ -35,8 +35,8 @@ from mindspeed_dpo.trainers.resume import with_resumed_output_dir
 from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
 from mindspeed_dpo.trainers.sample_table import SAMPLES_FILE, SampleTable
 from mindspeed_dpo.trainers.trackers import open_trackers
-from mindspeed_dpo.weights.assets import ASSETS_FOLDER, copy_assets
-from mindspeed_dpo.workers.setup.sources import open_initial_weights
+from mindspeed_dpo.weights.hf_assets import ASSETS_FOLDER, copy_assets
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.retention import mark_best, prune
+from mindspeed_dpo.engine.checkpoint_retention import mark_best, prune
 from mindspeed_dpo.trainers.resume import ResumePoint
 
 logger = logging.getLogger(__name__)

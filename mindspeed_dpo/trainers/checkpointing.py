@@ -15,7 +15,7 @@ from typing import Any
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
-from mindspeed_dpo.trainers.timer import StepTimer
+from mindspeed_dpo.trainers.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)
 

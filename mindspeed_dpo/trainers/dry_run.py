@@ -17,8 +17,8 @@ from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, 
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, FilteredRows
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.device.environment import environment_rows, likely_kind
@@ -85,9 +85,9 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
     what = "prompts" if run.is_online else "pairs"
     yield "steps", f"{steps}, {steps * size} {what}"
     try:
-        rows = kept_rows(run, run.actor.data.data_path)
+        rows = filtered_rows(run, run.actor.data.data_path)
         splits = rows.splits(run.actor.data.split)
-        evaluated = {name: kept_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
+        evaluated = {name: filtered_rows(run, path) for name, path in (run.loop.eval_data_path or {}).items()}
     except (OSError, ValueError) as error:
         yield "epochs", f"unknown: the data cannot be read ({error})"
         return
@@ -100,7 +100,7 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
             yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
 
 
-def kept_rows(run: RunConfig, data_path: str) -> FilteredRows:
+def filtered_rows(run: RunConfig, data_path: str) -> FilteredRows:
     """The rows that the run would keep of a set, by their lengths.
 
     Raises:

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.observability.names import eval_set_metrics
+from mindspeed_dpo.observability.metric_names import eval_set_metrics
 from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
-from mindspeed_dpo.trainers.timer import StepTimer
-from mindspeed_dpo.workers.interfaces import Logps
+from mindspeed_dpo.trainers.step_timer import StepTimer
+from mindspeed_dpo.workers.role_interfaces import Logps
 
 
 @dataclass

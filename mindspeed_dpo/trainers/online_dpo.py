@@ -24,7 +24,7 @@ from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite
 from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprobs, method_of
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable
-from mindspeed_dpo.trainers.timer import StepTimer
+from mindspeed_dpo.trainers.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
 from mindspeed_dpo.controller.role_groups import ReferenceGroup
 from mindspeed_dpo.device.ops.sums import plain_segment_sum
-from mindspeed_dpo.workers.interfaces import Logps
+from mindspeed_dpo.workers.role_interfaces import Logps
 
 Scores = NDArray[np.float32]
 POLICY, SECOND_MODEL = 0, 1

@@ -17,8 +17,9 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
-from mindspeed_dpo.workers.interfaces import Logps, Rows
-from mindspeed_dpo.workers.setup.sources import evaluation_data, open_initial_weights
+from mindspeed_dpo.workers.role_interfaces import Logps, Rows
+from mindspeed_dpo.workers.setup.datasets import evaluation_data
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 logger = logging.getLogger(__name__)
 

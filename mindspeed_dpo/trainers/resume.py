@@ -26,7 +26,8 @@ from mindspeed_dpo.engine.checkpoint_files import (
 )
 from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
-from mindspeed_dpo.workers.setup.sources import open_initial_weights, sampling_of
+from mindspeed_dpo.workers.setup.datasets import sampling_of
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -10,11 +11,11 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.data.datasets.blending import parse_data_path
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
 from mindspeed_dpo.data.datasets.filtering import Splits
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
-from mindspeed_dpo.data.indexed.column_group import check_fingerprints
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.trainers.resume import (
     ResumePoint,
@@ -26,14 +27,9 @@ from mindspeed_dpo.weights.hf_config import describe_differences, model_config_f
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
-from mindspeed_dpo.workers.setup.objectives import learning_rate_of
-from mindspeed_dpo.workers.setup.sources import (
-    REWARD,
-    evaluation_data,
-    open_dataset,
-    open_initial_adapter,
-    open_initial_weights,
-)
+from mindspeed_dpo.workers.setup.datasets import evaluation_data, open_dataset
+from mindspeed_dpo.workers.setup.initial_weights import REWARD, open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +74,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
     """
     learning_rate_of(config.actor, config.loop.train_iters)
     for data in (config.actor.data, *evaluation_data(config).values()):
-        check_data(data)
+        check_data(data, PROMPT_COLUMNS if config.is_online else PAIR_COLUMNS)
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
     if isinstance(dataset, PromptDataset):
@@ -125,7 +121,7 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
         check_weights(role)
 
 
-def check_data(data: DataConfig) -> None:
+def check_data(data: DataConfig, columns: Sequence[str]) -> None:
     """Check that data was preprocessed with the configured tokenizer and template, as far as its metadata says.
 
     Raises:
@@ -133,7 +129,7 @@ def check_data(data: DataConfig) -> None:
     """
     tokenizer = tokenizer_fingerprint(data.tokenizer_name_or_path) if data.tokenizer_name_or_path else None
     for source in parse_data_path(data.data_path):
-        check_fingerprints(source.prefix, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
+        check_fingerprints(source.prefix, columns, tokenizer_fingerprint=tokenizer, prompt_type=data.prompt_type)
 
 
 def check_weights(role: RoleConfig) -> None:

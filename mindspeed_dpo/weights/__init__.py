@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
-from mindspeed_dpo.weights.placement import ParallelLayout, Placement
+from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 __all__ = [

@@ -17,7 +17,7 @@ from mindspeed_dpo.weights.convert import ConversionRequest
 from mindspeed_dpo.weights.dtype_cast import DTYPES
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import FAMILIES
-from mindspeed_dpo.weights.placement import ParallelLayout
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.assets import find_assets
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import SCORE_HEAD, TensorEntry, model_entries
+from mindspeed_dpo.weights.hf_assets import find_assets
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import SCORE_HEAD, TensorEntry, model_entries
 from mindspeed_dpo.weights.safe_pickle import InertObject, reject_foreign_objects
 from mindspeed_dpo.weights.torch_file import read_pickle, read_torch_bytes
 from mindspeed_dpo.weights.weight_source import WeightSource, check_mcore_shape

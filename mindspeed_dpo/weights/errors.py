@@ -8,4 +8,4 @@ class WeightsError(ValueError):
 
 
 class HfConfigError(ValueError):
-    """A config.json asks for something that is not supported, or lacks a key that is required."""
+    """A config.json requests something that is not supported, or lacks a key that is required."""

@@ -19,8 +19,8 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import TensorEntry, is_tied, model_entries
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
 from mindspeed_dpo.weights.torch_file import read_torch_file
 from mindspeed_dpo.weights.weight_source import WeightSource, check_dtypes, check_shape
@@ -66,7 +66,7 @@ class HfSource(WeightSource):
         return bool(entry.hf_names) and all(name in self._files for name in entry.hf_names)
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
-        """Missing and unexpected names, by the shards or their index; known buffers are ignored.
+        """Missing and unexpected names, by the shards or their index; buffers are ignored.
 
         Raises:
             WeightsError: A tied model's output layer differs from its embedding.

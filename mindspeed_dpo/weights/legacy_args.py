@@ -12,7 +12,7 @@ from typing import Any
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.placement import ParallelLayout
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 _MODEL_FIELDS = (
     "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size", "vocab_size",

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.assets import find_assets
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.hf_assets import find_assets
+from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement, TPRank
 from mindspeed_dpo.weights.legacy_args import layout_from_args, model_from_args, plain_args
-from mindspeed_dpo.weights.placement import ParallelLayout, Placement, TPRank
-from mindspeed_dpo.weights.rules import (
+from mindspeed_dpo.weights.name_mapping import (
     OUTPUT_LAYER,
     SCORE_HEAD,
     RuleTable,

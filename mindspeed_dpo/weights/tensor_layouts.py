@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.placement import UNSHARDED, TPRank
+from mindspeed_dpo.weights.layer_placement import UNSHARDED, TPRank
 
 Shape = tuple[int, ...]
 Size = int | Callable[[ModelConfig], int]

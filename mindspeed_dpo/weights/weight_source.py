@@ -18,8 +18,8 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import UNSHARDED, Placement, TPRank
-from mindspeed_dpo.weights.rules import RuleTable, TensorEntry, local_entries, model_entries
+from mindspeed_dpo.weights.layer_placement import UNSHARDED, Placement, TPRank
+from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, local_entries, model_entries
 from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 
 logger = logging.getLogger(__name__)

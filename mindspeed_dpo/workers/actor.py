@@ -28,12 +28,11 @@ from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
+from mindspeed_dpo.observability.metric_names import EVAL_PREFIX
 from mindspeed_dpo.observability.metrics import MetricSums
-from mindspeed_dpo.observability.names import EVAL_PREFIX
 from mindspeed_dpo.parallel.sums import sum_over_ranks
-from mindspeed_dpo.workers.batching.gather_step import gather_step
+from mindspeed_dpo.workers.batching.cross_pair_gather import gather_step_values
 from mindspeed_dpo.workers.batching.minibatches import minibatches
-from mindspeed_dpo.workers.interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.logprobs import (
     kl_surrogate,
     response_logps,
@@ -42,9 +41,16 @@ from mindspeed_dpo.workers.logprobs import (
     workload_metrics,
     wpo_weights,
 )
-from mindspeed_dpo.workers.setup.builders import build_trained_model, make_batch_builder
-from mindspeed_dpo.workers.setup.objectives import beta_of, learning_rate_of, objective_of, steps_per_iteration
-from mindspeed_dpo.workers.setup.sources import adapters_on_weights, sampling_of
+from mindspeed_dpo.workers.role_interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
+from mindspeed_dpo.workers.setup.datasets import sampling_of
+from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
+from mindspeed_dpo.workers.setup.model_builder import build_trained_model, make_batch_builder
+from mindspeed_dpo.workers.setup.objective_and_schedule import (
+    beta_of,
+    learning_rate_of,
+    objective_of,
+    steps_per_iteration,
+)
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_peak_memory_bytes
 from mindspeed_dpo.workers.weight_sync.sender import WeightSender
 
@@ -213,7 +219,7 @@ class ActorWorker(Actor):
         loss = self.role.loss
         if not loss.is_grouped or not self.context.place.is_last_stage:
             return None
-        values = gather_step(batches, scored, num_pairs, loss.ld_alpha)
+        values = gather_step_values(batches, scored, num_pairs, loss.ld_alpha)
         if adapt_beta and loss.beta_dpo_alpha:
             assert isinstance(self.objective, PreferenceObjective)
             self.objective, self._mean_margin = with_adapted_beta(self.objective, values, self._mean_margin)

@@ -10,14 +10,14 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.interfaces import P, R, Role, RoleMethod, RoleT, implementation, interface_of
 from mindspeed_dpo.workers.reference import build_reference
 from mindspeed_dpo.workers.reward import RewardWorker
+from mindspeed_dpo.workers.role_interfaces import P, R, Role, RoleMethod, RoleT, implementation, interface_of
 from mindspeed_dpo.workers.rollout import RolloutWorker
-from mindspeed_dpo.workers.setup.sources import open_dataset, open_pairs, open_prompts
+from mindspeed_dpo.workers.setup.datasets import open_dataset, open_pairs, open_prompts
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 
@@ -46,7 +46,7 @@ class ColocatedRoles:
     ) -> ColocatedRoles:
         """Join the default process group and split it by the leading role's layout; a collective."""
         parallel = leading.parallel
-        groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes, store)
+        process_groups.join(rank, world_size, master, accelerator.backend, parallel.distributed_timeout_minutes, store)
         return cls.on_joined_group(run, leading, accelerator, rank, world_size)
 
     @classmethod
@@ -61,7 +61,7 @@ class ColocatedRoles:
             parallel.pipeline_model_parallel_size,
             parallel.context_parallel_size,
         )
-        groups.split(topology, parallel.distributed_timeout_minutes)
+        process_groups.split(topology, parallel.distributed_timeout_minutes)
         return cls(WorkerContext(run, topology.place(rank), accelerator))
 
     def build(self, name: str) -> None:
@@ -87,7 +87,7 @@ class ColocatedRoles:
     def leave(self) -> None:
         """Drop all roles and destroy the process groups."""
         self.roles.clear()
-        groups.leave()
+        process_groups.leave()
 
 
 def _build_actor(process: ColocatedRoles) -> ActorWorker:

@@ -17,7 +17,7 @@ from mindspeed_dpo.models.chunked_logprob_head import ENTROPY, LOG_COLLISION, LO
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder
-from mindspeed_dpo.workers.interfaces import Pairs, ReplicaValues, Rows
+from mindspeed_dpo.workers.role_interfaces import Pairs, ReplicaValues, Rows
 
 # Micro-batches on the device at once while scoring: enough to fill a pipeline.
 HELD_MICRO_BATCHES = 16

@@ -13,15 +13,15 @@ from typing_extensions import override
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.parallel.topology import shard
-from mindspeed_dpo.workers.interfaces import Reward
-from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, open_functions
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
 from mindspeed_dpo.workers.rewards.reward_model import build_model_scorer
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer
+from mindspeed_dpo.workers.role_interfaces import Reward
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)

@@ -9,16 +9,17 @@ from typing_extensions import override
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.online import NASH_MD
+from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
-from mindspeed_dpo.parallel.topology import ParallelRank, shard
+from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
 from mindspeed_dpo.rollout.paired_generation import PairedGenerator
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.interfaces import Rollout, Rows
-from mindspeed_dpo.workers.setup.sources import stop_ids
+from mindspeed_dpo.workers.role_interfaces import Rollout, Rows
+from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.receiver import placement, reference_weights, rollout_weights
 

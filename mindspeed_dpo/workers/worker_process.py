@@ -14,8 +14,8 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.observability.logs import LogSession, start_logging
-from mindspeed_dpo.parallel.store import host_store
-from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.parallel.rendezvous_store import host_store
+from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 
 if TYPE_CHECKING:
     from mindspeed_dpo.workers.colocated_roles import ColocatedRoles

@@ -24,15 +24,15 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "tensorboard": CoveredBy("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
     "device": CoveredBy(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
     "master_port": CoveredBy("unit/workers/test_worker_process.py::test_the_next_pool_meets_one_port_higher"),
-    "ray_address": CoveredBy(f"{_COMMANDS}::test_too_few_devices_are_told_with_what_there_is"),
+    "ray_address": CoveredBy(f"{_COMMANDS}::test_too_few_devices_are_reported_with_those_available"),
     "ray_resource": CoveredBy("unit/device/test_accelerator.py::test_each_kind_has_its_backend_and_its_ray_resource"),
     "eval_data_path": CoveredBy(
-        "unit/trainers/test_evaluation.py::test_each_set_is_measured_whole_with_its_own_reference"
+        "unit/trainers/test_evaluation.py::test_each_set_is_measured_completely_with_its_own_reference"
     ),
     "eval_at_start": CoveredBy(
         "unit/trainers/test_evaluation.py::test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only"
     ),
-    "best_metric": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_the_best_is_saved_when_found_and_named"),
+    "best_metric": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_the_best_is_saved_at_its_step_and_named"),
     "best_metric_mode": _BEST_CHECKPOINT,
     "early_stop_patience": CoveredBy("unit/trainers/test_checkpoint_policy.py::test_a_run_ends_when_patience_runs_out"),
     "early_stop_min_delta": _BEST_CHECKPOINT,
@@ -52,7 +52,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
             "mlflow_experiment",
             "mlflow_run_name",
         ),
-        CoveredBy(f"{_CHECKPOINT_POLICY}::test_what_a_tracker_is_told_comes_from_its_keys"),
+        CoveredBy(f"{_CHECKPOINT_POLICY}::test_what_a_tracker_gets_comes_from_its_keys"),
     ),
     "probe_share_prompt": CoveredBy(
         "distributed/test_npu_contract.py::test_prompts_are_repeated_where_the_device_cannot_share_them"
@@ -65,7 +65,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "original_max_position_embeddings": _FREQUENCIES,
     "max_position_embeddings": CoveredBy(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
     "add_qkv_bias": CoveredBy("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
-    "sliding_window": CoveredBy("unit/weights/test_hf_config.py::test_a_window_is_kept_where_every_layer_feels_it"),
+    "sliding_window": CoveredBy("unit/weights/test_hf_config.py::test_a_window_is_read_where_every_layer_has_it"),
     # How it runs; none of these may change a number.
     "overlap_grad_reduce": _OPTIONS,
     "overlap_param_gather": _OPTIONS,
@@ -82,7 +82,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     ),
     "sync_ref_model": CoveredBy("distributed/test_following_reference.py::test_the_reference_takes_up_the_policy"),
     "tokenizer_name_or_path": CoveredBy(
-        "unit/workers/rewards/test_reward_tokenizers.py::test_the_policys_tokenizer_is_found_beside_its_weights"
+        "unit/workers/rewards/test_reward_tokenizers.py::test_the_policys_tokenizer_is_loaded_from_beside_its_weights"
     ),
     "load": CoveredBy(f"{_CONFIG}/test_config_layering.py::test_the_reference_inherits_nothing_from_the_actor_section"),
     "random_init": CoveredBy(f"{_CONFIG}/test_config_layering.py::test_a_randomly_started_policy_is_its_own_reference"),
@@ -117,8 +117,8 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     ),
     # Online.
     "num_samples_per_step": CoveredBy(f"{_CONFIG}/test_config_online.py::test_the_work_of_an_iteration"),
-    "rollout_slots": CoveredBy("unit/rollout/test_generator.py::test_a_finished_response_makes_room_at_once"),
-    "decode_rows": CoveredBy("unit/rollout/test_rollout_parallel.py::test_two_tensor_ranks_answer_as_one"),
+    "rollout_slots": CoveredBy("unit/rollout/test_generator.py::test_a_finished_response_frees_its_slot_at_once"),
+    "decode_rows": CoveredBy("unit/rollout/test_rollout_parallel.py::test_two_tensor_ranks_generate_as_one"),
     "max_tokens_to_oom": CoveredBy(
         "unit/rollout/test_generator.py::test_a_cache_beyond_the_limit_is_refused_with_what_to_change"
     ),
@@ -131,12 +131,12 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
         "unit/weights/test_resharding.py::test_a_bucket_that_holds_no_row_stops_with_the_size_that_does"
     ),
     "rollout_staleness": CoveredBy(
-        "distributed/test_stale_rollouts.py::test_answers_come_from_the_weights_of_the_step_before"
+        "distributed/test_stale_rollouts.py::test_responses_come_from_the_weights_of_the_step_before"
     ),
     "judge": CoveredBy("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
-    "reward_failure": CoveredBy("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_asked_for"),
+    "reward_failure": CoveredBy("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_configured"),
     "extract_content_for_reward": CoveredBy(
-        "unit/workers/test_reward.py::test_only_the_answer_is_scored_where_that_is_asked_for"
+        "unit/workers/test_reward.py::test_only_the_answer_is_scored_where_that_is_configured"
     ),
     "dataset_additional_keys": CoveredBy("unit/data/test_text_columns.py::test_numbers_stay_with_their_pair"),
     "reward_tokenizer": CoveredBy(

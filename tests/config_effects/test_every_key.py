@@ -14,7 +14,7 @@ from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.workers import colocated_roles
-from mindspeed_dpo.workers.setup.sources import stop_ids
+from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from tests.config_effects import comparison
 from tests.config_effects.comparison import KeyChange, Keys, metrics, offline, online, plan
 from tests.config_effects.covered_by_tests import COVERED_BY_TESTS
@@ -121,7 +121,7 @@ def test_distributed_timeout_minutes_reaches_the_process_group(monkeypatch: pyte
     assert seen == [7, 7]
 
 
-def test_prompt_type_tells_what_ends_an_answer(tmp_path: Path) -> None:
+def test_prompt_type_sets_what_ends_a_response(tmp_path: Path) -> None:
     run = online({})
     templates = tmp_path / "templates.json"
     templates.write_text('[{"name": "own", "format_user": {"slots": ["{{content}}"]}, "stop_words": ["~"]}]')
@@ -130,7 +130,7 @@ def test_prompt_type_tells_what_ends_an_answer(tmp_path: Path) -> None:
     assert stop_ids(replace(run.actor, data=data)) > plain
 
 
-def test_md5_validate_asks_for_digests_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_md5_validate_requests_digests_of_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
     def handle(*groups: Any, validate: bool, **options: Any) -> Any:
@@ -144,7 +144,7 @@ def test_md5_validate_asks_for_digests_of_the_weights(monkeypatch: pytest.Monkey
     assert seen == [True, False]
 
 
-def test_log_samples_interval_writes_a_table_of_answers() -> None:
+def test_log_samples_interval_writes_a_table_of_responses() -> None:
     runs = {interval: online({"log_samples_interval": interval}) for interval in (None, 1)}
     for run in runs.values():
         comparison.train(run)

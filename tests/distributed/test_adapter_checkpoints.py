@@ -72,9 +72,9 @@ def test_weights_that_have_moved_are_named(
         expected = loaded(moved, saved / "iter_0000001" / "adapter")(tokens).logits
         torch.testing.assert_close(base_model(tmp_path / "merged")(tokens).logits, expected, rtol=0, atol=1e-5)
     other = save_tiny_policy(tmp_path / "other", seed=3)
-    assert convert_ckpt.main([*to_hf, f"--load-dir={other}", f"--save-dir={tmp_path / 'wrong'}"]) == 1
+    assert convert_ckpt.main([*to_hf, f"--load-dir={other}", f"--save-dir={tmp_path / 'rejected'}"]) == 1
     assert "does not hold the weights that the adapters of" in capsys.readouterr().err
-    assert not (tmp_path / "wrong").exists()
+    assert not (tmp_path / "rejected").exists()
 
 
 CHANGES: dict[str, tuple[dict[str, Any], str]] = {
@@ -98,7 +98,7 @@ def test_a_run_with_other_adapters_does_not_go_on(change: str, trained: tuple[Pa
         open_inputs(adapter_run(run, policy, resume_from=run / "out", train_iters=8, **keys))
 
 
-def test_other_weights_beneath_do_not_go_on(trained: tuple[Path, Path], tmp_path: Path) -> None:
+def test_other_base_weights_cannot_be_resumed(trained: tuple[Path, Path], tmp_path: Path) -> None:
     other, run = save_tiny_policy(tmp_path / "other", seed=3), trained[1]
     with pytest.raises(CheckpointError, match=f"was trained on the weights in .*; those in .*{other.name} differ"):
         open_inputs(adapter_run(run, other, resume_from=run / "out", train_iters=8))
@@ -108,7 +108,7 @@ def test_adapters_and_all_weights_do_not_continue_each_other(trained: tuple[Path
     policy, run = trained
     with pytest.raises(CheckpointError, match="contains adapters only; resume its run with resume_from and load="):
         open_inputs(adapter_run(tmp_path, run / "out" / "checkpoints", finetune=False))
-    whole = {"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}
-    train(adapter_run(tmp_path, policy, **whole, train_iters=1))
+    complete = {"lora_target_modules": [], "lora_r": 16, "lora_alpha": 32}
+    train(adapter_run(tmp_path, policy, **complete, train_iters=1))
     with pytest.raises(CheckpointError, match="contains all weights and no adapters; start a new run"):
         open_inputs(adapter_run(tmp_path, policy, resume_from=tmp_path / "out", train_iters=8))

@@ -102,8 +102,8 @@ def alone(policy: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[s
 @pytest.mark.parametrize("other", OTHERS)
 def test_every_layout_learns_the_same(other: str, policy: Path, alone: list[dict[str, float]], tmp_path: Path) -> None:
     layout, settings = OTHERS[other]
-    found = train(adapter_run(tmp_path, policy, layout, **SHORT, **settings))
-    assert_same_run(found, alone, ADAPTERS, LEARNING)
+    actual = train(adapter_run(tmp_path, policy, layout, **SHORT, **settings))
+    assert_same_run(actual, alone, ADAPTERS, LEARNING)
 
 
 def test_the_live_reference_gives_the_numbers_of_the_cached_one(policy: Path, tmp_path: Path) -> None:

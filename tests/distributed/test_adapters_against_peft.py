@@ -47,10 +47,10 @@ def test_every_gradient_equals_that_of_peft(family: str, modules: tuple[str, ...
     world_size, job = SPLIT[layout]
     job = replace(job, weights=folder, adapter=adapter)
     norms = pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
-    found = open_adapter(tmp_path / "gradient").tensors
-    assert_same_tensors(found, expected)
-    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    assert norms == pytest.approx([float(whole)] * world_size, rel=ROUNDING)
+    actual = open_adapter(tmp_path / "gradient").tensors
+    assert_same_tensors(actual, expected)
+    complete = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert norms == pytest.approx([float(complete)] * world_size, rel=ROUNDING)
 
 
 @pytest.mark.parametrize("tp", [1, 2])
@@ -59,7 +59,7 @@ def test_logits_equal_those_of_peft(family: str, modules: tuple[str, ...], tp: i
     folder, adapter = adapted(family, modules, tmp_path)
     batch = PreferenceBatch.from_lists(PROMPTS, RESPONSES)
     job = Job(folder, tp=tp, share_prompt=False, adapter=adapter)
-    (logits,) = [found for found in pool(tp).run(logits_job, job, batch) if found is not None]
+    (logits,) = [actual for actual in pool(tp).run(logits_job, job, batch) if actual is not None]
     model = loaded(folder, adapter)
     with torch.no_grad():
         expected = torch.cat([model(torch.tensor([p + r])).logits[0] for p, r in sequences()])

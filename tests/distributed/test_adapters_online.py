@@ -1,4 +1,4 @@
-"""Online runs that train adapters: the rollout answers as the policy with them, wherever it gets its weights from."""
+"""Online runs that train adapters: the rollout generates like the policy with them, however it gets its weights."""
 
 from __future__ import annotations
 
@@ -45,6 +45,6 @@ def test_the_rollout_follows_the_adapters_wherever_it_is(inputs: OnlineInputs, t
     for place, steps in runs.items():
         for name in names:
             if name in expected[0]:
-                found = [step[name] for step in steps]
-                np.testing.assert_allclose(found, [s[name] for s in expected], rtol=1e-3, atol=1e-5, err_msg=place)
+                actual = [step[name] for step in steps]
+                np.testing.assert_allclose(actual, [s[name] for s in expected], rtol=1e-3, atol=1e-5, err_msg=place)
     assert open_adapter(tmp_path / "in place" / "checkpoints").settings.lora_r == 8

@@ -137,10 +137,10 @@ def test_every_gradient_equals_that_of_hugging_face(
     world_size, job = LAYOUTS[layout]
     job = Job(**{**vars(job), "weights": folder})
     norms = pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
-    found = read_tensors(tmp_path / "gradient")
-    assert_same_tensors(found, expected)
-    whole = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    assert norms == pytest.approx([float(whole)] * world_size, rel=ROUNDING)
+    actual = read_tensors(tmp_path / "gradient")
+    assert_same_tensors(actual, expected)
+    complete = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert norms == pytest.approx([float(complete)] * world_size, rel=ROUNDING)
 
 
 def load(folder: Path) -> PreTrainedModel:
@@ -152,7 +152,7 @@ def sequences() -> list[tuple[list[int], list[int]]]:
 
 
 def hf_log_probs(model: PreTrainedModel) -> Tensor:
-    """[P, 2], one sequence at a time, from whole logits."""
+    """[P, 2], one sequence at a time, from the full logits."""
     sums = []
     for prompt, response in sequences():
         logps = model(torch.tensor([prompt + response])).logits[0].log_softmax(-1)

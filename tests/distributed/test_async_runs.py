@@ -1,4 +1,4 @@
-"""Runs with `async_save` over pools of processes: the same checkpoints, and a run that goes on where one was lost."""
+"""Runs with `async_save` over pools of processes: the same checkpoints, and a run that resumes where one was lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine import async_checkpoint
 from mindspeed_dpo.engine.checkpoint_files import iteration_dir
-from mindspeed_dpo.engine.retention import saved_iterations
+from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.observability.names import EVAL_PREFIX, LOSS_TERM_PREFIX, METRICS, metric
+from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, LOSS_TERM_PREFIX, METRICS, metric
 from tests.support.online import RULE, online_inputs
 from tests.support.runs import tiny_online_run, train
 from tests.unit.workers.pairs import random_run

@@ -1,4 +1,4 @@
-"""TR-DPO: a reference that takes up the policy every so many steps, in every layout, also where a run goes on."""
+"""TR-DPO: a reference that is updated every so many steps, in every layout, also where a run is resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def seated(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, ActorGroup, ReferenceGroup]:
+def build_actor(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, ActorGroup, ReferenceGroup]:
     run = random_run(folder, layout, **KEYS, ref_model_mixup_alpha=alpha)
     group = PoolGroup(run, layout[0] * layout[1] * layout[2])
     group.build("actor")
@@ -35,7 +35,7 @@ def seated(folder: Path, layout: Layout, alpha: float) -> tuple[PoolGroup, Actor
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1), (1, 1, 2)], ids=str)
 def test_the_reference_takes_up_the_policy(layout: Layout, tmp_path: Path) -> None:
-    _, actor, reference = seated(tmp_path, layout, alpha=1.0)
+    _, actor, reference = build_actor(tmp_path, layout, alpha=1.0)
     before = reference.log_probs(ROWS)
     for step in range(2):
         actor.update(step, ROWS, before)
@@ -44,7 +44,7 @@ def test_the_reference_takes_up_the_policy(layout: Layout, tmp_path: Path) -> No
             assert np.array_equal(reference.log_probs(ROWS), before)
     np.testing.assert_allclose(reference.log_probs(ROWS), actor.log_probs(ROWS), rtol=ROUNDING)
     assert not np.allclose(reference.log_probs(ROWS), before)
-    # What sync_ref_model does not ask for does not happen.
+    # Without sync_ref_model nothing is updated.
     assert ReferenceGroup(PoolGroup(random_run(tmp_path), 1), settings=ReferenceConfig()).sync_if_due(512) is False
 
 
@@ -54,7 +54,7 @@ def weights(colocated: ColocatedRoles) -> dict[str, list[float]]:
 
 
 def test_a_mix_takes_its_share_of_both(tmp_path: Path) -> None:
-    group, actor, reference = seated(tmp_path, (1, 1, 1), alpha=0.25)
+    group, actor, reference = build_actor(tmp_path, (1, 1, 1), alpha=0.25)
     for step in range(2):
         actor.update(step, ROWS, reference.log_probs(ROWS))
     (before,) = group.inspect(weights)
@@ -69,17 +69,17 @@ def test_a_mix_takes_its_share_of_both(tmp_path: Path) -> None:
 def test_a_run_that_goes_on_has_the_reference_it_had(layout: Layout, tmp_path: Path) -> None:
     keys = {**KEYS, "save_interval": 3, "train_iters": 6, "split": "60,40,0", "eval_interval": 1, "eval_iters": 1}
     keys |= {"global_batch_size": 2, "micro_batch_size": 1}
-    whole = train(random_run(tmp_path, layout, **keys, output_dir=tmp_path / "whole"))
+    complete = train(random_run(tmp_path, layout, **keys, output_dir=tmp_path / "complete"))
     resumed = train(
         random_run(
             tmp_path,
             layout,
             **keys,
             output_dir=tmp_path / "on",
-            resume_from=tmp_path / "whole/checkpoints/iter_0000003",
+            resume_from=tmp_path / "complete/checkpoints/iter_0000003",
         )
     )
-    names = [name for name in whole[-1] if not name.startswith(("timing", "memory")) and not name.endswith("_per_s")]
-    assert [{n: m.get(n) for n in names} for m in resumed] == [{n: m.get(n) for n in names} for m in whole[3:]]
+    names = [name for name in complete[-1] if not name.startswith(("timing", "memory")) and not name.endswith("_per_s")]
+    assert [{n: m.get(n) for n in names} for m in resumed] == [{n: m.get(n) for n in names} for m in complete[3:]]
     # The reference did move, so the first step's reference would have given other numbers.
-    assert whole[2]["rewards/margins"] != whole[4]["rewards/margins"]
+    assert complete[2]["rewards/margins"] != complete[4]["rewards/margins"]

@@ -72,8 +72,8 @@ def expected(folder: Path) -> Tensor:
 def test_the_error_does_not_grow_with_the_response(layout: str, folder: Path, expected: Tensor) -> None:
     world_size, job = LAYOUTS[layout]
     scores = pool(world_size).run(scores_job, replace(job, weights=folder), batch())
-    (found,) = [one for one in scores if one is not None]
-    assert found.dtype == torch.float64
-    error = (found - expected).abs()
+    (actual,) = [one for one in scores if one is not None]
+    assert actual.dtype == torch.float64
+    error = (actual - expected).abs()
     assert bool((error <= 1e-6 * expected.abs() + 2e-6).all()), error
     assert expected.min() < -50_000

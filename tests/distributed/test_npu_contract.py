@@ -1,7 +1,7 @@
 """`device: npu` over the reference torch_npu and MindSpeed: it trains as the CPU does, and as was recorded from TRL.
 
 Everything is on the host here: what is shown is the order of starting, the calls of operators and collectives, and that
-MindSpeed's habits change nothing. Kernels and HCCL are not shown. `make test-mindspeed` runs this file with the real
+MindSpeed's effects change nothing. Kernels and HCCL are not shown. `make test-mindspeed` runs this file with the real
 MindSpeed.
 """
 
@@ -82,22 +82,22 @@ def test_training_on_npu_follows_the_recording(case: str, layout: Layout, tmp_pa
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (2, 1, 1), (1, 2, 1)], ids=str)
-def test_online_training_with_fixed_answers_is_that_on_the_cpu_and_offline_training(
+def test_online_training_with_fixed_responses_is_that_on_the_cpu_and_offline_training(
     layout: Layout, tmp_path: Path
 ) -> None:
     write_inputs(tmp_path)
     # Random weights are drawn on the device, which has numbers of its own.
     settings = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "sequence_parallel": layout[0] > 1}
     settings |= {"train_iters": online.STEPS, "global_batch_size": online.BATCH, **STEADY}
-    found = {}
+    actual = {}
     for name, device, responses in (("offline", NPU, 0), ("pairs", NPU, 2), ("online", NPU, 3), ("cpu", {}, 3)):
         (tmp_path / name).mkdir()
         run = random_run(tmp_path / name, layout, **settings, **device)
-        found[name] = online.train(run, responses, tmp_path / name)
-    online.assert_same_bits(found["pairs"], found["offline"])
-    online.assert_close(found["online"], found["offline"])
-    online.assert_close(found["online"], found["cpu"])
-    assert found["online"].metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+        actual[name] = online.train(run, responses, tmp_path / name)
+    online.assert_same_bits(actual["pairs"], actual["offline"])
+    online.assert_close(actual["online"], actual["offline"])
+    online.assert_close(actual["online"], actual["cpu"])
+    assert actual["online"].metrics[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -105,28 +105,28 @@ def test_online_training_with_fixed_answers_is_that_on_the_cpu_and_offline_train
     [((1, 1, 1), 1, 0), ((2, 1, 1), 2, 0), ((1, 2, 1), 1, 1)],
     ids=["in place", "in place, two ranks", "own, of two stages"],
 )
-def test_a_rollout_on_npu_answers_as_one_on_the_cpu_with_what_was_learned(
+def test_a_rollout_on_npu_generates_as_one_on_the_cpu_with_trained_weights(
     layout: Layout, inference_tp: int, own: int, tmp_path: Path
 ) -> None:
-    answers = []
+    sampled = []
     for device in ({}, NPU):
         jobs = Jobs(online_run(tmp_path, layout, inference_tp, own, lr=1e-2, **device), tmp_path)
         jobs.learn()
         jobs.hand_over(1)
-        before = min(jobs.rollout.inspect(calls_of_crew)) if device else 0
-        answers.append(jobs.generate([4, 0, 2, 1], 7, 1))
+        before = min(jobs.rollout.inspect(calls_of_roles)) if device else 0
+        sampled.append(jobs.generate([4, 0, 2, 1], 7, 1))
         if device:
-            assert min(jobs.rollout.inspect(calls_of_crew)) > before
+            assert min(jobs.rollout.inspect(calls_of_roles)) > before
         # What a device sums in float32 travels in it here.
-        policys = jobs.logps(answers[-1].samples).double()
-        torch.testing.assert_close(answers[-1].logps, policys, rtol=1e-4, atol=1e-4)
-    on_cpu, on_npu = answers
+        policys = jobs.logps(sampled[-1].samples).double()
+        torch.testing.assert_close(sampled[-1].logps, policys, rtol=1e-4, atol=1e-4)
+    on_cpu, on_npu = sampled
     assert torch.equal(on_npu.samples.response_tokens, on_cpu.samples.response_tokens)
     assert torch.equal(on_npu.samples.response_lengths, on_cpu.samples.response_lengths)
     torch.testing.assert_close(on_npu.logps, on_cpu.logps, rtol=1e-5, atol=1e-5)
 
 
-def calls_of_crew(_: ColocatedRoles) -> int:
+def calls_of_roles(_: ColocatedRoles) -> int:
     return number_of_calls()
 
 
@@ -134,14 +134,14 @@ def calls_of_crew(_: ColocatedRoles) -> int:
 def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would_not_load(
     is_sharded: bool, tmp_path: Path
 ) -> None:
-    # The reference MindSpeed has no sharding type of the optimizer that loads: whoever used one would fail here.
+    # The reference MindSpeed has no sharding type of the optimizer that loads: code that used one would fail here.
     settings = {"train_iters": 4, "save_interval": 2, "lr": 1e-2, "use_distributed_optimizer": is_sharded, **NPU}
-    whole = train(random_run(tmp_path, (1, 1, 2), **settings))
+    complete = train(random_run(tmp_path, (1, 1, 2), **settings))
     saved = tmp_path / "out" / "checkpoints" / "iter_0000002"
     again = random_run(tmp_path, (1, 1, 2), **{**settings, "output_dir": tmp_path / "again", "resume_from": saved})
     rest = train(again)
     assert [record["step"] for record in rest] == [3, 4]
-    for one, other in zip(rest, whole[2:], strict=True):
+    for one, other in zip(rest, complete[2:], strict=True):
         assert (one["loss"], one["grad_norm"]) == (other["loss"], other["grad_norm"])
 
 
@@ -150,12 +150,12 @@ def sizes_of_config(colocated: ColocatedRoles) -> tuple[int, int, bool]:
     return config.num_attention_heads, config.tensor_model_parallel_size, config.variable_seq_lengths
 
 
-def test_what_mindspeed_was_told_for_another_role_does_not_reach_a_config(tmp_path: Path) -> None:
+def test_settings_passed_to_mindspeed_for_another_role_do_not_reach_a_config(tmp_path: Path) -> None:
     group = PoolGroup(random_run(tmp_path, **NPU), 1)
     group.build("actor")
-    found = group.inspect(sizes_of_config)[0]
+    actual = group.inspect(sizes_of_config)[0]
     group.leave()
-    assert found[1:] == (1, False)
+    assert actual[1:] == (1, False)
     assert (SETTINGS["tensor_model_parallel_size"], SETTINGS["variable_seq_lengths"]) == (2, True)
 
 
@@ -184,7 +184,7 @@ def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path)
         with pytest.raises(AssertionError, match="Sq and Skv must be equal"):
             train(unasked)
     finally:
-        # The failure has ended the processes; new ones have an attention that is whole.
+        # The failure has ended the processes; new ones have intact attention.
         assert pool(1, device="npu") is not processes
     assert_same_run(repeated, shared, FULL, set(COMPARED) & set(shared[0]))
     assert repeated[0]["tokens_computed"] > shared[0]["tokens_computed"]

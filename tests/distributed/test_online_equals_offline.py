@@ -63,7 +63,7 @@ class Trained:
 
 
 @dataclass
-class FixedAnswers:
+class FixedResponses:
     """Rollout and reward: the two responses of each pair, alone or with a third in an order that changes by row."""
 
     responses: int
@@ -72,20 +72,20 @@ class FixedAnswers:
         return [0, 1] if self.responses == 2 else np.random.default_rng(row).permutation(3).tolist()
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
-        prompts, answers = [], []
+        prompts, sampled = [], []
         for row in rows.tolist():
             prompt, chosen, rejected = PAIRS[row]
             prompts.append(prompt)
-            answers.append([[chosen, rejected, MIDDLE][k] for k in self.order(row)])
+            sampled.append([[chosen, rejected, MIDDLE][k] for k in self.order(row)])
         ended = torch.ones((len(rows), self.responses), dtype=torch.bool)
-        return lambda: RolloutBatch(PreferenceBatch.from_lists(prompts, answers), torch.as_tensor(rows), ended)
+        return lambda: RolloutBatch(PreferenceBatch.from_lists(prompts, sampled), torch.as_tensor(rows), ended)
 
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
         scores = [[[1.0, -1.0, 0.0][k] for k in self.order(row)] for row in rollouts.rows.tolist()]
         return lambda: Scored(np.array(scores, np.float32))
 
     def update_weights(self, version: int) -> None:
-        """Nothing answers with them."""
+        """Nothing generates with them."""
 
 
 def parameters(colocated: ColocatedRoles) -> torch.Tensor:
@@ -98,7 +98,7 @@ def train(run: RunConfig, responses: int, folder: Path) -> Trained:
     group.build("actor")
     group.build("ref")
     before = group.inspect(parameters)
-    recorder, answers = Recorder([]), FixedAnswers(responses)
+    recorder, sampled = Recorder([]), FixedResponses(responses)
     common = {
         "actor": ActorGroup(group),
         "reference": ReferenceGroup(group),
@@ -110,7 +110,7 @@ def train(run: RunConfig, responses: int, folder: Path) -> Trained:
     if responses:
         samples = SampleTable(folder / "samples.jsonl", str, None)
         trainer = OnlineDPOTrainer(
-            rollout=answers, reward=answers, pairing=PairingConfig(ppo_mini_batch_size=BATCH), samples=samples, **common
+            rollout=sampled, reward=sampled, pairing=PairingConfig(ppo_mini_batch_size=BATCH), samples=samples, **common
         )  # type: ignore[arg-type]
     else:
         trainer = OfflineDPOTrainer(  # type: ignore[assignment]

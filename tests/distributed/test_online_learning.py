@@ -44,7 +44,7 @@ def test_the_score_of_a_trained_reward_model_rises_while_the_policy_stays_near_i
     assert 0 < mean(steps[-5:], "objective/kl") < 15
 
 
-# Nash-MD's gradient is slow: a whole score of difference is a chance of 0.73 to win, 0.23 above the baseline.
+# Nash-MD's gradient is slow: a difference of one is a chance of 0.73 to win, 0.23 above the baseline.
 @pytest.mark.parametrize(("method", "beta", "gain"), [("xpo", 0.1, 0.3), ("nash_md", 0.01, 0.15)])
 def test_a_policy_that_meets_its_reference_or_a_mixture_learns_the_rule(
     inputs: OnlineInputs, method: str, beta: float, gain: float, tmp_path: Path

@@ -1,4 +1,4 @@
-"""Context parallelism in whole runs: every metric is that of one process, evaluation and token statistics included."""
+"""Context parallelism in complete runs: every metric is that of one process, with evaluation and token statistics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS: dict[str, Any] = {
 }  # fmt: skip
 LOSSES: dict[str, dict[str, Any]] = {
     "weighted by the policy": {"use_weighting": True, "ld_alpha": 0.3, "pref_ftx": 0.1},
-    "of the whole step": {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5], "beta_dpo_alpha": 0.6},
+    "of the full step": {"dpo_loss_type": ["sigmoid", "sft"], "loss_weights": [1, 0.5], "beta_dpo_alpha": 0.6},
 }
 
 

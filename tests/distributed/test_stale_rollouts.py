@@ -1,4 +1,4 @@
-"""One step ahead over pools of processes: whose weights answer, beside a loop by hand; runs that stop and go on."""
+"""One step ahead over pools of processes: whose weights generate, against a loop by hand; stopped and resumed runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 STEPS, BATCH = 4, 4
 XPO = {"online_method": "xpo", "xpo_alpha": 0.2, "n_samples_per_prompt": 2}
 FOLLOWED = {"sync_ref_model": True, "ref_model_sync_steps": 2}
-TOLD = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected")
+METRICS = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected")
 
 
 @pytest.fixture(scope="module")
@@ -47,35 +47,37 @@ def stale_run(folder: Path, output_dir: Path, staleness: int = 1, **settings: An
 
 
 def by_hand(run: RunConfig) -> list[dict[str, float]]:
-    """One thing after the other: step n learns from answers that were sampled before step n - 1 learned."""
+    """One thing after the other: step n trains on responses that were sampled before step n - 1 trained."""
     groups = {name: PoolGroup(run, sum(sizes), name) for name, sizes in run.pools.items()}
-    seats = {role: groups[run.pool_of(role)] for role in ("actor", "rollout", "ref", "reward")}
-    for role, group in seats.items():
+    group_of = {role: groups[run.pool_of(role)] for role in ("actor", "rollout", "ref", "reward")}
+    for role, group in group_of.items():
         group.build(role)
-    actor, reward = ActorGroup(seats["actor"]), RewardGroup(seats["reward"])
-    reference = ReferenceGroup(seats["ref"], settings=run.actor.reference)
-    rollout = RolloutGroup(seats["rollout"], seats["actor"], num_senders=1)
+    actor, reward = ActorGroup(group_of["actor"]), RewardGroup(group_of["reward"])
+    reference = ReferenceGroup(group_of["ref"], settings=run.actor.reference)
+    rollout = RolloutGroup(group_of["rollout"], group_of["actor"], num_senders=1)
     rollout.update_weights(0)
     order, method = PairSampler(len(PROMPTS), BATCH, run.loop.seed, True), method_of(run.actor.pairing)
-    answers, told = rollout.generate(order.rows(0), 0), []
+    responses, logged = rollout.generate(order.rows(0), 0), []
     for step in range(STEPS):
         following = rollout.generate(order.rows(step + 1), (step + 1) * BATCH)
-        scores = reward.score(answers).scores
-        selection = method.select(answers.samples, scores, seed=(run.loop.seed, step))
-        known = method.start_ref_logps(reference, answers.samples)()
-        pairs, ref_logps = method.training_batch(known, selection, scores)
-        learned = actor.update(step, pairs, ref_logps)
-        told.append({name: learned[name] for name in TOLD} | {"pairs/staleness": step - answers.version})
+        scores = reward.score(responses).scores
+        selection = method.select(responses.samples, scores, seed=(run.loop.seed, step))
+        ref_values = method.start_ref_logps(reference, responses.samples)()
+        pairs, ref_logps = method.training_batch(ref_values, selection, scores)
+        metrics = actor.update(step, pairs, ref_logps)
+        logged.append({name: metrics[name] for name in METRICS} | {"pairs/staleness": step - responses.version})
         rollout.update_weights(step + 1)
         reference.sync_if_due(step + 1)
-        answers = following
+        responses = following
     for group in groups.values():
         group.leave()
-    return told
+    return logged
 
 
 @pytest.mark.parametrize("method", [{}, FOLLOWED, XPO], ids=["dpo", "reference that follows", "xpo"])
-def test_answers_come_from_the_weights_of_the_step_before(method: dict[str, Any], folder: Path, tmp_path: Path) -> None:
+def test_responses_come_from_the_weights_of_the_step_before(
+    method: dict[str, Any], folder: Path, tmp_path: Path
+) -> None:
     run = stale_run(folder, tmp_path / "stale", rollout_staleness=1, **method)
     stale, hand = train(run), by_hand(run)
     assert [{name: step[name] for name in hand[0]} for step in stale] == hand
@@ -88,15 +90,15 @@ def test_answers_come_from_the_weights_of_the_step_before(method: dict[str, Any]
 
 
 def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    """Ask for a stop in the middle of a step."""
+    """Request a stop in the middle of a step."""
     write: Callable[..., None] = SampleTable.write
 
-    def struck(self: SampleTable, step: int, *args: Any) -> None:
+    def interrupted(self: SampleTable, step: int, *args: Any) -> None:
         write(self, step, *args)
         if step == at:
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(SampleTable, "write", struck)
+    monkeypatch.setattr(SampleTable, "write", interrupted)
 
 
 def test_a_run_that_was_stopped_and_goes_on_equals_one_left_alone_bit_by_bit(
@@ -111,15 +113,15 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_left_alone_bit_by_bit(
         assert train_on(open_inputs(run), groups) == INTERRUPTED
         for group in groups.values():
             group.leave()
-    kept = read_rollouts(stopped / "checkpoints" / "iter_0000002")
-    assert kept is not None and kept.version == 1
+    saved = read_rollouts(stopped / "checkpoints" / "iter_0000002")
+    assert saved is not None and saved.version == 1
     train(stale_run(folder, stopped, resume_from=stopped))
     assert numbers(stopped) == numbers(alone)
     assert different_weights(alone, stopped) == []
     assert read_rollouts(stopped / "checkpoints" / f"iter_{STEPS:07d}") is None
 
 
-def test_answers_of_other_settings_are_not_learned_from(
+def test_responses_of_other_settings_are_not_trained_on(
     folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(stale_run(folder, tmp_path, save_interval=2))

@@ -1,4 +1,4 @@
-"""Virtual stages in whole runs: what is measured, learned, saved and taken up again is that of one process."""
+"""Virtual stages in complete runs: metrics, training, checkpoints and resuming are those of one process."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def run_of(folder: Path, policy: Path, layout: Layout = (1, 1, 1), **settings: A
     return random_run(folder, layout, **{**keys, **settings})
 
 
-def equal(found: Sequence[dict[str, float]], expected: Sequence[dict[str, float]], bound: Bound = FULL) -> None:
-    for ours, theirs in zip(found, expected, strict=True):
+def equal(actual: Sequence[dict[str, float]], expected: Sequence[dict[str, float]], bound: Bound = FULL) -> None:
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours.keys() - {"micro_batch_fill"} == theirs.keys() - {"micro_batch_fill"}
-    assert_same_run(found, expected, bound, but=NOT_ALIKE)
+    assert_same_run(actual, expected, bound, but=NOT_ALIKE)
 
 
 LAYOUTS: dict[str, tuple[Layout, dict[str, Any]]] = {
@@ -79,9 +79,9 @@ def test_metrics_are_those_of_one_process(
     name: str, policy: Path, alone: list[dict[str, float]], tmp_path: Path
 ) -> None:
     layout, settings = LAYOUTS[name]
-    found = train(run_of(tmp_path / "found", policy, layout, **VIRTUAL, **{**KEYS, **settings}))
+    actual = train(run_of(tmp_path / "virtual", policy, layout, **VIRTUAL, **{**KEYS, **settings}))
     assert any(key.startswith("eval/") for key in alone[-1])
-    equal(found, alone)
+    equal(actual, alone)
 
 
 def test_a_run_goes_on_with_and_without_them(policy: Path, tmp_path: Path) -> None:
@@ -89,21 +89,21 @@ def test_a_run_goes_on_with_and_without_them(policy: Path, tmp_path: Path) -> No
     straight = train(run_of(tmp_path / "straight", policy, **keys))
     steps = []
     for step, virtual in enumerate([VIRTUAL, {}, VIRTUAL, {}], 1):
-        resume = {"resume_from": tmp_path / "found" / "out"} if step > 1 else {}
+        resume = {"resume_from": tmp_path / "virtual" / "out"} if step > 1 else {}
         settings = {**keys, **virtual, **resume, "train_iters": step, "lr_decay_iters": 4}
-        steps = train(run_of(tmp_path / "found", policy, (1, 2, 1), **settings))
+        steps = train(run_of(tmp_path / "virtual", policy, (1, 2, 1), **settings))
     equal(steps, straight)
 
 
 def test_adapters_learn_what_they_learn_in_one_process(policy: Path, tmp_path: Path) -> None:
     keys = {**STEADY_ADAPTERS, "global_batch_size": 2, "train_iters": 3, "num_layers": 4}
     alone = train(adapter_run(tmp_path / "alone", policy, **keys))
-    found = train(
-        adapter_run(tmp_path / "found", policy, (2, 2, 1), **keys, **VIRTUAL, **RECOMPUTE, sequence_parallel=True)
+    actual = train(
+        adapter_run(tmp_path / "virtual", policy, (2, 2, 1), **keys, **VIRTUAL, **RECOMPUTE, sequence_parallel=True)
     )
-    equal(found, alone, ADAPTERS)
-    keys |= {"train_iters": 4, "resume_from": tmp_path / "found" / "out"}
-    assert len(train(adapter_run(tmp_path / "found", policy, (1, 2, 1), **keys))) == 4
+    equal(actual, alone, ADAPTERS)
+    keys |= {"train_iters": 4, "resume_from": tmp_path / "virtual" / "out"}
+    assert len(train(adapter_run(tmp_path / "virtual", policy, (1, 2, 1), **keys))) == 4
 
 
 def test_a_reference_follows_the_policy(policy: Path, tmp_path: Path) -> None:
@@ -121,17 +121,17 @@ def test_a_reference_follows_the_policy(policy: Path, tmp_path: Path) -> None:
     assert not np.allclose(reference.log_probs(rows), before)
 
 
-def test_online_they_answer_and_learn_alike(tmp_path: Path) -> None:
+def test_online_they_generate_and_train_alike(tmp_path: Path) -> None:
     keys = {
         "num_layers": 4, "train_iters": 2, "global_batch_size": 4, "ppo_mini_batch_size": 4, "n_samples_per_prompt": 3,
         "reward_functions": ["tests.support.reward_functions.length"], "data_path": prompts_with_text(), **STEADY,
     }  # fmt: skip
     alone = train(online_run(tmp_path, (1, 1, 1), 1, **keys, output_dir=tmp_path / "alone"))
-    found = train(online_run(tmp_path, (1, 2, 1), 1, **keys, **VIRTUAL, output_dir=tmp_path / "found"))
-    assert_same_run(found, alone, FULL, ("loss", "grad_norm", "logps/chosen", "rewards/margins"))
+    actual = train(online_run(tmp_path, (1, 2, 1), 1, **keys, **VIRTUAL, output_dir=tmp_path / "virtual"))
+    assert_same_run(actual, alone, FULL, ("loss", "grad_norm", "logps/chosen", "rewards/margins"))
 
 
-def test_a_random_reference_is_not_dealt_out_anew(tmp_path: Path) -> None:
+def test_a_random_reference_is_not_initialised_again(tmp_path: Path) -> None:
     keys: dict[str, Any] = {"num_layers": 4, "save_interval": 1, "train_iters": 1}
     train(random_run(tmp_path, (1, 2, 1), **keys, **VIRTUAL))
     keys |= {"train_iters": 2, "resume_from": tmp_path / "out"}

@@ -59,6 +59,6 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> OwnRun:
 
 @pytest.fixture(scope="session")
 def ray_address() -> Iterator[str]:
-    """Address of a Ray cluster with room for four processes, for runs that need not start their own."""
+    """Address of a Ray cluster with four free slots for processes, for runs that need not start their own."""
     with ray_cluster(num_cpus=4) as address:
         yield address

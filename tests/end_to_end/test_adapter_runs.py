@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import command, succeed, training
+from tests.support.metrics import read_metrics
 from tests.support.peft_adapters import base_model, loaded
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
@@ -25,8 +25,8 @@ def test_adapters_are_trained_and_come_out_for_peft_and_merged(
         "train_iters": 6, "lr_decay_iters": 6, "save_interval": 4, "eval_interval": 6, "ray_address": ray_address,
         "output_dir": out,
     }  # fmt: skip
-    told = succeed(*training((2, 1, 1), **keys, sequence_parallel=True)).told
-    assert "the actor with its adapters off, once before training" in told
+    text = succeed(*training((2, 1, 1), **keys, sequence_parallel=True)).text
+    assert "the actor with its adapters off, once before training" in text
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-6) and steps[-1]["loss"] < 0.69
     succeed("convert_ckpt.py", "--load-dir", saved, "--save-model-type", "hf", "--save-dir", tmp_path / "merged")
@@ -41,5 +41,5 @@ def test_adapters_are_trained_and_come_out_for_peft_and_merged(
 
 def test_a_misspelt_target_stops_the_command(own_run: OwnRun, tmp_path: Path) -> None:
     finished = command(*training((1, 1, 1), **own_run.keys, lora_target_modules=["qproj"], output_dir=tmp_path / "out"))
-    assert finished.code == 2 and "did you mean q_proj?" in finished.told
+    assert finished.code == 2 and "did you mean q_proj?" in finished.text
     assert not (tmp_path / "out").exists()

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.recordings.files import POLICY, recording
 from tests.support.commands import succeed, training
-from tests.support.conversions import assert_exported_whole, to_mcore
+from tests.support.conversions import assert_exported_completely, to_mcore
+from tests.support.metrics import read_metrics
 from tests.support.recorded_runs import compare, preprocess_arguments, recorded_keys
 from tests.support.runs import Layout
 
@@ -43,4 +43,4 @@ def test_the_commands_follow_the_recording(layout: Layout, pairs: Path, ray_addr
     }
     succeed(*training(layout, **keys), f"training.ray_address={ray_address}")
     compare(CASE, read_metrics(run / "metrics.jsonl"), run / "checkpoints")
-    assert_exported_whole(run / "checkpoints", tmp_path / "hf")
+    assert_exported_completely(run / "checkpoints", tmp_path / "hf")

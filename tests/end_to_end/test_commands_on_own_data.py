@@ -1,4 +1,4 @@
-"""A whole run on data of the repository's own making: what it measures, what it writes, what becomes of it."""
+"""A complete run on data that the repository makes: its metrics, its files, and the export of its checkpoint."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.engine.retention import saved_iterations
-from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training
-from tests.support.conversions import assert_exported_whole
+from tests.support.conversions import assert_exported_completely
+from tests.support.metrics import read_metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 
@@ -34,7 +34,7 @@ def test_the_first_loss_is_ln_2_and_the_margin_rises(metrics: list[dict[str, flo
     assert thirds == sorted(thirds) and thirds[2] > thirds[0] + 1
 
 
-def test_held_out_pairs_are_measured_when_asked_and_at_the_end(metrics: list[dict[str, float]]) -> None:
+def test_held_out_pairs_are_measured_at_the_interval_and_at_the_end(metrics: list[dict[str, float]]) -> None:
     measured = [step for step in metrics if any(name.startswith("eval/") for name in step)]
     assert [step["step"] for step in measured] == [8, 16, 24]
     assert measured[-1]["eval/loss"] < measured[0]["eval/loss"] < math.log(2)
@@ -63,7 +63,7 @@ def test_the_written_configuration_is_the_run(own_run: OwnRun) -> None:
 
 
 def test_the_result_is_a_hugging_face_model(own_run: OwnRun, tmp_path: Path) -> None:
-    assert_exported_whole(own_run.output_dir / "checkpoints", tmp_path / "hf")
+    assert_exported_completely(own_run.output_dir / "checkpoints", tmp_path / "hf")
     succeed("examples/tiny/try_model.py", tmp_path / "hf")
 
 
@@ -85,9 +85,9 @@ def test_a_run_that_does_not_get_better_ends_well_with_its_best_checkpoint(
         "best_metric": "eval/given/loss", "early_stop_patience": 2, "keep_last_checkpoints": 1, "save_interval": 1,
         "output_dir": tmp_path,
     }  # fmt: skip
-    told = succeed(*training((1, 1, 1), **keys), f"training.ray_address={ray_address}").told
+    text = succeed(*training((1, 1, 1), **keys), f"training.ray_address={ray_address}").text
     # The first evaluation is the best, two more are no better.
-    assert "stopping early: eval/given/loss has not improved" in told and "actor/pg_loss : 0.6931" in told
+    assert "stopping early: eval/given/loss has not improved" in text and "actor/pg_loss : 0.6931" in text
     assert [step["step"] for step in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
     assert (best["step"], best["checkpoint"], best["mode"]) == (2, "iter_0000002", "min")

@@ -26,7 +26,7 @@ def lines(rows: list[dict[str, str]]) -> str:
 
 
 class Bad(NamedTuple):
-    """An input file's text (None: no file), flags that differ, and words of the answer."""
+    """An input file's text (None: no file), flags that differ, and words of the error message."""
 
     text: str | None
     flags: dict[str, str]
@@ -87,7 +87,7 @@ def test_input_that_cannot_be_used_is_refused(
     bad = BAD[name]
     finished = call(preprocess_data.main, arguments(bad.text, bad.flags), capfd)
     assert finished.code in (1, 2), finished
-    assert [word for word in bad.words if word not in finished.told] == [], finished.told
+    assert [word for word in bad.words if word not in finished.text] == [], finished.text
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
@@ -98,10 +98,10 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(
     row: dict[str, str], reason: str, arguments: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     finished = call(preprocess_data.main, arguments(lines([*GOOD, row]), {}), capfd)
-    assert finished.code == 0, finished.told
-    told = {" ".join(line.split()[:-1]): line.split()[-1] for line in finished.told.splitlines() if line.strip()}
-    assert told["rows read"] == "11" and told["rows written"] == "10", finished.told
-    (line,) = [line for line in finished.told.splitlines() if reason in line]
+    assert finished.code == 0, finished.text
+    text = {" ".join(line.split()[:-1]): line.split()[-1] for line in finished.text.splitlines() if line.strip()}
+    assert text["rows read"] == "11" and text["rows written"] == "10", finished.text
+    (line,) = [line for line in finished.text.splitlines() if reason in line]
     assert line.split(reason)[1].split()[0] == "1" and "row 11" in line
 
 
@@ -110,5 +110,5 @@ def test_the_shell_gets_the_sentence_and_the_exit_code(arguments: Any, tmp_path:
     bad = BAD["broken JSON"]
     finished = command("preprocess_data.py", *arguments(bad.text, bad.flags))
     assert finished.code == 1
-    assert finished.told.splitlines()[-1].startswith("preprocess_data.py: ") and "row 3" in finished.told
-    assert "Traceback" not in finished.told
+    assert finished.text.splitlines()[-1].startswith("preprocess_data.py: ") and "row 3" in finished.text
+    assert "Traceback" not in finished.text

@@ -30,7 +30,7 @@ class Bad:
     """A run that cannot be.
 
     Attributes:
-        words: Of the answer.
+        words: Of the error message.
         keys: Settings that differ; `{}` in a text stands for the damaged copy's folder.
         overrides: More of the command line.
         copied: Which of the run's folders is copied: model, weights, checkpoints or tokens.
@@ -120,7 +120,7 @@ BAD = {
     "half-written checkpoint to load": damaged(
         "checkpoints", without(".metadata"), "lacks .metadata", "the checkpoint is incomplete", load="{}"
     ),
-    "nameless checkpoint to go on from": damaged(
+    "nameless checkpoint to resume from": damaged(
         "checkpoints", without(METADATA), METADATA, load="{}", finetune=False, no_load_rng=True
     ),
     "converted weights to resume": damaged("weights", None, "is not a complete checkpoint", resume_from="{}"),
@@ -133,15 +133,15 @@ BAD = {
 
 @pytest.fixture
 def ray_untouched(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Whatever asked Ray to start or connect."""
-    asked: list[Any] = []
+    """Calls that start Ray or connect to it."""
+    calls: list[Any] = []
 
     def init(*args: Any, **options: Any) -> None:
-        asked.append((args, options))
+        calls.append((args, options))
         raise ConnectionError("no Ray here")
 
     monkeypatch.setattr(ray, "init", init)
-    return asked
+    return calls
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -153,9 +153,9 @@ def test_a_run_that_cannot_be_is_refused_before_ray(
     keys = {key: value.format(copy) if isinstance(value, str) else value for key, value in bad.keys.items()}
     arguments = training(bad.layout, **{**own_run.keys, "output_dir": tmp_path / "run", **keys})
     finished = call(ray_gpt.main, [*arguments[1:], *bad.overrides], capfd)
-    assert ray_untouched == [], finished.told
-    assert finished.code == bad.code, finished.told
-    assert [word for word in bad.words if word not in finished.told] == [], finished.told
+    assert ray_untouched == [], finished.text
+    assert finished.code == bad.code, finished.text
+    assert [word for word in bad.words if word not in finished.text] == [], finished.text
     assert_nothing_begun(tmp_path / "run")
 
 
@@ -186,7 +186,7 @@ def test_an_output_folder_that_cannot_be_is_refused(
     (tmp_path / "file").write_text("in the way")
     arguments = training((2, 1, 1), **{**own_run.keys, "output_dir": tmp_path / "file"})
     finished = call(ray_gpt.main, arguments[1:], capfd)
-    assert finished.code in (1, 2) and "output_dir" in finished.told and ray_untouched == []
+    assert finished.code in (1, 2) and "output_dir" in finished.text and ray_untouched == []
 
 
 def test_a_refused_resume_leaves_the_run_as_it_was(
@@ -207,19 +207,19 @@ def run_on(ray_address: str, own_run: OwnRun, folder: Path, *overrides: str, **k
 
 def assert_one_sentence(finished: Finished, *words: str) -> None:
     """It failed, and the last line says why."""
-    assert finished.code == 1, finished.told
-    assert "Traceback" not in finished.told
-    assert [word for word in words if word not in finished.told.splitlines()[-1]] == [], finished.told
+    assert finished.code == 1, finished.text
+    assert "Traceback" not in finished.text
+    assert [word for word in words if word not in finished.text.splitlines()[-1]] == [], finished.text
 
 
-def test_too_few_devices_are_told_with_what_there_is(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
+def test_too_few_devices_are_reported_with_those_available(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
     pool = "resource_pool.actor_rollout=[8]"
     finished = run_on(ray_address, own_run, tmp_path, pool, micro_batch_size=2)
     assert_one_sentence(finished, "too few devices", "actor_rollout: [8]", "has 4", "ray start")
     assert_nothing_begun(tmp_path)
 
 
-def test_a_port_in_use_is_told(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
@@ -228,13 +228,15 @@ def test_a_port_in_use_is_told(ray_address: str, own_run: OwnRun, tmp_path: Path
     assert_one_sentence(finished, f"master_port={port} is in use", "choose another")
 
 
-def test_data_of_another_tokenizer_is_told(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
+def test_data_of_another_tokenizer_is_reported(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
     keys = {"load": None, "random_init": True}
     finished = run_on(ray_address, own_run, tmp_path, "model.tiny.vocab_size=64", **keys)
     assert_one_sentence(finished, "vocab_size=64", "another tokenizer", "preprocess it again")
 
 
-def test_a_checkpoint_with_a_truncated_tensor_file_is_told(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
+def test_a_checkpoint_with_a_truncated_tensor_file_is_reported(
+    ray_address: str, own_run: OwnRun, tmp_path: Path
+) -> None:
     checkpoints = shutil.copytree(own_run.output_dir / "checkpoints", tmp_path / "copy")
     for path in (checkpoints / LAST).glob("*.distcp"):
         shorten(path)

@@ -16,7 +16,7 @@ from tests.support.tiny_models import save_tiny_model
 
 
 class Bad(NamedTuple):
-    """What happens to the folder, flags that differ, and words of the answer."""
+    """What happens to the folder, flags that differ, and words of the error message."""
 
     damage: Callable[[Path], object] | None
     flags: dict[str, str | int]
@@ -62,7 +62,7 @@ def test_weights_that_cannot_be_used_are_refused(
 ) -> None:
     finished = call(convert_ckpt.main, arguments(BAD[name]), capfd)
     assert finished.code in (1, 2), finished
-    assert [word for word in BAD[name].words if word not in finished.told] == [], finished.told
+    assert [word for word in BAD[name].words if word not in finished.text] == [], finished.text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["hf"]
 
 
@@ -70,5 +70,5 @@ def test_weights_that_cannot_be_used_are_refused(
 def test_the_shell_gets_the_sentence_and_the_exit_code(arguments: Callable[[Bad], list[str]], tmp_path: Path) -> None:
     finished = command("convert_ckpt.py", *arguments(BAD["truncated weights"]))
     assert finished.code == 1
-    assert finished.told.splitlines()[-1].startswith("convert_ckpt.py: ") and "damaged" in finished.told
-    assert "Traceback" not in finished.told
+    assert finished.text.splitlines()[-1].startswith("convert_ckpt.py: ") and "damaged" in finished.text
+    assert "Traceback" not in finished.text

@@ -1,7 +1,7 @@
-"""A run that is struck down and taken up again must give the numbers of one that was left alone, bit by bit.
+"""A run that is interrupted and resumed must give the numbers of an uninterrupted one, bit by bit.
 
-A run over two replicas with the distributed optimizer and shuffled pairs is struck four times in a row, once while it
-writes a checkpoint. Other layouts and dtypes go on by the same bits in the engine's own tests.
+A run over two replicas with the distributed optimizer and shuffled pairs is interrupted four times in a row, once while
+it writes a checkpoint. Other layouts and dtypes resume bit by bit in the engine's own tests.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.engine.retention import saved_iterations
+from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
 from tests.support.commands import succeed, training
 from tests.support.resuming import (
-    Blow,
-    Struck,
-    ask_to_stop,
+    Interrupt,
+    Interrupted,
     different_weights,
+    interrupt_run,
     kill_all,
     kill_driver,
     kill_worker,
     num_steps,
     numbers,
+    request_stop,
     resume,
     saved_iteration,
-    strike,
 )
 from tests.support.runs import ACTOR, Layout
 
@@ -40,12 +40,12 @@ STEPS, SAVE_INTERVAL = 60, 7
 
 
 @dataclass(frozen=True)
-class Story:
-    """Two runs of the same settings: one left alone, one struck and taken up until it was done."""
+class Scenario:
+    """Two runs of the same settings: one uninterrupted, one interrupted and resumed until it was done."""
 
     alone: Path
-    struck: Path
-    blows: list[Struck]
+    interrupted: Path
+    interruptions: list[Interrupted]
 
 
 def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
@@ -63,29 +63,31 @@ def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def story(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def scenario(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
     """A worker killed, everything killed during a save, the driver killed, then a polite stop."""
-    folder, layout = tmp_path_factory.mktemp("story"), (1, 1, 2)
+    folder, layout = tmp_path_factory.mktemp("scenario"), (1, 1, 2)
     more: dict[str, Any] = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
     more.update(best_metric="eval/rewards/margins", keep_last_checkpoints=2, eval_at_start=True)
     succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
-    first, struck = training(layout, **keys_of(own_run, folder / "struck", **more)), folder / "struck"
-    again = resume(first, struck)
-    blows = [_strike_later(first, struck, kill_worker(1))]
-    blows.append(_strike_later(again, struck, kill_all, while_saving=True))
-    leave_half_written(struck / "checkpoints", blows[-1].saved)
-    blows += [_strike_later(again, struck, blow) for blow in (kill_driver, ask_to_stop)]
+    first, interrupted = training(layout, **keys_of(own_run, folder / "interrupted", **more)), folder / "interrupted"
+    again = resume(first, interrupted)
+    interruptions = [_interrupt_later(first, interrupted, kill_worker(1))]
+    interruptions.append(_interrupt_later(again, interrupted, kill_all, while_saving=True))
+    leave_half_written(interrupted / "checkpoints", interruptions[-1].saved)
+    interruptions += [_interrupt_later(again, interrupted, interrupt) for interrupt in (kill_driver, request_stop)]
     succeed(*again)
-    return Story(folder / "alone", struck, blows)
+    return Scenario(folder / "alone", interrupted, interruptions)
 
 
-def _strike_later(arguments: list[str], output_dir: Path, blow: Blow, while_saving: bool = False) -> Struck:
+def _interrupt_later(
+    arguments: list[str], output_dir: Path, interrupt: Interrupt, while_saving: bool = False
+) -> Interrupted:
     """Strike once a checkpoint was written and a few steps more were done than ever before, maybe at the next save."""
     before, saved, checkpoints = num_steps(output_dir), saved_iteration(output_dir), output_dir / "checkpoints"
-    return strike(
+    return interrupt_run(
         arguments,
         output_dir,
-        blow,
+        interrupt,
         lambda: (
             num_steps(output_dir) >= before + 2
             and saved_iteration(output_dir) > saved
@@ -95,43 +97,45 @@ def _strike_later(arguments: list[str], output_dir: Path, blow: Blow, while_savi
 
 
 @pytest.mark.parametrize(
-    "number", range(4), ids=["worker killed", "all killed in a save", "driver killed", "asked to stop"]
+    "number", range(4), ids=["worker killed", "all killed in a save", "driver killed", "stopped by a signal"]
 )
-def test_a_run_is_struck_before_its_end_and_nothing_stays_running(story: Story, number: int) -> None:
-    struck = story.blows[number]
-    assert 0 < struck.saved <= struck.steps[-1] < STEPS
-    assert struck.finished.code == [1, -9, -9, 130][number], struck.finished.told
-    assert struck.left_behind == []
-    assert "Traceback" not in struck.finished.told
+def test_a_run_is_interrupted_before_its_end_and_nothing_stays_running(scenario: Scenario, number: int) -> None:
+    interrupted = scenario.interruptions[number]
+    assert 0 < interrupted.saved <= interrupted.steps[-1] < STEPS
+    assert interrupted.finished.code == [1, -9, -9, 130][number], interrupted.finished.text
+    assert interrupted.left_behind == []
+    assert "Traceback" not in interrupted.finished.text
 
 
-def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(story: Story) -> None:
-    told = [line for line in story.blows[0].finished.told.splitlines() if "actor_rollout rank" in line]
-    assert len(told) == 1, story.blows[0].finished.told
-    assert "actor_rollout rank 1" in told[0] and "the process died" in told[0] and "actor_rollout_1.log" in told[0]
+def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(scenario: Scenario) -> None:
+    text = [line for line in scenario.interruptions[0].finished.text.splitlines() if "actor_rollout rank" in line]
+    assert len(text) == 1, scenario.interruptions[0].finished.text
+    assert "actor_rollout rank 1" in text[0] and "the process died" in text[0] and "actor_rollout_1.log" in text[0]
 
 
-def test_a_polite_stop_saves_the_step_it_ends_with(story: Story) -> None:
-    assert story.blows[3].saved == story.blows[3].steps[-1]
+def test_a_polite_stop_saves_the_step_it_ends_with(scenario: Scenario) -> None:
+    assert scenario.interruptions[3].saved == scenario.interruptions[3].steps[-1]
 
 
-def test_the_numbers_are_those_of_a_run_left_alone(story: Story) -> None:
-    ours, alone = numbers(story.struck), numbers(story.alone)
+def test_the_numbers_are_those_of_a_run_left_alone(scenario: Scenario) -> None:
+    ours, alone = numbers(scenario.interrupted), numbers(scenario.alone)
     assert [step["step"] for step in ours] == list(range(STEPS + 1))
     assert ours == alone
-    assert different_weights(story.struck, story.alone) == []
+    assert different_weights(scenario.interrupted, scenario.alone) == []
 
 
-def test_nothing_half_written_is_left(story: Story) -> None:
-    assert list((story.struck / "checkpoints").glob("*.partial")) == []
+def test_nothing_half_written_is_left(scenario: Scenario) -> None:
+    assert list((scenario.interrupted / "checkpoints").glob("*.partial")) == []
 
 
-def test_the_best_checkpoint_is_that_of_a_run_left_alone_and_old_ones_are_gone(story: Story) -> None:
-    best, alone = (json.loads((run / "checkpoints" / "best.json").read_text()) for run in (story.struck, story.alone))
+def test_the_best_checkpoint_is_that_of_a_run_left_alone_and_old_ones_are_gone(scenario: Scenario) -> None:
+    best, alone = (
+        json.loads((run / "checkpoints" / "best.json").read_text()) for run in (scenario.interrupted, scenario.alone)
+    )
     assert best == alone
-    values = {step["step"]: step["eval/rewards/margins"] for step in numbers(story.alone)[1:] if "eval/loss" in step}
+    values = {step["step"]: step["eval/rewards/margins"] for step in numbers(scenario.alone)[1:] if "eval/loss" in step}
     assert best["value"] == max(values.values()) == values[best["step"]]
-    for run in (story.struck, story.alone):
+    for run in (scenario.interrupted, scenario.alone):
         saved = saved_iterations(run / "checkpoints")
         assert {best["step"], STEPS} <= set(saved) and len(saved) <= 3
 

@@ -11,23 +11,23 @@ import pytest
 
 from tests.support.commands import Finished, Running, command, open_files, simulated_cluster, succeed, until
 from tests.support.online import RULE, OnlineInputs, online_inputs
-from tests.support.resuming import Blow, Struck, num_steps, numbers, resume, saved_iteration, strike
+from tests.support.resuming import Interrupt, Interrupted, interrupt_run, num_steps, numbers, resume, saved_iteration
 from tests.support.runs import online_overrides
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 STEPS, SAVE_INTERVAL = 24, 3
 POOLS = {"ref": "[1]", "reward": "[1]"}
-STRUCK = ("rollout", "reward")
+INTERRUPTED = ("rollout", "reward")
 
 
 @dataclass(frozen=True)
-class Story:
-    """Two runs of the same settings: one left alone, one struck and taken up until it was done."""
+class Scenario:
+    """Two runs of the same settings: one uninterrupted, one interrupted and resumed until it was done."""
 
     alone: Path
-    struck: Path
-    blows: dict[str, Struck]
+    interrupted: Path
+    interruptions: dict[str, Interrupted]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> OnlineInputs:
 
 @pytest.fixture(scope="module")
 def three_nodes() -> Iterator[str]:
-    """Address of a cluster whose nodes declare 2, 1 and 1 NPUs: as many as the shipped file asks for."""
+    """Address of a cluster whose nodes declare 2, 1 and 1 NPUs: as many as the shipped file requires."""
     with simulated_cluster([2, 1, 1]) as address:
         yield address
 
@@ -59,32 +59,32 @@ def writers(output_dir: Path, pool: str = "") -> list[psutil.Process]:
     return [process for process in psutil.process_iter() if any(path.startswith(logs) for path in open_files(process))]
 
 
-def kill(output_dir: Path, pool: str) -> Blow:
-    def blow(run: Running) -> None:
+def kill(output_dir: Path, pool: str) -> Interrupt:
+    def interrupt(run: Running) -> None:
         (process,) = writers(output_dir, f"{pool}_0.log")
         process.kill()
 
-    return blow
+    return interrupt
 
 
 @pytest.fixture(scope="module")
-def story(inputs: OnlineInputs, three_nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A process that generates is killed, then one that scores; that of an actor is in the story of offline runs."""
-    folder = tmp_path_factory.mktemp("story")
+def scenario(inputs: OnlineInputs, three_nodes: str, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+    """A process that generates is killed, then one that scores; that of an actor is among the offline runs."""
+    folder = tmp_path_factory.mktemp("scenario")
     succeed(*online(inputs, three_nodes, folder / "alone"))
-    first = online(inputs, three_nodes, folder / "struck")
-    again = resume(first, folder / "struck")
-    blows: dict[str, Struck] = {}
-    for pool in STRUCK:
-        blows[pool] = _strike_later(again if blows else first, folder / "struck", pool)
-        until(lambda: not writers(folder / "struck"), "the end of all processes of the run")
+    first = online(inputs, three_nodes, folder / "interrupted")
+    again = resume(first, folder / "interrupted")
+    interruptions: dict[str, Interrupted] = {}
+    for pool in INTERRUPTED:
+        interruptions[pool] = _interrupt_later(again if interruptions else first, folder / "interrupted", pool)
+        until(lambda: not writers(folder / "interrupted"), "the end of all processes of the run")
     succeed(*again)
-    return Story(folder / "alone", folder / "struck", blows)
+    return Scenario(folder / "alone", folder / "interrupted", interruptions)
 
 
-def _strike_later(arguments: list[str], output_dir: Path, pool: str) -> Struck:
+def _interrupt_later(arguments: list[str], output_dir: Path, pool: str) -> Interrupted:
     before, saved = num_steps(output_dir), saved_iteration(output_dir)
-    return strike(
+    return interrupt_run(
         arguments,
         output_dir,
         kill(output_dir, pool),
@@ -92,38 +92,38 @@ def _strike_later(arguments: list[str], output_dir: Path, pool: str) -> Struck:
     )
 
 
-@pytest.mark.parametrize("pool", STRUCK)
-def test_a_dead_process_ends_the_run_with_one_message_that_names_it(story: Story, pool: str) -> None:
-    struck = story.blows[pool]
-    assert struck.finished.code == 1 and 0 < struck.saved < STEPS, struck.finished.told
-    told = [line for line in struck.finished.told.splitlines() if "the process died" in line]
-    assert len(told) == 1 and f"{pool} rank 0 on " in told[0] and f"{pool}_0.log" in told[0], struck.finished.told
-    assert "Traceback" not in struck.finished.told
+@pytest.mark.parametrize("pool", INTERRUPTED)
+def test_a_dead_process_ends_the_run_with_one_message_that_names_it(scenario: Scenario, pool: str) -> None:
+    interrupted = scenario.interruptions[pool]
+    assert interrupted.finished.code == 1 and 0 < interrupted.saved < STEPS, interrupted.finished.text
+    text = [line for line in interrupted.finished.text.splitlines() if "the process died" in line]
+    assert len(text) == 1 and f"{pool} rank 0 on " in text[0] and f"{pool}_0.log" in text[0], interrupted.finished.text
+    assert "Traceback" not in interrupted.finished.text
 
 
-def test_the_numbers_are_those_of_a_run_left_alone(story: Story) -> None:
-    ours, alone = numbers(story.struck), numbers(story.alone)
+def test_the_numbers_are_those_of_a_run_left_alone(scenario: Scenario) -> None:
+    ours, alone = numbers(scenario.interrupted), numbers(scenario.alone)
     assert [step["step"] for step in ours] == list(range(1, STEPS + 1))
     assert ours == alone
 
 
-def test_every_role_wrote_the_log_of_its_pool(story: Story) -> None:
-    names = {path.name for path in (story.alone / "logs").glob("*.log")}
+def test_every_role_wrote_the_log_of_its_pool(scenario: Scenario) -> None:
+    names = {path.name for path in (scenario.alone / "logs").glob("*.log")}
     assert names == {"driver_0.log", "actor_rollout_0.log", "rollout_0.log", "ref_0.log", "reward_0.log"}
 
 
 def refused(inputs: OnlineInputs, address: str, output_dir: Path, *more: str) -> Finished:
     finished = command(*online(inputs, address, output_dir, *more))
-    assert finished.code != 0 and "Traceback" not in finished.told, finished.told
+    assert finished.code != 0 and "Traceback" not in finished.text, finished.text
     assert not list(output_dir.glob("logs/rollout_*")) and not (output_dir / "checkpoints").exists()
     return finished
 
 
-def test_too_few_devices_are_refused_saying_what_is_there_and_what_is_asked(
+def test_too_few_devices_are_refused_with_available_and_requested_numbers(
     inputs: OnlineInputs, three_nodes: str, tmp_path: Path
 ) -> None:
-    told = refused(inputs, three_nodes, tmp_path / "few", "resource_pool.ref=[2]").told
-    assert "too few devices" in told and "ref: [2]" in told and "has 2" in told and "has 1" in told
+    text = refused(inputs, three_nodes, tmp_path / "few", "resource_pool.ref=[2]").text
+    assert "too few devices" in text and "ref: [2]" in text and "has 2" in text and "has 1" in text
 
 
 @pytest.mark.parametrize(
@@ -138,5 +138,5 @@ def test_a_layout_that_cannot_be_is_refused_before_anything_starts(
     inputs: OnlineInputs, three_nodes: str, change: str, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     finished = refused(inputs, three_nodes, tmp_path / "no", change)
-    assert finished.code == 2 and all(word in finished.told for word in words), finished.told
+    assert finished.code == 2 and all(word in finished.text for word in words), finished.text
     assert not (tmp_path / "no").exists()

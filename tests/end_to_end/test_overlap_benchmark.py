@@ -13,6 +13,6 @@ def test_it_measures_and_says_where() -> None:
     sizes = ["--size", "tiny", "--steps", "3", "--batch", "2", "--max-new", "4", "--sides", "ahead-async-save"]
     with Running(["benchmarks/overlap.py", *sizes], PYTHONPATH=str(ROOT)) as run:
         finished = run.finish()
-    assert finished.code == 0, finished.told
-    told = " ".join(finished.told.split())  # lines may be broken anywhere
-    assert "ahead-async-save" in told and "Python 3" in told
+    assert finished.code == 0, finished.text
+    text = " ".join(finished.text.split())  # lines may be broken anywhere
+    assert "ahead-async-save" in text and "Python 3" in text

@@ -1,4 +1,4 @@
-"""One process: starts up with the real MindSpeed of TEST_MINDSPEED, or plainly, trains a step, and tells it in JSON.
+"""One process: starts up with the real MindSpeed of TEST_MINDSPEED, or plainly, trains a step, and reports it in JSON.
 
 python -m tests.mindspeed npu|cpu --some-flag value
 """
@@ -11,14 +11,14 @@ import sys
 from typing import Any
 
 from mindspeed_dpo.device import activate
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from tests.support.closeness import STEADY
 from tests.support.npu_processes import start_up
 from tests.support.process_state import process_state
 
 
 def main() -> None:
-    """Start up, train, tell."""
+    """Start up, train, report."""
     report: dict[str, Any] = {}
     if sys.argv[1] == "npu":
         before = process_state()
@@ -28,7 +28,7 @@ def main() -> None:
         report["patches"] = len(patches)
     else:
         activate("cpu")
-    groups = importlib.import_module("mindspeed_dpo.parallel.groups")
+    groups = importlib.import_module("mindspeed_dpo.parallel.process_groups")
     store = host_store(0)
     groups.join(0, 1, f"127.0.0.1:{store.port}", "gloo", 2.0, store)
     jobs = importlib.import_module("tests.unit.engine.engine_jobs")

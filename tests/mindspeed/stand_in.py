@@ -23,7 +23,7 @@ IF_ABSENT = ("einops", "scipy")
 
 
 class StandIn(ModuleType):
-    """A package whose names are made when they are asked for."""
+    """A package whose names are made on first use."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -50,7 +50,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give triton what is looked at while MindSpeed is imported."""
+        """Give triton what is read while MindSpeed is imported."""
         if module.__name__ == "triton.runtime.driver":
             module.active.get_current_target.return_value.backend = "npu"
         if module.__name__ == "triton":
@@ -61,7 +61,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install(mindspeed: str, reference: Path) -> None:
-    """Have MindSpeed's checkout and the reference torch_npu found, and serve the stand-ins from now on."""
+    """Make MindSpeed's checkout and the reference torch_npu importable, and serve the stand-ins from now on."""
     # MindSpeed first: beside the reference torch_npu lies a reference of it.
     sys.path[:0] = [mindspeed, str(reference)]
     absent = [name for name in IF_ABSENT if importlib.util.find_spec(name) is None]

@@ -22,8 +22,8 @@ pytestmark = [
 ]
 
 
-def told(kind: str) -> dict[str, Any]:
-    """What the process tells; arguments of ours must not reach MindSpeed."""
+def report(kind: str) -> dict[str, Any]:
+    """The report of the process; arguments of ours must not reach MindSpeed."""
     command = [sys.executable, "-m", "tests.mindspeed", kind, "--config-name", "tiny", "training.lr=1", "-h"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -33,7 +33,7 @@ def told(kind: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def patched() -> dict[str, Any]:
     """A process with MindSpeed's patches."""
-    return told("npu")
+    return report("npu")
 
 
 def test_it_patches_megatron_and_leaves_arguments_logging_and_warnings(patched: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def test_it_patches_megatron_and_leaves_arguments_logging_and_warnings(patched: 
 
 
 def test_loss_gradient_and_steps_are_those_without_patches(patched: dict[str, Any]) -> None:
-    plain = told("cpu")
+    plain = report("cpu")
     assert patched["loss"] == pytest.approx(plain["loss"], rel=ROUNDING)
     assert patched["norms"] == pytest.approx(plain["norms"], rel=ROUNDING)
     assert_same_run(*([{"grad_norm": norm} for norm in one["steps"]] for one in (patched, plain)), ENGINE)

@@ -24,7 +24,7 @@ class Mutation:
         file: Path of the source file, from the root of the checkout.
         code: The text that is replaced; it occurs once in the file.
         instead: What takes its place.
-        breaks: What goes wrong then, as a sentence.
+        breaks: The consequence, as a sentence.
         noticed_by: Ids of the tests of which at least one must fail.
     """
 

@@ -31,8 +31,8 @@ def device() -> str:
 @pytest.fixture(scope="session")
 def lines(device: str) -> dict[str, dict[str, Any]]:
     """The doctor's findings by name; of findings with the same name the last."""
-    told = command("-m", "mindspeed_dpo.doctor", "--device", device, "--json").told
-    return {one["name"]: one for one in json.loads(told[told.index("{") :])["findings"]}
+    text = command("-m", "mindspeed_dpo.doctor", "--device", device, "--json").text
+    return {one["name"]: one for one in json.loads(text[text.index("{") :])["findings"]}
 
 
 @pytest.fixture(scope="session")

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.doctor.probes import operators
-from mindspeed_dpo.observability.jsonl import read_metrics
 from tests.support.commands import succeed, training
+from tests.support.metrics import read_metrics
 from tests.support.resuming import resume
 from tests.support.runs import Layout
 
@@ -35,13 +35,13 @@ def alone(device: str, made: dict[str, Any], tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("operator", sorted({case.operator for case in operators.CASES}))
 def test_operators_meet_their_definitions(operator: str, lines: Lines) -> None:
-    found = [one for name, one in lines.items() if name.split()[0] == operator]
-    assert found and all(one["verdict"] == "ok" for one in found), found
+    actual = [one for name, one in lines.items() if name.split()[0] == operator]
+    assert actual and all(one["verdict"] == "ok" for one in actual), actual
 
 
 def test_two_devices_add_up(lines: Lines) -> None:
     if lines["all-reduce"]["verdict"] == "not here":
-        pytest.skip(lines["all-reduce"]["found"])
+        pytest.skip(lines["all-reduce"]["detail"])
     assert lines["all-reduce"]["verdict"] == "ok", lines["all-reduce"]
 
 
@@ -56,11 +56,11 @@ def test_a_layout_changes_neither_loss_nor_gradient(
     layout: Layout, device: str, made: dict[str, Any], alone: tuple[Path, Metrics], lines: Lines, tmp_path: Path
 ) -> None:
     if lines["all-reduce"]["verdict"] == "not here":
-        pytest.skip(lines["all-reduce"]["found"])
+        pytest.skip(lines["all-reduce"]["detail"])
     _, expected = alone
-    found = trained(layout, device, made, tmp_path)
+    actual = trained(layout, device, made, tmp_path)
     for key in ("loss", "grad_norm"):
-        assert [row[key] for row in found] == pytest.approx([row[key] for row in expected], rel=2e-4), key
+        assert [row[key] for row in actual] == pytest.approx([row[key] for row in expected], rel=2e-4), key
 
 
 def test_a_run_goes_on_from_a_checkpoint_with_the_same_numbers(
@@ -70,15 +70,15 @@ def test_a_run_goes_on_from_a_checkpoint_with_the_same_numbers(
     first = {**made, "output_dir": tmp_path, "reference_cache_dir": tmp_path / "cache", "device": device}
     succeed(*training((1, 1, 1), **{**first, "train_iters": 2}))
     succeed(*resume(training((1, 1, 1), **first), tmp_path))
-    found = read_metrics(tmp_path / "metrics.jsonl")
-    assert [row["loss"] for row in found] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
+    actual = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["loss"] for row in actual] == pytest.approx([row["loss"] for row in expected], rel=1e-6)
 
 
 def test_the_numbers_are_those_of_the_cpu(
     device: str, made: dict[str, Any], alone: tuple[Path, Metrics], tmp_path: Path
 ) -> None:
-    _, found = alone
+    _, actual = alone
     expected = trained((1, 1, 1), "cpu", made, tmp_path)
     # Public ports to NPUs accept a mean error of 2 %.
     for key in ("loss", "grad_norm"):
-        assert [row[key] for row in found] == pytest.approx([row[key] for row in expected], rel=0.02), key
+        assert [row[key] for row in actual] == pytest.approx([row[key] for row in expected], rel=0.02), key

@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Any]] = {
     "f_alpha": {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
 }
 WITH_FINAL_WEIGHTS = ("sigmoid", "ipo", "sft", "wpo", "ld_dpo")
-"""Cases whose final weights are kept; of the others only how far they moved."""
+"""Cases whose final weights are stored; of the others only how far they moved."""
 
 
 def settings(case: str) -> dict[str, Any]:
@@ -59,4 +59,4 @@ def settings(case: str) -> dict[str, Any]:
     data, max_length = changes.pop("data", "preferences"), changes.pop("max_length", MAX_LENGTH)
     loss = {**LOSS, **changes}
     loss["loss_weights"] = loss["loss_weights"] or [1.0] * len(loss["loss_type"])
-    return {"data": f"{data}.jsonl", "max_length": max_length, "knobs": loss, "hp": HYPERPARAMETERS}
+    return {"data": f"{data}.jsonl", "max_length": max_length, "options": loss, "hp": HYPERPARAMETERS}

@@ -35,13 +35,13 @@ def of_steps(ours: Steps, theirs: Steps, names: Iterable[str]) -> Distances:
         name: [distance(one[name], other[name]) for one, other in zip(ours, theirs, strict=True)] for name in names
     }
     return {
-        "first": {name: found[0] for name, found in per_step.items()},
-        "run": {name: max(found) for name, found in per_step.items()},
+        "first": {name: actual[0] for name, actual in per_step.items()},
+        "run": {name: max(actual) for name, actual in per_step.items()},
     }
 
 
 def of_update(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> float:
-    """Relative L2 error of the whole update, final minus initial weights."""
+    """Relative L2 error of the complete update, final minus initial weights."""
     assert ours.keys() == theirs.keys() == initial.keys()
     apart = sum(_square(ours[name].double() - theirs[name].double()) for name in initial)
     return float((apart / sum(_square(theirs[name].double() - initial[name].double()) for name in initial)) ** 0.5)
@@ -54,7 +54,7 @@ def update_norms(final: Mapping[str, Tensor], initial: Mapping[str, Tensor]) -> 
 
 
 def of_norms(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float:
-    """The relative error of the whole update that the norms of its parameters show; never more than `of_update`."""
+    """The relative error of the complete update that the norms of its parameters show; never more than `of_update`."""
     assert ours.keys() == theirs.keys()
     apart = sum((ours[name] - theirs[name]) ** 2 for name in theirs)
     return float((apart / sum(norm**2 for norm in theirs.values())) ** 0.5)
@@ -65,11 +65,11 @@ def bound(tier: str, own: float) -> float:
     return max(2 * own, FLOOR[tier])
 
 
-def misses(found: Distances, own: Distances) -> list[str]:
+def misses(actual: Distances, own: Distances) -> list[str]:
     """Figures that are further from the recording than they may be."""
     return [
         f"{tier} {name}: {apart:.1e} where {bound(tier, own[tier][name]):.1e} is allowed"
-        for tier, figures in found.items()
+        for tier, figures in actual.items()
         for name, apart in figures.items()
         if not apart <= bound(tier, own[tier][name])
     ]

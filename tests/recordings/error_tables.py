@@ -12,31 +12,31 @@ from tests.support.recorded_runs import COMPARED
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
 START, END = "<!-- errors: written by `make numerics` -->", "<!-- end of errors -->"
-Found = dict[str, dict[str, Any]]
+AllErrors = dict[str, dict[str, Any]]
 """By case and layout: what `matrix.errors` gives."""
 
 
-def write_tables(found: Found) -> None:
+def write_tables(errors: AllErrors) -> None:
     """Put the tables between their marks."""
     text = DOCUMENT.read_text(encoding="utf-8")
     before, rest = text.split(START)
     after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{START}\n\n{tables(found)}\n\n{END}{after}", encoding="utf-8")
+    DOCUMENT.write_text(f"{before}{START}\n\n{tables(errors)}\n\n{END}{after}", encoding="utf-8")
 
 
-def tables(found: Found) -> str:
+def tables(errors: AllErrors) -> str:
     """Three tables: the first step, ten steps, the update."""
     parts = []
     for title, tier in (("First step, logged values", "first"), ("Ten steps, logged values", "run")):
-        parts.append(f"{title}:\n\n{_table(found, lambda one, tier=tier: _logged(one[tier]))}")
-    parts.append(f"Update of the weights:\n\n{_table(found, lambda one: one['run'].get(UPDATE))}")
+        parts.append(f"{title}:\n\n{_table(errors, lambda one, tier=tier: _logged(one[tier]))}")
+    parts.append(f"Update of the weights:\n\n{_table(errors, lambda one: one['run'].get(UPDATE))}")
     return "\n\n".join(parts)
 
 
-def _table(found: Found, figure: Any) -> str:
+def _table(errors: AllErrors, figure: Any) -> str:
     layouts = list(LAYOUTS)
     lines = [f"| case | TRL | {' | '.join(layouts)} |", f"|---|---|{'---|' * len(layouts)}"]
-    for case, by_layout in found.items():
+    for case, by_layout in errors.items():
         own = figure(in_float64(case)["distance"])
         runs = [by_layout.get(layout) for layout in layouts]
         cells = [_cell(figure(one["float64"]), figure(one["recording"]), own) if one else "–" for one in runs]
@@ -57,7 +57,7 @@ def _cell(from_float64: float, from_recording: float | None, own: float | None) 
 
 
 def _number(value: float | None) -> str:
-    """Two digits, such as 1.3e-6; a dash where it is not known."""
+    """Two digits, such as 1.3e-6; a dash where there is none."""
     if value is None:
         return "–"
     mantissa, exponent = f"{value:.1e}".split("e")

@@ -38,7 +38,7 @@ def initial_weights() -> dict[str, Tensor]:
 
 
 def final_weights(case: str, folder: Path = DATA) -> dict[str, Tensor] | None:
-    """The policy's weights after the last step, where they are kept."""
+    """The policy's weights after the last step, where they are stored."""
     path = folder / "cases" / f"{case}.final.safetensors"
     return load_file(path) if path.exists() else None
 

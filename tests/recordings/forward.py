@@ -28,15 +28,15 @@ class Scored:
 
 
 def measure(
-    batch: MicroBatch, policy: Weights, reference: Weights, knobs: dict[str, Any]
+    batch: MicroBatch, policy: Weights, reference: Weights, options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any], dict[str, float]]:
     """The loss with its graph; what is recorded of a micro-batch; its share of the logged values."""
-    scored = _score(batch, policy, knobs["ld_alpha"])
+    scored = _score(batch, policy, options["ld_alpha"])
     with torch.no_grad():
-        other = _score(batch, reference, knobs["ld_alpha"])
-    loss = _loss(batch, scored, other, knobs)
+        other = _score(batch, reference, options["ld_alpha"])
+    loss = _loss(batch, scored, other, options)
     with torch.no_grad():
-        logged = {"loss": loss.item(), **_rewards(scored, other, knobs["beta"]), **_statistics(batch, scored)}
+        logged = {"loss": loss.item(), **_rewards(scored, other, options["beta"]), **_statistics(batch, scored)}
     columns = (*scored.summed, *other.summed)
     names = [prefix + side + "_logps" for prefix in ("", "ref_") for side in SIDES]
     record = {"loss": loss.item()} | {name: column.tolist() for name, column in zip(names, columns, strict=True)}
@@ -59,14 +59,14 @@ def _ld_weights(mask: Tensor, ld_alpha: float) -> Tensor:
     return torch.where(mask.cumsum(1) > shorter, ld_alpha, 1.0) * mask
 
 
-def _loss(batch: MicroBatch, scored: Scored, reference: Scored, knobs: dict[str, Any]) -> Tensor:
+def _loss(batch: MicroBatch, scored: Scored, reference: Scored, options: dict[str, Any]) -> Tensor:
     pairs = len(batch.rows)
     lengths = batch.response.sum(1).chunk(2)
-    values = Values(scored.summed, reference.summed, (lengths[0], lengths[1]), knobs)
+    values = Values(scored.summed, reference.summed, (lengths[0], lengths[1]), options)
     mask = batch.response[:, 1:]
-    weighting = _wpo_weights(mask, scored) if knobs["use_weighting"] else torch.ones(pairs)
+    weighting = _wpo_weights(mask, scored) if options["use_weighting"] else torch.ones(pairs)
     total = torch.zeros((), dtype=torch.float64)
-    for kind, weight in zip(knobs["loss_type"], knobs["loss_weights"], strict=True):
+    for kind, weight in zip(options["loss_type"], options["loss_weights"], strict=True):
         if kind == "sft":  # a mean over the tokens of the micro-batch, not over its pairs
             per_pair = (-scored.token_logps[:pairs].sum() / mask[:pairs].sum()).expand(pairs)
         else:

@@ -25,15 +25,15 @@ class Values:
     policy: tuple[Tensor, Tensor]
     reference: tuple[Tensor, Tensor]
     lengths: tuple[Tensor, Tensor]
-    knobs: dict[str, Any]
+    options: dict[str, Any]
 
     @property
     def beta(self) -> float:
-        return float(self.knobs["beta"])
+        return float(self.options["beta"])
 
     @property
     def smoothing(self) -> float:
-        return float(self.knobs["label_smoothing"])
+        return float(self.options["label_smoothing"])
 
     @property
     def ratios(self) -> tuple[Tensor, Tensor]:
@@ -42,7 +42,7 @@ class Values:
     @property
     def scores(self) -> tuple[Tensor, Tensor]:
         """The log-ratios behind the f-divergence."""
-        chosen, rejected = (divergence(ratio, self.knobs) for ratio in self.ratios)
+        chosen, rejected = (divergence(ratio, self.options) for ratio in self.ratios)
         return chosen, rejected
 
     @property
@@ -56,9 +56,9 @@ class Values:
         return chosen / long.clamp(min=1) - rejected / short.clamp(min=1)
 
 
-def divergence(ratio: Tensor, knobs: dict[str, Any]) -> Tensor:
+def divergence(ratio: Tensor, options: dict[str, Any]) -> Tensor:
     """What an f-divergence makes of a log-ratio."""
-    kind, alpha = knobs["f_divergence_type"], knobs["f_alpha_divergence_coef"]
+    kind, alpha = options["f_divergence_type"], options["f_alpha_divergence_coef"]
     if kind == "forward_kl":
         return 1 - torch.exp(-ratio)
     if kind == "js_divergence":
@@ -118,7 +118,7 @@ def _apo_down(v: Values) -> Tensor:
 
 
 def _discopop(v: Values) -> Tensor:
-    mix = torch.sigmoid(v.z / v.knobs["discopop_tau"])
+    mix = torch.sigmoid(v.z / v.options["discopop_tau"])
     return -logsigmoid(v.z) * (1 - mix) + torch.exp(-v.z) * mix
 
 

@@ -3,8 +3,8 @@
     make numerics
     python -m tests.recordings.matrix [--cases sigmoid,ipo] [--layouts TP1,PP2] [--results FILE]
 
-Takes about a quarter of an hour on two cores. With `--results` finished runs are kept in a file and not run again. The
-document is written only where nothing was left out. Exits with 1 where a run is further from its recording than
+Takes about a quarter of an hour on two cores. With `--results` finished runs are stored in a file and not run again.
+The document is written only where nothing was left out. Exits with 1 where a run is further from its recording than
 `distances` allows.
 """
 
@@ -48,22 +48,22 @@ def errors(case: str, layout: str) -> Errors:
     return {"recording": from_recording(case, metrics, final), "float64": from_exact}
 
 
-def all_errors(cases: list[str], layouts: list[str], kept: Path | None) -> dict[str, dict[str, Errors]]:
+def all_errors(cases: list[str], layouts: list[str], results_file: Path | None) -> dict[str, dict[str, Errors]]:
     """By case and layout; prints a line for every run."""
-    lines = kept.read_text().splitlines() if kept is not None and kept.exists() else []
+    lines = results_file.read_text().splitlines() if results_file is not None and results_file.exists() else []
     done: dict[tuple[str, str], Errors] = {
         (one["case"], one["layout"]): one["errors"] for one in map(json.loads, lines)
     }
-    found: dict[str, dict[str, Errors]] = {}
+    actual: dict[str, dict[str, Errors]] = {}
     for case in cases:
         for layout in layouts:
             one = done.get((case, layout)) or errors(case, layout)
-            if kept is not None and (case, layout) not in done:
-                with kept.open("a") as file:
+            if results_file is not None and (case, layout) not in done:
+                with results_file.open("a") as file:
                     file.write(json.dumps({"case": case, "layout": layout, "errors": one}) + "\n")
-            found.setdefault(case, {})[layout] = one
+            actual.setdefault(case, {})[layout] = one
             print(_line(case, layout, one), flush=True)
-    return found
+    return actual
 
 
 def _line(case: str, layout: str, one: Errors) -> str:
@@ -80,16 +80,16 @@ def main() -> int:
     parser.add_argument("--results", type=Path, help="file of finished runs, read and appended to")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    found = all_errors(arguments.cases.split(","), arguments.layouts.split(","), arguments.results)
+    actual = all_errors(arguments.cases.split(","), arguments.layouts.split(","), arguments.results)
     missed = [
         f"{case} {layout}: {text}"
-        for case, layouts in found.items()
+        for case, layouts in actual.items()
         for layout, one in layouts.items()
         for text in misses(one["recording"], in_float64(case)["distance"])
     ]
-    if set(found) == set(CASES) and all(set(layouts) == set(LAYOUTS) for layouts in found.values()):
-        write_tables(found)
-    print("\n".join([*missed, f"{sum(map(len, found.values()))} runs, {len(missed)} figures further than allowed"]))
+    if set(actual) == set(CASES) and all(set(layouts) == set(LAYOUTS) for layouts in actual.values()):
+        write_tables(actual)
+    print("\n".join([*missed, f"{sum(map(len, actual.values()))} runs, {len(missed)} figures further than allowed"]))
     return 1 if missed else 0
 
 

@@ -56,7 +56,7 @@ def entry(case: str, settings: dict[str, Any], recorded: Replayed) -> dict[str, 
 
 
 def write(out: Path, case: str, settings: dict[str, Any], recorded: Replayed) -> str:
-    """Write all that is kept of a recording; the first and the last loss."""
+    """Write everything a recording consists of; the first and the last loss."""
     write_compact(out / "cases" / f"{case}.json", entry(case, settings, recorded))
     if case in cases.WITH_FINAL_WEIGHTS:
         tensors = {name: value.contiguous() for name, value in recorded.final.items()}
@@ -68,9 +68,9 @@ def write(out: Path, case: str, settings: dict[str, Any], recorded: Replayed) ->
 
 def compared(case: str, recorded: Replayed) -> str:
     """How far TRL is here from what is stored; a complaint where that is further than any run may be."""
-    found = distances(recorded, recording(case), final_weights(case))
-    worst = {tier: max(figures.values()) for tier, figures in found.items()}
-    missed = misses(found, in_float64(case)["distance"])
+    actual = distances(recorded, recording(case), final_weights(case))
+    worst = {tier: max(figures.values()) for tier, figures in actual.items()}
+    missed = misses(actual, in_float64(case)["distance"])
     return f"first step {worst['first']:.1e}, ten steps {worst['run']:.1e} {'; '.join(missed)}"
 
 

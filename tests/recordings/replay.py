@@ -42,17 +42,17 @@ def norms(tensors: Mapping[str, Tensor]) -> dict[str, float]:
 
 def distances(ours: Replayed, theirs: dict[str, Any], final: Mapping[str, Tensor] | None) -> Distances:
     """Of a replay from what is stored of a run and, where they are at hand, its final weights."""
-    found = of_steps(ours.steps, theirs["steps"], theirs["steps"][0])
+    actual = of_steps(ours.steps, theirs["steps"], theirs["steps"][0])
     of_batches = _of_micro_batches(ours.micro_batches, theirs["micro_batches"], len(theirs["steps"]))
     for tier, figures in of_batches.items():
-        found[tier] |= figures
+        actual[tier] |= figures
     tier = "first" if theirs["gradient"]["step"] == 0 else "run"
-    found[tier]["gradient norms"] = of_norms(norms(ours.gradient), theirs["gradient"]["norms"])
+    actual[tier]["gradient norms"] = of_norms(norms(ours.gradient), theirs["gradient"]["norms"])
     initial = initial_weights()
-    found["run"]["update norms"] = of_norms(update_norms(ours.final, initial), theirs[UPDATE])
+    actual["run"]["update norms"] = of_norms(update_norms(ours.final, initial), theirs[UPDATE])
     if final is not None:
-        found["run"][UPDATE] = of_update(ours.final, final, initial)
-    return found
+        actual["run"][UPDATE] = of_update(ours.final, final, initial)
+    return actual
 
 
 def float64_entry(recorded: Replayed, exact: Replayed) -> dict[str, Any]:
@@ -70,26 +70,26 @@ def complaints(case: str) -> list[str]:
     """What is amiss in the stored files of a case."""
     stored, exact = recording(case), in_float64(case)
     settings = cases.settings(case)
-    found = [f"{key} is not what cases.py says" for key in settings if stored[key] != settings[key]]
+    actual = [f"{key} is not what cases.py says" for key in settings if stored[key] != settings[key]]
     if fingerprint(of_case(stored)) != stored["tokens"]:
-        found.append("the raw rows give other tokens than were recorded")
+        actual.append("the raw rows give other tokens than were recorded")
     again = replay(settings, torch.float64)
     for tier, figures in distances(again, exact, None).items():
-        found += [f"float64 {tier} {name}: {apart:.1e}" for name, apart in figures.items() if not apart <= STORED]
-    kept = final_weights(case)
-    if kept is not None:
-        own = of_update(kept, again.final, initial_weights())
+        actual += [f"float64 {tier} {name}: {apart:.1e}" for name, apart in figures.items() if not apart <= STORED]
+    saved_weights = final_weights(case)
+    if saved_weights is not None:
+        own = of_update(saved_weights, again.final, initial_weights())
         if distance(own, exact["distance"]["run"][UPDATE]) > STORED:
-            found.append(f"the recording's update is {own:.1e} from float64")
-    return found + misses(distances(replay(settings, torch.float32), stored, kept), exact["distance"])
+            actual.append(f"the recording's update is {own:.1e} from float64")
+    return actual + misses(distances(replay(settings, torch.float32), stored, saved_weights), exact["distance"])
 
 
 def _of_micro_batches(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], steps: int) -> Distances:
     """Loss and log-probabilities of single micro-batches; `loss` is named apart from that of a step."""
     flat = [[_flat(one) for one in records] for records in (ours, theirs)]
-    found = of_steps(flat[0], flat[1], flat[1][0])
+    actual = of_steps(flat[0], flat[1], flat[1][0])
     of_step = of_steps(*(records[: len(ours) // steps] for records in flat), flat[1][0])
-    return {"first": of_step["run"], "run": found["run"]}
+    return {"first": of_step["run"], "run": actual["run"]}
 
 
 def _flat(record: dict[str, Any]) -> dict[str, float]:
@@ -104,9 +104,9 @@ def main() -> int:
     torch.set_num_threads(1)
     failed = 0
     for case in parser.parse_args().cases.split(","):
-        found = complaints(case)
-        failed += bool(found)
-        print(f"{case:24} {'; '.join(found) or 'ok'}", flush=True)
+        actual = complaints(case)
+        failed += bool(actual)
+        print(f"{case:24} {'; '.join(actual) or 'ok'}", flush=True)
     return 1 if failed else 0
 
 

@@ -56,7 +56,7 @@ def replay(case: dict[str, Any], dtype: torch.dtype) -> Replayed:
     steps, records, gradients = [], [], []
     for step in range(hyper["max_steps"]):
         group = batches[step * size : (step + 1) * size]
-        logged, recorded = _accumulate(group, policy, reference, case["knobs"])
+        logged, recorded = _accumulate(group, policy, reference, case["options"])
         norm = torch.nn.utils.clip_grad_norm_(policy.values(), hyper["max_grad_norm"], foreach=False)
         rate = learning_rate(hyper, step)
         tokens = (steps[-1]["num_tokens"] if steps else 0) + sum(int(batch.attention.sum()) for batch in group)
@@ -81,12 +81,12 @@ def learning_rate(hyper: dict[str, Any], step: int) -> float:
 
 
 def _accumulate(
-    group: list[MicroBatch], policy: Weights, reference: Weights, knobs: dict[str, Any]
+    group: list[MicroBatch], policy: Weights, reference: Weights, options: dict[str, Any]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Add up the gradients of a step; means of what is logged, and the record of each micro-batch."""
     logged, records = [], []
     for batch in group:
-        loss, record, values = measure(batch, policy, reference, knobs)
+        loss, record, values = measure(batch, policy, reference, options)
         (loss / len(group)).backward()
         logged.append(values)
         records.append({"rows": batch.rows, **record})

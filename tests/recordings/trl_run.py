@@ -51,9 +51,9 @@ class _Recorder(DPOTrainer):
             reference = [inputs["ref_chosen_logps"], inputs["ref_rejected_logps"]]
         else:
             mask = inputs["completion_mask"][:, 1:]
-            reference = _summed(of_tokens[1][:, -mask.size(1) :], mask, self.case["knobs"]["ld_alpha"])
+            reference = _summed(of_tokens[1][:, -mask.size(1) :], mask, self.case["options"]["ld_alpha"])
         for ours, theirs, reward in zip(policy, reference, rewards, strict=True):
-            torch.testing.assert_close(self.case["knobs"]["beta"] * (ours - theirs), reward, rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(self.case["options"]["beta"] * (ours - theirs), reward, rtol=1e-5, atol=1e-6)
         columns = zip(("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
                       (*policy, *reference), strict=True)  # fmt: skip
         self._note(inputs, {"loss": loss.item()} | {name: column.tolist() for name, column in columns})
@@ -87,15 +87,15 @@ class _Log(TrainerCallback):
 @contextlib.contextmanager
 def _token_logps(*models: torch.nn.Module | None) -> Any:
     """The log-probabilities of single tokens that the models' fused heads give meanwhile."""
-    found: list[Tensor] = []
+    actual: list[Tensor] = []
 
     def note(module: Any, positional: Any, options: dict[str, Any], output: Any) -> None:
         if options.get("fused_lm_head"):
-            found.append(output.log_probs.detach().clone())
+            actual.append(output.log_probs.detach().clone())
 
     hooks = [model.register_forward_hook(note, with_kwargs=True) for model in models if model is not None]
     try:
-        yield found
+        yield actual
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,16 +104,16 @@ def _token_logps(*models: torch.nn.Module | None) -> Any:
 @contextlib.contextmanager
 def _gathered(accelerator: Any) -> Any:
     """What the trainer gathers over its processes meanwhile."""
-    found: list[Tensor] = []
+    actual: list[Tensor] = []
     original = accelerator.gather
 
     def gather(value: Tensor) -> Tensor:
-        found.append(value.detach().clone())
+        actual.append(value.detach().clone())
         return original(value)
 
     accelerator.gather = gather
     try:
-        yield found
+        yield actual
     finally:
         del accelerator.gather
 
@@ -143,5 +143,5 @@ def _arguments(case: dict[str, Any], scratch: str) -> DPOConfig:
         adam_beta2=hyper["betas"][1], adam_epsilon=hyper["eps"], max_grad_norm=hyper["max_grad_norm"],
         optim="adamw_torch", seed=123, data_seed=123, train_sampling_strategy="sequential", logging_steps=1,
         logging_nan_inf_filter=False, report_to=[], save_strategy="no", disable_tqdm=True, dataloader_num_workers=0,
-        dataloader_pin_memory=False, max_length=case["max_length"], **case["knobs"],
+        dataloader_pin_memory=False, max_length=case["max_length"], **case["options"],
     )  # fmt: skip

@@ -89,14 +89,14 @@ EXACT = {"step", "learning_rate", "num_tokens", "consumed_samples"}
 """Metrics that are not computed from floating-point results."""
 
 
-def distance(name: str, found: float, expected: float) -> float:
+def distance(name: str, actual: float, expected: float) -> float:
     """The difference of two values of a metric on the metric's scale.
 
     A gradient norm has no scale but its own. The others are built from log-probabilities of a response, several nats
     that may cancel: their scale is one nat at least.
     """
     scale = abs(expected) if name.endswith("grad_norm") else max(1.0, abs(expected))
-    return abs(found - expected) / scale if found != expected else 0.0
+    return abs(actual - expected) / scale if actual != expected else 0.0
 
 
 def is_of_the_clock(name: str) -> bool:
@@ -105,7 +105,7 @@ def is_of_the_clock(name: str) -> bool:
 
 
 def assert_same_run(
-    found: Sequence[Mapping[str, float]],
+    actual: Sequence[Mapping[str, float]],
     expected: Sequence[Mapping[str, float]],
     bound: Bound,
     names: Collection[str] | None = None,
@@ -114,13 +114,13 @@ def assert_same_run(
     """The metrics of two runs, step by step, differ by the bound's limit at most.
 
     Args:
-        found: Metrics of each step along one route.
+        actual: Metrics of each step along one route.
         expected: The same along the other.
         bound: Of this kind of run.
         names: What is compared; everything in `expected` that does not depend on the machine where absent.
         but: What is not compared.
     """
-    for step, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
+    for step, (ours, theirs) in enumerate(zip(actual, expected, strict=True)):
         limit = bound.limit("later" if step else "first")
         chosen = [name for name in theirs if not is_of_the_clock(name)] if names is None else names
         for name in set(chosen) - set(but):
@@ -131,7 +131,7 @@ def assert_same_run(
 
 
 def assert_same_update(
-    before: Iterable[Tensor], found: Iterable[Tensor], expected: Iterable[Tensor], bound: Bound
+    before: Iterable[Tensor], actual: Iterable[Tensor], expected: Iterable[Tensor], bound: Bound
 ) -> None:
     """Two updates of the same weights, each as one vector, differ by the bound's limit at most in relative L2.
 
@@ -139,30 +139,30 @@ def assert_same_update(
 
     Args:
         before: Weights before the first step, in parts.
-        found: Weights after the last step along one route, in the same parts.
+        actual: Weights after the last step along one route, in the same parts.
         expected: The same along the other.
         bound: Of this kind of run.
     """
     start, ours, theirs = (
-        torch.cat([part.flatten().double() for part in parts]) for parts in (before, found, expected)
+        torch.cat([part.flatten().double() for part in parts]) for parts in (before, actual, expected)
     )
     moved = theirs - start
     assert moved.any(), "nothing was learned"
     _hold(float((ours - theirs).norm() / moved.norm()), bound.limit("update"), "update")
 
 
-def assert_same_tensors(found: Mapping[Any, Tensor], expected: Mapping[Any, Tensor], bound: float = ROUNDING) -> None:
+def assert_same_tensors(actual: Mapping[Any, Tensor], expected: Mapping[Any, Tensor], bound: float = ROUNDING) -> None:
     """Results of one pass, such as the gradient of every parameter, differ by a share of their own L2 norm at most."""
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].shape == tensor.shape, name
-        error, norm = (found[name].double() - tensor.double()).norm(), tensor.double().norm()
+        assert actual[name].shape == tensor.shape, name
+        error, norm = (actual[name].double() - tensor.double()).norm(), tensor.double().norm()
         _hold(float(error / norm) if error else 0.0, bound, name)
 
 
-def _hold(found: float, limit: float, what: Any) -> None:
+def _hold(actual: float, limit: float, what: Any) -> None:
     if log := os.environ.get("CLOSENESS_LOG"):
         test = os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
         with Path(log).open("a") as file:
-            file.write(json.dumps({"share": found / limit, "found": found, "test": test, "what": str(what)}) + "\n")
-    assert found <= limit, f"{what}: off by {found:.2e}, allowed is {limit:.2e}"
+            file.write(json.dumps({"share": actual / limit, "actual": actual, "test": test, "what": str(what)}) + "\n")
+    assert actual <= limit, f"{what}: off by {actual:.2e}, allowed is {limit:.2e}"

@@ -43,7 +43,7 @@ class Finished:
     """A command that has ended: its exit code, negative for a signal, and what it printed."""
 
     code: int
-    told: str
+    text: str
 
 
 class Running:
@@ -157,7 +157,7 @@ def call(
 
 def run_here(script: str, *arguments: str | Path) -> None:
     """Run a script of the repository in this process, where its imports are paid for already; it must end well."""
-    path, kept = str(ROOT / script), (sys.argv, sys.path[:])
+    path, stored = str(ROOT / script), (sys.argv, sys.path[:])
     sys.argv, sys.path[:0] = [path, *map(str, arguments)], [str(Path(path).parent)]
     try:
         with torch.random.fork_rng(devices=[]):
@@ -165,13 +165,13 @@ def run_here(script: str, *arguments: str | Path) -> None:
     except SystemExit as ended:
         assert not ended.code, f"{script} ended with {ended.code}"
     finally:
-        sys.argv, sys.path[:] = kept
+        sys.argv, sys.path[:] = stored
 
 
 def succeed(*arguments: str | Path) -> Finished:
     """`command` that must end well."""
     finished = command(*arguments)
-    assert finished.code == 0, f"{arguments} ended with {finished.code}:\n{finished.told}"
+    assert finished.code == 0, f"{arguments} ended with {finished.code}:\n{finished.text}"
     return finished
 
 
@@ -234,7 +234,7 @@ def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> It
 
 
 def _environment(ray_folder: str) -> dict[str, str]:
-    """This process's own, without what would tell a command of another job.
+    """This process's own, without the variables that describe another job to a command.
 
     Args:
         ray_folder: Ray's own files lie there. A folder for each command, so that none finds the cluster of another; a

@@ -56,7 +56,7 @@ def convert_to_hf(checkpoints: Path, target: Path) -> None:
     assert convert_ckpt.main(to_hf_arguments(checkpoints, target)) == 0
 
 
-def assert_exported_whole(checkpoints: Path, folder: Path) -> None:
+def assert_exported_completely(checkpoints: Path, folder: Path) -> None:
     """Convert back by the command; the result must be the same weights."""
     succeed("convert_ckpt.py", *to_hf_arguments(checkpoints, folder))
     assert_same_weights(checkpoints, folder)

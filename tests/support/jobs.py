@@ -13,18 +13,19 @@ from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import ParallelRank, Topology, shard
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.weights import ParallelLayout, open_adapter, open_weights
 from mindspeed_dpo.weights.lora import adapter_description
 from tests.support.processes import leave_layout
@@ -52,14 +53,22 @@ class Job:
 
 
 def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
-    """Logits [T, V] of the packed batch from the last stage's first rank, whole over the vocabulary."""
+    """Logits [T, V] of the packed batch from the last stage's first rank, over the full vocabulary."""
     model, place = _build(job)
     packed = _packed(job, batch, place)
     assert isinstance(model, PolicyModel)
-    shard_of_logits = model.logits(packed)
+    shard_of_logits = logits_shard(model, packed)
     parts: list[Tensor | None] = [None] * job.tp
     dist.all_gather_object(parts, shard_of_logits)
     return torch.cat([part for part in parts if part is not None], dim=-1) if place.is_output else None
+
+
+def logits_shard(model: PolicyModel, packed: PackedBatch) -> Tensor:
+    """This rank's shard of the logits, [T / cp, V / tp] without padding; last stage only, without gradient."""
+    with torch.no_grad():
+        hidden, tied = model._gather(model._decode(packed)), model._tied_weight()
+        weight = model.output_layer.weight if tied is None else tied
+        return (hidden @ weight.t())[:, : model.shard.num_real]
 
 
 def scores_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
@@ -118,8 +127,8 @@ def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
 def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     place = topology.place(dist.get_rank())
     source = open_weights(job.weights)
     config = source.model_config()

@@ -14,7 +14,7 @@ from typing import Any
 
 REFERENCE = Path(__file__).with_name("reference_npu")
 SETTINGS = {"seq_length": 64, "num_attention_heads": 4, "tensor_model_parallel_size": 2, "variable_seq_lengths": True}
-"""What another role may have been told before: each one that is a megatron setting is injected into later configs."""
+"""What may have been passed to another role before: each megatron setting among it is injected into later configs."""
 
 
 MINDSPEED = os.environ.get("TEST_MINDSPEED")

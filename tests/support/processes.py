@@ -1,10 +1,10 @@
-"""A pool of gloo processes that run functions as one job, kept alive between tests because their start is what costs.
+"""A pool of gloo processes that run functions as one job, reused between tests because starting them is expensive.
 
 `pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
 megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
 
 They are forked from one process that has imported torch and megatron-core and done nothing else (`templates`). A group
-that exists costs even when nothing is asked of it, as each of its gloo threads looks around a hundred times per second:
+that exists costs even while it has no work, as each of its gloo threads looks around a hundred times per second:
 so a layout is left as soon as its job is done.
 """
 
@@ -32,10 +32,10 @@ from megatron.core.distributed import DistributedDataParallel
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator, activate
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 from tests.support.npu_processes import serve_on_npu
 from tests.support.templates import template
 
@@ -77,17 +77,17 @@ class Pool:
     def run(self, function: Callable[..., Any], *args: Any) -> list[Any]:
         """Call the function in every process; a failure anywhere raises here with its traceback."""
         try:
-            answers = self._ask(function, args)
+            replies = self._submit(function, args)
         except (EOFError, OSError) as error:
             self.stop()
             raise AssertionError(f"a process of the pool died: {error!r}") from error
-        failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(answers) if not ok]
+        failures = [f"rank {rank}:\n{text}" for rank, (ok, text) in enumerate(replies) if not ok]
         if failures:
             self.stop()
             raise AssertionError("\n".join(failures))
-        return [value for _, value in answers]
+        return [value for _, value in replies]
 
-    def _ask(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+    def _submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[bool, Any]]:
         for end in self._ends:
             end.send((function, args))
         for rank, end in enumerate(self._ends):
@@ -135,27 +135,27 @@ def serve(rank: int, world_size: int, end: Connection) -> None:
 
 
 def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) -> None:
-    """Join the other processes on a device that is active, and answer what comes through the pipe."""
+    """Join the other processes on a device that is active, and run the calls that come through the pipe."""
     torch.set_num_threads(1)
     _device[:] = [accelerator]
-    # The first one listens before it tells where: nobody can take the port meanwhile.
+    # The first one listens before it reports its port: nobody can take the port meanwhile.
     store = host_store(0) if rank == 0 else None
     if store is not None:
         end.send(f"127.0.0.1:{store.port}")
     master = f"127.0.0.1:{store.port}" if store is not None else end.recv()
-    groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
+    process_groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:
-        end.send(_answer(*end.recv()))
+        end.send(_reply(*end.recv()))
         if not _colocated:
             dist.barrier()  # nobody may still be in a collective of a group that ends
             leave_layout()
 
 
-def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
+def _reply(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
     try:
         return True, function(*args)
-    except Exception:  # whatever went wrong belongs into the test's report
+    except Exception:  # every failure belongs in the test's report
         return False, traceback.format_exc()
 
 
@@ -170,7 +170,7 @@ class PoolGroup:
 
     def __init__(self, run: RunConfig, size: int, name: str = ACTOR) -> None:
         self._pool = pool(size, name, "npu" if run.loop.device == "npu" else "cpu")
-        self._pool.run(_seat, run, run.actor if name == ACTOR else getattr(run, name))
+        self._pool.run(_join, run, run.actor if name == ACTOR else getattr(run, name))
         # One question after the other, as a process on Ray takes them; other groups work meanwhile.
         self._asking = ThreadPoolExecutor(1)
         self._failure: AssertionError | None = None
@@ -199,10 +199,10 @@ class PoolGroup:
 
     def start(self, method: RoleMethod[RoleT, P, R], *args: P.args, **kwargs: P.kwargs) -> Future[list[R]]:
         """As `call`, without waiting."""
-        return self._asking.submit(self._ask, partial(_call, method, *args, **kwargs))
+        return self._asking.submit(self._submit, partial(_call, method, *args, **kwargs))
 
-    def _ask(self, call: Callable[[], Any]) -> list[Any]:
-        """The first failure ends the pool; what was asked for behind it tells the same."""
+    def _submit(self, call: Callable[[], Any]) -> list[Any]:
+        """The first failure ends the pool; later calls raise the same."""
         if self._failure is not None:
             raise self._failure
         try:
@@ -264,7 +264,7 @@ _colocated: list[ColocatedRoles] = []
 _device: list[Accelerator] = []
 
 
-def _seat(run: RunConfig, leading: RoleConfig) -> None:
+def _join(run: RunConfig, leading: RoleConfig) -> None:
     leave_layout()
     _colocated.append(ColocatedRoles.on_joined_group(run, leading, _device[0], dist.get_rank(), dist.get_world_size()))
 

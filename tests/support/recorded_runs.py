@@ -40,19 +40,19 @@ MAP_KEYS = {
 }  # fmt: skip
 
 
-def loss_keys(knobs: dict[str, Any]) -> dict[str, Any]:
+def loss_keys(options: dict[str, Any]) -> dict[str, Any]:
     """The keys of a recording's loss; TRL accepts settings where they have no effect, here that is an error."""
-    types = tuple(knobs["loss_type"])
-    keys: dict[str, Any] = {"dpo_loss_type": types, "dpo_beta": knobs["beta"]}
+    types = tuple(options["loss_type"])
+    keys: dict[str, Any] = {"dpo_loss_type": types, "dpo_beta": options["beta"]}
     if len(types) > 1:
-        keys["loss_weights"] = tuple(knobs["loss_weights"] or (1.0,) * len(types))
-    if knobs["label_smoothing"] and set(types) & {"robust", "exo_pair", "aot", "aot_unpaired"}:
-        keys["dpo_label_smoothing"] = knobs["label_smoothing"]
+        keys["loss_weights"] = tuple(options["loss_weights"] or (1.0,) * len(types))
+    if options["label_smoothing"] and set(types) & {"robust", "exo_pair", "aot", "aot_unpaired"}:
+        keys["dpo_label_smoothing"] = options["label_smoothing"]
     for key in ("use_weighting", "ld_alpha", "f_divergence_type"):
-        if knobs[key]:
-            keys[key] = knobs[key]
-    if knobs["f_divergence_type"] == "alpha_divergence":
-        keys["f_alpha_divergence_coef"] = knobs["f_alpha_divergence_coef"]
+        if options[key]:
+            keys[key] = options[key]
+    if options["f_divergence_type"] == "alpha_divergence":
+        keys["f_alpha_divergence_coef"] = options["f_alpha_divergence_coef"]
     return keys
 
 
@@ -81,7 +81,7 @@ def token_files(data: str) -> Path:
 def recorded_keys(case: str, folder: Path) -> dict[str, Any]:
     """Keys of the configuration that describe a case; `folder` is where the run writes."""
     recorded = recording(case)
-    hyper, knobs = recorded["hp"], recorded["knobs"]
+    hyper, options = recorded["hp"], recorded["options"]
     return {
         "data_path": token_files(recorded["data"]),
         "tokenizer_name_or_path": POLICY,
@@ -105,11 +105,11 @@ def recorded_keys(case: str, folder: Path) -> dict[str, Any]:
         "adam_eps": hyper["eps"],
         "no_save_optim": True,
         "truncation": "keep_start" if case == "sigmoid_trunc" else "cut_prompt",
-        # Without a precomputed reference both are asked at every step.
-        "reference": "cached" if knobs["precompute_ref_log_probs"] else "live",
+        # Without a precomputed reference both compute at every step.
+        "reference": "cached" if options["precompute_ref_log_probs"] else "live",
         # TRL sorts pairs and averages tokens within a micro-batch.
-        **({"loss_group_size": hyper["batch_size"]} if GROUPED & set(knobs["loss_type"]) else {}),
-        **loss_keys(knobs),
+        **({"loss_group_size": hyper["batch_size"]} if GROUPED & set(options["loss_type"]) else {}),
+        **loss_keys(options),
     }
 
 
@@ -125,18 +125,18 @@ def compare(case: str, metrics: list[dict[str, float]], checkpoints: Path) -> No
 
 
 def from_recording(case: str, metrics: list[dict[str, float]], final: dict[str, Tensor]) -> Distances:
-    """How far a finished run is from the recording: logged values, norms of the update, the update where it is kept."""
+    """How far a finished run is from the recording: logged values, norms of the update, the update if stored."""
     theirs, initial = recording(case), initial_weights()
-    found = of_steps(metrics, theirs["steps"], COMPARED)
-    _disregard_ties(found, metrics, theirs)
-    found["run"]["update norms"] = of_norms(update_norms(final, initial), theirs[UPDATE])
-    kept = final_weights(case)
-    if kept is not None:
-        found["run"][UPDATE] = of_update(final, kept, initial)
-    return found
+    actual = of_steps(metrics, theirs["steps"], COMPARED)
+    _disregard_ties(actual, metrics, theirs)
+    actual["run"]["update norms"] = of_norms(update_norms(final, initial), theirs[UPDATE])
+    saved_weights = final_weights(case)
+    if saved_weights is not None:
+        actual["run"][UPDATE] = of_update(final, saved_weights, initial)
+    return actual
 
 
-def _disregard_ties(found: Distances, metrics: list[dict[str, float]], recorded: dict[str, Any]) -> None:
+def _disregard_ties(actual: Distances, metrics: list[dict[str, float]], recorded: dict[str, Any]) -> None:
     """Leave pairs of equal responses out of the accuracy's distance.
 
     Truncation can make the responses of a pair equal. Its margin is then zero, and the sign that a processor's rounding
@@ -146,7 +146,7 @@ def _disregard_ties(found: Distances, metrics: list[dict[str, float]], recorded:
         max(0.0, abs(ours[ACCURACIES] - theirs[ACCURACIES]) - ties)
         for ours, theirs, ties in zip(metrics, recorded["steps"], _tied_shares(recorded), strict=True)
     ]
-    found["first"][ACCURACIES], found["run"][ACCURACIES] = apart[0], max(apart)
+    actual["first"][ACCURACIES], actual["run"][ACCURACIES] = apart[0], max(apart)
 
 
 def _tied_shares(recorded: dict[str, Any]) -> list[float]:

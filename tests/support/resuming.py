@@ -1,4 +1,4 @@
-"""Runs that are struck down and taken up again, and what must be equal afterwards."""
+"""Runs that are interrupted and resumed, and what must be equal afterwards."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 import psutil
 import torch
 
-from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.weights import open_weights
 from tests.support.closeness import is_of_the_clock
 from tests.support.commands import Finished, Running
+from tests.support.metrics import read_metrics
 from tests.support.runs import ACTOR
 
 TRACKER = "latest_checkpointed_iteration.txt"
-Blow = Callable[[Running], None]
+Interrupt = Callable[[Running], None]
 
 
 @dataclass(frozen=True)
-class Struck:
+class Interrupted:
     """A run that did not reach its end.
 
     Attributes:
@@ -38,24 +38,26 @@ class Struck:
     saved: int
 
 
-def strike(arguments: Sequence[str], output_dir: Path, blow: Blow, after: Callable[[], bool]) -> Struck:
+def interrupt_run(
+    arguments: Sequence[str], output_dir: Path, interrupt: Interrupt, after: Callable[[], bool]
+) -> Interrupted:
     """Start a run and strike as soon as `after` holds."""
     with Running(arguments) as run:
         run.until(after, "the moment to strike")
-        blow(run)
+        interrupt(run)
         finished = run.finish()
         left_behind = run.left_behind()
     steps = [int(record["step"]) for record in read_metrics(output_dir / "metrics.jsonl")]
-    return Struck(finished, left_behind, steps, saved_iteration(output_dir))
+    return Interrupted(finished, left_behind, steps, saved_iteration(output_dir))
 
 
 def resume(arguments: Sequence[str], output_dir: Path) -> list[str]:
-    """The same run, taken up where it lies; its own folder need not be named again."""
-    kept = [argument for argument in arguments if not argument.startswith("training.output_dir=")]
-    return [*kept, f"{ACTOR}.resume_from={output_dir}"]
+    """The same run, resumed in its own folder, which need not be named again."""
+    remaining = [argument for argument in arguments if not argument.startswith("training.output_dir=")]
+    return [*remaining, f"{ACTOR}.resume_from={output_dir}"]
 
 
-def kill_worker(rank: int) -> Blow:
+def kill_worker(rank: int) -> Interrupt:
     """SIGKILL of one worker process."""
     return lambda run: run.writing(f"actor_rollout_{rank}.log").kill()
 
@@ -73,7 +75,7 @@ def kill_all(run: Running) -> None:
     run.signal(signal.SIGKILL)
 
 
-def ask_to_stop(run: Running) -> None:
+def request_stop(run: Running) -> None:
     """SIGTERM of the command itself."""
     run.signal(signal.SIGTERM)
 

@@ -152,7 +152,7 @@ def undecided_on_bad(prompts: list[str], completions: list[tuple[str, str]]) -> 
 
 
 def verbose(prompts: list[str], completions: list[tuple[str, str]]) -> list[Any]:
-    """A judge who answers with words."""
+    """A judge that returns words."""
     return ["0" if "bad" in prompt else 0 for prompt in prompts]
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from tests.support.composing import load_quickly
+from tests.support.metrics import read_metrics
 from tests.support.processes import PoolGroup
 
 ACTOR = "actor_rollout_ref.actor_rollout"
@@ -47,8 +47,8 @@ def online_overrides(layout: Layout, pools: Mapping[str, Any] | None = None, **s
     tp, pp, dp = layout
     sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp}
     keys = {**sizes, "tensorboard": False, **settings}
-    seats = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
-    return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in seats.items())]
+    pool_sizes = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
+    return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in pool_sizes.items())]
 
 
 def overrides(keys: Mapping[str, Any]) -> list[str]:

@@ -72,10 +72,10 @@ def largest(draws: list[Result]) -> Bound:
     names = [name for name in expected[0] if not is_of_the_clock(name)]
 
     def change(steps: slice) -> float:
-        pairs = [pair for found, _ in others for pair in zip(found[steps], expected[steps], strict=True)]
+        pairs = [pair for actual, _ in others for pair in zip(actual[steps], expected[steps], strict=True)]
         return max(distance(name, ours[name], theirs[name]) for ours, theirs in pairs for name in names)
 
-    moved = [float((a - b).norm() / b.norm()) for _, found in others for a, b in zip(found, vectors, strict=True)]
+    moved = [float((a - b).norm() / b.norm()) for _, actual in others for a, b in zip(actual, vectors, strict=True)]
     return Bound(change(slice(1)), change(slice(1, None)), max(moved))
 
 
@@ -83,13 +83,13 @@ def measured(name: str) -> Bound:
     """The largest change over the draws of all runs that a bound is for."""
     results = [[engine_result(job, draw) for draw in range(1 + DRAWS)] for job in ENGINES.get(name, ())]
     results += [[run_result(make, draw) for draw in range(1 + DRAWS)] for make in RUNS.get(name, ())]
-    found = [largest(draws) for draws in results]
-    return Bound(*(max(getattr(one, field) for one in found) for field in ("first", "later", "update")))
+    actual = [largest(draws) for draws in results]
+    return Bound(*(max(getattr(one, field) for one in actual) for field in ("first", "later", "update")))
 
 
 if __name__ == "__main__":
     for name in sys.argv[1:] or (*RUNS, *ENGINES):
-        found = measured(name)
-        line = f"{name} = Bound(first={found.first:.1e}, later={found.later:.1e}, update={found.update:.1e})"
+        actual = measured(name)
+        line = f"{name} = Bound(first={actual.first:.1e}, later={actual.later:.1e}, update={actual.update:.1e})"
         sys.stdout.write(line + "\n")
         sys.stdout.flush()

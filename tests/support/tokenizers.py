@@ -1,4 +1,4 @@
-"""Tiny tokenizers made on the spot: every byte is a token, plus the special tokens and merges a test asks for."""
+"""Tiny tokenizers made on the spot: every byte is a token, plus the special tokens and merges that a test needs."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class WandbRun:
 
 
 def read_runs(folder: Path) -> list[WandbRun]:
-    """The runs below a folder, whole, the oldest first."""
+    """The complete runs below a folder, the oldest first."""
     until(lambda: all(run.has_ended for run in _runs(folder)), "the end of W&B's files", timeout_s=60)
     return _runs(folder)
 

@@ -34,14 +34,14 @@ STEPS = [{"step": 1, "loss": 0.5, "grad_norm": 0.01, "logps/chosen": -40.0}] * 2
 )
 def test_a_metric_may_differ_by_its_bound_on_its_own_scale(step: int, name: str, difference: float) -> None:
     for share, passes in ((0.9, True), (1.1, False)):
-        found = [dict(record) for record in STEPS]
-        found[step][name] += share * difference
+        actual = [dict(record) for record in STEPS]
+        actual[step][name] += share * difference
         if passes:
-            assert_same_run(found, STEPS, BOUND)
+            assert_same_run(actual, STEPS, BOUND)
         else:
             with pytest.raises(AssertionError, match=name):
-                assert_same_run(found, STEPS, BOUND)
-        assert_same_run(found, STEPS, BOUND, but={name})
+                assert_same_run(actual, STEPS, BOUND)
+        assert_same_run(actual, STEPS, BOUND, but={name})
 
 
 def test_a_value_that_is_not_a_number_differs() -> None:
@@ -63,12 +63,12 @@ def test_runs_of_different_lengths_differ() -> None:
 def test_updates_are_compared_as_one_vector() -> None:
     before, after = [torch.ones(3), torch.zeros(2, 2)], [torch.tensor([2.0, 1.0, 1.0]), torch.zeros(2, 2)]
     for share, passes in ((0.9, True), (1.1, False)):
-        found = [after[0], after[1] + share * MARGIN * BOUND.update / 2]
+        actual = [after[0], after[1] + share * MARGIN * BOUND.update / 2]
         if passes:
-            assert_same_update(before, found, after, BOUND)
+            assert_same_update(before, actual, after, BOUND)
         else:
             with pytest.raises(AssertionError, match="update"):
-                assert_same_update(before, found, after, BOUND)
+                assert_same_update(before, actual, after, BOUND)
     with pytest.raises(AssertionError, match="nothing was learned"):
         assert_same_update(before, before, before, BOUND)
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.workload import iteration_workload
-from mindspeed_dpo.config.names import join_words
+from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.online import NASH_MD
 from mindspeed_dpo.config.settings.optimization import BatchConfig

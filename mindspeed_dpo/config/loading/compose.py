@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
-from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
 _UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")

@@ -8,9 +8,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mindspeed_dpo.config.names import did_you_mean, join_words
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.settings.evaluation import UNNAMED_SET
-from mindspeed_dpo.config.settings.field import Setting, SettingInfo
+from mindspeed_dpo.config.settings.setting import Setting, SettingInfo
 
 
 def parse_value(value: Any, setting: Setting) -> Any:

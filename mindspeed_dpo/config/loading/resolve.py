@@ -10,7 +10,7 @@ from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy import ROLE_KEYS
-from mindspeed_dpo.config.loading.placement import assign_pools, with_device_counts
+from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.role_settings import (
     RoleBuilder,
     build_group,

@@ -6,11 +6,10 @@ import dataclasses
 from typing import Any, TypeVar
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.loading.placement import PoolAssignment
+from mindspeed_dpo.config.loading.resource_pools import PoolAssignment
 from mindspeed_dpo.config.loading.sections import Sections
-from mindspeed_dpo.config.names import did_you_mean, join_words
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.config.settings.registry import (
     FROZEN_GROUPS,
@@ -19,6 +18,7 @@ from mindspeed_dpo.config.settings.registry import (
     SHARED_KEYS,
     placeholder,
 )
+from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.values import Origin, SourcedValue, Values, format_value, value_of
 
 Group = TypeVar("Group")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import ValueCheck, at_least, setting
+from mindspeed_dpo.config.settings.setting import ValueCheck, at_least, setting
 
 HOLD_OUT, UNNAMED_SET = "split", "given"
 """Names of the two evaluation sets that the user does not name: the second share of `split`, and a single path."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import POSITIVE, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import POSITIVE, at_least, setting, within
 
 FUSED_MODULES: dict[str, tuple[str, ...]] = {
     "linear_qkv": ("q_proj", "k_proj", "v_proj"),

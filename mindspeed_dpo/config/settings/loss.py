@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import FRACTION, POSITIVE, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, at_least, setting, within
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "sigmoid_norm", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.config.settings.field import POSITIVE, at_least, setting
+from mindspeed_dpo.config.name_suggestions import did_you_mean
+from mindspeed_dpo.config.settings.setting import POSITIVE, at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import FRACTION, POSITIVE, ValueCheck, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, ValueCheck, at_least, setting, within
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 PATH = ValueCheck(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")

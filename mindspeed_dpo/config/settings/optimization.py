@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from mindspeed_dpo.config.settings.field import FRACTION, POSITIVE, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, at_least, setting, within
 
 _UNIMPLEMENTED_SCHEDULE = "this schedule is not implemented yet; choose constant, linear or cosine"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.field import at_least, setting
+from mindspeed_dpo.config.settings.setting import at_least, setting
 
 
 @dataclass(frozen=True, kw_only=True)

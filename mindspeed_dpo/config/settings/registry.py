@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
-from mindspeed_dpo.config.settings.field import Setting, group_settings
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig, RolloutConfig
 from mindspeed_dpo.config.settings.optimization import BatchConfig, OptimizerConfig, ReferenceConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
 
 ROLE_GROUPS: dict[str, type] = {

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.settings.field import group_settings, setting
+from mindspeed_dpo.config.settings.setting import group_settings, setting
 from mindspeed_dpo.config.values import format_value
 
 PROJECT = "mindspeed_dpo"

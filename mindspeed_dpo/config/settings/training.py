@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.evaluation import EvaluationConfig
-from mindspeed_dpo.config.settings.field import at_least, setting, within
+from mindspeed_dpo.config.settings.setting import at_least, setting, within
 from mindspeed_dpo.config.settings.trackers import TrackerConfig
 
 ONLINE_STAGE = "ray_online_dpo"

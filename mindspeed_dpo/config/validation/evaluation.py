@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Violation
-from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import EVALUATION_METRICS, HOLD_OUT, TOKEN_STATISTICS
 

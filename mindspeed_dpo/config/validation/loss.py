@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Violation
-from mindspeed_dpo.config.names import join_words
+from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.loss import (
     CROSS_PAIR_LOSSES,
     F_DIVERGENCE_LOSSES,
@@ -16,6 +15,7 @@ from mindspeed_dpo.config.settings.loss import (
     REFERENCE_FREE_LOSSES,
     LossConfig,
 )
+from mindspeed_dpo.config.settings.setting import group_settings
 
 
 def check_loss(run: RunConfig) -> Iterator[Violation]:

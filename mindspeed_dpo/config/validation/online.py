@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK, Workload, iteration_workload
 from mindspeed_dpo.config.issues import Issues, Violation
-from mindspeed_dpo.config.names import join_words
+from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.model import divisors, tensor_parallel_sizes
 from mindspeed_dpo.config.validation.online_method import check_online_method, check_reference_rollout

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Violation
-from mindspeed_dpo.config.names import join_words
+from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig

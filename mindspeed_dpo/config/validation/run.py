@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Issues, Violation
-from mindspeed_dpo.config.names import join_words
+from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.evaluation import check_evaluation
 from mindspeed_dpo.config.validation.loss import check_loss

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Violation
-from mindspeed_dpo.config.names import did_you_mean, join_words
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.lora import LORA_TARGETS, AdapterConfig
 from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.config.settings.setting import group_settings
 
 ADAPTER_KEYS = tuple(group_settings(AdapterConfig))
 

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.data.datasets.blending import DataSource, parse_data_path
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, check_limit
+from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.names import did_you_mean
-from mindspeed_dpo.data.datasets.blending import DataSource, mix_rows, split_rows
+from mindspeed_dpo.config.name_suggestions import did_you_mean
+from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, mix_rows, split_rows
 from mindspeed_dpo.data.datasets.truncation import PAIR_RULES
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.data.datasets.blending import parse_data_path
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 
 logger = logging.getLogger(__name__)

@@ -197,7 +197,7 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, Indexe
     missing = [column for column in columns if column not in present]
     if missing:
         raise FileNotFoundError(
-            f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns found under this prefix: "
+            f"data_path {prefix}: there is no {column_stem(prefix, missing[0])}.idx. Columns under this prefix: "
             f"{', '.join(present) or 'none'}. data_path is the path before _packed"
         )
     readers = {column: IndexedDatasetReader(column_stem(prefix, column)) for column in columns}
@@ -260,26 +260,23 @@ def read_meta(prefix: str | Path) -> dict[str, Any] | None:
 _IDENTITY = {
     "tokenizer_fingerprint": "another tokenizer",
     "prompt_type": "another template",
-    "template_fingerprint": "another version of its template",
 }
 
 
 def check_fingerprints(
     prefix: str | Path,
-    columns: Sequence[str] = PAIR_COLUMNS,
+    columns: Sequence[str],
     *,
     tokenizer_fingerprint: str | None = None,
     prompt_type: str | None = None,
-    template_fingerprint: str | None = None,
 ) -> None:
     """Check that a group was preprocessed with the tokenizer and template of this run, if its metadata records them.
 
     Args:
         prefix: Path prefix of the group.
         columns: Columns to read; the metadata may describe another group under the same prefix.
-        tokenizer_fingerprint: Fingerprint of this run's tokenizer; None is not compared, nor are the other two if None.
-        prompt_type: Prompt type of this run.
-        template_fingerprint: Fingerprint of this run's encoder.
+        tokenizer_fingerprint: Fingerprint of this run's tokenizer; None is not compared.
+        prompt_type: Prompt type of this run; None is not compared.
 
     Raises:
         ValueError: A value differs; the message names both.
@@ -287,7 +284,7 @@ def check_fingerprints(
     meta = read_meta(prefix)
     if meta is None or not set(columns) <= set(meta.get("columns", columns)):
         return
-    expected = (tokenizer_fingerprint, prompt_type, template_fingerprint)
+    expected = (tokenizer_fingerprint, prompt_type)
     for (key, what), own in zip(_IDENTITY.items(), expected, strict=True):
         theirs = meta.get(key)
         if own is not None and theirs is not None and own != theirs:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, open_columns, open_text_columns
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from mindspeed_dpo.config.names import did_you_mean, normalize_key
+from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, OFF_VALUES, TEXT
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 

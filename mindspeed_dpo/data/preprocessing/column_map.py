@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping, ColumnSpec
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, PromptExample, Row, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_parsing import (

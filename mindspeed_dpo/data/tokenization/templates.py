@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 SPECIAL_PROMPT_TYPES = ("chat_template", "plain")

@@ -137,10 +137,10 @@ def _on_npu(kernels: Kernels, hidden: Tensor, weight: Tensor, labels: Tensor) ->
         rows >= MIN_ROWS, name, f"at least {MIN_ROWS} tokens in a vocabulary shard", rows, "split the vocabulary less"
     )
     inside = labels.where(labels >= 0, rows + 1)
-    found = kernels.library.npu_fused_linear_online_max_sum(
+    statistics = kernels.library.npu_fused_linear_online_max_sum(
         hidden.contiguous(), weight.contiguous(), inside, 0, rows, return_logits=False
     )
-    return ShardSoftmax(*found[:5])
+    return ShardSoftmax(*statistics[:5])
 
 
 def _backward_on_npu(kernels: Kernels) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -149,7 +149,7 @@ def _backward_on_npu(kernels: Kernels) -> Callable[..., tuple[Tensor, Tensor]]:
     def backward(
         grad: Tensor, hidden: Tensor, weight: Tensor, elsewhere: Tensor, column: Tensor, highest: Tensor, total: Tensor
     ) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = kernels.library.npu_fused_linear_cross_entropy_loss_with_max_sum_backward(
+        gradients: tuple[Tensor, Tensor] = kernels.library.npu_fused_linear_cross_entropy_loss_with_max_sum_backward(
             grad.contiguous(),
             hidden.contiguous(),
             weight.contiguous(),
@@ -158,6 +158,6 @@ def _backward_on_npu(kernels: Kernels) -> Callable[..., tuple[Tensor, Tensor]]:
             logits_max=highest,
             sum_exp_logits=total,
         )
-        return found
+        return gradients
 
     return backward

@@ -41,10 +41,10 @@ def check_dtypes(operator: str, *tensors: Tensor, allowed: Sequence[torch.dtype]
     Raises:
         OperatorLimit: The dtypes differ or are unsupported.
     """
-    found = {tensor.dtype for tensor in tensors}
+    dtypes = {tensor.dtype for tensor in tensors}
     names = " or ".join(str(dtype).removeprefix("torch.") for dtype in allowed)
-    shown = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
-    require(len(found) == 1 and found <= set(allowed), operator, f"tensors of one dtype, {names}", shown, "set bf16")
+    shown = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+    require(len(dtypes) == 1 and dtypes <= set(allowed), operator, f"tensors of one dtype, {names}", shown, "set bf16")
 
 
 def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], key_lengths: Sequence[int]) -> None:

@@ -34,7 +34,8 @@ def segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         Sums [n] in `sum_dtype`, with a gradient for `values`.
     """
-    return _segment_sum(values, segment_ids, lengths, sum_dtype(values.device) == torch.float32)
+    in_float64 = sum_dtype(values.device) == torch.float64
+    return (plain_segment_sum if in_float64 else pairwise_segment_sum)(values, segment_ids, lengths)
 
 
 def plain_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:

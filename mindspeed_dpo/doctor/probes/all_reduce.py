@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from mindspeed_dpo.device import activate
 from mindspeed_dpo.doctor.processes import print_result, probe_arguments, probe_command
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 
 NUM_VALUES = 1 << 20
 TIMEOUT_MINUTES = 2.0
@@ -24,21 +24,21 @@ def all_reduce(kind: str, rank: int, master: str, store: dist.TCPStore | None = 
     """Join as one of two processes, all-reduce a tensor and return the time in seconds.
 
     Raises:
-        ValueError: The sum is wrong.
+        ValueError: The sum is incorrect.
     """
     accelerator = activate(kind, rank)
     # Deferred: it imports megatron-core, which must follow the activation of the device.
-    from mindspeed_dpo.parallel import groups
+    from mindspeed_dpo.parallel import process_groups
 
-    groups.join(rank, 2, master, accelerator.backend, TIMEOUT_MINUTES, store)
+    process_groups.join(rank, 2, master, accelerator.backend, TIMEOUT_MINUTES, store)
     values = torch.arange(NUM_VALUES, device=accelerator.device(), dtype=torch.float32) % 1000 * (rank + 1)
     start = time.perf_counter()
     dist.all_reduce(values)
     result = values.cpu()
     seconds = time.perf_counter() - start
     if not torch.equal(result, torch.arange(NUM_VALUES, dtype=torch.float32) % 1000 * 3):
-        raise ValueError(f"the sum of {NUM_VALUES} values over two processes is wrong on {kind}")
-    groups.leave()
+        raise ValueError(f"the sum of {NUM_VALUES} values over two processes is incorrect on {kind}")
+    process_groups.leave()
     return seconds
 
 

@@ -1,17 +1,17 @@
-"""LoRA adapters in a built model: those of one matrix in `layer`, those of a pipeline stage in `stage`.
+"""LoRA adapters in a built model: those of one matrix in `layer`, those of a pipeline stage in `adapters`.
 
 Which matrices have adapters, and how adapters are stored, is left to `weights.lora`.
 """
 
 from __future__ import annotations
 
-from mindspeed_dpo.models.lora.layer import LoraLayer
-from mindspeed_dpo.models.lora.stage import (
+from mindspeed_dpo.models.lora.adapters import (
     adapter_layers,
     adapters_disabled,
     add_adapters,
     load_adapters,
     merged_parameters,
 )
+from mindspeed_dpo.models.lora.layer import LoraLayer
 
 __all__ = ["LoraLayer", "adapter_layers", "adapters_disabled", "add_adapters", "load_adapters", "merged_parameters"]

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.dropout import DropoutStream, derive_seed
+from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
 from mindspeed_dpo.weights.lora.targets import FACTORS, AdapterTarget
-from mindspeed_dpo.weights.placement import TPRank
 
 
 @dataclass

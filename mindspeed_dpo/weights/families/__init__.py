@@ -13,7 +13,7 @@ from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFam
 from mindspeed_dpo.weights.families.qwen2 import QWEN2
 from mindspeed_dpo.weights.families.qwen3 import QWEN3
 from mindspeed_dpo.weights.families.score_head import reward_rules
-from mindspeed_dpo.weights.rules import RuleTable
+from mindspeed_dpo.weights.name_mapping import RuleTable
 
 FAMILIES: tuple[ModelFamily, ...] = (LLAMA, QWEN2, QWEN3)
 ARCHITECTURES: dict[str, tuple[ModelFamily, HfArchitecture]] = {

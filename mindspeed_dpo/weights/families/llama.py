@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
-from mindspeed_dpo.weights.rules import FINAL_NORM, OUTPUT_LAYER, RuleTable, TensorRule, layer_rule
+from mindspeed_dpo.weights.name_mapping import FINAL_NORM, OUTPUT_LAYER, RuleTable, TensorRule, layer_rule
 from mindspeed_dpo.weights.tensor_layouts import (
     GateUp,
     Qkv,

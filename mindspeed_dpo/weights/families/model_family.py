@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.rules import RuleTable
+from mindspeed_dpo.weights.name_mapping import RuleTable
 
 
 @dataclass(frozen=True)

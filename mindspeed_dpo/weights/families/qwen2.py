@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspeed_dpo.weights.families.llama import LLAMA
 from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
-from mindspeed_dpo.weights.rules import layer_rule
+from mindspeed_dpo.weights.name_mapping import layer_rule
 from mindspeed_dpo.weights.tensor_layouts import Qkv
 
 QWEN2 = ModelFamily(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.rules import FINAL_NORM, OUTPUT_LAYER, SCORE_HEAD, RuleTable, TensorRule
+from mindspeed_dpo.weights.name_mapping import FINAL_NORM, OUTPUT_LAYER, SCORE_HEAD, RuleTable, TensorRule
 from mindspeed_dpo.weights.tensor_layouts import Replicated, RowParallel, hidden_size
 
 SCORE_RULES: RuleTable = (

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import TensorEntry
+from mindspeed_dpo.weights.name_mapping import TensorEntry
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 

@@ -18,8 +18,8 @@ from torch.nn.functional import pad
 from mindspeed_dpo.config.settings.lora import FUSED_MODULES, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import TensorEntry, TensorRule
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import TensorEntry, TensorRule
 from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 
 FACTORS = ("lora_A", "lora_B")

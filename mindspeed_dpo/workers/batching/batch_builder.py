@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
+from mindspeed_dpo.data.batching.data_parallel_split import Positions
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, plan
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit, Positions, plan
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
-from mindspeed_dpo.workers.interfaces import Logps, Pairs, Rows
+from mindspeed_dpo.workers.role_interfaces import Logps, Pairs, Rows
 
 
 class PairSource(Protocol):
@@ -91,9 +92,9 @@ class BatchBuilder:
         """
         return MicroBatches(self._makers(rows, ref_logps))
 
-    def stream(self, rows: Rows, ref_logps: Logps | None = None) -> Iterator[PackedBatch]:
+    def stream(self, rows: Rows) -> Iterator[PackedBatch]:
         """Iterate over the micro-batches of `micro_batches` without holding all of them in memory."""
-        return (make() for make in self._makers(rows, ref_logps))
+        return (make() for make in self._makers(rows, None))
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
         numbers = np.asarray(rows, dtype=np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.setup.objectives import steps_per_pass
+from mindspeed_dpo.workers.setup.objective_and_schedule import steps_per_pass
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.workers.rewards.batched_calls import Functions, call_for_prompts
-from mindspeed_dpo.workers.rewards.decoding import MESSAGES, PromptText, TextReader
+from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions, Value
 from mindspeed_dpo.workers.rewards.scorer import Scored
 

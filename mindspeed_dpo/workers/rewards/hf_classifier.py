@@ -17,14 +17,14 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel, Pr
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
+from mindspeed_dpo.workers.rewards.detokenization import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
 from mindspeed_dpo.workers.rewards.retokenization import decoded, drop_reason
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
-from mindspeed_dpo.workers.setup.builders import limit_of
+from mindspeed_dpo.workers.setup.model_builder import limit_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 # Tokenizers without a limit have a maximum length above this.

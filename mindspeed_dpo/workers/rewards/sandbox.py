@@ -1,7 +1,7 @@
 """Runs the user's functions in a separate process, which may fail, hang or die without harm to the run.
 
 The process is spawned, not forked: a process with devices, collectives and threads cannot be forked safely. It runs
-`user_functions`.
+`sandbox_child`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ START_TIMEOUT_S = 300.0
 POLL_INTERVAL_S = 0.2
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from mindspeed_dpo.workers.rewards.user_functions import main; main()"
+    "from mindspeed_dpo.workers.rewards.sandbox_child import main; main()"
 )
 
 

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.models.lora import merged_parameters
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.setup.sources import open_initial_weights
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.sender import sender_of
 

@@ -8,10 +8,10 @@ from megatron.core import parallel_state
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import merged_parameters
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Sender, Shards, digests, transfer
-from mindspeed_dpo.workers.setup.builders import placement_of
+from mindspeed_dpo.workers.setup.model_builder import placement_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 

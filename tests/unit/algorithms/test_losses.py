@@ -31,7 +31,7 @@ def some_logps(seed: int = 0, pairs: int = 4) -> Tensor:
 def value(
     name: str, policy: Tensor, ref: Tensor, lengths: Tensor = LENGTHS, *, beta: float = 0.1, **settings: Any
 ) -> Tensor:
-    """The loss of some pairs that are a whole step, with the default settings."""
+    """The loss of some pairs that are a full step, with the default settings."""
     values = StepValues(lengths.to(policy.dtype), policy.detach(), ref)
     across = cross_pair_values(values, (name,), settings.pop("group", None))
     terms = PairTerms(
@@ -191,7 +191,7 @@ def test_divergences_have_their_limits(ratio: float, alpha: float) -> None:
         ("discopop", lambda beta: (math.log(2) + 1) / 2),
     ],
 )
-def test_the_loss_where_policy_equals_reference_is_known(name: str, expected, beta: float) -> None:
+def test_the_loss_where_policy_equals_reference_has_a_closed_form(name: str, expected, beta: float) -> None:
     # One pair: those that compare pairs with others start so only where all margins are equal.
     logps = some_logps().float()[:1]
     assert torch.allclose(value(name, logps, logps, LENGTHS[:1], beta=beta), torch.tensor(expected(beta)), rtol=1e-6)
@@ -237,14 +237,14 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         ("discopop", (0.0784, -0.0784)),
     ],
 )
-def test_the_first_gradient_has_its_known_value(name: str, expected: tuple[float, float]) -> None:
+def test_the_first_gradient_has_its_exact_value(name: str, expected: tuple[float, float]) -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     value(name, policy, torch.zeros(1, 2, dtype=torch.float64), LENGTHS[:1]).sum().backward()
     assert policy.grad is not None
     assert policy.grad[0].tolist() == pytest.approx(expected, rel=1e-3 if name == "discopop" else 1e-12)
 
 
-def test_the_smoothed_gradient_has_its_known_value() -> None:
+def test_the_smoothed_gradient_has_its_exact_value() -> None:
     policy = torch.zeros(1, 2, dtype=torch.float64, requires_grad=True)
     of_ratios("sigmoid", policy, LENGTHS[:1], dpo_label_smoothing=0.1).sum().backward()
     assert policy.grad is not None
@@ -324,7 +324,7 @@ def test_an_empty_response_counts_as_one_token() -> None:
         (torch.zeros(3, 2).bfloat16(), torch.zeros(3, 2), "float32"),
     ],
 )
-def test_wrong_shapes_and_dtypes_are_refused(policy: Tensor, ref: Tensor, message: str) -> None:
+def test_invalid_shapes_and_dtypes_are_refused(policy: Tensor, ref: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         log_ratios(policy, ref)
 

@@ -96,9 +96,9 @@ def test_impossible_settings_are_refused(changes: dict, message: str) -> None:
     ("style", "halfway"), [("constant", 0.5), ("linear", 0.3), ("cosine", 0.3)], ids=["constant", "linear", "cosine"]
 )
 def test_beta_goes_from_its_start_to_its_end(style: str, halfway: float) -> None:
-    found = [beta_at(step, 5, start=0.5, end=0.1, style=style) for step in range(5)]
-    assert found[0] == 0.5 and found[2] == pytest.approx(halfway)
-    assert found[-1] == pytest.approx(0.5 if style == "constant" else 0.1)
+    actual = [beta_at(step, 5, start=0.5, end=0.1, style=style) for step in range(5)]
+    assert actual[0] == 0.5 and actual[2] == pytest.approx(halfway)
+    assert actual[-1] == pytest.approx(0.5 if style == "constant" else 0.1)
 
 
 def test_beta_without_an_end_stays() -> None:

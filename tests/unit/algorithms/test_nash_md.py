@@ -35,17 +35,17 @@ def measure(rows: slice = slice(None), weights: Tensor | None = None, kl_surroga
 
 
 def test_the_loss_is_the_pull_less_the_weighted_response() -> None:
-    found = measure()
-    torch.testing.assert_close(found.losses, (0.3 * some(3) - some(1) * some(4))[:, 0])
+    actual = measure()
+    torch.testing.assert_close(actual.losses, (0.3 * some(3) - some(1) * some(4))[:, 0])
     expected = {
-        "loss": found.losses.mean(), "loss/kl": some(3).mean(), "loss/score": (some(1) * some(4)).mean(),
+        "loss": actual.losses.mean(), "loss/kl": some(3).mean(), "loss/score": (some(1) * some(4)).mean(),
     }  # fmt: skip
-    assert found.sums.means() == pytest.approx({name: value.item() for name, value in expected.items()})
+    assert actual.sums.means() == pytest.approx({name: value.item() for name, value in expected.items()})
 
 
 def test_splitting_a_step_changes_nothing_and_padding_counts_nowhere() -> None:
-    whole, parts = measure(), [measure(slice(0, 1)), measure(slice(1, 3))]
-    assert torch.equal(torch.cat([part.losses for part in parts]), whole.losses)
+    complete, parts = measure(), [measure(slice(0, 1)), measure(slice(1, 3))]
+    assert torch.equal(torch.cat([part.losses for part in parts]), complete.losses)
     broken = some(3)
     broken[2] = NAN
     padded, real = measure(weights=torch.tensor([1.0, 1, 0]), kl_surrogate=broken), measure(slice(0, 2))
@@ -73,11 +73,11 @@ def test_xpo_adds_the_references_response_to_the_loss_of_the_pair(alpha: float) 
     logps, ref, mark = some(5, 2).requires_grad_(), some(6, 2), torch.tensor([[0.0, 1], [1, 0], [1, 0]])
     lengths = LENGTHS.expand(3, 2)
     plain = PreferenceObjective(beta=0.2)(PairValues(logps, lengths, ref))
-    found = PreferenceObjective(beta=0.2, xpo_alpha=alpha)(PairValues(logps, lengths, ref, logp_weights=mark))
+    actual = PreferenceObjective(beta=0.2, xpo_alpha=alpha)(PairValues(logps, lengths, ref, logp_weights=mark))
     bonus = torch.stack([logps[0, 1], logps[1, 0], logps[2, 0]])
-    torch.testing.assert_close(found.losses, plain.losses + alpha * bonus)
-    difference = torch.autograd.grad((found.losses - plain.losses).sum(), logps)[0]
+    torch.testing.assert_close(actual.losses, plain.losses + alpha * bonus)
+    difference = torch.autograd.grad((actual.losses - plain.losses).sum(), logps)[0]
     torch.testing.assert_close(difference, alpha * mark, rtol=1e-5, atol=1e-7)
-    means = found.sums.means()
+    means = actual.sums.means()
     assert means["loss/xpo"] == pytest.approx(bonus.mean().item())
     assert means["loss/sigmoid"] == pytest.approx(plain.losses.mean().item())

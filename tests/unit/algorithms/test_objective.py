@@ -34,7 +34,7 @@ LENGTHS = torch.tensor([[4, 2], [3, 9], [5, 5], [1, 2], [6, 7]])
 
 
 def objective(*losses: str, beta: float = 0.1, **settings: Any) -> PreferenceObjective:
-    """An objective by the names of its losses; `ipo` divides by lengths unless told otherwise."""
+    """An objective by the names of its losses; `ipo` divides by lengths unless set otherwise."""
     settings = {"ipo_normalize": True, **settings}
     return PreferenceObjective(LossConfig(dpo_loss_type=losses or ("sigmoid",), **settings), beta)
 
@@ -61,11 +61,11 @@ def some_logps(seed: int) -> Tensor:
 @pytest.mark.parametrize("using", OBJECTIVES, ids=str)
 def test_splitting_a_step_changes_nothing(using: PreferenceObjective) -> None:
     logps, ref = some_logps(1), some_logps(2)
-    whole = measure(using, logps, LENGTHS, ref)
+    complete = measure(using, logps, LENGTHS, ref)
     parts = [measure(using, logps[s], LENGTHS[s], ref[s]) for s in (slice(0, 2), slice(2, 5))]
     parts[0].sums.merge(parts[1].sums)
-    assert torch.equal(torch.cat([part.losses for part in parts]), whole.losses)
-    assert parts[0].sums.means() == pytest.approx(whole.sums.means(), rel=1e-6)
+    assert torch.equal(torch.cat([part.losses for part in parts]), complete.losses)
+    assert parts[0].sums.means() == pytest.approx(complete.sums.means(), rel=1e-6)
 
 
 @pytest.mark.parametrize("using", OBJECTIVES, ids=str)

@@ -44,7 +44,7 @@ def response_lengths(batch: MicroBatch) -> Tensor:
 
 
 def objective_of(case: dict) -> PreferenceObjective:
-    return PreferenceObjective(LossConfig(ipo_normalize=True, **loss_keys(case["knobs"])), case["knobs"]["beta"])
+    return PreferenceObjective(LossConfig(ipo_normalize=True, **loss_keys(case["options"])), case["options"]["beta"])
 
 
 def measured(case: dict, places: slice) -> PairLosses:

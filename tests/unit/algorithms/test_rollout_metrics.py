@@ -1,4 +1,4 @@
-"""Metrics of sampled answers against what the definitions say, by hand."""
+"""Metrics of sampled responses against what the definitions say, by hand."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from mindspeed_dpo.algorithms.pairing import select_pairs
 from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 NAN = float("nan")
 SCORES = np.array([[1.0, 4.0], [2.0, 2.0], [NAN, NAN]], np.float32)
@@ -50,13 +50,13 @@ def test_all_names_are_in_the_table() -> None:
 
 
 def test_where_nothing_is_scored_there_is_no_mean_of_scores() -> None:
-    found = metrics(np.full((3, 2), np.nan, np.float32))
-    assert not [name for name in found if "score" in name and name != "objective/non_score_reward"]
-    assert found["pairs/failed"] == 1.0 and found["pairs/count"] == 0
+    actual = metrics(np.full((3, 2), np.nan, np.float32))
+    assert not [name for name in actual if "score" in name and name != "objective/non_score_reward"]
+    assert actual["pairs/failed"] == 1.0 and actual["pairs/count"] == 0
 
 
-def test_where_another_model_answers_too_responses_are_the_policys_and_margins_of_both() -> None:
-    whole, own = metrics(), metrics(own=1)
+def test_where_another_model_generates_too_responses_are_the_policys_and_margins_of_both() -> None:
+    complete, own = metrics(), metrics(own=1)
     expected = {
         "objective/scores": 1.5, "reward/score/max": 2.0, "reward/score/min": 1.0, "objective/kl": 1.0,
         "objective/entropy": 3.0, "val/contain_eos_token": 1 / 3, "response_length/mean": 2.0,
@@ -64,4 +64,4 @@ def test_where_another_model_answers_too_responses_are_the_policys_and_margins_o
     }  # fmt: skip
     assert {name: own[name] for name in expected} == pytest.approx(expected)
     pairs = ("objective/scores_margin", "pairs/count", "pairs/ties", "pairs/failed", "pairs/dropped")
-    assert [own[name] for name in pairs] == [whole[name] for name in pairs]
+    assert [own[name] for name in pairs] == [complete[name] for name in pairs]

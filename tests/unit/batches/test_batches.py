@@ -1,4 +1,4 @@
-"""Batches: what is built from lists comes back, selecting keeps pairs together, wrong shapes are named."""
+"""Batches: what is built from lists comes back, selecting keeps pairs together, invalid shapes are named."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_batch_gives_back_the_lists_it_was_made_of(lists: Lists) -> None:
 
 
 @given(token_lists(), st.data())
-def test_selecting_keeps_pairs_and_the_order_asked_for(lists: Lists, data: st.DataObject) -> None:
+def test_selecting_keeps_pairs_and_the_requested_order(lists: Lists, data: st.DataObject) -> None:
     prompts, responses = lists
     chosen = data.draw(st.lists(st.integers(0, len(prompts) - 1), min_size=1, max_size=7))
     batch = PreferenceBatch.from_lists(prompts, responses)
@@ -68,7 +68,7 @@ def test_references_join_a_batch_without_changing_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("invalid", "sentence"),
     [
         ({"response_lengths": torch.tensor([1, 2, 1, 1])}, r"response_lengths must be \[P, K\] with P = 2, got \[4\]"),
         ({"response_lengths": torch.tensor([[1, 2]])}, r"response_lengths must be \[P, K\] with P = 2, got \[1, 2\]"),
@@ -78,7 +78,7 @@ def test_references_join_a_batch_without_changing_it() -> None:
         ({"ref_logps": torch.zeros(2, 3)}, r"ref_logps must be \[2, 2\], got \[2, 3\]"),
     ],
 )
-def test_shapes_that_disagree_are_refused_by_name(wrong: dict[str, Any], sentence: str) -> None:
+def test_shapes_that_disagree_are_refused_by_name(invalid: dict[str, Any], sentence: str) -> None:
     right = {
         "prompt_tokens": torch.arange(3),
         "prompt_lengths": torch.tensor([1, 2]),
@@ -87,7 +87,7 @@ def test_shapes_that_disagree_are_refused_by_name(wrong: dict[str, Any], sentenc
     }
     PreferenceBatch(**right)
     with pytest.raises(ValueError, match=sentence):
-        PreferenceBatch(**{**right, **wrong})
+        PreferenceBatch(**{**right, **invalid})
 
 
 def packed(**changes: Any) -> PackedBatch:
@@ -172,12 +172,12 @@ def test_what_belongs_to_responses_and_their_tokens_goes_with_them() -> None:
 
 def test_responses_of_two_batches_are_concatenated() -> None:
     def rollouts(prompts: list[list[int]], responses: list[list[list[int]]], ended: bool) -> RolloutBatch:
-        answers, shape = PreferenceBatch.from_lists(prompts, responses), (len(prompts), len(responses[0]))
-        return RolloutBatch(answers, torch.arange(len(prompts)), torch.full(shape, ended), version=3)
+        sampled, shape = PreferenceBatch.from_lists(prompts, responses), (len(prompts), len(responses[0]))
+        return RolloutBatch(sampled, torch.arange(len(prompts)), torch.full(shape, ended), version=3)
 
     one = rollouts([[1], [2, 3]], [[[4, 5]], [[7]]], True)
-    found = concat_responses(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
-    assert lists_of(found.samples) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
-    assert found.ended.tolist() == [[True, False]] * 2 and found.version == 3 and found.logps is None
+    actual = concat_responses(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
+    assert lists_of(actual.samples) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
+    assert actual.ended.tolist() == [[True, False]] * 2 and actual.version == 3 and actual.logps is None
     with pytest.raises(ValueError, match="only responses to the same prompts can be concatenated"):
         concat_responses(one, rollouts([[1], [2, 4]], [[[6]], [[8, 9]]], False))

@@ -71,6 +71,6 @@ def problems(tree: Mapping[str, Any], exists: Callable[[str], bool] = lambda pat
     """The problems of a tree."""
     try:
         resolved(tree, exists=exists)
-    except ConfigError as found:
-        return list(found.problems)
+    except ConfigError as actual:
+        return list(actual.problems)
     return []

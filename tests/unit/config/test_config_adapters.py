@@ -110,7 +110,7 @@ def test_only_adapters_have_gradient_and_optimizer_state() -> None:
     assert memory.num_trained_parameters(halves) == (by_hand - replicated) // 2 + replicated
 
 
-def test_the_plan_tells_of_adapters() -> None:
+def test_the_plan_shows_adapters() -> None:
     lines = plan_lines(resolved(adapted(lora_r=2)))
     assert any("adapters on q_proj, k_proj and v_proj: 2,560 trained parameters" in line for line in lines)
     assert any("the actor with its adapters off, once before training" in line for line in lines)

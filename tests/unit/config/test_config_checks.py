@@ -143,9 +143,9 @@ def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words
     tree = small_tree()
     for key, value in changes.items():
         put(tree, key, value)
-    found = problems(tree)
-    assert len(found) == 1, found
-    assert words in found[0]
+    actual = problems(tree)
+    assert len(actual) == 1, actual
+    assert words in actual[0]
 
 
 FINE: list[dict[str, Any]] = [
@@ -181,25 +181,25 @@ def test_unrelated_problems_come_in_one_list() -> None:
     for key, value in {"min_lr": 1, "split": "x", "lr_decay_style": "linaer", "trian_iters": 3}.items():
         put(tree, key, value)
     tree["resource_pool"]["actor_rolout"] = [1]
-    found = "\n".join(problems(tree))
+    actual = "\n".join(problems(tree))
     for key in ("min_lr=", "split=", "lr_decay_style=", "trian_iters", "actor_rolout"):
-        assert key in found
-    assert found.count("\n") == 4
+        assert key in actual
+    assert actual.count("\n") == 4
 
 
 @pytest.mark.parametrize("pool", [0, [], [0], ["8"], [True], {"a": 1}, [2.0], "many"])
 def test_a_pool_is_a_list_of_processes_per_node(pool: object) -> None:
     tree = small_tree()
     tree["resource_pool"]["actor_rollout"] = pool
-    (found,) = problems(tree)
-    assert found.startswith("resource_pool.actor_rollout=")
+    (actual,) = problems(tree)
+    assert actual.startswith("resource_pool.actor_rollout=")
 
 
 def test_the_sharing_reference_has_the_layout_of_the_actor() -> None:
     tree = small_tree()
     tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights", "tensor_model_parallel_size": 2}
-    (found,) = problems(tree)
-    assert "actor_rollout_ref.ref.tensor_model_parallel_size=2 differs from 1 of the actor" in found
+    (actual,) = problems(tree)
+    assert "actor_rollout_ref.ref.tensor_model_parallel_size=2 differs from 1 of the actor" in actual
     tree["resource_pool"]["ref"] = [2]
     assert problems(tree) == []
 
@@ -213,8 +213,8 @@ def test_a_reference_with_one_stage_has_no_virtual_ones() -> None:
     tree["resource_pool"]["ref"] = [1]
     assert [role.num_chunks for role in resolved(tree).roles] == [2, 1]
     tree["actor_rollout_ref"]["ref"]["num_layers_per_virtual_pipeline_stage"] = 1
-    (found,) = problems(tree)
-    assert "ref.num_layers_per_virtual_pipeline_stage=1 requires a pipeline_model_parallel_size of 2" in found
+    (actual,) = problems(tree)
+    assert "ref.num_layers_per_virtual_pipeline_stage=1 requires a pipeline_model_parallel_size of 2" in actual
 
 
 def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None:
@@ -227,8 +227,8 @@ def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None
         "load": "weights",
         "num_layers_per_virtual_pipeline_stage": None,
     }
-    (found,) = problems(tree)
-    assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in found
+    (actual,) = problems(tree)
+    assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in actual
 
 
 def test_a_bad_size_in_training_is_reported_once_for_actor_and_reference() -> None:
@@ -243,15 +243,15 @@ def test_the_reference_knows_the_tokens_of_the_actor() -> None:
     tree = small_tree()
     tree["model"]["other"] = {**tree["model"]["small"], "vocab_size": 300}
     tree["actor_rollout_ref"]["ref"] = {"model": "other", "load": "weights"}
-    (found,) = problems(tree)
-    assert "model.other.vocab_size=300 differs from 262 of the actor" in found
+    (actual,) = problems(tree)
+    assert "model.other.vocab_size=300 differs from 262 of the actor" in actual
 
 
 def test_two_names_for_the_reference_must_agree() -> None:
     tree = put(small_tree(), "ref_model", "elsewhere")
     tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
-    (found,) = problems(tree)
-    assert "differs from ref_model=elsewhere" in found
+    (actual,) = problems(tree)
+    assert "differs from ref_model=elsewhere" in actual
 
 
 @pytest.mark.parametrize(
@@ -265,24 +265,24 @@ def test_two_names_for_the_reference_must_agree() -> None:
     ],
 )
 def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
-    found = problems(put(small_tree(), key, path), exists=lambda name: name != path)
-    assert len(found) == 1
-    assert f"{key}={path} does not exist" in found[0]
+    actual = problems(put(small_tree(), key, path), exists=lambda name: name != path)
+    assert len(actual) == 1
+    assert f"{key}={path} does not exist" in actual[0]
 
 
 @pytest.mark.parametrize("column", ["chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels"])
 @pytest.mark.parametrize("ending", ["bin", "idx"])
 def test_an_incomplete_data_set_is_named_by_its_first_missing_file(column: str, ending: str) -> None:
     file = f"pairs_packed_{column}_document.{ending}"
-    (found,) = problems(small_tree(), exists=lambda name: name != file)
-    assert "data_path=pairs" in found
-    assert file in found
+    (actual,) = problems(small_tree(), exists=lambda name: name != file)
+    assert "data_path=pairs" in actual
+    assert file in actual
 
 
 def test_every_data_set_of_a_weighted_list_must_be_there() -> None:
     tree = put(small_tree(), "data_path", "0.7,first,0.3,second")
-    (found,) = problems(tree, exists=lambda name: not name.startswith("second"))
-    assert "second_packed_chosen_input_ids_document.bin" in found
+    (actual,) = problems(tree, exists=lambda name: not name.startswith("second"))
+    assert "second_packed_chosen_input_ids_document.bin" in actual
 
 
 @pytest.mark.parametrize(
@@ -301,8 +301,8 @@ def test_a_budget_of_tokens_is_one_way_to_fill_a_micro_batch(settings: dict[str,
     tree = small_tree()
     for key, value in settings.items():
         put(tree, key, value)
-    (found,) = problems(tree)
-    assert sentence in found
+    (actual,) = problems(tree)
+    assert sentence in actual
 
 
 def test_with_a_budget_of_tokens_no_number_of_pairs_has_to_divide() -> None:

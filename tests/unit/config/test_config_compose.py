@@ -81,18 +81,18 @@ def test_an_unknown_override_is_a_problem_with_a_hint() -> None:
 
 
 def test_overrides_that_cannot_be_read_come_in_one_list() -> None:
-    found = _problems(TINY, "foo", "bar")
-    assert [problem.split(" cannot be read")[0] for problem in found] == ["override foo", "override bar"]
+    actual = _problems(TINY, "foo", "bar")
+    assert [problem.split(" cannot be read")[0] for problem in actual] == ["override foo", "override bar"]
 
 
 def test_unknown_names_suggest_the_nearest() -> None:
     assert _problems("offline_dpo_trainer_tinny") == (
         f"--config-name offline_dpo_trainer_tinny: there is no such configuration; did you mean {TINY}?",
     )
-    (found,) = _problems(TINY, "model=[tinny]")
-    assert "there is no file model/tinny.yaml; choose llama2-7b, " in found
-    (found,) = _problems(TINY, config_dir="no/such/folder")
-    assert found == "--config-dir no/such/folder: there is no such folder"
+    (actual,) = _problems(TINY, "model=[tinny]")
+    assert "there is no file model/tinny.yaml; choose llama2-7b, " in actual
+    (actual,) = _problems(TINY, config_dir="no/such/folder")
+    assert actual == "--config-dir no/such/folder: there is no such folder"
 
 
 def test_the_ending_may_be_written() -> None:
@@ -108,7 +108,7 @@ def test_a_folder_of_ones_own_comes_first_and_sees_the_shipped_models(tmp_path: 
 
 
 @pytest.mark.parametrize("where", ["rlxf/model", "model"])
-def test_models_beside_or_above_the_configuration_are_found(tmp_path: Path, where: str) -> None:
+def test_models_beside_or_above_the_configuration_are_loaded(tmp_path: Path, where: str) -> None:
     (tmp_path / where).mkdir(parents=True)
     (tmp_path / where / "odd.yaml").write_text("odd: {num_layers: 7}\n")
     (tmp_path / "rlxf").mkdir(exist_ok=True)
@@ -125,9 +125,9 @@ def test_a_file_wins_over_the_model_file_it_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["training: [", "training: ${nowhere}\n", "- a\n", "training: {lr: ???}\n"])
 def test_a_file_that_cannot_be_read_is_one_problem_naming_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "broken.yaml").write_text(text)
-    (found,) = _problems("broken", config_dir=tmp_path)
-    assert found.startswith("broken.yaml: ")
-    assert "\n" not in found
+    (actual,) = _problems("broken", config_dir=tmp_path)
+    assert actual.startswith("broken.yaml: ")
+    assert "\n" not in actual
 
 
 def test_composing_leaves_folder_loggers_and_disk_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

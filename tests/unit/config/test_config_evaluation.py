@@ -47,8 +47,8 @@ def test_a_set_is_a_path_or_has_a_name(written: Any, read: Any) -> None:
     ],
 )
 def test_what_cannot_take_effect_is_refused(change: dict[str, Any], words: str) -> None:
-    (found,) = problems(evaluated(**change))
-    assert words in found
+    (actual,) = problems(evaluated(**change))
+    assert words in actual
 
 
 def test_sets_of_their_own_need_no_hold_out() -> None:
@@ -57,8 +57,8 @@ def test_sets_of_their_own_need_no_hold_out() -> None:
 
 def test_missing_files_of_a_set_are_named() -> None:
     tree = evaluated(eval_data_path={"chat": "here", "code": "gone"})
-    (found,) = problems(tree, exists=lambda path: not path.startswith("gone"))
-    assert "gone_packed_chosen_input_ids_document.bin for set code" in found
+    (actual,) = problems(tree, exists=lambda path: not path.startswith("gone"))
+    assert "gone_packed_chosen_input_ids_document.bin for set code" in actual
 
 
 @pytest.mark.parametrize(("key", "value"), [("eval_data_path", "held"), ("eval_at_start", True), ("eval_interval", 3)])
@@ -93,8 +93,8 @@ def test_evaluation_keys_are_reported_as_unused_online(key: str, value: Any) -> 
     ],
 )
 def test_what_nothing_can_come_of_is_refused_before_the_run(change: dict[str, Any], words: str) -> None:
-    (found,) = problems(evaluated(**change))
-    assert words in found
+    (actual,) = problems(evaluated(**change))
+    assert words in actual
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def test_role_wins_over_training_wins_over_model(where: dict[str, set[str]]) -> 
     assert {key: settings[key] for key in EXAMPLES} == expected
 
 
-def test_the_winner_tells_where_it_came_from() -> None:
+def test_the_value_that_applies_has_its_origin() -> None:
     tree = small_tree()
     tree["model"]["small"]["seed"] = 42
     tree["training"]["lr"] = 1e-6
@@ -95,8 +95,8 @@ def test_a_role_may_repeat_but_not_contradict_what_holds_for_the_run(key: str) -
     agreeing["actor_rollout_ref"]["actor_rollout"][key] = 8
     assert problems(agreeing) == []
     tree["actor_rollout_ref"]["actor_rollout"][key] = 16
-    (found,) = problems(tree)
-    assert f"actor_rollout_ref.actor_rollout.{key}=16 differs from training.{key}=8" in found
+    (actual,) = problems(tree)
+    assert f"actor_rollout_ref.actor_rollout.{key}=16 differs from training.{key}=8" in actual
 
 
 def test_a_value_for_the_run_may_stand_in_a_role_alone() -> None:
@@ -130,8 +130,8 @@ def test_one_key_spelled_twice_is_a_problem() -> None:
     ],
 )
 def test_an_unknown_key_suggests_the_nearest(typo: str, meant: str) -> None:
-    (found,) = problems(put(small_tree(), typo, 1))
-    assert found.startswith(f"training.{typo} is not a known key; did you mean {meant}")
+    (actual,) = problems(put(small_tree(), typo, 1))
+    assert actual.startswith(f"training.{typo} is not a known key; did you mean {meant}")
 
 
 def test_the_only_model_need_not_be_named() -> None:
@@ -147,12 +147,12 @@ def test_a_model_that_was_not_listed_is_one_problem() -> None:
     assert problems(tree) == ["actor: model=smal is not one of the models in `defaults`; did you mean small?"]
     tree = small_tree()
     del tree["model"]
-    (found,) = problems(tree)
-    assert "there is no model" in found
+    (actual,) = problems(tree)
+    assert "there is no model" in actual
 
 
 @pytest.mark.parametrize("section", ["training", "resource_pool", "actor_rollout_ref"])
 def test_a_section_that_holds_no_keys_is_a_problem(section: str) -> None:
     tree = small_tree()
     tree[section] = ["a"]
-    assert any(f"section {section} must contain keys and values" in found for found in problems(tree))
+    assert any(f"section {section} must contain keys and values" in actual for actual in problems(tree))

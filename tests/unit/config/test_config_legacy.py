@@ -31,17 +31,17 @@ def _outcome(tree: Mapping[str, Any]) -> tuple[RunConfig | None, tuple[str, ...]
     """The run if there is one, the problems, the notes."""
     try:
         run = check(ComposedConfig("legacy", dict(tree), {}), exists=lambda path: True, now=NOON)
-    except ConfigError as found:
-        return None, found.problems, found.notes
+    except ConfigError as actual:
+        return None, actual.problems, actual.notes
     return run, (), run.notes
 
 
 @pytest.mark.parametrize("key", PUBLISHED)
-def test_a_published_key_is_known(key: str) -> None:
+def test_a_published_key_is_recognised(key: str) -> None:
     try:
         resolved(put(small_tree(), key, "probe"))
-    except ConfigError as found:
-        assert not any("not a known key" in problem for problem in found.problems)
+    except ConfigError as actual:
+        assert not any("not a known key" in problem for problem in actual.problems)
 
 
 RENAMED = (

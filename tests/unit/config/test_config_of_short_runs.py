@@ -43,7 +43,7 @@ def test_it_reads_overrides_as_hydra_does(name: str, overrides: list[str], input
     def loaded(load) -> object:  # type: ignore[no-untyped-def]
         try:
             return load(name, [*inputs[name], *overrides])
-        except ConfigError as found:
-            return found.problems
+        except ConfigError as actual:
+            return actual.problems
 
     assert loaded(load_quickly) == loaded(load_run)

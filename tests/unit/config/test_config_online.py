@@ -109,9 +109,9 @@ def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words
     tree = online_tree()
     for key, value in changes.items():
         put(tree, key, value)
-    found = problems(tree)
-    assert len(found) == 1, found
-    assert words in found[0]
+    actual = problems(tree)
+    assert len(actual) == 1, actual
+    assert words in actual[0]
 
 
 @pytest.mark.parametrize(
@@ -141,18 +141,18 @@ def test_what_scores_must_be_exactly_one_and_fit(reward: dict[str, Any], words: 
     if reward.get("model"):
         tree["model"]["other"] = {**tree["model"]["small"], "vocab_size": 300}
     tree["reward"] = reward
-    found = problems(tree)
-    assert len(found) == 1, found
-    assert words in found[0]
+    actual = problems(tree)
+    assert len(actual) == 1, actual
+    assert words in actual[0]
 
 
 def test_problems_of_rollout_reward_and_pools_come_in_one_list() -> None:
     tree = put(put(online_tree(num_gpus_for_infer=2), "do_sample", False), "ppo_mini_batch_size", 3)
     tree["reward"] = {"verifier": True}
-    found = "\n".join(problems(tree))
+    actual = "\n".join(problems(tree))
     for key in ("num_gpus_for_infer", "do_sample", "ppo_mini_batch_size", "verifier", "reward.load"):
-        assert key in found
-    assert found.count("\n") == 4
+        assert key in actual
+    assert actual.count("\n") == 4
 
 
 def test_a_reward_model_with_other_tokens_needs_its_tokenizer() -> None:
@@ -168,8 +168,8 @@ def test_a_reward_model_must_support_the_longest_response() -> None:
     tree = with_model()
     tree["model"]["short"] = {**tree["model"]["small"], "max_position_embeddings": 100}
     tree["reward"]["model"] = "short"
-    (found,) = problems(tree)
-    assert "seq_length=256 is more than max_position_embeddings=100 of the model of reward" in found
+    (actual,) = problems(tree)
+    assert "seq_length=256 is more than max_position_embeddings=100 of the model of reward" in actual
 
 
 @pytest.mark.parametrize("written", [None, 1, 2, 5])
@@ -218,8 +218,8 @@ def test_the_reward_may_be_set_in_any_section_and_holds_for_all(section: str) ->
     assert run.notes == ()
     assert {role.reward.reward_functions for role in run.roles} == {("a.b", "a.c")}
     tree["actor_rollout_ref"]["ref"] = {"reward_functions": ["a.d"], "load": "weights"}
-    (found,) = problems(tree)
-    assert "the run has a single value" in found
+    (actual,) = problems(tree)
+    assert "the run has a single value" in actual
 
 
 @pytest.mark.parametrize(
@@ -353,9 +353,9 @@ def test_the_work_of_an_iteration(changes: dict[str, Any], pairs: int, steps: in
 def test_a_path_that_does_not_exist_is_one_problem(missing: str, words: str) -> None:
     tree = with_model()
     tree["reward"]["reward_tokenizer"] = "other_hf"
-    found = problems(tree, exists=lambda name: name != missing)
-    assert len(found) == 1, found
-    assert words in found[0]
+    actual = problems(tree, exists=lambda name: name != missing)
+    assert len(actual) == 1, actual
+    assert words in actual[0]
 
 
 def test_online_data_needs_no_pairs() -> None:
@@ -397,7 +397,7 @@ def test_a_reference_of_its_own_must_divide_as_the_rollout_does() -> None:
 
 
 @pytest.mark.parametrize("method", [XPO, NASH], ids=str)
-def test_where_another_answers_too_it_does_so_after_the_policy(method: dict[str, Any]) -> None:
+def test_where_another_model_generates_too_it_does_so_after_the_policy(method: dict[str, Any]) -> None:
     tree = put(online_tree(), "online_method", method["online_method"])
     plain, meeting = iteration_workload(resolved(online_tree())), iteration_workload(resolved(tree))
     assert (meeting.responses, meeting.slots) == (plain.responses, plain.slots / 2)

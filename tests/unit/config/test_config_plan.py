@@ -82,13 +82,13 @@ def test_the_bytes_of_training_by_hand() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 def test_multiply_adds_are_those_that_torch_counts(tied: bool) -> None:
     model = dataclasses.replace(jobs.TIED if tied else jobs.MODEL, hidden_size=128, ffn_hidden_size=352)
-    tokens, found = 24, multiply_adds(model)
+    tokens, actual = 24, multiply_adds(model)
     with torch.device("meta"):
         policy = AutoModelForCausalLM.from_config(_huggingface(model), attn_implementation="eager")
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             policy(torch.zeros(1, tokens, dtype=torch.int64))
     # It computes all logits, and every pair of a query and a key; a norm's weights are no products.
-    counted = tokens * (found.per_token + found.per_label) + tokens**2 * found.per_attended_key
+    counted = tokens * (actual.per_token + actual.per_label) + tokens**2 * actual.per_attended_key
     assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.01)
 
 

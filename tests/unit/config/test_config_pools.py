@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.loading.placement import split_pool
+from mindspeed_dpo.config.loading.resource_pools import split_pool
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
@@ -20,9 +20,9 @@ def test_carving_keeps_every_process_in_order(sizes: list[int], data: st.DataObj
     def nodes(parts: tuple[int, ...], offset: int) -> list[int]:
         return [offset + index for index, size in enumerate(parts) for _ in range(size)]
 
-    whole = nodes(tuple(sizes), 0)
-    assert nodes(front, 0) == whole[: sum(front)]
-    assert nodes(tail, len(sizes) - len(tail)) == whole[sum(front) :]
+    complete = nodes(tuple(sizes), 0)
+    assert nodes(front, 0) == complete[: sum(front)]
+    assert nodes(tail, len(sizes) - len(tail)) == complete[sum(front) :]
 
 
 @pytest.mark.parametrize(
@@ -58,9 +58,9 @@ def test_the_rollout_has_the_last_processes(
     ("train", "infer"), [(1, 2), (3, None), (None, 2), (1, 0), (None, 3)], ids=lambda count: str(count)
 )
 def test_devices_that_do_not_add_up_name_all_three(train: int | None, infer: int | None) -> None:
-    (found,) = problems(online_tree(num_gpus_for_train=train, num_gpus_for_infer=infer))
+    (actual,) = problems(online_tree(num_gpus_for_train=train, num_gpus_for_infer=infer))
     for word in ("num_gpus_for_train=", "num_gpus_for_infer=", "resource_pool.actor_rollout=[2]", "2 processes"):
-        assert word in found
+        assert word in actual
 
 
 def test_the_rollout_is_the_actor_in_a_layout_of_its_own() -> None:
@@ -94,15 +94,15 @@ def test_devices_that_share_rows_generate_as_replicas() -> None:
 def test_processes_that_generate_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_train=2, num_gpus_for_infer=1, tensor_model_parallel_size=2)
     tree["resource_pool"]["actor_rollout"] = [3]
-    (found,) = problems(tree)
-    assert "inference_tensor_model_parallel_size=2 does not divide num_gpus_for_infer=1; choose 1" in found
+    (actual,) = problems(tree)
+    assert "inference_tensor_model_parallel_size=2 does not divide num_gpus_for_infer=1; choose 1" in actual
 
 
 def test_processes_that_train_hold_complete_replicas() -> None:
     tree = online_tree(num_gpus_for_infer=1, tensor_model_parallel_size=2, inference_tensor_model_parallel_size=1)
     tree["resource_pool"]["actor_rollout"] = [4]
-    (found,) = problems(tree)
-    assert found == "num_gpus_for_train=3 is not a multiple of tensor x pipeline = 2; choose 2, 4 or 8"
+    (actual,) = problems(tree)
+    assert actual == "num_gpus_for_train=3 is not a multiple of tensor x pipeline = 2; choose 2, 4 or 8"
 
 
 def by_model(**reward: object) -> Tree:
@@ -145,8 +145,8 @@ def test_pools_are_in_the_order_of_roles() -> None:
 def test_a_shared_pool_has_one_layout() -> None:
     tree = by_model(tensor_model_parallel_size=1)
     tree["resource_pool"]["reward"] = "rollout"
-    (found,) = problems(tree)
-    assert "reward.tensor_model_parallel_size=1 differs from 2 of the rollout, whose devices it shares" in found
+    (actual,) = problems(tree)
+    assert "reward.tensor_model_parallel_size=1 differs from 2 of the rollout, whose devices it shares" in actual
 
 
 def test_functions_take_any_layout() -> None:
@@ -159,8 +159,8 @@ def test_functions_take_any_layout() -> None:
 def test_pools_that_name_each_other_are_one_problem() -> None:
     tree = by_model()
     tree["resource_pool"] |= {"ref": "reward", "reward": "ref"}
-    (found,) = problems(tree)
-    assert "resource_pool.ref=reward is circular" in found
+    (actual,) = problems(tree)
+    assert "resource_pool.ref=reward is circular" in actual
 
 
 @pytest.mark.parametrize(
@@ -175,13 +175,13 @@ def test_pools_that_name_each_other_are_one_problem() -> None:
 def test_a_pool_that_cannot_be_is_refused(pool: str, value: object, words: str) -> None:
     tree = by_model()
     tree["resource_pool"][pool] = value
-    found = problems(tree)
-    assert len(found) == 1, found
-    assert words in found[0]
+    actual = problems(tree)
+    assert len(actual) == 1, actual
+    assert words in actual[0]
 
 
 def test_a_reference_without_a_section_fits_the_pool_of_its_own() -> None:
     tree = put(small_tree(), "tensor_model_parallel_size", 2)
     tree["resource_pool"]["ref"] = [3]
-    (found,) = problems(tree)
-    assert "resource_pool.ref=[3] has 3 processes, which is not a multiple of tensor x pipeline = 2" in found
+    (actual,) = problems(tree)
+    assert "resource_pool.ref=[3] has 3 processes, which is not a multiple of tensor x pipeline = 2" in actual

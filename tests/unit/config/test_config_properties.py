@@ -70,11 +70,11 @@ def tree_of(values: dict[str, Any], processes: int) -> Tree:
 def test_valid_values_compose_arrive_and_come_back(drawn: tuple[dict[str, Any], int]) -> None:
     values, processes = drawn
     run = resolved(tree_of(values, processes))
-    found = {**vars(run.loop), **run.actor.settings()}
+    actual = {**vars(run.loop), **run.actor.settings()}
     listed = {
         key: (value,) if key == "dpo_loss_type" and isinstance(value, str) else value for key, value in values.items()
     }
-    assert {key: found[key] for key in values} == {
+    assert {key: actual[key] for key in values} == {
         key: tuple(value) if isinstance(value, list) else value for key, value in listed.items()
     }
     assert resolved(yaml.safe_load(run.as_yaml())) == run
@@ -85,6 +85,6 @@ def test_valid_values_compose_arrive_and_come_back(drawn: tuple[dict[str, Any], 
 def test_one_bad_value_among_valid_ones_is_one_problem(drawn: tuple[dict[str, Any], int], bad: tuple[str, Any]) -> None:
     values, processes = drawn
     key, value = bad
-    found = problems(put(tree_of(values, processes), key, value))
-    assert len(found) == 1, (found, values)
-    assert f".{key}=" in found[0]
+    actual = problems(put(tree_of(values, processes), key, value))
+    assert len(actual) == 1, (actual, values)
+    assert f".{key}=" in actual[0]

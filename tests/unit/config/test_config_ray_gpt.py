@@ -23,7 +23,7 @@ PATHS = [
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
-    """The runs handed to a stand-in for the trainers, which answers with exit code 7."""
+    """The runs handed to a stand-in for the trainers, which returns exit code 7."""
     runs: list[RunConfig] = []
     stand_in = ModuleType("mindspeed_dpo.trainers.build")
     stand_in.train = lambda run: runs.append(run) or 7  # type: ignore[attr-defined]

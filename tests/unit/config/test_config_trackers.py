@@ -67,7 +67,7 @@ def test_a_missing_library_is_reported_with_what_to_install(name: str, installed
     tree = tree_with("training", **{f"use_{name}": True})
     assert problems(tree) == []
     installed.remove(name)
-    (found,) = problems(tree)
-    assert found.startswith(
+    (actual,) = problems(tree)
+    assert actual.startswith(
         f"training.use_{name}=true needs a library that is not installed; pip install {TRACKER_PACKAGES[name]}"
     )

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.loading.parse import scalar_type
-from mindspeed_dpo.config.settings.field import Setting, group_settings
 from mindspeed_dpo.config.settings.registry import GROUPS, SETTINGS
+from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 
 def _bad_values(item: Setting) -> list[Any]:
     """Values that the declared type, the choices or the check cannot accept."""
-    wrong_type: dict[type, list[Any]] = {
+    other_type: dict[type, list[Any]] = {
         bool: ["maybe", 1],
         int: ["many", 1.5, True],
         float: ["much", True],
@@ -25,7 +25,7 @@ def _bad_values(item: Setting) -> list[Any]:
     kind, is_list = scalar_type(item.type)
     if is_list:
         return [{"a": 1}, [[1, 2]]]
-    bad = [*wrong_type[kind], *item.info.refused]
+    bad = [*other_type[kind], *item.info.refused]
     if item.info.choices:
         bad.append("bogus")
     if item.info.check:
@@ -39,9 +39,9 @@ BAD = [(key, value) for key, item in SETTINGS.items() for value in _bad_values(i
 
 @pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value}" for key, value in BAD])
 def test_one_bad_value_is_one_problem_naming_it(key: str, value: Any) -> None:
-    found = problems(put(small_tree(), key, value))
-    assert len(found) == 1, found
-    assert f".{key}=" in found[0]
+    actual = problems(put(small_tree(), key, value))
+    assert len(actual) == 1, actual
+    assert f".{key}=" in actual[0]
 
 
 def test_the_small_configuration_has_no_problems() -> None:
@@ -55,9 +55,9 @@ def test_a_missing_required_setting_is_one_problem_naming_it(key: str, absent: s
     if absent:
         for section in (tree["training"], tree["model"]["small"], tree["actor_rollout_ref"]["actor_rollout"]):
             section.pop(key, None)
-    found = problems(tree)
-    assert len(found) == 1, found
-    assert f": {key} is missing: " in found[0]
+    actual = problems(tree)
+    assert len(actual) == 1, actual
+    assert f": {key} is missing: " in actual[0]
 
 
 GOOD = [

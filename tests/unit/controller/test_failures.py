@@ -1,4 +1,4 @@
-"""Which process is named when several are lost at once, with groups whose processes answer as they are told."""
+"""Which process is named when several are lost at once, with groups whose processes return what a test sets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def failed(cause: Exception) -> ray.exceptions.RayTaskError:
 
 
 @dataclass(eq=False)
-class Answer:
+class Reply:
     """What a process will have said, by the time it is waited for if not at once."""
 
     error: Exception | None = None
@@ -33,24 +33,24 @@ class Process:
     """Return the node of a process, or raise the error of a dead one."""
 
     def __init__(self) -> None:
-        self.answer: Callable[[], Answer] = Answer
-        self.node_address = SimpleNamespace(remote=lambda: self.answer())
+        self.reply: Callable[[], Reply] = Reply
+        self.node_address = SimpleNamespace(remote=lambda: self.reply())
 
 
-def wait(answers: Sequence[Answer], num_returns: int, timeout: float) -> tuple[list[Answer], list[Answer]]:
-    done = [answer for answer in answers if answer.is_there or (answer.is_late and timeout > CAUSE_WAIT_S)]
-    return done[:num_returns], [answer for answer in answers if answer not in done[:num_returns]]
+def wait(replies: Sequence[Reply], num_returns: int, timeout: float) -> tuple[list[Reply], list[Reply]]:
+    done = [reply for reply in replies if reply.is_there or (reply.is_late and timeout > CAUSE_WAIT_S)]
+    return done[:num_returns], [reply for reply in replies if reply not in done[:num_returns]]
 
 
-def get(answers: Any) -> Any:
-    for answer in answers if isinstance(answers, list) else [answers]:
-        if answer.error is not None:
-            raise answer.error
-    return answers
+def get(replies: Any) -> Any:
+    for reply in replies if isinstance(replies, list) else [replies]:
+        if reply.error is not None:
+            raise reply.error
+    return replies
 
 
 @pytest.fixture(autouse=True)
-def told(monkeypatch: pytest.MonkeyPatch) -> None:
+def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "wait", wait)
     monkeypatch.setattr(ray, "get", get)
     monkeypatch.setattr(ray, "kill", lambda process: None)
@@ -67,43 +67,45 @@ def groups() -> tuple[WorkerGroup, WorkerGroup]:
     return both[0], both[1]
 
 
-def message(group: WorkerGroup, *answers: Answer) -> str:
+def message(group: WorkerGroup, *replies: Reply) -> str:
     with pytest.raises(WorkerFailure) as failure:
-        PendingResults(group, answers, "Actor.send_weights").result()
+        PendingResults(group, replies, "Actor.send_weights").result()
     return str(failure.value)
 
 
-LOST = Answer(failed(RuntimeError("Connection closed by peer")))
+LOST = Reply(failed(RuntimeError("Connection closed by peer")))
 
 
-def test_the_dead_process_of_another_group_is_named_though_it_lived_when_it_was_last_asked() -> None:
+def test_the_dead_process_of_another_group_is_named_though_it_lived_when_it_was_last_queried() -> None:
     actor, rollout = groups()
     actor.check_others()
-    rollout._processes[1].answer = lambda: Answer(DEATH)
+    rollout._processes[1].reply = lambda: Reply(DEATH)
     assert message(actor, LOST, LOST).startswith("rollout rank 1 on there failed in the background: the process died")
 
 
-def test_a_death_that_is_told_late_is_waited_for() -> None:
+def test_a_death_that_is_reported_late_is_waited_for() -> None:
     actor, rollout = groups()
-    rollout._processes[0].answer = lambda: Answer(DEATH, is_there=False, is_late=True)
+    rollout._processes[0].reply = lambda: Reply(DEATH, is_there=False, is_late=True)
     assert message(actor, LOST, LOST).startswith("rollout rank 0 on here")
     actor, _ = groups()
-    late = Answer(DEATH, is_there=False, is_late=True)
+    late = Reply(DEATH, is_there=False, is_late=True)
     assert message(actor, LOST, late).startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
 
 
 @pytest.mark.parametrize("error", [DEATH, ray.exceptions.OutOfMemoryError("short of memory")])
 def test_a_process_that_ray_ended_is_a_dead_one(error: Exception) -> None:
     actor, _ = groups()
-    told = message(actor, LOST, Answer(error))
-    assert told.startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
+    faked = message(actor, LOST, Reply(error))
+    assert faked.startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
 
 
-def test_an_error_is_told_as_such_where_every_process_lives_or_is_busy() -> None:
+def test_an_error_is_reported_as_such_where_every_process_lives_or_is_busy() -> None:
     actor, rollout = groups()
-    rollout._processes[0].answer = lambda: Answer(is_there=False)
-    wrong, hangs = Answer(failed(ValueError("no such row"))), Answer(is_there=False)
-    assert "actor rank 1 on there failed in Actor.send_weights: ValueError: no such row" in message(actor, hangs, wrong)
+    rollout._processes[0].reply = lambda: Reply(is_there=False)
+    invalid, hangs = Reply(failed(ValueError("no such row"))), Reply(is_there=False)
+    assert "actor rank 1 on there failed in Actor.send_weights: ValueError: no such row" in message(
+        actor, hangs, invalid
+    )
 
 
 @pytest.mark.parametrize(

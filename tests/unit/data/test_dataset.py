@@ -10,10 +10,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed import pair_file
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, check_fingerprints, read_meta, writing
+from mindspeed_dpo.data.indexed.column_group import (
+    IGNORE_INDEX,
+    PAIR_COLUMNS,
+    PROMPT_COLUMNS,
+    check_fingerprints,
+    read_meta,
+    writing,
+)
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
+from mindspeed_dpo.trainers.run_inputs import check_data
 
 Pair = tuple[list[int], list[int], list[int]]
 OWN_FOLDER = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
@@ -48,7 +57,7 @@ def read(dataset: PreferenceDataset, rows: Any = None) -> list[Pair]:
 
 
 def numbered(prompt: int, chosen: int, rejected: int) -> Pair:
-    """A pair with these lengths whose tokens tell where they come from."""
+    """A pair with these lengths whose tokens encode where they come from."""
     return (
         list(range(100, 100 + prompt)),
         list(range(200, 200 + chosen)),
@@ -82,12 +91,12 @@ def test_token_zero_is_a_token(tmp_path: Path) -> None:
 
 @OWN_FOLDER
 @given(pairs=PAIRS, limit=st.integers(2, 25))
-def test_cutting_the_prompt_keeps_its_end_and_whole_responses(tmp_path: Path, pairs: list[Pair], limit: int) -> None:
+def test_cutting_the_prompt_keeps_its_end_and_complete_responses(tmp_path: Path, pairs: list[Pair], limit: int) -> None:
     expected = []
     for prompt, chosen, rejected in pairs:
-        room = limit - max(len(chosen), len(rejected))
-        if room >= 1:
-            expected.append((prompt[-room:], chosen, rejected))
+        space = limit - max(len(chosen), len(rejected))
+        if space >= 1:
+            expected.append((prompt[-space:], chosen, rejected))
     check_cut(tmp_path, pairs, limit, "cut_prompt", expected)
 
 
@@ -182,7 +191,7 @@ def test_an_unknown_truncation_gets_its_nearest_name(tmp_path: Path) -> None:
         PreferenceDataset.open(write(tmp_path / "a", [numbered(1, 1, 2)]), truncation="keep_strat")
 
 
-def test_limits_that_leave_no_room_are_refused(tmp_path: Path) -> None:
+def test_limits_that_leave_no_space_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     with pytest.raises(ValueError, match="seq_length should be at least 2, got 1"):
         PreferenceDataset.open(path, seq_length=1)
@@ -228,45 +237,54 @@ def test_weights_shape_the_training_rows_only(tmp_path: Path) -> None:
 def test_data_of_another_tokenizer_or_template_is_refused(tmp_path: Path) -> None:
     meta = {"tokenizer_fingerprint": "aaa", "prompt_type": "qwen"}
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], meta)
-    check_fingerprints(path)
-    check_fingerprints(path, tokenizer_fingerprint="aaa", prompt_type="qwen")
+    check_fingerprints(path, PAIR_COLUMNS)
+    check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="aaa", prompt_type="qwen")
     with pytest.raises(ValueError, match=r"another tokenizer \(tokenizer_fingerprint aaa, this run has bbb\)"):
-        check_fingerprints(path, tokenizer_fingerprint="bbb")
+        check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="bbb")
     with pytest.raises(ValueError, match=r"another template \(prompt_type qwen, this run has llama3\)"):
-        check_fingerprints(path, prompt_type="llama3")
+        check_fingerprints(path, PAIR_COLUMNS, prompt_type="llama3")
 
 
 def test_the_description_of_a_prompt_set_says_nothing_of_the_pairs_beside_it(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "a", [columns_of(*numbered(1, 1, 2))], {"prompt_type": "qwen"})
     write_prompts(tmp_path / "a", [[1]])
-    check_fingerprints(path, prompt_type="qwen")
+    check_fingerprints(path, PAIR_COLUMNS, prompt_type="qwen")
     assert len(PreferenceDataset.open(path)) == 1
+
+
+def test_prompts_of_another_tokenizer_or_template_are_refused(tmp_path: Path) -> None:
+    path = write_prompts(tmp_path / "a", [[1]], {"tokenizer_fingerprint": "aaa", "prompt_type": "qwen"})
+    check_data(DataConfig(data_path=path, prompt_type="qwen"), PROMPT_COLUMNS)
+    with pytest.raises(ValueError, match=r"another template \(prompt_type qwen, this run has llama3\)"):
+        check_data(DataConfig(data_path=path, prompt_type="llama3"), PROMPT_COLUMNS)
+    with pytest.raises(ValueError, match="another tokenizer"):
+        check_fingerprints(path, PROMPT_COLUMNS, tokenizer_fingerprint="bbb")
 
 
 def test_sets_without_a_description_are_read(tmp_path: Path) -> None:
     path = write(tmp_path / "a", [numbered(1, 1, 2)])
     (tmp_path / "a_packed_meta.json").unlink()
     assert read_meta(path) is None
-    check_fingerprints(path, tokenizer_fingerprint="bbb")
+    check_fingerprints(path, PAIR_COLUMNS, tokenizer_fingerprint="bbb")
     assert len(PreferenceDataset.open(path)) == 1
 
 
 # Prompts
 
 
-def write_prompts(prefix: Path, prompts: list[list[int]]) -> str:
+def write_prompts(prefix: Path, prompts: list[list[int]], meta: dict[str, Any] | None = None) -> str:
     with writing(prefix, ("input_ids", "attention_mask")) as writer:
         for prompt in prompts:
             writer.append({"input_ids": prompt, "attention_mask": [1] * len(prompt)})
-        writer.commit({})
+        writer.commit(meta or {})
     return str(prefix)
 
 
 def test_long_prompts_are_dropped_or_keep_their_end(tmp_path: Path) -> None:
     path = write_prompts(tmp_path / "a", [[1, 2, 3], [], [4, 5, 6, 7], [8]])
-    whole = PromptDataset.open(path)
-    assert [prompt.tolist() for prompt in whole.prompts([2, 0])] == [[8], [1, 2, 3]]
-    assert whole.counts.dropped == {"empty_prompt": 1, "too_long": 0}
+    complete = PromptDataset.open(path)
+    assert [prompt.tolist() for prompt in complete.prompts([2, 0])] == [[8], [1, 2, 3]]
+    assert complete.counts.dropped == {"empty_prompt": 1, "too_long": 0}
     dropped = PromptDataset.open(path, max_prompt_length=3)
     assert [prompt.tolist() for prompt in dropped.prompts(range(2))] == [[1, 2, 3], [8]]
     assert dropped.counts.dropped["too_long"] == 1

@@ -57,7 +57,7 @@ def test_unknown_and_foreign_handlers_get_a_sentence(name: str, sentence: str) -
     assert sentence in str(handler_problem(name))
 
 
-def test_no_handler_is_both_known_and_rejected() -> None:
+def test_no_handler_is_both_supported_and_rejected() -> None:
     assert not set(HANDLERS) & set(UNSUPPORTED_HANDLERS)
     assert all(handler_problem(name) is None for name in HANDLERS)
 
@@ -96,7 +96,7 @@ MESSAGES = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "
         (MESSAGES, [{"role": "assistant", "content": "bad"}], {}, ("last", "bad")),
     ],
 )
-def test_answers_come_in_several_forms(
+def test_responses_come_in_several_forms(
     chosen: Any, rejected: Any, map_keys: dict[str, str], expected: tuple[str, str]
 ) -> None:
     example = read(ALPACA, {"instruction": "Q", "chosen": chosen, "rejected": rejected}, map_keys)
@@ -227,7 +227,7 @@ def test_response_columns_can_be_named() -> None:
     assert (example.chosen, example.rejected) == ("b", "a")
 
 
-# Whole dialogues
+# Complete dialogues
 
 
 def test_message_lists_share_their_leading_turns() -> None:
@@ -280,7 +280,7 @@ def test_prompts_need_no_response(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["PPOSharegptStyleInstructionHandler", "R1SharegptStyleInstructionHandler"])
-def test_prompts_keep_earlier_answers_and_part_with_the_last(name: str) -> None:
+def test_prompts_keep_earlier_responses_and_part_with_the_last(name: str) -> None:
     turns = [human("Q1"), gpt("A1"), human("Q2")]
     assert read(name, {"conversations": turns}) == PromptExample(prompt("Q1", "A1", "Q2"), {"labels": ""})
     expected = PromptExample(prompt("Q1", "A1", "Q2"), {"labels": "A2"})

@@ -1,4 +1,4 @@
-"""Merge mode: whole sets joined in numeric order, by exact column names."""
+"""Merge mode: complete sets joined in numeric order, by exact column names."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_output_may_lie_in_the_folder_and_is_not_merged_again(tmp_path: Path
         (("input_ids",), "has the columns input_ids"),
     ],
 )
-def test_sets_take_part_whole_or_not_at_all(
+def test_sets_are_merged_completely_or_not_at_all(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: tuple[str, ...], sentence: str
 ) -> None:
     write(tmp_path / "a", [1])

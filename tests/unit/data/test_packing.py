@@ -1,4 +1,4 @@
-"""Packing: both layouts describe the same sequences, nothing reads padding, pairs stay whole."""
+"""Packing: both layouts describe the same sequences, nothing reads padding, pairs stay together."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def visible_rows(packed: PackedBatch) -> list[torch.Tensor]:
 def described(packed: PackedBatch) -> list[list[Step]]:
     """The predictions of each response, read from the tables alone."""
     visible = visible_rows(packed)
-    found: list[list[Step]] = [[] for _ in range(packed.response_lengths.numel())]
+    actual: list[list[Step]] = [[] for _ in range(packed.response_lengths.numel())]
     columns = (packed.score_rows, packed.labels, packed.response_ids)
     for row, label, response in zip(*(column.tolist() for column in columns), strict=True):
         seen = visible[row]
-        found[response].append(Step(packed.tokens[seen].tolist(), packed.positions[seen].tolist(), label))
-    return found
+        actual[response].append(Step(packed.tokens[seen].tolist(), packed.positions[seen].tolist(), label))
+    return actual
 
 
 def expected(batch: PreferenceBatch) -> list[list[Step]]:
@@ -99,15 +99,15 @@ def test_every_response_token_is_predicted_from_its_prompt_and_what_came_before(
 
 @EITHER
 @given(batch=batches())
-def test_the_last_token_of_a_response_sees_the_whole_sequence(share_prompt: bool, batch: PreferenceBatch) -> None:
+def test_the_last_token_of_a_response_sees_the_full_sequence(share_prompt: bool, batch: PreferenceBatch) -> None:
     packed = pack(batch, share_prompt=share_prompt)
     ends = torch.cumsum(torch.tensor(packed.query_lengths), 0) - 1
     last_rows = [visible_rows(packed)[end] for end in ends.tolist()]
-    whole = [packed.tokens[rows].tolist() for rows in last_rows]
+    complete = [packed.tokens[rows].tolist() for rows in last_rows]
     sequences, prompts = [], [prompt.tolist() for prompt in batch.prompts()]
     for prompt, row in zip(prompts, batch.responses(), strict=True):
         sequences += [prompt] * share_prompt + [prompt + response.tolist() for response in row]
-    assert whole == sequences
+    assert complete == sequences
 
 
 @given(batch=batches())
@@ -167,7 +167,7 @@ def test_repeated_prompts_need_no_gather() -> None:
 
 @EITHER
 @given(batch=batches())
-def test_sizes_are_known_from_lengths_alone(share_prompt: bool, batch: PreferenceBatch) -> None:
+def test_sizes_follow_from_lengths_alone(share_prompt: bool, batch: PreferenceBatch) -> None:
     rows, seen = packed_sizes(batch.lengths().numpy(), share_prompt=share_prompt)
     for prompt in range(batch.num_prompts):
         alone = pack(batch.select([prompt]), share_prompt=share_prompt)

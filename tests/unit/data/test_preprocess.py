@@ -102,7 +102,7 @@ def test_rows_as_long_as_the_limit_are_dropped(tmp_path: Path, tokenizer: Path) 
     assert len(PreferenceDataset.open(str(tmp_path / "some"))) == int((longest < limit).sum())
 
 
-def test_answers_without_tokens_go_to_no_column(tmp_path: Path) -> None:
+def test_responses_without_tokens_go_to_no_column(tmp_path: Path) -> None:
     bare = save_tokenizer(tmp_path / "tokenizer")
     content = [{"instruction": "Q", "chosen": "", "rejected": "b"}, *rows(2)]
     raw = save(tmp_path / "raw.jsonl", content)
@@ -112,8 +112,8 @@ def test_answers_without_tokens_go_to_no_column(tmp_path: Path) -> None:
     } == {2}
 
 
-def test_answers_that_differ_only_in_text_are_identical(tmp_path: Path) -> None:
-    """With thoughts removed both say the same, which text alone does not tell."""
+def test_responses_that_differ_only_in_text_are_identical(tmp_path: Path) -> None:
+    """With thoughts removed both are equal, which their text alone does not show."""
     content = [{"instruction": "Q", "chosen": "<think>x</think>\n\nA", "rejected": "A"}, *rows(1)]
     raw = save(tmp_path / "raw.jsonl", content)
     bare = save_tokenizer(tmp_path / "tokenizer", special=["<|im_end|>"])
@@ -197,11 +197,11 @@ def test_conversations_are_accounted_for_to_the_last_row(tmp_path: Path, tokeniz
     loaded = load_tokenizer(tokenizer)
     batch = dataset.batch([len(dataset) - 1])
     got = [text_of(loaded, ids.tolist()) for ids in (batch.prompts()[0], *batch.responses()[0])]
-    # Every byte is a token here, so which rows fit and what the template makes of them can be told by hand.
+    # Every byte is a token here, so which rows fit and what the template makes of them can be computed by hand.
     written = [by_hand(row) for row in json.loads(raw.read_text(encoding="utf-8"))]
-    kept = [texts for texts in written if max(length_of(texts[0], answer) for answer in texts[1:]) < 4096]
-    assert len(kept) == len(dataset)
-    assert tuple(got) == kept[-1]
+    expected_rows = [texts for texts in written if max(length_of(texts[0], response) for response in texts[1:]) < 4096]
+    assert len(expected_rows) == len(dataset)
+    assert tuple(got) == expected_rows[-1]
 
 
 def by_hand(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -318,7 +318,7 @@ def test_a_killed_run_leaves_the_old_set_as_it_was(tmp_path: Path, tokenizer: Pa
     assert files(sets) == before
 
 
-def test_help_names_what_can_be_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_what_can_be_requested(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert main([]) == 2
     out = capsys.readouterr().out
@@ -348,7 +348,7 @@ def test_ready_prompt_sets_run_by_name_with_a_file_of_their_form(tmp_path: Path,
     own = save_tokenizer(tmp_path / "tokenizer", special=special, chat_template=CHAT_TEMPLATE)
     if name == "descriptiveness":
         raw = tmp_path / "descriptiveness-00000-of-00001.parquet"
-        # As on the hub: descriptive answers and the like beside the prompt.
+        # As on the hub: descriptive responses and the like beside the prompt.
         rows = {"prompt": ["Q0", "", "Q2"], "chosen": ["a"] * 3, "rejected": ["b"] * 3}
         pyarrow.parquet.write_table(pyarrow.table(rows), raw)
     else:

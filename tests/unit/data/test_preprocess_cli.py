@@ -73,8 +73,8 @@ def test_switches_stand_alone_and_lists_take_several_words() -> None:
 
 
 def test_all_problems_are_listed_at_once() -> None:
-    found = problems("--inptu", "x", "--workers", "many", "--pack", "--seq-length", "1", "--handler-name", "nonsense")
-    text = "\n".join(found)
+    actual = problems("--inptu", "x", "--workers", "many", "--pack", "--seq-length", "1", "--handler-name", "nonsense")
+    text = "\n".join(actual)
     assert "inptu is not a setting; did you mean input?" in text
     assert "workers should be an integer, got 'many'" in text
     assert "pack cannot be used here" in text
@@ -85,7 +85,7 @@ def test_all_problems_are_listed_at_once() -> None:
 
 
 @pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if spec.reject])
-def test_refused_keys_say_why_and_only_when_they_ask_for_something(key: str) -> None:
+def test_refused_keys_say_why_and_only_when_they_request_something(key: str) -> None:
     (problem,) = problems(*LEAST, f"--{key}=something")
     assert problem == f"{key} cannot be used here: {KEYS[key].reject}"
     assert parse([*LEAST, f"--{key}="], ROOT).settings == settings()

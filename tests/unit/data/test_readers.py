@@ -95,18 +95,18 @@ def data(path: Path, **options: Any) -> Any:
 def test_a_folder_is_read_in_one_format_and_the_rest_is_named(tmp_path: Path) -> None:
     write(tmp_path / "b.jsonl"), write(tmp_path / "a.json"), write(tmp_path / "c.csv")
     (tmp_path / "README.md").write_text("x")
-    found = data(tmp_path)
-    assert [path.name for path in found.files] == ["a.json", "b.jsonl"]
-    assert set(found.skipped_files) == {"c.csv (not json)", "README.md (not json)"}
-    assert len(list(found.rows())) == 4
+    actual = data(tmp_path)
+    assert [path.name for path in actual.files] == ["a.json", "b.jsonl"]
+    assert set(actual.skipped_files) == {"c.csv (not json)", "README.md (not json)"}
+    assert len(list(actual.rows())) == 4
 
 
 def test_held_out_splits_of_a_folder_are_not_trained_on(tmp_path: Path) -> None:
     for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
         write(tmp_path / name)
-    found = data(tmp_path)
-    assert [path.name for path in found.files] == ["train-00000-of-00001.parquet"]
-    assert found.skipped_files == ("test-00000-of-00001.parquet (held-out split)",)
+    actual = data(tmp_path)
+    assert [path.name for path in actual.files] == ["train-00000-of-00001.parquet"]
+    assert actual.skipped_files == ("test-00000-of-00001.parquet (held-out split)",)
 
 
 def test_max_samples_stops_early(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ VALUES = np.array([[-1.5, -2.25], [0.0, -1e-300], [-60085.123456789, -7.0]], np.
 
 def test_values_come_back_bit_by_bit(tmp_path: Path) -> None:
     ReferenceCache(tmp_path / "new" / "folder", "abc", 3).write(VALUES)
-    found = ReferenceCache(tmp_path / "new" / "folder", "abc", 3).read()
-    assert found is not None and found.dtype == np.float64
-    assert found.tobytes() == VALUES.tobytes() and found.shape == (3, 2)
+    actual = ReferenceCache(tmp_path / "new" / "folder", "abc", 3).read()
+    assert actual is not None and actual.dtype == np.float64
+    assert actual.tobytes() == VALUES.tobytes() and actual.shape == (3, 2)
 
 
 def test_nothing_but_the_finished_file_is_left(tmp_path: Path) -> None:
@@ -74,8 +74,8 @@ def test_sums_of_the_first_version_count_as_absent_and_are_named(
 def test_values_of_float32_are_written_as_what_they_are(tmp_path: Path) -> None:
     values = np.array([[-0.1, -1234.567]], np.float32)
     ReferenceCache(tmp_path, "abc", 1).write(values)
-    found = ReferenceCache(tmp_path, "abc", 1).read()
-    assert found is not None and np.array_equal(found, values)
+    actual = ReferenceCache(tmp_path, "abc", 1).read()
+    assert actual is not None and np.array_equal(actual, values)
 
 
 def test_writing_replaces_a_damaged_file(tmp_path: Path) -> None:
@@ -85,8 +85,8 @@ def test_writing_replaces_a_damaged_file(tmp_path: Path) -> None:
     assert cache.read() is not None
 
 
-def write_set(prefix: Path, answer: int) -> str:
-    row = {name: [1, 2, answer] if "ids" in name else [IGNORE_INDEX, IGNORE_INDEX, answer] for name in PAIR_COLUMNS}
+def write_set(prefix: Path, response: int) -> str:
+    row = {name: [1, 2, response] if "ids" in name else [IGNORE_INDEX, IGNORE_INDEX, response] for name in PAIR_COLUMNS}
     with writing(prefix, PAIR_COLUMNS) as writer:
         writer.append(row)
         writer.commit({})
@@ -128,7 +128,7 @@ def test_the_files_count_and_not_what_is_noted_beside_them(data: DataConfig, tmp
     assert data_fingerprint(data) != before
 
 
-def test_sets_of_other_programs_are_told_apart_by_their_content(data: DataConfig, tmp_path: Path) -> None:
+def test_sets_of_other_programs_are_distinguished_by_their_content(data: DataConfig, tmp_path: Path) -> None:
     same, changed = write_set(tmp_path / "same", 7), write_set(tmp_path / "changed", 8)
     prints = []
     for path in (data.data_path, same, changed):

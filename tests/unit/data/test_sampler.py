@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.datasets.blending import DataSource, mix_rows, parse_data_path, split_rows
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, mix_rows, parse_data_path, split_rows
 
 SIZES = {"rows": st.integers(1, 30), "batch": st.integers(1, 40), "seed": st.integers(0, 5)}
 
@@ -24,7 +24,7 @@ def test_every_epoch_holds_every_row_once(rows: int, batch: int, seed: int, shuf
 
 
 @given(**SIZES, step=st.integers(0, 100))
-def test_a_step_is_the_same_whenever_it_is_asked_for(rows: int, batch: int, seed: int, step: int) -> None:
+def test_a_step_is_the_same_whenever_it_is_computed(rows: int, batch: int, seed: int, step: int) -> None:
     fresh, used = PairSampler(rows, batch, seed, True), PairSampler(rows, batch, seed, True)
     for earlier in range(3):
         used.rows(earlier)

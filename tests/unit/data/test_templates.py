@@ -42,7 +42,7 @@ def im(role: str, text: str) -> str:
 
 
 def im_turns(system: str, between: str) -> str:
-    """Two questions and the first answer in ChatML, with what stands between answer and next question."""
+    """Two questions and the first response in ChatML, with what is between that response and the next question."""
     header = "<|im_start|>assistant\n"
     return f"{system}{im('user', 'Q1')}{header}A1<|im_end|>{between}{im('user', 'Q2')}{header}"
 
@@ -217,7 +217,7 @@ def test_observations_are_read_like_questions(directory: Path) -> None:
 
 
 def test_no_merge_crosses_a_slot(tmp_path: Path) -> None:
-    """`chatglm3` answers start with a newline slot; a tokenizer that would merge it with the text must not."""
+    """`chatglm3` responses start with a newline slot; a tokenizer that would merge it with the text must not."""
     directory = save_tokenizer(tmp_path, special=SPECIAL, merges=[("Ċ", "A"), (":", "A")])
     subject = encoder("chatglm3", directory)
     chosen = subject.pair(pair(Prompt(TURNS[:1]))).chosen
@@ -258,7 +258,7 @@ def test_thoughts_follow_one_rule_for_the_pair(
 
 
 @pytest.mark.parametrize("thinking", [True, False, None])
-def test_earlier_answers_lose_their_thoughts(directory: Path, thinking: bool | None) -> None:
+def test_earlier_responses_lose_their_thoughts(directory: Path, thinking: bool | None) -> None:
     turns = (TURNS[0], Turn("assistant", "<think>\nlong\n</think>\n\nA1"), TURNS[2])
     subject = encoder("qwen3", directory, thinking=thinking)
     text = text_of(subject.tokenizer, subject.prompt(Prompt(turns)))

@@ -1,4 +1,4 @@
-"""Columns of JSON values beside the tokens of prompts: any value comes back, from its own row, whole or not at all."""
+"""Columns of JSON values beside the tokens of prompts: any value comes back, from its own row, or none."""
 
 from __future__ import annotations
 
@@ -102,15 +102,15 @@ def test_big_rows_go_to_batches_of_their_own(tmp_path: Path) -> None:
 def test_how_rows_came_together_changes_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(text_columns, "_BATCH_ROWS", 4)
     rows = [{"a": [number]} for number in range(11)]
-    whole = write_file(tmp_path / "whole", rows, ("a",))
+    complete = write_file(tmp_path / "complete", rows, ("a",))
     write_file(tmp_path / "one", rows[:3], ("a",))
     write_file(tmp_path / "two", rows[3:], ("a",))
     joined = TextColumnsWriter(tmp_path / "joined", ("a",))
     for part in ("one", "two"):
         joined.append_all(TextColumnsReader(tmp_path / part))
     joined.close()
-    assert joined.content_hash == whole
-    assert (tmp_path / "joined").read_bytes() == (tmp_path / "whole").read_bytes()
+    assert joined.content_hash == complete
+    assert (tmp_path / "joined").read_bytes() == (tmp_path / "complete").read_bytes()
 
 
 def test_dates_and_decimals_become_text_and_bytes_are_refused(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_an_arrow_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 # The set
 
 
-def test_columns_follow_kept_rows_over_several_sets(tmp_path: Path) -> None:
+def test_columns_follow_remaining_rows_over_several_sets(tmp_path: Path) -> None:
     one = write_set(tmp_path / "one", [[1], [], [2, 2, 2], [3]])
     two = write_set(tmp_path / "two", [[4, 4, 4], [5]])
     dataset = PromptDataset.open(f"{one},{two}", max_prompt_length=2)
@@ -285,8 +285,8 @@ def test_raw_values_are_read_back_beside_the_prompt(
         {"instruction": "Q3", "output": "", "level": 3},
     ]
     keys = {"map_keys": '{"history": "history", "system": "system"}', "dataset_additional_keys": "labels,level,tag"}
-    whole = [{"history": None, "system": None, "input": None, **row} for row in rows]
-    assert preprocess(save(tmp_path / "raw.jsonl", whole), tokenizer, tmp_path / "out", **keys) == 0
+    complete = [{"history": None, "system": None, "input": None, **row} for row in rows]
+    assert preprocess(save(tmp_path / "raw.jsonl", complete), tokenizer, tmp_path / "out", **keys) == 0
     assert (
         "wrote " + str(tmp_path / "out_packed_columns.arrow (messages, labels, level, tag)") in capsys.readouterr().out
     )
@@ -310,7 +310,7 @@ def test_raw_values_are_read_back_beside_the_prompt(
 
 
 def test_roles_are_those_of_messages_whatever_the_tags(tmp_path: Path, tokenizer: Path) -> None:
-    turns = [("sys", "S"), ("me", "Q"), ("bot", "A"), ("tool_result", "{}"), ("bot", "the answer")]
+    turns = [("sys", "S"), ("me", "Q"), ("bot", "A"), ("tool_result", "{}"), ("bot", "the response")]
     raw = save(tmp_path / "raw.jsonl", [{"turns": [{"who": who, "says": says} for who, says in turns]}])
     tags = {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot"}
     tags |= {"system_tag": "sys", "observation_tag": "tool_result"}
@@ -325,7 +325,7 @@ def test_roles_are_those_of_messages_whatever_the_tags(tmp_path: Path, tokenizer
     assert columns["messages"][0] == [
         {"role": role, "content": text} for role, text in zip(roles, ["S", "Q", "A", "{}"], strict=True)
     ]
-    assert columns["labels"] == ["the answer"]
+    assert columns["labels"] == ["the response"]
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"n_subs": 3}])
@@ -349,7 +349,7 @@ def test_values_that_json_lacks_are_dropped_by_row(
     assert PromptDataset.open(str(tmp_path / "out")).columns(range(8), ["blob"]) == {"blob": [None] * 8}
 
 
-def test_names_that_every_set_has_cannot_be_asked_for(
+def test_names_that_every_set_has_cannot_be_requested(
     tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     raw = save(tmp_path / "raw.jsonl", [{"instruction": "Q", "messages": []}])

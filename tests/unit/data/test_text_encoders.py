@@ -58,10 +58,10 @@ def test_plain_text_gets_an_end_token_only_where_it_lacks_one(tmp_path: Path) ->
 
 @pytest.mark.parametrize("merging", ["chosen", "rejected"])
 def test_a_response_starts_where_the_ids_part_in_either_row(tmp_path: Path, merging: str) -> None:
-    """`Qa` is one token, so beside the answer `a` the prompt's Q belongs to both responses."""
+    """`Qa` is one token, so beside the response `a` the prompt's Q belongs to both responses."""
     encoder = PlainEncoder(load_tokenizer(save_tokenizer(tmp_path, merges=[("Q", "a")])))
-    answers = {"chosen": "b", "rejected": "b", merging: "a"}
-    tokens = encoder.pair(PairExample(Prompt((Turn("user", "xQ"),)), **answers))
+    responses = {"chosen": "b", "rejected": "b", merging: "a"}
+    tokens = encoder.pair(PairExample(Prompt((Turn("user", "xQ"),)), **responses))
     pieces = [
         [text_of(encoder.tokenizer, [token]) for token in ids]
         for ids in (tokens.prompt, tokens.chosen, tokens.rejected)

@@ -21,13 +21,13 @@ def parts(tmp_path: Path) -> list[PreferenceDataset]:
     return [PreferenceDataset.open(str(prefix)) for prefix in prefixes]
 
 
-def test_rows_of_the_sets_follow_those_learned_from(parts: list[PreferenceDataset]) -> None:
-    learned, b, c = parts
-    joined = TrainEvalPairs(learned, {"b": b, "c": c})
+def test_rows_of_the_sets_follow_those_trained_on(parts: list[PreferenceDataset]) -> None:
+    train, b, c = parts
+    joined = TrainEvalPairs(train, {"b": b, "c": c})
     assert len(joined) == len(PAIRS)
     assert {name: rows.tolist() for name, rows in joined.eval_rows.items()} == {"b": [5, 6], "c": [7]}
-    for rows, part in ((np.array([4, 0]), learned), (joined.eval_rows["b"][::-1], b), (joined.eval_rows["c"], c)):
-        own = rows if part is learned else rows - rows.min()
+    for rows, part in ((np.array([4, 0]), train), (joined.eval_rows["b"][::-1], b), (joined.eval_rows["c"], c)):
+        own = rows if part is train else rows - rows.min()
         ours, theirs = joined.batch(rows), part.batch(own)
         for field in ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths"):
             assert torch.equal(getattr(ours, field), getattr(theirs, field)), field

@@ -1,4 +1,4 @@
-"""Jobs for the processes of a pool on the reference NPU; each tells plain values."""
+"""Jobs for the processes of a pool on the reference NPU; each returns plain values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SEGMENTS = ((4, 3, 1), (4, 7, 1))
 
 
 def start_up() -> dict[str, Any]:
-    """What the adaptor found, and what is left of its habits."""
+    """What the adaptor saw, and what remains of its side effects."""
     seen = dict(sys.modules["mindspeed.megatron_adaptor"].seen)
     return {
         **seen,
@@ -32,34 +32,34 @@ def start_up() -> dict[str, Any]:
 
 def collectives() -> dict[str, Any]:
     """A keyword, float64, and float64 without the guard."""
-    told: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     ones = torch.ones(3)
     dist.all_reduce(tensor=ones)
-    told["keyword"] = ones.tolist()
+    report["keyword"] = ones.tolist()
     doubles = torch.ones(3, dtype=torch.float64)
     for name in ("all_reduce", "broadcast"):
         try:
             getattr(dist, name)(doubles, 0) if name == "broadcast" else dist.all_reduce(doubles)
         except TypeError as error:
-            told[name] = str(error)
-    guard = importlib.import_module("mindspeed_dpo.device.collectives")
+            report[name] = str(error)
+    guard = importlib.import_module("mindspeed_dpo.device.collective_guards")
     for name in guard.GUARDED:
         setattr(dist, name, getattr(dist, name).guarded_from)
     try:
         dist.all_reduce(doubles)
-        told["unguarded float64"] = doubles.tolist()
+        report["unguarded float64"] = doubles.tolist()
         try:
             dist.all_reduce(tensor=ones)
         except IndexError:
-            told["unguarded keyword"] = "IndexError"
+            report["unguarded keyword"] = "IndexError"
     finally:
         guard.guard_collectives()
-    return told
+    return report
 
 
-def library_habits() -> dict[str, str]:
+def library_side_effects() -> dict[str, str]:
     """What the reference refuses that plain torch and megatron-core take: the kind of error, or that there is none."""
-    spec = importlib.import_module("mindspeed_dpo.models.spec")
+    spec = importlib.import_module("mindspeed_dpo.models.layer_spec")
     topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
     model = importlib.import_module("tests.unit.engine.engine_jobs").MODEL
     config = spec.transformer_config(model, spec.Execution(topology()))
@@ -97,15 +97,15 @@ def operators() -> dict[str, float]:
     both = torch.cat((angle, angle), -1)
     qkv = torch.randn(8, 4, 16), torch.randn(12, 2, 16), torch.randn(12, 2, 16)
     gated = (norm.rms_norm, norm.plain_rms_norm), (gate.swiglu, gate.plain_swiglu)
-    found = {
+    actual = {
         "rms_norm": _difference(*gated[0], (x, weight), 1e-5),
         "swiglu": _difference(*gated[1], (x,)),
         "rotate": _difference(rotary.rotate, rotary.plain_rotate, (x,), both.cos(), both.sin()),
     }
     for window in (None, 2):
         forms = attention.segment_attention, attention.plain_segment_attention
-        found[f"attention, window {window}"] = _difference(*forms, qkv, *SEGMENTS, 0.3, window)
-    return found
+        actual[f"attention, window {window}"] = _difference(*forms, qkv, *SEGMENTS, 0.3, window)
+    return actual
 
 
 OPERATORS = ("rms_norm", "rotary", "swiglu", "attention")
@@ -168,22 +168,26 @@ def _passes(raw: Any, mask: torch.Tensor) -> str:
 
 
 def _said(cases: dict[str, Any], kind: str) -> dict[str, str]:
-    told = {}
+    report = {}
     for name, call in cases.items():
         try:
             call()
-            told[name] = "taken"
-        except Exception as error:  # the kind is what is looked at
-            told[name] = str(error) if type(error).__name__ == kind else repr(error)
-    return told
+            report[name] = "taken"
+        except Exception as error:  # the kind is what is compared
+            report[name] = str(error) if type(error).__name__ == kind else repr(error)
+    return report
 
 
 def probed(fault: str | None) -> str | None:
     """The probe's verdict where the device's attention has a fault."""
     library = sys.modules["torch_npu"]
-    probe = importlib.import_module("mindspeed_dpo.device.probe")
+    probe = importlib.import_module("mindspeed_dpo.device.operator_probe")
     original = library.npu_fusion_attention
-    faulty = {"refuses": _refuses, "aligns left": _aligned_left(original), "wrong gradient": _backward_off(original)}
+    faulty = {
+        "refuses": _refuses,
+        "aligns left": _aligned_left(original),
+        "incorrect gradient": _backward_off(original),
+    }
     library.npu_fusion_attention = faulty.get(fault or "", original)
     try:
         return probe.prefix_problem(torch.device("cpu"), torch.float32, heads=4, groups=2, width=8)

@@ -1,6 +1,6 @@
-"""Brings a process up on a pretended NPU and tells in JSON what happened; the tests start it with arguments.
+"""Starts a process on a fake NPU and reports in JSON what happened; the tests start it with arguments.
 
-The pretended torch_npu and MindSpeed behave as the real ones do where it hurts: MindSpeed parses `sys.argv`, resets the
+The fake torch_npu and MindSpeed behave as the real ones do where it hurts: MindSpeed parses `sys.argv`, resets the
 root logger and the warning filters while it is imported.
 
 python -m tests.unit.device.npu_startup_script --some-flag value

@@ -1,4 +1,4 @@
-"""Starts up on the reference NPU, with our guards or with each of them taken out, and tells in JSON which trap bit.
+"""Starts up on the reference NPU, with our guards or without each of them, and reports in JSON which trap took effect.
 
 python -m tests.unit.device.npu_traps guarded|bare --some-flag value
 """
@@ -25,12 +25,12 @@ NUMPY = "2.1.0"
 def main() -> None:
     """Start up and look around."""
     sys.path.insert(0, str(REFERENCE))
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger(npu.__name__).addHandler(handler)
-    found_version = importlib.metadata.version
-    importlib.metadata.version = lambda name: NUMPY if name == "numpy" else found_version(name)
+    numpy_version = importlib.metadata.version
+    importlib.metadata.version = lambda name: NUMPY if name == "numpy" else numpy_version(name)
     if sys.argv[1] == "bare":
         _take_guards_out()
     before = process_state()
@@ -42,7 +42,7 @@ def main() -> None:
         "root level": changed["level"],
         "root handlers": changed["handlers"],
         "warning filters": changed["warning filters"],
-        "numpy is not told": not any(NUMPY in sentence for sentence in told),
+        "numpy is not reported": not any(NUMPY in sentence for sentence in messages),
         "float64 is taken": _takes_float64(),
         "settings reach a config": _config_sizes() != (1, False),
     }
@@ -74,7 +74,7 @@ def _config_sizes() -> tuple[int, bool]:
             num_layers=1, hidden_size=8, num_attention_heads=4, moe_token_dispatcher_type="alltoall"
         )
     else:
-        spec = importlib.import_module("mindspeed_dpo.models.spec")
+        spec = importlib.import_module("mindspeed_dpo.models.layer_spec")
         topology = importlib.import_module("mindspeed_dpo.parallel.topology").Topology
         model = importlib.import_module("tests.unit.engine.engine_jobs").MODEL
         config = spec.transformer_config(model, spec.Execution(topology()))

@@ -23,14 +23,14 @@ from mindspeed_dpo.device import find_accelerator
 def test_each_kind_has_its_backend_and_its_ray_resource(
     kind: str, backend: str, resource: str, is_custom: bool
 ) -> None:
-    found = find_accelerator(kind)
-    assert (found.kind, found.backend, found.ray_resource, found.is_custom_resource) == (
+    actual = find_accelerator(kind)
+    assert (actual.kind, actual.backend, actual.ray_resource, actual.is_custom_resource) == (
         kind, backend, resource, is_custom,
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["gpu", "CPU", ""])
-def test_an_unknown_kind_is_refused_with_the_known_ones(kind: str) -> None:
+def test_an_unknown_kind_is_refused_with_the_supported_ones(kind: str) -> None:
     with pytest.raises(ValueError, match=rf"device='{kind}' is unknown; choose auto, cpu, cuda, npu"):
         find_accelerator(kind)
 

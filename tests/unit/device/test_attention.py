@@ -65,11 +65,11 @@ def test_attention_and_its_gradient_follow_the_definition(
     heads: int, groups: int, segments: Segments, window: int | None
 ) -> None:
     tensors = inputs(segments, heads, groups, torch.float64)
-    found = segment_attention(*tensors, *lengths_of(segments), 0.3, window)
+    actual = segment_attention(*tensors, *lengths_of(segments), 0.3, window)
     expected = one_by_one(*tensors, *lengths_of(segments), 0.3, window)
-    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
     upstream = torch.randn_like(expected)
-    ours, theirs = (torch.autograd.grad(out, tensors, upstream) for out in (found, expected))
+    ours, theirs = (torch.autograd.grad(out, tensors, upstream) for out in (actual, expected))
     for name, one, other in zip(("query", "key", "value"), ours, theirs, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}")
 
@@ -78,10 +78,10 @@ def test_attention_and_its_gradient_follow_the_definition(
 def test_the_result_has_the_dtype_of_the_query(dtype: torch.dtype, tolerance: float) -> None:
     segments = [(3, 0), (1, 3), (4, 3), (1, 0)]
     tensors = inputs(segments, 4, 2, dtype)
-    found = segment_attention(*tensors, *lengths_of(segments), scale=0.4)
-    assert found.dtype == dtype and found.shape == (9, 4, 6)
+    actual = segment_attention(*tensors, *lengths_of(segments), scale=0.4)
+    assert actual.dtype == dtype and actual.shape == (9, 4, 6)
     expected = one_by_one(*tensors, *lengths_of(segments), scale=0.4)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=tolerance)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=tolerance)
 
 
 def test_a_single_query_with_a_single_key_returns_its_value() -> None:
@@ -89,10 +89,10 @@ def test_a_single_query_with_a_single_key_returns_its_value() -> None:
     torch.testing.assert_close(segment_attention(query, key, value, [1], [1], scale=5.0), value)
 
 
-def test_scores_are_scaled_as_asked() -> None:
+def test_scores_are_scaled_as_requested() -> None:
     query, key, value = inputs([(2, 3)], 2, 2, torch.float64)
-    found = segment_attention(query, key, value, [2], [5], scale=0.7)
-    torch.testing.assert_close(found, segment_attention(query * 0.7, key, value, [2], [5], scale=1.0))
+    actual = segment_attention(query, key, value, [2], [5], scale=0.7)
+    torch.testing.assert_close(actual, segment_attention(query * 0.7, key, value, [2], [5], scale=1.0))
 
 
 @pytest.mark.parametrize("queries", [[4], [6], [2, 2]])

@@ -17,9 +17,9 @@ multiply = multiply_in_float32(torch.Tensor.matmul)
 @pytest.mark.parametrize("shape", [(7, 5), (2, 7, 5)])
 def test_the_product_is_that_of_float64_rounded_once(shape: tuple[int, ...]) -> None:
     left, right = torch.randn(*shape).bfloat16(), torch.randn(5, 3).bfloat16()
-    found = multiply(left, right)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found, (left.double() @ right.double()).bfloat16(), rtol=0.004, atol=1e-6)
+    actual = multiply(left, right)
+    assert actual.dtype == torch.bfloat16
+    torch.testing.assert_close(actual, (left.double() @ right.double()).bfloat16(), rtol=0.004, atol=1e-6)
 
 
 def test_gradients_are_those_of_the_product() -> None:
@@ -49,7 +49,7 @@ def test_other_operands_go_through_as_they_are() -> None:
 
 
 @pytest.fixture
-def asked_anew() -> Iterator[None]:
+def detected_again() -> Iterator[None]:
     is_bf16_emulated.cache_clear()
     yield
     is_bf16_emulated.cache_clear()
@@ -57,7 +57,7 @@ def asked_anew() -> Iterator[None]:
 
 @pytest.mark.parametrize("has_instruction", [False, True])
 def test_a_processor_with_the_instruction_keeps_its_own_products(
-    has_instruction: bool, asked_anew: None, monkeypatch: pytest.MonkeyPatch
+    has_instruction: bool, detected_again: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_instruction, raising=False)
     assert is_bf16_emulated() is not has_instruction

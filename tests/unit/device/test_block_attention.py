@@ -51,12 +51,12 @@ def drawn(blocks: int, rows: int, heads: tuple[int, int, int] = HEADS) -> tuple[
 def test_it_is_exact_softmax_attention(window: int | None, heads: tuple[int, int, int], form: Form) -> None:
     query, keys, values = drawn(5, 4, heads)
     positions = torch.tensor([2, 5 * BLOCK - 1, 300, 0])
-    found = form(VisibleKeys(positions, 0, 5, BLOCK, window), heads)(query, keys, values)
+    actual = form(VisibleKeys(positions, 0, 5, BLOCK, window), heads)(query, keys, values)
     for row, position in enumerate(positions.tolist()):
         start = 0 if window is None else max(0, position + 1 - window)
         flat = [t[:, row].transpose(0, 1).flatten(1, 2)[:, start : position + 1] for t in (keys.mT, values)]
         weights = (query[row] @ flat[0].transpose(1, 2) * SCALE).softmax(-1)
-        torch.testing.assert_close(found[row], weights @ flat[1])
+        torch.testing.assert_close(actual[row], weights @ flat[1])
 
 
 @forms
@@ -85,7 +85,7 @@ def test_neighbours_of_other_length_change_no_bit(form: Form) -> None:
 def test_the_host_takes_bags_for_float32_and_products_else() -> None:
     query, keys, values = drawn(2, 2)
     reach = VisibleKeys(torch.tensor([100, 3]), 0, 2, BLOCK)
-    found = block_attention(reach, HEADS, SCALE, torch.float32)(query, keys, values)
-    assert torch.equal(found, FORMS["bags"](reach)(query, keys, values))
+    actual = block_attention(reach, HEADS, SCALE, torch.float32)(query, keys, values)
+    assert torch.equal(actual, FORMS["bags"](reach)(query, keys, values))
     halves = [t.bfloat16() for t in (query, keys, values)]
     assert torch.equal(block_attention(reach, HEADS, SCALE, torch.bfloat16)(*halves), FORMS["products"](reach)(*halves))

@@ -12,7 +12,7 @@ from mindspeed_dpo.device.determinism import ENVIRONMENT, make_deterministic
 
 
 @pytest.fixture(autouse=True)
-def torch_left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def torch_restored(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in {name for names in ENVIRONMENT.values() for name in names}:
         monkeypatch.setenv(name, "")  # so that it is put back afterwards
         monkeypatch.delenv(name)
@@ -21,10 +21,10 @@ def torch_left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda", "npu"])
-def test_each_device_is_told_and_no_other(kind: str) -> None:
+def test_each_device_gets_its_variables_and_no_others(kind: str) -> None:
     make_deterministic(kind)
-    told = {name for names in ENVIRONMENT.values() for name in names if name in os.environ}
-    assert told == set(ENVIRONMENT[kind])
+    variables = {name for names in ENVIRONMENT.values() for name in names if name in os.environ}
+    assert variables == set(ENVIRONMENT[kind])
     assert torch.are_deterministic_algorithms_enabled()
     assert torch.is_deterministic_algorithms_warn_only_enabled()
 

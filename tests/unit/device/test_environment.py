@@ -34,8 +34,8 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_on_npu_each_default_is_set_and_what_is_left_is_not() -> None:
     prepare("npu", timeout_minutes=10)
-    found = {name: os.environ[name] for name in NAMES if name in os.environ}
-    assert found == {
+    actual = {name: os.environ[name] for name in NAMES if name in os.environ}
+    assert actual == {
         "TORCH_DEVICE_BACKEND_AUTOLOAD": "0",
         "CUDA_DEVICE_MAX_CONNECTIONS": "1",
         "PYTORCH_NPU_ALLOC_CONF": "expandable_segments:True",
@@ -46,7 +46,7 @@ def test_on_npu_each_default_is_set_and_what_is_left_is_not() -> None:
 
 
 @pytest.mark.parametrize("kind", ["cpu", "cuda"])
-def test_other_devices_are_told_nothing_of_ascend(kind: str) -> None:
+def test_other_devices_get_no_variables_of_ascend(kind: str) -> None:
     prepare(kind)
     assert not [name for name in os.environ if name.startswith(("HCCL_", "PYTORCH_NPU")) or name == "TASK_QUEUE_ENABLE"]
 
@@ -71,7 +71,7 @@ def test_a_list_of_devices_that_the_runtime_would_cut_short_is_refused(
 
 
 @pytest.mark.parametrize("devices", ["0", "3", "0,1,2", "2,10", ""])
-def test_a_list_that_is_read_whole_is_taken(devices: str) -> None:
+def test_a_list_that_is_read_completely_is_accepted(devices: str) -> None:
     check_visible_devices({"ASCEND_RT_VISIBLE_DEVICES": devices})
 
 
@@ -88,15 +88,15 @@ def test_the_table_for_people_says_whose_each_value_is() -> None:
     assert all(reason for *_, reason in environment_rows("npu", 45, {}))
 
 
-def test_what_a_device_is_can_be_told_without_torch(tmp_path: Path) -> None:
+def test_the_kind_of_a_device_is_detected_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch_npu.py").write_text("raise ImportError")
     code = (
         "import sys; from mindspeed_dpo.device.environment import likely_kind; "
         "print(likely_kind('auto'), likely_kind('cuda'), 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert told.stdout.split() == ["npu", "cuda", "False"], told.stderr
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert finished.stdout.split() == ["npu", "cuda", "False"], finished.stderr
     assert likely_kind("npu") == "npu"
 
 

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.numerics
 def test_both_forms_agree(dtype: torch.dtype, with_bias: bool, rows: int) -> None:
     x, weight = torch.randn(rows, 96).to(dtype), torch.randn(200, 96).to(dtype)
     bias = torch.randn(200).to(dtype) if with_bias else None
-    found = few_rows_product(weight, bias, rows)(x)
-    torch.testing.assert_close(found, linear(weight, bias, x))
+    actual = few_rows_product(weight, bias, rows)(x)
+    torch.testing.assert_close(actual, linear(weight, bias, x))
     torch.testing.assert_close(linear(weight, bias, x), torch.nn.functional.linear(x, weight, bias))
 
 

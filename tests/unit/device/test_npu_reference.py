@@ -14,27 +14,27 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 
 def test_a_process_starts_in_the_order_that_works() -> None:
-    told = pool(1, device="npu").run(npu_jobs.start_up)[0]
-    assert told["torch_npu_came_first"] and told["megatron_came_later"]
-    assert told["repatched"] == [{**BASE_SETTINGS, **SETTINGS}]
-    assert len(told["argv"]) == 1 and told["devices"] == [0]
-    assert told["root handlers"] == 0 and told["root level"] == 30 and not told["once filter"]
-    assert "cpu:gloo" in told["backend"] and "npu:hccl" in told["backend"]
+    report = pool(1, device="npu").run(npu_jobs.start_up)[0]
+    assert report["torch_npu_came_first"] and report["megatron_came_later"]
+    assert report["repatched"] == [{**BASE_SETTINGS, **SETTINGS}]
+    assert len(report["argv"]) == 1 and report["devices"] == [0]
+    assert report["root handlers"] == 0 and report["root level"] == 30 and not report["once filter"]
+    assert "cpu:gloo" in report["backend"] and "npu:hccl" in report["backend"]
 
 
-def test_collectives_are_kept_from_losing_what_they_carry() -> None:
-    told = pool(2, device="npu").run(npu_jobs.collectives)[1]
-    assert told["keyword"] == [2, 2, 2]
+def test_collectives_are_guarded_against_losing_values() -> None:
+    report = pool(2, device="npu").run(npu_jobs.collectives)[1]
+    assert report["keyword"] == [2, 2, 2]
     for name in ("all_reduce", "broadcast"):
-        assert f"torch.distributed.{name} of float64" in told[name] and "use float32" in told[name]
+        assert f"torch.distributed.{name} of float64" in report[name] and "use float32" in report[name]
     # Without the guard MindSpeed's own replacement takes float64, says nothing and leaves the tensor unreduced.
-    assert told["unguarded float64"] == [1, 1, 1] and told["unguarded keyword"] == "IndexError"
+    assert report["unguarded float64"] == [1, 1, 1] and report["unguarded keyword"] == "IndexError"
 
 
 def test_the_reference_refuses_what_hccl_and_mindspeed_would_so_that_runs_over_it_show_we_do_without() -> None:
-    for told in pool(2, device="npu").run(npu_jobs.library_habits):
-        assert told.pop("copied config") == "none"
-        assert told == {
+    for report in pool(2, device="npu").run(npu_jobs.library_side_effects):
+        assert report.pop("copied config") == "none"
+        assert report == {
             "gather": "RuntimeError",
             "mean": "RuntimeError",
             "pickled config": "PicklingError",
@@ -48,11 +48,13 @@ def test_each_operator_and_its_gradient_is_its_definition() -> None:
 
 
 def test_what_the_device_would_refuse_is_refused_with_a_sentence() -> None:
-    told = pool(1, device="npu").run(npu_jobs.refusals)[0]
-    assert told.pop("uint8 mask") == "taken"
+    report = pool(1, device="npu").run(npu_jobs.refusals)[0]
+    assert report.pop("uint8 mask") == "taken"
     for name in ("float64", "two dtypes", "width", "heads", "segments", "empty first", "more queries", "lengths"):
-        assert told[name].startswith("device=npu: npu_") and " takes " in told[name] and "; " in told[name], told[name]
-    for name, sentence in told.items():
+        assert report[name].startswith("device=npu: npu_") and " takes " in report[name] and "; " in report[name], (
+            report[name]
+        )
+    for name, sentence in report.items():
         assert sentence != "taken" and "Error(" not in sentence, (name, sentence)
 
 
@@ -62,9 +64,9 @@ def test_what_the_device_would_refuse_is_refused_with_a_sentence() -> None:
         (None, None),
         ("refuses", "it fails: Sq and Skv must be equal"),
         ("aligns left", "its result is off by"),
-        ("wrong gradient", "its gradient of key is off by"),
+        ("incorrect gradient", "its gradient of key is off by"),
     ],
 )
-def test_the_probe_finds_attention_that_is_wrong_with_prefixes(fault: str | None, verdict: str | None) -> None:
-    found = pool(1, device="npu").run(npu_jobs.probed, fault)[0]
-    assert found == verdict if verdict is None else str(found).startswith(verdict)
+def test_the_probe_finds_attention_that_is_incorrect_with_prefixes(fault: str | None, verdict: str | None) -> None:
+    actual = pool(1, device="npu").run(npu_jobs.probed, fault)[0]
+    assert actual == verdict if verdict is None else str(actual).startswith(verdict)

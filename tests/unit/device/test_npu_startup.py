@@ -1,4 +1,4 @@
-"""Start-up on an NPU, with pretended libraries in a process of its own: order, settings, what is put back."""
+"""Start-up on an NPU, with fake libraries in a process of its own: order, settings, what is put back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULE = "tests.unit.device.npu_startup_script"
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    """What the process tells; see `npu_startup_script`."""
+    """The report of the process; see `npu_startup_script`."""
     command = [sys.executable, "-m", MODULE, "--config-name", "tiny", "training.lr=1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
@@ -37,7 +37,7 @@ def test_arguments_logging_and_warnings_are_left_as_they_were(report: dict[str, 
     assert report["unchanged"] == {"argv": True, "level": True, "handlers": True, "warning filters": True}
 
 
-def test_repatch_is_told_our_settings_over_the_base_ones(report: dict[str, Any]) -> None:
+def test_repatch_gets_our_settings_over_the_base_ones(report: dict[str, Any]) -> None:
     assert report["seen"]["settings"] == {**BASE_SETTINGS, "seq_length": 77, "use_flash_attn": "overridden"}
     assert BASE_SETTINGS["use_flash_attn"] is True
 
@@ -63,7 +63,7 @@ def test_what_is_missing_or_too_late_is_said(case: str, start: str, remedy: str,
 
 
 @pytest.mark.parametrize(("version", "warns"), [("1.26.4", False), ("2.0.0", True), ("2.4.6", True)])
-def test_a_numpy_that_mindspeed_is_not_made_for_is_told(
+def test_a_numpy_that_mindspeed_is_not_made_for_is_reported(
     version: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     _warn_of_numpy(version)

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 TRAPS = (
-    "arguments reach MindSpeed", "root level", "root handlers", "warning filters", "numpy is not told",
+    "arguments reach MindSpeed", "root level", "root handlers", "warning filters", "numpy is not reported",
     "float64 is taken", "settings reach a config",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, dict[str, bool]]:
+def results() -> dict[str, dict[str, bool]]:
     """Which traps bit, with and without guards; both processes at once."""
     command = [sys.executable, "-m", "tests.unit.device.npu_traps"]
     processes = {
@@ -39,12 +39,12 @@ def told() -> dict[str, dict[str, bool]]:
 
 
 @pytest.mark.parametrize("trap", TRAPS)
-def test_a_trap_bites_only_without_its_guard(trap: str, told: dict[str, dict[str, bool]]) -> None:
-    assert {kind: found[trap] for kind, found in told.items()} == {"guarded": False, "bare": True}
+def test_a_trap_bites_only_without_its_guard(trap: str, results: dict[str, dict[str, bool]]) -> None:
+    assert {kind: actual[trap] for kind, actual in results.items()} == {"guarded": False, "bare": True}
 
 
-def test_each_trap_is_looked_at(told: dict[str, dict[str, bool]]) -> None:
-    assert set(told["bare"]) == set(TRAPS)
+def test_each_trap_is_looked_at(results: dict[str, dict[str, bool]]) -> None:
+    assert set(results["bare"]) == set(TRAPS)
 
 
 def test_the_extra_for_npus_keeps_numpy_below_2() -> None:

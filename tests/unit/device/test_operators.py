@@ -32,17 +32,17 @@ def norm_by_formula(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
 def test_rms_norm_divides_by_the_root_of_mean_square_plus_epsilon(shape: tuple[int, ...], scale: float) -> None:
     x, weight = random(*shape, dtype=torch.float32) * scale, random(shape[-1], dtype=torch.float32)
-    found = rms_norm(x, weight, 1e-5)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), norm_by_formula(x, weight, 1e-5), rtol=2e-6, atol=1e-7)
+    actual = rms_norm(x, weight, 1e-5)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), norm_by_formula(x, weight, 1e-5), rtol=2e-6, atol=1e-7)
 
 
 def test_rms_norm_of_bfloat16_is_computed_in_float32_and_rounded_once() -> None:
     x = random(64, 300, dtype=torch.bfloat16)
-    found = rms_norm(x, torch.ones(300, dtype=torch.bfloat16), 1e-6)
-    assert found.dtype == torch.bfloat16
+    actual = rms_norm(x, torch.ones(300, dtype=torch.bfloat16), 1e-6)
+    assert actual.dtype == torch.bfloat16
     expected = norm_by_formula(x, torch.ones(300), 1e-6)
-    assert bool(((found.double() - expected).abs() <= 1.001 * HALF_STEP_OF_BFLOAT16 * expected.abs()).all())
+    assert bool(((actual.double() - expected).abs() <= 1.001 * HALF_STEP_OF_BFLOAT16 * expected.abs()).all())
 
 
 def test_the_gradient_of_rms_norm_follows_the_formula() -> None:
@@ -76,10 +76,10 @@ def turned(x: Tensor, turns: Tensor) -> Tensor:
 def test_rotate_turns_each_pair_of_the_two_halves_in_its_plane() -> None:
     x, turns = random(6, 3, 8), angles(6, 8)
     as_complex = torch.complex(x[..., :4], x[..., 4:]) * torch.polar(torch.ones_like(turns), turns)[:, None]
-    found = turned(x.float(), turns)
-    assert found.dtype == torch.float32
+    actual = turned(x.float(), turns)
+    assert actual.dtype == torch.float32
     expected = torch.cat((as_complex.real, as_complex.imag), -1)
-    torch.testing.assert_close(found.double(), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-6)
 
 
 def test_the_gradient_of_a_rotation_is_turned_back() -> None:
@@ -100,14 +100,14 @@ def test_the_gradient_of_a_rotation_is_turned_back() -> None:
 )
 def test_parts_of_a_larger_tensor_and_gradients_that_are_such_parts_are_as_good(operator: Operator) -> None:
     # Queries, keys and values are parts of one projection.
-    whole = random(6, 4, 8, dtype=torch.float32).requires_grad_()
-    copied = whole.detach()[:, 1:3].contiguous().requires_grad_()
-    out = operator(whole[:, 1:3])
+    complete = random(6, 4, 8, dtype=torch.float32).requires_grad_()
+    copied = complete.detach()[:, 1:3].contiguous().requires_grad_()
+    out = operator(complete[:, 1:3])
     upstream = random(*out.shape, 2, dtype=torch.float32)[..., 0]
-    (found,) = torch.autograd.grad(out, whole, upstream)
+    (actual,) = torch.autograd.grad(out, complete, upstream)
     (expected,) = torch.autograd.grad(operator(copied), copied, upstream.contiguous())
-    torch.testing.assert_close(found[:, 1:3], expected)
-    assert not found[:, 0].any() and not found[:, 3].any()
+    torch.testing.assert_close(actual[:, 1:3], expected)
+    assert not actual[:, 0].any() and not actual[:, 3].any()
 
 
 @given(st.integers(0, 20), st.integers(0, 20), st.integers(0, 20))
@@ -123,6 +123,6 @@ def test_scores_of_rotated_heads_depend_on_the_distance_alone(query: int, key: i
 
 def test_rotate_keeps_the_dtype_and_rounds_once() -> None:
     x, turns = random(6, 2, 8, dtype=torch.bfloat16), angles(6, 8)
-    found = turned(x, turns)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, turned(x.float(), turns).to(torch.bfloat16))
+    actual = turned(x, turns)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, turned(x.float(), turns).to(torch.bfloat16))

@@ -51,9 +51,9 @@ def on_npu() -> Iterator[None]:
 @pytest.mark.parametrize("form", FORMS)
 def test_the_error_of_a_segment_does_not_grow_with_its_length(form: str) -> None:
     values = log_probs(len(IDS))
-    found, expected = FORMS[form](values, IDS, LENGTHS), by_segment(values)
-    assert found.dtype == DTYPES[form]
-    assert bool(((found.double() - expected).abs() <= BOUND * expected.abs()).all())
+    actual, expected = FORMS[form](values, IDS, LENGTHS), by_segment(values)
+    assert actual.dtype == DTYPES[form]
+    assert bool(((actual.double() - expected).abs() <= BOUND * expected.abs()).all())
 
 
 def test_one_after_another_in_float32_would_not_do() -> None:
@@ -91,18 +91,18 @@ def test_what_is_not_finite_stays_in_its_segment(form: str, bad: float) -> None:
 @pytest.mark.parametrize("lengths", [[], [0], [0, 0], [1], [0, 1, 0]])
 def test_segments_of_no_or_one_value(form: str, lengths: list[int]) -> None:
     ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths, dtype=torch.int64))
-    found = FORMS[form](torch.full((len(ids),), 0.5), ids, torch.tensor(lengths, dtype=torch.int64))
-    assert found.tolist() == [0.5 * length for length in lengths]
+    actual = FORMS[form](torch.full((len(ids),), 0.5), ids, torch.tensor(lengths, dtype=torch.int64))
+    assert actual.tolist() == [0.5 * length for length in lengths]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 1000, 99_999])
 def test_rows_are_added_up_in_both_forms(count: int) -> None:
     values = log_probs(3 * count).view(count, 3).requires_grad_()
     for form, dtype in ((total, torch.float64), (pairwise_total, torch.float32)):
-        found = form(values)
-        assert found.dtype == dtype and found.shape == (3,)
-        torch.testing.assert_close(found.double(), values.double().sum(0), rtol=BOUND, atol=0)
-        (gradient,) = torch.autograd.grad(found.sum(), values)
+        actual = form(values)
+        assert actual.dtype == dtype and actual.shape == (3,)
+        torch.testing.assert_close(actual.double(), values.double().sum(0), rtol=BOUND, atol=0)
+        (gradient,) = torch.autograd.grad(actual.sum(), values)
         assert torch.equal(gradient, torch.ones_like(values))
 
 
@@ -142,6 +142,6 @@ def test_the_host_reads_nothing(form: Callable[..., Tensor], monkeypatch: pytest
     for reader in ("item", "tolist", "cpu", "nonzero", "__float__", "__int__", "__bool__", "__index__"):
         monkeypatch.setattr(torch.Tensor, reader, no_sync)
     values = log_probs(len(IDS)).requires_grad_()
-    found = form(values, IDS, LENGTHS) if form in FORMS.values() else form(values)
-    if found.requires_grad:
-        found.sum().backward()
+    actual = form(values, IDS, LENGTHS) if form in FORMS.values() else form(values)
+    if actual.requires_grad:
+        actual.sum().backward()

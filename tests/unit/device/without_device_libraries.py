@@ -1,4 +1,4 @@
-"""Does all that needs no device, and tells in JSON how each thing ended.
+"""Does all that needs no device, and reports in JSON how each step ended.
 
 python -m tests.unit.device.without_device_libraries FOLDER
 """

@@ -129,7 +129,7 @@ PROBLEMS: dict[str, tuple[Change, str, str, str]] = {
     "not exactly": (lambda m: m.with_variables(HCCL_SOCKET_IFNAME="=eth"), "HCCL_SOCKET_IFNAME", "=eth", "connects"),
     "gloo": (lambda m: m.with_variables(GLOO_SOCKET_IFNAME="eth1"), "GLOO_SOCKET_IFNAME", "eth1 does not", "eth0"),
     "not own": (lambda m: m.with_variables(HCCL_IF_IP="10.0.0.7"), "HCCL_IF_IP", "10.0.0.7", "own address"),
-    "libraries not found": (
+    "libraries are missing": (
         lambda m: m.with_probe(
             "library_version", "ImportError: libhccl.so: cannot open shared object file: No such file"
         ),
@@ -144,7 +144,7 @@ PROBLEMS: dict[str, tuple[Change, str, str, str]] = {
         "matching versions",
     ),
     "no MindSpeed": (lambda m: replace(m, folders={}), "MindSpeed", "is not installed", "--no-deps"),
-    "wrong branch": (
+    "unsupported branch": (
         lambda m: replace(m, files={**m.files, "/src/MindSpeed/mindspeed/../.git/HEAD": "ref: refs/heads/master\n"}),
         "MindSpeed",
         "branch master",
@@ -163,7 +163,7 @@ PROBLEMS: dict[str, tuple[Change, str, str, str]] = {
         "npu-smi info",
     ),
     "HCCL": (lambda m: m.with_probe("all_reduce", "no result within 120 s"), "all-reduce", "120 s", "host's network"),
-    "wrong operator": (
+    "incorrect operator": (
         lambda m: m.with_probe("operators", [{"name": "rotate", "dtype": "float32", "error": 0.5, "tolerance": 0.001}]),
         "rotate",
         "5.0e-01",

@@ -87,23 +87,23 @@ def test_every_operator_is_compared() -> None:
     assert {case.operator for case in operators.CASES} == set(ops.__all__) - FORWARD_ONLY
 
 
-def test_operators_match_their_definitions_and_a_wrong_one_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_device() -> torch.device:
+def test_operators_match_their_definitions_and_an_incorrect_one_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def other_device() -> torch.device:
         plain = ops.swiglu
         monkeypatch.setattr(ops, "swiglu", lambda x: plain(x) * 1.1)
         return torch.device("cpu")
 
     assert all(row["error"] <= row["tolerance"] for row in operators.compare(lambda: torch.device("cpu")))
-    rows = list(operators.compare(wrong_device))
+    rows = list(operators.compare(other_device))
     assert {row["name"] for row in rows if row["error"] > row["tolerance"]} == {"swiglu"}
 
 
 def test_a_result_that_is_not_finite_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong_device() -> torch.device:
+    def other_device() -> torch.device:
         monkeypatch.setattr(ops, "rms_norm", lambda x, weight, epsilon: x * weight * float("nan"))
         return torch.device("cpu")
 
-    assert {row["name"] for row in operators.compare(wrong_device) if row["error"] is None} == {"rms_norm"}
+    assert {row["name"] for row in operators.compare(other_device) if row["error"] is None} == {"rms_norm"}
 
 
 def test_a_node_reports_paths_without_access(tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ def test_the_command_checks_this_machine(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mindspeed_dpo.doctor", "--json", "--device", "cpu", "--address", "127.0.0.1:1"]
     done = subprocess.run([*command, "--path", data, "--path", "/nowhere"], capture_output=True, text=True, timeout=400)
     report = json.loads(done.stdout)
-    found = {one["name"]: one for one in report["findings"]}
+    actual = {one["name"]: one for one in report["findings"]}
     assert done.returncode == 1 and report["device"] == "cpu"
-    assert {name for name, one in found.items() if one["verdict"] == "fix"} == {"nodes", "/nowhere"}
+    assert {name for name, one in actual.items() if one["verdict"] == "fix"} == {"nodes", "/nowhere"}
     for name in ("torch", "megatron-core", "start of a worker", "all-reduce", "swiglu", "segment_attention", str(data)):
-        assert found[name]["verdict"] == "ok", found[name]
-    assert found["driver"] == {
+        assert actual[name]["verdict"] == "ok", actual[name]
+    assert actual["driver"] == {
         "group": "CANN and driver", "verdict": "not here", "found": "no NPU", "remedy": "", "name": "driver",
     }  # fmt: skip

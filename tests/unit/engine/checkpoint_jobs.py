@@ -1,4 +1,4 @@
-"""What the tests of checkpoints let a pool of processes do: save a model, and go on from there, perhaps elsewhere."""
+"""What the tests of checkpoints let a pool of processes do: save a model, and resume from it, perhaps elsewhere."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def weights_alone(folder: Path, steps: int) -> tuple[dict[str, Tensor], dict[str
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its global name, whole; needs no process group."""
+    """Every full tensor of a checkpoint by its global name; needs no process group."""
     reader = dcp.FileSystemReader(folder)
     described = reader.read_metadata().state_dict_metadata
     state = {

@@ -15,16 +15,17 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import join_virtual_stages
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.topology import Topology, shard
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import ParallelLayout
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from tests.support.processes import leave_layout
@@ -74,8 +75,8 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     """An engine around random weights."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp, setup.cp)
-    groups.split(topology)
-    groups.seed(seed)
+    process_groups.split(topology)
+    process_groups.seed(seed)
     dtype = torch.bfloat16 if setup.bf16 else torch.float32
     config = replace(MODEL, num_layers=setup.layers)
     count = ParallelLayout(setup.tp, setup.pp, setup.virtual).num_chunks(setup.layers)
@@ -143,19 +144,19 @@ def gradient_and_loss(setup: Setup, repeats: int = 1) -> tuple[dict[str, Tensor]
 
 def order_of_work() -> list[str]:
     """What comes when of making micro-batches and computing them, in a step of one process."""
-    setup, told = Setup(), list[str]()
+    setup, events = Setup(), list[str]()
     engine, made = build(setup), micro_batches(setup)
 
     def make(batch: PackedBatch) -> PackedBatch:
-        told.append("packed")
+        events.append("packed")
         return batch
 
     def telling(batch: PackedBatch, columns: Tensor) -> Tensor:
-        told.append("computed")
+        events.append("computed")
         return loss_sum(batch, columns)
 
     engine.accumulate(MicroBatches([partial(make, batch) for batch in made]), telling, BATCH.num_prompts)
-    return told
+    return events
 
 
 def decayed(weight_decay: float, learning_rate: float) -> dict[str, tuple[Tensor, Tensor]]:

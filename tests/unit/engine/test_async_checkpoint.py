@@ -80,7 +80,7 @@ def index(folder: Path) -> Any:
 
 
 def fail_to_write(folder: Path) -> tuple[str, list[str]]:
-    """Of a save after a whole one: its error, and what then lies there."""
+    """Of a save after a complete one: its error, and the folder's content after it."""
     engine, write = build(Setup()), async_checkpoint.write_file
     save(engine, folder, 1)
 
@@ -101,7 +101,7 @@ def fail_to_write(folder: Path) -> tuple[str, list[str]]:
     return said, left
 
 
-def test_a_save_that_cannot_be_written_is_told_and_leaves_the_one_before(tmp_path: Path) -> None:
+def test_a_save_that_cannot_be_written_is_reported_and_leaves_the_one_before(tmp_path: Path) -> None:
     ((said, left),) = pool(1).run(fail_to_write, tmp_path)
     assert said == (
         f"{tmp_path}/iter_0000002 could not be written ([Errno 28] No space left on device); earlier checkpoints are "

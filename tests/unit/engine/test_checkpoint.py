@@ -94,23 +94,23 @@ def test_weights_and_optimizer_state_move_to_any_layout_exactly(
 def test_a_larger_padding_is_filled_with_zeros(tmp_path: Path) -> None:
     pool(1).run(checkpoint_jobs.norms_and_weights, Setup(), 2, tmp_path / "before")
     pool(2).run(checkpoint_jobs.resave, Setup(tp=2), tmp_path / "before", 2, tmp_path / "after")
-    found = checkpoint_jobs.read_tensors(iteration_dir(tmp_path / "after", 2))
-    padded = [name for name in found if name.endswith(PADDED)]
+    actual = checkpoint_jobs.read_tensors(iteration_dir(tmp_path / "after", 2))
+    padded = [name for name in actual if name.endswith(PADDED)]
     assert len(padded) == 2 * (1 + len(KINDS))
-    assert all(found[name].shape[0] == 22 and not found[name][21:].any() for name in padded)
+    assert all(actual[name].shape[0] == 22 and not actual[name][21:].any() for name in padded)
 
 
 def test_every_weight_has_a_master_and_two_moments_in_float32(tmp_path: Path) -> None:
     pool(1).run(checkpoint_jobs.norms_and_weights, Setup(bf16=True), 2, tmp_path)
-    found = tensors(tmp_path, 2)
-    weights = {name for name in found if not name.startswith("optimizer.")}
-    assert {found[name].dtype for name in weights} == {torch.bfloat16}
-    assert set(found) == weights | {f"optimizer.state.{kind}.{name}" for kind in KINDS for name in weights}
+    actual = tensors(tmp_path, 2)
+    weights = {name for name in actual if not name.startswith("optimizer.")}
+    assert {actual[name].dtype for name in weights} == {torch.bfloat16}
+    assert set(actual) == weights | {f"optimizer.state.{kind}.{name}" for kind in KINDS for name in weights}
     for name in weights:
-        master = found[f"optimizer.state.fp32_param.{name}"]
+        master = actual[f"optimizer.state.fp32_param.{name}"]
         assert master.dtype == torch.float32
-        assert torch.equal(master.to(torch.bfloat16), found[name]), name
-        assert found[f"optimizer.state.exp_avg_sq.{name}"].gt(0).any(), name
+        assert torch.equal(master.to(torch.bfloat16), actual[name]), name
+        assert actual[f"optimizer.state.exp_avg_sq.{name}"].gt(0).any(), name
 
 
 @pytest.mark.parametrize(
@@ -129,13 +129,13 @@ def test_a_part_that_was_not_saved_is_named(saved: CheckpointParts, what: str, t
 
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
-    ((expected, found),) = pool(1).run(checkpoint_jobs.random_numbers, tmp_path)
-    assert torch.equal(found, expected)
+    ((expected, actual),) = pool(1).run(checkpoint_jobs.random_numbers, tmp_path)
+    assert torch.equal(actual, expected)
 
 
 def test_taking_the_weights_alone_takes_them_into_the_master_values_too(tmp_path: Path) -> None:
-    ((saved, found),) = pool(1).run(checkpoint_jobs.weights_alone, tmp_path, 2)
-    assert all(torch.equal(found[name], saved[name]) for name in saved)
+    ((saved, actual),) = pool(1).run(checkpoint_jobs.weights_alone, tmp_path, 2)
+    assert all(torch.equal(actual[name], saved[name]) for name in saved)
 
 
 def test_what_a_save_says_about_itself_can_be_read(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_what_a_killed_save_left_is_replaced(tmp_path: Path) -> None:
 
 def tensors(folder: Path, iteration: int) -> dict[str, Tensor]:
     """The tensors of a checkpoint without the padding of the vocabulary."""
-    found = checkpoint_jobs.read_tensors(iteration_dir(folder, iteration))
-    return {name: value[: MODEL.vocab_size] if name.endswith(PADDED) else value for name, value in found.items()}
+    actual = checkpoint_jobs.read_tensors(iteration_dir(folder, iteration))
+    return {name: value[: MODEL.vocab_size] if name.endswith(PADDED) else value for name, value in actual.items()}
 
 
-def equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert set(found) == set(expected)
+def equal(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(actual) == set(expected)
     assert len(expected) == 10 * (1 + len(KINDS))
-    wrong = [name for name, value in expected.items() if not torch.equal(found[name], value)]
-    assert not wrong
+    differing = [name for name, value in expected.items() if not torch.equal(actual[name], value)]
+    assert not differing

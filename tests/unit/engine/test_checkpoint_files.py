@@ -1,4 +1,4 @@
-"""Checkpoint folders as files: whole or absent, the newest one by its tracker, a sentence for everything else."""
+"""Checkpoint folders as files: complete or absent, the newest one by its tracker, a sentence for everything else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(root: Path, iteration: int, **metadata: object) -> Path:
     return iteration_dir(root, iteration)
 
 
-def test_the_newest_finished_checkpoint_is_found_and_says_what_it_is(tmp_path: Path) -> None:
+def test_the_newest_finished_checkpoint_is_returned_with_its_metadata(tmp_path: Path) -> None:
     write(tmp_path / "new" / "root", 20)
     newest = write(tmp_path / "new" / "root", 30, seed=7)
     assert latest(tmp_path / "new" / "root") == newest == tmp_path / "new" / "root" / "iter_0000030"
@@ -45,9 +45,9 @@ def test_the_last_one_written_counts_as_newest_even_if_its_number_is_smaller(tmp
 
 
 def test_a_save_that_was_killed_changes_nothing(tmp_path: Path) -> None:
-    whole = write(tmp_path, 10)
+    complete = write(tmp_path, 10)
     (begin(tmp_path, 20) / ".metadata").touch()
-    assert latest(tmp_path) == whole
+    assert latest(tmp_path) == complete
     assert not iteration_dir(tmp_path, 20).exists()
 
 
@@ -72,7 +72,7 @@ def test_only_finished_files_are_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [METADATA, *TENSOR_FILES])
-def test_a_folder_that_lacks_a_file_is_not_whole(name: str, tmp_path: Path) -> None:
+def test_a_folder_that_lacks_a_file_is_incomplete(name: str, tmp_path: Path) -> None:
     (write(tmp_path, 10) / name).unlink()
     for read in (lambda: read_metadata(tmp_path / "iter_0000010"), lambda: latest(tmp_path)):
         with pytest.raises(

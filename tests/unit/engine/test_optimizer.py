@@ -42,9 +42,9 @@ def test_updates_are_those_of_an_adamw_that_clips(clip_grad: float, loss_factor:
             before = one.value.clone()
             one.update(gradients[name].double() * factor, rate, number)
             moved.append((one.value - before, after[name].double() - before))
-        expected, found = (torch.cat([change.flatten() for change in changes]) for changes in zip(*moved, strict=True))
+        expected, actual = (torch.cat([change.flatten() for change in changes]) for changes in zip(*moved, strict=True))
         # Parameters near 1 are rounded at 6e-8, and each step's change is of the order of its rate.
-        assert float((found - expected).norm() / expected.norm()) < 1e-4, number
+        assert float((actual - expected).norm() / expected.norm()) < 1e-4, number
 
 
 class Reference:

@@ -1,4 +1,4 @@
-"""Answers in a checkpoint's folder: the same bits come back."""
+"""Rollouts in a checkpoint's folder: the same bits come back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts, write_rollouts
 
-ROLLOUTS_FILE = RolloutBatch(
+ROLLOUTS = RolloutBatch(
     PreferenceBatch.from_lists([[5, 1], [7]], [[[3], [4, 9]], [[8], [2, 0, 6]]]),
     torch.tensor([4, 2]),
     torch.tensor([[True, False], [False, True]]),
@@ -19,18 +19,25 @@ ROLLOUTS_FILE = RolloutBatch(
 )
 
 
-def test_answers_come_back_bit_by_bit(tmp_path: Path) -> None:
-    for kept in (ROLLOUTS_FILE, replace(ROLLOUTS_FILE, logps=None)):
-        write_rollouts(tmp_path, kept)
-        found = read_rollouts(tmp_path)
-        assert found is not None and found.version == 6
-        for one, other in ((kept, found), (kept.samples, found.samples)):
+def test_rollouts_come_back_bit_by_bit(tmp_path: Path) -> None:
+    for written in (ROLLOUTS, replace(ROLLOUTS, logps=None)):
+        write_rollouts(tmp_path, written)
+        actual = read_rollouts(tmp_path)
+        assert actual is not None and actual.version == 6
+        for one, other in ((written, actual), (written.samples, actual.samples)):
             for field in fields(one):
                 ours, theirs = getattr(one, field.name), getattr(other, field.name)
                 if isinstance(ours, torch.Tensor):
                     assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), field.name
-        assert (found.logps is None) == (kept.logps is None)
+        assert (actual.logps is None) == (written.logps is None)
 
 
-def test_a_folder_without_answers_has_none(tmp_path: Path) -> None:
+def test_a_folder_without_rollouts_has_none(tmp_path: Path) -> None:
     assert read_rollouts(tmp_path) is None
+
+
+def test_the_file_of_earlier_versions_is_read(tmp_path: Path) -> None:
+    write_rollouts(tmp_path, ROLLOUTS)
+    (tmp_path / "rollouts.pt").rename(tmp_path / "answers.pt")
+    actual = read_rollouts(tmp_path)
+    assert actual is not None and torch.equal(actual.rows, ROLLOUTS.rows)

@@ -30,10 +30,10 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 @pytest.mark.parametrize("size", [2, 3, 4])
 def test_gradient_and_loss_do_not_depend_on_the_micro_batches(size: int) -> None:
     ((expected, loss),) = pool(1).run(jobs.gradient_and_loss, Setup(micro_batch_size=1))
-    ((found, same_loss),) = pool(1).run(jobs.gradient_and_loss, Setup(micro_batch_size=size))
+    ((actual, same_loss),) = pool(1).run(jobs.gradient_and_loss, Setup(micro_batch_size=size))
     assert same_loss == pytest.approx(loss, rel=ROUNDING)
     assert all(gradient.norm() > 1e-4 for gradient in expected.values())
-    assert_same_tensors(found, expected)
+    assert_same_tensors(actual, expected)
 
 
 def test_a_micro_batch_is_packed_after_those_before_it_are_on_their_way() -> None:
@@ -50,8 +50,8 @@ def test_replicas_share_one_gradient_and_divide_the_loss() -> None:
     ((alone, loss),) = pool(1).run(jobs.gradient_and_loss, Setup())
     replicas = pool(2).run(jobs.gradient_and_loss, Setup())
     assert sum(part for _, part in replicas) == pytest.approx(loss, rel=ROUNDING)
-    for found, _ in replicas:
-        assert_same_tensors(found, alone)
+    for actual, _ in replicas:
+        assert_same_tensors(actual, alone)
 
 
 @pytest.mark.parametrize(
@@ -84,9 +84,9 @@ def test_norms_and_updates_equal_those_of_one_process(
     pool(1).run(checkpoint_jobs.norms_and_weights, start, 1, tmp_path / "start")
     (expected,) = pool(1).run(checkpoint_jobs.norms_going_on, start, tmp_path / "start", tmp_path / "one")
     job = checkpoint_jobs.norms_going_on, replace(start, **setup), tmp_path / "start", tmp_path / "many"
-    found = pool(processes).run(*job)
+    actual = pool(processes).run(*job)
     assert min(expected) > 0.06
-    for norms in found:
+    for norms in actual:
         assert_same_run(norms_of(norms), norms_of(expected), ENGINE)
     before = checkpoint_tensors(tmp_path / "start" / "iter_0000001")
     one, many = (checkpoint_tensors(tmp_path / name / "iter_0000004") for name in ("one", "many"))
@@ -108,9 +108,9 @@ def checkpoint_tensors(folder: Path) -> dict[str, Tensor]:
 
 
 def test_the_norm_of_many_numbers_is_exact_over_ranks_of_which_one_has_none() -> None:
-    found = pool(3).run(jobs.norm_of_many, 10_000_000)
-    (exact,) = {exact for _, exact in found}
-    assert [norm for norm, _ in found] == [pytest.approx(exact, rel=1e-6)] * 3
+    actual = pool(3).run(jobs.norm_of_many, 10_000_000)
+    (exact,) = {exact for _, exact in actual}
+    assert [norm for norm, _ in actual] == [pytest.approx(exact, rel=1e-6)] * 3
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,17 @@ def test_the_norm_of_many_numbers_is_exact_over_ranks_of_which_one_has_none() ->
 def test_an_offloaded_optimizer_state_updates_alike_and_is_resumed_alike(
     processes: int, setup: dict[str, bool], tmp_path: Path
 ) -> None:
-    found = []
+    actual = []
     for offload in (False, True):
-        asked, start, end = Setup(offload=offload, **setup), tmp_path / f"{offload}", tmp_path / f"{offload} on"
-        norms = pool(processes).run(checkpoint_jobs.norms_and_weights, asked, 1, start)
-        norms += pool(processes).run(checkpoint_jobs.norms_going_on, asked, start, end)
-        found.append((norms, checkpoint_jobs.read_tensors(end / "iter_0000004")))
-    (norms, tensors), (same_norms, same_tensors) = found
+        setup_with_offload, start, end = (
+            Setup(offload=offload, **setup),
+            tmp_path / f"{offload}",
+            tmp_path / f"{offload} on",
+        )
+        norms = pool(processes).run(checkpoint_jobs.norms_and_weights, setup_with_offload, 1, start)
+        norms += pool(processes).run(checkpoint_jobs.norms_going_on, setup_with_offload, start, end)
+        actual.append((norms, checkpoint_jobs.read_tensors(end / "iter_0000004")))
+    (norms, tensors), (same_norms, same_tensors) = actual
     assert same_norms == norms and len(tensors) >= 40
     assert all(torch.equal(same_tensors[name], tensor) for name, tensor in tensors.items())
 

@@ -24,9 +24,9 @@ def test_gradients_are_those_of_one_process_for_any_number_of_micro_batches(deep
     (alone,) = pool(1).run(virtual_jobs.gradients, Deep(tied=deep.tied), COUNTS)
     ranks = pool(deep.pp).run(virtual_jobs.gradients, deep, COUNTS)
     for step, (expected, losses) in enumerate(alone):
-        found = [rank[step][0] for rank in ranks]
-        assert {name for part in found for name in part} == set(expected)
-        for part in found:
+        actual = [rank[step][0] for rank in ranks]
+        assert {name for part in actual for name in part} == set(expected)
+        for part in actual:
             assert_same_tensors(part, {name: expected[name] for name in part})
         # What only fills the schedule is no part of the loss.
         assert [rank[step][1] for rank in ranks[:-1]] == [[]] * (deep.pp - 1)
@@ -46,8 +46,8 @@ def test_scores_are_those_of_one_process_in_their_order(deep: Deep) -> None:
 def test_replicas_learn_what_one_process_learns(overlap: bool) -> None:
     ((norms, scores),) = pool(1).run(virtual_jobs.norms, Deep(tied=True), 3)
     ranks = pool(4).run(virtual_jobs.norms, Deep(2, 2, tied=True, overlap=overlap), 3)
-    for found, said in ranks:
-        assert_same_run([{"grad_norm": norm} for norm in found], [{"grad_norm": norm} for norm in norms], ENGINE)
+    for actual, said in ranks:
+        assert_same_run([{"grad_norm": norm} for norm in actual], [{"grad_norm": norm} for norm in norms], ENGINE)
         if said:
             assert_same_tensors(dict(enumerate(said)), dict(enumerate(scores)), bound=ENGINE.limit("later"))
     assert sum(bool(said) for _, said in ranks) == 2

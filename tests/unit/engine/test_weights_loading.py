@@ -1,4 +1,4 @@
-"""Weights into a model: all of them, or a list of everything that is wrong."""
+"""Weights into a model: all of them, or a list of all problems."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
 
 
 @pytest.fixture
@@ -34,10 +34,10 @@ def test_tensors_take_the_dtype_of_the_parameter_and_are_copied(model: nn.Module
     assert model[0].weight.dtype == torch.float32 and model[0].weight.unique().tolist() == [2]  # type: ignore[index]
 
 
-def test_everything_that_is_wrong_is_listed_at_once(model: nn.Module) -> None:
-    wrong = [("0.weight", torch.ones(2, 3)), ("0.bias", torch.ones(3)), ("2.weight", torch.ones(1))]
+def test_every_problem_is_listed_at_once(model: nn.Module) -> None:
+    invalid = [("0.weight", torch.ones(2, 3)), ("0.bias", torch.ones(3)), ("2.weight", torch.ones(1))]
     with pytest.raises(ValueError, match=r"^folder does not match the model: ") as error:
-        load_into(model, wrong, "folder")
+        load_into(model, invalid, "folder")
     text = str(error.value)
     assert "0.weight is [2, 3] in the weights and [3, 2] in the model" in text
     assert "2.weight is in the weights but not in the model" in text
@@ -53,7 +53,7 @@ def test_everything_that_is_wrong_is_listed_at_once(model: nn.Module) -> None:
     ],
     ids=["missing", "unexpected"],
 )
-def test_missing_and_unexpected_names_are_tolerated_only_when_asked(
+def test_missing_and_unexpected_names_are_tolerated_only_when_requested(
     given: list[tuple[str, Tensor]], problem: str, model: nn.Module
 ) -> None:
     with pytest.raises(ValueError, match=problem):
@@ -62,6 +62,6 @@ def test_missing_and_unexpected_names_are_tolerated_only_when_asked(
     assert model[0].bias.unique().tolist() == [3]  # type: ignore[index]
 
 
-def test_a_wrong_shape_is_never_tolerated(model: nn.Module) -> None:
+def test_an_incorrect_shape_is_never_tolerated(model: nn.Module) -> None:
     with pytest.raises(ValueError, match=r"0.bias is \[4\] in the weights and \[3\] in the model"):
         load_into(model, [*tensors()[:1], ("0.bias", torch.ones(4)), *tensors()[2:]], "folder", loosely=True)

@@ -15,14 +15,14 @@ from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import ParallelLayout
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
+from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.closeness import STEADY
 from tests.support.processes import leave_layout
 from tests.unit.engine.engine_jobs import MODEL, loss_sum
@@ -48,10 +48,10 @@ class Deep:
 
 
 def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor], list[float]]]:
-    """For each number of micro-batches the gradient by global name, and the losses that were looked at."""
+    """For each number of micro-batches the gradient by global name, and the losses that were computed."""
     part, names = _build(deep)
     engine = TrainingEngine(part, OptimizerConfig(lr=0.0), ParallelConfig(pipeline_model_parallel_size=deep.pp))
-    found = []
+    actual = []
     for count in counts:
         seen: list[float] = []
 
@@ -61,8 +61,8 @@ def gradients(deep: Deep, counts: Sequence[int]) -> list[tuple[dict[str, Tensor]
             return value
 
         engine.accumulate(micro_batches(count), collecting, num_pairs=count)
-        found.append(({names[name]: p.main_grad.clone() for name, p in part.named_parameters()}, seen))
-    return found
+        actual.append(({names[name]: p.main_grad.clone() for name, p in part.named_parameters()}, seen))
+    return actual
 
 
 def scores(deep: Deep, counts: Sequence[int]) -> list[list[Tensor]]:
@@ -82,12 +82,12 @@ def norms(
     engine = TrainingEngine(part, OptimizerConfig(lr=0.0, adam_eps=STEADY["adam_eps"]), ParallelConfig(**overlap))
     replicas = dist.get_world_size() // deep.pp
     place = Topology(pp=deep.pp, dp=replicas).place(dist.get_rank())
-    found = []
+    actual = []
     for step in range(steps):
         batches = micro_batches(2 * (1 + step))
         engine.accumulate(batches[place.dp_rank :: replicas], loss_sum, num_pairs=len(batches))
-        found.append(engine.step(LEARNING_RATE))
-    return found, engine.score(micro_batches(3))
+        actual.append(engine.step(LEARNING_RATE))
+    return actual, engine.score(micro_batches(3))
 
 
 def micro_batches(count: int) -> list[PackedBatch]:
@@ -102,11 +102,11 @@ def micro_batches(count: int) -> list[PackedBatch]:
 
 
 def _build(deep: Deep) -> tuple[PipelineStage, dict[str, str]]:
-    """This process's part of the model, and the names in the whole model of what it holds."""
+    """This process's part of the model, and the names in the full model of what it holds."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), 1, deep.pp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     model = replace(MODEL, num_layers=8, untie_embeddings_and_output_weights=not deep.tied)
     layout = ParallelLayout(1, deep.pp, deep.layers)
     count, pp_rank = layout.num_chunks(8), topology.place(dist.get_rank()).pp_rank

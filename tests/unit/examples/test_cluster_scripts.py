@@ -31,7 +31,7 @@ echo "ray $*" >>"$RECORD"
 case "$1" in
 status) exit "${RAY_STATUS:-0}" ;;
 esac
-[[ -z "${RAY_FAILS:-}" ]] || { echo "no room"; exit 1; }
+[[ -z "${RAY_FAILS:-}" ]] || { echo "no space"; exit 1; }
 trap 'echo "ray ended" >>"$RECORD"; kill "$!" 2>/dev/null; exit 0' TERM
 port="$(sed -n 's/.*--port=\\([0-9]*\\).*/\\1/p' <<<"$*")"
 if [[ -n "$port" ]]; then
@@ -72,7 +72,7 @@ def heed_interrupts() -> None:
 
 
 class Node:
-    """A machine of its own as far as the scripts can tell: its programs, and what they were called with."""
+    """A machine of its own as far as the scripts can detect: its programs, and what they were called with."""
 
     def __init__(self, folder: Path, **environment: str) -> None:
         programs = folder / "bin"
@@ -180,7 +180,7 @@ def test_a_ray_that_does_not_start_says_why(tmp_path: Path, port: str) -> None:
     node = Node(tmp_path, MASTER_PORT=port, RAY_FAILS="1")
     code, _, err = node.run()
     assert code == 2
-    assert "  ray: no room\n" in err and f"error: Ray's head did not start at 127.0.0.1:{port}" in err
+    assert "  ray: no space\n" in err and f"error: Ray's head did not start at 127.0.0.1:{port}" in err
     assert len(node.calls()) == 1
 
 
@@ -249,7 +249,7 @@ def test_joining_is_given_up_after_a_time(tmp_path: Path, port: str) -> None:
         ({"DEVICE": "npu", "ASCEND_RT_VISIBLE_DEVICES": "3"}, "NPUS_PER_NODE=2, but this machine has 1 NPUs"),
     ],
 )
-def test_a_wrong_setting_gets_a_sentence_before_anything_starts(
+def test_an_invalid_setting_gets_a_sentence_before_anything_starts(
     tmp_path: Path, changes: dict[str, str], sentence: str
 ) -> None:
     node = Node(tmp_path, **changes)

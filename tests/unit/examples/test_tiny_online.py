@@ -47,11 +47,11 @@ def test_more_prompts_than_there_are_get_a_sentence(tmp_path: Path) -> None:
 
 
 def test_the_reward_is_the_share_of_vowels_in_eight_characters_or_more() -> None:
-    answers = ["aeiouaei", "aeiouaeiou", "aeio", "aeiobbbb", "", "bcdfghjk", "AEIOUAEI", "\ufffdaaaaaaa"]
-    assert vowels(answers, prompts=["?"] * 8) == [1, 1, 0.5, 0.5, 0, 0, 0, 7 / 8]
+    responses = ["aeiouaei", "aeiouaeiou", "aeio", "aeiobbbb", "", "bcdfghjk", "AEIOUAEI", "\ufffdaaaaaaa"]
+    assert vowels(responses, prompts=["?"] * 8) == [1, 1, 0.5, 0.5, 0, 0, 0, 7 / 8]
 
 
-def test_random_answers_score_low_but_differ() -> None:
+def test_random_responses_score_low_but_differ() -> None:
     source = random.Random(0)
     scores = vowels([bytes(source.choices(range(256), k=8)).decode(errors="replace") for _ in range(4000)])
     mean = sum(scores) / len(scores)
@@ -114,14 +114,14 @@ def test_the_reward_model_follows_the_rule(policy: Path, tmp_path: Path, monkeyp
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "rm")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm").eval()
     assert model.config.num_labels == 1 and len(tokenizer) == model.config.vocab_size
-    answers = ["bcdfghjk", "abcdfghj", "aebiodfg", "aeioubcd", "aeiouaei"]
+    responses = ["bcdfghjk", "abcdfghj", "aebiodfg", "aeioubcd", "aeiouaei"]
     prompt = tokenizer.apply_chat_template(
         [{"role": "user", "content": "Sing of the old moon."}], add_generation_prompt=True, tokenize=False
     )
     with torch.no_grad():
         scores = [
-            float(model(**tokenizer(prompt + answer, return_tensors="pt", add_special_tokens=False)).logits)
-            for answer in answers
+            float(model(**tokenizer(prompt + response, return_tensors="pt", add_special_tokens=False)).logits)
+            for response in responses
         ]
     assert scores == sorted(scores) and scores[-1] - scores[0] > 0.6
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.jobs import rows_multiple
@@ -27,8 +27,8 @@ def columns_and_gradient(
     """
     leave_layout()
     topology = Topology.of(dist.get_world_size(), dist.get_world_size() // cp, 1, cp)
-    groups.split(topology)
-    groups.seed(3)
+    process_groups.split(topology)
+    process_groups.seed(3)
     execution = Execution(topology, sequence_parallel=sequence_parallel, random_init=True)
     policy = PolicyModel(model, execution, statistics=True)
     place = topology.place(dist.get_rank())
@@ -46,8 +46,8 @@ def exchanged(query: Tensor, key: Tensor, value: Tensor) -> tuple[tuple[Tensor, 
     """What a rank attends with, given its rows of everything, and its rows again after the way back."""
     leave_layout()
     size, rank = dist.get_world_size(), dist.get_rank()
-    groups.split(Topology(cp=size))
+    process_groups.split(Topology(cp=size))
     context = ContextGroup.of(size)
     assert context is not None
-    heads = context.to_heads(*(whole.chunk(size)[rank] for whole in (query, key, value)))
+    heads = context.to_heads(*(complete.chunk(size)[rank] for complete in (query, key, value)))
     return heads, context.to_rows(heads[0])

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.setup.builders import fuses_head
+from mindspeed_dpo.workers.setup.model_builder import fuses_head
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from tests.support.npu_facts import V27, V213
 from tests.unit.models.head_jobs import Case, Scored, score
@@ -24,7 +24,7 @@ FORWARD = "npu_fused_linear_online_max_sum"
 BACKWARD = "npu_fused_linear_cross_entropy_loss_with_max_sum_backward"
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """The fused and the plain head's results over this process's share, and the operators that were called."""
 
     fused: Scored
@@ -32,18 +32,18 @@ class Told(NamedTuple):
     calls: list[str]
 
 
-def scored(asked: Case, end_belongs: bool) -> Told:
+def scored(inputs: Case, end_belongs: bool) -> Outcome:
     """Score this process's share both ways, on a device that counts the end of a range in or not."""
-    size = len(asked.weight) // dist.get_world_size()
+    size = len(inputs.weight) // dist.get_world_size()
     start = size * dist.get_rank()
-    shard = VocabShard(start, size, asked.vocab_size, dist.group.WORLD)
-    weight = asked.weight[start : start + size]
-    plain = score(asked, shard, weight, statistics=False)
+    shard = VocabShard(start, size, inputs.vocab_size, dist.group.WORLD)
+    weight = inputs.weight[start : start + size]
+    plain = score(inputs, shard, weight, statistics=False)
     ends = importlib.import_module("torch_npu.cross_entropy").END_BELONGS
     with wheel(V213), called() as calls:
         ends[0] = end_belongs
         try:
-            return Told(score(asked, shard, weight, statistics=False, fused=True), plain, calls)
+            return Outcome(score(inputs, shard, weight, statistics=False, fused=True), plain, calls)
         finally:
             ends[0] = False
 
@@ -61,7 +61,7 @@ def wheel(version: str) -> Iterator[Any]:
 
 @contextmanager
 def called() -> Iterator[list[str]]:
-    """The operators that are called meanwhile, known at the end."""
+    """The operators that are called meanwhile, filled at the end."""
     names: list[str] = []
     recorded = sys.modules["torch_npu"].calls
     before = len(recorded)
@@ -85,9 +85,9 @@ def decided(colocated: ColocatedRoles, versions: tuple[str, ...], fault: str | N
     model = context.run.actor.model
     size = (model.padded_vocab_size or model.vocab_size) // context.place.topology.tp
     shard = VocabShard(0, size, model.vocab_size)
-    told: list[str] = []
+    messages: list[str] = []
     handler = logging.Handler()
-    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger(fuses_head.__module__)
     logger.addHandler(handler)
     try:
@@ -95,7 +95,7 @@ def decided(colocated: ColocatedRoles, versions: tuple[str, ...], fault: str | N
             if fault is not None:
                 for name, faulty in FAULTS[fault](library).items():
                     setattr(library, name, faulty)
-            return Decided(fuses_head(context, context.run.actor, shard), told)
+            return Decided(fuses_head(context, context.run.actor, shard), messages)
     finally:
         logger.removeHandler(handler)
 
@@ -126,9 +126,9 @@ def _mask_turned(library: Any) -> dict[str, Callable[..., Any]]:
 FAULTS = {"refuses": _refuses, "sums off": _sums_off, "mask turned": _mask_turned}
 
 
-def cast(asked: Case, dtype: torch.dtype) -> Case:
+def cast(inputs: Case, dtype: torch.dtype) -> Case:
     """The same case in another number format."""
-    return replace(asked, hidden=asked.hidden.to(dtype), weight=asked.weight.to(dtype))
+    return replace(inputs, hidden=inputs.hidden.to(dtype), weight=inputs.weight.to(dtype))
 
 
 def follow(version: str) -> None:

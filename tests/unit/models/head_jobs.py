@@ -33,24 +33,24 @@ class Scored:
 
 
 def score(
-    asked: Case, shard: VocabShard, weight: Tensor, statistics: bool, column: int = LOGP, *, fused: bool = False
+    inputs: Case, shard: VocabShard, weight: Tensor, statistics: bool, column: int = LOGP, *, fused: bool = False
 ) -> Scored:
     """Score and differentiate with the weight of a shard; the upstream gradient enters at a column."""
-    hidden, weight = asked.hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+    hidden, weight = inputs.hidden.clone().requires_grad_(), weight.clone().requires_grad_()
     # A weight is passed, as with tied embeddings, so the module itself is not needed.
-    columns = LogProbHead.forward(None, hidden, asked.labels, shard, weight, statistics, fused)  # type: ignore[arg-type]
-    columns[:, column].backward(asked.upstream)
+    columns = LogProbHead.forward(None, hidden, inputs.labels, shard, weight, statistics, fused)  # type: ignore[arg-type]
+    columns[:, column].backward(inputs.upstream)
     assert hidden.grad is not None and weight.grad is not None
     return Scored(columns.detach(), hidden.grad, weight.grad)
 
 
-def score_shard(asked: Case, chunk_elements: int) -> Scored:
+def score_shard(inputs: Case, chunk_elements: int) -> Scored:
     """This process's share of the vocabulary."""
     before, chunked_logprob_head.CHUNK_ELEMENTS = chunked_logprob_head.CHUNK_ELEMENTS, chunk_elements
-    size = len(asked.weight) // dist.get_world_size()
+    size = len(inputs.weight) // dist.get_world_size()
     start = size * dist.get_rank()
-    shard = VocabShard(start, size, asked.vocab_size, dist.group.WORLD)
+    shard = VocabShard(start, size, inputs.vocab_size, dist.group.WORLD)
     try:
-        return score(asked, shard, asked.weight[start : start + size], statistics=True)
+        return score(inputs, shard, inputs.weight[start : start + size], statistics=True)
     finally:
         chunked_logprob_head.CHUNK_ELEMENTS = before

@@ -11,10 +11,11 @@ from torch import Tensor
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
+from tests.support.jobs import logits_shard
 from tests.support.processes import leave_layout
 
 MODEL = ModelConfig(
@@ -51,8 +52,8 @@ def build(
     """This process's stage with random weights."""
     leave_layout()
     topology = Topology.of(dist.get_world_size(), tp, pp)
-    groups.split(topology)
-    groups.seed(seed)
+    process_groups.split(topology)
+    process_groups.seed(seed)
     settings = Execution(topology, **{"random_init": True, **execution})  # type: ignore[arg-type]
     return PolicyModel(model, settings, statistics=statistics), topology.place(dist.get_rank())
 
@@ -93,7 +94,7 @@ def score(model: ModelConfig, statistics: bool) -> Tensor:
 def logits(model: ModelConfig, tp: int) -> Tensor:
     """This rank's share of the logits of every row."""
     policy, _ = build(model, tp, 1)
-    return policy.logits(pack(BATCH))
+    return logits_shard(policy, pack(BATCH))
 
 
 def received(as_list: bool) -> bool:

@@ -12,11 +12,11 @@ from torch import Tensor
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.reward import RewardModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.weights import ParallelLayout, open_weights
 from tests.support.jobs import rows_multiple
@@ -48,8 +48,8 @@ def scores(job: Job, batch: PreferenceBatch) -> Tensor | None:
         pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).for_context_rank(place.cp_rank, job.cp)
         for part in parts
     ]
-    found = ScoringEngine(model).score(packed)
-    return torch.cat(found) if place.is_output else None
+    actual = ScoringEngine(model).score(packed)
+    return torch.cat(actual) if place.is_output else None
 
 
 def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, int | None]]:
@@ -66,7 +66,7 @@ def parameter_marks(job: Job) -> dict[str, tuple[tuple[int, ...], torch.dtype, i
 
 
 def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
-    """Gradient of the summed scores with respect to the whole head, and to the final norm."""
+    """Gradient of the summed scores with respect to the full head, and to the final norm."""
     model, _ = _build(job)
     assert isinstance(model, RewardModel)
     model(pack(batch)).sum().backward()
@@ -78,8 +78,8 @@ def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
 def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     place = topology.place(dist.get_rank())
     source = open_weights(job.weights)
     source.final_norm = not job.no_post_layer_norm

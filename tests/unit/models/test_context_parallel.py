@@ -41,24 +41,24 @@ CASES: dict[str, tuple[ModelConfig, PreferenceBatch, int, bool]] = {
 @cache
 def alone(case: str) -> tuple[Tensor, dict[str, Tensor]]:
     model, batch, _, share_prompt = CASES[case]
-    found: tuple[Tensor, dict[str, Tensor]] = pool(1).run(jobs.columns_and_gradient, model, batch, 1, share_prompt)[0]
-    return found
+    actual: tuple[Tensor, dict[str, Tensor]] = pool(1).run(jobs.columns_and_gradient, model, batch, 1, share_prompt)[0]
+    return actual
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_columns_and_gradients_are_those_of_one_process(case: str) -> None:
     model, batch, cp, share_prompt = CASES[case]
     columns, gradient = alone(case)
-    for found, grown in pool(cp).run(jobs.columns_and_gradient, model, batch, cp, share_prompt):
-        torch.testing.assert_close(found, columns, rtol=ROUNDING, atol=ROUNDING)
+    for actual, grown in pool(cp).run(jobs.columns_and_gradient, model, batch, cp, share_prompt):
+        torch.testing.assert_close(actual, columns, rtol=ROUNDING, atol=ROUNDING)
         assert_same_tensors(grown, gradient)
 
 
 @pytest.mark.parametrize("sequence_parallel", [True, False])
 def test_columns_are_those_of_one_process_where_tensor_ranks_join(sequence_parallel: bool) -> None:
     columns, _ = alone("two ranks")
-    for found, _ in pool(4).run(jobs.columns_and_gradient, MODEL, PAIRS, 2, True, sequence_parallel):
-        torch.testing.assert_close(found, columns, rtol=ROUNDING, atol=ROUNDING)
+    for actual, _ in pool(4).run(jobs.columns_and_gradient, MODEL, PAIRS, 2, True, sequence_parallel):
+        torch.testing.assert_close(actual, columns, rtol=ROUNDING, atol=ROUNDING)
 
 
 @pytest.mark.parametrize(("heads", "groups", "held"), [(4, 4, 2), (4, 2, 1), (4, 1, 1), (12, 3, 3)])

@@ -34,11 +34,11 @@ def case() -> Case:
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_it_scores_as_the_plain_head_does(size: int) -> None:
-    asked = case()
-    exact = by_definition(asked)
+    inputs = case()
+    exact = by_definition(inputs)
     for end_belongs in (False, True):
-        told = pool(size, device="npu").run(jobs.scored, asked, end_belongs)
-        for rank, one in enumerate(told):
+        outcomes = pool(size, device="npu").run(jobs.scored, inputs, end_belongs)
+        for rank, one in enumerate(outcomes):
             assert one.calls == [jobs.FORWARD, jobs.BACKWARD]
             rows = slice(rank * 536 // size, (rank + 1) * 536 // size)
             torch.testing.assert_close(one.fused.columns.double(), exact.columns[:, :1], rtol=0, atol=2e-5)
@@ -51,7 +51,7 @@ def test_it_scores_as_the_plain_head_does(size: int) -> None:
                 assert float((ours - definition).abs().max()) < 2**-7 * scale
                 assert float((ours.float() - theirs.float()).abs().max()) < 2**-5 * scale
             torch.testing.assert_close(one.fused.columns, one.plain.columns, rtol=0, atol=0.05)
-        assert not told[-1].fused.weight_grad[-6:].any(), "padding"
+        assert not outcomes[-1].fused.weight_grad[-6:].any(), "padding"
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_it_scores_as_the_plain_head_does(size: int) -> None:
         (V213, {"lora_target_modules": ["linear_qkv"]}, False),
     ],
 )
-def test_it_is_used_where_the_operators_are_and_nothing_else_is_asked(
+def test_it_is_used_where_the_operators_are_and_nothing_else_is_requested(
     version: str, settings: dict[str, Any], fuses: bool, tmp_path: Path
 ) -> None:
     write_inputs(tmp_path)

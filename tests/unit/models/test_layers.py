@@ -91,7 +91,7 @@ def test_a_window_counts_the_query_itself() -> None:
     assert not torch.allclose(attend(packed, (1, 0)), attend(packed))
 
 
-def test_scores_are_scaled_by_the_head_width_unless_told_otherwise() -> None:
+def test_scores_are_scaled_by_the_head_width_unless_set_otherwise() -> None:
     packed = pack(BATCH)
     assert torch.equal(attend(packed), attend(packed, softmax_scale=WIDTH**-0.5))
     assert not torch.allclose(attend(packed), attend(packed, softmax_scale=1.0))

@@ -53,7 +53,7 @@ def expected(name: str) -> Tensor:
     return hf_scores(model, SEQUENCES).view(3, 3)
 
 
-def found(world_size: int, job: Job) -> Tensor:
+def actual(world_size: int, job: Job) -> Tensor:
     (scores,) = [result for result in pool(world_size).run(jobs.scores, job, BATCH) if result is not None]
     return scores
 
@@ -61,7 +61,7 @@ def found(world_size: int, job: Job) -> Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("share_prompt", [True, False], ids=["shared prompts", "repeated prompts"])
 def test_scores_equal_those_of_hugging_face(name: str, share_prompt: bool) -> None:
-    scores = found(1, Job(folder(name), share_prompt=share_prompt))
+    scores = actual(1, Job(folder(name), share_prompt=share_prompt))
     assert scores.dtype == torch.float32
     torch.testing.assert_close(scores, expected(name), rtol=1e-4, atol=1e-4)
     assert expected(name).flatten().unique().numel() == 9, "scores that are all alike would prove nothing"
@@ -71,7 +71,7 @@ def test_scores_equal_those_of_hugging_face(name: str, share_prompt: bool) -> No
 @pytest.mark.parametrize("name", ["llama_tied", "qwen2", "qwen3"])
 def test_scores_do_not_depend_on_the_layout(name: str, layout: str) -> None:
     world_size, how = LAYOUTS[layout]
-    scores = found(world_size, Job(folder(name), **how))  # type: ignore[arg-type]
+    scores = actual(world_size, Job(folder(name), **how))  # type: ignore[arg-type]
     torch.testing.assert_close(scores, expected(name), rtol=1e-4, atol=1e-4)
 
 
@@ -80,7 +80,7 @@ def test_scores_do_not_depend_on_the_layout(name: str, layout: str) -> None:
 )
 def test_a_converted_checkpoint_scores_the_same(layout: ParallelLayout, job: dict[str, int], tmp_path: Path) -> None:
     convert(ConversionRequest(folder("qwen2"), tmp_path, layout=layout, reward_model=True))
-    torch.testing.assert_close(found(job.get("tp", 1), Job(tmp_path, **job)), expected("qwen2"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual(job.get("tp", 1), Job(tmp_path, **job)), expected("qwen2"), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("world_size", "job"), [(1, {}), (2, {"tp": 2, "sequence_parallel": True})])
@@ -89,7 +89,7 @@ def test_without_the_final_norm_the_head_reads_the_last_hidden_states(world_size
     with torch.no_grad():
         model.model.norm = torch.nn.Identity()
     plain = hf_scores(model, SEQUENCES).view(3, 3)
-    scores = found(world_size, Job(folder("llama"), no_post_layer_norm=True, **job))  # type: ignore[arg-type]
+    scores = actual(world_size, Job(folder("llama"), no_post_layer_norm=True, **job))  # type: ignore[arg-type]
     torch.testing.assert_close(scores, plain, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(scores, expected("llama"), atol=1e-2)
 
@@ -98,7 +98,7 @@ def test_a_bias_of_the_head_is_added_to_every_score(tmp_path: Path) -> None:
     convert(ConversionRequest(folder("llama"), tmp_path, layout=ParallelLayout(2, 1), reward_model=True))
     edit_rank_files(tmp_path, lambda model: model["rm_head.bias"].fill_(2.5))
     for tp in (1, 2):
-        scores = found(tp, Job(tmp_path, tp=tp))
+        scores = actual(tp, Job(tmp_path, tp=tp))
         torch.testing.assert_close(scores, expected("llama") + 2.5, rtol=1e-4, atol=1e-4)
 
 
@@ -106,7 +106,7 @@ def test_an_output_layer_in_old_files_is_never_read(tmp_path: Path) -> None:
     convert(ConversionRequest(folder("llama"), tmp_path, reward_model=True))
     edit_rank_files(tmp_path, lambda model: model.update({"output_layer.weight": torch.full((93, 32), torch.nan)}))
     edit_rank_files(tmp_path, lambda model: model.pop("rm_head.bias"))
-    torch.testing.assert_close(found(1, Job(tmp_path)), expected("llama"), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(actual(1, Job(tmp_path)), expected("llama"), rtol=1e-4, atol=1e-4)
 
 
 def edit_rank_files(checkpoint: Path, change: Callable[[dict[str, Tensor]], object]) -> None:

@@ -69,13 +69,13 @@ SCALINGS: dict[str, dict[str, Any]] = {
 def test_frequencies_and_angles_equal_those_of_transformers(case: str) -> None:
     ours = model(**SCALINGS[case])
     reference = theirs(ours)
-    found = inverse_frequencies(ours)
-    assert found.dtype == torch.float32 and found.shape == (ours.kv_channels // 2,)
-    torch.testing.assert_close(found, reference.inv_freq, rtol=2e-6, atol=0)
+    actual = inverse_frequencies(ours)
+    assert actual.dtype == torch.float32 and actual.shape == (ours.kv_channels // 2,)
+    torch.testing.assert_close(actual, reference.inv_freq, rtol=2e-6, atol=0)
     assert amplitude(ours) == pytest.approx(reference.attention_scaling)
     positions = torch.tensor([0, 1, 17, 250, 3, 0])
     expected = reference(torch.zeros(1), positions[None])
-    for one, other in zip(angles(positions, found, amplitude(ours)), expected, strict=True):
+    for one, other in zip(angles(positions, actual, amplitude(ours)), expected, strict=True):
         torch.testing.assert_close(one, other[0], rtol=0, atol=1e-4)
 
 
@@ -115,6 +115,6 @@ def test_yarn_names_what_it_needs() -> None:
         inverse_frequencies(model(rope_scaling_type="yarn", rope_scaling_factor=2.0))
 
 
-def test_an_unknown_scaling_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_scaling_is_refused_with_the_supported_ones() -> None:
     with pytest.raises(ValueError, match="'longrope' is not supported; choose one of default, linear, llama3, yarn"):
         inverse_frequencies(model(rope_scaling_type="longrope"))

@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 import pytest
 
 from mindspeed_dpo.observability import external_trackers
-from mindspeed_dpo.observability.external_trackers import TrackerError, TrackerRun, start_tracker
-from mindspeed_dpo.observability.jsonl import read_metrics
+from mindspeed_dpo.observability.external_trackers import TrackerError, start_tracker
+from mindspeed_dpo.observability.tracker import TrackerRun
+from tests.support.metrics import read_metrics
 from tests.support.runs import train
 from tests.support.wandb_files import read_runs
 from tests.unit.workers.pairs import random_run
@@ -68,9 +69,9 @@ def test_a_resumed_run_keeps_its_id_and_logs_each_step_once(remembering: type[Re
     log_steps("remembering", tracked(), tmp_path, 2, 7)
     assert list(remembering.server) == ["run0"]
     assert [step for step, _ in remembering.server["run0"]] == list(range(8))
-    kept = tmp_path / "trackers" / "remembering.json"
-    assert json.loads(kept.read_text()) == {"id": "run0", "step": 7}
-    assert list(kept.parent.iterdir()) == [kept]
+    state_file = tmp_path / "trackers" / "remembering.json"
+    assert json.loads(state_file.read_text()) == {"id": "run0", "step": 7}
+    assert list(state_file.parent.iterdir()) == [state_file]
 
 
 def test_a_new_run_in_an_old_place_has_an_id_of_its_own(remembering: type[Remembering], tmp_path: Path) -> None:
@@ -152,11 +153,11 @@ def test_mlflow_keeps_every_step_once_in_one_run(tmp_path: Path) -> None:
     log_steps("mlflow", tracked(store), tmp_path, 0, 3)
     log_steps("mlflow", tracked(store), tmp_path, 2, 4)
     client: Any = mlflow.MlflowClient(tracking_uri=store)
-    (found,) = client.search_runs([client.get_experiment_by_name("p").experiment_id])
-    assert (found.info.run_name, found.info.status) == ("trial", "FINISHED")
-    assert found.data.params["training.eval_data_path.chat"] == "a"
+    (actual,) = client.search_runs([client.get_experiment_by_name("p").experiment_id])
+    assert (actual.info.run_name, actual.info.status) == ("trial", "FINISHED")
+    assert actual.data.params["training.eval_data_path.chat"] == "a"
     for name in ("loss", "eval/chat/loss"):
-        points = [(point.step, point.value) for point in client.get_metric_history(found.info.run_id, name)]
+        points = [(point.step, point.value) for point in client.get_metric_history(actual.info.run_id, name)]
         assert points == [(step, values[name]) for step, values in EXPECTED.items()]
 
 

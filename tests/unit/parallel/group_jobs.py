@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.sums import sum_over_ranks
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import leave_layout
@@ -31,8 +31,8 @@ class Seen:
 def stand(topology: Topology, seed: int) -> Seen:
     """Split the processes and look around."""
     leave_layout()
-    groups.split(topology)
-    groups.seed(seed)
+    process_groups.split(topology)
+    process_groups.seed(seed)
     place = topology.place(dist.get_rank())
     ranks = torch.tensor(float(dist.get_rank()))
     dist.all_reduce(ranks, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())
@@ -63,12 +63,12 @@ def stand(topology: Topology, seed: int) -> Seen:
 def join_and_leave(port: str) -> None:
     """Join a job of one, split it, leave it, and join again: nothing may be left behind."""
     for offset in range(2):
-        groups.join(0, 1, f"127.0.0.1:{int(port) + offset}", "gloo", timeout_minutes=1)
-        groups.split(Topology(), timeout_minutes=1)
+        process_groups.join(0, 1, f"127.0.0.1:{int(port) + offset}", "gloo", timeout_minutes=1)
+        process_groups.split(Topology(), timeout_minutes=1)
         ready = dist.is_initialized() and parallel_state.is_initialized()
-        groups.leave()
+        process_groups.leave()
         assert ready and not dist.is_initialized() and not parallel_state.is_initialized()
-    groups.leave()
+    process_groups.leave()
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from megatron.core.parallel_state import RankGenerator
 
-from mindspeed_dpo.parallel.topology import Topology, shard
+from mindspeed_dpo.parallel.topology import Topology
 
 SIZES = st.integers(1, 4)
 TOPOLOGIES = st.builds(Topology, tp=SIZES, pp=SIZES, dp=SIZES, cp=SIZES)
 
 
 def places(topology: Topology) -> dict[tuple[int, int, int, int], int]:
-    found = {rank: topology.place(rank) for rank in range(topology.world_size)}
-    return {(place.tp_rank, place.cp_rank, place.dp_rank, place.pp_rank): rank for rank, place in found.items()}
+    actual = {rank: topology.place(rank) for rank in range(topology.world_size)}
+    return {(place.tp_rank, place.cp_rank, place.dp_rank, place.pp_rank): rank for rank, place in actual.items()}
 
 
 @given(TOPOLOGIES)
@@ -45,7 +45,7 @@ def test_one_process_of_each_replica_speaks_and_replicas_follow_in_rank_order(to
 
 
 @given(TOPOLOGIES)
-def test_the_first_and_the_last_stage_are_known(topology: Topology) -> None:
+def test_the_first_and_the_last_stage_are_marked(topology: Topology) -> None:
     for place in map(topology.place, range(topology.world_size)):
         assert place.is_last_stage == (place.pp_rank == topology.pp - 1)
 
@@ -63,16 +63,7 @@ def test_processes_that_do_not_divide_are_refused(world_size: int, tp: int, pp: 
 
 
 @given(TOPOLOGIES)
-def test_the_first_copy_of_the_weights_is_whole_and_there_once(topology: Topology) -> None:
+def test_the_first_copy_of_the_weights_is_complete_and_there_once(topology: Topology) -> None:
     copies = [place for place in map(topology.place, range(topology.world_size)) if place.holds_first_copy]
     parts = [(place.pp_rank, place.tp_rank) for place in copies]
     assert parts == list(product(range(topology.pp), range(topology.tp)))
-
-
-@given(st.integers(0, 60), st.integers(1, 9))
-def test_shards_cover_everything_once_in_order_and_evenly(count: int, dp: int) -> None:
-    shards = [shard(count, rank, dp) for rank in range(dp)]
-    assert [item for part in shards for item in part] == list(range(count))
-    sizes = [len(part) for part in shards]
-    assert max(sizes) - min(sizes) <= 1
-    assert sizes == sorted(sizes, reverse=True)

@@ -9,7 +9,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.weight_group import WeightGroup, device_group, join_weight_group
 
 

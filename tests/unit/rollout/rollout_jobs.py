@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.weights import Placement, open_weights
@@ -49,7 +49,7 @@ def rollout(
     seed: int = 1,
     **changes: Any,
 ) -> RolloutBatch:
-    """Answer prompts with small settings."""
+    """Generate responses to prompts with small settings."""
     generator = Generator(model, settings(**changes), max_new_tokens=max_new_tokens, stop_ids=stop_ids, seed=seed)
     numbers = list(range(len(prompts))) if numbers is None else numbers
     return generator.rollout(tensors(prompts), range(len(prompts)), numbers, version=0)

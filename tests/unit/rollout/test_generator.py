@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mindspeed_dpo.rollout.cache_slots import Slots
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator, rollout_batch
 from mindspeed_dpo.rollout.kv_cache import BLOCK
-from mindspeed_dpo.rollout.slots import Slots
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model, settings, tensors
 
@@ -35,35 +35,35 @@ def test_a_prompt_is_read_once_for_all_its_responses(model: RolloutModel) -> Non
     prefill = model.prefill
     model.prefill = lambda prompt: (lengths.append(len(prompt)), prefill(prompt))[1]  # type: ignore[method-assign]
     try:
-        answers = one.generate(tensors(PROMPTS), range(6))
+        sampled = one.generate(tensors(PROMPTS), range(6))
     finally:
         del model.prefill  # type: ignore[method-assign]
     assert lengths == [len(prompt) for prompt in PROMPTS]
     assert one.work.prefills == 6
-    assert [len(row.responses) for row in answers] == [5] * 6
+    assert [len(row.responses) for row in sampled] == [5] * 6
 
 
 @pytest.mark.parametrize("slots", [2, 4, 6])
-def test_a_finished_response_makes_room_at_once(slots: int, model: RolloutModel) -> None:
+def test_a_finished_response_frees_its_slot_at_once(slots: int, model: RolloutModel) -> None:
     one = generator(model, max_new_tokens=40, stop_ids=range(8), rollout_slots=slots)
-    answers = one.generate(tensors(PROMPTS * 4), range(24))
-    lengths = [len(r) for row in answers for r in row.responses]
+    sampled = one.generate(tensors(PROMPTS * 4), range(24))
+    lengths = [len(r) for row in sampled for r in row.responses]
     assert max(lengths) > 2 * sum(lengths) / len(lengths), "lengths do not differ enough to prove anything"
     # The first token of a response needs no decoding pass.
     decoded = sum(lengths) - len(lengths)
     assert one.work.decoded_tokens == decoded
     assert one.work.response_tokens == sum(lengths)
-    # Rows are idle only after the last prompt was taken: never longer than the longest response.
+    # Rows are unused only after the last prompt was taken: never longer than the longest response.
     assert one.work.decode_passes <= decoded / 2 + max(lengths) * slots / 2
     # In batches that wait for their longest response there would be many more.
     waiting = sum(max(lengths[i : i + slots]) - 1 for i in range(0, len(lengths), slots)) * slots / 2
     assert one.work.decode_passes < 0.75 * waiting
 
 
-def test_idle_tiles_are_skipped_and_responses_gathered(model: RolloutModel) -> None:
+def test_inactive_tiles_are_skipped_and_responses_gathered(model: RolloutModel) -> None:
     one = generator(model, max_new_tokens=60, stop_ids=range(8), rollout_slots=12)
-    answers = one.generate(tensors(PROMPTS), range(6))
-    lengths = [len(r) for row in answers for r in row.responses]
+    sampled = one.generate(tensors(PROMPTS), range(6))
+    lengths = [len(r) for row in sampled for r in row.responses]
     # What passes of two rows are needed when k responses are live at a step.
     live = [sum(length - 1 > step for length in lengths) for step in range(max(lengths) - 1)]
     assert one.work.decode_passes == sum(-(-count // 2) for count in live)
@@ -136,7 +136,7 @@ def test_a_cache_beyond_the_limit_is_refused_with_what_to_change(model: RolloutM
         ([[-1]], "has token ids from -1 to -1"),
     ],
 )
-def test_prompts_that_cannot_be_answered_are_refused(
+def test_prompts_that_leave_no_space_for_a_response_are_refused(
     prompts: list[list[int]], problem: str, model: RolloutModel
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(problem)):
@@ -169,13 +169,13 @@ def test_a_batch_holds_prompts_rows_and_version(model: RolloutModel) -> None:
     assert [p.tolist() for p in batch.samples.prompts()] == PROMPTS
     assert batch.rows.tolist() == [10, 11, 12, 13, 14, 15] and batch.version == 4
     assert batch.num_responses == 3 and batch.logps is not None and batch.logps.dtype == torch.float64
-    answers = one.generate(tensors(PROMPTS), range(6), with_logps=False)
-    without = rollout_batch(tensors(PROMPTS), range(6), answers, 4, 3)
+    sampled = one.generate(tensors(PROMPTS), range(6), with_logps=False)
+    without = rollout_batch(tensors(PROMPTS), range(6), sampled, 4, 3)
     assert without.logps is None and torch.equal(without.samples.response_tokens, batch.samples.response_tokens)
 
 
 def test_a_replica_without_prompts_has_an_empty_part(model: RolloutModel) -> None:
     part = generator(model).rollout([], [], [], version=2)
     assert part.num_prompts == 0 and part.num_responses == 2 and part.logps is not None
-    whole = type(part).concat([rollout(model), type(part)(part.samples, part.rows, part.ended, part.logps, 0)])
-    assert whole.num_prompts == 6
+    complete = type(part).concat([rollout(model), type(part)(part.samples, part.rows, part.ended, part.logps, 0)])
+    assert complete.num_prompts == 6

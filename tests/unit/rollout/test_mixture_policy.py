@@ -1,4 +1,4 @@
-"""Two models that answer: mixed token by token, or one response each. Samples depend on nothing else here either."""
+"""Two models that generate: mixed token by token, or one response each. Samples depend on nothing else here either."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.batches import RolloutBatch, concat_responses
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
 from mindspeed_dpo.rollout.paired_generation import PairedGenerator, other_sample_number
@@ -81,44 +81,46 @@ def test_the_mixture_says_what_mixed_logits_of_transformers_say(
 
 def test_slots_order_and_company_change_nothing(models: tuple[RolloutModel, RolloutModel]) -> None:
     mixed = MixedModel(*models, 0.5)
-    whole = rollout(mixed)
-    assert all(same(rollout(mixed, rollout_slots=slots), whole) for slots in (1, 64))
+    complete = rollout(mixed)
+    assert all(same(rollout(mixed, rollout_slots=slots), complete) for slots in (1, 64))
     order = [4, 1, 5, 0, 3, 2]
-    assert same(rollout(mixed, [PROMPTS[p] for p in order], order), whole.select(order))
-    assert same(rollout(mixed, [PROMPTS[2]], [2]), whole.select([2]))
+    assert same(rollout(mixed, [PROMPTS[p] for p in order], order), complete.select(order))
+    assert same(rollout(mixed, [PROMPTS[2]], [2]), complete.select([2]))
 
 
-def duel(policy: TokenModel, other: TokenModel, numbers: list[int], **changes: Any) -> RolloutBatch:
+def generate_pairs(policy: TokenModel, other: TokenModel, numbers: list[int], **changes: Any) -> RolloutBatch:
     between = PairedGenerator.between(policy, other, settings(**changes), max_new_tokens=12, stop_ids=STOPS, seed=1)
     return between.rollout(tensors(PROMPTS), range(len(PROMPTS)), numbers, version=7)
 
 
-def test_a_duel_has_the_policys_response_first_and_the_others_second(models: tuple[RolloutModel, RolloutModel]) -> None:
+def test_paired_generation_has_the_policys_response_first_and_the_others_second(
+    models: tuple[RolloutModel, RolloutModel],
+) -> None:
     numbers = list(range(10, 16))
-    found = duel(*models, numbers)
+    actual = generate_pairs(*models, numbers)
     ours = rollout(models[0], numbers=numbers, n_samples_per_prompt=1)
     theirs = rollout(models[1], numbers=[other_sample_number(number) for number in numbers], n_samples_per_prompt=1)
-    assert same(found, concat_responses(ours, theirs)) and found.version == 7
-    assert [len(row) for row in found.samples.responses()] == [2] * len(PROMPTS)
-    assert [row[1].tolist() for row in found.samples.responses()] == [
+    assert same(actual, concat_responses(ours, theirs)) and actual.version == 7
+    assert [len(row) for row in actual.samples.responses()] == [2] * len(PROMPTS)
+    assert [row[1].tolist() for row in actual.samples.responses()] == [
         row[0].tolist() for row in theirs.samples.responses()
     ]
     # As the first of two responses, the policy's is also what plain online DPO would sample.
     assert [row[0].tolist() for row in rollout(models[0], numbers=numbers).samples.responses()] == [
-        row[0].tolist() for row in found.samples.responses()
+        row[0].tolist() for row in actual.samples.responses()
     ]
 
 
 def test_a_model_against_itself_draws_other_numbers(models: tuple[RolloutModel, RolloutModel]) -> None:
-    found = duel(models[0], models[0], list(range(6)))
-    assert sum(one.tolist() != other.tolist() for one, other in found.samples.responses()) >= 5
+    actual = generate_pairs(models[0], models[0], list(range(6)))
+    assert sum(one.tolist() != other.tolist() for one, other in actual.samples.responses()) >= 5
     assert {other_sample_number(number) for number in range(100)}.isdisjoint(range(100))
 
 
 def test_a_cold_reference_says_what_greedy_transformers_say(models: tuple[RolloutModel, RolloutModel]) -> None:
-    found = duel(*models, list(range(6)), temperature=1e-4)
+    actual = generate_pairs(*models, list(range(6)), temperature=1e-4)
     reference = tiny_model(REFERENCE)
-    for prompt, (_, response) in zip(PROMPTS, found.samples.responses(), strict=True):
+    for prompt, (_, response) in zip(PROMPTS, actual.samples.responses(), strict=True):
         assert response.tolist() == greedy(reference, prompt, 12)
 
 

@@ -1,4 +1,4 @@
-"""Greedy answers, logits and log-probabilities against Hugging Face's own models, family by family."""
+"""Greedy responses, logits and log-probabilities against Hugging Face's own models, family by family."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ LONG = [int(token) for token in torch.randint(93, (121,), generator=torch.Genera
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_answers_equal_those_of_hugging_face(family: str, tmp_path: Path) -> None:
+def test_greedy_responses_equal_those_of_hugging_face(family: str, tmp_path: Path) -> None:
     folder = save_tiny_model(family, tmp_path)
     prompts = [*PROMPTS, LONG]
-    answers = rollout(rollout_model(folder), prompts, top_k=1).samples.responses()
+    generated = rollout(rollout_model(folder), prompts, top_k=1).samples.responses()
     reference = load(folder)
-    assert [row[0].tolist() for row in answers] == [greedy(reference, prompt, 12) for prompt in prompts]
-    assert all(torch.equal(row[0], row[1]) for row in answers)
+    assert [row[0].tolist() for row in generated] == [greedy(reference, prompt, 12) for prompt in prompts]
+    assert all(torch.equal(row[0], row[1]) for row in generated)
 
 
-def test_greedy_answers_with_a_repetition_penalty_equal_those_of_hugging_face(tmp_path: Path) -> None:
+def test_greedy_responses_with_a_repetition_penalty_equal_those_of_hugging_face(tmp_path: Path) -> None:
     folder = save_tiny_model("llama", tmp_path)
-    answers = rollout(rollout_model(folder), top_k=1, repetition_penalty=1.4).samples.responses()
+    generated = rollout(rollout_model(folder), top_k=1, repetition_penalty=1.4).samples.responses()
     expected = [greedy(load(folder), prompt, 12, repetition_penalty=1.4) for prompt in PROMPTS]
-    assert [row[0].tolist() for row in answers] == expected
+    assert [row[0].tolist() for row in generated] == expected
     assert expected != [greedy(load(folder), prompt, 12) for prompt in PROMPTS]
 
 

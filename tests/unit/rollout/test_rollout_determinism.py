@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.kv_cache import CacheTile
 from tests.support.tiny_models import save_tiny_model
@@ -38,7 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> RolloutModel:
 
 
 @pytest.fixture(scope="module")
-def whole(model: RolloutModel) -> dict[int, tuple[object, ...]]:
+def complete(model: RolloutModel) -> dict[int, tuple[object, ...]]:
     return by_sample(rollout(model), range(len(PROMPTS)))
 
 
@@ -62,37 +62,37 @@ def test_responses_differ_by_k_sample_number_and_seed(model: RolloutModel) -> No
 
 @pytest.mark.parametrize("slots", [1, 2, 3, 5, 7, 64])
 def test_the_number_of_slots_changes_nothing(
-    slots: int, model: RolloutModel, whole: dict[int, tuple[object, ...]]
+    slots: int, model: RolloutModel, complete: dict[int, tuple[object, ...]]
 ) -> None:
-    assert by_sample(rollout(model, rollout_slots=slots), range(len(PROMPTS))) == whole
+    assert by_sample(rollout(model, rollout_slots=slots), range(len(PROMPTS))) == complete
 
 
-def test_order_and_company_change_nothing(model: RolloutModel, whole: dict[int, tuple[object, ...]]) -> None:
+def test_order_and_company_change_nothing(model: RolloutModel, complete: dict[int, tuple[object, ...]]) -> None:
     order = [4, 1, 5, 0, 3, 2]
-    assert by_sample(rollout(model, [PROMPTS[p] for p in order], order), order) == whole
+    assert by_sample(rollout(model, [PROMPTS[p] for p in order], order), order) == complete
     for p in range(len(PROMPTS)):
-        assert by_sample(rollout(model, [PROMPTS[p]], [p]), [p]) == {p: whole[p]}
+        assert by_sample(rollout(model, [PROMPTS[p]], [p]), [p]) == {p: complete[p]}
 
 
 def test_further_responses_leave_the_first_ones_as_they_are(
-    model: RolloutModel, whole: dict[int, tuple[object, ...]]
+    model: RolloutModel, complete: dict[int, tuple[object, ...]]
 ) -> None:
     more = by_sample(rollout(model, n_samples_per_prompt=5), range(len(PROMPTS)))
-    assert {p: tuple(column[:2] for column in row) for p, row in more.items()} == whole  # type: ignore[index]
+    assert {p: tuple(column[:2] for column in row) for p, row in more.items()} == complete  # type: ignore[index]
 
 
-def test_a_longer_cache_changes_nothing(model: RolloutModel, whole: dict[int, tuple[object, ...]]) -> None:
+def test_a_longer_cache_changes_nothing(model: RolloutModel, complete: dict[int, tuple[object, ...]]) -> None:
     beside = [[1] * 300]
     batch = rollout(model, PROMPTS + beside, list(range(7)))
-    assert {p: row for p, row in by_sample(batch, range(7)).items() if p < 6} == whole
+    assert {p: row for p, row in by_sample(batch, range(7)).items() if p < 6} == complete
 
 
 def test_a_longer_limit_only_prolongs_what_had_not_ended(
-    model: RolloutModel, whole: dict[int, tuple[object, ...]]
+    model: RolloutModel, complete: dict[int, tuple[object, ...]]
 ) -> None:
     longer = rollout(model, max_new_tokens=20).samples.responses()
     for p, row in enumerate(longer):
-        assert [r.tolist()[:12] for r in row] == whole[p][0]
+        assert [r.tolist()[:12] for r in row] == complete[p][0]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
@@ -132,7 +132,7 @@ def wide_model(dtype: torch.dtype) -> RolloutModel:
 
 
 def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capacity: int) -> Tensor:
-    """Logits of three steps of one row, whose neighbours have read other prompts; length 0 is an idle row."""
+    """Logits of three steps of one row, whose neighbours have read other prompts; length 0 is an unused row."""
     cache = model.new_cache(slots, capacity, ROWS)
     generator = torch.Generator().manual_seed(1)
     own = torch.randint(WIDE.vocab_size, (lengths[row],), generator=generator)
@@ -163,7 +163,7 @@ def test_weights_that_change_in_place_are_seen_by_the_next_call(dtype: torch.dty
     assert by_sample(rollout(model), range(6)) != by_sample(before, range(6))
 
 
-def test_a_twin_changes_no_bit() -> None:
+def test_a_duplicate_prompt_changes_no_bit() -> None:
     model = wide_model(torch.float32)
     cache = model.new_cache(ROWS, 256, ROWS)
     prefix = model.prefill(torch.arange(150))[0]

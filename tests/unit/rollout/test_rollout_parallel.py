@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from tests.support.jobs import Job, scores_job
 from tests.support.processes import pool
 from tests.support.tiny_models import save_tiny_model
@@ -29,19 +29,19 @@ FEW: dict[str, Any] = {"max_new_tokens": 5, "rollout_slots": 8, "decode_rows": 8
         ("qwen3", {"temperature": 0.7}),
     ],
 )
-def test_two_tensor_ranks_answer_as_one(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
+def test_two_tensor_ranks_generate_as_one(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     folder = save_tiny_model(family, tmp_path)
     alone = rollout(rollout_model(folder), **FEW, **changes)
     first, second = pool(2).run(shared_rollout, folder, {**FEW, **changes})
     for name in ("response_tokens", "response_lengths"):
-        found = getattr(first.samples, name)
-        assert torch.equal(found, getattr(second.samples, name))
-        assert torch.equal(found, getattr(alone.samples, name))
+        actual = getattr(first.samples, name)
+        assert torch.equal(actual, getattr(second.samples, name))
+        assert torch.equal(actual, getattr(alone.samples, name))
     assert torch.equal(first.ended, alone.ended) and torch.equal(first.logps, second.logps)
     torch.testing.assert_close(first.logps, alone.logps, rtol=1e-5, atol=1e-4)
 
 
-def test_logits_of_two_tensor_ranks_are_whole_and_without_padding(tmp_path: Path) -> None:
+def test_logits_of_two_tensor_ranks_are_complete_and_without_padding(tmp_path: Path) -> None:
     folder = save_tiny_model("qwen2_tied", tmp_path)
     alone = rollout_model(folder).prefill(torch.tensor(PROMPTS[2]))[1]
     for logits in pool(2).run(shared_logits, folder, PROMPTS[2]):

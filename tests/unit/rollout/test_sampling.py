@@ -57,13 +57,13 @@ def test_filters_keep_what_hugging_face_keeps(
     scores = logits(seed=seed)
     ids = torch.randint(311, (4, 9), generator=torch.Generator().manual_seed(seed))
     seen = torch.zeros(4, 311, dtype=torch.bool).scatter_(1, ids, True)
-    found = filter_scores(penalized(scores, seen, penalty) / temperature, settings)
+    actual = filter_scores(penalized(scores, seen, penalty) / temperature, settings)
     expected = reference(ids, scores, settings)
-    assert torch.equal(found.isinf(), expected.isinf())
-    torch.testing.assert_close(found.softmax(-1), expected.softmax(-1))
+    assert torch.equal(actual.isinf(), expected.isinf())
+    torch.testing.assert_close(actual.softmax(-1), expected.softmax(-1))
 
 
-def test_ties_at_the_edge_of_top_k_are_all_kept() -> None:
+def test_ties_at_the_edge_of_top_k_all_remain() -> None:
     scores = torch.tensor([[1.0, 3.0, 3.0, 3.0, 0.0]])
     assert filter_scores(scores, RolloutConfig(temperature=1.0, top_k=2)).isinf().tolist() == [
         [True, False, False, False, True]
@@ -85,16 +85,16 @@ def test_sampled_frequencies_follow_the_distribution(columns: int, changes: dict
     settings = RolloutConfig(**{"temperature": 1.0, **changes})  # type: ignore[arg-type]
     row = logits(1, columns, scale=1.5)
     numbers = torch.from_numpy(uniforms(5, 6, 7, draws))
-    found = torch.cat([choose(row.expand(len(part), -1), part, settings) for part in numbers.split(2000)])
-    counts = torch.bincount(found, minlength=columns).double()
+    actual = torch.cat([choose(row.expand(len(part), -1), part, settings) for part in numbers.split(2000)])
+    counts = torch.bincount(actual, minlength=columns).double()
     expected = filter_scores(row / settings.temperature, settings)[0].double().softmax(-1) * draws
     assert (counts[expected == 0] == 0).all()
-    # Rare tokens together, as the statistic asks for at least five expected draws.
+    # Rare tokens together, as the statistic needs at least five expected draws.
     rare = expected < 5
     counts, expected = (torch.cat([v[~rare], v[rare].sum()[None]]) for v in (counts, expected))
-    kept = expected > 0
-    statistic = float(((counts - expected)[kept] ** 2 / expected[kept]).sum())
-    freedom = int(kept.sum()) - 1
+    is_possible = expected > 0
+    statistic = float(((counts - expected)[is_possible] ** 2 / expected[is_possible]).sum())
+    freedom = int(is_possible.sum()) - 1
     # Six standard deviations of chi-square; a sampler that is off by 2 % of a likely token fails by far.
     assert statistic < freedom + 6 * (2 * max(freedom, 1)) ** 0.5, (statistic, freedom)
 
@@ -104,10 +104,10 @@ def test_the_inverse_is_that_of_the_cumulative_distribution_in_float64() -> None
     numbers = torch.from_numpy(uniforms(1, 2, 3, 4000))
     cumulative = weights.double().cumsum(-1)[0]
     expected = torch.searchsorted(cumulative, numbers * cumulative[-1], right=True)
-    found = torch.cat([invert(weights.expand(len(part), -1), part) for part in numbers.split(500)])
+    actual = torch.cat([invert(weights.expand(len(part), -1), part) for part in numbers.split(500)])
     # Sums of runs are float32: a number within 1e-7 of an edge may fall to the other side.
-    assert (found != expected).sum() <= 1
-    assert (found - expected).abs().max() <= 1
+    assert (actual != expected).sum() <= 1
+    assert (actual - expected).abs().max() <= 1
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-53])

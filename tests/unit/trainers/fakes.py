@@ -1,4 +1,4 @@
-"""A trainer whose roles are pretended and tell what they were asked."""
+"""A trainer with fake roles that record their calls."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Call = tuple[Any, ...]
 
 
 @dataclass
-class Pretended:
-    """Actor, reference and tracker at once, telling what they were asked; a row's reference is twice the row."""
+class FakeRoles:
+    """Actor, reference and tracker at once, which record their calls; a row's reference is twice the row."""
 
     calls: list[Call] = field(default_factory=list)
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -73,7 +73,7 @@ class Pretended:
 
 
 def trainer(
-    roles: Pretended, schedule: LoopSchedule, eval_rows: np.ndarray | dict[str, np.ndarray] = EVAL_ROWS, **sampling: Any
+    roles: FakeRoles, schedule: LoopSchedule, eval_rows: np.ndarray | dict[str, np.ndarray] = EVAL_ROWS, **sampling: Any
 ) -> OfflineDPOTrainer:
     sampler = PairSampler(len(TRAIN_ROWS), **{"global_batch_size": BATCH, "seed": 5, **sampling})
     return OfflineDPOTrainer(

@@ -1,4 +1,4 @@
-"""Checkpoints as far as files tell, and runs that ask for them."""
+"""Checkpoint folders with their metadata files only, and runs that refer to them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import begin, finish
-from mindspeed_dpo.workers.setup.sources import sampling_of
+from mindspeed_dpo.workers.setup.datasets import sampling_of
 
 NUM_ROWS = 5
 
 
 def write_checkpoint(root: Path, run: RunConfig, iteration: int, **changes: Any) -> Path:
-    """A whole checkpoint of a run, as far as files tell; where the root is `checkpoints`, in its output folder."""
+    """A complete checkpoint of a run, of metadata files only; where the root is `checkpoints`, in its output folder."""
     folder = begin(root, iteration)
     for name in ("metadata.json", "common.pt", ".metadata"):
         (folder / name).touch()

@@ -1,4 +1,4 @@
-"""Saves in the background as the trainer sees them: who waits for them, and what is done only when they are whole."""
+"""Saves in the background as the trainer sees them: who waits for them, and what follows their completion."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.retention import BEST, saved_iterations
+from mindspeed_dpo.engine.checkpoint_retention import BEST, saved_iterations
 from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule, CheckpointPolicy
 from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
-from tests.unit.trainers.fakes import Pretended, trainer
+from tests.unit.trainers.fakes import FakeRoles, trainer
 
 LOSS = "eval/loss"
 
 
 @dataclass
-class Slow(Pretended):
-    """Writes until it is waited for, or looked at `looks` times; then the checkpoint is there."""
+class Slow(FakeRoles):
+    """Writes until it is waited for, or queried `looks` times; then the checkpoint is there."""
 
     root: Path = Path()
     looks: int = 99
@@ -41,31 +41,31 @@ class Slow(Pretended):
         folder = iteration_dir(self.root, self.begun)
         folder.mkdir(parents=True)
         (folder / METADATA).write_text("{}")
-        self.calls.append(("whole", self.begun))
+        self.calls.append(("complete", self.begun))
         self.begun = None
         return True
 
 
 def kinds(roles: Slow) -> list[Any]:
-    return [call for call in roles.calls if call[0] in ("log", "save", "whole")]
+    return [call for call in roles.calls if call[0] in ("log", "save", "complete")]
 
 
 def test_training_goes_on_until_the_next_save_which_waits_as_the_end_does(tmp_path: Path) -> None:
     roles = Slow(root=tmp_path)
     assert trainer(roles, LoopSchedule(0, 5, save_interval=2, async_save=True)).fit() == 5
     assert kinds(roles) == [
-        ("log", 1), ("log", 2), ("save", 2), ("log", 3), ("log", 4), ("whole", 2), ("save", 4), ("log", 5),
-        ("whole", 4), ("save", 5), ("whole", 5),
+        ("log", 1), ("log", 2), ("save", 2), ("log", 3), ("log", 4), ("complete", 2), ("save", 4), ("log", 5),
+        ("complete", 4), ("save", 5), ("complete", 5),
     ]  # fmt: skip
 
 
-def test_a_save_is_whole_at_the_end_of_the_step_in_which_it_is_written(tmp_path: Path) -> None:
+def test_a_save_is_complete_at_the_end_of_the_step_in_which_it_is_written(tmp_path: Path) -> None:
     roles = Slow(root=tmp_path, looks=1)
     trainer(roles, LoopSchedule(0, 4, save_interval=2, async_save=True)).fit()
-    assert kinds(roles)[:5] == [("log", 1), ("log", 2), ("save", 2), ("whole", 2), ("log", 3)]
+    assert kinds(roles)[:5] == [("log", 1), ("log", 2), ("save", 2), ("complete", 2), ("log", 3)]
 
 
-def test_others_are_deleted_and_the_best_is_named_only_when_it_is_whole(tmp_path: Path) -> None:
+def test_others_are_deleted_and_the_best_is_named_only_when_it_is_complete(tmp_path: Path) -> None:
     seen = []
 
     class Seen(Slow):
@@ -75,10 +75,10 @@ def test_others_are_deleted_and_the_best_is_named_only_when_it_is_whole(tmp_path
             return super().save(iteration, remembered)
 
     roles = Seen(root=tmp_path, eval_losses=[0.9, 0.5, 0.4, 0.6])
-    story = trainer(roles, LoopSchedule(0, 4, save_interval=1, eval_interval=1, async_save=True))
-    story.checkpoint_policy = CheckpointPolicy(BestMetricRule(LOSS, keep=1), tmp_path)
-    story.fit()
-    # Step 2 is better than step 1, which stays nevertheless until step 2 is whole.
+    loop_run = trainer(roles, LoopSchedule(0, 4, save_interval=1, eval_interval=1, async_save=True))
+    loop_run.checkpoint_policy = CheckpointPolicy(BestMetricRule(LOSS, keep=1), tmp_path)
+    loop_run.fit()
+    # Step 2 is better than step 1, which stays nevertheless until step 2 is complete.
     assert seen == [(1, None, []), (2, 1, [1]), (3, 2, [2]), (4, 3, [3])]
     assert saved_iterations(tmp_path) == [3, 4] and json.loads((tmp_path / BEST).read_text())["step"] == 3
 
@@ -92,7 +92,7 @@ def failing(error: Exception) -> Any:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no device"), ValueError("nothing to learn")], ids=str)
-def test_an_error_waits_for_the_save_and_is_the_one_that_is_told(error: Exception, tmp_path: Path) -> None:
+def test_an_error_waits_for_the_save_and_is_the_one_that_is_reported(error: Exception, tmp_path: Path) -> None:
     roles = Slow(root=tmp_path, during_update=failing(error))
     with pytest.raises(type(error), match=str(error)):
         trainer(roles, LoopSchedule(0, 5, save_interval=2, async_save=True)).fit()
@@ -113,7 +113,7 @@ def test_a_save_that_fails_ends_the_run(tmp_path: Path) -> None:
     assert roles.done("save") == [2]
 
 
-def test_the_first_error_is_told_before_that_of_the_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_error_is_reported_before_that_of_the_save(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     roles = Broken(root=tmp_path, during_update=failing(ValueError("nothing to learn")))
     with pytest.raises(ValueError, match="nothing to learn"):
         trainer(roles, LoopSchedule(0, 5, save_interval=3, async_save=True)).fit()

@@ -25,18 +25,18 @@ def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab"])
-def test_what_a_tracker_is_told_comes_from_its_keys(name: str) -> None:
+def test_what_a_tracker_gets_comes_from_its_keys(name: str) -> None:
     # wandb_project, wandb_exp_name, wandb_save_dir; swanlab_project, swanlab_exp_name, swanlab_save_dir.
     keys = {f"{name}_project": "here", f"{name}_exp_name": "mine", f"{name}_save_dir": "there"}
-    told = tracked_by(name, run_with(**{f"use_{name}": True}, **keys))
-    assert (told.project, told.name, told.place) == ("here", "mine", "there")
-    assert told.config["training"]["train_iters"] == 10
+    tracked = tracked_by(name, run_with(**{f"use_{name}": True}, **keys))
+    assert (tracked.project, tracked.name, tracked.place) == ("here", "mine", "there")
+    assert tracked.config["training"]["train_iters"] == 10
 
 
-def test_what_mlflow_is_told_comes_from_its_keys() -> None:
+def test_what_mlflow_gets_comes_from_its_keys() -> None:
     keys = {"mlflow_tracking_uri": "file:///store", "mlflow_experiment": "here", "mlflow_run_name": "mine"}
-    told = tracked_by("mlflow", run_with(use_mlflow=True, **keys))
-    assert (told.project, told.name, told.place) == ("here", "mine", "file:///store")
+    tracked = tracked_by("mlflow", run_with(use_mlflow=True, **keys))
+    assert (tracked.project, tracked.name, tracked.place) == ("here", "mine", "file:///store")
 
 
 def test_what_a_run_waits_for_comes_from_its_keys() -> None:

@@ -1,4 +1,4 @@
-"""Evaluation of several sets: order, names, the start, and means over whole sets."""
+"""Evaluation of several sets: order, names, the start, and means over complete sets."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from tests.support.runs import train
-from tests.unit.trainers.fakes import EVAL_ROWS, Pretended, trainer
+from tests.unit.trainers.fakes import EVAL_ROWS, FakeRoles, trainer
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
 
 def test_several_sets_are_measured_one_by_one_under_their_names() -> None:
     roles, sets = (
-        Pretended(eval_losses=[1.0, 2.0, 3.0, 4.0]),
+        FakeRoles(eval_losses=[1.0, 2.0, 3.0, 4.0]),
         {"a": EVAL_ROWS, "b": np.array([6]), "none": np.array([])},
     )
     trainer(roles, LoopSchedule(0, 2, eval_interval=1), eval_rows=sets).fit()
@@ -28,7 +28,7 @@ def test_several_sets_are_measured_one_by_one_under_their_names() -> None:
 
 
 def test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only() -> None:
-    fresh, resumed, without = Pretended(), Pretended(), Pretended()
+    fresh, resumed, without = FakeRoles(), FakeRoles(), FakeRoles()
     trainer(fresh, LoopSchedule(0, 3, eval_interval=2, eval_at_start=True)).fit()
     trainer(resumed, LoopSchedule(1, 3, eval_interval=2, eval_at_start=True)).fit()
     trainer(without, LoopSchedule(0, 3, eval_interval=2)).fit()
@@ -39,7 +39,7 @@ def test_an_evaluation_at_the_start_is_step_0_of_a_run_from_the_beginning_only()
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("reference", ["cached", "live"])
-def test_each_set_is_measured_whole_with_its_own_reference(reference: str, tmp_path: Path) -> None:
+def test_each_set_is_measured_completely_with_its_own_reference(reference: str, tmp_path: Path) -> None:
     """A set of three and one of two pairs together are the set of all five."""
     paths = {name: write_pairs(tmp_path / name, pairs) for name, pairs in (("x", PAIRS[:3]), ("y", PAIRS[3:]))}
     written = ", ".join(f"{name}: '{path}'" for name, path in {**paths, "all": tmp_path / "pairs"}.items())

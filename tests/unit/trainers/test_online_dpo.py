@@ -1,4 +1,4 @@
-"""The online trainer with pretended roles: order of calls, what is learned from, steps without a pair."""
+"""The online trainer with fake roles: order of calls, what is trained on, steps without a pair."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.online import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
@@ -25,14 +25,14 @@ ROWS = np.array([7, 2, 9, 4, 0])
 BATCH, COUNT = 3, 2
 
 
-def answers_to(rows: np.ndarray) -> PreferenceBatch:
+def responses_to(rows: np.ndarray) -> PreferenceBatch:
     """The first response to row r is [r + 1], the second [r + 1, 50]."""
     return PreferenceBatch.from_lists([[int(row), 1] for row in rows], [[[int(r) + 1], [int(r) + 1, 50]] for r in rows])
 
 
 @dataclass
-class Pretended:
-    """All roles and the tracker at once; the second response of a row scores 1, the first 0, unless told otherwise."""
+class FakeRoles:
+    """All roles and the tracker at once; the second response of a row scores 1, the first 0, unless set otherwise."""
 
     calls: list[tuple[Any, ...]] = field(default_factory=list)
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
@@ -40,13 +40,13 @@ class Pretended:
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
     version: int = 0
     totals: dict[str, int] = field(default_factory=dict)
-    kept: dict[int, RolloutBatch | None] = field(default_factory=dict)
+    saved_ahead: dict[int, RolloutBatch | None] = field(default_factory=dict)
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         self.calls.append(("generate", rows.tolist(), first_sample, self.version))
         shape = (len(rows), COUNT)
         return lambda: RolloutBatch(
-            answers_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
+            responses_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
             self.version,
         )  # fmt: skip
 
@@ -75,7 +75,7 @@ class Pretended:
     def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
         self.calls.append(("save", iteration))
         self.totals = remembered["totals"]
-        self.kept[iteration] = ahead
+        self.saved_ahead[iteration] = ahead
         return f"iter_{iteration}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
@@ -87,7 +87,7 @@ class Pretended:
 
 
 def trainer(
-    roles: Pretended, schedule: LoopSchedule, folder: Path, interval: int | None = None, **pairing: Any
+    roles: FakeRoles, schedule: LoopSchedule, folder: Path, interval: int | None = None, **pairing: Any
 ) -> OnlineDPOTrainer:
     settings = replace(PairingConfig(ppo_mini_batch_size=BATCH), **pairing)
     samples = SampleTable(folder / "samples.jsonl", lambda ids: " ".join(map(str, ids)), interval)
@@ -102,7 +102,7 @@ def rows_of_step(step: int) -> list[int]:
 
 
 def test_a_step_samples_scores_beside_the_reference_pairs_learns_and_publishes(tmp_path: Path) -> None:
-    roles = Pretended()
+    roles = FakeRoles()
     assert trainer(roles, LoopSchedule(0, 1), tmp_path).fit() == 1
     rows = rows_of_step(0)
     assert roles.calls == [
@@ -113,15 +113,15 @@ def test_a_step_samples_scores_beside_the_reference_pairs_learns_and_publishes(t
 
 
 def test_sample_numbers_go_on_where_the_run_does(tmp_path: Path) -> None:
-    roles = Pretended(version=2)
+    roles = FakeRoles(version=2)
     trainer(roles, LoopSchedule(2, 5), tmp_path).fit()
     assert [(call[2], call[3]) for call in roles.done("generate")] == [(6, 2), (9, 3), (12, 4)]
     assert [logged["pairs/staleness"] for logged in roles.logged.values()] == [0.0] * 3
 
 
-def test_prompts_with_equal_scores_are_not_learned_from(tmp_path: Path) -> None:
+def test_prompts_with_equal_scores_are_not_trained_on(tmp_path: Path) -> None:
     tied = rows_of_step(0)[1]
-    roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
+    roles = FakeRoles(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
     trainer(roles, LoopSchedule(0, 1), tmp_path).fit()
     ((_, _, chosen, _),) = roles.done("update")
     assert chosen == [[row + 1] for row in rows_of_step(0) if row != tied]
@@ -129,39 +129,39 @@ def test_prompts_with_equal_scores_are_not_learned_from(tmp_path: Path) -> None:
 
 
 def test_a_step_without_a_pair_leaves_the_policy_and_goes_on(tmp_path: Path) -> None:
-    roles = Pretended(scores=lambda rows: np.ones((len(rows), COUNT), np.float32))
+    roles = FakeRoles(scores=lambda rows: np.ones((len(rows), COUNT), np.float32))
     assert trainer(roles, LoopSchedule(0, 2), tmp_path).fit() == 2
     assert roles.done("update") == [] and "loss" not in roles.logged[2]
     assert roles.logged[2]["pairs/ties"] == 1.0
 
 
 def test_a_step_in_which_nothing_could_be_scored_ends_the_run_with_the_cause(tmp_path: Path) -> None:
-    roles = Pretended(scores=lambda rows: np.full((len(rows), COUNT), np.nan, np.float32))
+    roles = FakeRoles(scores=lambda rows: np.full((len(rows), COUNT), np.nan, np.float32))
     with pytest.raises(NothingScoredError, match="step 1: no response could be scored: the responses to dataset row"):
         trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
 
 
 def test_a_policy_that_diverges_is_not_published(tmp_path: Path) -> None:
-    roles = Pretended(metrics={"loss": float("nan"), "grad_norm": 1.0, "beta": 0.1})
+    roles = FakeRoles(metrics={"loss": float("nan"), "grad_norm": 1.0, "beta": 0.1})
     with pytest.raises(DivergenceError):
         trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
     assert roles.done("publish") == []
 
 
-def test_tokens_learned_from_are_counted_for_every_pass_and_kept_with_the_checkpoint(tmp_path: Path) -> None:
+def test_tokens_trained_on_are_counted_for_every_pass_and_saved_with_the_checkpoint(tmp_path: Path) -> None:
     tied = rows_of_step(0)[1]
-    roles = Pretended(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
+    roles = FakeRoles(scores=lambda rows: np.array([[1, 1] if row == tied else [1, 0] for row in rows], np.float32))
     trainer(roles, LoopSchedule(0, 1), tmp_path, ppo_epochs=2).fit()
     of_pair = (2 + 1) + (2 + 2)
     assert roles.logged[1]["num_tokens"] == roles.totals["num_tokens"] == 2 * of_pair * 2
-    later = trainer(Pretended(), LoopSchedule(1, 2), tmp_path)
+    later = trainer(FakeRoles(), LoopSchedule(1, 2), tmp_path)
     later.num_tokens = roles.totals["num_tokens"]
     later.fit()
     assert later.totals() == {"num_tokens": 2 * of_pair * 2 + 3 * of_pair}
 
 
 def test_metrics_have_seconds_of_every_phase_and_names_of_the_table(tmp_path: Path) -> None:
-    roles = Pretended()
+    roles = FakeRoles()
     trainer(roles, LoopSchedule(0, 1), tmp_path).fit()
     names = {"timing/gen", "timing/ref", "timing/adv", "timing/update_actor", "timing/sync", "timing/all"}
     assert {name for name in roles.logged[1] if name.startswith("timing/")} == names
@@ -169,11 +169,11 @@ def test_metrics_have_seconds_of_every_phase_and_names_of_the_table(tmp_path: Pa
     assert roles.logged[1]["timing/ref"] <= roles.logged[1]["timing/adv"] <= roles.logged[1]["timing/all"]
 
 
-def test_sample_answers_are_written_at_their_interval_with_score_and_role(
+def test_sample_responses_are_written_at_their_interval_with_score_and_role(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO"):
-        trainer(Pretended(), LoopSchedule(0, 3), tmp_path, interval=2).fit()
+        trainer(FakeRoles(), LoopSchedule(0, 3), tmp_path, interval=2).fit()
     records = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2] * (BATCH * COUNT)
     row = rows_of_step(1)[0]
@@ -194,17 +194,17 @@ def test_samples_after_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path: P
 
 
 @dataclass
-class Meeting(Pretended):
+class Meeting(FakeRoles):
     """The same where the second response is another model's; a token's reference is minus the token."""
 
-    learned: list[PreferenceBatch] = field(default_factory=list)
+    trained_on: list[PreferenceBatch] = field(default_factory=list)
 
-    def start_token_log_probs(self, answers: PreferenceBatch) -> Callable[[], np.ndarray]:
-        self.calls.append(("ref tokens", answers.response_tokens.tolist()))
-        return lambda: -answers.response_tokens.numpy().astype(np.float32)
+    def start_token_log_probs(self, sampled: PreferenceBatch) -> Callable[[], np.ndarray]:
+        self.calls.append(("ref tokens", sampled.response_tokens.tolist()))
+        return lambda: -sampled.response_tokens.numpy().astype(np.float32)
 
     def update(self, step: int, pairs: PreferenceBatch, ref_logps: np.ndarray) -> dict[str, float]:
-        self.learned.append(pairs)
+        self.trained_on.append(pairs)
         return super().update(step, pairs, ref_logps)
 
 
@@ -212,7 +212,7 @@ def test_xpo_marks_the_references_response_wherever_it_stands_in_the_pair(tmp_pa
     first = rows_of_step(0)[0]
     roles = Meeting(scores=lambda rows: np.array([[row == first, row != first] for row in rows], np.float32))
     trainer(roles, LoopSchedule(0, 1), tmp_path, online_method="xpo").fit()
-    (pairs,) = roles.learned
+    (pairs,) = roles.trained_on
     assert pairs.logp_weights is not None
     assert pairs.logp_weights.tolist() == [[0, 1], [1, 0], [1, 0]]
     assert [row[0].tolist() for row in pairs.responses()] == [[first + 1], *([r + 1, 50] for r in rows_of_step(0)[1:])]
@@ -220,7 +220,7 @@ def test_xpo_marks_the_references_response_wherever_it_stands_in_the_pair(tmp_pa
     assert roles.logged[1]["objective/scores"] == pytest.approx(1 / 3) and roles.logged[1]["response_length/max"] == 1
 
 
-def test_nash_md_learns_from_the_policys_responses_and_asks_for_their_tokens_alone(tmp_path: Path) -> None:
+def test_nash_md_trains_on_the_policys_responses_and_requests_their_tokens_alone(tmp_path: Path) -> None:
     rows = rows_of_step(0)
     scores = np.array([[0.5, 0.5], [np.nan, 1.0], [1.0, 3.0]], np.float32)
     roles = Meeting(scores=lambda _: scores)
@@ -228,10 +228,10 @@ def test_nash_md_learns_from_the_policys_responses_and_asks_for_their_tokens_alo
     assert roles.done("ref") == [] and roles.done("ref tokens") == [("ref tokens", [row + 1 for row in rows])]
     ((_, _, chosen, ref_logps),) = roles.done("update")
     assert chosen == [[rows[0] + 1], [rows[2] + 1]] and ref_logps == [[-rows[0] - 1], [-rows[2] - 1]]
-    (answers,) = roles.learned
-    assert answers.ref_token_logps is not None and answers.logp_weights is not None
-    assert answers.ref_token_logps.tolist() == [-rows[0] - 1, -rows[2] - 1]
-    np.testing.assert_allclose(answers.logp_weights[:, 0], [0, 1 / (1 + np.exp(2)) - 0.5], rtol=1e-6)
+    (sampled,) = roles.trained_on
+    assert sampled.ref_token_logps is not None and sampled.logp_weights is not None
+    assert sampled.ref_token_logps.tolist() == [-rows[0] - 1, -rows[2] - 1]
+    np.testing.assert_allclose(sampled.logp_weights[:, 0], [0, 1 / (1 + np.exp(2)) - 0.5], rtol=1e-6)
     assert roles.logged[1]["objective/scores_margin"] == -1.0 and roles.logged[1]["pairs/failed"] == pytest.approx(
         1 / 3
     )

@@ -16,9 +16,9 @@ import pytest
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.role_groups import ReferenceGroup, RewardGroup
 from mindspeed_dpo.trainers.loop import LoopSchedule
-from mindspeed_dpo.workers.interfaces import ReplicaValues
 from mindspeed_dpo.workers.rewards.scorer import Scored
-from tests.unit.trainers.test_online_dpo import COUNT, Pretended, trainer
+from mindspeed_dpo.workers.role_interfaces import ReplicaValues
+from tests.unit.trainers.test_online_dpo import COUNT, FakeRoles, trainer
 
 PATIENCE_S = 20.0
 TOO_SHORT_S = 0.2
@@ -26,7 +26,7 @@ TOO_SHORT_S = 0.2
 
 @dataclass
 class Meeting:
-    """Two roles that answer only after both have begun, and note when they worked."""
+    """Two roles that return only after both have begun, and note when they worked."""
 
     patience_s: float
     begun: dict[str, threading.Event] = field(
@@ -68,7 +68,7 @@ class Pool:
 
 
 def step(meeting: Meeting, folder: Path, at_once: bool) -> None:
-    online = trainer(Pretended(), LoopSchedule(0, 1), folder)
+    online = trainer(FakeRoles(), LoopSchedule(0, 1), folder)
     online.reward = RewardGroup(Pool(meeting, at_once))  # type: ignore[arg-type]
     online.reference = ReferenceGroup(Pool(meeting, at_once))  # type: ignore[arg-type]
     online.step(0)

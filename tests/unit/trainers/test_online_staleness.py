@@ -1,4 +1,4 @@
-"""Rollouts one step ahead: who is asked when, who works beside whom, what a checkpoint keeps, whose error is told."""
+"""Rollouts one step ahead: order of calls, overlap, contents of a checkpoint, and which error is reported."""
 
 from __future__ import annotations
 
@@ -17,45 +17,45 @@ from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup, RolloutGroup
 from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from tests.unit.trainers.test_online_dpo import BATCH, COUNT, Pretended, answers_to, rows_of_step, trainer
+from tests.unit.trainers.test_online_dpo import BATCH, COUNT, FakeRoles, responses_to, rows_of_step, trainer
 
 PATIENCE_S = 20.0
 TOO_SHORT_S = 0.2
 
 
-class Ahead(Pretended):
+class Ahead(FakeRoles):
     """Rollouts are there once they are waited for, and nobody may have changed the weights by then."""
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
-        asked, version = super().start_generate(rows, first_sample), self.version
+        generation, version = super().start_generate(rows, first_sample), self.version
 
         def wait() -> RolloutBatch:
             assert self.version == version, "the weights changed while the rollout sampled"
-            self.calls.append(("answered", first_sample))
-            return asked()
+            self.calls.append(("generated", first_sample))
+            return generation()
 
         return wait
 
 
 def ahead(
-    roles: Pretended, schedule: LoopSchedule, folder: Path, earlier: RolloutBatch | None = None
+    roles: FakeRoles, schedule: LoopSchedule, folder: Path, earlier: RolloutBatch | None = None
 ) -> OnlineDPOTrainer:
-    story = trainer(roles, schedule, folder)
-    story.staleness, story.saved_rollouts = 1, earlier
-    return story
+    loop_run = trainer(roles, schedule, folder)
+    loop_run.staleness, loop_run.saved_rollouts = 1, earlier
+    return loop_run
 
 
-def test_the_next_prompts_are_answered_while_the_actor_learns_and_weights_are_published_after_both(
+def test_the_next_responses_are_generated_while_the_actor_trains_and_weights_are_published_after_both(
     tmp_path: Path,
 ) -> None:
     roles = Ahead()
     assert ahead(roles, LoopSchedule(0, 3), tmp_path).fit() == 3
-    kinds = [call if call[0] in ("generate", "answered", "publish") else call[0] for call in roles.calls]
+    kinds = [call if call[0] in ("generate", "generated", "publish") else call[0] for call in roles.calls]
     assert kinds == [
-        ("generate", rows_of_step(0), 0, 0), ("answered", 0),
-        "score", "ref", ("generate", rows_of_step(1), BATCH, 0), "scored", "update", ("answered", BATCH),
+        ("generate", rows_of_step(0), 0, 0), ("generated", 0),
+        "score", "ref", ("generate", rows_of_step(1), BATCH, 0), "scored", "update", ("generated", BATCH),
         ("publish", 1), "log",
-        "score", "ref", ("generate", rows_of_step(2), 2 * BATCH, 1), "scored", "update", ("answered", 2 * BATCH),
+        "score", "ref", ("generate", rows_of_step(2), 2 * BATCH, 1), "scored", "update", ("generated", 2 * BATCH),
         ("publish", 2), "log",
         "score", "ref", "scored", "update", ("publish", 3), "log", "save",
     ]  # fmt: skip
@@ -63,21 +63,25 @@ def test_the_next_prompts_are_answered_while_the_actor_learns_and_weights_are_pu
     assert [call[2] for call in roles.done("update")] == [[[row + 1, 50] for row in rows_of_step(s)] for s in range(3)]
 
 
-def test_a_run_that_goes_on_learns_from_the_answers_that_its_checkpoint_kept(tmp_path: Path) -> None:
+def test_a_run_that_resumes_trains_on_the_rollouts_of_its_checkpoint(tmp_path: Path) -> None:
     alone = Ahead()
     ahead(alone, LoopSchedule(0, 5, save_interval=2), tmp_path).fit()
-    assert {step: kept and kept.version for step, kept in alone.kept.items()} == {2: 1, 4: 3, 5: None}
+    assert {step: saved_ahead and saved_ahead.version for step, saved_ahead in alone.saved_ahead.items()} == {
+        2: 1,
+        4: 3,
+        5: None,
+    }
     second = Ahead(version=2)
-    ahead(second, LoopSchedule(2, 5, save_interval=2), tmp_path, alone.kept[2]).fit()
+    ahead(second, LoopSchedule(2, 5, save_interval=2), tmp_path, alone.saved_ahead[2]).fit()
     assert second.calls == alone.calls[alone.calls.index(("save", 2)) + 1 :]
     assert [logged["pairs/staleness"] for logged in second.logged.values()] == [1, 1, 1]
     assert "rollout_tokens_per_s" not in second.logged[3] and "rollout_tokens_per_s" in second.logged[4]
 
 
-def test_without_staleness_a_checkpoint_keeps_no_answers(tmp_path: Path) -> None:
+def test_without_staleness_a_checkpoint_has_no_rollouts(tmp_path: Path) -> None:
     roles = Ahead()
     trainer(roles, LoopSchedule(0, 3, save_interval=1), tmp_path).fit()
-    assert roles.kept == {1: None, 2: None, 3: None}
+    assert roles.saved_ahead == {1: None, 2: None, 3: None}
 
 
 class Diverging(Ahead):
@@ -87,17 +91,17 @@ class Diverging(Ahead):
         return {**super().update(step, pairs, ref_logps), **({"loss": float("nan")} if step == 2 else {})}
 
 
-def test_the_checkpoint_before_a_diverging_step_keeps_the_answers_of_that_step(tmp_path: Path) -> None:
+def test_the_checkpoint_before_a_diverging_step_has_the_rollouts_of_that_step(tmp_path: Path) -> None:
     roles = Diverging()
     with pytest.raises(DivergenceError):
         ahead(roles, LoopSchedule(0, 5), tmp_path).fit()
-    (kept,) = roles.kept.values()
-    assert kept is not None and kept.rows.tolist() == rows_of_step(2) and kept.version == 1
+    (saved_ahead,) = roles.saved_ahead.values()
+    assert saved_ahead is not None and saved_ahead.rows.tolist() == rows_of_step(2) and saved_ahead.version == 1
 
 
 @dataclass
 class AtWork:
-    """Rollout and actor on processes of their own; of step 2's answers and step 1's update each waits for the other."""
+    """Rollout and actor on processes of their own; step 2's responses and step 1's update wait for each other."""
 
     patience_s: float = PATIENCE_S
     failing: str = ""
@@ -114,7 +118,7 @@ class AtWork:
             self._meet("rollout", "actor")
         shape = (len(rows), COUNT)
         return RolloutBatch(
-            answers_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
+            responses_to(rows), torch.as_tensor(rows), torch.ones(shape, dtype=torch.bool), torch.zeros(shape),
             self.version,
         )  # fmt: skip
 
@@ -178,10 +182,10 @@ class Processes:
 def train(work: AtWork, folder: Path, at_once: bool = True) -> int:
     """Two steps by the handles of a real run."""
     actor, rollout = Processes(work, at_once), Processes(work, at_once)
-    story = ahead(Pretended(), LoopSchedule(0, 2), folder)
-    story.actor = ActorGroup(actor)  # type: ignore[arg-type]
-    story.rollout = RolloutGroup(rollout, actor, num_senders=1)  # type: ignore[arg-type]
-    return story.fit()
+    loop_run = ahead(FakeRoles(), LoopSchedule(0, 2), folder)
+    loop_run.actor = ActorGroup(actor)  # type: ignore[arg-type]
+    loop_run.rollout = RolloutGroup(rollout, actor, num_senders=1)  # type: ignore[arg-type]
+    return loop_run.fit()
 
 
 def test_rollout_and_actor_work_at_the_same_time_and_weights_move_when_neither_does(tmp_path: Path) -> None:
@@ -196,10 +200,10 @@ def test_one_after_the_other_would_be_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("failing", ["rollout", "actor"])
-def test_whoever_fails_is_told_and_no_weights_move(failing: str, tmp_path: Path) -> None:
+def test_the_role_that_fails_is_reported_and_no_weights_move(failing: str, tmp_path: Path) -> None:
     work = AtWork(failing=failing)
     if failing == "rollout":
-        # Learning ends; an actor that fails does not wait for a rollout that goes on for ever.
+        # Training ends; an actor that fails does not wait for a rollout that never returns.
         work.let_go.set()
     with pytest.raises(ArithmeticError, match=f"{failing} failed"):
         train(work, tmp_path)

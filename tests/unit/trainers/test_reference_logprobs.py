@@ -1,4 +1,4 @@
-"""Reference values: computed once by whoever is the reference, found again while nothing they depend on changes."""
+"""Reference values: computed once by the reference, and read from disk while nothing they depend on changes."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ ROWS = len(PAIRS)
 
 
 @dataclass
-class Pretended:
-    """A model that scores row r with `[base + r, base - r]`, or a group that builds it, telling what it was asked."""
+class FakeRoles:
+    """A model that scores row r with `[base + r, base - r]`, or a group that builds it; both record their calls."""
 
     base: float = 0.0
-    asked: list[Any] = field(default_factory=list)
+    requests: list[Any] = field(default_factory=list)
 
     def log_probs(self, rows: np.ndarray) -> np.ndarray:
-        self.asked.append(rows.tolist())
+        self.requests.append(rows.tolist())
         return np.stack([self.base + rows, self.base - rows], 1).astype(np.float64)
 
     def build(self, role: str) -> None:
-        self.asked.append(f"build {role}")
+        self.requests.append(f"build {role}")
 
     def drop(self, role: str) -> None:
-        self.asked.append(f"drop {role}")
+        self.requests.append(f"drop {role}")
 
     def call(self, *args: Any) -> list[Any]:
-        raise AssertionError("the roles are asked, not the group")
+        raise AssertionError("the roles are called, not the group")
 
 
 def write_weights(folder: Path, value: float) -> Path:
@@ -65,8 +65,8 @@ def with_ref(run: RunConfig, group: str, **changes: Any) -> RunConfig:
     return replace(run, ref=replace(run.ref, **{group: replace(getattr(run.ref, group), **changes)}))
 
 
-def compute(run: RunConfig, actor: Pretended, group: Pretended | None = None, live: Pretended | None = None) -> Any:
-    reference = cached_reference(run, ROWS, actor, group or Pretended(), live or Pretended())
+def compute(run: RunConfig, actor: FakeRoles, group: FakeRoles | None = None, live: FakeRoles | None = None) -> Any:
+    reference = cached_reference(run, ROWS, actor, group or FakeRoles(), live or FakeRoles())
     return reference.log_probs(range(ROWS))
 
 
@@ -74,45 +74,45 @@ def values(base: float) -> list[list[float]]:
     return [[base + row, base - row] for row in range(ROWS)]
 
 
-def test_rows_are_looked_up_in_the_order_asked_for() -> None:
+def test_rows_are_looked_up_in_the_requested_order() -> None:
     reference = CachedReference(np.arange(10, dtype=np.float32).reshape(5, 2))
     assert reference.log_probs([3, 0, 3]).tolist() == [[6, 7], [0, 1], [6, 7]]
 
 
 def test_the_initial_policy_computes_its_own_reference_once(run: RunConfig) -> None:
-    actor, group = Pretended(base=3), Pretended()
+    actor, group = FakeRoles(base=3), FakeRoles()
     assert compute(run, actor, group).tolist() == values(3)
-    assert [row for rows in actor.asked for row in rows] == list(range(ROWS)) and group.asked == []
-    assert compute(run, Pretended(base=99)).tolist() == values(3)
+    assert [row for rows in actor.requests for row in rows] == list(range(ROWS)) and group.requests == []
+    assert compute(run, FakeRoles(base=99)).tolist() == values(3)
 
 
 def test_rows_are_computed_a_few_steps_at_a_time(run: RunConfig) -> None:
-    batch, actor = replace(run.actor.batch, global_batch_size=1), Pretended()
+    batch, actor = replace(run.actor.batch, global_batch_size=1), FakeRoles()
     compute(replace(run, actor=replace(run.actor, batch=batch)), actor)
-    assert actor.asked == [[0, 1, 2, 3], [4]]
+    assert actor.requests == [[0, 1, 2, 3], [4]]
 
 
-def test_another_reference_is_built_asked_and_dropped(run: RunConfig, tmp_path: Path) -> None:
+def test_another_reference_is_built_queried_and_dropped(run: RunConfig, tmp_path: Path) -> None:
     run = with_ref(run, "checkpoint", load=str(write_weights(tmp_path / "reference", 2.0)))
-    actor, live = Pretended(), Pretended(base=5)
-    group = Pretended(asked=live.asked)
+    actor, live = FakeRoles(), FakeRoles(base=5)
+    group = FakeRoles(requests=live.requests)
     assert compute(run, actor, group, live).tolist() == values(5)
-    assert group.asked == ["build ref", list(range(ROWS)), "drop ref"] and actor.asked == []
+    assert group.requests == ["build ref", list(range(ROWS)), "drop ref"] and actor.requests == []
 
 
-def test_a_cache_that_is_there_asks_nobody(run: RunConfig) -> None:
-    compute(run, Pretended(base=3))
-    actor, group, live = Pretended(), Pretended(), Pretended()
+def test_a_cache_that_is_there_queries_no_role(run: RunConfig) -> None:
+    compute(run, FakeRoles(base=3))
+    actor, group, live = FakeRoles(), FakeRoles(), FakeRoles()
     compute(run, actor, group, live)
-    assert actor.asked == group.asked == live.asked == []
+    assert actor.requests == group.requests == live.requests == []
 
 
 def test_a_damaged_cache_is_computed_again_and_replaced(run: RunConfig, tmp_path: Path) -> None:
-    compute(run, Pretended(base=3))
+    compute(run, FakeRoles(base=3))
     (file,) = (tmp_path / "cache").iterdir()
     sound = file.read_bytes()
     file.write_bytes(sound[:-1])
-    assert compute(run, Pretended(base=3)).tolist() == values(3)
+    assert compute(run, FakeRoles(base=3)).tolist() == values(3)
     assert file.read_bytes() == sound
 
 
@@ -123,7 +123,7 @@ def test_a_cache_of_the_first_version_is_computed_again_with_one_line(
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / f"{fingerprint(run)}.ref_logps").write_bytes(hashlib.sha256(old).digest() + old)
     for expected in (1, 0):
-        assert compute(run, Pretended(base=3)).tolist() == values(3)
+        assert compute(run, FakeRoles(base=3)).tolist() == values(3)
         assert len([line for line in caplog.messages if "earlier version" in line]) == expected
         caplog.clear()
 
@@ -131,14 +131,14 @@ def test_a_cache_of_the_first_version_is_computed_again_with_one_line(
 def test_random_weights_are_computed_every_time_and_leave_no_file(run: RunConfig, tmp_path: Path) -> None:
     run = random_run(tmp_path, reference_cache_dir=tmp_path / "cache")
     for base in (1, 2):
-        assert compute(run, Pretended(base=base)).tolist() == values(base)
+        assert compute(run, FakeRoles(base=base)).tolist() == values(base)
     assert not (tmp_path / "cache").exists()
 
 
 def test_a_random_reference_of_a_loaded_policy_is_not_that_policy(run: RunConfig) -> None:
     run = with_ref(run, "checkpoint", load=None, random_init=True)
     assert not run.is_ref_initial_policy
-    assert compute(run, Pretended(base=3), live=Pretended(base=5)).tolist() == values(5)
+    assert compute(run, FakeRoles(base=3), live=FakeRoles(base=5)).tolist() == values(5)
 
 
 @pytest.mark.parametrize(
@@ -171,8 +171,8 @@ def test_a_reference_that_differs_is_not_the_initial_policy(
 def test_what_changes_the_values_changes_the_fingerprint(group: str, changes: dict[str, Any], run: RunConfig) -> None:
     other = with_ref(run, group, **changes)
     assert fingerprint(other) != fingerprint(run)
-    assert compute(other, Pretended(base=1), live=Pretended(base=1)).tolist() == values(1)
-    assert compute(run, Pretended(base=2)).tolist() == values(2)
+    assert compute(other, FakeRoles(base=1), live=FakeRoles(base=1)).tolist() == values(1)
+    assert compute(run, FakeRoles(base=2)).tolist() == values(2)
 
 
 def test_changed_weights_and_changed_tokens_change_the_fingerprint(run: RunConfig, tmp_path: Path) -> None:
@@ -206,12 +206,12 @@ def test_evaluation_sets_have_caches_of_their_own(run: RunConfig, tmp_path: Path
     paths = {"x": str(write_pairs(tmp_path / "x", PAIRS[:2])), "y": str(write_pairs(tmp_path / "y", PAIRS[2:]))}
     more = replace(run, loop=replace(run.loop, eval_data_path=paths))
     sets = {"x": np.array([5, 6]), "y": np.array([7, 8, 9])}
-    first, second, alone = Pretended(base=3.0), Pretended(base=4.0), Pretended(base=5.0)
-    found = cached_reference(more, ROWS, first, Pretended(), Pretended(), sets)
-    assert found.log_probs(range(10)).tolist() == [[3.0 + row, 3.0 - row] for row in range(10)]
-    again = cached_reference(more, ROWS, second, Pretended(), Pretended(), sets)
-    assert np.array_equal(again.values, found.values) and second.asked == []
-    assert compute(run, alone).tolist() == values(3.0) and alone.asked == []
+    first, second, alone = FakeRoles(base=3.0), FakeRoles(base=4.0), FakeRoles(base=5.0)
+    actual = cached_reference(more, ROWS, first, FakeRoles(), FakeRoles(), sets)
+    assert actual.log_probs(range(10)).tolist() == [[3.0 + row, 3.0 - row] for row in range(10)]
+    again = cached_reference(more, ROWS, second, FakeRoles(), FakeRoles(), sets)
+    assert np.array_equal(again.values, actual.values) and second.requests == []
+    assert compute(run, alone).tolist() == values(3.0) and alone.requests == []
     other = replace(more, loop=replace(run.loop, eval_data_path={"z": paths["y"]}))
-    assert cached_reference(other, ROWS, alone, Pretended(), Pretended(), {"z": np.arange(5, 8)}).values.shape == (8, 2)
-    assert alone.asked == [], "a set is known by its content, not by its name"
+    assert cached_reference(other, ROWS, alone, FakeRoles(), FakeRoles(), {"z": np.arange(5, 8)}).values.shape == (8, 2)
+    assert alone.requests == [], "a set is identified by its content, not by its name"

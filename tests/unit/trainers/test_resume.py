@@ -16,7 +16,7 @@ from mindspeed_dpo.trainers.resume import (
     find_resume_point,
     with_reference_of,
 )
-from mindspeed_dpo.workers.setup.sources import sampling_of
+from mindspeed_dpo.workers.setup.datasets import sampling_of
 from tests.support.processes import PoolGroup
 from tests.unit.trainers.saved_runs import NUM_ROWS, asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
@@ -37,24 +37,26 @@ def test_resume_from_takes_the_newest_checkpoint_of_whatever_is_named(
 ) -> None:
     write_checkpoint(tmp_path / "out" / "checkpoints", run, 10)
     newest = write_checkpoint(tmp_path / "out" / "checkpoints", run, 20)
-    found = find_resume_point(asking(run, resume_from=tmp_path / "out" / named, no_load_optim=True), NUM_ROWS)
-    assert found is not None
-    assert (found.folder, found.iteration, found.optimizer, found.rng) == (newest, 20, True, True)
-    assert found.metadata["sampling"]["seed"] == run.loop.seed
+    actual = find_resume_point(asking(run, resume_from=tmp_path / "out" / named, no_load_optim=True), NUM_ROWS)
+    assert actual is not None
+    assert (actual.folder, actual.iteration, actual.optimizer, actual.rng) == (newest, 20, True, True)
+    assert actual.metadata["sampling"]["seed"] == run.loop.seed
 
 
 def test_resume_from_may_name_an_older_iteration(run: RunConfig, tmp_path: Path) -> None:
     older = write_checkpoint(tmp_path, run, 10)
     write_checkpoint(tmp_path, run, 20)
-    found = find_resume_point(asking(run, resume_from=older), NUM_ROWS)
-    assert found is not None and found.iteration == 10
+    actual = find_resume_point(asking(run, resume_from=older), NUM_ROWS)
+    assert actual is not None and actual.iteration == 10
 
 
 def test_resume_from_wins_over_load_and_finetune(run: RunConfig, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "one", run, 10)
     write_checkpoint(tmp_path / "two", run, 20)
-    found = find_resume_point(asking(run, resume_from=tmp_path / "one", load=tmp_path / "two", finetune=True), NUM_ROWS)
-    assert found is not None and found.folder == folder
+    actual = find_resume_point(
+        asking(run, resume_from=tmp_path / "one", load=tmp_path / "two", finetune=True), NUM_ROWS
+    )
+    assert actual is not None and actual.folder == folder
 
 
 @pytest.mark.parametrize("named", ["", "iter_0000010"])
@@ -64,9 +66,9 @@ def test_load_of_a_training_checkpoint_continues_with_the_parts_left(
 ) -> None:
     folder = write_checkpoint(tmp_path / "saved", run, 10)
     settings = asking(run, load=tmp_path / "saved" / named, no_load_optim=no_optim, no_load_rng=no_rng)
-    found = find_resume_point(settings, NUM_ROWS)
-    assert found is not None
-    assert (found.folder, found.iteration, found.optimizer, found.rng) == (folder, 10, not no_optim, not no_rng)
+    actual = find_resume_point(settings, NUM_ROWS)
+    assert actual is not None
+    assert (actual.folder, actual.iteration, actual.optimizer, actual.rng) == (folder, 10, not no_optim, not no_rng)
 
 
 def test_finetune_takes_the_weights_and_starts_at_the_beginning(run: RunConfig, tmp_path: Path) -> None:
@@ -115,8 +117,8 @@ def test_whatever_else_changes_the_samples_is_refused_too(
     group = PoolGroup(run, 1)
     group.build("actor")
     folder = ActorGroup(group).save(1, {"totals": {"num_tokens": 7}})
-    found = find_resume_point(asking(run, resume_from=folder), NUM_ROWS)
-    assert found is not None and found.totals == {"num_tokens": 7}
+    actual = find_resume_point(asking(run, resume_from=folder), NUM_ROWS)
+    assert actual is not None and actual.totals == {"num_tokens": 7}
     other = replace(run, actor=replace(run.actor, data=replace(run.actor.data, **changed)))
     with pytest.raises(CheckpointError):
         find_resume_point(asking(other, resume_from=folder), NUM_ROWS)
@@ -131,8 +133,8 @@ def test_a_checkpoint_without_what_is_needed_is_refused_before_any_device(
     write_checkpoint(tmp_path, run, 10, **saved)
     with pytest.raises(CheckpointError, match=f"iter_0000010 was saved without {what} state, so it cannot be resumed"):
         find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
-    found = find_resume_point(asking(run, load=tmp_path, no_load_optim=True, no_load_rng=True), NUM_ROWS)
-    assert found is not None and not found.optimizer and not found.rng
+    actual = find_resume_point(asking(run, load=tmp_path, no_load_optim=True, no_load_rng=True), NUM_ROWS)
+    assert actual is not None and not actual.optimizer and not actual.rng
 
 
 def test_checkpoints_do_not_go_between_those_of_a_third_run(run: RunConfig, tmp_path: Path) -> None:
@@ -195,8 +197,8 @@ def test_a_resumed_run_keeps_its_reference(run: RunConfig, tmp_path: Path) -> No
 
 def test_random_state_is_read_under_the_same_layout_only(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path, run, 10, topology={"tp": 2, "pp": 1, "dp": 1}, rng=False)
-    found = find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
-    assert found is not None and found.optimizer and not found.rng
+    actual = find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
+    assert actual is not None and actual.optimizer and not actual.rng
 
 
 def test_a_run_does_not_write_into_the_output_folder_of_a_third(run: RunConfig, tmp_path: Path) -> None:
@@ -216,21 +218,21 @@ def test_a_run_loaded_from_a_trained_policy_keeps_the_reference_of_that_run(run:
     (tmp_path / "initial").mkdir()
     write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "initial"))
     loaded = as_own_reference(asking(run, load=tmp_path / "saved"))
-    found = find_resume_point(loaded, NUM_ROWS)
-    assert found is not None
-    assert reference_of(with_reference_of(loaded, found)) == str(tmp_path / "initial")
-    assert with_reference_of(with_ref(loaded, str(tmp_path)), found) == with_ref(loaded, str(tmp_path))
+    actual = find_resume_point(loaded, NUM_ROWS)
+    assert actual is not None
+    assert reference_of(with_reference_of(loaded, actual)) == str(tmp_path / "initial")
+    assert with_reference_of(with_ref(loaded, str(tmp_path)), actual) == with_ref(loaded, str(tmp_path))
 
 
 def test_a_reference_that_is_gone_is_named(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "gone"))
     loaded = as_own_reference(asking(run, load=tmp_path / "saved"))
-    found = find_resume_point(loaded, NUM_ROWS)
-    assert found is not None
+    actual = find_resume_point(loaded, NUM_ROWS)
+    assert actual is not None
     with pytest.raises(
         CheckpointError, match=r"was trained with the reference .*gone, which does not exist; set ref_model"
     ):
-        with_reference_of(loaded, found)
+        with_reference_of(loaded, actual)
 
 
 def with_ref(run: RunConfig, load: str | None) -> RunConfig:

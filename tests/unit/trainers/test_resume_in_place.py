@@ -1,4 +1,4 @@
-"""Where a resumed run writes: in the folder of the run it continues, unless it was told otherwise."""
+"""Where a resumed run writes: in the folder of the run it continues, unless set otherwise."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ def test_a_resumed_run_goes_on_in_its_own_folder(named: str, run: RunConfig, tmp
     earlier = tmp_path / "earlier"
     write_checkpoint(earlier / "checkpoints", run, 10)
     unnamed = replace(asking(run, resume_from=earlier / named), origins={})
-    found = with_resumed_output_dir(unnamed)
-    assert found.loop.output_dir == str(earlier)
-    assert found.actor.checkpoint.save == str(earlier / "checkpoints")
-    assert replace(found, loop=run.loop) == asking(replace(unnamed, loop=run.loop), save=earlier / "checkpoints")
+    actual = with_resumed_output_dir(unnamed)
+    assert actual.loop.output_dir == str(earlier)
+    assert actual.actor.checkpoint.save == str(earlier / "checkpoints")
+    assert replace(actual, loop=run.loop) == asking(replace(unnamed, loop=run.loop), save=earlier / "checkpoints")
 
 
-def test_a_folder_that_was_asked_for_is_kept(run: RunConfig, tmp_path: Path) -> None:
+def test_a_folder_that_was_configured_is_used(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
     assert "loop.output_dir" in run.origins
     resumed = asking(run, resume_from=tmp_path / "earlier")
     assert with_resumed_output_dir(resumed) is resumed
 
 
-def test_checkpoints_that_were_asked_for_elsewhere_stay_there(run: RunConfig, tmp_path: Path) -> None:
+def test_checkpoints_that_were_configured_elsewhere_stay_there(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "earlier" / "checkpoints", run, 10)
     origin = run.origins["loop.output_dir"]
     resumed = replace(asking(run, resume_from=tmp_path / "earlier", save="mine"), origins={"actor.save": origin})
-    found = with_resumed_output_dir(resumed)
-    assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), "mine")
+    actual = with_resumed_output_dir(resumed)
+    assert (actual.loop.output_dir, actual.actor.checkpoint.save) == (str(tmp_path / "earlier"), "mine")
 
 
 def test_checkpoints_apart_from_their_run_lead_to_its_folder_and_stay_where_they_are(
@@ -49,14 +49,17 @@ def test_checkpoints_apart_from_their_run_lead_to_its_folder_and_stay_where_they
 ) -> None:
     (tmp_path / "earlier").mkdir()
     write_checkpoint(tmp_path / "apart", run, 10, output_dir=str(tmp_path / "earlier"))
-    found = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "apart"), origins={}))
-    assert (found.loop.output_dir, found.actor.checkpoint.save) == (str(tmp_path / "earlier"), str(tmp_path / "apart"))
+    actual = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "apart"), origins={}))
+    assert (actual.loop.output_dir, actual.actor.checkpoint.save) == (
+        str(tmp_path / "earlier"),
+        str(tmp_path / "apart"),
+    )
 
 
-def test_a_folder_that_was_moved_is_found_where_it_lies_now(run: RunConfig, tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_is_located_at_its_new_path(run: RunConfig, tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "moved" / "checkpoints", run, 10, output_dir=str(tmp_path / "before"))
-    found = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "moved"), origins={}))
-    assert found.loop.output_dir == str(tmp_path / "moved")
+    actual = with_resumed_output_dir(replace(asking(run, resume_from=tmp_path / "moved"), origins={}))
+    assert actual.loop.output_dir == str(tmp_path / "moved")
 
 
 def test_nothing_moves_where_the_folder_is_gone_or_nothing_is_resumed(run: RunConfig, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tiny models on disk, made once for all tests of the room."""
+"""Tiny models on disk, made once for all tests of the package."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.spec import Execution
-from mindspeed_dpo.parallel import groups
-from mindspeed_dpo.parallel.store import host_store
+from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError, open_weights
@@ -57,12 +57,12 @@ class Outcome:
 
     Attributes:
         problem: The error, or nothing.
-        wrong: Tensors that are not those of `after`, or that moved to other memory.
+        differing: Tensors that are not those of `after`, or that moved to other memory.
         received: Bytes of each broadcast.
     """
 
     problem: str = ""
-    wrong: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
     received: list[int] = field(default_factory=list)
 
 
@@ -91,7 +91,7 @@ def receive(address: str, side: Side, publishers: int) -> Outcome:
     shards = Shards(model, {name: t for name, t in tensors.items() if name != side.without}, placement)
     places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     outcome = _transfer(link, None, shards, side)
-    outcome.wrong = _wrong(side, tensors, placement, model, places)
+    outcome.differing = _differing(side, tensors, placement, model, places)
     return outcome
 
 
@@ -102,15 +102,15 @@ def copy_within(trained: Side, sampled: Side) -> Outcome:
     places = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     shards = Shards(model, tensors, placement)
     outcome = _transfer(world_weight_group(), sender if place.dp_rank == 0 else None, shards, trained)
-    outcome.wrong = _wrong(sampled, tensors, placement, model, places)
+    outcome.differing = _differing(sampled, tensors, placement, model, places)
     return outcome
 
 
 def _train(side: Side, source: Any) -> tuple[ParallelRank, Sender]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), side.tp, side.pp)
-    groups.split(topology)
-    groups.seed(1)
+    process_groups.split(topology)
+    process_groups.seed(1)
     place = topology.place(dist.get_rank())
     config = open_weights(side.before).model_config()
     model = PolicyModel(config, Execution(topology, dtype=side.dtype))
@@ -145,7 +145,7 @@ def _rollout(side: Side) -> tuple[dict[str, Tensor], Placement, ModelConfig]:
     return tensors, placement, model
 
 
-def _wrong(
+def _differing(
     side: Side, tensors: dict[str, Tensor], placement: Placement, model: ModelConfig, places: dict[str, int]
 ) -> list[str]:
     expected = dict(open_weights(side.after).local_tensors(model, placement))

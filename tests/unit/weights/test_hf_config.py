@@ -73,7 +73,7 @@ def test_both_generations_of_config_mean_the_same(name: str) -> None:
     assert model_config_from_hf(old) == model_config_from_hf(new)
 
 
-def test_the_oldest_spelling_of_rope_types_is_known() -> None:
+def test_the_oldest_spelling_of_rope_types_is_supported() -> None:
     model = model_config_from_hf({**LLAMA32, "rope_scaling": {"type": "linear", "factor": 2}})
     assert (model.rope_scaling_type, model.rope_scaling_factor) == ("linear", 2.0)
 
@@ -147,7 +147,7 @@ def test_what_is_not_computed_exactly_is_refused(changes: dict[str, Any], words:
         (QWEN25, {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"] * 28}, None),
     ],
 )
-def test_a_window_is_kept_where_every_layer_feels_it(
+def test_a_window_is_read_where_every_layer_has_it(
     base: dict[str, Any], changes: dict[str, Any], window: int | None
 ) -> None:
     assert model_config_from_hf({**base, **changes}).sliding_window == window
@@ -159,7 +159,7 @@ def test_a_window_of_some_layers_only_is_refused() -> None:
         model_config_from_hf({**QWEN25, **changes})
 
 
-def test_every_architecture_has_rules_and_is_found_by_its_traits() -> None:
+def test_every_architecture_has_rules_and_is_identified_by_its_traits() -> None:
     assert all(family.architectures and family.rules for family in MODEL_FAMILIES)
     assert list(ARCHITECTURES) == ["llama", "mistral", "qwen2", "qwen3"]
     for config in (LLAMA32, QWEN25, tiny_config("qwen3").to_dict(), tiny_config("mistral").to_dict()):
@@ -222,7 +222,7 @@ def test_classifiers_of_several_labels_are_refused(labels: dict[str, Any]) -> No
         is_reward_config(config)
 
 
-def test_unreadable_configs_are_told(tmp_path: Path) -> None:
+def test_unreadable_configs_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config.json does not exist"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("{")

@@ -57,14 +57,14 @@ def test_every_layout_receives_what_every_layout_trained(
     published, received = send(side, replace(side, tp=tp), layout, receivers=tp)
     assert [outcome.problem for outcome in (*published, *received)] == [""] * (len(published) + len(received))
     for outcome in received:
-        assert outcome.wrong == []
+        assert outcome.differing == []
         assert len(outcome.received) > 1 and max(outcome.received) <= side.bucket_bytes
 
 
 def test_several_replicas_receive_at_once(weights: Callable[[str], Side]) -> None:
     side = weights("qwen3")
     _, received = send(side, side, (2, 1, 1), receivers=2)
-    assert [outcome.wrong for outcome in received] == [[], []]
+    assert [outcome.differing for outcome in received] == [[], []]
 
 
 @pytest.mark.parametrize("tp", [1, 2])
@@ -73,20 +73,20 @@ def test_a_copy_in_the_same_processes_is_the_same(weights: Callable[[str], Side]
     side = weights("llama_tied")
     trained = replace(side, tp=layout[0], pp=layout[1])
     for outcome in pool(layout[0] * layout[1] * layout[2]).run(copy_within, trained, replace(side, tp=tp)):
-        assert (outcome.problem, outcome.wrong) == ("", [])
+        assert (outcome.problem, outcome.differing) == ("", [])
 
 
 def test_low_precision_travels_as_it_is(weights: Callable[[str], Side]) -> None:
     side = replace(weights("qwen3"), dtype=torch.bfloat16)
     _, received = send(side, replace(side, tp=2), (2, 1, 1), receivers=2)
-    assert [(outcome.problem, outcome.wrong) for outcome in received] == [("", [])] * 2
+    assert [(outcome.problem, outcome.differing) for outcome in received] == [("", [])] * 2
 
 
 @pytest.mark.parametrize("bucket_bytes", [256, 1000, 1 << 20])
 def test_the_bound_on_buckets_holds_for_any_size(weights: Callable[[str], Side], bucket_bytes: int) -> None:
     side = replace(weights("llama"), bucket_bytes=bucket_bytes)
     _, (received,) = send(side, side, (2, 1, 1), receivers=1)
-    assert received.wrong == [] and max(received.received) <= bucket_bytes
+    assert received.differing == [] and max(received.received) <= bucket_bytes
     model = AutoModelForCausalLM.from_pretrained(side.after)
     assert sum(received.received) == sum(parameter.nbytes for parameter in model.parameters())
     assert (len(received.received) == 1) == (bucket_bytes == 1 << 20)
@@ -146,5 +146,5 @@ def expect_refusal(trained: Side, sampled: Side, layout: Layout, sentence: str) 
     for outcome in (published[0], *received):
         assert sentence in outcome.problem
         assert outcome.received == []
-    assert [outcome.wrong for outcome in received] == [[]] * len(received)
+    assert [outcome.differing for outcome in received] == [[]] * len(received)
     return published, received

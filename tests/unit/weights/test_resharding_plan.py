@@ -15,7 +15,7 @@ from mindspeed_dpo.weights.resharding.shards import TensorSpec
 
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=2).map(tuple)
 TENSORS = st.lists(st.tuples(SHAPES, st.sampled_from(["float32", "bfloat16"])), min_size=1, max_size=6).map(
-    lambda found: [TensorSpec(f"t{index}", shape, dtype) for index, (shape, dtype) in enumerate(found)]
+    lambda actual: [TensorSpec(f"t{index}", shape, dtype) for index, (shape, dtype) in enumerate(actual)]
 )
 
 

@@ -109,7 +109,7 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(single: Path) -> No
         load(single, vocab_size=128)
 
 
-def test_another_number_of_layers_is_told(single: Path, checkpoint: Path) -> None:
+def test_another_number_of_layers_is_reported(single: Path, checkpoint: Path) -> None:
     with pytest.raises(WeightsError, match=r"5-layer model; 9 tensors are missing: model.layers.4"):
         load(single, num_layers=5)
     with pytest.raises(WeightsError, match=r"9 tensors are unexpected: .*model.layers.3"):
@@ -118,7 +118,7 @@ def test_another_number_of_layers_is_told(single: Path, checkpoint: Path) -> Non
         load(checkpoint, num_layers=6)
 
 
-def test_groups_that_do_not_divide_are_told(single: Path) -> None:
+def test_groups_that_do_not_divide_are_reported(single: Path) -> None:
     source = open_weights(single)
     with pytest.raises(WeightsError, match=r"tensor-parallel size 8 does not divide num_query_groups=4"):
         source.local_tensors(source.model_config(), Placement.even(4, tp_size=8))
@@ -141,7 +141,7 @@ def test_looking_for_weights_changes_nothing(checkpoint: Path) -> None:
         open_weights(checkpoint)
 
 
-def test_folders_without_weights_are_told_what_is_expected(tmp_path: Path) -> None:
+def test_folders_without_weights_are_reported_with_what_is_expected(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"holds no weights; expected config.json"):
         open_weights(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"nowhere does not exist"):
@@ -187,7 +187,7 @@ def test_other_things_than_tensors_are_named(checkpoint: Path) -> None:
         load(checkpoint)
 
 
-def test_args_that_make_no_sense_are_told(checkpoint: Path) -> None:
+def test_args_that_make_no_sense_are_reported(checkpoint: Path) -> None:
     for file in checkpoint.rglob("*.pt"):
         edit_rank(file, lambda content: setattr(content["args"], "noop_layers", "one"))
     with pytest.raises(WeightsError, match=r"'one' where a list of numbers is expected"):
@@ -277,7 +277,7 @@ def test_a_crash_leaves_no_checkpoint(hf_folder: HfFolder, tmp_path: Path, monke
     assert not (tmp_path / "mg").exists()
 
 
-def test_a_crash_while_replacing_leaves_the_old_checkpoint_whole(
+def test_a_crash_while_replacing_leaves_the_old_checkpoint_complete(
     hf_folder: HfFolder, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = open_weights(checkpoint).fingerprint()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from convert_ckpt import FAILURE, USAGE, main
 from mindspeed_dpo.weights import cli
 from mindspeed_dpo.weights.cli import UsageError, parse
-from mindspeed_dpo.weights.placement import ParallelLayout
+from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 HfFolder = Callable[[str], Path]
 ROOT = Path(__file__).parents[3]
@@ -109,7 +109,7 @@ def test_a_config_folder_makes_up_for_a_checkpoint_without_one(hf_folder: HfFold
     assert (tmp_path / "out/model.safetensors").stat().st_mode & 0o044, "others may read it"
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_is_told(
+def test_a_tokenizer_larger_than_the_vocabulary_is_reported(
     hf_folder: HfFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = shutil.copytree(hf_folder("llama"), tmp_path / "source")
@@ -141,7 +141,9 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_told(
         *[([flag, "x"] if values == 1 else [flag], reason) for flag, (values, reason) in cli.REJECTED.items()],
     ],
 )
-def test_wrong_command_lines_are_told_why(more: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_command_lines_are_reported_with_the_reason(
+    more: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(*MINIMAL, *more) == USAGE
     assert words in capsys.readouterr().err
 
@@ -169,7 +171,7 @@ def test_flags_reach_the_request() -> None:
     assert request.families == {"llama", "qwen2"}
 
 
-def test_both_spellings_of_the_expert_size_are_known() -> None:
+def test_both_spellings_of_the_expert_size_are_accepted() -> None:
     for name in ("--target-expert-parallel-size", "--target-expert-model-parallel-size"):
         assert parse([*MINIMAL, name, "1"]).layout == ParallelLayout()
     with pytest.raises(UsageError, match="--save-dir"):
@@ -188,7 +190,7 @@ def test_both_spellings_of_the_expert_size_are_known() -> None:
         (["--target-pipeline-parallel-size", "3"], "3 pipeline stages do not divide 4 layers"),
     ],
 )
-def test_wishes_the_weights_cannot_meet_are_told(
+def test_requests_the_weights_cannot_meet_are_reported(
     hf_folder: HfFolder, more: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("--load-dir", hf_folder("llama"), "--save-dir", tmp_path / "out", *more) == FAILURE

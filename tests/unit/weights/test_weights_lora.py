@@ -1,4 +1,4 @@
-"""Adapters as files: PEFT's are read exactly and merged as PEFT merges, others are refused with what is wrong."""
+"""Adapters as files: PEFT's are read exactly and merged as PEFT merges, others are refused with the reason."""
 
 from __future__ import annotations
 
@@ -66,10 +66,10 @@ def test_merging_is_that_of_peft(way: str, folders: tuple[Path, Path], tmp_path:
         assert convert("--load-dir", base, "--lora-load", adapter, "--save-dir", tmp_path / "mg", *layout) == 0
         assert convert("--load-dir", tmp_path / "mg", "--save-model-type", "hf", "--save-dir", tmp_path / "hf") == 0
     merged = loaded(base, adapter).merge_and_unload().state_dict()
-    found: dict[str, Tensor] = base_model(tmp_path / "hf").state_dict()
-    assert found.keys() == merged.keys()
+    actual: dict[str, Tensor] = base_model(tmp_path / "hf").state_dict()
+    assert actual.keys() == merged.keys()
     for name, tensor in merged.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(actual[name], tensor, rtol=1e-6, atol=1e-6)
     tokens = torch.tensor([[5, 1, 64, 92]])
     with torch.no_grad():
         expected = loaded(base, adapter)(tokens).logits

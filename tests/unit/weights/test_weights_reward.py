@@ -57,10 +57,10 @@ def to_hf(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype and torch.equal(actual[name], tensor), name
 
 
 def read(folder: Path) -> dict[str, Tensor]:
@@ -111,14 +111,14 @@ def test_only_the_last_stage_has_the_head_split_along_its_input(layout: str, tmp
 
 def test_resharding_equals_direct_conversion(tmp_path: Path) -> None:
     first = to_mcore(reward_folder("qwen3"), tmp_path / "first", LAYOUTS["virtual"])
-    found = rank_files(to_mcore(first, tmp_path / "second", LAYOUTS["tp4pp2"]))
+    actual = rank_files(to_mcore(first, tmp_path / "second", LAYOUTS["tp4pp2"]))
     expected = rank_files(to_mcore(reward_folder("qwen3"), tmp_path / "direct", LAYOUTS["tp4pp2"]))
-    assert found.keys() == expected.keys()
+    assert actual.keys() == expected.keys()
     for rank, chunks in expected.items():
-        assert_same(found[rank]["model"], chunks["model"])
+        assert_same(actual[rank]["model"], chunks["model"])
 
 
-def test_transformers_loads_the_result_whole(tmp_path: Path) -> None:
+def test_transformers_loads_the_complete_result(tmp_path: Path) -> None:
     result = to_hf(to_mcore(reward_folder("qwen2"), tmp_path / "mg", ParallelLayout(2, 2)), tmp_path / "hf")
     models = []
     for folder in (reward_folder("qwen2"), result):
@@ -145,7 +145,9 @@ def test_the_published_call_works_there_and_back(tmp_path: Path, caplog: pytest.
     assert_same(read(tmp_path / "hf"), read(reward_folder("llama")))
 
 
-def test_a_bias_is_kept_between_layouts_and_its_loss_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_bias_is_copied_between_layouts_and_its_loss_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     checkpoint = to_mcore(reward_folder("llama"), tmp_path / "mg", ParallelLayout(2, 2))
     to_hf(checkpoint, tmp_path / "none_lost")
     assert "dropped" not in caplog.text
@@ -205,7 +207,7 @@ def test_every_form_says_whether_it_is_a_reward_model(hf_folder: HfFolder, tmp_p
 
 
 @pytest.mark.parametrize("form", ["hf", "mg"])
-def test_a_head_that_is_not_the_one_asked_for_is_told(
+def test_a_head_that_is_not_the_requested_one_is_reported(
     hf_folder: HfFolder, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     language, reward = hf_folder("llama"), reward_folder("llama")

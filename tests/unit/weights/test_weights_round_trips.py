@@ -33,10 +33,10 @@ def read(folder: Path) -> dict[str, Tensor]:
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert actual.keys() == expected.keys()
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name
+        assert actual[name].dtype == tensor.dtype and torch.equal(actual[name], tensor), name
 
 
 def rank_files(folder: Path) -> dict[str, dict[str, dict[str, Tensor]]]:
@@ -56,7 +56,7 @@ def test_to_megatron_and_back_changes_no_bit(hf_folder: HfFolder, name: str, lay
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_the_source_type_is_kept(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_the_source_dtype_is_unchanged(dtype: torch.dtype, tmp_path: Path) -> None:
     source = save_tiny_model("qwen2", tmp_path / "source", dtype=dtype)
     convert(ConversionRequest(source, tmp_path / "mg", layout=ParallelLayout(2, 2)))
     convert(ConversionRequest(tmp_path / "mg", tmp_path / "hf", save_format="hf"))
@@ -89,12 +89,12 @@ def test_resharding_equals_direct_conversion(
     convert(ConversionRequest(hf_folder(name), tmp_path / "first", layout=LAYOUTS[first]))
     convert(ConversionRequest(tmp_path / "first", tmp_path / "second", layout=LAYOUTS[second]))
     convert(ConversionRequest(hf_folder(name), tmp_path / "direct", layout=LAYOUTS[second]))
-    found, expected = rank_files(tmp_path / "second"), rank_files(tmp_path / "direct")
-    assert found.keys() == expected.keys()
+    actual, expected = rank_files(tmp_path / "second"), rank_files(tmp_path / "direct")
+    assert actual.keys() == expected.keys()
     for rank, chunks in expected.items():
-        assert found[rank].keys() == chunks.keys()
+        assert actual[rank].keys() == chunks.keys()
         for chunk, tensors in chunks.items():
-            assert_same(found[rank][chunk], tensors)
+            assert_same(actual[rank][chunk], tensors)
 
 
 @pytest.mark.parametrize("stored", ["tp1", "tp4", "virtual", "noops"])

@@ -30,9 +30,9 @@ class ForeignEnum(enum.Enum):
 
 
 def assert_same_weights(folder: Path, expected: Path) -> None:
-    found, wanted = open_weights(folder), open_weights(expected)
+    actual, wanted = open_weights(folder), open_weights(expected)
     model = wanted.model_config()
-    for (name, tensor), (other, reference) in zip(found.hf_tensors(model), wanted.hf_tensors(model), strict=True):
+    for (name, tensor), (other, reference) in zip(actual.hf_tensors(model), wanted.hf_tensors(model), strict=True):
         assert name == other and torch.equal(tensor, reference), name
 
 
@@ -124,13 +124,13 @@ def test_buffers_of_old_transformers_are_overlooked(hf_folder: HfFolder, tmp_pat
     assert_same_weights(tmp_path, hf_folder("llama"))
 
 
-def test_fingerprints_tell_weights_apart(hf_folder: HfFolder, tmp_path: Path) -> None:
+def test_fingerprints_distinguish_weights(hf_folder: HfFolder, tmp_path: Path) -> None:
     copy = shutil.copytree(hf_folder("llama"), tmp_path / "copy")
     same = open_weights(copy).fingerprint()
     assert same == open_weights(hf_folder("llama")).fingerprint()
     convert(ConversionRequest(copy, tmp_path / "mg"))
-    whole, iteration = open_weights(tmp_path / "mg"), open_weights(tmp_path / "mg/iter_0000001")
-    assert whole.fingerprint() == iteration.fingerprint() != same
+    complete, iteration = open_weights(tmp_path / "mg"), open_weights(tmp_path / "mg/iter_0000001")
+    assert complete.fingerprint() == iteration.fingerprint() != same
     other = save_tiny_model("llama", tmp_path / "other", seed=1)
     assert open_weights(other).fingerprint() != same
 
@@ -158,7 +158,7 @@ def test_files_of_older_writers_open(hf_folder: HfFolder, checkpoint: Path) -> N
 
     rewrite(checkpoint, age)
     assert_same_weights(checkpoint, hf_folder("llama"))
-    assert open_weights(checkpoint).model_config().vocab_size == 94, "only the padded size is known"
+    assert open_weights(checkpoint).model_config().vocab_size == 94, "only the padded size is stored"
 
 
 def test_fused_norm_names_are_accepted(hf_folder: HfFolder, checkpoint: Path) -> None:
@@ -173,7 +173,7 @@ def test_fused_norm_names_are_accepted(hf_folder: HfFolder, checkpoint: Path) ->
     assert_same_weights(checkpoint, hf_folder("llama"))
 
 
-def test_padding_of_other_writers_is_cut_away_and_made_anew(hf_folder: HfFolder, tmp_path: Path) -> None:
+def test_padding_of_other_writers_is_cut_away_and_added_again(hf_folder: HfFolder, tmp_path: Path) -> None:
     padded = ConversionRequest(hf_folder("llama"), tmp_path / "mg", layout=ParallelLayout(2, 1), vocab_multiple=64)
     convert(padded)
 
@@ -208,10 +208,10 @@ def test_training_checkpoints_of_megatron_core_read_like_their_origin(
     for layout in (ParallelLayout(), ParallelLayout(4, 1), ParallelLayout(2, 2)):
         for tp_rank in range(layout.tp):
             for _, _, placement in layout.stages(4, tp_rank):
-                found = dict(dist.local_tensors(model, placement))
+                actual = dict(dist.local_tensors(model, placement))
                 expected = dict(hf.local_tensors(model, placement))
-                assert found.keys() == expected.keys()
-                assert all(torch.equal(found[key], expected[key]) for key in expected)
+                assert actual.keys() == expected.keys()
+                assert all(torch.equal(actual[key], expected[key]) for key in expected)
     (target / "iter_0000010" / "metadata.json").unlink()
     with pytest.raises(WeightsError, match=r"metadata.json: the checkpoint is incomplete"):
         open_weights(target)

@@ -21,7 +21,7 @@ from mindspeed_dpo.data.indexed.column_group import writing
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import Actor, Rollout
+from mindspeed_dpo.workers.role_interfaces import Actor, Rollout
 from tests.support.composing import load_quickly
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides
@@ -115,7 +115,7 @@ class Jobs:
         return self.at_once(Actor.send_weights, Rollout.receive_weights, version)
 
     def at_once(self, of_actor: Callable[..., Any], of_rollout: Callable[..., Any], *args: Any) -> list[Any]:
-        """Call both sides together; the rollout's answers."""
+        """Call both sides together; the rollout's responses."""
         with ThreadPoolExecutor() as threads:
             calls = [
                 threads.submit(self.actor.call, of_actor, *args),
@@ -130,13 +130,13 @@ class Jobs:
         return [one for one in actor if one is not None], [one for one in rollout if one is not None]
 
     def generate(self, rows: list[int], *args: Any) -> RolloutBatch:
-        """The answers of all replicas."""
+        """The responses of all replicas."""
         parts = self.rollout.call(Rollout.generate, rows, *args)
         return RolloutBatch.concat([part for part in parts if part is not None])
 
-    def logps(self, answers: PreferenceBatch) -> Tensor:
-        """The actor's own log-probabilities [P, K] of answers."""
-        return next(one for one in self.actor.inspect(_score, answers) if one is not None)
+    def logps(self, sampled: PreferenceBatch) -> Tensor:
+        """The actor's own log-probabilities [P, K] of responses."""
+        return next(one for one in self.actor.inspect(_score, sampled) if one is not None)
 
 
 def _build_actor(colocated: ColocatedRoles, pairs: Path) -> None:
@@ -146,8 +146,8 @@ def _build_actor(colocated: ColocatedRoles, pairs: Path) -> None:
     colocated.roles["actor"] = ActorWorker(colocated.context, role, PreferenceDataset.open(str(pairs)))
 
 
-def _score(colocated: ColocatedRoles, answers: PreferenceBatch) -> Tensor | None:
+def _score(colocated: ColocatedRoles, sampled: PreferenceBatch) -> Tensor | None:
     place = colocated.context.place
-    packed = pack(answers, multiple_of=place.topology.cp).for_context_rank(place.cp_rank, place.topology.cp)
+    packed = pack(sampled, multiple_of=place.topology.cp).for_context_rank(place.cp_rank, place.topology.cp)
     columns = colocated.roles["actor"].engine.score([packed])
     return packed.sum_by_response(columns[0][:, LOGP]) if place.is_output else None

@@ -18,7 +18,7 @@ from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
 from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.setup.sources import open_pairs, sampling_of
+from mindspeed_dpo.workers.setup.datasets import open_pairs, sampling_of
 from tests.support.closeness import ROUNDING
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
@@ -74,11 +74,11 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout
     _, actor, run = start_actor(layout, micro_batch_size=2, global_batch_size=2 * layout[2])
     references = np.linspace(-40, -5, 10, dtype=np.float32).reshape(5, 2)
     before = actor.log_probs(ROWS)
-    found = actor.evaluate(ROWS, references)
+    actual = actor.evaluate(ROWS, references)
     for name, value in expected_means(before, references, run.actor.loss.dpo_beta).items():
-        assert found[name] == pytest.approx(value, rel=2e-6), name
+        assert actual[name] == pytest.approx(value, rel=2e-6), name
     assert np.array_equal(actor.log_probs(ROWS), before)
-    assert all(name.startswith("eval/") for name in found)
+    assert all(name.startswith("eval/") for name in actual)
 
 
 def test_log_probabilities_come_in_the_order_of_the_rows(start_actor: StartActor) -> None:
@@ -88,7 +88,7 @@ def test_log_probabilities_come_in_the_order_of_the_rows(start_actor: StartActor
     assert in_order.shape == (5, 2) and len(np.unique(in_order)) == 10
 
 
-def test_more_replicas_than_rows_answer_for_the_rows_alone(start_actor: StartActor) -> None:
+def test_more_replicas_than_rows_return_values_of_the_rows_alone(start_actor: StartActor) -> None:
     _, actor, _ = start_actor((1, 1, 2))
     assert actor.log_probs(ROWS[:1]).shape == (1, 2)
     metrics = actor.update(0, ROWS[:1], actor.log_probs(ROWS[:1]))
@@ -136,7 +136,7 @@ def test_learning_raises_the_margin_of_the_pairs_it_learns_from(start_actor: Sta
 
 
 @pytest.mark.parametrize("statistics", [True, False])
-def test_token_statistics_are_measured_where_asked(statistics: bool, start_actor: StartActor) -> None:
+def test_token_statistics_are_measured_where_configured(statistics: bool, start_actor: StartActor) -> None:
     _, actor, _ = start_actor(log_token_statistics=statistics)
     metrics = actor.update(0, ROWS, actor.log_probs(ROWS))
     assert ("entropy" in metrics) is ("mean_token_accuracy" in metrics) is statistics
@@ -148,7 +148,7 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(start_actor: Start
     references = actor.log_probs(ROWS)
     actor.update(0, ROWS, references)
     folder = actor.save(1, {})
-    learned = actor.log_probs(ROWS)
+    trained = actor.log_probs(ROWS)
     metadata = read_metadata(Path(folder))
     assert Path(folder) == Path(run.actor.checkpoint.save) / "iter_0000001"
     assert metadata["iteration"] == 1
@@ -156,9 +156,9 @@ def test_a_saved_actor_says_what_it_is_and_goes_on_from_there(start_actor: Start
     assert metadata["output_dir"] == str(Path(run.loop.output_dir).resolve())
     assert metadata["topology"] == {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}
     actor.update(1, ROWS, references)
-    assert not np.array_equal(actor.log_probs(ROWS), learned)
+    assert not np.array_equal(actor.log_probs(ROWS), trained)
     actor.load(folder, True, True)
-    assert np.array_equal(actor.log_probs(ROWS), learned)
+    assert np.array_equal(actor.log_probs(ROWS), trained)
 
 
 def test_a_saved_actor_is_read_under_another_layout(start_actor: StartActor) -> None:
@@ -176,8 +176,8 @@ def test_parts_that_are_not_to_be_saved_are_not(start_actor: StartActor) -> None
     assert (metadata["optimizer"], metadata["rng"]) == (False, False)
 
 
-def test_pairs_at_hand_are_learned_from_like_rows(start_actor: StartActor) -> None:
-    found = []
+def test_pairs_at_hand_are_trained_on_like_rows(start_actor: StartActor) -> None:
+    actual = []
     for at_hand in (False, True):
         group, actor, run = start_actor((1, 1, 2), global_batch_size=4)
         pairs = open_pairs(run).batch(ROWS[:4]) if at_hand else ROWS[:4]
@@ -185,9 +185,9 @@ def test_pairs_at_hand_are_learned_from_like_rows(start_actor: StartActor) -> No
         metrics = actor.update(1, pairs, references)
         # What the process has used since it began, not what the step did.
         assert metrics.pop("memory/peak_bytes") > 0
-        found.append((references.tolist(), metrics, actor.log_probs(ROWS).tolist()))
+        actual.append((references.tolist(), metrics, actor.log_probs(ROWS).tolist()))
         group.leave()
-    assert found[0] == found[1]
+    assert actual[0] == actual[1]
 
 
 def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(start_actor: StartActor) -> None:
@@ -211,22 +211,22 @@ def test_beta_follows_its_schedule(start_actor: StartActor) -> None:
     _, actor, run = start_actor(dpo_beta=0.4, dpo_beta_end=0.1, dpo_beta_style="linear", train_iters=4)
     rows = ROWS[: run.actor.batch.global_batch_size]
     references = actor.log_probs(rows) + np.array([0.5, -0.5], np.float32)
-    found = [actor.update(step, rows, references) for step in (0, 3)]
-    assert [metrics["beta"] for metrics in found] == pytest.approx([0.4, 0.1])
-    assert found[0]["rewards/chosen"] == pytest.approx(0.4 * -0.5, abs=1e-6)
+    actual = [actor.update(step, rows, references) for step in (0, 3)]
+    assert [metrics["beta"] for metrics in actual] == pytest.approx([0.4, 0.1])
+    assert actual[0]["rewards/chosen"] == pytest.approx(0.4 * -0.5, abs=1e-6)
 
 
 def test_an_offloaded_reference_says_the_same(start_actor: StartActor) -> None:
-    found = []
+    actual = []
     for offload in (False, True):
         group, _, run = start_actor(reference="live")
         run = replace(run, ref=replace(run.ref, reward=replace(run.ref.reward, offload=offload)))
         group = PoolGroup(run, 1)
         group.build("ref")
-        found.append(ReferenceGroup(group).log_probs(ROWS).tolist())
+        actual.append(ReferenceGroup(group).log_probs(ROWS).tolist())
         assert group.inspect(is_offloaded) == [offload]
         group.leave()
-    assert found[0] == found[1]
+    assert actual[0] == actual[1]
 
 
 def is_offloaded(colocated: ColocatedRoles) -> bool:

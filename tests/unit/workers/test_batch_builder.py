@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
 from mindspeed_dpo.data.batching.packing import packed_sizes
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, InMemoryPairs
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
@@ -23,7 +23,7 @@ from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 
 @dataclass
 class NumberedRows:
-    """A dataset whose tokens tell the row: row r has the prompt [r] * 2 and the responses [r] and [r, r]."""
+    """A dataset whose tokens encode the row: row r has the prompt [r] * 2 and the responses [r] and [r, r]."""
 
     def batch(self, rows: Sequence[int]) -> PreferenceBatch:
         return PreferenceBatch.from_lists([[r, r] for r in rows], [[[r], [r, r]] for r in rows])
@@ -40,7 +40,7 @@ def batch_builder(dp: int = 1, dp_rank: int = 0, tp: int = 1, cp: int = 1, **set
 
 
 def rows_of(batches: Sequence[PackedBatch]) -> list[int]:
-    """The row of each real pair, told by its labels."""
+    """The row of each real pair, read from its labels."""
     rows = []
     for batch in batches:
         labels = batch.labels.view(-1, 3)
@@ -104,7 +104,7 @@ def test_a_stream_gives_the_same_micro_batches_one_by_one() -> None:
     assert rows_of([next(batch_builder(vocab_size=8).stream([1, 2, 99]))]) == [1, 2]
 
 
-def test_a_micro_batch_is_packed_when_it_is_asked_for_and_only_once() -> None:
+def test_a_micro_batch_is_packed_when_it_is_used_and_only_once() -> None:
     batches = batch_builder(vocab_size=8).micro_batches([1, 2, 99, 3])
     assert len(batches) == 2 and batches[0] is batches[0]
     assert rows_of([batches[-2]]) == [1, 2]

@@ -44,14 +44,14 @@ UNLIKE = {"tokens_computed", "micro_batches"}
 def learn(folder: Path, layout: Layout, size: int | None, **settings: Any) -> tuple[list[dict[str, float]], np.ndarray]:
     """Metrics of two steps, and log-probabilities afterwards."""
     settings |= {**STEADY, "micro_batch_size": size, "micro_batch_tokens": None if size else TOKENS}
-    group, actor, _ = seated(folder, layout, **settings)
+    group, actor, _ = build_actor(folder, layout, **settings)
     metrics = [actor.update(step, ROWS, REFERENCES) for step in range(2)]
     logps = actor.log_probs(ROWS)
     group.leave()
     return metrics, logps
 
 
-def seated(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
+def build_actor(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, ActorGroup, RunConfig]:
     run = random_run(folder, layout, global_batch_size=4, lr_warmup_iters=0, **settings)
     group = PoolGroup(run, layout[0] * layout[1] * layout[2])
     group.build("actor")
@@ -60,22 +60,22 @@ def seated(folder: Path, layout: Layout, **settings: Any) -> tuple[PoolGroup, Ac
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_no_split_of_a_step_changes_it(name: str, tmp_path: Path) -> None:
-    whole, logps = learn(tmp_path, (1, 1, 1), 4, **LOSSES[name])
+    complete, logps = learn(tmp_path, (1, 1, 1), 4, **LOSSES[name])
     # Two stages draw other random weights, so they are compared with themselves.
     for split, (layout, size) in SPLITS.items():
-        expected = learn(tmp_path, layout, 4, **LOSSES[name]) if layout[1] > 1 else (whole, logps)
-        found = learn(tmp_path, layout, size, **LOSSES[name])
-        assert_same_run(found[0], expected[0], FULL, but=UNLIKE)
-        np.testing.assert_allclose(found[1], expected[1], rtol=FULL.limit("later"), err_msg=split)
+        expected = learn(tmp_path, layout, 4, **LOSSES[name]) if layout[1] > 1 else (complete, logps)
+        actual = learn(tmp_path, layout, size, **LOSSES[name])
+        assert_same_run(actual[0], expected[0], FULL, but=UNLIKE)
+        np.testing.assert_allclose(actual[1], expected[1], rtol=FULL.limit("later"), err_msg=split)
 
 
 def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
-    group, actor, _ = seated(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6)
+    group, actor, _ = build_actor(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6)
     actor.update(0, ROWS, REFERENCES)
     folder = actor.save(1, {})
     expected = actor.update(1, ROWS, REFERENCES)
     assert read_metadata(Path(folder))["usual_margin"] != 0.0
     group.build("actor")
     actor.load(folder, True, True)
-    found = actor.update(1, ROWS, REFERENCES)
-    assert {**found, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}
+    actual = actor.update(1, ROWS, REFERENCES)
+    assert {**actual, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}

@@ -16,7 +16,6 @@ from mindspeed_dpo.device.ops.kernels import Kernels, use
 from mindspeed_dpo.models.chunked_logprob_head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
-from mindspeed_dpo.workers.interfaces import join_replicas
 from mindspeed_dpo.workers.logprobs import (
     response_logps,
     score_pairs,
@@ -25,6 +24,7 @@ from mindspeed_dpo.workers.logprobs import (
     workload_metrics,
     wpo_weights,
 )
+from mindspeed_dpo.workers.role_interfaces import join_replicas
 
 pytestmark = pytest.mark.numerics
 
@@ -64,18 +64,18 @@ class LabelsAsScores:
 
 
 def packed(*pairs: int, at: list[int], weight: float = 1.0) -> PackedBatch:
-    """Pairs of `BATCH` at these places of the whole."""
+    """Pairs of `BATCH` at these positions of the full batch."""
     weights = torch.full((len(pairs),), weight)
     return pack(BATCH.select(pairs), pair_ids=torch.tensor(at), weights=weights)
 
 
 def test_token_scores_are_summed_by_response_over_the_micro_batches() -> None:
     batch_builder = GivenBatches([packed(0, 1, at=[2, 0]), packed(1, at=[1])], Topology())
-    found = score_pairs(LabelsAsScores(), batch_builder, [0, 1, 1])  # type: ignore[arg-type]
-    assert found is not None and found.values.dtype == np.float64
-    assert found.positions.tolist() == [2, 0, 1]
-    assert found.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
-    assert join_replicas([found]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
+    actual = score_pairs(LabelsAsScores(), batch_builder, [0, 1, 1])  # type: ignore[arg-type]
+    assert actual is not None and actual.values.dtype == np.float64
+    assert actual.positions.tolist() == [2, 0, 1]
+    assert actual.values.tolist() == [[-3, -8], [-15, -6], [-15, -6]]
+    assert join_replicas([actual]).tolist() == [[-15, -6], [-15, -6], [-3, -8]]
 
 
 @pytest.mark.parametrize("share_prompt", [True, False])
@@ -87,7 +87,7 @@ def test_long_responses_are_summed_exactly_in_a_packed_row(share_prompt: bool, k
     values = -12 * torch.rand(sum(map(sum, lengths)), generator=torch.Generator().manual_seed(1)).square()
     use(kernels)
     try:
-        found = response_logps(row, values[:, None])
+        actual = response_logps(row, values[:, None])
         weighted = response_logps(row, values[:, None], ld_alpha=0.5)
     finally:
         use(None)
@@ -95,36 +95,36 @@ def test_long_responses_are_summed_exactly_in_a_packed_row(share_prompt: bool, k
     expected = torch.stack([part.sum() for part in parts]).view(3, 2)
     shorter = [min(of_pair) for of_pair in lengths for _ in of_pair]
     halved = [(part[:end].sum() + part.sum()) / 2 for part, end in zip(parts, shorter, strict=True)]
-    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(weighted.double(), torch.stack(halved).view(3, 2), rtol=1e-6, atol=0)
 
 
 def test_scores_of_tokens_know_their_places_among_all() -> None:
-    answers = BATCH.select([1, 0, 1])
+    sampled = BATCH.select([1, 0, 1])
     shares = []
     for batches in ([packed(1, at=[2]), packed(1, at=[0])], [packed(0, at=[1])], [packed(0, at=[1], weight=0.0)]):
-        shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), answers))  # type: ignore[arg-type]
+        shares.append(score_tokens(LabelsAsScores(), GivenBatches(batches, Topology()), sampled))  # type: ignore[arg-type]
     assert [len(share.positions) for share in shares if share] == [8, 3, 0]
-    assert join_replicas([share for share in shares if share]).tolist() == (-answers.response_tokens).tolist()
+    assert join_replicas([share for share in shares if share]).tolist() == (-sampled.response_tokens).tolist()
 
 
 def test_only_some_micro_batches_are_held_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "HELD_MICRO_BATCHES", 2)
     engine = LabelsAsScores()
     batch_builder = GivenBatches([packed(p, at=[n]) for n, p in enumerate((0, 1, 1, 0, 0))], Topology())
-    found = score_pairs(engine, batch_builder, range(5))  # type: ignore[arg-type]
-    assert found is not None and found.values[:, 0].tolist() == [-3, -15, -15, -3, -3]
+    actual = score_pairs(engine, batch_builder, range(5))  # type: ignore[arg-type]
+    assert actual is not None and actual.values[:, 0].tolist() == [-3, -15, -15, -3, -3]
     assert engine.held == [2, 2, 1]
 
 
-def test_the_pair_of_a_replica_without_rows_is_not_answered() -> None:
+def test_the_pair_of_a_replica_without_rows_is_not_returned() -> None:
     batch_builder = GivenBatches([packed(0, at=[0], weight=0.0)], Topology(dp=3), rank=2)
-    found = score_pairs(LabelsAsScores(), batch_builder, [7, 8])  # type: ignore[arg-type]
-    assert found is not None and (found.positions.shape, found.values.shape) == ((0,), (0, 2))
+    actual = score_pairs(LabelsAsScores(), batch_builder, [7, 8])  # type: ignore[arg-type]
+    assert actual is not None and (actual.positions.shape, actual.values.shape) == ((0,), (0, 2))
 
 
 @pytest.mark.parametrize(("topology", "rank"), [(Topology(tp=2), 1), (Topology(cp=2), 1), (Topology(pp=2), 0)])
-def test_only_the_process_that_speaks_for_its_replica_answers(topology: Topology, rank: int) -> None:
+def test_only_the_process_that_reports_for_its_replica_returns_values(topology: Topology, rank: int) -> None:
     batch_builder = GivenBatches([pack(BATCH)], topology, rank)
     assert score_pairs(LabelsAsScores(), batch_builder, [0, 1]) is None  # type: ignore[arg-type]
 
@@ -178,7 +178,7 @@ def test_agreement_is_how_likely_the_pair_is() -> None:
     expected = torch.stack([responses[0] + responses[1], responses[2] + responses[3]]).exp()
     torch.testing.assert_close(wpo_weights(batch, columns), expected)
     assert (expected > 1).any()
-    # What clamp_weighting asks for.
+    # As with clamp_weighting.
     torch.testing.assert_close(wpo_weights(batch, columns, clamp=True), expected.clamp(max=1))
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.workers.batching.minibatches import minibatches
-from mindspeed_dpo.workers.setup.objectives import learning_rate_of, steps_per_iteration
+from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of, steps_per_iteration
 from tests.unit.workers.pairs import random_run
 
 
@@ -39,13 +39,13 @@ def test_every_pass_takes_every_pair_once_in_steps_of_even_size(
     offline: RunConfig, mini: int, epochs: int, count: int, shuffle: bool
 ) -> None:
     run = paired(offline, ppo_mini_batch_size=mini, ppo_epochs=epochs, shuffle_minibatch=shuffle)
-    found = list(minibatches(run, 3, count))
-    assert sorted(np.concatenate([minibatch.positions for minibatch in found]).tolist()) == sorted(
+    actual = list(minibatches(run, 3, count))
+    assert sorted(np.concatenate([minibatch.positions for minibatch in actual]).tolist()) == sorted(
         [*range(count)] * epochs
     )
-    sizes = [len(minibatch.positions) for minibatch in found]
+    sizes = [len(minibatch.positions) for minibatch in actual]
     assert max(sizes) - min(sizes) <= 1
-    numbers = [minibatch.number for minibatch in found]
+    numbers = [minibatch.number for minibatch in actual]
     assert numbers == sorted(set(numbers)) and numbers[-1] < steps_per_iteration(run.actor) == epochs * 8 // mini
 
 

@@ -30,14 +30,14 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 RESPONSES = [[[3], [4, 9, 6]], [[8, 1], [2, 0]], [[200, 19, 0], [1]], [[10, 2], [2, 10, 11, 12]], [[5], [36]]]
 SCORES = np.array([[1.0, -0.5], [0.25, 1.0], [2.0, 0.5], [np.nan, 1.0], [0.5, 0.75]], np.float32)
 """The fourth prompt is lost: one of its responses was not scored."""
-KEPT, BETA, ALPHA = [0, 1, 2, 4], 0.3, 0.2
+SELECTED, BETA, ALPHA = [0, 1, 2, 4], 0.3, 0.2
 METHODS: dict[str, dict[str, Any]] = {
     "xpo": {"online_method": "xpo", "xpo_alpha": ALPHA},
     "xpo with ipo": {"online_method": "xpo", "xpo_alpha": ALPHA, "dpo_loss_type": "ipo"},
     "nash_md": {"online_method": "nash_md"},
 }
 SPLITS: dict[str, tuple[Layout, int | None]] = {
-    "whole": ((1, 1, 1), 8),
+    "complete": ((1, 1, 1), 8),
     "token budgets": ((1, 1, 2), None),
     "micro-batches of 1": ((1, 1, 1), 1),
     "two shards": ((2, 1, 1), 2),
@@ -63,14 +63,14 @@ def method_run(folder: Path, layout: Layout = (1, 1, 1), own: int = 0, **setting
 
 
 def learn(run: RunConfig, steps: int = 1) -> tuple[list[dict[str, float]], dict[str, Tensor], Tensor]:
-    """Metrics of each step on the fixed answers; of rank 0 the last gradient and the weights after it."""
+    """Metrics of each step on the fixed responses; of rank 0 the last gradient and the weights after it."""
     group = PoolGroup(run, run.num_processes("actor"))
     group.build("actor")
     group.build("ref")
-    method, answers = method_of(run.actor.pairing), PreferenceBatch.from_lists(PROMPTS, RESPONSES)
-    known = method.start_ref_logps(ReferenceGroup(group), answers)()
-    selection = method.select(answers, SCORES, seed=(0, 0))
-    pairs, ref_logps = method.training_batch(known, selection, SCORES)
+    method, sampled = method_of(run.actor.pairing), PreferenceBatch.from_lists(PROMPTS, RESPONSES)
+    ref_values = method.start_ref_logps(ReferenceGroup(group), sampled)()
+    selection = method.select(sampled, SCORES, seed=(0, 0))
+    pairs, ref_logps = method.training_batch(ref_values, selection, SCORES)
     metrics = [ActorGroup(group).update(step, pairs, ref_logps) for step in range(steps)]
     gradient, weights = group.inspect(gradient_and_weights)[0]
     group.leave()
@@ -93,7 +93,7 @@ def by_hand(folder: Path, method: str) -> tuple[dict[str, float], torch.nn.Modul
     policy = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float64)
     reference = AutoModelForCausalLM.from_pretrained(folder / "ref", dtype=torch.float64)
     first, second = [], []
-    for p in KEPT:
+    for p in SELECTED:
         lp = [token_logps(policy, PROMPTS[p], response) for response in RESPONSES[p]]
         with torch.no_grad():
             rp = [token_logps(reference, PROMPTS[p], response) for response in RESPONSES[p]]
@@ -128,7 +128,7 @@ def test_loss_and_gradient_are_those_of_plain_torch(method: str, folder: Path, t
     source = open_weights(tmp_path / "gradient")
     model = source.model_config()
     for name, value in source.local_tensors(model, Placement.even(model.num_layers)):
-        # What cancels out is as wrong as what it was made of: the tensor's own scale.
+        # What cancels out has the error of its terms: the tensor's own scale.
         near = 2e-6 * max(1.0, float(value.abs().max()))
         torch.testing.assert_close(gradient[name][: len(value)], value, rtol=1e-4, atol=near, msg=name)
 
@@ -140,8 +140,8 @@ def test_no_split_changes_a_step(method: str, folder: Path) -> None:
         keys = {"micro_batch_size": size, "micro_batch_tokens": None if size else 16, **METHODS[method]}
         run = method_run(folder, layout, log_token_statistics=True, **keys)
         (metrics,), _, _ = learn(run)
-        found = {name: metrics[name] for name in expected}
-        assert found == pytest.approx(expected, rel=5e-5, abs=5e-6), split
+        actual = {name: metrics[name] for name in expected}
+        assert actual == pytest.approx(expected, rel=5e-5, abs=5e-6), split
 
 
 def test_without_its_bonus_xpo_is_online_dpo_on_the_same_pairs(folder: Path) -> None:
@@ -155,7 +155,7 @@ def test_without_its_bonus_xpo_is_online_dpo_on_the_same_pairs(folder: Path) -> 
     assert with_bonus[2]["loss"] != dpo[2]["loss"]
 
 
-SEATS: dict[str, tuple[Layout, int]] = {
+PLACEMENTS: dict[str, tuple[Layout, int]] = {
     "in place": ((1, 1, 1), 0),
     "two shards": ((2, 1, 1), 0),
     "two replicas": ((1, 1, 2), 0),
@@ -165,7 +165,7 @@ SEATS: dict[str, tuple[Layout, int]] = {
 
 
 @pytest.mark.parametrize("method", ["xpo", "nash_md"])
-def test_wherever_the_rollout_sits_the_other_answers_with_the_reference(method: str, folder: Path) -> None:
+def test_wherever_the_rollout_runs_the_other_generates_with_the_reference(method: str, folder: Path) -> None:
     # With all of the reference in the mixture both methods meet the same.
     keys = {"online_method": method, **({"nash_md_mixture": 1.0} if method == "nash_md" else {})}
     rows, first = [4, 0, 2], 20
@@ -177,7 +177,7 @@ def test_wherever_the_rollout_sits_the_other_answers_with_the_reference(method: 
     )  # fmt: skip
     expected = [row[0].tolist() for row in theirs.samples.responses()]
     policys = set()
-    for layout, own in SEATS.values():
+    for layout, own in PLACEMENTS.values():
         jobs = Jobs(method_run(folder, layout, own, **keys), folder)
         if own:
             jobs.hand_over(0)
@@ -192,12 +192,12 @@ def test_a_resumed_run_goes_on_with_the_same_numbers(method: str, folder: Path, 
     keys = {"online_method": method, "reward_functions": ["tests.support.reward_functions.first_token"], "lr": 1e-2}
     keys |= {"ppo_mini_batch_size": 2, "save_interval": 2, "finetune": False, "lr_decay_style": "constant"}
     keys["data_path"] = prompts_with_text()
-    whole = train(method_run(folder, output_dir=tmp_path / "whole", **keys))
+    complete = train(method_run(folder, output_dir=tmp_path / "complete", **keys))
     resumed = method_run(
-        folder, output_dir=tmp_path / "rest", resume_from=tmp_path / "whole" / "checkpoints" / "iter_0000002", **keys
+        folder, output_dir=tmp_path / "rest", resume_from=tmp_path / "complete" / "checkpoints" / "iter_0000002", **keys
     )
-    assert [timeless(step) for step in train(resumed)] == [timeless(step) for step in whole[2:]]
-    assert whole[3]["loss"] != whole[2]["loss"]
+    assert [timeless(step) for step in train(resumed)] == [timeless(step) for step in complete[2:]]
+    assert complete[3]["loss"] != complete[2]["loss"]
 
 
 def timeless(step: dict[str, float]) -> dict[str, float]:

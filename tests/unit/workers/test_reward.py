@@ -1,4 +1,4 @@
-"""One process of the reward: its share, the penalty, what stops a run, and which scorer the settings ask for."""
+"""One process of the reward: its share, the penalty, what stops a run, and which scorer the settings select."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def worker(topology: Topology = SINGLE, rank: int = 0, missing_eos_penalty: floa
     return RewardWorker(context, role, Columns())  # type: ignore[arg-type]
 
 
-def whole(batch: RolloutBatch = BATCH, **keys: Any) -> Scored:
+def complete(batch: RolloutBatch = BATCH, **keys: Any) -> Scored:
     scored = worker(**keys).score(batch)
     assert scored is not None
     return scored
@@ -64,12 +64,12 @@ def whole(batch: RolloutBatch = BATCH, **keys: Any) -> Scored:
 @given(count=st.integers(1, 7), topology=st.builds(Topology, st.integers(1, 2), st.integers(1, 2), st.integers(1, 4)))
 def test_replicas_together_score_what_one_process_scores(keys: Any, count: int, topology: Topology) -> None:
     batch = BATCH.select(range(count))
-    expected = whole(batch, missing_eos_penalty=0.25, **keys)
-    answers = [
+    expected = complete(batch, missing_eos_penalty=0.25, **keys)
+    shares = [
         worker(topology, rank, missing_eos_penalty=0.25, **keys).score(batch) for rank in range(topology.world_size)
     ]
-    spoken = [answer for answer in answers if answer is not None]
-    assert [answer is not None for answer in answers] == [
+    spoken = [share for share in shares if share is not None]
+    assert [share is not None for share in shares] == [
         topology.place(rank).is_output for rank in range(topology.world_size)
     ]
     joined = Scored.concat(spoken)
@@ -80,41 +80,41 @@ def test_replicas_together_score_what_one_process_scores(keys: Any, count: int, 
 
 @pytest.mark.usefixtures("shared")
 def test_only_responses_without_an_end_pay_the_penalty() -> None:
-    plain, penalised = (whole(reward_functions=(LENGTH,), missing_eos_penalty=p).scores for p in (0, 1.5))
+    plain, penalised = (complete(reward_functions=(LENGTH,), missing_eos_penalty=p).scores for p in (0, 1.5))
     np.testing.assert_array_equal(plain - penalised, np.where(BATCH.ended, 0, 1.5))
-    judged = whole(judge=LONGER, missing_eos_penalty=1.5).scores
+    judged = complete(judge=LONGER, missing_eos_penalty=1.5).scores
     assert judged[0].tolist() == [-1.5, 1] and judged[6].tolist() == [1 - 1.5, 0]
 
 
 @pytest.mark.usefixtures("shared")
 def test_the_penalty_does_not_hide_a_failure() -> None:
-    scored = whole(reward_functions=(RAISING,), missing_eos_penalty=1.0)
+    scored = complete(reward_functions=(RAISING,), missing_eos_penalty=1.0)
     assert np.isnan(scored.scores[[1, 5]]).all() and np.isfinite(scored.scores[[0, 2, 3, 4, 6]]).all()
     assert "dataset row 2" in scored.failures[5]
 
 
 @pytest.mark.usefixtures("shared")
-def test_a_failure_stops_the_run_where_that_is_asked_for() -> None:
+def test_a_failure_stops_the_run_where_that_is_configured() -> None:
     with pytest.raises(RewardError, match=r"^2 of 7 prompts .*raising raised ValueError: .*'bad 1' \(dataset row 1\)"):
-        whole(reward_functions=(RAISING,), reward_failure="stop")
-    assert whole(reward_functions=(LENGTH,), reward_failure="stop").failures == {}
+        complete(reward_functions=(RAISING,), reward_failure="stop")
+    assert complete(reward_functions=(LENGTH,), reward_failure="stop").failures == {}
 
 
 @pytest.mark.usefixtures("shared")
-def test_only_the_answer_is_scored_where_that_is_asked_for() -> None:
+def test_only_the_answer_is_scored_where_that_is_configured() -> None:
     batch = rollouts([("p", ["so <answer>42</answer>", "unfinished"])])
-    assert whole(batch, reward_functions=(LENGTH,), extract_content_for_reward=True).scores.tolist() == [[2, 10]]
-    assert whole(batch, reward_functions=(LENGTH,)).scores.tolist() == [[22, 10]]
+    assert complete(batch, reward_functions=(LENGTH,), extract_content_for_reward=True).scores.tolist() == [[2, 10]]
+    assert complete(batch, reward_functions=(LENGTH,)).scores.tolist() == [[22, 10]]
 
 
 @pytest.mark.usefixtures("shared")
 def test_weights_reach_the_functions() -> None:
-    single = whole(reward_functions=(LENGTH,)).scores
-    np.testing.assert_array_equal(whole(reward_functions=(LENGTH,), reward_weights=(-2.0,)).scores, -2 * single)
+    single = complete(reward_functions=(LENGTH,)).scores
+    np.testing.assert_array_equal(complete(reward_functions=(LENGTH,), reward_weights=(-2.0,)).scores, -2 * single)
 
 
 def test_a_worker_starts_its_own_process_and_only_where_it_speaks(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert whole(reward_functions=(LENGTH,)).scores[0].tolist() == [0, 7]
+    assert complete(reward_functions=(LENGTH,)).scores[0].tolist() == [0, 7]
     monkeypatch.setattr(reward, "open_functions", lambda settings: pytest.fail("a second process was started"))
     assert worker(Topology(tp=2), 1, reward_functions=(LENGTH,)).score(BATCH) is None
 
@@ -130,6 +130,6 @@ class HalfBroken:
 
 def test_a_score_that_is_no_number_takes_its_prompt_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(reward.SCORER_BUILDERS, "model", lambda *_: HalfBroken())
-    scored = whole()
+    scored = complete()
     assert np.flatnonzero(np.isnan(scored.scores).all(1)).tolist() == [1]
     assert scored.failures == {1: "the responses to dataset row 1 were scored inf, 1.0"}

@@ -1,4 +1,4 @@
-"""The rollout over pools of processes: it answers with the actor's weights, wherever either of them sits."""
+"""The rollout over pools of processes: it generates with the actor's weights, wherever either of them runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import Rollout
+from mindspeed_dpo.workers.role_interfaces import Rollout
 from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
 from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
@@ -20,7 +20,7 @@ OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "ove
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
 VIRTUAL = {"num_layers": 4, "num_layers_per_virtual_pipeline_stage": 1}
 # Layout of training, tensor-parallel size of the rollout, processes of its own, further settings.
-SEATS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
+PLACEMENTS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "own": ((2, 1, 1), 1, 1, {}),
     "own, two ranks": ((1, 2, 1), 2, 2, {}),
     "own, two replicas": ((1, 1, 2), 1, 2, OVERLAP),
@@ -56,16 +56,16 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
     return jobs
 
 
-@pytest.mark.parametrize("seat", SEATS)
-def test_the_rollout_answers_with_the_weights_that_were_learned(build: Build, seat: str) -> None:
-    layout, inference_tp, own, settings = SEATS[seat]
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_the_rollout_generates_with_the_trained_weights(build: Build, placement: str) -> None:
+    layout, inference_tp, own, settings = PLACEMENTS[placement]
     jobs = build(layout, inference_tp, own, **settings)
     initial = equal(*jobs.digests())
     rows = [4, 0, 2]
     for version in (1, 2):
         jobs.learn(step=version - 1)
         assert jobs.hand_over(version) == [version] * jobs.run.num_processes(ROLLOUT)
-        # Before anything asks the actor: what its last update made of the weights must be there already.
+        # Before anything calls the actor: what its last update made of the weights must be there already.
         rollouts = jobs.generate(rows, 7, version)
         torch.testing.assert_close(rollouts.logps, jobs.logps(rollouts.samples), atol=1e-4, rtol=1e-4)
         assert initial != equal(*jobs.digests())
@@ -73,7 +73,7 @@ def test_the_rollout_answers_with_the_weights_that_were_learned(build: Build, se
         assert [prompt.tolist() for prompt in rollouts.samples.prompts()] == [PROMPTS[row] for row in rows]
 
 
-def test_a_response_depends_on_its_number_and_not_on_who_answers(build: Build) -> None:
+def test_a_response_depends_on_its_number_and_not_on_the_process(build: Build) -> None:
     jobs = build((1, 1, 2))
     everything = jobs.generate([0, 1, 2, 3], 10)
     later = jobs.generate([2, 3], 12)
@@ -119,7 +119,7 @@ def test_another_version_than_the_one_held_is_refused(build: Build) -> None:
     assert refusal == "policy version 4 was requested, but the rollout holds version 3"
 
 
-def test_a_rollout_that_received_nothing_does_not_answer(build: Build) -> None:
+def test_a_rollout_that_received_nothing_does_not_generate(build: Build) -> None:
     jobs = build((1, 1, 1), 1, 1, load=None, random_init=True, finetune=False)
     (refusal,) = jobs.rollout.inspect(refused, Rollout.generate, [0], 0)
     assert refusal == "the rollout has no weights yet; the actor must send them before the first prompt"

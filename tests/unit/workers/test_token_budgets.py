@@ -71,11 +71,11 @@ def test_a_budget_learns_what_single_pairs_learn(case: str, tmp_path: Path) -> N
     layout, cp, keys = CASES[case]
     sharing = {key: value for key, value in keys.items() if not key.startswith(("micro_batch", "pad_to"))}
     logps, metrics, gradients = learn(tmp_path, layout, cp, **ALONE, **sharing)
-    found_logps, found_metrics, found_gradients = learn(tmp_path, layout, cp, **keys)
-    np.testing.assert_allclose(found_logps, logps, rtol=ROUNDING)
-    assert_same_run([found_metrics], [metrics], FULL, but=NOT_ALIKE)
-    for expected, found in zip(gradients, found_gradients, strict=True):
-        assert_same_tensors(found, expected)
+    actual_logps, actual_metrics, actual_gradients = learn(tmp_path, layout, cp, **keys)
+    np.testing.assert_allclose(actual_logps, logps, rtol=ROUNDING)
+    assert_same_run([actual_metrics], [metrics], FULL, but=NOT_ALIKE)
+    for expected, actual in zip(gradients, actual_gradients, strict=True):
+        assert_same_tensors(actual, expected)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_budget_learns_what_single_pairs_learn(case: str, tmp_path: Path) -> N
     [(ALONE, 4, 27), (FEW, 3, 27), (NONE_FITS, 4, 27), (PADDED, 2, 30)],
     ids=["single pairs", "budget", "a budget for no pair", "padded"],
 )
-def test_passes_and_what_fills_them_are_told(keys: dict[str, Any], passes: int, rows: int, tmp_path: Path) -> None:
+def test_passes_and_what_fills_them_are_logged(keys: dict[str, Any], passes: int, rows: int, tmp_path: Path) -> None:
     _, metrics, _ = learn(tmp_path, (1, 1, 1), 1, **keys)
     assert (metrics["micro_batches"], metrics["tokens_computed"]) == (passes, rows)
     budget = keys.get("micro_batch_tokens")

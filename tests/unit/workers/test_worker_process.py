@@ -1,4 +1,4 @@
-"""A worker process before it has a device: its meeting point, what MindSpeed is told, whose layout leads."""
+"""A worker process before it has a device: its meeting point, what MindSpeed gets, whose layout leads."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_without_a_port_any_free_one_is_taken() -> None:
     assert host == "10.0.0.7" and 0 < int(port) < 65536
 
 
-def test_a_port_that_is_asked_for_is_kept() -> None:
+def test_a_configured_port_is_used() -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         free = probe.getsockname()[1]
@@ -54,7 +54,7 @@ def test_leaving_before_joining_does_nothing() -> None:
 
 
 @pytest.mark.parametrize(("layout", "varies"), [((1, 1, 1), False), ((2, 2, 1), True)])
-def test_mindspeed_is_told_the_sizes_of_the_role(layout: tuple[int, int, int], varies: bool, tmp_path: Path) -> None:
+def test_mindspeed_gets_the_sizes_of_the_role(layout: tuple[int, int, int], varies: bool, tmp_path: Path) -> None:
     role = random_run(tmp_path, layout, seq_length=128, global_batch_size=4, micro_batch_size=2).actor
     assert megatron_settings(role) == {
         "seq_length": 128,

@@ -1,1 +1,1 @@
-"""A MindSpeed for tests: only its adaptor, with the habits that have bitten others."""
+"""A MindSpeed for tests: only its adaptor, with the side effects that cause errors elsewhere."""

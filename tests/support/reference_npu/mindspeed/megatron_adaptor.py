@@ -1,7 +1,7 @@
 """MindSpeed's adaptor as far as its traps go, of branch core_r0.16.0: what it reads, resets, replaces and drops.
 
-Importing it parses `sys.argv`, resets logging and warnings and patches torch and megatron-core, for good. `seen` tells
-what it found. It does not pretend that TransformerEngine or apex are there, as MindSpeed does.
+Importing it parses `sys.argv`, resets logging and warnings and patches torch and megatron-core, for good. `seen` holds
+what it saw. It provides no dummy TransformerEngine or apex, as MindSpeed does.
 """
 
 from __future__ import annotations

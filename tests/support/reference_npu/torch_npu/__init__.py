@@ -48,6 +48,6 @@ def _hccl(store: Any, rank: int, size: int, timeout: Any) -> Any:
 
 torch.utils.rename_privateuse1_backend("npu")
 torch._register_device_module("npu", npu)
-# torch would ask the compiled half of a backend, which is missing here; a barrier meets over gloo then.
+# torch would call the compiled half of a backend, which is missing here; a barrier meets over gloo then.
 torch._C._get_accelerator = lambda *_args: torch.device("cpu")
 dist.Backend.register_backend("hccl", _hccl, devices=["npu"])

@@ -36,8 +36,8 @@ def npu_fused_linear_online_max_sum(
     need(bool((column < len(weight)).all()), f"{name}: a target beyond the rows of the weight")
     label_logit = logits.gather(1, column.long()[:, None])[:, 0].where(inside, 0.0)
     sums = (logits - highest[:, None]).exp().sum(-1)
-    kept = logits.to(input.dtype) if return_logits else input.new_empty(0)
-    return highest, sums, label_logit, _packed(~inside), column, kept
+    returned_logits = logits.to(input.dtype) if return_logits else input.new_empty(0)
+    return highest, sums, label_logit, _packed(~inside), column, returned_logits
 
 
 def npu_fused_linear_cross_entropy_loss_with_max_sum_backward(

@@ -72,8 +72,8 @@ def set_rng_state(state: torch.Tensor, *_args: object) -> None:
 
 
 def manual_seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would ask this module again
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would call this module again
 
 
 def manual_seed_all(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)  # torch.manual_seed would ask this module again
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed would call this module again

@@ -66,8 +66,8 @@ def need(holds: bool, sentence: str) -> None:
 
 
 def same_dtype(name: str, *tensors: Tensor, allowed: tuple[torch.dtype, ...] = DTYPES) -> None:
-    found = {tensor.dtype for tensor in tensors}
-    need(len(found) == 1 and found <= set(allowed), f"{name}: dtypes {sorted(map(str, found))}")
+    actual = {tensor.dtype for tensor in tensors}
+    need(len(actual) == 1 and actual <= set(allowed), f"{name}: dtypes {sorted(map(str, actual))}")
 
 
 def npu_rms_norm(input: Tensor, gamma: Tensor, epsilon: float = 1e-6) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.workers.reward import RewardWorker
@@ -51,11 +51,11 @@ class NoColumns:
 
 
 class OddMessages(Messages):
-    """A prompt set whose row 5 ends with an answer."""
+    """A prompt set whose row 5 ends with a response."""
 
     def columns(self, rows: Sequence[int]) -> dict[str, list[Any]]:
-        answered = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
-        return {"messages": [answered if row == 5 else question(int(row)) for row in rows]}
+        conversation = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+        return {"messages": [conversation if row == 5 else question(int(row)) for row in rows]}
 
 
 def question(row: int) -> list[dict[str, str]]:
@@ -109,13 +109,13 @@ def reward_run(
 
 def score(run: RunConfig, batch: RolloutBatch, processes: int = 1, prompts: type = Messages) -> Scored:
     """What the replicas of a pool say together."""
-    answers = pool(processes).run(_score, run, batch, prompts)
-    return Scored.concat([answer for answer in answers if answer is not None])
+    shares = pool(processes).run(_score, run, batch, prompts)
+    return Scored.concat([scored for scored in shares if scored is not None])
 
 
 def silent(run: RunConfig, batch: RolloutBatch, processes: int) -> list[bool]:
     """Which processes say nothing."""
-    return [answer is None for answer in pool(processes).run(_score, run, batch, Messages)]
+    return [scored is None for scored in pool(processes).run(_score, run, batch, Messages)]
 
 
 def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
@@ -129,11 +129,11 @@ def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
         parallel.pipeline_model_parallel_size,
         parallel.context_parallel_size,
     )
-    groups.split(topology)
+    process_groups.split(topology)
     worker = RewardWorker(WorkerContext(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())
     return worker.score(batch)
 
 
-def assert_scores(found: Scored, expected: Sequence[Sequence[float]] | np.ndarray) -> None:
-    assert found.scores.dtype == np.float32 and not found.failures
-    np.testing.assert_allclose(found.scores, np.asarray(expected), rtol=1e-4, atol=1e-4)
+def assert_scores(actual: Scored, expected: Sequence[Sequence[float]] | np.ndarray) -> None:
+    assert actual.scores.dtype == np.float32 and not actual.failures
+    np.testing.assert_allclose(actual.scores, np.asarray(expected), rtol=1e-4, atol=1e-4)

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from tests.support.tokenizers import save_chat_tokenizer
 
 FUNCTIONS = "tests.support.reward_functions"
@@ -44,19 +44,19 @@ class Columns:
 
 
 def rollouts(
-    answered: Sequence[tuple[str, Sequence[str]]], *, rows: Sequence[int] | None = None, version: int = 0
+    conversations: Sequence[tuple[str, Sequence[str]]], *, rows: Sequence[int] | None = None, version: int = 0
 ) -> RolloutBatch:
     """Prompts with their responses; one that ends with the end token has ended."""
     ids = tokenizer()
     encode = ids.encode
     batch = PreferenceBatch.from_lists(
-        [encode(prompt, add_special_tokens=False) for prompt, _ in answered],
-        [[encode(response, add_special_tokens=False) for response in responses] for _, responses in answered],
+        [encode(prompt, add_special_tokens=False) for prompt, _ in conversations],
+        [[encode(response, add_special_tokens=False) for response in responses] for _, responses in conversations],
     )
     return RolloutBatch(
         batch,
-        torch.arange(len(answered)) if rows is None else torch.tensor(rows),
-        torch.tensor([[response.endswith(END) for response in responses] for _, responses in answered]),
+        torch.arange(len(conversations)) if rows is None else torch.tensor(rows),
+        torch.tensor([[response.endswith(END) for response in responses] for _, responses in conversations]),
         version=version,
     )
 

@@ -1,4 +1,4 @@
-"""Scores by functions: how they are called, added up, and what becomes of those that misbehave."""
+"""Scores by functions: how they are called, added up, and how failures are handled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.settings.online import RewardConfig
-from mindspeed_dpo.workers.rewards.decoding import TextReader
+from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, check_functions, open_functions
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 from mindspeed_dpo.workers.rewards.scorer import Scored
@@ -83,7 +83,7 @@ def test_scores_of_several_functions_are_added_up_by_their_weights(functions: Is
         ("text", "scored response 1 with the str '5'"),
     ],
 )
-def test_the_guilty_prompt_is_named_and_the_others_keep_their_scores(
+def test_the_failing_prompt_is_named_and_the_others_keep_their_scores(
     functions: IsolatedFunctions, name: str, cause: str
 ) -> None:
     scored = score(functions, name)
@@ -145,25 +145,25 @@ def test_functions_are_checked_without_being_called(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "sentence"),
+    ("invalid", "sentence"),
     [
         (settings("length", "absent"), r"reward_functions: .*\.absent cannot be imported"),
         (settings("NOT_A_FUNCTION"), r"reward_functions: .*\.NOT_A_FUNCTION is a dict, not a function"),
         (
-            settings("only_labels", dataset_additional_keys=("answers",)),
-            r"only_labels requires the argument labels, .* completion_ids, messages, answers; .*additional_keys",
+            settings("only_labels", dataset_additional_keys=("solutions",)),
+            r"only_labels requires the argument labels, .* completion_ids, messages, solutions; .*additional_keys",
         ),
         (settings("length", dataset_additional_keys=("prompts",)), "dataset_additional_keys names prompts"),
         (RewardConfig(judge=f"{FUNCTIONS}.absent"), r"judge: .*\.absent cannot be imported"),
         (RewardConfig(judge=f"{FUNCTIONS}.written"), "judge: .*written requires the argument completion_ids"),
     ],
 )
-def test_functions_that_cannot_be_called_stop_the_run_before_it_starts(wrong: RewardConfig, sentence: str) -> None:
+def test_functions_that_cannot_be_called_stop_the_run_before_it_starts(invalid: RewardConfig, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        check_functions(wrong)
+        check_functions(invalid)
 
 
-def test_opened_functions_answer() -> None:
+def test_opened_functions_can_be_called() -> None:
     opened = open_functions(settings("length"))
     assert score(opened, "length").scores.tolist() == [[1, 3], [2, 4], [0, 5]]
     opened.close()

@@ -22,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
 from mindspeed_dpo.workers.rewards.hf_classifier import ClassifierScorer, max_length
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
@@ -44,14 +44,14 @@ from tests.unit.workers.rewards.sample_rollouts import rollouts
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = [4, 0, 5]
-ANSWERED = [
+CONVERSATIONS = [
     ("<|user|>what is 4?<|end|><|assistant|>", ["a number<|end|>", "this is a b or so, and more of it<|end|>"]),
     ("<|user|>is it?<|end|><|assistant|>", ["it is", "nothing<|end|>"]),
     ("<|user|>5<|end|><|assistant|>", ["abab<|end|>", "x"]),
 ]
 PLAIN = [("what is 4?", ["a number", "this is a b or so, and more of it"]), ("is it?", ["it is", "nothing"]),
          ("5", ["abab", "x"])]  # fmt: skip
-BATCH = rollouts(ANSWERED, rows=ROWS)
+BATCH = rollouts(CONVERSATIONS, rows=ROWS)
 MODEL = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 2, "vocab_size": 300, "max_position_embeddings": 64}
 CONFIGS: dict[str, Any] = {
     "bert": lambda: BertConfig(
@@ -104,15 +104,15 @@ def plainly(path: Path, how: str) -> np.ndarray:
     model = AutoModelForSequenceClassification.from_pretrained(path, dtype=torch.float32).eval()
     own = AutoTokenizer.from_pretrained(path)
     scores = []
-    for row, (prompt, answers) in zip(ROWS, PLAIN, strict=True):
-        for answer in answers:
+    for row, (prompt, responses) in zip(ROWS, PLAIN, strict=True):
+        for response in responses:
             if how == "conversation":
                 text = own.apply_chat_template(
-                    [*question(row), {"role": "assistant", "content": answer}], tokenize=False
+                    [*question(row), {"role": "assistant", "content": response}], tokenize=False
                 )
                 inputs = own(text, add_special_tokens=False, return_tensors="pt")
             else:
-                inputs = own(*((prompt, answer) if how == "pair" else (prompt + answer,)), return_tensors="pt")
+                inputs = own(*((prompt, response) if how == "pair" else (prompt + response,)), return_tensors="pt")
             with torch.no_grad():
                 scores.append(float(model(**inputs).logits))
     assert len(set(scores)) == 6 and np.ptp(scores) > 1e-2
@@ -155,15 +155,15 @@ def test_a_conversation_that_cannot_be_written_is_left_out_and_named() -> None:
 
 
 def test_inputs_longer_than_the_model_takes_are_left_out_and_named() -> None:
-    batch = rollouts([ANSWERED[0], ("<|user|>long<|end|>", ["x" * 200, "y"])], rows=[4, 9])
+    batch = rollouts([CONVERSATIONS[0], ("<|user|>long<|end|>", ["x" * 200, "y"])], rows=[4, 9])
     scored = score(run_of(folder("bert")), batch)
     assert np.isfinite(scored.scores[0]).all() and np.isnan(scored.scores[1]).all()
     assert "207 tokens, but the model's limit is 128" in scored.failures[1]
 
 
-def test_only_the_marked_answer_is_read_where_that_is_asked_for() -> None:
-    marked = [(prompt, [f"so <answer>{answer.removesuffix('<|end|>')}</answer>" for answer in answers])
-              for prompt, answers in ANSWERED]  # fmt: skip
+def test_only_the_marked_answer_is_read_where_that_is_configured() -> None:
+    marked = [(prompt, [f"so <answer>{response.removesuffix('<|end|>')}</answer>" for response in responses])
+              for prompt, responses in CONVERSATIONS]  # fmt: skip
     run = run_of(folder("bert"), extract_content_for_reward=True)
     assert_scores(score(run, rollouts(marked, rows=ROWS)), plainly(folder("bert"), "pair"))
 

@@ -83,11 +83,11 @@ def test_a_coin_decides_who_is_shown_first_the_same_for_the_same_sample() -> Non
 
 def test_the_coin_does_not_depend_on_the_prompts_beside_it() -> None:
     many = rollouts([("p", ["a", "bc", "def"])] * 20, rows=range(20))
-    whole, parts = Shown(), Shown()
-    score(whole, "any", many)
+    complete, parts = Shown(), Shown()
+    score(complete, "any", many)
     for part in (range(7), range(7, 20)):
         score(parts, "any", many.select(part))
-    assert whole.pairs == parts.pairs
+    assert complete.pairs == parts.pairs
 
 
 def test_a_judge_who_only_looks_at_the_place_favours_no_response(functions: IsolatedFunctions) -> None:

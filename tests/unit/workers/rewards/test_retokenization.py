@@ -21,7 +21,7 @@ def test_prompt_and_response_together_are_what_was_written(prompt: list[int], ta
             shared_prompt(sequences)
         return
     shared, responses = shared_prompt(sequences)
-    assert [shared + response for response in responses] == [whole for _, whole in sequences]
+    assert [shared + response for response in responses] == [complete for _, complete in sequences]
     assert shared and all(responses) and shared == prompt[: len(shared)]
     assert len(shared) == len(prompt) - (not all(tails)), (
         "all of the prompt is computed once, if every response has more"

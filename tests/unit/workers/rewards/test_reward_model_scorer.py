@@ -14,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mindspeed_dpo.weights import ParallelLayout, WeightsError
 from mindspeed_dpo.weights.convert import ConversionRequest, convert
-from mindspeed_dpo.workers.setup.sources import open_initial_weights
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 from tests.support.reward_models import hf_scores
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.workers.rewards.reward_runs import (
@@ -32,12 +32,12 @@ from tests.unit.workers.rewards.sample_rollouts import rollouts, tokenizer
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 ROWS = [4, 0, 5]
-ANSWERED = [
+CONVERSATIONS = [
     ("<|user|>what is 4?<|end|><|assistant|>", ["a number<|end|>", "<answer>this is a b</answer> or so<|end|>"]),
     ("<|user|>is it?<|end|><|assistant|>", ["it is", "nothing<|end|>"]),
     ("<|user|>5<|end|><|assistant|>", ["abab<|end|>", "x"]),
 ]
-BATCH = rollouts(ANSWERED, rows=ROWS)
+BATCH = rollouts(CONVERSATIONS, rows=ROWS)
 Encode = Callable[[int, str, str, bool], list[int]]
 
 
@@ -51,24 +51,24 @@ def hugging_face(folder: Path) -> tuple:
 def expected(folder: Path, encode: Encode) -> np.ndarray:
     """Scores [3, 2] of the tokens that `encode(row, prompt, response without end, ended)` gives."""
     sequences = [
-        encode(row, prompt, answer.removesuffix("<|end|>"), answer.endswith("<|end|>"))
-        for row, (prompt, answers) in zip(ROWS, ANSWERED, strict=True)
-        for answer in answers
+        encode(row, prompt, response.removesuffix("<|end|>"), response.endswith("<|end|>"))
+        for row, (prompt, responses) in zip(ROWS, CONVERSATIONS, strict=True)
+        for response in responses
     ]
     scores = hf_scores(hugging_face(folder)[0], sequences).view(3, 2).numpy()
     assert len(np.unique(scores)) == 6
     return scores
 
 
-def as_sampled(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
-    return tokenizer().encode(prompt + answer + "<|end|>" * ended, add_special_tokens=False)
+def as_sampled(row: int, prompt: str, response: str, ended: bool) -> list[int]:
+    return tokenizer().encode(prompt + response + "<|end|>" * ended, add_special_tokens=False)
 
 
 def as_conversation(folder: Path) -> Encode:
     own = hugging_face(folder)[1]
 
-    def encode(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
-        messages = [*question(row), {"role": "assistant", "content": answer}]
+    def encode(row: int, prompt: str, response: str, ended: bool) -> list[int]:
+        messages = [*question(row), {"role": "assistant", "content": response}]
         return own.encode(own.apply_chat_template(messages, tokenize=False), add_special_tokens=False)
 
     return encode
@@ -77,9 +77,9 @@ def as_conversation(folder: Path) -> Encode:
 def as_plain_text(folder: Path) -> Encode:
     own = hugging_face(folder)[1]
 
-    def encode(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
+    def encode(row: int, prompt: str, response: str, ended: bool) -> list[int]:
         text = tokenizer().decode(tokenizer().encode(prompt, add_special_tokens=False), skip_special_tokens=True)
-        return own.encode(text + answer) + [own.eos_token_id] * ended
+        return own.encode(text + response) + [own.eos_token_id] * ended
 
     return encode
 
@@ -137,7 +137,7 @@ def test_without_a_template_or_messages_the_text_is_read_as_it_is() -> None:
     assert_scores(score(run, BATCH, prompts=NoColumns), expected(chat, as_plain_text(chat)))
 
 
-def test_a_template_makes_the_policys_tokenizer_read_the_conversation_anew() -> None:
+def test_a_template_makes_the_policys_tokenizer_tokenize_the_conversation_again() -> None:
     folder = reward_folder()
     run = reward_run(folder, reward_prompt_type="chat_template")
     scores = expected(folder, as_conversation(folder))
@@ -149,8 +149,8 @@ def test_a_named_template_is_used_instead_of_the_tokenizers() -> None:
     folder = reward_folder("llama", "chat")
     own = hugging_face(folder)[1]
 
-    def alpaca(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
-        pieces = ["be brief", f"### Instruction:\nwhat is {row}?\n\n### Response:\n", answer]
+    def alpaca(row: int, prompt: str, response: str, ended: bool) -> list[int]:
+        pieces = ["be brief", f"### Instruction:\nwhat is {row}?\n\n### Response:\n", response]
         return [token for piece in pieces for token in own.encode(piece, add_special_tokens=False)] + [own.eos_token_id]
 
     run = reward_run(folder, reward_tokenizer=str(folder), reward_prompt_type="alpaca")
@@ -174,12 +174,12 @@ def test_a_batch_of_which_nothing_can_be_written_is_no_error() -> None:
     assert np.isnan(scored.scores).all() and list(scored.failures) == [0]
 
 
-def test_only_the_marked_answer_is_scored_where_that_is_asked_for() -> None:
+def test_only_the_marked_answer_is_scored_where_that_is_configured() -> None:
     folder = reward_folder()
     scores = score(reward_run(folder, extract_content_for_reward=True), BATCH).scores
 
-    def cut(row: int, prompt: str, answer: str, ended: bool) -> list[int]:
-        return as_sampled(row, prompt, answer.removeprefix("<answer>").removesuffix("</answer> or so"), ended)
+    def cut(row: int, prompt: str, response: str, ended: bool) -> list[int]:
+        return as_sampled(row, prompt, response.removeprefix("<answer>").removesuffix("</answer> or so"), ended)
 
     np.testing.assert_allclose(scores, expected(folder, cut), rtol=1e-4, atol=1e-4)
 
@@ -188,13 +188,15 @@ def test_without_the_final_norm_scores_differ() -> None:
     folder = reward_folder()
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager")
     model.model.norm = torch.nn.Identity()
-    sequences = [as_sampled(0, prompt, answer, False) for prompt, answers in ANSWERED for answer in answers]
-    found = score(reward_run(folder, no_post_layer_norm=True), BATCH)
-    assert_scores(found, hf_scores(model, sequences).view(3, 2).numpy())
-    assert not np.allclose(found.scores, expected(folder, as_sampled), atol=1e-2)
+    sequences = [
+        as_sampled(0, prompt, response, False) for prompt, responses in CONVERSATIONS for response in responses
+    ]
+    actual = score(reward_run(folder, no_post_layer_norm=True), BATCH)
+    assert_scores(actual, hf_scores(model, sequences).view(3, 2).numpy())
+    assert not np.allclose(actual.scores, expected(folder, as_sampled), atol=1e-2)
 
 
-def test_language_models_cannot_score_and_reward_models_cannot_answer(tmp_path: Path) -> None:
+def test_language_models_cannot_score_and_reward_models_cannot_generate(tmp_path: Path) -> None:
     reward = reward_run(reward_folder()).reward
     assert reward is not None and open_initial_weights(reward) is not None
     for name in ("actor", "ref", "rollout"):

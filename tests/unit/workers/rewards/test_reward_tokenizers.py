@@ -27,7 +27,7 @@ def test_another_tokenizer_must_be_named() -> None:
     check_reward_tokenizer(reward_run(folder, reward_tokenizer=str(folder)))
 
 
-def test_a_reward_model_without_a_tokenizer_must_be_told_whose_it_reads() -> None:
+def test_a_reward_model_without_a_tokenizer_needs_the_name_of_one() -> None:
     folder = reward_folder("llama", "none")
     with pytest.raises(ValueError, match=rf"{folder} has no tokenizer beside it.*\({tokenizer_dir()} if it is the pol"):
         check_reward_tokenizer(reward_run(folder))
@@ -41,12 +41,12 @@ def test_a_reward_model_without_a_tokenizer_must_be_told_whose_it_reads() -> Non
         ({"reward_prompt_type": "qwen"}, "ends turns with <|im_end|>, which the tokenizer does not have"),
     ],
 )
-def test_what_cannot_be_loaded_is_told(keys: dict[str, str], words: str) -> None:
+def test_what_cannot_be_loaded_is_reported(keys: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words.replace("|", r"\|") if "im_end" in words else words):
         check_reward_tokenizer(reward_run(reward_folder(), **keys))
 
 
-def test_a_tokenizer_larger_than_the_reward_model_is_told(tmp_path: Path) -> None:
+def test_a_tokenizer_larger_than_the_reward_model_is_reported(tmp_path: Path) -> None:
     folder = save_tiny_reward_model("llama", tmp_path / "small", vocab_size=93)
     own = save_tokenizer(tmp_path / "own")
     with pytest.raises(ValueError, match=r"own has 259 tokens, the reward model 93"):
@@ -65,7 +65,7 @@ def with_load(run: RunConfig, load: Path) -> RunConfig:
     return replace(run, actor=replace(run.actor, data=data, checkpoint=replace(run.actor.checkpoint, load=str(load))))
 
 
-def test_the_policys_tokenizer_is_found_beside_its_weights(tmp_path: Path) -> None:
+def test_the_policys_tokenizer_is_loaded_from_beside_its_weights(tmp_path: Path) -> None:
     run = reward_run(reward_folder())
     assert policy_tokenizer(run) == tokenizer_dir()
     assert policy_tokenizer(with_load(run, reward_folder())) == reward_folder()

@@ -126,20 +126,20 @@ for name in names[:2]:
     print(int(functions.call(name, {{"completions": ["a"]}})[0]), flush=True)
 if sys.argv[1] == "hanging":
     functions.call(names[2], {{"prompts": ["bad"], "completions": ["a"]}})
-print("idle", flush=True)
+print("waits", flush=True)
 sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("with_children", [False, True], ids=["alone", "with its children, as Ray does"])
-@pytest.mark.parametrize("state", ["hanging", "idle"])
+@pytest.mark.parametrize("state", ["hanging", "waiting"])
 def test_no_process_outlives_a_parent_that_is_killed(state: str, with_children: bool) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", PARENT, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         started = [int(parent.stdout.readline()) for _ in range(2)]
-        assert parent.stdout.readline().strip() == {"hanging": "hangs", "idle": "idle"}[state]
+        assert parent.stdout.readline().strip() == {"hanging": "hangs", "waiting": "waits"}[state]
         children = psutil.Process(parent.pid).children() if with_children else []
         for process in (parent, *children):
             process.kill()
@@ -164,7 +164,7 @@ def test_all_functions_that_cannot_be_used_are_named() -> None:
         ("import os; os._exit(5)", r"broken.f: the import ended its process \(exit code 5\)"),
     ],
 )
-def test_a_module_that_cannot_be_imported_is_told(
+def test_a_module_that_cannot_be_imported_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, sentence: str
 ) -> None:
     (tmp_path / "broken.py").write_text(source, encoding="utf-8")
@@ -177,6 +177,6 @@ def test_the_working_directory_comes_first(tmp_path: Path, monkeypatch: pytest.M
     # A module of this name is installed too.
     (tmp_path / "psutil.py").write_text("def mine(completions): return [7.0] * len(completions)", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    found = IsolatedFunctions(["psutil.mine"], timeout_s=60)
-    assert found.call("psutil.mine", {"completions": ["a"]}) == [7]
-    found.close()
+    actual = IsolatedFunctions(["psutil.mine"], timeout_s=60)
+    assert actual.call("psutil.mine", {"completions": ["a"]}) == [7]
+    actual.close()

@@ -1,4 +1,4 @@
-"""Scores that travel: joined in order, a prompt scored whole or not at all."""
+"""Scores that travel: joined in order, a prompt scored completely or not at all."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_parts_are_joined_with_their_failures_in_their_places() -> None:
 
 
 def test_a_prompt_with_one_score_that_is_no_number_has_none_and_is_reported() -> None:
-    validated = scored((1, 2), (np.inf, 1), (3, 4), p2="known").validated([7, 8, 9])
+    validated = scored((1, 2), (np.inf, 1), (3, 4), p2="reported before").validated([7, 8, 9])
     np.testing.assert_array_equal(validated.scores, [[1, 2], [np.nan, np.nan], [np.nan, np.nan]])
-    assert validated.failures == {1: "the responses to dataset row 8 were scored inf, 1.0", 2: "known"}
+    assert validated.failures == {1: "the responses to dataset row 8 were scored inf, 1.0", 2: "reported before"}
 
 
 def test_settling_and_penalties_leave_the_original_alone() -> None:

@@ -1,4 +1,4 @@
-"""Finding a function, what it takes, and what becomes of its answer: the child's side, without a child."""
+"""Importing a function, its parameters, and its results: the child's side, without a child."""
 
 from __future__ import annotations
 
@@ -9,17 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.workers.rewards.user_functions import (
-    InvalidFunction,
-    import_function,
-    parameters_of,
-    run_function,
-)
+from mindspeed_dpo.workers.rewards.function_loading import InvalidFunction, import_function, parameters_of
+from mindspeed_dpo.workers.rewards.function_results import run_function
 from tests.support import reward_functions
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 
 
-def test_functions_and_methods_of_objects_are_found() -> None:
+def test_functions_and_methods_of_objects_are_imported() -> None:
     assert import_function(f"{FUNCTIONS}.length") is reward_functions.length
     assert import_function(f"{FUNCTIONS}.JUDGE.judge") == reward_functions.JUDGE.judge
 
@@ -34,7 +30,7 @@ def test_functions_and_methods_of_objects_are_found() -> None:
         (f"{FUNCTIONS}.NOT_A_FUNCTION", "is a dict, not a function"),
     ],
 )
-def test_paths_that_lead_nowhere_are_told(path: str, sentence: str) -> None:
+def test_paths_that_lead_nowhere_are_reported(path: str, sentence: str) -> None:
     with pytest.raises(InvalidFunction, match=sentence):
         import_function(path)
 
@@ -74,14 +70,14 @@ def test_values_become_numbers_or_words(returned: Any, values: list[Any]) -> Non
         ({"scores": [1]}, "returned the dict {'scores': [1]} instead of a list"),
     ],
 )
-def test_an_answer_that_is_no_list_is_told(returned: Any, sentence: str) -> None:
+def test_a_result_that_is_no_list_is_reported(returned: Any, sentence: str) -> None:
     assert run_function(lambda: returned, {}) == {"failed": sentence}
 
 
-def test_an_error_is_told_in_one_line_with_its_traceback_beside_it() -> None:
-    told = run_function(partial(reward_functions.raising, prompts=["bad"]), {"completions": ["a"]})
-    assert told["failed"] == "raised ValueError: cannot read this"
-    assert "reward_functions.py" in told["trace"]
+def test_an_error_is_reported_in_one_line_with_its_traceback_beside_it() -> None:
+    outcome = run_function(partial(reward_functions.raising, prompts=["bad"]), {"completions": ["a"]})
+    assert outcome["failed"] == "raised ValueError: cannot read this"
+    assert "reward_functions.py" in outcome["trace"]
 
 
 def test_functions_may_be_asynchronous() -> None:

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
-from mindspeed_dpo.models.spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
 

@@ -30,8 +30,8 @@ def mark_best(root: Path, content: Mapping[str, Any]) -> None:
 
 def saved_iterations(root: Path) -> list[int]:
     """List the iterations of the complete checkpoints in a save folder, the oldest first."""
-    found = [(_FOLDER.fullmatch(path.name), path) for path in root.glob("iter_*")]
-    return sorted(int(match[1]) for match, path in found if match and (path / METADATA).is_file())
+    matches = [(_FOLDER.fullmatch(path.name), path) for path in root.glob("iter_*")]
+    return sorted(int(match[1]) for match, path in matches if match and (path / METADATA).is_file())
 
 
 def prune(root: Path, newest: int, keep: int, also: Collection[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Plans: every unit once, no budget broken, replicas in balance, pipelines kept busy, the same plan everywhere."""
+"""Plans: every unit once, no budget broken, replicas in balance, pipelines busy, the same plan everywhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit, balance, bin_pack, plan
+from mindspeed_dpo.data.batching.data_parallel_split import balance
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, bin_pack, plan
 
 SIZES = st.lists(st.integers(1, 40), min_size=1, max_size=30)
 BUDGET = 25
@@ -29,12 +30,12 @@ def test_every_unit_is_in_one_micro_batch(
         if by_rows
         else MicroBatchLimit(units=3, min_micro_batches=min_micro_batches)
     )
-    found = plans(sizes, limit, replicas)
-    assert all(len(parts) >= min(min_micro_batches, sum(map(len, parts))) for parts in found)
-    assert sorted(unit for parts in found for part in parts for unit in part) == list(range(len(sizes)))
-    assert all(part and part == sorted(part) for parts in found for part in parts)
-    assert sum(bool(parts) for parts in found) == min(replicas, len(sizes))
-    assert found == plans(sizes, limit, replicas)
+    actual = plans(sizes, limit, replicas)
+    assert all(len(parts) >= min(min_micro_batches, sum(map(len, parts))) for parts in actual)
+    assert sorted(unit for parts in actual for part in parts for unit in part) == list(range(len(sizes)))
+    assert all(part and part == sorted(part) for parts in actual for part in parts)
+    assert sum(bool(parts) for parts in actual) == min(replicas, len(sizes))
+    assert actual == plans(sizes, limit, replicas)
 
 
 @given(sizes=SIZES, replicas=st.integers(1, 4), min_micro_batches=st.integers(1, 4))
@@ -71,13 +72,13 @@ def test_one_replica_keeps_the_order_where_units_count() -> None:
 
 
 @pytest.mark.parametrize("replicas", [2, 4, 8])
-@pytest.mark.parametrize("room", [None, True], ids=["any number", "equal numbers"])
-def test_skewed_work_is_balanced_and_better_than_by_order(replicas: int, room: bool | None) -> None:
+@pytest.mark.parametrize("space", [None, True], ids=["any number", "equal numbers"])
+def test_skewed_work_is_balanced_and_better_than_by_order(replicas: int, space: bool | None) -> None:
     work = np.random.default_rng(0).lognormal(6, 1, 64).astype(np.int64)
-    parts = balance(work, replicas, 64 // replicas if room else None)
+    parts = balance(work, replicas, 64 // replicas if space else None)
     loads = [int(work[part].sum()) for part in parts]
     in_order = [int(part.sum()) for part in np.split(work, replicas)]
-    assert max(loads) * replicas / sum(loads) < (1.25 if room else 1.02)
+    assert max(loads) * replicas / sum(loads) < (1.25 if space else 1.02)
     assert max(loads) < max(in_order)
 
 

@@ -19,24 +19,24 @@ def test_parts_hold_every_row_and_every_label_once(
     rows: list[tuple[list[int], list[int], list[int]]], size: int, share_prompt: bool
 ) -> None:
     batch = PreferenceBatch.from_lists([row[0] for row in rows], [row[1:] for row in rows])
-    whole = pack(batch, share_prompt=share_prompt, multiple_of=size)
-    tokens, joined = [], torch.zeros(len(whole.labels), 2)
+    complete = pack(batch, share_prompt=share_prompt, multiple_of=size)
+    tokens, joined = [], torch.zeros(len(complete.labels), 2)
     for rank in range(size):
-        part = whole.for_context_rank(rank, size).part
+        part = complete.for_context_rank(rank, size).part
         assert part is not None and len(part.labels) >= 1
-        tokens.append(part.cut(whole.tokens))
+        tokens.append(part.cut(complete.tokens))
         # What a row knows of its label: the label and the row itself.
-        known = torch.stack((part.labels, part.score_rows + part.start), 1).float()
-        joined += part.scatter(known, len(whole.labels))
-        last, here = part.local_rows(whole.last_rows)
-        assert torch.equal(part.cut(whole.tokens)[last][here], whole.tokens[whole.last_rows][here])
-    assert torch.equal(torch.cat(tokens), whole.tokens)
-    assert torch.equal(joined, torch.stack((whole.labels, whole.score_rows), 1).float())
+        values = torch.stack((part.labels, part.score_rows + part.start), 1).float()
+        joined += part.scatter(values, len(complete.labels))
+        last, here = part.local_rows(complete.last_rows)
+        assert torch.equal(part.cut(complete.tokens)[last][here], complete.tokens[complete.last_rows][here])
+    assert torch.equal(torch.cat(tokens), complete.tokens)
+    assert torch.equal(joined, torch.stack((complete.labels, complete.score_rows), 1).float())
 
 
 def test_one_rank_has_the_row_as_it_is() -> None:
-    whole = pack(PreferenceBatch.from_lists([[1]], [[[2], [3]]]))
-    assert whole.for_context_rank(0, 1) is whole and whole.part is None
+    complete = pack(PreferenceBatch.from_lists([[1]], [[[2], [3]]]))
+    assert complete.for_context_rank(0, 1) is complete and complete.part is None
 
 
 def test_unequal_parts_are_refused() -> None:

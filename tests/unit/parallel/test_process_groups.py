@@ -75,5 +75,5 @@ def look_around(topology: Topology, seed: int = 7) -> list[Seen]:
 def test_sums_over_ranks_are_exact_and_alike_on_all(dtype: torch.dtype) -> None:
     # Added one after another in float32 the ones would be lost.
     values = [[2.0**24, 1.0], [1.0, 2.0], [1.0, 4.0]]
-    found = pool(3).run(summed_over_ranks, values, dtype)
-    assert [one.tolist() for one in found] == [[2.0**24 + 2, 7.0]] * 3
+    actual = pool(3).run(summed_over_ranks, values, dtype)
+    assert [one.tolist() for one in actual] == [[2.0**24 + 2, 7.0]] * 3

@@ -54,9 +54,9 @@ class Slots(Generic[Owner]):
         tiles = self.tiles()
         if len(tiles) <= needed:
             return
-        kept = set(sorted(tiles, key=self._eviction_order)[:needed])
-        targets = sorted(slot for slot in self._free if slot // self._rows in kept)
-        sources = sorted(slot for slot in self.owners if slot // self._rows not in kept)
+        remaining = set(sorted(tiles, key=self._eviction_order)[:needed])
+        targets = sorted(slot for slot in self._free if slot // self._rows in remaining)
+        sources = sorted(slot for slot in self.owners if slot // self._rows not in remaining)
         for source, target in zip(sources, targets, strict=False):
             owner = self.owners.pop(source)
             self._free.remove(target)
@@ -66,6 +66,6 @@ class Slots(Generic[Owner]):
             yield source, target, owner
 
     def _eviction_order(self, tile: int) -> tuple[bool, int, int]:
-        """Sort key: the fullest tile first; a shorter tile last, since it may have no room for the others."""
+        """Sort key: the fullest tile first; a shorter tile last, since it may have no space for the others."""
         is_short = (tile + 1) * self._rows > self._count
         return is_short, -len(self.in_tile(tile)), tile

@@ -28,7 +28,7 @@ def test_every_layer_lies_in_exactly_one_chunk_and_the_ends_too(layout: Parallel
     assert [p.post_process for p in placements].count(True) == 1
 
 
-def test_virtual_chunks_are_dealt_round_the_stages() -> None:
+def test_virtual_chunks_are_assigned_to_the_stages_in_turn() -> None:
     expected = {(0, 0): (0, 1), (0, 1): (4, 5), (1, 0): (2, 3), (1, 1): (6, 7)}
     layout = ParallelLayout(1, 2, layers_per_virtual_stage=2)
     assert layers(layout, 8) == expected

@@ -13,8 +13,8 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights import ParallelLayout, open_weights
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.placement import TPRank
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.name_mapping import local_entries
 
 HfFolder = Callable[[str], Path]
 PREFIX = "model.layers.2."
@@ -77,22 +77,22 @@ def test_a_vocabulary_that_does_not_divide_is_padded_with_zeros(hf_folder: HfFol
     shards = [local(hf_folder("llama"), ParallelLayout(4, 1), rank)[0] for rank in range(4)]
     for mcore, name in (("embedding.word_embeddings.weight", "model.embed_tokens.weight"),
                         ("output_layer.weight", "lm_head.weight")):  # fmt: skip
-        whole = torch.cat([shard[mcore] for shard in shards])
-        assert whole.shape == (96, 32)
-        assert torch.equal(whole[:93], hf[name])
-        assert not whole[93:].any()
+        complete = torch.cat([shard[mcore] for shard in shards])
+        assert complete.shape == (96, 32)
+        assert torch.equal(complete[:93], hf[name])
+        assert not complete[93:].any()
 
 
 @pytest.mark.parametrize("tp", [1, 2, 4])
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
-def test_a_ranks_tensor_lies_where_the_kind_says_in_the_whole(hf_folder: HfFolder, name: str, tp: int) -> None:
-    whole, model = local(hf_folder(name), ParallelLayout(), 0)
+def test_a_ranks_tensor_lies_where_the_kind_says_in_the_full_tensor(hf_folder: HfFolder, name: str, tp: int) -> None:
+    complete, model = local(hf_folder(name), ParallelLayout(), 0)
     for rank in range(tp):
         mine, _ = local(hf_folder(name), ParallelLayout(tp, 1), rank)
         for mcore, entry in local_entries(rules_for(model), model, ParallelLayout().placement(4, 0, 0)):
             kind = entry.layout
             ranges = kind.mcore_ranges(model, TPRank(rank, tp))
-            parts = [whole[mcore].narrow(kind.partition_dim or 0, start, stop - start) for start, stop in ranges]
+            parts = [complete[mcore].narrow(kind.partition_dim or 0, start, stop - start) for start, stop in ranges]
             expected = torch.cat(parts, kind.partition_dim or 0)
             assert torch.equal(
                 mine[mcore].narrow(kind.partition_dim or 0, 0, expected.shape[kind.partition_dim or 0]), expected

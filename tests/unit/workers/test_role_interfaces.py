@@ -1,4 +1,4 @@
-"""Methods of roles as references: which interface declares one, and which role of a process answers the call."""
+"""Methods of roles as references: which interface declares one, and which role of a process runs the call."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import torch
 
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.interfaces import INTERFACES, Actor, Reference, Role, interface_of
 from mindspeed_dpo.workers.reference import ReferenceWorker
 from mindspeed_dpo.workers.reward import RewardWorker
+from mindspeed_dpo.workers.role_interfaces import INTERFACES, Actor, Reference, Role, interface_of
 from mindspeed_dpo.workers.rollout import RolloutWorker
 
 METHODS = [(role, method) for role in INTERFACES for name, method in vars(role).items() if not name.startswith("_")]

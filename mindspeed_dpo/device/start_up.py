@@ -1,7 +1,7 @@
 """Start-up of a process on its device, before megatron-core is imported.
 
 This module fixes the order: environment, libraries and their patches, device, operators. The steps of each device are
-in its own module. Process groups, parallel state and random generators follow in `parallel.groups`.
+in its own module. Process groups, parallel state and random generators follow in `parallel.process_groups`.
 """
 
 from __future__ import annotations

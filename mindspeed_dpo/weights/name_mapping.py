@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.placement import Placement
+from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.tensor_layouts import TensorLayout
 
 FINAL_NORM = "decoder.final_layernorm.weight"

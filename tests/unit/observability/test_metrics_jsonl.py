@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.observability.jsonl import MetricsFile, read_metrics
+from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
+from tests.support.metrics import read_metrics
 
 
 @given(st.floats(allow_nan=False))
 def test_a_float_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory, number: float) -> None:
     path = tmp_path_factory.mktemp("run") / "metrics.jsonl"
-    with MetricsFile(path) as file:
+    with closing(MetricsFile(path)) as file:
         file.log(1, {"loss": number})
     assert read_metrics(path) == [{"step": 1, "loss": number}]
 
 
 def test_every_line_is_strict_json_on_disk_before_the_next_step(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.jsonl"
-    with MetricsFile(path) as file:
+    with closing(MetricsFile(path)) as file:
         file.log(1, {"loss": math.nan, "grad_norm": -math.inf, "rewards/accuracies": 0.0})
         line = path.read_text()
     assert line.endswith("\n")
@@ -34,11 +36,11 @@ def test_every_line_is_strict_json_on_disk_before_the_next_step(tmp_path: Path) 
 
 def test_resuming_drops_the_steps_that_are_done_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with MetricsFile(path) as file:
+    with closing(MetricsFile(path)) as file:
         for step in range(1, 6):
             file.log(step, {"loss": 0.1 * step, "grad_norm": math.inf, "num_tokens": 7})
     before = path.read_text().splitlines()
-    with MetricsFile(path, completed_steps=3) as file:
+    with closing(MetricsFile(path, completed_steps=3)) as file:
         assert path.read_text().splitlines() == before[:3]
         file.log(4, {"loss": 0.1 * 4, "grad_norm": math.inf, "num_tokens": 7})
     assert path.read_text().splitlines() == before[:4]
@@ -48,7 +50,7 @@ def test_resuming_drops_the_steps_that_are_done_again(tmp_path: Path) -> None:
 def test_a_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": 0.5}\n{"step": 2, "lo')
-    with MetricsFile(path, completed_steps=2) as file:
+    with closing(MetricsFile(path, completed_steps=2)) as file:
         file.log(2, {"loss": 0.25})
     assert read_metrics(path) == [{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}]
 
@@ -71,5 +73,5 @@ def test_a_foreign_line_is_named_and_the_file_left_alone(tmp_path: Path, line: s
 
 
 def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
-    with MetricsFile(tmp_path / "metrics.jsonl") as file, pytest.raises(ValueError, match="not in the table"):
+    with closing(MetricsFile(tmp_path / "metrics.jsonl")) as file, pytest.raises(ValueError, match="not in the table"):
         file.log(1, {"lose": 1.0})

@@ -1,21 +1,19 @@
-"""Assignment of pairs to replicas and micro-batches, computed from their lengths alone.
+"""The micro-batches of a replica, planned from the lengths of pairs alone, with or without `micro_batch_tokens`.
 
-The unit is a prompt with all its responses, which is never split. Units are assigned to replicas for about equal
-workload, the largest first to the replica with the least (at most 4/3 of the optimum: Graham 1969), then to
-micro-batches. The plan is a pure function of the lengths: every process computes the same one, as does a resumed run.
+The unit is a prompt with all its responses, which is never split. `data_parallel_split` assigns units to replicas; here
+those of a replica are assigned to micro-batches. The plan is a pure function of the lengths: every process computes the
+same one, as does a resumed run.
 """
 
 from __future__ import annotations
 
-import heapq
 from bisect import bisect_left, insort
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-Positions = NDArray[np.int64]
+from mindspeed_dpo.data.batching.data_parallel_split import Positions, as_positions, balance, largest_first
 
 
 @dataclass(frozen=True)
@@ -59,29 +57,6 @@ def plan(
     return [mine[part] for part in _split_to_count(limit.min_micro_batches, parts, rows[mine])]
 
 
-def balance(workload: NDArray[np.int64], parts: int, max_units: int | None = None) -> list[Positions]:
-    """Divide units into parts of about equal workload, the largest first to the part with the least.
-
-    Args:
-        workload: [N] int64 workload of each unit.
-        parts: Number of parts.
-        max_units: Maximum number of units per part; None for no limit. `parts * max_units` must be at least N.
-
-    Returns:
-        Ascending positions of each part, int64.
-    """
-    # Python's integers: sums of int64 could overflow.
-    sizes = workload.tolist()
-    lightest = [(0, part) for part in range(parts)]
-    assigned: list[list[int]] = [[] for _ in range(parts)]
-    for unit in _largest_first(workload):
-        load, part = heapq.heappop(lightest)
-        assigned[part].append(unit)
-        if max_units is None or len(assigned[part]) < max_units:
-            heapq.heappush(lightest, (load + sizes[unit], part))
-    return [_positions(units) for units in assigned]
-
-
 def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
     """Pack units into micro-batches of at most `budget` rows by best-fit decreasing (at most 11/9 of the optimum).
 
@@ -92,7 +67,7 @@ def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
     sizes = rows.tolist()
     packs: list[list[int]] = []
     free: list[tuple[int, int]] = []  # remaining rows and pack, ascending
-    for unit in _largest_first(rows):
+    for unit in largest_first(rows):
         tightest = bisect_left(free, (sizes[unit], 0))
         if tightest == len(free):
             remaining, pack = budget, len(packs)
@@ -102,7 +77,7 @@ def bin_pack(rows: NDArray[np.int64], budget: int) -> list[Positions]:
         packs[pack].append(unit)
         if remaining > sizes[unit]:
             insort(free, (remaining - sizes[unit], pack))
-    return [_positions(units) for units in packs]
+    return [as_positions(units) for units in packs]
 
 
 def _split_to_count(count: int, packs: list[Positions], rows: NDArray[np.int64]) -> list[Positions]:
@@ -114,13 +89,3 @@ def _split_to_count(count: int, packs: list[Positions], rows: NDArray[np.int64])
         largest = packs.pop(max(several, key=lambda pack: int(rows[packs[pack]].sum())))
         packs += [largest[half] for half in balance(rows[largest], 2)]
     return packs
-
-
-def _largest_first(sizes: NDArray[np.int64]) -> list[int]:
-    """Return positions by decreasing size; equal sizes keep their order."""
-    order: list[int] = np.argsort(-sizes, kind="stable").tolist()
-    return order
-
-
-def _positions(units: Sequence[int]) -> Positions:
-    return np.sort(np.asarray(units, dtype=np.int64))

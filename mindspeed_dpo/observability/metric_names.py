@@ -104,7 +104,7 @@ METRICS: dict[str, Metric] = {
     "timing/sync": Metric("s", "Moving weights to the rollout."),
     "timing/update_actor": Metric("s", "Forward, backward and optimizer."),
     "timing/eval": Metric("s", "Evaluation."),
-    "timing/all": Metric("s", "The whole step."),
+    "timing/all": Metric("s", "The complete step."),
 }
 
 
@@ -129,4 +129,4 @@ def metric(name: str) -> Metric:
             return METRICS[candidate]
     nearest = difflib.get_close_matches(base, METRICS, n=1)
     hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    raise ValueError(f"metric {name!r} is not in the table of observability/names.py{hint}")
+    raise ValueError(f"metric {name!r} is not in the table of observability/metric_names.py{hint}")

@@ -8,9 +8,8 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
-from mindspeed_dpo.observability.names import metric
+from mindspeed_dpo.observability.metric_names import metric
 
 logger = logging.getLogger(__name__)
 
@@ -49,23 +48,6 @@ class MetricsFile:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
-
-    def __enter__(self) -> MetricsFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
-def read_metrics(path: str | Path) -> list[dict[str, float]]:
-    """Read the steps of a metrics file, in order, with their logged values.
-
-    Raises:
-        ValueError: A line other than an unfinished last one is not a JSON object with a step.
-    """
-    return [record for _, record in _lines(Path(path))]
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:

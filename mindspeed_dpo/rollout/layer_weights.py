@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device.ops import Product
-from mindspeed_dpo.parallel.tensor_group import TensorGroup
+from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.weights import Placement
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.rules import local_entries
+from mindspeed_dpo.weights.name_mapping import local_entries
 
 _MAX_LISTED = 5
 

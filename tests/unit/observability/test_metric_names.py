@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindspeed_dpo.observability.names import METRICS, metric
+from mindspeed_dpo.observability.metric_names import METRICS, metric
 
 
 def test_every_row_has_a_unit_a_sentence_and_a_form_that_prints() -> None:

@@ -44,10 +44,10 @@ def prefix_problem(
         return None
     expected = _attention(plain_segment_attention, [one.float() for one in inputs], upstream.float(), window)
     try:
-        found = _attention(segment_attention, inputs, upstream, window)
+        actual = _attention(segment_attention, inputs, upstream, window)
     except (RuntimeError, ValueError) as error:
         return f"it fails: {error}"
-    return _difference(("result", "query", "key", "value"), found, expected)
+    return _difference(("result", "query", "key", "value"), actual, expected)
 
 
 def head_problem(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
@@ -70,14 +70,14 @@ def head_problem(device: torch.device, dtype: torch.dtype, width: int) -> str | 
     labels = labels.to(device)
     expected = _gradients(lambda h, w: plain_label_logps(h, w, labels), [one.float() for one in inputs], upstream)
     try:
-        found = _gradients(lambda h, w: label_logps(h, w, labels), inputs, upstream)
+        actual = _gradients(lambda h, w: label_logps(h, w, labels), inputs, upstream)
     except (RuntimeError, ValueError) as error:
         return f"it fails: {error}"
-    return _difference(("result", "hidden rows", "weight"), found, expected)
+    return _difference(("result", "hidden rows", "weight"), actual, expected)
 
 
-def _difference(names: tuple[str, ...], found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
-    for name, ours, theirs in zip(names, found, expected, strict=True):
+def _difference(names: tuple[str, ...], actual: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> str | None:
+    for name, ours, theirs in zip(names, actual, expected, strict=True):
         error_share = float((ours.float() - theirs).abs().max() / theirs.abs().max())
         if not error_share <= TOLERANCE:
             what = name if name == "result" else f"gradient of {name}"

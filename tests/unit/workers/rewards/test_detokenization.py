@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindspeed_dpo.workers.rewards.decoding import extracted_answer
+from mindspeed_dpo.workers.rewards.detokenization import extracted_answer
 from tests.unit.workers.rewards.sample_rollouts import reader, rollouts, tokenizer
 
 
@@ -33,10 +33,10 @@ def test_columns_follow_the_rows() -> None:
 
 
 def test_a_column_that_the_prompts_lack_is_named() -> None:
-    lacking = reader({"labels": int})
-    lacking._dataset = reader()._dataset
+    incomplete = reader({"labels": int})
+    incomplete._dataset = reader()._dataset
     with pytest.raises(ValueError, match=r"dataset_additional_keys names labels, but .* only the columns messages"):
-        lacking.read(rollouts([("x", "ab")]))
+        incomplete.read(rollouts([("x", "ab")]))
 
 
 def test_a_long_prompt_is_named_by_its_ends() -> None:
@@ -46,7 +46,7 @@ def test_a_long_prompt_is_named_by_its_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "answer"),
+    ("text", "expected"),
     [
         ("no pair", "no pair"),
         ("think <answer>42</answer> done", "42"),
@@ -57,11 +57,11 @@ def test_a_long_prompt_is_named_by_its_ends() -> None:
         ("<answer></answer>", ""),
     ],
 )
-def test_the_answer_is_what_stands_in_the_last_complete_pair(text: str, answer: str) -> None:
-    assert extracted_answer(text) == answer
+def test_the_answer_is_what_stands_in_the_last_complete_pair(text: str, expected: str) -> None:
+    assert extracted_answer(text) == expected
 
 
-def test_answers_are_extracted_where_that_is_asked_for() -> None:
+def test_marked_answers_are_extracted_where_configured() -> None:
     batch = rollouts([("x", ["so <answer>7</answer>.<|end|>", "no"])])
     assert reader(extract_answer=True).read(batch)[0].completions == ("7", "no")
     assert reader().read(batch)[0].completions == ("so <answer>7</answer>.", "no")

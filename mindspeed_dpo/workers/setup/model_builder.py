@@ -8,22 +8,22 @@ import torch
 
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.batching.planning import MicroBatchLimit
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
+from mindspeed_dpo.device.operator_probe import head_problem, prefix_problem
 from mindspeed_dpo.device.ops.fused_linear_logprobs import has_kernel
-from mindspeed_dpo.device.probe import head_problem, prefix_problem
-from mindspeed_dpo.engine.weights import load_into
+from mindspeed_dpo.engine.weight_loading import load_into
+from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
-from mindspeed_dpo.models.spec import Execution
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.models.vocab_shard import VocabShard
-from mindspeed_dpo.parallel import groups
+from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.context_parallel import num_key_heads_per_rank
 from mindspeed_dpo.parallel.topology import ParallelRank
-from mindspeed_dpo.weights.placement import ParallelLayout, Placement
+from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSource
-from mindspeed_dpo.workers.setup.sources import open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_adapter, open_initial_weights
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
         statistics: Whether the head also computes the columns of token statistics.
     """
     # Each model is initialised from the same seed, so that a random policy equals its random reference.
-    groups.seed(context.run.loop.seed)
+    process_groups.seed(context.run.loop.seed)
     run_options = execution(context, role)
     chunks = [PolicyModel(role.model, run_options, statistics, chunk=chunk) for chunk in range(run_options.num_chunks)]
     fused = fuses_head(context, role, chunks[0].shard)
@@ -60,7 +60,7 @@ def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics:
 
 def build_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStage:
     """Build a role's reward model with its weights."""
-    groups.seed(context.run.loop.seed)
+    process_groups.seed(context.run.loop.seed)
     run_options, no_norm = execution(context, role), role.reward.no_post_layer_norm
     chunks = [
         RewardModel(role.model, run_options, chunk=chunk, no_post_layer_norm=no_norm)
@@ -140,7 +140,7 @@ def fuses_head(context: WorkerContext, role: RoleConfig, shard: VocabShard) -> b
         return False
     tried, instead = "the device's fused log-probability head", "using the plain head"
     is_available = has_kernel(torch.empty(0, dtype=dtype, device=context.device), shard.min_num_real)
-    if not groups.all_processes_agree(is_available, context.device):
+    if not process_groups.all_processes_agree(is_available, context.device):
         # Versions of torch_npu may differ between nodes; all ranks must return here, as collectives follow.
         if is_available:
             logger.warning("%s: another process lacks %s; %s", role.name, tried, instead)
@@ -153,7 +153,7 @@ def _works_everywhere(context: WorkerContext, role: RoleConfig, tried: str, prob
     """Return whether no process of the pool has a problem, and log those that have; a collective."""
     if problem is not None:
         logger.warning("%s: the check of %s failed: %s", role.name, tried, problem)
-    works = groups.all_processes_agree(problem is None, context.device)
+    works = process_groups.all_processes_agree(problem is None, context.device)
     if not works:
         logger.warning("%s: %s", role.name, instead)
     return works

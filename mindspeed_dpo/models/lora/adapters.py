@@ -17,9 +17,9 @@ from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
 from mindspeed_dpo.models.virtual_stages import PipelineStage
+from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
 from mindspeed_dpo.weights.lora.targets import adapter_targets
-from mindspeed_dpo.weights.placement import Placement
 
 
 def add_adapters(

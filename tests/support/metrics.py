@@ -1,0 +1,13 @@
+"""Reads metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The complete lines of a metrics file, in order; values without a JSON form are written as text."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [{name: value if name == "step" else float(value) for name, value in record.items()} for record in records]
