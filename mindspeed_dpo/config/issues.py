@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 
 _SECTION_PREFIX = {"ref": "actor_rollout_ref.ref.", "reward": "reward."}
 

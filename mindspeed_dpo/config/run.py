@@ -27,7 +27,7 @@ from mindspeed_dpo.config.settings.registry import (
 )
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.config.values import Origin
+from mindspeed_dpo.config.sourced_values import Origin
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,10 @@ import torch.distributed as dist
 from megatron.core.tensor_parallel import ColumnParallelLinear
 from torch import Tensor
 
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.device.ops import label_logps
 from mindspeed_dpo.models.vocab_shard import VocabShard
 
-# Columns of the result: log-probability and entropy in nats, whether the label is the arg-max, the mean logit, and the
-# log of the collision probability.
-LOGP, ENTROPY, TOP1_HIT, MEAN_LOGIT, LOG_COLLISION = range(5)
 CHUNK_ELEMENTS = 1 << 24
 SAVED_ELEMENTS = 1 << 26
 """Exponentials of logits that a forward pass saves for its backward pass, in float32: 256 MiB."""

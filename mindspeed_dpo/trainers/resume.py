@@ -15,7 +15,7 @@ import yaml
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.engine.checkpoint_files import (
     METADATA,
     TRACKER,

@@ -18,6 +18,8 @@ from typing_extensions import override
 from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, cross_pair_values
 from mindspeed_dpo.algorithms.lr_schedule import lr_at
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, with_adapted_beta
+from mindspeed_dpo.algorithms.token_statistics import token_statistics
+from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.dataset import PromptDataset
@@ -37,9 +39,7 @@ from mindspeed_dpo.workers.logprobs import (
     kl_surrogate,
     response_logps,
     score_pairs,
-    token_statistics,
     workload_metrics,
-    wpo_weights,
 )
 from mindspeed_dpo.workers.role_interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.setup.datasets import sampling_of

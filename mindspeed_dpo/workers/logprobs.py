@@ -1,4 +1,4 @@
-"""From the head's columns to log-probabilities of responses, and the metrics that go with them."""
+"""Log-probabilities of responses from the columns of the vocabulary head, and metrics of the work done."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.device.ops import total
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.device.ops.sums import sum_dtype
-from mindspeed_dpo.models.chunked_logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.observability.metrics import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder
@@ -41,23 +40,6 @@ def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -
     """
     values = columns[:, LOGP]
     return batch.sum_by_response(values if ld_alpha == 1 else values * batch.excess_weights(ld_alpha))
-
-
-def wpo_weights(batch: PackedBatch, columns: Tensor, *, clamp: bool = False) -> Tensor:
-    """Weight each pair by how likely the policy is to generate it: [P] float32 or float64, without gradient.
-
-    The product over both responses of exp(mean over tokens of log p - log(sum of p^2)): equation 5 of Zhou et al. 2024
-    (WPO, arXiv:2406.11827).
-
-    Args:
-        batch: The micro-batch.
-        columns: [R, 5] float32 of the head.
-        clamp: Clamp the weights at 1, as TRL 0.24 does.
-    """
-    values = columns.detach()
-    sums = batch.sum_by_response(values[:, LOGP] - values[:, LOG_COLLISION])
-    product = (sums / batch.response_lengths.clamp(min=1)).sum(1).exp()
-    return product.clamp(max=1) if clamp else product
 
 
 def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:
@@ -129,30 +111,6 @@ def _scored(engine: Engine, batch_builder: BatchBuilder, rows: Rows) -> Iterator
 def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
     """Concatenate the values of all micro-batches, padding already removed."""
     return ReplicaValues(torch.cat(list(places)).cpu().numpy(), torch.cat(list(values)).cpu().numpy())
-
-
-def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:
-    """Sum the token metrics: entropy of all responses, accuracy and NLL of the chosen, mean logits of each kind.
-
-    A single response counts as chosen.
-
-    Args:
-        batch: The micro-batch.
-        columns: [R, 5] float32 of the head.
-    """
-    values = columns.detach()
-    count = batch.response_lengths.shape[1]
-    is_chosen = (batch.response_ids % count == 0).to(values.dtype)
-    weight = batch.weights[batch.response_ids // count]
-    parts = {
-        "entropy": (values[:, ENTROPY], weight),
-        "mean_token_accuracy": (values[:, TOP1_HIT], weight * is_chosen),
-        "nll": (-values[:, LOGP], weight * is_chosen),
-        "logits/chosen": (values[:, MEAN_LOGIT], weight * is_chosen),
-        "logits/rejected": (values[:, MEAN_LOGIT], weight * (1 - is_chosen)),
-    }
-    of_tokens, shares = (torch.stack(columns_of, 1) for columns_of in zip(*parts.values(), strict=True))
-    return MetricSums.of(parts, total(of_tokens * shares), total(shares))
 
 
 def workload_metrics(batches: Sequence[PackedBatch], place: ParallelRank, budget: int | None) -> MetricSums:

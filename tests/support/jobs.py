@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
@@ -19,7 +20,6 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
-from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.policy import PolicyModel

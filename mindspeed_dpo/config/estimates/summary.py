@@ -14,7 +14,7 @@ from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.online import NASH_MD
 from mindspeed_dpo.config.settings.optimization import BatchConfig
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 
 MIB = 2**20
 

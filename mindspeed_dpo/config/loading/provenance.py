@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.registry import REWARD_KEYS, SETTINGS
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 
 SAME_AS_ACTOR = "those of the actor"
 

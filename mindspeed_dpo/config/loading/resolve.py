@@ -26,7 +26,7 @@ from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
 from mindspeed_dpo.config.settings.trackers import filled_tracker_settings, unused_tracker_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.config.values import Values, value_of
+from mindspeed_dpo.config.sourced_values import Values, value_of
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:

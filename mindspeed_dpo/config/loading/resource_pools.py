@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.loading.sections import ALL_POOLS, Sections
 from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 
 PoolSizes = tuple[int, ...]
 """Number of processes of a pool on each node."""

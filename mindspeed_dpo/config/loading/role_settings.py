@@ -19,7 +19,7 @@ from mindspeed_dpo.config.settings.registry import (
     placeholder,
 )
 from mindspeed_dpo.config.settings.setting import group_settings
-from mindspeed_dpo.config.values import Origin, SourcedValue, Values, format_value, value_of
+from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value, value_of
 
 Group = TypeVar("Group")
 

@@ -21,11 +21,11 @@ from mindspeed_dpo.config.legacy import (
     find_legacy_key,
 )
 from mindspeed_dpo.config.loading.compose import ComposedConfig
-from mindspeed_dpo.config.loading.parse import parse_value
+from mindspeed_dpo.config.loading.value_parsing import parse_value
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, nearest_name, normalize_key
 from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
-from mindspeed_dpo.config.values import Origin, SourcedValue, Values, format_value
+from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value
 
 _TOP_LEVEL = (
     *("name", "model", "training", "megatron_training", "actor_rollout_ref", "reward", "critic"),

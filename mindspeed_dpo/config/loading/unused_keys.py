@@ -14,7 +14,7 @@ from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, OFFLINE_KEYS, ONLINE_KEYS, REWARD_SOURCES_USING
 from mindspeed_dpo.config.settings.training import ONLINE_STAGE
-from mindspeed_dpo.config.values import Values, format_value, value_of
+from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
 _ONLINE_ONLY = dict.fromkeys((*ONLINE_KEYS, "do_sample"), f"only {ONLINE_STAGE} uses it")
 # Values that state what always holds online: no evaluation, a live reference.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindspeed_dpo.config.settings.setting import group_settings, setting
-from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.config.sourced_values import format_value
 
 PROJECT = "mindspeed_dpo"
 _PROJECT, _NAME, _FOLDER = PROJECT, "<config name>", "<output_dir>"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.config.values import Origin
+from mindspeed_dpo.config.sourced_values import Origin
 from tests.unit.config.small_config import problems, put, resolved, small_tree
 
 LAYERS = ("model", "training", "role")

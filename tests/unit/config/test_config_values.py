@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.config.loading.parse import scalar_type
+from mindspeed_dpo.config.loading.value_parsing import scalar_type
 from mindspeed_dpo.config.settings.registry import GROUPS, SETTINGS
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from tests.unit.config.small_config import problems, put, resolved, small_tree

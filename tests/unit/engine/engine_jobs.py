@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
@@ -20,7 +21,6 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import join_virtual_stages

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch.distributed as dist
 from torch import Tensor
 
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.models import chunked_logprob_head
-from mindspeed_dpo.models.chunked_logprob_head import LOGP, LogProbHead
+from mindspeed_dpo.models.chunked_logprob_head import LogProbHead
 from mindspeed_dpo.models.vocab_shard import VocabShard
 
 

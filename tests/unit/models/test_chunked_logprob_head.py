@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.batches.logprob_columns import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.models import chunked_logprob_head
-from mindspeed_dpo.models.chunked_logprob_head import ENTROPY, LOG_COLLISION, LOGP, MEAN_LOGIT, TOP1_HIT, LogProbHead
+from mindspeed_dpo.models.chunked_logprob_head import LogProbHead
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from tests.support.processes import pool
 from tests.unit.models.head_jobs import Case, Scored, score, score_shard

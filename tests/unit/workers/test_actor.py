@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
-from mindspeed_dpo.models.chunked_logprob_head import LOGP
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.setup.datasets import open_pairs, sampling_of
 from tests.support.closeness import ROUNDING

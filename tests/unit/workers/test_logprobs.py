@@ -10,19 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.token_statistics import token_statistics
+from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.batches.logprob_columns import LOG_COLLISION, LOGP
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device.ops.kernels import Kernels, use
-from mindspeed_dpo.models.chunked_logprob_head import LOG_COLLISION, LOGP
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs
 from mindspeed_dpo.workers.logprobs import (
     response_logps,
     score_pairs,
     score_tokens,
-    token_statistics,
     workload_metrics,
-    wpo_weights,
 )
 from mindspeed_dpo.workers.role_interfaces import join_replicas
 
