@@ -140,9 +140,8 @@ def with_resumed_output_dir(run: RunConfig) -> RunConfig:
     folder = _newest_below(Path(resume_from))
     # The checkpoint's current location counts, not the recorded one: folders may have been moved.
     beside = folder.parent.parent
-    output_dir = (
-        beside if folder.parent.name == DEFAULT_SAVE else Path(str(read_metadata(folder).get("output_dir", "")))
-    )
+    recorded = read_metadata(folder).get("output_dir") or beside
+    output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(recorded)
     if not output_dir.is_dir():
         return run
     checkpoints = run.actor.checkpoint

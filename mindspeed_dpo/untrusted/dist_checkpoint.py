@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ class DistCheckpoint:
             by_file[location.file].append((location.offset, location.offset + location.num_bytes))
         for name, ranges in by_file.items():
             ranges.sort()
-            if any(stop > start for (_, stop), (start, _) in zip(ranges, ranges[1:], strict=False)):
+            if any(stop > start for (_, stop), (start, _) in pairwise(ranges)):
                 raise MalformedDataError(f"{self.folder / METADATA_FILE}: two chunks share bytes of {name!r}")
 
 

@@ -24,8 +24,8 @@ from mindspeed_dpo.untrusted.restricted_pickle import MAX_PICKLE_BYTES, parse_pi
 
 # What zipfile raises for a damaged archive, and torch for a storage that does not fit.
 _DAMAGE = (
-    zipfile.BadZipFile, zlib.error, struct.error, PickleError, ValueError, KeyError, IndexError, OverflowError, EOFError,
-    RuntimeError, NotImplementedError, OSError,
+    zipfile.BadZipFile, zlib.error, struct.error, PickleError, ValueError, KeyError, IndexError, OverflowError,
+    EOFError, RuntimeError, NotImplementedError, OSError,
 )  # fmt: skip
 _LOCAL_HEADER_BYTES = 30
 

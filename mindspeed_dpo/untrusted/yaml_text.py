@@ -1,7 +1,7 @@
 """YAML: plain values only, with bounds on size, nesting, digits and what aliases expand to.
 
-The events of a text are counted before any value is built: building recurses, and an alias may stand for a large part of
-the text that contains aliases itself.
+The events of a text are counted before any value is built: building recurses, and an alias may stand for a large part
+of the text that contains aliases itself.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def parse_yaml(text: str, location: str) -> Any:
     """
     try:
         _check_events(yaml.parse(text, Loader=_LOADER), location)
-        return yaml.load(text, Loader=_LOADER)  # noqa: S506 - a safe loader
+        return yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
         if isinstance(error, MalformedDataError):
             raise

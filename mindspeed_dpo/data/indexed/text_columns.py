@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from numpy.typing import NDArray
 
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.untrusted.arrow_files import open_text_batches
@@ -137,9 +136,7 @@ class TextColumnsReader:
         for number, batch in enumerate(self._batches):
             for row in range(batch.num_rows):
                 location = f"{self._path}, batch {number}, row {row}"
+                stored = {name: batch.column(name)[row].as_buffer().to_pybytes() for name in self.names}
                 with reraised_as(TokenFileError, "preprocess again"):
-                    texts = [column[row].as_buffer().to_pybytes() for column in batch.columns]
-                    row_texts = {
-                        name: decode_text(text, location) for name, text in zip(self.names, texts, strict=True)
-                    }
-                yield row_texts
+                    texts = {name: decode_text(text, location) for name, text in stored.items()}
+                yield texts
