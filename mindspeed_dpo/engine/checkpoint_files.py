@@ -45,7 +45,8 @@ def latest(root: Path) -> Path:
         raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; give the `save` folder of a run")
     iteration = read_tracker(tracker)
     if iteration is None:
-        raise CheckpointError(f"{tracker} must contain an iteration number; give the folder of one iteration")
+        content = read_bytes(tracker)[:40].decode("utf-8", "backslashreplace").strip()
+        raise CheckpointError(f"{tracker} must contain an iteration number, got {content!r}")
     folder = iteration_dir(root, iteration)
     read_metadata(folder)
     return folder
