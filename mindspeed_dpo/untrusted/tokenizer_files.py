@@ -15,7 +15,7 @@ from pathlib import Path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json, read_json_object
-from mindspeed_dpo.untrusted.text_files import read_text
+from mindspeed_dpo.untrusted.text_files import read_bytes, read_text
 
 MAX_VOCABULARY_BYTES = 1 << 28
 """Limit for a file of a vocabulary; those of the largest take some tens of megabytes."""
@@ -40,7 +40,7 @@ def check_tokenizer(directory: Path) -> None:
         check = _CHECKS.get(path.name, _check_template if path.suffix == ".jinja" else None)
         if check is not None:
             check(path)
-        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+        digest.update(path.name.encode() + hashlib.sha256(read_bytes(path, MAX_VOCABULARY_BYTES)).digest())
     if digest.hexdigest() not in _TRIED:
         _run_probe(directory)
         _TRIED.add(digest.hexdigest())

@@ -85,7 +85,7 @@ HOSTILE = {
     "deep tuple as a key": instructions(b"}K\x01", b"\x85" * 200_000, b"K\x01s"),
     "tuples in a set": instructions(b"cbuiltins\nset\n(", TUPLES, b"tR"),
     "tuples in a frozenset": instructions(b"(", TUPLES, b"\x91"),
-    "copies of a list": instructions(LIST, b"cbuiltins\nlist\nq\x01" + b"h\x01h\x00\x85R" * 20_000),
+    "copies of a list": instructions(LIST, b"cbuiltins\nlist\nq\x01" + b"h\x01h\x00\x85R" * 3000),
     "copies of a state": instructions(
         b"}(" + b"".join(b"X\x05\x00\x00\x00%05dN" % n for n in range(5000)) + b"uq\x00",
         b"cargparse\nNamespace\n)R" + b"h\x00b" * 5000,
