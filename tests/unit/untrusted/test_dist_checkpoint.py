@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import os
 import pickle
@@ -26,10 +25,10 @@ WEIGHT = torch.arange(24, dtype=torch.float32).reshape(4, 6)
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A checkpoint of a weight in four chunks, a scalar, an empty tensor and an object."""
-    rng = io.BytesIO()
-    torch.save([{"host": torch.get_rng_state()}], rng)
+    rng = [{"host": torch.get_rng_state()}]
     state = {"w": WEIGHT, "scalar": torch.tensor(3), "empty": torch.empty(0, 2), "rng/shard_0_1": rng}
-    dcp.save(state, storage_writer=dcp.FileSystemWriter(tmp_path, thread_count=1), no_dist=True)
+    writer = dcp.FileSystemWriter(tmp_path, thread_count=1)
+    dcp.save(state, storage_writer=writer, planner=dcp.DefaultSavePlanner(flatten_state_dict=False), no_dist=True)
     change(tmp_path, lambda metadata: divide(metadata, tmp_path))
     return tmp_path
 
