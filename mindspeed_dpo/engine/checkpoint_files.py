@@ -16,6 +16,7 @@ from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_metadata import check_metadata
 from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import read_bytes
 
@@ -76,7 +77,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
-        sizes = description.section("files", None) or {}
+        sizes = description.section("files", JsonObject({}, str(folder)))
         damaged = [name for name, size in sizes.items() if Path(name).name != name or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
