@@ -57,7 +57,7 @@ class CommonReader(LoadCommonStrategy):
         return content
 
     def load_sharded_objects(self, sharded_objects_state_dict: Any, checkpoint_dir: str | Path) -> None:
-        """Not used: `ShardReader` reads the objects.
+        """Refuse, because `ShardReader` reads the objects.
 
         Raises:
             NotImplementedError: Always.
@@ -95,7 +95,7 @@ class ShardReader(LoadShardedStrategy):
             return dict_list_map_outplace(lambda entry: _read(checkpoint, entry), sharded_state_dict)
 
     def load_tensors_metadata(self, checkpoint_dir: str | Path) -> Any:
-        """Not used.
+        """Refuse, because loading by a description of the state does not use it.
 
         Raises:
             NotImplementedError: Always.

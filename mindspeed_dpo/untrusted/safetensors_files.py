@@ -40,7 +40,7 @@ def open_safetensors(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file by name, in the stored shape and dtype.
+    """Read all weights of a file by name; they have any shape and the stored dtype.
 
     Raises:
         MalformedDataError: The file is damaged or truncated.
