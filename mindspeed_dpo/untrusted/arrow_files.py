@@ -76,14 +76,15 @@ def open_text_batches(path: Path) -> tuple[tuple[str, ...], list[pyarrow.RecordB
     with _arrow_errors(path, "the file"):
         reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    if any(kind != pyarrow.large_string() for kind in reader.schema.types):
-        raise MalformedDataError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
+        names, types = tuple(reader.schema.names), reader.schema.types
+    if any(kind != pyarrow.large_string() for kind in types):
+        raise MalformedDataError(f"{path}: every column should be of large_string, but it has {str(types)[:300]}")
     for number, batch in enumerate(batches):
         with _arrow_errors(path, f"batch {number}"):
             batch.validate()
         if not all(map(_lies_end_to_end, batch.columns)):
             raise MalformedDataError(f"{path}, batch {number}: texts do not lie end to end")
-    return tuple(reader.schema.names), batches
+    return names, batches
 
 
 def _lies_end_to_end(column: pyarrow.Array) -> bool:
