@@ -61,12 +61,14 @@ def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
 
 def test_rows_without_bytes_are_bounded(tmp_path: Path) -> None:
     """A column of nulls of any length takes no bytes."""
-    path = tmp_path / "a.arrow"
-    nulls = pyarrow.nulls(1 << 40)
+    path, length = tmp_path / "a.arrow", 1 << 22
     with pyarrow.ipc.new_file(str(path), pyarrow.schema([("a", pyarrow.null())])) as writer:
-        writer.write_batch(pyarrow.record_batch({"a": nulls}))
-    with pytest.raises(MalformedDataError, match="too many for a file of"):
-        list(read_arrow_rows(path))
+        writer.write_batch(pyarrow.record_batch({"a": pyarrow.nulls(length)}))
+    content = path.read_bytes()
+    for longer in (length, 1 << 60):
+        path.write_bytes(content.replace(struct.pack("<q", length), struct.pack("<q", longer)))
+        with pytest.raises(MalformedDataError, match=f"{longer} values, too many for a file of"):
+            list(read_arrow_rows(path))
 
 
 def test_text_columns_are_checked_without_reading_the_texts(tmp_path: Path) -> None:
