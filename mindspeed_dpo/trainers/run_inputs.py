@@ -22,7 +22,7 @@ from mindspeed_dpo.trainers.resume import (
     find_resume_point,
     with_reference_of,
 )
-from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
@@ -150,7 +150,7 @@ def check_weights(role: RoleConfig) -> None:
     assets = source.assets()
     if assets is None or not (assets / "config.json").is_file():
         return
-    of_weights = model_config_from_hf(read_hf_config(assets))
+    of_weights = read_model_config(assets)
     differences = describe_differences(role.model, of_weights, reward=role.name == REWARD)
     if differences:
         raise ValueError(f"{source.path} differs from the model section of the configuration: {'; '.join(differences)}")

@@ -5,9 +5,13 @@ A checkpoint stores them in its folder `hf/`, so that it can be exported and tok
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
+
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.weights.errors import WeightsError
 
 ASSETS_FOLDER = "hf"
 _PATTERNS = (
@@ -53,12 +57,21 @@ def find_assets(checkpoint: str | Path) -> Path | None:
 
 
 def tokenizer_vocab_size(directory: str | Path) -> int | None:
-    """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file."""
+    """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file.
+
+    Raises:
+        WeightsError: The file is not that of a tokenizer.
+    """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content.get("model", {}).get("vocab", {})
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-    ids += [token["id"] for token in content.get("added_tokens", [])]
-    return max(ids) + 1 if ids else None
+    with reraised_as(WeightsError, "copy it again from the model's folder"):
+        content = read_json_object(path)
+        added = [token.integer("id", minimum=0) for token in content.objects("added_tokens", [])]
+        model = content.section("model", JsonObject({}, str(path)))
+        if isinstance(model.get("vocab"), list):
+            ids = list(range(len(model.sequence("vocab"))))
+        else:
+            vocabulary = model.section("vocab", JsonObject({}, str(path)))
+            ids = [vocabulary.integer(token, minimum=0) for token in vocabulary]
+    return max(ids + added, default=-1) + 1 or None

@@ -21,7 +21,7 @@ from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
-from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.weights.hf_source import HfSource
 from mindspeed_dpo.weights.hf_writer import write_hf
 from mindspeed_dpo.weights.legacy_writer import write_legacy
@@ -218,7 +218,7 @@ def _model_config(source: WeightSource, request: ConversionRequest, assets: Path
     if assets is None:
         model = source.model_config()
     else:
-        model = model_config_from_hf(read_hf_config(assets))
+        model = read_model_config(assets)
         _warn_about_differences(source, model)
         _warn_about_tokenizer(assets, model)
     family = family_of(model).name

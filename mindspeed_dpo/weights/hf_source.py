@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import is_reward_config, read_hf_config, read_model_config
 from mindspeed_dpo.weights.placement import TPRank
 from mindspeed_dpo.weights.rules import TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
@@ -51,7 +51,7 @@ class HfSource(WeightSource):
 
     def model_config(self) -> ModelConfig:
         """The architecture of config.json."""
-        return model_config_from_hf(read_hf_config(self.path))
+        return read_model_config(self.path)
 
     def assets(self) -> Path | None:
         """The folder itself holds config and tokenizer."""

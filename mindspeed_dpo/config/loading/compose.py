@@ -1,8 +1,8 @@
 """Composition of a configuration with Hydra: from its name and overrides to one tree of plain values.
 
 This uses Hydra's compose API, not its application wrapper, so the working directory, logging and the disk are not
-touched. An override may set any key, whether or not the file has it, and a comma in a value is text, not a sweep. The
-meaning of keys is left to `sections` and `resolve`.
+touched. An override may set any key, whether or not the file has it, and a comma in a value is text, not a sweep.
+Scalars of files and overrides stay the text that was written. The meaning of keys is left to `sections` and `resolve`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
+from hydra import initialize
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
@@ -24,7 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
+from mindspeed_dpo.config.loading import text_source
+from mindspeed_dpo.config.loading.override_text import quote_typed_values
 from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
+from mindspeed_dpo.untrusted.errors import MalformedDataError
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
 _UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
@@ -36,7 +38,7 @@ class ComposedConfig:
 
     Attributes:
         name: Name of the configuration, without `.yaml`.
-        tree: Plain dictionaries, lists and scalars; interpolations are resolved.
+        tree: Plain dictionaries, lists, texts and None; interpolations are resolved.
         overrides: Dotted key, with `_` for `-`, to the override as typed.
     """
 
@@ -64,10 +66,11 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
         raise ConfigError([f"--config-name {name}: there is no such configuration{did_you_mean(name, names)}"])
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
-    search = ",".join(_quoted(f"file://{folder}") for folder in [*folders[1:], *beside])
+    search = ",".join(_quoted(f"{text_source.SCHEME}://{folder}") for folder in [*folders, *beside])
     prepared = _prepare_overrides(overrides)
+    text_source.register()
     try:
-        with warnings.catch_warnings(), initialize_config_dir(config_dir=str(folders[0]), version_base="1.3"):
+        with warnings.catch_warnings(), initialize(config_path=None, job_name="app", version_base="1.3"):
             # Older files lack `_self_`; their own sections then override the model files, which is the intended order.
             warnings.filterwarnings("ignore", message=".*_self_", category=UserWarning)
             config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *prepared])
@@ -75,7 +78,9 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
         raise ConfigError([f"{name}.yaml: {_describe_missing(error, models)}"]) from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except MalformedDataError as error:
+        raise ConfigError([str(error)]) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise ConfigError([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{name}.yaml: must contain sections such as training, got a list"])
@@ -110,10 +115,13 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
 
 def _prepare_override(text: str) -> str:
     """Convert an override to Hydra's grammar: `++` also sets absent keys, and a value with commas is quoted."""
-    if OverridesParser.create().parse_override(text).is_sweep_override():
+    is_sweep = OverridesParser.create().parse_override(text).is_sweep_override()
+    if is_sweep:
         key, value = text.split("=", 1)
         text = f"{key}={_quoted(value)}"
-    return text if _UNCHANGED_OVERRIDE.match(text) else f"++{text.removeprefix('+')}"
+    if _UNCHANGED_OVERRIDE.match(text):
+        return text
+    return f"++{(text if is_sweep else quote_typed_values(text)).removeprefix('+')}"
 
 
 def _key_of(override: str) -> str:

@@ -1,0 +1,46 @@
+"""Overrides in Hydra's grammar whose values stay the text that was typed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from antlr4 import InputStream, Token
+from hydra.grammar.gen.OverrideLexer import OverrideLexer
+
+_TYPED = (OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL)
+_OPENING = (OverrideLexer.BRACKET_OPEN, OverrideLexer.BRACE_OPEN, OverrideLexer.POPEN)
+_CLOSING = (OverrideLexer.BRACKET_CLOSE, OverrideLexer.BRACE_CLOSE, OverrideLexer.PCLOSE)
+
+
+def quote_typed_values(override: str) -> str:
+    """Quote the values of an override that Hydra would read as numbers or truth values, also within lists.
+
+    `a=[1.10,x]` becomes `a=['1.10',x]`. Null stays null, and keys of dictionaries, which cannot be quoted, as they are.
+    """
+    parts, end = [], 0
+    for token in _single_values(override):
+        if token.type in _TYPED:
+            parts += [override[end : token.start], f"'{token.text}'"]
+            end = token.stop + 1
+    return "".join(parts) + override[end:]
+
+
+def _single_values(override: str) -> Iterator[Token]:
+    """Yield the tokens that are a value by themselves; several tokens in a row, as in `10.0.0.1:8080`, are a text."""
+    value: list[Token] = []
+    brackets: list[int] = []
+    starts_key, is_in_value = False, False
+    tokens = OverrideLexer(InputStream(override)).getAllTokens()
+    for token in tokens:
+        is_key_end = starts_key and token.type == OverrideLexer.COLON
+        if token.type in (*_OPENING, *_CLOSING, OverrideLexer.COMMA, OverrideLexer.EQUAL) or is_key_end:
+            if is_in_value and not is_key_end and len(value) == 1:
+                yield value[0]
+            value, is_in_value = [], True
+            brackets = [*brackets, token.type] if token.type in _OPENING else brackets
+            brackets = brackets[:-1] if token.type in _CLOSING else brackets
+            starts_key = not is_key_end and brackets[-1:] == [OverrideLexer.BRACE_OPEN]
+        elif token.type != OverrideLexer.WS:
+            value.append(token)
+    if is_in_value and len(value) == 1:
+        yield value[0]
