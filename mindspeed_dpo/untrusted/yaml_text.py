@@ -1,12 +1,13 @@
-"""YAML whose scalars stay the text that was written: `1.10` is no number and `on` no truth value until it is parsed.
+"""YAML: plain values only, with bounds on size, nesting, digits and what aliases expand to.
 
-YAML alone would read `2026_11_30` as 20261130 and `1e5` as 100000.0, and no reader could tell what the user typed. Only
-null (`null`, `~` or nothing) has a value of its own.
+The events of a text are counted before any value is built: building recurses, and an alias may stand for a large part
+of the text that contains aliases itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,8 +16,58 @@ import yaml
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.text_files import read_text
 
+MAX_YAML_BYTES = 1 << 20
+"""Limit for a file; configurations take some kilobytes."""
+MAX_DEPTH = 50
+MAX_NODES = 100_000
+"""Limit for keys and values with all aliases replaced by what they stand for."""
+MAX_DIGITS = 300
+_NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
-_MAX_DEPTH, _MAX_NODES = 100, 1_000_000
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that holds one document.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not UTF-8 or not YAML, or exceeds a limit; the message names the file.
+    """
+    return parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines; an empty one has no keys.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not a mapping of texts, or exceeds a limit; the message names the file.
+    """
+    content = read_yaml(path)
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise MalformedDataError(f"{path} should contain `key: value` lines, got a {type(content).__name__}")
+    for key in content:
+        if not isinstance(key, str):
+            raise MalformedDataError(f"{path}: the key {key!r} is not a text; put it in quotes")
+    return content
+
+
+def read_yaml_texts(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines whose scalars stay the text that was written.
+
+    YAML alone would read `2026_11_30` as 20261130 and `1e5` as 100000.0, and no reader could tell what the user typed.
+    Only null (`null`, `~` or nothing) has a value of its own, None. A key may occur once.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not a mapping, or exceeds a limit; the message names the file.
+    """
+    content = parse_yaml(read_text(path, MAX_YAML_BYTES), str(path), _TextLoader)
+    if content is not None and not isinstance(content, dict):
+        raise MalformedDataError(f"{path} should contain `key: value` lines, got a {type(content).__name__}")
+    return {} if content is None else content
 
 
 class _TextLoader(yaml.SafeLoader):
@@ -28,66 +79,63 @@ class _TextLoader(yaml.SafeLoader):
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = set()
+        """Build a mapping of texts."""
+        names = set()
         for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
-                if key.value in keys:
-                    raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is twice", key.start_mark)
-                keys.add(key.value)
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is twice", key.start_mark)
+            names.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
 
-def read_yaml_text(path: Path) -> Any:
-    """Read a YAML file as mappings, lists, texts and None.
-
-    Raises:
-        FileNotFoundError: It does not exist.
-        MalformedDataError: It is not YAML or not UTF-8, or has a key twice; the message names file and line.
-    """
-    return parse_yaml_text(read_text(path), str(path))
-
-
-def parse_yaml_text(text: str, location: str) -> Any:
-    """Parse YAML as mappings, lists, texts and None.
+def parse_yaml(text: str, location: str, loader: Any = _LOADER) -> Any:
+    """Parse one YAML document to plain values.
 
     Args:
         text: The YAML text.
         location: The file, which begins the message of an error.
+        loader: The class that decides what scalars mean.
 
     Raises:
-        MalformedDataError: It is not YAML, has a key twice, or is nested too deeply.
+        MalformedDataError: It is not YAML, names a class, or exceeds a limit.
     """
-    loader = _TextLoader(text)
     try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _check_size(node, location)
-        return loader.construct_document(node)
-    except yaml.YAMLError as error:
-        raise MalformedDataError(f"{location} is not valid YAML: {' '.join(str(error).split())}") from error
-    except RecursionError as error:
-        raise MalformedDataError(f"{location}: YAML is nested more than {_MAX_DEPTH} deep") from error
-    except (ValueError, TypeError) as error:
-        # Explicit tags, such as !!int, convert values that may not be convertible.
-        raise MalformedDataError(f"{location} is not valid YAML: {error}") from error
-    finally:
-        loader.dispose()
+        _check_events(yaml.parse(text, Loader=_LOADER), location)
+        return yaml.load(text, Loader=loader)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
+        if isinstance(error, MalformedDataError):
+            raise
+        raise MalformedDataError(f"{location} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
 
 
-def _check_size(node: yaml.Node, location: str) -> None:
-    """Check depth and size with all aliases expanded, since what is built from them is a tree."""
-    level, depth, count = [node], 0, 0
-    while level:
-        depth, count = depth + 1, count + len(level)
-        if depth > _MAX_DEPTH:
-            raise MalformedDataError(f"{location}: YAML is nested more than {_MAX_DEPTH} deep")
-        if count > _MAX_NODES:
-            raise MalformedDataError(f"{location}: YAML has more than {_MAX_NODES} values, with its aliases expanded")
-        level = [child for item in level for child in _children(item)]
-
-
-def _children(node: yaml.Node) -> list[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        return [part for pair in node.value for part in pair]
-    return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+def _check_events(events: Iterator[yaml.Event], location: str) -> None:
+    """Bound depth, digits and the number of nodes that a text describes."""
+    anchored: dict[str, int | None] = {}
+    # Names of the open collections, and the number of nodes within each so far.
+    names: list[str | None] = []
+    counts: list[int] = [0]
+    for event in events:
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            names.append(event.anchor)
+            anchored.update({event.anchor: None} if event.anchor else {})
+            counts.append(1)
+        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            count, name = counts.pop(), names.pop()
+            counts[-1] += count
+            anchored.update({name: count} if name else {})
+        elif isinstance(event, yaml.AliasEvent):
+            expanded = anchored.get(event.anchor)
+            if expanded is None:
+                raise MalformedDataError(f"{location}: the alias *{event.anchor} stands for nothing, or for itself")
+            counts[-1] += expanded
+        elif isinstance(event, yaml.ScalarEvent):
+            counts[-1] += 1
+            anchored.update({event.anchor: 1} if event.anchor else {})
+            if len(event.value) > MAX_DIGITS and _NUMBER.fullmatch(event.value):
+                raise MalformedDataError(f"{location}: a number has more than {MAX_DIGITS} digits")
+        if len(names) > MAX_DEPTH:
+            raise MalformedDataError(f"{location}: YAML is nested more than {MAX_DEPTH} deep")
+        if counts[-1] > MAX_NODES:
+            raise MalformedDataError(f"{location} has more than {MAX_NODES} keys and values")

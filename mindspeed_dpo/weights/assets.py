@@ -14,6 +14,8 @@ from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.errors import WeightsError
 
 ASSETS_FOLDER = "hf"
+MAX_TOKENIZER_BYTES = 1 << 28
+"""Limit for tokenizer.json; those of the largest vocabularies take some tens of megabytes."""
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*",
@@ -60,18 +62,21 @@ def tokenizer_vocab_size(directory: str | Path) -> int | None:
     """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file.
 
     Raises:
-        WeightsError: The file is not that of a tokenizer.
+        WeightsError: The file is damaged.
     """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         return None
-    with reraised_as(WeightsError, "copy it again from the model's folder"):
-        content = read_json_object(path)
-        added = [token.integer("id", minimum=0) for token in content.objects("added_tokens", [])]
-        model = content.section("model", JsonObject({}, str(path)))
-        if isinstance(model.get("vocab"), list):
-            ids = list(range(len(model.sequence("vocab"))))
-        else:
-            vocabulary = model.section("vocab", JsonObject({}, str(path)))
-            ids = [vocabulary.integer(token, minimum=0) for token in vocabulary]
-    return max(ids + added, default=-1) + 1 or None
+    with reraised_as(WeightsError):
+        content = read_json_object(path, MAX_TOKENIZER_BYTES)
+        ids = _vocabulary_ids(content.section("model", JsonObject({}, content.location)))
+        ids += [token.integer("id", minimum=0) for token in content.objects("added_tokens", ())]
+    return max(ids) + 1 if ids else None
+
+
+def _vocabulary_ids(model: JsonObject) -> list[int]:
+    """The ids of a vocabulary: the values of an object, or the positions in a list."""
+    if isinstance(model.get("vocab"), list):
+        return [len(model["vocab"]) - 1] if model["vocab"] else []
+    vocabulary = model.section("vocab", JsonObject({}, model.location))
+    return [vocabulary.integer(token, minimum=0) for token in vocabulary]

@@ -48,10 +48,10 @@ def parse_value(value: Any, setting: Setting) -> Any:
 
 
 def expand_home(value: Any) -> Any:
-    """Replace `~` at the start of a path, of each path of a mapping, or of each path in a text `weight,a,weight,b`."""
+    """Replace `~` at the start of a path, of each path of a mapping, or of each path in a text `a,b`."""
     if isinstance(value, Mapping):
         return {name: expand_home(path) for name, path in value.items()}
-    return ",".join(os.path.expanduser(part) for part in str(value).split(","))
+    return re.sub(r"(?:^|(?<=,))(\s*)(~[^,]*)", lambda match: match[1] + os.path.expanduser(match[2]), value)
 
 
 def scalar_type(declared_type: Any) -> tuple[type, bool]:

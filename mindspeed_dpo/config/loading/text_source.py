@@ -13,9 +13,8 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import OmegaConf
 
-from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.text_files import read_text
-from mindspeed_dpo.untrusted.yaml_text import parse_yaml_text
+from mindspeed_dpo.untrusted.yaml_text import MAX_YAML_BYTES, read_yaml_texts
 
 SCHEME = "text"
 
@@ -32,15 +31,11 @@ class TextSource(ConfigSource):
         """Read one file.
 
         Raises:
-            MalformedDataError: It is not YAML, or its `defaults` are no list of names.
+            MalformedDataError: It is not a mapping.
         """
         path = Path(self.path, self._normalize_file_name(config_path))
-        text = read_text(path)
-        tree = parse_yaml_text(text, str(path))
-        if tree is not None and not isinstance(tree, dict):
-            raise MalformedDataError(f"{path} must contain keys and values")
-        _check_defaults((tree or {}).get("defaults", []), path)
-        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(tree or {}), self._get_header_dict(text))
+        header = self._get_header_dict(read_text(path, MAX_YAML_BYTES))
+        return ConfigResult(self.provider, self.full_path(), OmegaConf.create(read_yaml_texts(path)), header)
 
     def available(self) -> bool:
         """Whether the folder exists."""
@@ -65,16 +60,3 @@ class TextSource(ConfigSource):
 def register() -> None:
     """Make the source known to Hydra; doing it again has no effect."""
     Plugins.instance().register(TextSource)
-
-
-def _check_defaults(defaults: object, path: Path) -> None:
-    """Check the list of files that a file includes: names, or `group: name` with a name, a list of names or null."""
-    if not isinstance(defaults, list) or not all(map(_is_default, defaults)):
-        raise MalformedDataError(f"{path}: defaults must be a list such as `- model: tiny`, got {defaults!r}")
-
-
-def _is_default(item: object) -> bool:
-    if not isinstance(item, dict):
-        return isinstance(item, str)
-    values = [name for value in item.values() for name in (value if isinstance(value, list) else [value])]
-    return len(item) == 1 and all(isinstance(name, str) or name is None for name in values)
