@@ -33,6 +33,7 @@ from mindspeed_dpo.workers.setup.sources import (
     open_dataset,
     open_initial_adapter,
     open_initial_weights,
+    stop_ids,
 )
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
     if isinstance(dataset, PromptDataset):
+        check_stop_ids(config.actor)
         _check_reward(config, dataset)
     splits = dataset.splits(config.actor.data.split)
     _check_best(config, splits)
@@ -123,6 +125,21 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
     check_reward_tokenizer(config, prompts)
     if role.reward_source == "model" and not is_classifier(role):
         check_weights(role)
+
+
+def check_stop_ids(role: RoleConfig) -> None:
+    """Check that a token ends the responses of a role.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not stop_ids(role):
+        data = role.data
+        raise ValueError(
+            f"tokenizer_name_or_path={data.tokenizer_name_or_path} has no end token, nor do prompt_type="
+            f"{data.prompt_type} and generation_config.json of load={role.checkpoint.load} give one, so every response "
+            "would run to its limit; set eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+        )
 
 
 def check_data(data: DataConfig) -> None:

@@ -125,7 +125,7 @@ def _open_source(request: ConversionRequest) -> WeightSource:
         logger.info("merging the adapters of %s into the weights of %s", source.adapter.path, source.base.path)
     elif request.expected_adapter:
         logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.expected_adapter)))
-    source.loosely = request.loosely
+    source.loosely, source.keeps_dtypes = request.loosely, request.dtype is None
     _check_head(source, request)
     return source
 

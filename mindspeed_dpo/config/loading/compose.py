@@ -7,6 +7,7 @@ Scalars of files and overrides stay the text that was written. The meaning of ke
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -31,7 +32,7 @@ from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
 # What Hydra and OmegaConf raise for content that they do not expect; the files themselves are checked before.
 _COMPOSE_ERRORS = (
-    HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError,
+    HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError,
     KeyError, IndexError, RecursionError, OverflowError,
 )  # fmt: skip
 _UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
@@ -98,7 +99,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
 def _folders(config_dir: str | Path | None) -> list[Path]:
     if config_dir is None:
         return [SHIPPED_CONFIGS]
-    folder = Path(config_dir).expanduser().resolve()
+    folder = Path(os.path.expanduser(config_dir)).resolve()
     if not folder.is_dir():
         raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
     return list(dict.fromkeys([folder, SHIPPED_CONFIGS]))

@@ -20,7 +20,7 @@ from mindspeed_dpo.config.settings.field import Setting, SettingInfo
 _INT64 = 1 << 63
 _MAX_DIGITS = 300
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+)?", re.ASCII)
-_TRUTH_WORDS: dict[Any, bool] = {
+_TRUTH_WORDS: dict[str, bool] = {
     **dict.fromkeys(("true", "yes", "on"), True),
     **dict.fromkeys(("false", "no", "off"), False),
 }
@@ -93,9 +93,8 @@ def parse_plain(value: Any) -> Any:
 
 
 def _parse_bool(value: Any) -> bool:
-    word = value.strip().lower() if isinstance(value, str) else value
-    if word in _TRUTH_WORDS:
-        return _TRUTH_WORDS[word]
+    if isinstance(value, str) and value.strip().lower() in _TRUTH_WORDS:
+        return _TRUTH_WORDS[value.strip().lower()]
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
