@@ -153,9 +153,7 @@ def as_transformers_reads(hf: dict[str, Any]) -> dict[str, Any]:
 def test_absent_keys_have_the_values_of_transformers_own_class(model_type: str, changes: dict[str, Any]) -> None:
     hf = {"model_type": model_type, "architectures": [ARCHITECTURE[model_type]], **SIZES, **changes}
     if as_transformers_reads(hf)["num_query_groups"] > hf["num_attention_heads"]:
-        with pytest.raises(
-            HfConfigError, match=r"num_attention_heads=4 .*num_key_value_heads=\d+, the def"
-        ):
+        with pytest.raises(HfConfigError, match=r"num_attention_heads=4 .*num_key_value_heads=\d+, the def"):
             model_config_from_hf(hf)
         return
     model, expected = model_config_from_hf(hf), as_transformers_reads(hf)
