@@ -75,7 +75,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
-        sizes = description.section("files", {})
+        sizes = description.section("files", None) or {}
         damaged = [name for name, size in sizes.items() if Path(name).name != name or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(

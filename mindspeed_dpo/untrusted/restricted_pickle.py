@@ -263,12 +263,12 @@ class _Interpreter:
 
     _U1, _U2, _U4, _U8 = (struct.Struct(layout) for layout in ("<B", "<H", "<I", "<Q"))
     _I4, _F8 = struct.Struct("<i"), struct.Struct(">d")
-    _INSTRUCTIONS: ClassVar[dict[int, Callable[[_Interpreter], None]]] = {
+    _INSTRUCTIONS: ClassVar[dict[int, Callable[[_Interpreter], object]]] = {
         0x80: lambda self: self._check_protocol(self._number(self._U1)),
-        0x95: lambda self: self._take(8) and None,
+        0x95: lambda self: self._take(8),
         ord("("): _mark,
         ord("0"): _drop,
-        ord("1"): lambda self: self._pop_to_mark() and None,
+        ord("1"): lambda self: self._pop_to_mark(),
         ord("2"): lambda self: self._push(self._top()),
         ord("N"): lambda self: self._push(None),
         0x88: lambda self: self._push(True),

@@ -126,7 +126,7 @@ def _check_events(events: Iterator[yaml.Event], location: str) -> None:
             counts[-1] += count
             anchored.update({name: count} if name else {})
         elif isinstance(event, yaml.AliasEvent):
-            expanded = anchored.get(event.anchor)
+            expanded = anchored.get(str(event.anchor))
             if expanded is None:
                 raise MalformedDataError(f"{location}: the alias *{event.anchor} stands for nothing, or for itself")
             counts[-1] += expanded

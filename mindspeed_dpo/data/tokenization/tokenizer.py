@@ -10,19 +10,20 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
 from mindspeed_dpo.data.tokenization.templates import Template
+from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_JSON_FILES = ("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json", "config.json")
-_MAX_JSON_BYTES = 1 << 28
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "merges.txt")
 
 
@@ -43,30 +44,19 @@ def load_tokenizer(
     path = Path(directory).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
-    _check_json_files(path)
     transformers = importlib.import_module("transformers")
+    with reraised_as(ValueError, "tokenizer_name_or_path should name another directory"):
+        check_tokenizer(path)
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             str(path), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    # The tokenizers library raises a bare Exception for a tokenizer.json that it cannot read.
-    except Exception as error:
+    except Exception as error:  # transformers raises errors of any type for files that do not fit each other
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"tokenizer_name_or_path: {path} contains no tokenizer that can be loaded: {reason}"
         ) from error
     return tokenizer
-
-
-def _check_json_files(path: Path) -> None:
-    """Check that the JSON files of a tokenizer hold objects, which transformers assumes.
-
-    Raises:
-        ValueError: One of them does not; the message names it.
-    """
-    for name in _JSON_FILES:
-        if (path / name).is_file():
-            read_json_object(path / name, _MAX_JSON_BYTES)
 
 
 def tokenizer_fingerprint(directory: str | Path) -> str:
@@ -144,7 +134,7 @@ def stop_token_ids(
         model_dir: Model directory, whose generation_config.json may define further end ids.
 
     Raises:
-        ValueError: generation_config.json is not valid JSON, or its end ids are no integers.
+        ValueError: generation_config.json is damaged.
     """
     stops: set[int | None] = {tokenizer.eos_token_id}
     if template is not None:
@@ -154,11 +144,11 @@ def stop_token_ids(
     return frozenset(stop for stop in stops if stop is not None)
 
 
-def _generation_stops(path: Path) -> tuple[int, ...]:
+def _generation_stops(path: Path) -> Iterable[int]:
     if not path.is_file():
         return ()
     settings = read_json_object(path)
     if isinstance(settings.get("eos_token_id"), list):
         return settings.integers("eos_token_id")
-    end = settings.integer("eos_token_id", None, minimum=0)
+    end = settings.integer("eos_token_id", None)
     return () if end is None else (end,)
