@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize
+from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
@@ -26,7 +26,7 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
 from mindspeed_dpo.config.loading import text_source
 from mindspeed_dpo.config.loading.config_files import check_config_files
-from mindspeed_dpo.config.loading.override_text import quote_typed_values
+from mindspeed_dpo.config.loading.override_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
@@ -73,14 +73,14 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
     check_config_files(name, [*folders, *beside])
-    search = ",".join(_quoted(f"{text_source.SCHEME}://{folder}") for folder in [*folders, *beside])
+    first, *others = [f"{text_source.SCHEME}://{folder}" for folder in [*folders, *beside]]
     prepared = _prepare_overrides(overrides)
     text_source.register()
     try:
-        with warnings.catch_warnings(), initialize(config_path=None, job_name="app", version_base="1.3"):
+        with warnings.catch_warnings(), initialize_config_dir(config_dir=first, version_base="1.3"):
             # Older files lack `_self_`; their own sections then override the model files, which is the intended order.
             warnings.filterwarnings("ignore", message=".*_self_", category=UserWarning)
-            config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *prepared])
+            config = hydra_compose(name, [f"hydra.searchpath=[{','.join(map(quoted, others))}]", *prepared])
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
@@ -120,10 +120,11 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
 
 def _prepare_override(text: str) -> str:
     """Convert an override to Hydra's grammar: `++` also sets absent keys, and a value with commas is quoted."""
+    text = text if text.startswith("~") else quote_unknown_characters(text)
     is_sweep = OverridesParser.create().parse_override(text).is_sweep_override()
     if is_sweep:
         key, value = text.split("=", 1)
-        text = f"{key}={_quoted(value)}"
+        text = f"{key}={quoted(value)}"
     if _UNCHANGED_OVERRIDE.match(text):
         return text
     return f"++{(text if is_sweep else quote_typed_values(text)).removeprefix('+')}"
@@ -140,10 +141,6 @@ def _drop_other_spellings(tree: Any, path: list[str]) -> None:
     if isinstance(tree, dict) and path[-1] in tree:
         for other in [key for key in tree if key != path[-1] and canonical_key(key) == canonical_key(path[-1])]:
             del tree[other]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _describe_missing(error: MissingConfigException, models: list[str]) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from antlr4 import InputStream, Token
 from hydra.grammar.gen.OverrideLexer import OverrideLexer
 
+# Of a value in Hydra's grammar, outside quotes.
+_UNKNOWN = re.compile(r"""[^\w\s/\-\\+.$%*@?|:=,(){}\[\]'"]|[^\x00-\x7f]""")
+_ITEM = re.compile(r"""'[^']*'|"[^"]*"|\$\{[^}]*\}|[^,:\[\]{}\s'"]+""")
 _TYPED = (OverrideLexer.INT, OverrideLexer.FLOAT, OverrideLexer.BOOL)
 _OPENING = (OverrideLexer.BRACKET_OPEN, OverrideLexer.BRACE_OPEN, OverrideLexer.POPEN)
 _CLOSING = (OverrideLexer.BRACKET_CLOSE, OverrideLexer.BRACE_CLOSE, OverrideLexer.PCLOSE)
@@ -20,9 +24,32 @@ def quote_typed_values(override: str) -> str:
     parts, end = [], 0
     for token in _single_values(override):
         if token.type in _TYPED:
-            parts += [override[end : token.start], f"'{token.text}'"]
+            parts += [override[end : token.start], quoted(token.text)]
             end = token.stop + 1
     return "".join(parts) + override[end:]
+
+
+def quote_unknown_characters(override: str) -> str:
+    """Quote values with characters that Hydra's grammar does not know, such as `~` and most of Unicode.
+
+    `a=~/b` becomes `a='~/b'`, and `a=[~/b,c]` becomes `a=['~/b',c]`.
+    """
+    key, equals, value = override.partition("=")
+    if not _UNKNOWN.search(value) or value.startswith(("'", '"')):
+        return override
+    if not value.startswith(("[", "{")):
+        return f"{key}{equals}{quoted(value)}"
+    return f"{key}{equals}{_ITEM.sub(_quote_item, value)}"
+
+
+def _quote_item(item: re.Match[str]) -> str:
+    text = item[0]
+    return quoted(text) if _UNKNOWN.search(text) and text[0] not in "'\"" else text
+
+
+def quoted(text: str) -> str:
+    """Write a text in quotes."""
+    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _single_values(override: str) -> Iterator[Token]:

@@ -16,11 +16,12 @@ from omegaconf import OmegaConf
 from mindspeed_dpo.untrusted.text_files import read_text
 from mindspeed_dpo.untrusted.yaml_text import MAX_YAML_BYTES, read_yaml_texts
 
-SCHEME = "text"
+# Hydra takes only absolute folders for its first source, which it tells by the slash.
+SCHEME = "/text"
 
 
 class TextSource(ConfigSource):
-    """A folder of YAML files; its path is written `text:///absolute/path`."""
+    """A folder of YAML files; its path is written `/text:///absolute/path`."""
 
     @staticmethod
     def scheme() -> str:

@@ -207,6 +207,25 @@ def test_a_key_that_is_twice_in_a_file_is_a_problem(text: str, tmp_path: Path) -
     assert str(tmp_path / "mine.yaml") in found and "is twice" in found
 
 
+@pytest.mark.parametrize(
+    ("value", "read"),
+    [
+        ("~/x", "~/x"),
+        ("~/x,~/y", "~/x,~/y"),
+        ("[~/x,'~/y',1.0]", ["~/x", "~/y", "1.0"]),
+        ("{k: ~/z}", {"k": "~/z"}),
+        ("datä/x", "datä/x"),
+        ("a#b;c", "a#b;c"),
+        ("'~'", "~"),
+        ("10.0.0.1:6379", "10.0.0.1:6379"),
+        ("it's~", "it's~"),
+    ],
+)
+def test_an_override_may_hold_any_character(value: str, read: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("training: {}\n")
+    assert compose("mine", [f"training.a={value}"], tmp_path).tree["training"] == {"a": read}
+
+
 def test_the_home_folder_is_meant_in_every_path(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     paths = [key for key, item in SETTINGS.items() if item.info.is_path]
