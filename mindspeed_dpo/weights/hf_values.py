@@ -63,7 +63,7 @@ class HfValues:
 
     def source_of(self, name: str) -> str:
         """A key with its value for messages, which says where a value comes from that the file lacks."""
-        origin = "" if self.is_given(name) else f", the default of {self.class_name}"
+        origin = "" if self.is_given(name) else f" (the default of {self.class_name})"
         return f"{name}={self.get(name)!r}{origin}"
 
     def _build(self, config_class: Any) -> Any:
