@@ -181,6 +181,8 @@ def _find_architecture(hf: JsonObject) -> tuple[ModelFamily, HfArchitecture]:
 def _head_dim(values: HfValues) -> int:
     """The value of `head_dim` where there is one, as that of Qwen3 is not hidden_size / num_attention_heads."""
     head_dim, hidden, heads = (values.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim is None and "head_dim" in values.declared:
+        raise HfConfigError(f"{values.location}: head_dim is null; {values.class_name} needs a number, or no such key")
     if head_dim is None and hidden % heads:
         raise HfConfigError(
             f"{values.location}: {values.source_of('hidden_size')} does not divide by "

@@ -15,6 +15,9 @@ from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families.hf_key import HfKey
 
+# Null stands for the number of query heads in every family, but not all releases of the classes accept it.
+_KEY_HEADS = "num_key_value_heads"
+
 
 class HfValues:
     """The value of each key: that of config.json, else the default of the class, which may depend on other keys.
@@ -41,9 +44,6 @@ class HfValues:
         self.location, self.class_name = hf.location, config_class.__name__
         self.declared = frozenset(inspect.signature(config_class.__init__).parameters)
         self._given = {key.name: key.value(hf) for key in keys if key.name in hf}
-        # Null stands for the number of query heads in every family; some classes accept it only when they are read.
-        if self._given.get("num_key_value_heads", 0) is None:
-            self._given["num_key_value_heads"] = self._given.get("num_attention_heads")
         self._config = self._build(config_class)
 
     @property
@@ -55,6 +55,8 @@ class HfValues:
 
     def get(self, name: str) -> Any:
         """The value of a key that the class declares or the file has; None where there is none."""
+        if name == _KEY_HEADS and self._given.get(name, name) is None:
+            return self.get("num_attention_heads")
         return getattr(self._config, name, self._given.get(name))
 
     def is_given(self, name: str) -> bool:
@@ -68,6 +70,8 @@ class HfValues:
 
     def _build(self, config_class: Any) -> Any:
         given = {name: value for name, value in self._given.items() if name in self.declared}
+        if given.get(_KEY_HEADS, _KEY_HEADS) is None:
+            del given[_KEY_HEADS]
         try:
             return config_class(**given)
         except _class_errors() as error:
