@@ -192,7 +192,8 @@ def test_texts_in_lists_and_joined_texts_stay_as_typed(tmp_path: Path) -> None:
 def test_numbers_and_truth_values_are_read_where_they_are_declared(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         f"defaults: [{TINY}, _self_]\n"
-        "training: {train_iters: 1_0, seed: 0x10, lr: 1e-7, tensorboard: off}\n"
+        "training: {train_iters: 1_0, seed: 0x10, tensorboard: off}\n"
+        "actor_rollout_ref: {actor_rollout: {lr: 1e-7}}\n"
         "resource_pool: {actor_rollout: [2]}\n"
     )
     run = load_run("mine", ["training.log_interval=1e1"], tmp_path, exists=_anything)

@@ -383,7 +383,7 @@ def test_unreadable_configs_are_told(tmp_path: Path) -> None:
     with pytest.raises(HfConfigError, match=r"config\.json: line 1, column 2: invalid JSON"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(HfConfigError, match="must hold a JSON object, got list"):
+    with pytest.raises(HfConfigError, match="must hold a JSON object, got a list"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_bytes(b'{"model_type": "\xff"}')
     with pytest.raises(HfConfigError, match=r"config.json is not UTF-8 text"):
