@@ -23,7 +23,7 @@ from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
-from mindspeed_dpo.engine.checkpoint_reader import CommonReader, ShardReader, check_format
+from mindspeed_dpo.engine.checkpoint_reader import COMMON_FILE, CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
@@ -128,13 +128,20 @@ def load(
     else:
         engine.optimizer.reload_model_params()
     if parts.rng:
-        _restore_rng(accelerator, state["rng"])
+        try:
+            _restore_rng(accelerator, state["rng"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            raise files.CheckpointError(
+                f"{folder} holds no random state that can be restored ({error}); use an earlier iteration"
+            ) from error
 
 
 def _read(requested: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Read what a state describes, without unpickling; a collective over all ranks."""
     check_format(folder)
     state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), ShardReader(), CommonReader())
+    if "step_count" in requested and "step_count" not in state:
+        raise files.CheckpointError(f"{folder / COMMON_FILE} lacks the number of steps; use an earlier iteration")
     return state
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_metadata import check_metadata
 from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import read_bytes
 
@@ -45,7 +46,8 @@ def latest(root: Path) -> Path:
         raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; give the `save` folder of a run")
     iteration = read_tracker(tracker)
     if iteration is None:
-        raise CheckpointError(f"{tracker} must contain an iteration number; give the folder of one iteration")
+        content = read_bytes(tracker)[:40].decode("utf-8", "backslashreplace").strip()
+        raise CheckpointError(f"{tracker} must contain an iteration number, got {content!r}")
     folder = iteration_dir(root, iteration)
     read_metadata(folder)
     return folder
@@ -75,7 +77,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
-        sizes = description.section("files", None) or {}
+        sizes = description.section("files", JsonObject({}, str(folder)))
         damaged = [name for name, size in sizes.items() if Path(name).name != name or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(

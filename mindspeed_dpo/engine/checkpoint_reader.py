@@ -22,6 +22,7 @@ from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
 COMMON_FILE, FORMAT_FILE = "common.pt", "metadata.json"
+_FORMAT_KEYS = {f"{part}_backend{suffix}" for part in ("sharded", "common") for suffix in ("", "_version")}
 _USE_EARLIER = "use an earlier iteration"
 
 
@@ -37,13 +38,16 @@ def check_format(folder: Path) -> None:
             if description.text(key) != expected:
                 raise MalformedDataError(f"{description.location}: {key} must be {expected}")
             description.integer(f"{key}_version")
+        unknown = sorted(set(description) - _FORMAT_KEYS)
+        if unknown:
+            raise MalformedDataError(f"{description.location}: {unknown[0]!r} is not a known key")
 
 
 class CommonReader(LoadCommonStrategy):
     """Reads the values that are the same on all ranks."""
 
     def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
-        """Read `common.pt`, which holds plain data.
+        """Read the number of steps in `common.pt`; other values in it are not used.
 
         Raises:
             CheckpointError: It is damaged, or names a class.
@@ -54,10 +58,10 @@ class CommonReader(LoadCommonStrategy):
             reject_foreign_objects(content, file, "the checkpoint")
             if not isinstance(content, dict) or type(content.get("step_count", 0)) is not int:
                 raise MalformedDataError(f"{file} is not a dictionary with the number of steps")
-        return content
+        return {key: value for key, value in content.items() if key == "step_count"}
 
     def load_sharded_objects(self, sharded_objects_state_dict: Any, checkpoint_dir: str | Path) -> None:
-        """Not used: `ShardReader` reads the objects.
+        """Refuse, because `ShardReader` reads the objects.
 
         Raises:
             NotImplementedError: Always.
@@ -95,7 +99,7 @@ class ShardReader(LoadShardedStrategy):
             return dict_list_map_outplace(lambda entry: _read(checkpoint, entry), sharded_state_dict)
 
     def load_tensors_metadata(self, checkpoint_dir: str | Path) -> Any:
-        """Not used.
+        """Refuse, because loading by a description of the state does not use it.
 
         Raises:
             NotImplementedError: Always.

@@ -168,7 +168,7 @@ def _save_of(path: Path) -> Path:
         return path / DEFAULT_SAVE
     if (path / "config.yaml").is_file():
         with reraised_as(CheckpointError, "give the folder of its checkpoints"):
-            written = read_yaml_mapping(path / "config.yaml")
+            written: Any = read_yaml_mapping(path / "config.yaml")
         for section in ("actor_rollout_ref", "actor_rollout"):
             written = written.get(section)
             if not isinstance(written, dict):

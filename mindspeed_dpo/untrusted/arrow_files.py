@@ -36,11 +36,7 @@ def read_arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """
     size = _file_size(path)
     with _arrow_errors(path, "the file"), pyarrow.memory_map(str(path)) as source:
-        for number, batch in enumerate(_batches(source)):
-            with _arrow_errors(path, f"batch {number}"):
-                batch.validate(full=True)
-                _check_num_values(batch, size)
-            yield batch
+        yield from _validated(_batches(source), path, size)
 
 
 def read_parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
@@ -52,11 +48,7 @@ def read_parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """
     size = _file_size(path)
     with _arrow_errors(path, "the file"), pyarrow.parquet.ParquetFile(path) as source:
-        for number, batch in enumerate(source.iter_batches(batch_size=_BATCH_ROWS)):
-            with _arrow_errors(path, f"batch {number}"):
-                batch.validate(full=True)
-                _check_num_values(batch, size)
-            yield batch
+        yield from _validated(source.iter_batches(batch_size=_BATCH_ROWS), path, size)
 
 
 def read_arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -84,14 +76,15 @@ def open_text_batches(path: Path) -> tuple[tuple[str, ...], list[pyarrow.RecordB
     with _arrow_errors(path, "the file"):
         reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-    if any(kind != pyarrow.large_string() for kind in reader.schema.types):
-        raise MalformedDataError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
+        names, types = tuple(reader.schema.names), reader.schema.types
+    if any(kind != pyarrow.large_string() for kind in types):
+        raise MalformedDataError(f"{path}: every column should be of large_string, but it has {str(types)[:300]}")
     for number, batch in enumerate(batches):
         with _arrow_errors(path, f"batch {number}"):
             batch.validate()
         if not all(map(_lies_end_to_end, batch.columns)):
             raise MalformedDataError(f"{path}, batch {number}: texts do not lie end to end")
-    return tuple(reader.schema.names), batches
+    return names, batches
 
 
 def _lies_end_to_end(column: pyarrow.Array) -> bool:
@@ -122,6 +115,14 @@ def _rows(path: Path, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[dict[s
                 rows = batch.slice(start, _SLICE_ROWS).to_pylist()
             count += len(rows)
             yield from rows
+
+
+def _validated(batches: Iterator[pyarrow.RecordBatch], path: Path, file_bytes: int) -> Iterator[pyarrow.RecordBatch]:
+    for number, batch in enumerate(batches):
+        with _arrow_errors(path, f"batch {number}"):
+            batch.validate(full=True)
+            _check_num_values(batch, file_bytes)
+        yield batch
 
 
 def _batches(source: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:

@@ -85,7 +85,7 @@ class DistCheckpoint:
         return self._content[1]
 
     def read(self, key: str, box: Box | None = None) -> Tensor:
-        """Read a box of a tensor, by default all of it, in the stored dtype and the shape of the box.
+        """Read a box of weights or optimizer state, by default all of it, in the stored dtype and shape of the box.
 
         Raises:
             MalformedDataError: A chunk is missing or damaged, or the box is not within the tensor.

@@ -210,6 +210,7 @@ def _foreign_names(value: Any) -> Iterator[str]:
             name = item.name if isinstance(item, InertObject) else item
             if not name.is_allowed:
                 yield name.qualified_name
+            stack += [item.args, item.state] if isinstance(item, InertObject) else []
         elif isinstance(item, Constructor):
             yield "a function instead of a value"
         elif isinstance(item, Mapping):

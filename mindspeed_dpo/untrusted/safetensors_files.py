@@ -14,7 +14,7 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 
 
 @contextmanager
-def safetensors_errors(path: Path, part: str = "the file") -> Iterator[None]:
+def safetensors_errors(path: Path, part: str = "") -> Iterator[None]:
     """Report what safetensors raises for a damaged file.
 
     Raises:
@@ -26,7 +26,7 @@ def safetensors_errors(path: Path, part: str = "the file") -> Iterator[None]:
         if isinstance(error, MalformedDataError):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise MalformedDataError(f"{path}: {part} is damaged or truncated: {reason}") from error
+        raise MalformedDataError(f"{path}{f': {part}' if part else ''} is damaged or truncated: {reason}") from error
 
 
 def open_safetensors(path: Path) -> Any:
@@ -40,7 +40,7 @@ def open_safetensors(path: Path) -> Any:
 
 
 def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file by name, in the stored shape and dtype.
+    """Read all weights of a file by name; they have any shape and the stored dtype.
 
     Raises:
         MalformedDataError: The file is damaged or truncated.

@@ -6,7 +6,7 @@ own, `tokenizer_probe`, opens the tokenizer and renders the chat template under 
 
 from __future__ import annotations
 
-import functools
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ from pathlib import Path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json, read_json_object
-from mindspeed_dpo.untrusted.text_files import read_text
+from mindspeed_dpo.untrusted.text_files import read_bytes, read_text
 
 MAX_VOCABULARY_BYTES = 1 << 28
 """Limit for a file of a vocabulary; those of the largest take some tens of megabytes."""
@@ -23,26 +23,27 @@ MAX_TEMPLATE_CHARACTERS = 1 << 20
 MAX_TOKEN_ID = 1 << 24
 """Limit for token ids, each of which takes a row of the embedding."""
 PROBE_TIMEOUT_S = 60
+_TRIED: set[str] = set()
+"""Digests of the files that a probe has opened without an error."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def check_tokenizer(directory: Path) -> None:
-    """Check the files of a tokenizer once per process and state of the files.
+    """Check the files of a tokenizer, once per process and content.
 
     Raises:
         MalformedDataError: A file is damaged, or takes too much time or memory; the message names it.
     """
     files = sorted(path for path in directory.iterdir() if path.is_file() and _is_tokenizer_file(path.name))
-    _check(directory, tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files))
-
-
-@functools.lru_cache(maxsize=16)
-def _check(directory: Path, files: tuple[tuple[str, int, int], ...]) -> None:
-    for name, *_ in files:
-        check = _CHECKS.get(name, _check_template if name.endswith(".jinja") else None)
+    digest = hashlib.sha256()
+    for path in files:
+        check = _CHECKS.get(path.name, _check_template if path.suffix == ".jinja" else None)
         if check is not None:
-            check(directory / name)
-    _run_probe(directory)
+            check(path)
+        digest.update(path.name.encode() + hashlib.sha256(read_bytes(path, MAX_VOCABULARY_BYTES)).digest())
+    if digest.hexdigest() not in _TRIED:
+        _run_probe(directory)
+        _TRIED.add(digest.hexdigest())
 
 
 def _is_tokenizer_file(name: str) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import jinja2
 import jinja2.sandbox
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 2 << 30
 _SAMPLE = "A sample, 2 lines:\n  Grüße, 你好 <|end|> " + "ab" * 50
 _MESSAGES = [
     {"role": "system", "content": "Be brief."},

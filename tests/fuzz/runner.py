@@ -62,7 +62,13 @@ def _run_child(target: Target, root: Path, original: bytes, numbers: range, outc
     process = os.fork()
     if process == 0:
         os.close(readable)
-        _child(target, root, original, numbers, writable, verbose)
+        # Nothing of the parent may run in the child, whatever happens there.
+        try:
+            _child(target, root, original, numbers, writable, verbose)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     os.close(writable)
     number, rest = numbers.start, b""
     with os.fdopen(readable, "rb", buffering=0) as pipe:
@@ -96,7 +102,7 @@ def _record(outcome: Outcome, line: str, number: int) -> None:
 
 
 def _child(target: Target, root: Path, original: bytes, numbers: range, pipe: int, verbose: bool) -> None:
-    """Read one mutation after the other and report each; never returns."""
+    """Read one mutation after the other and report each."""
     warnings.simplefilter("ignore")
     silence = os.open(os.devnull, os.O_WRONLY)
     if not verbose:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import io
 import json
 import shutil
 from pathlib import Path
@@ -83,13 +82,12 @@ def write_dist(folder: Path, hf: Path) -> Path:
     model = weights.model_config()
     iteration = folder / "iter_0000002"
     iteration.mkdir(parents=True)
-    rng = io.BytesIO()
-    torch.save([{"host": torch.get_rng_state(), "device": torch.get_rng_state(), "tracker": {}}], rng)
     tensors = dict(weights.local_tensors(model, _placement(model)))
     state: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
     state["optimizer.state.exp_avg.decoder.final_layernorm.weight"] = torch.ones(8)
-    state["rng/shard_0.0.0_1.1.1"] = rng
-    dcp.save(state, storage_writer=dcp.FileSystemWriter(iteration, thread_count=1), no_dist=True)
+    state["rng/shard_0.0.0_1.1.1"] = [{"host": torch.get_rng_state(), "device": torch.get_rng_state(), "tracker": {}}]
+    writer = dcp.FileSystemWriter(iteration, thread_count=1)
+    dcp.save(state, storage_writer=writer, planner=dcp.DefaultSavePlanner(flatten_state_dict=False), no_dist=True)
     torch.save({"step_count": 2}, iteration / "common.pt")
     backends = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
     (iteration / "metadata.json").write_text(

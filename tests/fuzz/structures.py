@@ -8,6 +8,7 @@ import json
 import pickletools
 import random
 import zipfile
+import zlib
 from typing import Any
 
 import yaml
@@ -161,7 +162,7 @@ def archive_member(data: bytes, choose: random.Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = [(info.filename, archive.read(info)) for info in archive.infolist()]
-    except (zipfile.BadZipFile, ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError):
+    except (zipfile.BadZipFile, zlib.error, ValueError, KeyError, OSError, EOFError, NotImplementedError, RuntimeError):
         return data
     if not members:
         return data
@@ -191,7 +192,7 @@ def within_gzip(inner: tuple[Mutation, ...]) -> Mutation:
     def change(data: bytes, choose: random.Random) -> bytes:
         try:
             content = gzip.decompress(data)
-        except (OSError, EOFError, ValueError):
+        except (OSError, EOFError, ValueError, zlib.error):
             return data
         return gzip.compress(mutate(content, choose, inner), 1)
 
