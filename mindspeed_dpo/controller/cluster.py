@@ -38,7 +38,7 @@ def cluster(address: str | None, accelerator: Accelerator, pools: Mapping[str, S
         ClusterError: No cluster responds at the address, or it has too few devices.
     """
     needed = sum(sum(sizes) for sizes in pools.values())
-    _connect(address or os.environ.get("RAY_ADDRESS"), needed)
+    _connect(address or os.environ.get("RAY_ADDRESS") or None, needed)
     try:
         check_capacity(accelerator, pools)
         yield

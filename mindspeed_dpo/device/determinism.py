@@ -6,11 +6,9 @@ dependency. Unverified on a device.
 
 from __future__ import annotations
 
-import os
-
 import torch
 
-from mindspeed_dpo.device.environment import DETERMINISTIC
+from mindspeed_dpo.device.environment import DETERMINISTIC, set_default
 
 ENVIRONMENT = {
     kind: {one.name: one.value for one in DETERMINISTIC if one.value is not None and kind in one.kinds}
@@ -24,5 +22,5 @@ def make_deterministic(kind: str) -> None:
     Variables that the user has set are not changed. An operator without a deterministic form only warns.
     """
     for name, value in ENVIRONMENT[kind].items():
-        os.environ.setdefault(name, value)
+        set_default(name, value)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,7 +1,8 @@
 """Environment variables by device: the defaults that a run sets, those left to the user, and the reasons.
 
-A value set by the user always takes precedence. The module imports no torch, so that the dry run can list the table.
-Values for Ascend are from the vendor's documents and public scripts and unverified on a device.
+A value set by the user always takes precedence; an empty variable counts as unset. The module imports no torch, so that
+the dry run can list the table. Values for Ascend are from the vendor's documents and public scripts and unverified on a
+device.
 """
 
 from __future__ import annotations
@@ -143,8 +144,13 @@ def prepare(kind: str, timeout_minutes: float = 45, *, deterministic: bool = Fal
     """
     check_visible_devices(os.environ if kind == "npu" else {})
     for variable in variables(kind, timeout_minutes, deterministic=deterministic):
-        if variable.value is not None and not any(name in os.environ for name in variable.unless):
-            os.environ.setdefault(variable.name, variable.value)
+        if variable.value is not None and not any(os.environ.get(name) for name in variable.unless):
+            set_default(variable.name, variable.value)
+
+
+def set_default(name: str, value: str) -> None:
+    """Set a variable of this process that is unset; an empty one counts as unset."""
+    os.environ[name] = os.environ.get(name) or value
 
 
 def check_visible_devices(environment: Mapping[str, str]) -> None:
@@ -177,8 +183,8 @@ def environment_rows(
         deterministic: Whether results must be reproducible, as for `variables`.
     """
     for variable in variables(kind, timeout_minutes, deterministic=deterministic):
-        taken = next((name for name in variable.unless if name in environment), None)
-        if variable.name in environment:
+        taken = next((name for name in variable.unless if environment.get(name)), None)
+        if environment.get(variable.name):
             owner = "set by the run" if environment[variable.name] == variable.value else "yours"
             yield variable.name, environment[variable.name], owner, variable.reason
         elif taken is not None:

@@ -54,7 +54,7 @@ def check_allocator(_: Request, machine: Machine) -> Iterable[Finding]:
 def check_timeouts(_: Request, machine: Machine) -> Iterable[Finding]:
     """Check the time that HCCL waits for all processes to connect."""
     text = machine.env.get(_CONNECT)
-    if text is None:
+    if not text:
         yield ok("not set")
     elif not text.isdecimal() or not 120 <= int(text) <= 7200:
         yield fix(f"{_CONNECT}={text}", "set it to 120 to 7200 seconds")

@@ -23,13 +23,14 @@ from mindspeed_dpo.trainers.resume import (
     find_resume_point,
     with_reference_of,
 )
-from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
 from mindspeed_dpo.workers.setup.datasets import evaluation_data, open_dataset
 from mindspeed_dpo.workers.setup.initial_weights import REWARD, open_initial_adapter, open_initial_weights
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
+from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
     if isinstance(dataset, PromptDataset):
+        check_stop_ids(config.actor)
         _check_reward(config, dataset)
     splits = dataset.splits(config.actor.data.split)
     _check_best(config, splits)
@@ -121,6 +123,21 @@ def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
         check_weights(role)
 
 
+def check_stop_ids(role: RoleConfig) -> None:
+    """Check that a token ends the responses of a role.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not stop_ids(role):
+        data = role.data
+        raise ValueError(
+            f"tokenizer_name_or_path={data.tokenizer_name_or_path} has no end token, nor do prompt_type="
+            f"{data.prompt_type} and generation_config.json of load={role.checkpoint.load} give one, so every response "
+            "would run to its limit; set eos_token in tokenizer_config.json or eos_token_id in generation_config.json"
+        )
+
+
 def check_data(data: DataConfig, columns: Sequence[str]) -> None:
     """Check that data was preprocessed with the configured tokenizer and template, as far as its metadata says.
 
@@ -146,7 +163,7 @@ def check_weights(role: RoleConfig) -> None:
     assets = source.assets()
     if assets is None or not (assets / "config.json").is_file():
         return
-    of_weights = model_config_from_hf(read_hf_config(assets))
+    of_weights = read_model_config(assets)
     differences = describe_differences(role.model, of_weights, reward=role.name == REWARD)
     if differences:
         raise ValueError(f"{source.path} differs from the model section of the configuration: {'; '.join(differences)}")

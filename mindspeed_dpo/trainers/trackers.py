@@ -46,6 +46,6 @@ def tracked_by(name: str, config: RunConfig) -> TrackerRun:
         project, run_name, folder = (getattr(loop, f"{name}_{what}") for what in ("project", "exp_name", "save_dir"))
         return TrackerRun(project, run_name, folder, settings)
     # MLflow's own default would be a file in the working directory.
-    default = "" if "MLFLOW_TRACKING_URI" in os.environ else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
+    default = "" if os.environ.get("MLFLOW_TRACKING_URI") else f"sqlite:///{os.path.abspath(loop.output_dir)}/mlflow.db"
     uri = default if loop.mlflow_tracking_uri is None else loop.mlflow_tracking_uri
     return TrackerRun(str(loop.mlflow_experiment), str(loop.mlflow_run_name), uri, settings)

@@ -7,7 +7,7 @@ of the text that contains aliases itself.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ MAX_NODES = 100_000
 """Limit for keys and values with all aliases replaced by what they stand for."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -53,19 +54,56 @@ def read_yaml_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(text: str, location: str) -> Any:
+def read_yaml_texts(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines whose scalars stay the text that was written.
+
+    YAML alone would read `2026_11_30` as 20261130 and `1e5` as 100000.0, and no reader could tell what the user typed.
+    Only null (`null`, `~` or nothing) has a value of its own, None. A key may occur once.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not a mapping, or exceeds a limit; the message names the file.
+    """
+    content = parse_yaml(read_text(path, MAX_YAML_BYTES), str(path), _TextLoader)
+    if content is not None and not isinstance(content, dict):
+        raise MalformedDataError(f"{path} should contain `key: value` lines, got a {type(content).__name__}")
+    return {} if content is None else content
+
+
+class _TextLoader(yaml.SafeLoader):
+    """A loader that resolves nothing but null and merge keys, and accepts no key twice."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - declared by PyYAML
+        first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Build a mapping of texts."""
+        names = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if key.value in names:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is twice", key.start_mark)
+            names.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def parse_yaml(text: str, location: str, loader: Any = _LOADER) -> Any:
     """Parse one YAML document to plain values.
 
     Args:
         text: The YAML text.
         location: The file, which begins the message of an error.
+        loader: The class that decides what scalars mean.
 
     Raises:
         MalformedDataError: It is not YAML, names a class, or exceeds a limit.
     """
     try:
         _check_events(yaml.parse(text, Loader=_LOADER), location)
-        return yaml.load(text, Loader=_LOADER)
+        return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
         if isinstance(error, MalformedDataError):
             raise

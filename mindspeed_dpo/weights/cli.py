@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -93,10 +94,15 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("input and output").add_argument
-    add("--load-dir", type=Path, metavar="DIR", required=True, help="folder with the weights to read")
-    add("--save-dir", type=Path, metavar="DIR", required=True, help="folder to write")
+    add("--load-dir", type=_path, metavar="DIR", required=True, help="folder with the weights to read")
+    add("--save-dir", type=_path, metavar="DIR", required=True, help="folder to write")
     add("--save-model-type", choices=("hf", "mg"), default="mg", help="format of the result (default: mg)")
-    add("--hf-cfg-dir", type=Path, metavar="DIR", help="folder with config.json and tokenizer, for input without them")
+    add(
+        "--hf-cfg-dir",
+        type=_path,
+        metavar="DIR",
+        help="folder with config.json and tokenizer, for input without them",
+    )
     add("--params-dtype", choices=tuple(DTYPES), help="data type to cast to (default: that of each tensor)")
     add("--true-vocab-size", type=int, metavar="N", help="vocabulary size without padding, if the input lacks it")
     add("--orm", action="store_true", help="convert a reward model, which has a scalar score head")
@@ -134,7 +140,12 @@ def _add_checks(parser: argparse.ArgumentParser) -> None:
 
 def _add_adapters(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("LoRA adapters").add_argument
-    add("--lora-load", type=Path, metavar="DIR", help="adapters to merge: a PEFT folder or a checkpoint of adapters")
+    add(
+        "--lora-load",
+        type=_path,
+        metavar="DIR",
+        help="adapters to merge: a PEFT folder or a checkpoint of adapters",
+    )
     add("--save-lora-to-hf", action="store_true", help="write only the adapters, for PEFT, instead of merging them")
     add("--lora-r", type=int, metavar="N", help="expected rank (default: any)")
     add("--lora-alpha", type=float, metavar="X", help="expected alpha (default: any)")
@@ -271,6 +282,11 @@ def _did_you_mean(word: str, candidates: Sequence[str] | dict[str, frozenset[str
 
 def _is_given(flags: argparse.Namespace, name: str) -> bool:
     return getattr(flags, name.removeprefix("--").replace("-", "_")) not in (None, False)
+
+
+def _path(text: str) -> Path:
+    """Parse a path; `~` is the home folder also where the shell does not replace it, as in `--load-dir=~/model`."""
+    return Path(os.path.expanduser(text))
 
 
 def _parse_numbers(text: str) -> tuple[int, ...]:

@@ -21,7 +21,10 @@ from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
 from mindspeed_dpo.weights.hf_assets import tokenizer_vocab_size
-from mindspeed_dpo.weights.hf_config import describe_differences, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import (
+    describe_differences,
+    read_model_config,
+)
 from mindspeed_dpo.weights.hf_source import HfSource
 from mindspeed_dpo.weights.hf_writer import write_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
@@ -125,7 +128,7 @@ def _open_source(request: ConversionRequest) -> WeightSource:
         logger.info("merging the adapters of %s into the weights of %s", source.adapter.path, source.base.path)
     elif request.expected_adapter:
         logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.expected_adapter)))
-    source.loosely = request.loosely
+    source.loosely, source.keeps_dtypes = request.loosely, request.dtype is None
     _check_head(source, request)
     return source
 
@@ -218,7 +221,7 @@ def _model_config(source: WeightSource, request: ConversionRequest, assets: Path
     if assets is None:
         model = source.model_config()
     else:
-        model = model_config_from_hf(read_hf_config(assets))
+        model = read_model_config(assets)
         _warn_about_differences(source, model)
         _warn_about_tokenizer(assets, model)
     family = family_of(model).name

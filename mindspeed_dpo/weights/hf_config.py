@@ -8,19 +8,24 @@ tensors are declared in `families`; building the model is left to `models`.
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.families.hf_key import TRAIT_KEYS
+from mindspeed_dpo.weights.hf_rope import rotary_fields
+from mindspeed_dpo.weights.hf_values import HfValues
+from mindspeed_dpo.weights.hf_window import sliding_window
 
 HfConfig = Mapping[str, Any]
 
-_ROPE_TYPES = "default, linear, llama3, yarn"
-_YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
+CONFIG_FILE = "config.json"
 _SCALING_FIELDS: dict[str | None, tuple[str, ...]] = {
     "linear": ("rope_scaling_factor",),
     "yarn": ("rope_scaling_factor", "original_max_position_embeddings"),
@@ -33,23 +38,28 @@ _COMPARED_FIELDS = (
 )  # fmt: skip
 
 
-def read_hf_config(directory: str | Path) -> dict[str, Any]:
+def read_hf_config(directory: str | Path) -> JsonObject:
     """Read `config.json` of a Hugging Face folder.
 
     Raises:
         FileNotFoundError: The folder has no config.json.
         HfConfigError: The file is not a JSON object.
     """
-    path = Path(directory) / "config.json"
+    path = Path(directory) / CONFIG_FILE
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a Hugging Face folder needs its config.json")
-    try:
-        hf = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise HfConfigError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(hf, dict):
-        raise HfConfigError(f"{path} must hold a JSON object, got {type(hf).__name__}")
-    return hf
+    with reraised_as(HfConfigError):
+        return read_json_object(path)
+
+
+def read_model_config(directory: str | Path) -> ModelConfig:
+    """Read the model settings from `config.json` of a Hugging Face folder.
+
+    Raises:
+        FileNotFoundError: The folder has no config.json.
+        HfConfigError: A value has another type, or asks for something that is not supported.
+    """
+    return model_config_from_hf(read_hf_config(directory))
 
 
 def is_reward_config(hf: HfConfig) -> bool:
@@ -58,8 +68,10 @@ def is_reward_config(hf: HfConfig) -> bool:
     Raises:
         HfConfigError: The model type or its head is not supported.
     """
-    _, architecture = _find_architecture(hf)
-    return architecture.causal_lm not in (hf.get("architectures") or [architecture.causal_lm])
+    with reraised_as(HfConfigError):
+        config = _located(hf)
+        _, architecture = _find_architecture(config)
+        return architecture.causal_lm not in (config.texts("architectures", ()) or [architecture.causal_lm])
 
 
 def as_reward_config(hf: HfConfig) -> dict[str, Any]:
@@ -70,51 +82,53 @@ def as_reward_config(hf: HfConfig) -> dict[str, Any]:
     """
     if is_reward_config(hf):
         return dict(hf)
-    _, architecture = _find_architecture(hf)
+    _, architecture = _find_architecture(_located(hf))
     label = "LABEL_0"
     return {**hf, "architectures": [architecture.classifier], "id2label": {"0": label}, "label2id": {label: 0}}
 
 
 def num_labels(hf: HfConfig) -> int:
-    """Number of labels of a classifier; transformers defaults to two."""
-    return len(hf["id2label"]) if hf.get("id2label") is not None else int(hf.get("num_labels", 2))
+    """Number of labels of a classifier; transformers defaults to two.
+
+    Raises:
+        HfConfigError: `id2label` is no object, or `num_labels` no number.
+    """
+    with reraised_as(HfConfigError):
+        config = _located(hf)
+        names = config.section("id2label", None)
+        return config.integer("num_labels", 2, minimum=1) if names is None else len(names)
 
 
 def model_config_from_hf(hf: HfConfig) -> ModelConfig:
     """Translate a Hugging Face config to the model settings.
 
-    The vocabulary is the unpadded one; padding is to the next multiple of the tensor-parallel size.
+    Values that the config lacks are those of transformers' config class of the family. The vocabulary is the unpadded
+    one; padding is to the next multiple of the tensor-parallel size.
 
     Args:
         hf: The content of config.json, in the form of transformers 4 or 5.
 
     Raises:
-        HfConfigError: A key is missing, or asks for something that is not supported.
+        HfConfigError: A value has another type, or asks for something that is not supported.
     """
-    family, architecture = _find_architecture(hf)
-    _reject_unsupported(hf)
-    heads, hidden = int(_required(hf, "num_attention_heads")), int(_required(hf, "hidden_size"))
-    rope = _rope(hf)
-    return ModelConfig(
-        num_layers=int(_required(hf, "num_hidden_layers")),
-        hidden_size=hidden,
-        num_attention_heads=heads,
-        num_query_groups=int(hf.get("num_key_value_heads") or heads),
-        kv_channels=_head_dim(hf, hidden, heads),
-        ffn_hidden_size=int(_required(hf, "intermediate_size")),
-        vocab_size=int(_required(hf, "vocab_size")),
-        make_vocab_size_divisible_by=1,
-        padded_vocab_size=None,
-        untie_embeddings_and_output_weights=not hf.get("tie_word_embeddings", False),
-        max_position_embeddings=int(_required(hf, "max_position_embeddings")),
-        rotary_base=float(rope.get("rope_theta") or 10000.0),
-        norm_epsilon=float(_required(hf, "rms_norm_eps")),
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
-        sliding_window=_sliding_window(hf, architecture),
-        init_method_std=float(hf.get("initializer_range", 0.02)),
-        **_rope_scaling(hf, rope),
-    )
+    with reraised_as(HfConfigError):
+        config = _located(hf)
+        family, architecture = _find_architecture(config)
+        values = HfValues(config, architecture.model_type, (*family.fields.values(), *TRAIT_KEYS))
+        _reject_unsupported(config, values)
+        fields = {name: values.get(key.name) for name, key in family.fields.items()}
+        fields["kv_channels"] = _head_dim(values)
+        _check_heads(values, fields["kv_channels"])
+        return ModelConfig(
+            **fields,
+            make_vocab_size_divisible_by=1,
+            padded_vocab_size=None,
+            untie_embeddings_and_output_weights=not values.get("tie_word_embeddings"),
+            add_qkv_bias=family.add_qkv_bias,
+            qk_layernorm=family.qk_layernorm,
+            sliding_window=sliding_window(values, architecture),
+            **rotary_fields(config, values.default_rope_theta, fields["max_position_embeddings"]),
+        )
 
 
 def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
@@ -137,126 +151,71 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
     ]
 
 
-def _find_architecture(hf: HfConfig) -> tuple[ModelFamily, HfArchitecture]:
+def _located(hf: HfConfig) -> JsonObject:
+    """A config with the path that its errors name; that of a plain mapping is not known."""
+    return hf if isinstance(hf, JsonObject) else JsonObject(dict(hf), CONFIG_FILE)
+
+
+def _find_architecture(hf: JsonObject) -> tuple[ModelFamily, HfArchitecture]:
     """The family and architecture of a config; a classifier must have one label."""
-    model_type = hf.get("model_type")
+    model_type = hf.text("model_type", None)
     if model_type not in ARCHITECTURES:
         nearest = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""
         supported = ", ".join(ARCHITECTURES)
-        raise HfConfigError(f"model_type {model_type!r} of config.json is not supported{hint}; supported: {supported}")
+        raise HfConfigError(f"{hf.location}: model_type {model_type!r} is not supported{hint}; supported: {supported}")
     family, architecture = ARCHITECTURES[model_type]
-    heads = hf.get("architectures") or [architecture.causal_lm]
+    heads = hf.texts("architectures", ()) or (architecture.causal_lm,)
     if architecture.causal_lm not in heads and architecture.classifier not in heads:
         raise HfConfigError(
-            f"architectures {heads} of config.json are not supported; expected {architecture.causal_lm}, or "
+            f"{hf.location}: architectures {list(heads)} are not supported; expected {architecture.causal_lm}, or "
             f"{architecture.classifier} for a reward model"
         )
     if architecture.causal_lm not in heads and num_labels(hf) != 1:
         raise HfConfigError(
-            f"config.json describes a classifier of {num_labels(hf)} labels; a reward model has num_labels 1"
+            f"{hf.location} describes a classifier of {num_labels(hf)} labels; a reward model has num_labels 1"
         )
     return family, architecture
 
 
-def _required(hf: HfConfig, key: str) -> Any:
-    """The value of a key without which the model is not defined."""
-    if hf.get(key) is None:
-        raise HfConfigError(f"config.json has no {key}; it has no default, so add it")
-    return hf[key]
-
-
-def _head_dim(hf: HfConfig, hidden: int, heads: int) -> int:
-    """The value of `head_dim` where given, as that of Qwen3 is not hidden_size / num_attention_heads."""
-    if hf.get("head_dim") is not None:
-        return int(hf["head_dim"])
-    if hidden % heads:
-        raise HfConfigError(f"hidden_size={hidden} does not divide by num_attention_heads={heads}; add head_dim")
-    return hidden // heads
-
-
-def _reject_unsupported(hf: HfConfig) -> None:
-    """Reject keys that change the model's results and are not implemented."""
-    unsupported = {
-        "hidden_act": (hf.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
-        "attention_bias": (
-            bool(hf.get("attention_bias")),
-            "false (the query, key and value biases of Qwen2 are implied)",
-        ),
-        "mlp_bias": (bool(hf.get("mlp_bias")), "false"),
-        "partial_rotary_factor": (float(hf.get("partial_rotary_factor") or 1.0) != 1.0, "1.0"),
-        "quantization_config": (hf.get("quantization_config") is not None, "none: store the weights unquantised"),
-        "num_experts": (bool(hf.get("num_experts") or hf.get("num_local_experts")), "none: a dense model"),
-    }
-    for key, (is_set, supported) in unsupported.items():
-        if is_set:
-            raise HfConfigError(f"{key}={hf.get(key)!r} of config.json is not supported; supported: {supported}")
-
-
-def _sliding_window(hf: HfConfig, architecture: HfArchitecture) -> int | None:
-    """The attention window of all layers, or None where it never shortens a sequence.
-
-    Raises:
-        HfConfigError: Only some layers use the window.
-    """
-    window = hf.get("sliding_window")
-    if window is None or (architecture.has_window_flag and not hf.get("use_sliding_window", False)):
-        window = None
-    layers = int(_required(hf, "num_hidden_layers"))
-    first = int(hf.get("max_window_layers") or 0) if architecture.has_window_flag else 0
-    default = ["full_attention"] * min(first, layers) + ["sliding_attention"] * max(layers - first, 0)
-    layer_types = hf.get("layer_types") or (default if window is not None else [])
-    if "sliding_attention" not in layer_types:
-        return None
-    in_all_layers = architecture.has_window and set(layer_types) == {"sliding_attention"}
-    if window is None or (not in_all_layers and _is_shorter(window, hf)):
+def _head_dim(values: HfValues) -> int:
+    """The value of `head_dim` where there is one, as that of Qwen3 is not hidden_size / num_attention_heads."""
+    head_dim, hidden, heads = (values.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
+    if head_dim is None and "head_dim" in values.declared:
+        raise HfConfigError(f"{values.location}: head_dim is null; {values.class_name} needs a number, or no such key")
+    if head_dim is None and hidden % heads:
         raise HfConfigError(
-            f"sliding_window={hf.get('sliding_window')} of config.json is supported only for every layer of Mistral, "
-            "Qwen2 and Qwen3; if none of your sequences is longer than the window, set it to null"
+            f"{values.location}: {values.source_of('hidden_size')} does not divide by "
+            f"{values.source_of('num_attention_heads')}; add head_dim"
         )
-    return int(window) if _is_shorter(window, hf) else None
+    return int(hidden // heads if head_dim is None else head_dim)
 
 
-def _is_shorter(window: int, hf: HfConfig) -> bool:
-    return int(window) < int(_required(hf, "max_position_embeddings"))
+def _check_heads(values: HfValues, head_dim: int) -> None:
+    heads, groups = values.get("num_attention_heads"), values.get("num_key_value_heads")
+    if heads % groups:
+        raise HfConfigError(
+            f"{values.location}: {values.source_of('num_attention_heads')} must be a multiple of "
+            f"{values.source_of('num_key_value_heads')}"
+        )
+    if head_dim % 2:
+        raise HfConfigError(f"{values.location}: head_dim={head_dim} must be even for rotary embeddings")
 
 
-def _rope(hf: HfConfig) -> dict[str, Any]:
-    """The rotary settings in one form: transformers 5 nests the base, transformers 4 has two keys."""
-    rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-    if any(isinstance(value, Mapping) for value in rope.values()):
-        raise HfConfigError("rope_parameters differ by layer type in config.json, which is not supported")
-    rope.setdefault("rope_theta", hf.get("rope_theta"))
-    rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise HfConfigError("partial_rotary_factor of config.json is not supported; supported: 1.0")
-    return rope
+def _reject_unsupported(hf: JsonObject, values: HfValues) -> None:
+    """Reject keys that change the model's results and are not implemented."""
+    if values.get("hidden_act") not in ("silu", "swish"):
+        raise _unsupported(values, values.source_of("hidden_act"), "silu")
+    # Classes without these keys have the biases of their family, whatever the file says.
+    for key in ("attention_bias", "mlp_bias"):
+        if key in values.declared and values.get(key):
+            raise _unsupported(values, values.source_of(key), "false")
+    if hf.get("quantization_config") is not None:
+        raise _unsupported(values, "quantization_config", "none: store the weights unquantised")
+    for key in ("num_experts", "num_local_experts"):
+        if hf.integer(key, 0):
+            raise _unsupported(values, f"{key}={hf[key]}", "none: a dense model")
 
 
-def _rope_scaling(hf: HfConfig, rope: Mapping[str, Any]) -> dict[str, Any]:
-    """The rope_scaling fields of ModelConfig; empty for unscaled rotary embeddings."""
-    rope_type = rope["rope_type"]
-    if rope_type == "default":
-        return {}
-    if rope_type not in _SCALING_FIELDS:
-        raise HfConfigError(f"rope type {rope_type!r} of config.json is not supported; supported: {_ROPE_TYPES}")
-    values = {"rope_scaling_factor": rope.get("factor"), **rope}
-    if rope_type == "yarn":
-        _check_yarn_defaults(rope)
-        values.setdefault("original_max_position_embeddings", hf.get("max_position_embeddings"))
-    fields: dict[str, Any] = {"rope_scaling_type": rope_type}
-    for name in _SCALING_FIELDS[rope_type]:
-        if values.get(name) is None:
-            raise HfConfigError(f"rope type {rope_type} of config.json lacks {name.removeprefix('rope_scaling_')}")
-        fields[name] = int(values[name]) if name == "original_max_position_embeddings" else float(values[name])
-    return fields
-
-
-def _check_yarn_defaults(rope: Mapping[str, Any]) -> None:
-    """Check that yarn is configured by its factor and original length only."""
-    for key, default in _YARN_DEFAULTS.items():
-        if rope.get(key) not in (None, default):
-            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; supported: {default}")
-    for key in ("attention_factor", "mscale", "mscale_all_dim"):
-        if rope.get(key) is not None:
-            raise HfConfigError(f"yarn with {key}={rope[key]} is not supported; remove the key")
+def _unsupported(values: HfValues, what: str, supported: str) -> HfConfigError:
+    return HfConfigError(f"{values.location}: {what} is not supported; supported: {supported}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.safetensors_files import open_safetensors, safetensors_errors
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_config import is_reward_config, read_hf_config, read_model_config
 from mindspeed_dpo.weights.layer_placement import TPRank
-from mindspeed_dpo.weights.name_mapping import TensorEntry, is_tied, model_entries
-from mindspeed_dpo.weights.weight_source import WeightSource, check_dtypes, check_shape
+from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, is_tied, model_entries
+from mindspeed_dpo.weights.weight_source import WeightSource, check_shape
 
 _SCORE = "score.weight"
 _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
@@ -52,7 +53,7 @@ class HfSource(WeightSource):
 
     def model_config(self) -> ModelConfig:
         """The architecture of config.json."""
-        return model_config_from_hf(read_hf_config(self.path))
+        return read_model_config(self.path)
 
     def assets(self) -> Path | None:
         """The folder itself holds config and tokenizer."""
@@ -64,7 +65,14 @@ class HfSource(WeightSource):
 
     def has(self, entry: TensorEntry) -> bool:
         """Whether all tensors of an entry are stored."""
-        return bool(entry.hf_names) and all(name in self._files for name in entry.hf_names)
+        return bool(entry.hf_names) and all(name in self._files for name in entry.stored_names)
+
+    def rules(self, model: ModelConfig) -> RuleTable:
+        """The rules of the model; the embedding of a tied model may be stored as its output layer alone."""
+        rules = super().rules(model)
+        if not is_tied(model) or self.is_reward_model or _EMBEDDING in self._files or _OUTPUT_LAYER not in self._files:
+            return rules
+        return tuple(replace(rule, stored=(_OUTPUT_LAYER,)) if rule.hf == (_EMBEDDING,) else rule for rule in rules)
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """Missing and unexpected names, by the shards or their index; buffers are ignored.
@@ -72,7 +80,7 @@ class HfSource(WeightSource):
         Raises:
             WeightsError: A tied model's output layer differs from its embedding.
         """
-        required = [name for entry in model_entries(self.rules(model), model) for name in entry.hf_names]
+        required = [name for entry in model_entries(self.rules(model), model) for name in entry.stored_names]
         ignored = {name for rule in self.ignored_rules(model) for name in rule.hf}
         unexpected = sorted(name for name in set(self._files) - ignored.union(required) if not _BUFFERS.search(name))
         if is_tied(model) and _OUTPUT_LAYER in unexpected:
@@ -85,7 +93,7 @@ class HfSource(WeightSource):
 
     def check_shapes(self, entry: TensorEntry, model: ModelConfig) -> None:
         """Compare the shapes in the headers of the shards with the model."""
-        for name, shape in zip(entry.hf_names, entry.layout.hf_shapes(model), strict=True):
+        for name, shape in zip(entry.stored_names, entry.layout.hf_shapes(model), strict=True):
             lazy = self._lazy(name)
             actual = lazy.shape if isinstance(lazy, Tensor) else lazy.get_shape()
             check_shape(tuple(actual), shape, self._files[name], name)
@@ -94,10 +102,9 @@ class HfSource(WeightSource):
         """Read only the rank's slices of the weights; dtype and shape of each as in the base class."""
         layout, dim = entry.layout, entry.layout.partition_dim
         slices = []
-        for name, shape in zip(entry.hf_names, layout.hf_shapes(model), strict=True):
+        for name, shape in zip(entry.stored_names, layout.hf_shapes(model), strict=True):
             bounds = None if dim is None else layout.hf_range(shape[dim], model, tp)
             slices.append(self._read(name, dim, bounds))
-        check_dtypes(slices, ", ".join(entry.hf_names))
         return tuple(slices)
 
     def _read(self, name: str, dim: int | None, bounds: tuple[int, int] | None) -> Tensor:

@@ -109,7 +109,7 @@ def _rename_shards(shards: list[tuple[Path, list[str]]], counts: TensorCounts) -
 
 def _set_dtype(folder: Path, counts: TensorCounts) -> None:
     """Write the dtype to config.json under both keys, as transformers 4 and 5 differ."""
-    config = read_hf_config(folder)
+    config = dict(read_hf_config(folder))
     name = counts.most_common_dtype.removeprefix("torch.")
     config["torch_dtype"] = name
     if "dtype" in config:

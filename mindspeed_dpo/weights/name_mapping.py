@@ -34,6 +34,7 @@ class TensorRule:
         where: Part of the first chunk, of the last chunk, or of every layer.
         aliases: Older or fused names under which Megatron checkpoints may hold the same tensor.
         optional: Zeros replace the tensor where it is not stored.
+        stored: The names under which a Hugging Face folder holds the tensor, if they are not `hf`.
     """
 
     mcore: str
@@ -42,6 +43,7 @@ class TensorRule:
     where: Literal["first", "layer", "last"] = "layer"
     aliases: tuple[str, ...] = ()
     optional: bool = False
+    stored: tuple[str, ...] = ()
 
 
 RuleTable = tuple[TensorRule, ...]
@@ -87,6 +89,11 @@ class TensorEntry:
     def hf_names(self) -> tuple[str, ...]:
         """The tensor's names in Hugging Face folders."""
         return tuple(name.format(g=self.layer) for name in self.rule.hf)
+
+    @property
+    def stored_names(self) -> tuple[str, ...]:
+        """The names under which the Hugging Face folder that is read holds the tensor."""
+        return tuple(name.format(g=self.layer) for name in self.rule.stored or self.rule.hf)
 
     def mcore_names(self, local_layer: int | None) -> tuple[str, ...]:
         """Megatron's name followed by its aliases, for a layer of this index within its chunk."""

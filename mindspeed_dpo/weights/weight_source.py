@@ -35,12 +35,15 @@ class WeightSource(ABC):
         path: The path that was opened.
         folder: The folder of the weight files: `path`, or one iteration in it.
         loosely: Skip missing tensors with a warning, and ignore unknown ones.
+        keeps_dtypes: Refuse to join tensors of different data types into one; otherwise they become float32 or wider,
+            which is exact, since all weights are cast later.
         final_norm: For a reward model, whether its head reads normalised hidden states; otherwise the norm is ignored.
     """
 
     path: Path
     folder: Path
     loosely: bool = False
+    keeps_dtypes: bool = False
     final_norm: bool = True
 
     @property
@@ -125,7 +128,8 @@ class WeightSource(ABC):
         """Yield the weights of one placement by local Megatron name, one tensor at a time.
 
         Only the slices that the rank needs are read. The shape of a tensor is its layout's `mcore_shape`, the dtype is
-        the stored one. A tensor may be a view of a mapped file: copy it, do not write to it.
+        the stored one, or float32 for weights of different dtypes that are joined. A tensor may be a view of a mapped
+        file: copy it, do not write to it.
 
         Args:
             model: The architecture to load into, with its vocabulary padding.
@@ -180,7 +184,8 @@ class WeightSource(ABC):
     ) -> Iterator[tuple[str, Tensor]]:
         for name, entry in entries:
             if self.has(entry) or entry.rule.optional or not self.loosely:
-                yield name, entry.layout.to_mcore(self._read_or_zeros(entry, model, tp), model, tp)
+                slices = self._with_one_dtype(self._read_or_zeros(entry, model, tp), entry)
+                yield name, entry.layout.to_mcore(slices, model, tp)
 
     def _hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         for entry in model_entries(self.rules(model), model):
@@ -194,6 +199,19 @@ class WeightSource(ABC):
         if entry.rule.optional and not self.has(entry):
             return tuple(torch.zeros(shape) for shape in entry.layout.hf_shapes(model))
         return self.read_slices(entry, model, tp)
+
+    def _with_one_dtype(self, slices: tuple[Tensor, ...], entry: TensorEntry) -> tuple[Tensor, ...]:
+        """Give weights that are joined into one tensor the same data type."""
+        dtypes = {tensor.dtype for tensor in slices}
+        if len(dtypes) == 1:
+            return slices
+        if self.keeps_dtypes:
+            raise WeightsError(
+                f"{self.path}: {', '.join(entry.hf_names)} are joined but have different data types, "
+                f"{', '.join(sorted(map(str, dtypes)))}; give --params-dtype"
+            )
+        wide = torch.float64 if torch.float64 in dtypes else torch.float32
+        return tuple(tensor.to(wide) for tensor in slices)
 
     def _warn_if_dropped(self, entry: TensorEntry, model: ModelConfig) -> None:
         """Warn about a tensor that Hugging Face cannot store, unless it is zero."""
@@ -232,17 +250,6 @@ def check_mcore_shape(
     if layout.is_padded and len(actual) == 2 and actual[0] * tp_size >= model.vocab_size:
         expected = (actual[0], *expected[1:])
     check_shape(actual, expected, file, name)
-
-
-def check_dtypes(tensors: Sequence[Tensor], name: str) -> None:
-    """Check that weights of any shape that are joined into one tensor have the same dtype.
-
-    Raises:
-        WeightsError: They differ; the message names the tensor and the dtypes.
-    """
-    dtypes = {tensor.dtype for tensor in tensors}
-    if len(dtypes) > 1:
-        raise WeightsError(f"{name} are joined but have different data types: {sorted(map(str, dtypes))}")
 
 
 def _shorten(names: Sequence[str]) -> str:

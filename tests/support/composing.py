@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
+from mindspeed_dpo.config.loading.override_text import quote_typed_values
 from mindspeed_dpo.config.name_suggestions import normalize_key
 from mindspeed_dpo.config.run import RunConfig
 
@@ -45,6 +46,6 @@ def _set(tree: dict[str, Any], override: str) -> None:
 @functools.cache
 def _value(override: str) -> Any:
     """A list with commas inside is one value here, as in `compose`; interpolations are resolved."""
-    parsed = OverridesParser.create().parse_override(f"++{override}")
+    parsed = OverridesParser.create().parse_override(f"++{quote_typed_values(override)}")
     value = override.split("=", 1)[1] if parsed.is_sweep_override() else parsed.value()
     return OmegaConf.to_container(OmegaConf.create({"value": value}), resolve=True)["value"]

@@ -1,12 +1,13 @@
 """Composition of a configuration with Hydra: from its name and overrides to one tree of plain values.
 
 This uses Hydra's compose API, not its application wrapper, so the working directory, logging and the disk are not
-touched. An override may set any key, whether or not the file has it, and a comma in a value is text, not a sweep. The
-meaning of keys is left to `sections` and `resolve`.
+touched. An override may set any key, whether or not the file has it, and a comma in a value is text, not a sweep.
+Scalars of files and overrides stay the text that was written. The meaning of keys is left to `sections` and `resolve`.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -24,13 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
+from mindspeed_dpo.config.loading import text_source
 from mindspeed_dpo.config.loading.config_files import check_config_files
+from mindspeed_dpo.config.loading.override_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
 # What Hydra and OmegaConf raise for content that they do not expect; the files themselves are checked before.
 _COMPOSE_ERRORS = (
-    HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError,
+    HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError,
     KeyError, IndexError, RecursionError, OverflowError,
 )  # fmt: skip
 _UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
@@ -42,7 +44,7 @@ class ComposedConfig:
 
     Attributes:
         name: Name of the configuration, without `.yaml`.
-        tree: Plain dictionaries, lists and scalars; interpolations are resolved.
+        tree: Plain dictionaries, lists, texts and None; interpolations are resolved.
         overrides: Dotted key, with `_` for `-`, to the override as typed.
     """
 
@@ -71,13 +73,14 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
     check_config_files(name, [*folders, *beside])
-    search = ",".join(_quoted(f"file://{folder}") for folder in [*folders[1:], *beside])
+    first, *others = [f"{text_source.SCHEME}://{folder}" for folder in [*folders, *beside]]
     prepared = _prepare_overrides(overrides)
+    text_source.register()
     try:
-        with warnings.catch_warnings(), initialize_config_dir(config_dir=str(folders[0]), version_base="1.3"):
+        with warnings.catch_warnings(), initialize_config_dir(config_dir=first, version_base="1.3"):
             # Older files lack `_self_`; their own sections then override the model files, which is the intended order.
             warnings.filterwarnings("ignore", message=".*_self_", category=UserWarning)
-            config = hydra_compose(name, [f"hydra.searchpath=[{search}]", *prepared])
+            config = hydra_compose(name, [f"hydra.searchpath=[{','.join(map(quoted, others))}]", *prepared])
         tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
@@ -96,7 +99,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
 def _folders(config_dir: str | Path | None) -> list[Path]:
     if config_dir is None:
         return [SHIPPED_CONFIGS]
-    folder = Path(config_dir).expanduser().resolve()
+    folder = Path(os.path.expanduser(config_dir)).resolve()
     if not folder.is_dir():
         raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
     return list(dict.fromkeys([folder, SHIPPED_CONFIGS]))
@@ -117,10 +120,14 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
 
 def _prepare_override(text: str) -> str:
     """Convert an override to Hydra's grammar: `++` also sets absent keys, and a value with commas is quoted."""
-    if OverridesParser.create().parse_override(text).is_sweep_override():
+    text = text if text.startswith("~") else quote_unknown_characters(text)
+    is_sweep = OverridesParser.create().parse_override(text).is_sweep_override()
+    if is_sweep:
         key, value = text.split("=", 1)
-        text = f"{key}={_quoted(value)}"
-    return text if _UNCHANGED_OVERRIDE.match(text) else f"++{text.removeprefix('+')}"
+        text = f"{key}={quoted(value)}"
+    if _UNCHANGED_OVERRIDE.match(text):
+        return text
+    return f"++{(text if is_sweep else quote_typed_values(text)).removeprefix('+')}"
 
 
 def _key_of(override: str) -> str:
@@ -134,10 +141,6 @@ def _drop_other_spellings(tree: Any, path: list[str]) -> None:
     if isinstance(tree, dict) and path[-1] in tree:
         for other in [key for key in tree if key != path[-1] and canonical_key(key) == canonical_key(path[-1])]:
             del tree[other]
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "\\'") + "'"
 
 
 def _describe_missing(error: MissingConfigException, models: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _KEYWORDS = ("optional", "override")
 
@@ -32,7 +32,7 @@ def check_config_files(name: str, folders: Sequence[Path]) -> None:
             continue
         checked.add(file)
         try:
-            waiting += _defaults(read_yaml_mapping(file), file)
+            waiting += _defaults(read_yaml_texts(file), file)
         except (MalformedDataError, OSError) as error:
             raise ConfigError([str(error)]) from error
 

@@ -21,7 +21,7 @@ from mindspeed_dpo.config.legacy import (
     find_legacy_key,
 )
 from mindspeed_dpo.config.loading.compose import ComposedConfig
-from mindspeed_dpo.config.loading.value_parsing import parse_value
+from mindspeed_dpo.config.loading.value_parsing import parse_plain, parse_value
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, nearest_name, normalize_key
 from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
@@ -166,15 +166,15 @@ class SectionReader:
             hint = f"; did you mean {nearest}{where}?" if nearest else ""
             self._issues.add_problem(f"{origin.section}.{key} is not a known key{hint}", key)
             return None
-        flag = _as_flag(value)
-        if flag in CONDITIONAL_VALUES.get(key, ()):
-            return SourcedValue(flag, Origin(origin.section, origin.source, flag))
+        plain = parse_plain(value)
+        if plain in CONDITIONAL_VALUES.get(key, ()):
+            return SourcedValue(plain, Origin(origin.section, origin.source, plain))
         self._check_legacy_value(f"{origin.section}.{written}", legacy, value)
         return None
 
     def _check_legacy_value(self, path: str, legacy: LegacyKey, value: Any) -> None:
-        flag = _as_flag(value)
-        if flag is None or flag in legacy.accepted:
+        plain = parse_plain(value)
+        if plain is None or plain in legacy.accepted:
             return
         if legacy.is_refused:
             self._issues.add_problem(f"{path}={format_value(value)} is refused: {legacy.reason}")
@@ -212,7 +212,7 @@ class SectionReader:
 
     def _read_pool(self, sections: Sections, name: str, sizes: Any) -> None:
         others = tuple(other for other in ALL_POOLS if other != name)
-        counts: list[Any] = sizes if isinstance(sizes, list) else [sizes]
+        counts = [parse_plain(size) for size in (sizes if isinstance(sizes, list) else [sizes])]
         if name != "actor_rollout" and sizes in others:
             sections.same_pool[name] = sizes
         elif counts and all(type(count) is int and count > 0 for count in counts):
@@ -246,11 +246,6 @@ class SectionReader:
         overrides = self._composed.overrides.items()
         typed = [text for name, text in overrides if name == path or name.startswith(f"{path}.")]
         return f"override {' '.join(typed)}" if typed else file or f"{self._composed.name}.yaml"
-
-
-def _as_flag(value: Any) -> Any:
-    """Read `"true"` and `"False"` as booleans and leave any other value as it is."""
-    return {"true": True, "false": False}.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _flat(block: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,8 +1,13 @@
-"""Parsing of one value of a YAML file or an override into the declared type of its setting."""
+"""Parsing of one value of a YAML file or an override into the declared type of its setting.
+
+Values arrive as the text that was written. Numbers may be written as in YAML, with `_` between digits or as 0x10; truth
+values are true, yes and on, or false, no and off.
+"""
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -12,11 +17,19 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.settings.evaluation import UNNAMED_SET
 from mindspeed_dpo.config.settings.setting import Setting, SettingInfo
 
+_INT64 = 1 << 63
+_MAX_DIGITS = 300
+_NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+)?", re.ASCII)
+_TRUTH_WORDS: dict[str, bool] = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+}
+
 
 def parse_value(value: Any, setting: Setting) -> Any:
     """Parse `value` as the type of a setting and apply the choices and the check of the setting.
 
-    Null, and empty text for an optional text, are returned as None: not set.
+    Null, and empty text for an optional text, are returned as None: not set. `~` in a path is the home folder.
 
     Raises:
         ValueError: The value is not acceptable; the message is the end of the sentence "key=value …".
@@ -26,11 +39,19 @@ def parse_value(value: Any, setting: Setting) -> Any:
         return None
     parsed = tuple(map(_PARSERS[kind], _items(value))) if is_list else _PARSERS[kind](value)
     info = setting.info
+    parsed = expand_home(parsed) if info.is_path else parsed
     for item in parsed if is_list else (parsed,):
         _check_choice(item, info)
     if info.check and not info.check.accepts(parsed):
         raise ValueError(f"must be {info.check.description}")
     return parsed
+
+
+def expand_home(value: Any) -> Any:
+    """Replace `~` at the start of a path, of each path of a mapping, or of each path in a text `a,b`."""
+    if isinstance(value, Mapping):
+        return {name: expand_home(path) for name, path in value.items()}
+    return re.sub(r"(?:^|(?<=,))(\s*)(~[^,]*)", lambda match: match[1] + os.path.expanduser(match[2]), value)
 
 
 def scalar_type(declared_type: Any) -> tuple[type, bool]:
@@ -57,25 +78,54 @@ def _check_choice(value: Any, info: SettingInfo) -> None:
         raise ValueError(f"is not supported; choose {join_words(info.choices)}{hint}")
 
 
+def parse_plain(value: Any) -> Any:
+    """Return what a text means where no type is declared, as YAML would; lists and mappings by their items."""
+    if isinstance(value, Mapping):
+        return {key: parse_plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [parse_plain(item) for item in value]
+    for parser in (_parse_bool, _parse_int, _parse_float):
+        try:
+            return parser(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+    return value
+
+
 def _parse_bool(value: Any) -> bool:
-    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
-        return value.strip().lower() == "true"
+    if isinstance(value, str) and value.strip().lower() in _TRUTH_WORDS:
+        return _TRUTH_WORDS[value.strip().lower()]
     if not isinstance(value, bool):
         raise ValueError("must be true or false")
     return value
 
 
 def _parse_int(value: Any) -> int:
-    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?\d+\s*", value):
-        return int(value)
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    number = _written_int(value) if isinstance(value, str) else value
+    if isinstance(number, float) and number.is_integer():
+        number = int(number)
+    if isinstance(number, bool) or not isinstance(number, int):
         raise ValueError("must be an integer")
-    return value
+    if not -_INT64 <= number < _INT64:
+        raise ValueError("must be an integer of 64 bits")
+    return number
+
+
+def _written_int(text: str) -> int | float | None:
+    text = text.strip()
+    if len(text) > _MAX_DIGITS:
+        return None
+    if re.fullmatch(r"[+-]?\d+(_\d+)*", text, re.ASCII):
+        return int(text)
+    if re.fullmatch(r"[+-]?0[xX][0-9a-fA-F]+", text):
+        return int(text, 16)
+    return float(text) if _NUMBER.fullmatch(text) else None
 
 
 def _parse_float(value: Any) -> float:
+    text = value.strip() if isinstance(value, str) else None
+    if text is not None:
+        value = float(text) if _NUMBER.fullmatch(text) else None
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):

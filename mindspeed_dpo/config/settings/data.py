@@ -13,7 +13,8 @@ class DataConfig:
 
     data_path: str = setting(
         help="Prefix of the files written by preprocess_data.py (pairs; online: prompts), without `_packed…`. Several "
-        "data sets are written `a,b`, or `weight,a,weight,b` with their shares of an epoch."
+        "data sets are written `a,b`, or `weight,a,weight,b` with their shares of an epoch.",
+        is_path=True,
     )
     split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, such as 98,2,0.")
     seq_length: int = setting(
@@ -30,12 +31,16 @@ class DataConfig:
         choices=("cut_prompt", "keep_start", "drop"),
     )
     no_shuffle: bool = setting(False, help="Read rows in file order instead of shuffling every epoch.")
-    tokenizer_name_or_path: str | None = setting(None, help="Directory of the Hugging Face tokenizer; required online.")
+    tokenizer_name_or_path: str | None = setting(
+        None, help="Directory of the Hugging Face tokenizer; required online.", is_path=True
+    )
     prompt_type: str | None = setting(
         None,
         help="Name of the chat template that the data was preprocessed with; online it also defines the stop tokens.",
     )
-    prompt_type_path: str | None = setting(None, help="File of chat templates; null uses the built-in templates.")
+    prompt_type_path: str | None = setting(
+        None, help="File of chat templates; null uses the built-in templates.", is_path=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,10 +48,14 @@ class CheckpointConfig:
     """Initial weights, checkpoints written, and resumption."""
 
     load: str | None = setting(
-        None, help="Initial weights: a Hugging Face directory, converted weights or a training checkpoint."
+        None,
+        help="Initial weights: a Hugging Face directory, converted weights or a training checkpoint.",
+        is_path=True,
     )
     random_init: bool = setting(False, help="Start from random weights; required if `load` is not set.")
-    save: str = setting(derived="<output_dir>/checkpoints", help="Directory of the checkpoints that the run writes.")
+    save: str = setting(
+        derived="<output_dir>/checkpoints", help="Directory of the checkpoints that the run writes.", is_path=True
+    )
     save_interval: int | None = setting(
         None,
         help="Steps between checkpoints; null writes only the one at the end, which is always written.",
@@ -83,6 +92,7 @@ class CheckpointConfig:
     resume_from: str | None = setting(
         None,
         help="Resume an interrupted run exactly: path of one of its checkpoints, or its output_dir for the latest.",
+        is_path=True,
     )
     load_checkpoint_loosely: bool = setting(
         False, help="Accept weights with missing or unexpected names; each is reported."

@@ -59,6 +59,7 @@ class EvaluationConfig:
         "`{chat: a, code: b}`.",
         check=SET_NAMES,
         shared=True,
+        is_path=True,
     )
     eval_at_start: bool = setting(
         False, help="Also evaluate before the first step; the result is logged as step 0.", shared=True

@@ -42,7 +42,9 @@ class AdapterConfig:
         False, help="Use the scale lora_alpha / sqrt(lora_r) instead (rank-stabilised LoRA, arXiv:2312.03732)."
     )
     lora_load: str | None = setting(
-        None, help="Directory of an adapter in PEFT format to start from; null starts from a zero adapter."
+        None,
+        help="Directory of an adapter in PEFT format to start from; null starts from a zero adapter.",
+        is_path=True,
     )
 
     @property

@@ -200,6 +200,7 @@ class RewardConfig:
     reward_tokenizer: str | None = setting(
         None,
         help="Directory of the reward model's tokenizer if it is not the policy's; responses are then retokenized.",
+        is_path=True,
     )
     reward_prompt_type: str | None = setting(
         None,

@@ -57,11 +57,14 @@ class ReferenceConfig:
         choices=("cached", "live"),
     )
     ref_model: str | None = setting(
-        None, help="Path of the reference weights; null uses the initial weights of the policy."
+        None,
+        help="Path of the reference weights; null uses the initial weights of the policy.",
+        is_path=True,
     )
     reference_cache_dir: str = setting(
         "outputs/reference_cache",
         help="Directory of cached reference log-probabilities; each file is keyed by weights, data and settings.",
+        is_path=True,
     )
     sync_ref_model: bool = setting(
         False,

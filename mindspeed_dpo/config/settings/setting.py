@@ -53,6 +53,7 @@ class SettingInfo:
         refused: Values that other trainers accept and this one does not, with the reason.
         check: The condition on a value, or None.
         shared: The run has a single value: roles may repeat it but not differ.
+        is_path: The value is a path, or several; `~` stands for the home folder.
     """
 
     help: str
@@ -62,6 +63,7 @@ class SettingInfo:
     refused: Mapping[Any, str] = field(default_factory=dict)
     check: ValueCheck | None = None
     shared: bool = False
+    is_path: bool = False
 
 
 def setting(
@@ -74,13 +76,14 @@ def setting(
     refused: Mapping[Any, str] | None = None,
     check: ValueCheck | None = None,
     shared: bool = False,
+    is_path: bool = False,
 ) -> Any:
     """Declare one setting as a dataclass field.
 
     Without `default` and `derived` the key is required. With `derived` the field is None only until it is filled in
     from other settings, so its declared type need not admit None. The other arguments are those of `SettingInfo`.
     """
-    info = SettingInfo(help, unit, derived, choices, refused or {}, check, shared)
+    info = SettingInfo(help, unit, derived, choices, refused or {}, check, shared, is_path)
     return field(default=None if derived else default, metadata={_METADATA_KEY: info})
 
 

@@ -27,7 +27,10 @@ class TrackerConfig:
     wandb_project: str | None = setting(derived=_PROJECT, help="Weights & Biases project.", shared=True)
     wandb_exp_name: str | None = setting(derived=_NAME, help="Name of the Weights & Biases run.", shared=True)
     wandb_save_dir: str | None = setting(
-        derived=_FOLDER, help="Directory of the local files of Weights & Biases.", shared=True
+        derived=_FOLDER,
+        help="Directory of the local files of Weights & Biases.",
+        shared=True,
+        is_path=True,
     )
     use_swanlab: bool = setting(
         False,
@@ -37,13 +40,17 @@ class TrackerConfig:
     swanlab_project: str | None = setting(derived=_PROJECT, help="SwanLab project.", shared=True)
     swanlab_exp_name: str | None = setting(derived=_NAME, help="Name of the SwanLab run.", shared=True)
     swanlab_save_dir: str | None = setting(
-        derived=_FOLDER, help="Directory of the local files of SwanLab.", shared=True
+        derived=_FOLDER,
+        help="Directory of the local files of SwanLab.",
+        shared=True,
+        is_path=True,
     )
     use_mlflow: bool = setting(False, help="Also log metrics to MLflow.", shared=True)
     mlflow_tracking_uri: str | None = setting(
         None,
         help="Tracking URI of MLflow; null uses MLFLOW_TRACKING_URI, else sqlite:///`<output_dir>`/mlflow.db.",
         shared=True,
+        is_path=True,
     )
     mlflow_experiment: str | None = setting(derived=_PROJECT, help="MLflow experiment.", shared=True)
     mlflow_run_name: str | None = setting(derived=_NAME, help="Name of the MLflow run.", shared=True)

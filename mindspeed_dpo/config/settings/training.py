@@ -34,7 +34,10 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
         1234, help="Seed of the data order, of random weights and of sampling.", check=within(0, 2**31), shared=True
     )
     output_dir: str = setting(
-        derived="outputs/<config name>/<start time>", help="Directory of all files that the run writes.", shared=True
+        derived="outputs/<config name>/<start time>",
+        help="Directory of all files that the run writes.",
+        shared=True,
+        is_path=True,
     )
     device: str = setting(
         "auto",

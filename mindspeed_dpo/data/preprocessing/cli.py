@@ -6,6 +6,7 @@ unsupported feature are rejected with the reason. All problems are reported toge
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, OFF_VALUES, TEXT
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 
 class SettingsError(ValueError):
@@ -65,7 +66,7 @@ def parse(arguments: Sequence[str], root: Path) -> ParsedArguments:
     notices: list[str] = []
     if words and not words[0].startswith("-") and "=" not in words[0]:
         from_file = read_yaml(words.pop(0), root)
-        if from_file.pop("tokenizer_not_use_fast", None):
+        if from_file.pop("tokenizer_not_use_fast", None) not in OFF_VALUES:
             notices.append("tokenizer_not_use_fast has no effect in a YAML file, as in MindSpeed-RL; pass it as a flag")
     from_flags, problems = _read_flags(words)
     return _resolve({**from_file, **from_flags}, problems, notices)
@@ -80,7 +81,7 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
     """
     folder = root / "configs" / "datasets"
     shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
-    path = Path(name).expanduser()
+    path = Path(os.path.expanduser(name))
     is_shipped = not path.is_file()
     path = shipped if is_shipped else path
     if not path.is_file():
@@ -90,7 +91,7 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
             f"{did_you_mean(name, available)}"
         )
     try:
-        content = read_yaml_mapping(path)
+        content = read_yaml_texts(path)
     except MalformedDataError as error:
         raise SettingsError([str(error)]) from error
     values = {normalize_key(key): value for key, value in content.items()}
@@ -103,7 +104,7 @@ def _from_root(key: str, value: Any, root: Path) -> Any:
     if key not in paths or not isinstance(value, str) or not value:
         return value
     is_hub_name = key == "input" and not value.startswith((".", "/", "~"))
-    return value if is_hub_name else str(root / Path(value).expanduser())
+    return value if is_hub_name else str(root / os.path.expanduser(value))
 
 
 def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -5,6 +5,7 @@ Supported keys are fields of `PreprocessSettings`. The others have no effect or 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,14 +13,14 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.json_text import parse_json
 
-OFF_VALUES: tuple[Any, ...] = (None, False, "", "false", "False", (), [])
+OFF_VALUES: tuple[Any, ...] = (None, False, "", "false", "False", "no", "off", (), [])
 """Values with which a rejected key is off, so that it is accepted."""
 
 
 def _flag(value: Any) -> bool:
     if isinstance(value, bool):
         return value
-    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
     return words[str(value).lower()]
 
 
@@ -35,6 +36,14 @@ def _text(value: Any) -> str:
 
 def _optional_text(value: Any) -> str | None:
     return None if value is None or value in ("", "null", "none", "None") else _text(value)
+
+
+def _path(value: Any) -> str:
+    return os.path.expanduser(_text(value))
+
+
+def _optional_path(value: Any) -> str | None:
+    return None if value is None or value in ("", "null", "none", "None") else _path(value)
 
 
 def _integer(value: Any) -> int:
@@ -89,7 +98,7 @@ class KeySpec:
 
 
 TEXT = KeySpec(_text, "a text")
-_PATH = KeySpec(_optional_text, "a path")
+_PATH = KeySpec(_optional_path, "a path")
 _COUNT = KeySpec(_integer, "an integer")
 _OPTIONAL_COUNT = KeySpec(_optional_integer, "an integer")
 _SWITCH = KeySpec(_flag, "true or false", switch=True)
@@ -109,8 +118,8 @@ _PACK = "it packs samples of instruction data; pairs and prompts are packed duri
 _MIX = "datasets are mixed during training: data_path weight,a,weight,b"
 
 KEYS: dict[str, KeySpec] = {
-    "input": TEXT,
-    "output_prefix": TEXT,
+    "input": KeySpec(_path, "a path"),
+    "output_prefix": KeySpec(_path, "a path"),
     "handler_name": TEXT,
     "map_keys": KeySpec(_mapping, "a JSON object"),
     "prompt_type": KeySpec(_optional_text, "a template name"),
@@ -128,7 +137,7 @@ KEYS: dict[str, KeySpec] = {
     "trust_remote_code": _SWITCH,
     "merge_group_keys": _LIST,
     "streaming": _SWITCH,
-    "cache_dir": TEXT,
+    "cache_dir": KeySpec(_path, "a path"),
     "overwrite_cache": _SWITCH,
     "hf_datasets_params": _PATH,
     "append_eod": _ignored("the template defines how responses end", switch=True),

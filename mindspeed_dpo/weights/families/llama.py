@@ -51,7 +51,7 @@ LLAMA = ModelFamily(
     name="llama",
     architectures=(
         HfArchitecture("llama", "LlamaForCausalLM"),
-        HfArchitecture("mistral", "MistralForCausalLM", has_window=True),
+        HfArchitecture("mistral", "MistralForCausalLM", windowed_layers="all"),
     ),
     converter_names=("llama", "llama2", "llama3", "mistral"),
     rules=EMBEDDING_RULES + ATTENTION_RULES + MLP_RULES + OUTPUT_RULES,

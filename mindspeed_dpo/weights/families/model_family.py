@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.families.hf_key import DENSE_FIELDS, HfKey
 from mindspeed_dpo.weights.name_mapping import RuleTable
+
+WindowedLayers = Literal["none", "all", "by_layer_type"]
 
 
 @dataclass(frozen=True)
@@ -15,14 +20,13 @@ class HfArchitecture:
     Attributes:
         model_type: The value in config.json.
         causal_lm: The class of the language model in transformers.
-        has_window: Whether `sliding_window` of config.json is in use.
-        has_window_flag: Whether `sliding_window` applies only with `use_sliding_window: true`.
+        windowed_layers: The layers to which `sliding_window` applies: none, all, or with `use_sliding_window` those
+            that `layer_types` or `max_window_layers` name.
     """
 
     model_type: str
     causal_lm: str
-    has_window: bool = False
-    has_window_flag: bool = False
+    windowed_layers: WindowedLayers = "none"
 
     @property
     def classifier(self) -> str:
@@ -41,6 +45,8 @@ class ModelFamily:
         add_qkv_bias: Whether the query, key and value projections have biases.
         qk_layernorm: Whether each query and key head is normalised.
         rules: The tensors of its language models.
+        fields: Field of `ModelConfig` -> key of config.json. Values that config.json lacks are those of transformers'
+            config class.
     """
 
     name: str
@@ -49,6 +55,7 @@ class ModelFamily:
     add_qkv_bias: bool = False
     qk_layernorm: bool = False
     rules: RuleTable
+    fields: Mapping[str, HfKey] = field(default_factory=lambda: DENSE_FIELDS)
 
     def has_traits_of(self, model: ModelConfig) -> bool:
         """Whether models of this family have the biases and norms of the given model."""

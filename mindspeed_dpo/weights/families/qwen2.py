@@ -9,7 +9,7 @@ from mindspeed_dpo.weights.tensor_layouts import Qkv
 
 QWEN2 = ModelFamily(
     name="qwen2",
-    architectures=(HfArchitecture("qwen2", "Qwen2ForCausalLM", has_window=True, has_window_flag=True),),
+    architectures=(HfArchitecture("qwen2", "Qwen2ForCausalLM", windowed_layers="by_layer_type"),),
     # MindSpeed-LLM's guides convert Qwen2 as llama2 with --add-qkv-bias.
     converter_names=("llama2", "qwen2", "qwen25"),
     add_qkv_bias=True,

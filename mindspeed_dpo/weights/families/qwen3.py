@@ -9,7 +9,7 @@ from mindspeed_dpo.weights.tensor_layouts import Replicated, head_size
 
 QWEN3 = ModelFamily(
     name="qwen3",
-    architectures=(HfArchitecture("qwen3", "Qwen3ForCausalLM", has_window=True, has_window_flag=True),),
+    architectures=(HfArchitecture("qwen3", "Qwen3ForCausalLM", windowed_layers="by_layer_type"),),
     converter_names=("qwen3",),
     qk_layernorm=True,
     rules=(

@@ -12,7 +12,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
-from mindspeed_dpo.weights.name_mapping import TensorEntry
+from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 
@@ -59,6 +59,10 @@ class MergedSource(WeightSource):
         for file in self.adapter.files():
             digest.update(file.read_bytes())
         return digest.hexdigest()
+
+    def rules(self, model: ModelConfig) -> RuleTable:
+        """The rules of the base weights."""
+        return self.base.rules(model)
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """Missing and unexpected names of the base weights."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.safetensors_files import read_safetensors
 from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder
@@ -21,12 +23,16 @@ from mindspeed_dpo.weights.errors import WeightsError
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAME = re.compile(r"base_model\.model\.model\.layers\.\d+\.\w+\.\w+\.lora_[AB]\.weight")
-# Keys that turn plain LoRA into something else if they are set.
-_MUST_BE_EMPTY = (
-    "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_dora",
-    "use_qalora", "fan_in_fan_out", "lora_bias", "trainable_token_indices", "target_parameters", "layer_replication",
-    "alora_invocation_tokens", "arrow_config", "use_bdlora",
+# Keys that are read, and keys that change nothing in the logits of an adapter once it is trained.
+_READ = ("peft_type", "bias", "r", "lora_alpha", "lora_dropout", "use_rslora", "init_lora_weights", "target_modules")
+_WITHOUT_EFFECT = (
+    "task_type", "base_model_name_or_path", "revision", "inference_mode", "auto_mapping", "peft_version",
+    "exclude_modules", "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config",
+    "runtime_config", "ensure_weight_tying",
 )  # fmt: skip
+# Ways to initialise an adapter that leave the base weights as they are. PEFT's others (pissa, olora, corda, loftq, …)
+# subtract the initial adapter from them, and again whenever the adapter is loaded.
+_PLAIN_INITIALISATIONS = (True, False, "gaussian", "orthogonal", "eva")
 
 
 def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
@@ -50,9 +56,7 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
         raise WeightsError(f"{file} is not a configuration of a LoRA adapter: {error}") from error
     if peft_type != "LORA" or bias != "none":
         raise WeightsError(f"{file}: peft_type={peft_type}, bias={bias}; only LORA without biases is supported")
-    for key in _MUST_BE_EMPTY:
-        if config.get(key):
-            raise WeightsError(f"{file}: {key}={config[key]} is not supported; only plain LoRA is supported")
+    _check_is_plain(config)
     modules = {name.split(".")[-3] for name in tensors}
     unsupported = sorted(modules - set(LORA_MODULES))
     if unsupported:
@@ -66,6 +70,26 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
         lora_dropout=dropout,
         use_rslora=use_rslora,
     )
+
+
+def _check_is_plain(config: JsonObject) -> None:
+    """Reject whatever turns plain LoRA into something else, keys of later releases of PEFT included."""
+    way = config.get("init_lora_weights", True)
+    if way is not None and not any(
+        way is plain or (way == plain and isinstance(way, str)) for plain in _PLAIN_INITIALISATIONS
+    ):
+        raise WeightsError(
+            f"{config.location}: init_lora_weights={reprlib.repr(way)} changes the base weights, so that the adapter "
+            "does not fit those on disk; save it as plain LoRA with PEFT's "
+            "save_pretrained(…, path_initial_model_for_weight_conversion=…), or merge it with PEFT's merge_and_unload()"
+        )
+    for key in config.keys() - {*_READ, *_WITHOUT_EFFECT}:
+        value = config[key]
+        # A number alone, such as qalora_group_size, only refines what another key turns on.
+        if value and (isinstance(value, bool) or not isinstance(value, (int, float))):
+            raise WeightsError(
+                f"{config.location}: {key}={reprlib.repr(value)} is not supported; only plain LoRA is supported"
+            )
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:

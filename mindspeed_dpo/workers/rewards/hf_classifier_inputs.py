@@ -68,12 +68,12 @@ def is_classifier(role: RoleConfig) -> bool:
     """Return whether the reward's weights are a Hugging Face folder of a model type that has no family here.
 
     Raises:
-        HfConfigError: config.json cannot be read.
+        ValueError: config.json cannot be read.
     """
     load = role.checkpoint.load
     if role.checkpoint.random_init or not load or not (Path(load) / "config.json").is_file():
         return False
-    return read_hf_config(load).get("model_type") not in ARCHITECTURES
+    return read_hf_config(load).text("model_type", None) not in ARCHITECTURES
 
 
 def load_classifier_tokenizer(role: RoleConfig) -> PreTrainedTokenizerBase:

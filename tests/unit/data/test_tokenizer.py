@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,48 @@ def test_stop_ids_come_from_tokenizer_template_and_generation_config(tmp_path: P
     assert stop_token_ids(tokenizer, load_template("glm4"), tmp_path) == {2, more, *named}
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 7}))
     assert stop_token_ids(tokenizer, None, tmp_path) == {2, 7}
+
+
+def test_without_any_end_token_there_are_no_stop_ids(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(save_tokenizer(tmp_path))
+    tokenizer.eos_token = None
+    assert stop_token_ids(tokenizer, None, tmp_path) == frozenset()
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": None}))
+    assert stop_token_ids(tokenizer, None, tmp_path) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b'{"eos_token_id": "2"}', "eos_token_id must be an integer"),
+        (b'{"eos_token_id": true}', "eos_token_id must be an integer"),
+        (b'{"eos_token_id": [2, null]}', "eos_token_id must be an integer"),
+        (b'{"eos_token_id": 2.5}', "eos_token_id must be an integer"),
+        (b"[2]", "must hold a JSON object"),
+        (b'{"eos_token_id": 2', "invalid JSON"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b"[" * 100_000, "nested more than"),
+    ],
+)
+def test_a_damaged_generation_config_is_named(tmp_path: Path, content: bytes, words: str) -> None:
+    tokenizer = load_tokenizer(save_tokenizer(tmp_path))
+    (tmp_path / "generation_config.json").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{re.escape(str(tmp_path / 'generation_config.json'))}.*{words}"):
+        stop_token_ids(tokenizer, None, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("content", [b"[1]", b"\xff", b'{"a": ', b"[" * 100_000, b'"text"'])
+def test_a_damaged_file_of_a_tokenizer_is_named(tmp_path: Path, name: str, content: bytes) -> None:
+    (save_tokenizer(tmp_path) / name).write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / name))):
+        load_tokenizer(tmp_path)
+
+
+def test_a_tokenizer_without_a_vocabulary_gets_a_sentence(tmp_path: Path) -> None:
+    (save_tokenizer(tmp_path) / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="contains no tokenizer that can be loaded"):
+        load_tokenizer(tmp_path)
 
 
 def test_the_fingerprint_follows_the_vocabulary_and_nothing_else(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ def test_other_devices_get_no_variables_of_ascend(kind: str) -> None:
     assert not [name for name in os.environ if name.startswith(("HCCL_", "PYTORCH_NPU")) or name == "TASK_QUEUE_ENABLE"]
 
 
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HCCL_EXEC_TIMEOUT", "PYTORCH_ALLOC_CONF", "CUDA_DEVICE_MAX_CONNECTIONS"):
+        monkeypatch.setenv(name, "")
+    prepare("npu", timeout_minutes=10)
+    expected = {"HCCL_EXEC_TIMEOUT": "600", "CUDA_DEVICE_MAX_CONNECTIONS": "1"}
+    assert {name: os.environ[name] for name in expected} == expected
+    assert os.environ["PYTORCH_NPU_ALLOC_CONF"] == "expandable_segments:True"
+    rows = {name: (value, owner) for name, value, owner, _ in environment_rows("npu", 10, {"HCCL_EXEC_TIMEOUT": ""})}
+    assert rows["HCCL_EXEC_TIMEOUT"] == ("600", "set by the run")
+
+
 def test_a_value_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HCCL_EXEC_TIMEOUT", "77")
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")

@@ -67,7 +67,7 @@ def replace_format(folder: Path, _: object) -> None:
 def list_a_chunk_twice(folder: Path, _: object) -> None:
     metadata = pickle.loads((folder / ".metadata").read_bytes())
     chunks = metadata.state_dict_metadata["decoder.layers.mlp.linear_fc1.weight"].chunks
-    chunks[-1] = chunks[0]
+    chunks.append(chunks[0])
     (folder / ".metadata").write_bytes(pickle.dumps(metadata))
 
 

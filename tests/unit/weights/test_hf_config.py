@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import LlamaConfig
+from transformers import AutoConfig, LlamaConfig
 
 from mindspeed_dpo.weights import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, family_of
@@ -18,6 +20,7 @@ from mindspeed_dpo.weights.hf_config import (
     model_config_from_hf,
     num_labels,
     read_hf_config,
+    read_model_config,
 )
 from tests.support.tiny_models import FAMILIES, tiny_config
 
@@ -37,6 +40,16 @@ QWEN25 = {
     "sliding_window": 131072, "tie_word_embeddings": False, "torch_dtype": "bfloat16", "use_sliding_window": False,
     "vocab_size": 152064,
 }  # fmt: skip
+
+
+MISTRAL = {
+    key: value for key, value in LLAMA32.items() if key not in ("architectures", "model_type", "rope_scaling")
+} | {"model_type": "mistral"}
+"""Without sliding_window, whose default is 4096."""
+WINDOWED_QWEN = {key: value for key, value in QWEN25.items() if key not in ("max_window_layers", "sliding_window")} | {
+    "use_sliding_window": True
+}
+"""Without max_window_layers, whose default is 28, and without sliding_window, whose default is 4096."""
 
 
 def test_llama_32_in_the_form_of_transformers_4() -> None:
@@ -89,18 +102,139 @@ def test_yarn_takes_the_length_before_stretching() -> None:
     assert model_config_from_hf({**QWEN25, "rope_scaling": yarn}).original_max_position_embeddings == 32768
 
 
-def test_absent_keys_with_one_meaning_are_filled_in() -> None:
-    optional = ("num_key_value_heads", "head_dim", "rope_theta", "rope_scaling", "tie_word_embeddings")
-    plain = {key: value for key, value in LLAMA32.items() if key not in optional}
-    model = model_config_from_hf(plain)
-    assert (model.num_query_groups, model.kv_channels, model.rotary_base) == (32, 64, 10000.0)
-    assert model.untie_embeddings_and_output_weights and model.rope_scaling_type is None
+SIZES = {
+    "hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_hidden_layers": 2, "vocab_size": 93,
+}  # fmt: skip
+ARCHITECTURE = {
+    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("key", ["rms_norm_eps", "hidden_size", "num_hidden_layers", "intermediate_size", "vocab_size"])
-def test_keys_that_cannot_be_guessed_are_required(key: str) -> None:
-    with pytest.raises(HfConfigError, match=f"no {key}"):
-        model_config_from_hf({name: value for name, value in LLAMA32.items() if name != key})
+def as_transformers_reads(hf: dict[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelConfig` as transformers' own class gives them."""
+    config = AutoConfig.for_model(**copy.deepcopy(hf))
+    rope = getattr(config, "rope_parameters", None) or {"rope_theta": config.rope_theta, **(config.rope_scaling or {})}
+    return {
+        "num_layers": config.num_hidden_layers, "hidden_size": config.hidden_size,
+        "num_query_groups": config.num_key_value_heads, "ffn_hidden_size": config.intermediate_size,
+        "kv_channels": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "vocab_size": config.vocab_size, "norm_epsilon": config.rms_norm_eps, "rotary_base": rope["rope_theta"],
+        "max_position_embeddings": config.max_position_embeddings, "init_method_std": config.initializer_range,
+        "rope_scaling_factor": rope.get("factor", 1.0), "low_freq_factor": rope.get("low_freq_factor"),
+        "untie_embeddings_and_output_weights": not config.tie_word_embeddings,
+        "original_max_position_embeddings": rope.get("original_max_position_embeddings"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURE)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_attention_heads": 32},
+        {"num_attention_heads": 32, "num_key_value_heads": 2},
+        {"hidden_size": 128, "num_attention_heads": 32, "head_dim": 6, "tie_word_embeddings": True},
+        {"num_attention_heads": 32, "rope_theta": 777.0},
+        {"num_attention_heads": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 555}, "rope_theta": 777},
+        {"num_attention_heads": 32, "rope_scaling": {"type": "linear", "factor": 3.0}, "rope_theta": 777},
+        {
+            "num_attention_heads": 32, "rope_parameters": {"rope_type": "default", "rope_theta": 555.0},
+            "rope_scaling": {"rope_type": "linear", "factor": 4},
+        },
+        {"num_attention_heads": 32, "rope_parameters": {"rope_theta": 555.0}, "rope_scaling": {}},
+        {
+            "num_attention_heads": 32, "rope_parameters": {"rope_type": "linear", "rope_theta": 555.0, "factor": 2.0},
+            "rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0},
+        },
+        {"num_attention_heads": 32, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "initializer_range": 0.5},
+    ],
+)  # fmt: skip
+def test_absent_keys_have_the_values_of_transformers_own_class(model_type: str, changes: dict[str, Any]) -> None:
+    hf = {"model_type": model_type, "architectures": [ARCHITECTURE[model_type]], **SIZES, **changes}
+    if as_transformers_reads(hf)["num_query_groups"] > hf["num_attention_heads"]:
+        with pytest.raises(HfConfigError, match=r"num_attention_heads=4 .*num_key_value_heads=\d+ \(the default"):
+            model_config_from_hf(hf)
+        return
+    model, expected = model_config_from_hf(hf), as_transformers_reads(hf)
+    assert {name: getattr(model, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("model_type", ARCHITECTURE)
+def test_sizes_may_be_left_out_as_in_transformers(model_type: str) -> None:
+    hf = {"model_type": model_type, "sliding_window": None} if model_type == "mistral" else {"model_type": model_type}
+    model, expected = model_config_from_hf(hf), as_transformers_reads(hf)
+    assert {name: getattr(model, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mistral", "qwen2", "qwen3"])
+def test_null_key_heads_are_as_many_as_query_heads(model_type: str) -> None:
+    hf = {"model_type": model_type, **SIZES, "num_key_value_heads": None, "sliding_window": None}
+    assert model_config_from_hf(hf).num_query_groups == 4
+
+
+def test_the_length_before_scaling_beside_the_section_wins() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    hf = {"model_type": "llama", **SIZES, "rope_scaling": yarn, "original_max_position_embeddings": 32}
+    assert model_config_from_hf(hf).original_max_position_embeddings == 32
+
+
+def test_yarn_without_a_factor_scales_by_the_ratio_of_lengths() -> None:
+    yarn = {"rope_type": "yarn", "factor": None, "original_max_position_embeddings": 512}
+    hf = {"model_type": "llama", **SIZES, "rope_scaling": yarn, "max_position_embeddings": 2048}
+    assert model_config_from_hf(hf).rope_scaling_factor == 4.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"hidden_size": 64.5}, "hidden_size must be an integer, got a number, 64.5"),
+        ({"hidden_size": "64"}, "hidden_size must be an integer"),
+        ({"hidden_size": True}, "hidden_size must be an integer"),
+        ({"hidden_size": None}, "hidden_size"),
+        ({"num_attention_heads": 0}, "num_attention_heads must be an integer of at least 1"),
+        ({"num_key_value_heads": -4}, "num_key_value_heads must be an integer of at least 1"),
+        ({"num_key_value_heads": 3}, "num_attention_heads=4 must be a multiple of num_key_value_heads=3"),
+        ({"num_hidden_layers": 2**40}, "num_hidden_layers must be at most 10000"),
+        ({"vocab_size": 2**62}, "vocab_size must be at most 2147483647"),
+        ({"vocab_size": 10**30}, "vocab_size must be an integer"),
+        ({"rms_norm_eps": "nan"}, "rms_norm_eps must be a finite number"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a finite number"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps must be more than 0"),
+        ({"rms_norm_eps": [1e-5]}, "rms_norm_eps must be a finite number, got a list"),
+        ({"initializer_range": -1}, "initializer_range must be at least 0"),
+        ({"initializer_range": 7}, "LlamaConfig refuses it: .*initializer_range"),
+        ({"head_dim": 15}, "head_dim=15 must be even|even rotary dimension"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings must be true or false"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings must be true or false"),
+        ({"hidden_act": ["silu"]}, "hidden_act must be a text"),
+        ({"rope_theta": "1e6"}, "rope_theta must be a finite number"),
+        ({"rope_theta": None}, "rope_theta"),
+        ({"rope_theta": -1}, "rope_theta must be more than 0"),
+        ({"rope_scaling": [1]}, "rope_scaling must be an object"),
+        ({"rope_parameters": "linear"}, "rope_parameters must be an object"),
+        ({"rope_scaling": {"rope_type": 3}}, "rope_scaling: rope_type must be a text"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": "2"}}, "rope_scaling: factor must be a finite number"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 0}}, "rope_scaling: factor must be more than 0"),
+        ({"partial_rotary_factor": "half"}, "partial_rotary_factor must be a finite number"),
+        ({"model_type": ["llama"]}, "model_type must be a text"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures must be a list"),
+        ({"num_labels": "one", "architectures": ["LlamaForSequenceClassification"]}, "num_labels must be an integer"),
+        ({"id2label": [1], "architectures": ["LlamaForSequenceClassification"]}, "id2label must be an object"),
+        ({"num_experts": "8"}, "num_experts must be an integer"),
+    ],
+)
+def test_values_of_another_type_or_size_are_named_with_the_file(
+    changes: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **SIZES, **changes}))
+    with pytest.raises(HfConfigError, match=f"^{re.escape(str(tmp_path / 'config.json'))}.*({words})"):
+        read_model_config(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"attention_bias": True}, {"mlp_bias": True}])
+def test_keys_that_the_class_does_not_have_change_nothing(changes: dict[str, Any]) -> None:
+    assert model_config_from_hf({**QWEN25, **changes}) == model_config_from_hf(QWEN25)
 
 
 @pytest.mark.parametrize(
@@ -115,19 +249,29 @@ def test_keys_that_cannot_be_guessed_are_required(key: str) -> None:
         ({"attention_bias": True}, "attention_bias=True"),
         ({"mlp_bias": True}, "mlp_bias=True"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor=0.5"),
-        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        (
+            {"rope_scaling": None, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}},
+            "rope_parameters: partial_rotary_factor=0.5",
+        ),
         ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
-        ({"num_local_experts": 8}, "num_experts"),
+        ({"num_local_experts": 8}, "num_local_experts=8"),
         ({"sliding_window": 4096}, "sliding_window=4096.*set it to null"),
         ({"layer_types": ["sliding_attention"]}, "sliding_window"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'.*default, linear, llama3, yarn"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "'longrope'"),
-        ({"rope_scaling": {"rope_type": "linear"}}, "lacks factor"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "lacks 'factor'"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "lacks 'low_freq_factor'"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 16}}, "beta_fast=16"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0, "mscale": 0.7}}, "mscale=0.7"),
-        ({"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "differ by layer type"),
-        ({"head_dim": None, "num_attention_heads": 30}, "does not divide"),
+        (
+            {"rope_scaling": None, "rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "differ by layer type",
+        ),
+        (
+            {"rope_scaling": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4, "high_freq_factor": 4}},
+            "high_freq_factor=4.0 must be more than low_freq_factor=4.0",
+        ),
+        ({"head_dim": None, "num_attention_heads": 30}, "does not divide|not a multiple"),
     ],
 )
 def test_what_is_not_computed_exactly_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -145,6 +289,12 @@ def test_what_is_not_computed_exactly_is_refused(changes: dict[str, Any], words:
         (QWEN25, {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 0}, 4096),
         (QWEN25, {"use_sliding_window": True, "sliding_window": 32768, "max_window_layers": 0}, None),
         (QWEN25, {"use_sliding_window": True, "sliding_window": 8, "layer_types": ["full_attention"] * 28}, None),
+        (MISTRAL, {}, 4096),
+        (MISTRAL, {"layer_types": ["full_attention"] * 16}, 4096),
+        (MISTRAL, {"max_position_embeddings": 4096}, None),
+        (WINDOWED_QWEN, {}, None),
+        (WINDOWED_QWEN, {"max_window_layers": 0, "max_position_embeddings": 8192}, 4096),
+        (WINDOWED_QWEN, {"use_sliding_window": False, "sliding_window": 8}, None),
     ],
 )
 def test_a_window_is_read_where_every_layer_has_it(
@@ -157,6 +307,10 @@ def test_a_window_of_some_layers_only_is_refused() -> None:
     changes = {"use_sliding_window": True, "sliding_window": 4096, "max_window_layers": 27}
     with pytest.raises(HfConfigError, match="sliding_window=4096"):
         model_config_from_hf({**QWEN25, **changes})
+    with pytest.raises(HfConfigError, match=r"sliding_window=4096 \(the default of Qwen2Config\) is supported only"):
+        model_config_from_hf({**WINDOWED_QWEN, "num_hidden_layers": 32, "num_attention_heads": 28})
+    with pytest.raises(HfConfigError, match="layer_types names chunked_attention"):
+        model_config_from_hf({**QWEN25, "layer_types": ["chunked_attention"] * 28})
 
 
 def test_every_architecture_has_rules_and_is_identified_by_its_traits() -> None:
@@ -226,10 +380,16 @@ def test_unreadable_configs_are_reported(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config.json does not exist"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(HfConfigError, match="not valid JSON"):
+    with pytest.raises(HfConfigError, match=r"config\.json: line 1, column 2: invalid JSON"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text("[]")
-    with pytest.raises(HfConfigError, match="must hold a JSON object, got list"):
+    with pytest.raises(HfConfigError, match="must hold a JSON object, got a list"):
+        read_hf_config(tmp_path)
+    (tmp_path / "config.json").write_bytes(b'{"model_type": "\xff"}')
+    with pytest.raises(HfConfigError, match=r"config.json is not UTF-8 text"):
+        read_hf_config(tmp_path)
+    (tmp_path / "config.json").write_text('{"a":' * 5000 + "1" + "}" * 5000)
+    with pytest.raises(HfConfigError, match=r"config.json: JSON is nested more than"):
         read_hf_config(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(LLAMA32))
     assert read_hf_config(tmp_path) == LLAMA32

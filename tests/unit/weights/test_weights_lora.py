@@ -76,6 +76,34 @@ def test_merging_is_that_of_peft(way: str, folders: tuple[Path, Path], tmp_path:
         torch.testing.assert_close(base_model(tmp_path / "hf")(tokens).logits, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", [True, False, "gaussian", "orthogonal", "eva"])
+def test_initialisations_that_leave_the_base_alone_are_merged_as_by_peft(
+    way: bool | str, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    base, _ = folders
+    adapter = save_random_adapter(base, tmp_path / "peft", SOME, r=4, lora_alpha=3, init_lora_weights=way)
+    assert json.loads((adapter / CONFIG).read_text())["init_lora_weights"] == way
+    assert (
+        convert("--load-dir", base, "--lora-load", adapter, "--save-model-type", "hf", "--save-dir", tmp_path / "hf")
+        == 0
+    )
+    tokens = torch.tensor([[5, 1, 64, 92]])
+    with torch.no_grad():
+        expected = loaded(base, adapter)(tokens).logits
+        torch.testing.assert_close(base_model(tmp_path / "hf")(tokens).logits, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", ["pissa", "olora"])
+def test_an_adapter_that_changed_the_base_is_refused(
+    way: str, folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, _ = folders
+    adapter = save_random_adapter(base, tmp_path / "peft", SOME, r=4, lora_alpha=3, init_lora_weights=way)
+    assert convert("--load-dir", base, "--lora-load", adapter, "--save-dir", tmp_path / "mg") == convert_ckpt.FAILURE
+    assert f"{adapter / CONFIG}: init_lora_weights='{way}' changes the base weights" in capsys.readouterr().err
+    assert not (tmp_path / "mg").exists()
+
+
 def test_flags_that_describe_the_adapter_must_agree_with_it(
     folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -99,6 +127,21 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
     "biases": (lambda config, _: config.update(bias="all"), "only LORA without biases"),
     "DoRA": (lambda config, _: config.update(use_dora=True), "use_dora=True is not supported"),
     "ranks by pattern": (lambda config, _: config.update(rank_pattern={"q": 1}), "rank_pattern="),
+    "DoRA by its newer variants": (lambda config, _: config.update(kasa_config={"beta": 1e-4}), "kasa_config="),
+    "a variant of a later release": (lambda config, _: config.update(use_something=True), "use_something=True is not"),
+    "weights saved beside it": (lambda config, _: config.update(modules_to_save=["lm_head"]), "modules_to_save="),
+    "some layers": (lambda config, _: config.update(layers_to_transform=[0]), "layers_to_transform=[0]"),
+    "scales by pattern": (lambda config, _: config.update(alpha_pattern={"q_proj": 8}), "alpha_pattern="),
+    **{
+        f"base weights changed by {way}": (
+            lambda config, _, way=way: config.update(init_lora_weights=way),
+            f"init_lora_weights='{way}' changes the base weights",
+        )
+        for way in ("pissa", "pissa_niter_4", "olora", "corda", "loftq", "lora_ga", "of_a_later_release")
+    },
+    "an initialisation that is no text": (lambda config, _: config.update(init_lora_weights=[1]), "init_lora_weights="),
+    "a rank that is no number": (lambda config, _: config.update(r="4"), "r must be an integer"),
+    "a rank of zero": (lambda config, _: config.update(r=0), "r must be an integer of at least 1"),
     "no rank": (lambda config, _: config.pop("r"), "is not a configuration of a LoRA adapter"),
     "an embedding": (
         lambda _, tensors: tensors.update({"base_model.model.model.embed_tokens.lora_A.weight": torch.zeros(4, 32)}),

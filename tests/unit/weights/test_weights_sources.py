@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, hf_source, open_weights
@@ -103,6 +104,54 @@ def test_shards_and_bin_files_read_like_one_file(hf_folder: HfFolder, tmp_path: 
     shutil.copy(hf_folder("llama") / "config.json", old)
     torch.save(tiny_model("llama").state_dict(), old / "pytorch_model.bin")
     assert_same_weights(old, hf_folder("llama"))
+
+
+@pytest.mark.parametrize("name", ["llama_tied", "qwen2_tied"])
+@pytest.mark.parametrize("shard_size", ["5GB", "40KB"])
+def test_a_tied_embedding_may_be_stored_as_the_output_layer_alone(
+    name: str, shard_size: str, hf_folder: HfFolder, tmp_path: Path
+) -> None:
+    model = tiny_model(name)
+    model.save_pretrained(tmp_path / "hf", max_shard_size=shard_size)
+    for file in (tmp_path / "hf").glob("*.safetensors"):
+        renamed = {key.replace("model.embed_tokens", "lm_head"): value for key, value in load_file(file).items()}
+        save_file(renamed, file, metadata={"format": "pt"})
+    for index in (tmp_path / "hf").glob("*.index.json"):
+        index.write_text(index.read_text().replace("model.embed_tokens", "lm_head"))
+    assert_same_weights(tmp_path / "hf", hf_folder(name))
+    convert(ConversionRequest(tmp_path / "hf", tmp_path / "mg", layout=ParallelLayout(1, 2)))
+    assert_same_weights(tmp_path / "mg", hf_folder(name))
+    convert(ConversionRequest(tmp_path / "hf", tmp_path / "copy", save_format="hf"))
+    assert "model.embed_tokens.weight" in load_file(tmp_path / "copy" / "model.safetensors")
+
+
+def test_an_untied_model_needs_its_embedding(hf_folder: HfFolder, tmp_path: Path) -> None:
+    shutil.copytree(hf_folder("llama"), tmp_path, dirs_exist_ok=True)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["model.embed_tokens.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"1 tensors are missing: model.embed_tokens.weight"):
+        convert(ConversionRequest(tmp_path, tmp_path / "mg"))
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float32, torch.bfloat16), (torch.float16, torch.bfloat16)])
+def test_joined_weights_of_different_types_are_cast_together(
+    dtypes: tuple[torch.dtype, torch.dtype], hf_folder: HfFolder, tmp_path: Path
+) -> None:
+    shutil.copytree(hf_folder("qwen2"), tmp_path / "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    narrow = ("k_proj", "v_proj", "up_proj")
+    mixed = {name: tensor.to(dtypes[any(part in name for part in narrow)]) for name, tensor in tensors.items()}
+    save_file(mixed, tmp_path / "hf" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"q_proj.weight, .* different data types, .*; give --params-dtype"):
+        convert(ConversionRequest(tmp_path / "hf", tmp_path / "mg"))
+    convert(ConversionRequest(tmp_path / "hf", tmp_path / "mg", dtype=torch.bfloat16))
+    convert(ConversionRequest(tmp_path / "mg", tmp_path / "back", save_format="hf"))
+    for name, tensor in load_file(tmp_path / "back" / "model.safetensors").items():
+        assert torch.equal(tensor, mixed[name].to(torch.bfloat16)), name
+    # Without joining, as from one Hugging Face folder to another, every tensor keeps its type.
+    convert(ConversionRequest(tmp_path / "hf", tmp_path / "same", save_format="hf"))
+    assert {t.dtype for t in load_file(tmp_path / "same" / "model.safetensors").values()} == set(dtypes)
 
 
 def test_a_tied_head_stored_twice_must_agree(hf_folder: HfFolder, tmp_path: Path) -> None:
