@@ -66,10 +66,12 @@ def report(result: PreprocessResult) -> None:
     """Print the row counts and the paths of the written files."""
     for file in result.skipped_files:
         print(f"not read: {file}")
+    if result.unread_columns:
+        print(f"columns not read: {', '.join(map(str, result.unread_columns))}")
     print(result.row_counts.table())
     print(f"wrote {result.prefix}_packed_*_document.bin/.idx ({', '.join(result.columns)})")
     if result.text_columns:
-        print(f"wrote {result.prefix}_packed_columns.arrow ({', '.join(result.text_columns)})")
+        print(f"wrote {result.text_columns_path} ({', '.join(result.text_columns)})")
     print(f"train on it with data_path={result.prefix}")
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken
 
+from mindspeed_dpo.data.tokenization.chat_rendering import check_template_files
 from mindspeed_dpo.data.tokenization.templates import Template
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def load_tokenizer(
     path = Path(directory).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
+    check_template_files(path)
     transformers = importlib.import_module("transformers")
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
