@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindspeed_dpo.data.preprocessing.readers import FORMATS, InputError, file_format, supported_suffixes
+from mindspeed_dpo.data.preprocessing.readers import InputError, file_format, supported_suffixes
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 
@@ -23,6 +23,9 @@ _METADATA_NAME = re.compile(
     re.IGNORECASE,
 )
 """Files that have the suffix of a data format and hold no rows."""
+
+_PREFERENCE = ("parquet", "arrow", "json", "csv", "txt")
+"""Formats in the order in which they are preferred where their numbers of files are equal."""
 
 SelectedFiles = tuple[tuple[Path, ...], tuple[str, ...]]
 """Files to read, and the skipped ones with the reason."""
@@ -50,19 +53,14 @@ def select_files(folder: Path) -> SelectedFiles:
 
 
 def _holds_rows(path: Path) -> bool:
-    return (
-        path.is_file() and bool(file_format(path)) and not _is_hidden(path) and not _METADATA_NAME.fullmatch(path.name)
-    )
-
-
-def _is_hidden(path: Path) -> bool:
-    return path.name.startswith(".")
+    is_data = path.is_file() and file_format(path) is not None
+    return is_data and not path.name.startswith(".") and not _METADATA_NAME.fullmatch(path.name)
 
 
 def _select(folder: Path, present: Sequence[Path]) -> SelectedFiles:
     rows = [path for path in present if _holds_rows(path) and not _in_hidden_folder(path, folder)]
     counts = Counter(file_format(path) for path in rows)
-    chosen = max(FORMATS, key=lambda kind: counts[kind])
+    chosen = max(_PREFERENCE, key=lambda kind: counts[kind])
     candidates = [path for path in rows if file_format(path) == chosen]
     has_train = any(_matches(_TRAIN_NAME, path, folder) for path in candidates)
     held_out = {path for path in candidates if has_train and _matches(_HELD_OUT_NAME, path, folder)}
@@ -101,8 +99,9 @@ def _saved_splits(folder: Path) -> SelectedFiles:
     chosen = train or list(splits)
     if len(chosen) != 1:
         raise InputError(
-            f"input: {folder} has the splits {', '.join(splits)}; choose one with input={folder}/{splits[0]}"
+            f"input: {folder} has the splits {', '.join(splits)}; choose one, as input={folder}/{chosen[0]}"
         )
+
     files, skipped = _saved_dataset(folder / chosen[0])
     others = tuple(f"{split} (held-out split)" for split in splits if split != chosen[0])
     return files, (*others, *skipped)

@@ -102,9 +102,7 @@ def _response(value: Any, tags: dict[str, str], what: str, prompt: Prompt) -> Tu
     earlier = read_turns(value[:-1], tags, what) if has_earlier else []
     system = [Turn("system", prompt.system)] if prompt.system else []
     if earlier and earlier != [*system, *prompt.turns][-len(earlier) :]:
-        raise RowDropped(
-            "no_common_prompt", f"{what} has messages before its response that are not those of the prompt"
-        )
+        raise RowDropped("no_common_prompt", f"{what} has messages before its response that are not in the prompt")
     return response
 
 

@@ -1,8 +1,8 @@
 """Readers of json, jsonl (also gzipped), parquet, arrow, csv and txt files, which yield raw rows one at a time.
 
-Readers do not interpret columns. A row that cannot be read is yielded as a `RowDropped` and does not cost the others; an
-error about a file names it and, where possible, the row. The readers of json and csv are not those of `datasets` or
-pyarrow, which stop at one such row, guess types (a text such as a date becomes another value) and do not name the row.
+Readers do not interpret columns. A row that cannot be read is yielded as a `RowDropped` and does not cost the others;
+an error about a file names it and, where possible, the row. The readers of json and csv are not those of `datasets` or
+pyarrow: these stop at one such row without its number, and guess types, so that a text such as a date changes.
 """
 
 from __future__ import annotations
@@ -43,9 +43,7 @@ def _read_csv(path: Path) -> Iterator[RawRow]:
                 return
             except csv.Error as error:
                 if "unexpected end" in str(error):
-                    raise InputError(
-                        f"{path}: the quoted text that begins after line {line - 1} does not end"
-                    ) from error
+                    raise InputError(f"{path}: the quoted text that begins in line {line} does not end") from error
                 yield RowDropped("unreadable", f"{path}, lines {line} to {reader.line_num}: {error}")
                 continue
             if values:
@@ -73,13 +71,13 @@ def _read_txt(path: Path) -> Iterator[RawRow]:
 
 
 FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[RawRow]]]] = {
+    "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), read_json_rows),
     "parquet": ((".parquet",), read_parquet_rows),
     "arrow": ((".arrow",), read_arrow_rows),
-    "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), read_json_rows),
     "csv": ((".csv",), _read_csv),
     "txt": ((".txt",), _read_txt),
 }
-"""Format -> file name suffixes and reader; formats that hold nothing but data come first."""
+"""Format -> file name suffixes and reader."""
 
 
 def file_format(path: Path) -> str | None:
@@ -104,7 +102,7 @@ def read_file(path: Path) -> Iterator[RawRow]:
             count += 1
             yield row
     except MalformedDataError as error:
-        raise InputError(f"{error}; {count} rows before it are readable, nothing was written") from error
+        raise InputError(f"{error}; {count} rows were read before it") from error
 
 
 def supported_suffixes() -> str:

@@ -71,7 +71,7 @@ def render_dialogue(
     except TimeoutError as error:
         raise ChatTemplateError(
             f"prompt_type chat_template: the chat template of {tokenizer.name_or_path} did not end within "
-            f"{MAX_RENDERING_S:g} s for a dialogue of {len(messages)} messages; correct the template, or choose a named one"
+            f"{MAX_RENDERING_S:g} s for a dialogue of {len(messages)} messages; correct it, or choose a named template"
         ) from error
     except Exception as error:  # A template is a program: it may raise anything, which concerns this row only.
         raise RowDropped("refused_by_template", str(error) or type(error).__name__) from error

@@ -6,7 +6,6 @@ sequence differ from those of the prompt, so both sequences of a pair have exact
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -80,7 +79,7 @@ class ChatTemplateEncoder:
         """
         if all(text.startswith(prompt) for text in texts):
             return False
-        messages = os.path.commonprefix([prompt, self._render(turns)])
+        messages = prompt[: _common_length(prompt, self._render(turns))]
         return not all(text.startswith(messages) for text in texts)
 
     def prompt(self, prompt: Prompt) -> list[int]:
@@ -173,7 +172,7 @@ def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[in
     return PairTokens(chosen[:cut], chosen[cut:], rejected[cut:], prompt_tail=len(prompt) - cut)
 
 
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
     for position, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return position

@@ -19,7 +19,5 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise RowDropped(
-            "not_unicode", f"character {error.start + 1} of a text is {ascii(text[error.start])}"
-        ) from error
+        raise RowDropped("not_unicode", f"character {error.start + 1} of a text: {text[error.start]!a}") from error
     return list(tokenizer.encode(text, add_special_tokens=False))
