@@ -82,7 +82,7 @@ class ColumnMapping:
         name = self.names[key]
         if name is None:
             return None
-        return _value(row, str(name)) if key in self.required else row.get(name)
+        return _value(row, str(name)) if key in self.required else row.get(str(name))
 
     def all(self, row: Row, key: str) -> list[Any]:
         """Return the values of a key that names several columns.

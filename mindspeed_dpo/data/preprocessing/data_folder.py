@@ -93,15 +93,16 @@ def _matches(pattern: re.Pattern[str], path: Path, folder: Path) -> bool:
 
 def _saved_splits(folder: Path) -> SelectedFiles:
     """Select the training split of a folder that `DatasetDict.save_to_disk` wrote."""
+    path = folder / "dataset_dict.json"
     with reraised_as(InputError):
-        splits = read_json_object(folder / "dataset_dict.json").texts("splits")
+        splits = read_json_object(path).texts("splits")
+    for split in splits:
+        _check_name(split, path)
     train = [split for split in splits if split == "train"] or [split for split in splits if _TRAIN_NAME.search(split)]
     chosen = train or list(splits)
     if len(chosen) != 1:
-        raise InputError(
-            f"input: {folder} has the splits {', '.join(splits)}; choose one, as input={folder}/{chosen[0]}"
-        )
-
+        advice = f"the splits {', '.join(splits)}; choose one, as input={folder / splits[0]}" if splits else "no splits"
+        raise InputError(f"input: {folder} has {advice}")
     files, skipped = _saved_dataset(folder / chosen[0])
     others = tuple(f"{split} (held-out split)" for split in splits if split != chosen[0])
     return files, (*others, *skipped)
@@ -109,13 +110,22 @@ def _saved_splits(folder: Path) -> SelectedFiles:
 
 def _saved_dataset(folder: Path) -> SelectedFiles:
     """Select the files of a folder that `Dataset.save_to_disk` wrote, in the order of its rows."""
+    path = folder / "state.json"
     with reraised_as(InputError):
-        entries = read_json_object(folder / "state.json").objects("_data_files", [])
-        names = [entry.text("filename") for entry in entries]
-    files = tuple(folder / name for name in names if Path(name).name == name)
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing or not files:
-        raise InputError(f"input: {folder / 'state.json'} lists {missing[0] if missing else 'no data files'}, which is "
-                         "not in the folder; save the dataset again")  # fmt: skip
-    rest = sorted(path for path in folder.iterdir() if path not in files)
-    return files, tuple(f"{path.name} ({_reason(path, 'arrow')})" for path in rest)
+        names = [entry.text("filename") for entry in read_json_object(path).objects("_data_files", [])]
+    for name in names:
+        _check_name(name, path)
+        if not (folder / name).is_file():
+            raise InputError(f"input: {path} lists {name}, which is not in the folder; save the dataset again")
+    if not names:
+        raise InputError(f"input: {path} lists no data files; save the dataset again")
+    rest = sorted(path for path in folder.iterdir() if path.name not in names)
+    reasons = {True: "metadata", False: "not listed in state.json"}
+    skipped = tuple(f"{path.name} ({reasons[bool(_METADATA_NAME.fullmatch(path.name))]})" for path in rest)
+    return tuple(folder / name for name in names), skipped
+
+
+def _check_name(name: str, path: Path) -> None:
+    """Check that a name in a metadata file stays within the folder."""
+    if Path(name).name != name:
+        raise InputError(f"input: {path} lists {name}, which is not a name in its folder")

@@ -32,14 +32,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def open_bytes(path: Path) -> IO[bytes]:
+def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:
     """Open a file, decompressed if its name ends with `.gz`."""
     return gzip.open(path, "rb") if path.suffix.lower() == ".gz" else open(path, "rb")
 
 
 @contextmanager
 def gzip_errors(path: Path, position: str) -> Iterator[None]:
-    """Report what a damaged gzip file raises."""
+    """Report what a damaged gzip file raises; `position` follows the path in the message.
+
+    Raises:
+        MalformedDataError: The block raised such an error.
+    """
     try:
         yield
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:

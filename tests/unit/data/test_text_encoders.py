@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.data.tokenization import chat_rendering
+from mindspeed_dpo.data.tokenization.chat_rendering import ChatTemplateError
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
@@ -31,6 +33,89 @@ def test_a_chat_template_may_refuse_a_row(tmp_path: Path) -> None:
     with pytest.raises(RowDropped) as dropped:
         encoder.prompt(Prompt(QUESTION.turns, "S"))
     assert (dropped.value.reason, dropped.value.detail) == ("refused_by_template", "no system")
+
+
+SYSTEM_IN_LAST_USER_TURN = (
+    "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }} {% endif %}{{ m.content }}[/INST]"
+    "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+OPEN_THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+)
+COUNTED = "{{ messages | length }}" + OPEN_THOUGHT
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "changed"),
+    [
+        (SYSTEM_IN_LAST_USER_TURN, "S", True),
+        (SYSTEM_IN_LAST_USER_TURN, "", False),
+        (OPEN_THOUGHT, "S", False),
+        (COUNTED, "", True),
+        ("{{ messages[-1].content }}", "", True),
+    ],
+)
+def test_a_prompt_that_changes_with_its_response_is_noticed(
+    tmp_path: Path, template: str, system: str, changed: bool
+) -> None:
+    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
+    assert encoder.pair(PairExample(Prompt(QUESTION.turns, system), "A", "B")).is_prompt_changed == changed
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[7].content }}", "{{ messages.x.y }}", "{{ 'a' + 1 }}",
+                                      "{% for n in range(10 ** 9) %}{% endfor %}"])  # fmt: skip
+def test_a_template_that_fails_costs_the_row_only(tmp_path: Path, template: str) -> None:
+    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
+    with pytest.raises(RowDropped) as dropped:
+        encoder.prompt(QUESTION)
+    assert dropped.value.reason == "refused_by_template" and dropped.value.detail
+
+
+def test_a_template_that_does_not_end_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(chat_rendering, "MAX_RENDERING_S", 0.05)
+    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=loops)))
+    with pytest.raises(ChatTemplateError, match=rf"the chat template of {tmp_path} did not end within 0.05 s"):
+        encoder.prompt(QUESTION)
+
+
+def test_what_a_template_renders_and_its_size_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = save_tokenizer(tmp_path, chat_template="{{ 'x' * 50 }}")
+    monkeypatch.setattr(chat_rendering, "MAX_RENDERED_CHARACTERS", 49)
+    with pytest.raises(RowDropped, match="the rendered text has 50 characters"):
+        ChatTemplateEncoder(load_tokenizer(directory)).prompt(QUESTION)
+    long = save_tokenizer(tmp_path / "long", chat_template="{# " + "x" * (1 << 20) + " #}")
+    with pytest.raises(ChatTemplateError, match="more than 1048576"):
+        ChatTemplateEncoder(load_tokenizer(long))
+    monkeypatch.setattr(chat_rendering, "_MAX_TEMPLATE_FILE_BYTES", 1 << 19)
+    with pytest.raises(ChatTemplateError, match=r"chat_template.jinja has \d+ bytes"):
+        load_tokenizer(long)
+
+
+@pytest.mark.parametrize("encoder_type", [ChatTemplateEncoder, PlainEncoder])
+def test_half_a_surrogate_pair_drops_the_row(tmp_path: Path, encoder_type: type) -> None:
+    encoder = encoder_type(load_tokenizer(save_chat_tokenizer(tmp_path)))
+    for example in (PairExample(QUESTION, "A\ud83d", "B"), PairExample(Prompt((Turn("user", "\udc00"),)), "A", "B")):
+        with pytest.raises(RowDropped) as dropped:
+            encoder.pair(example)
+        assert dropped.value.reason == "not_unicode"
+
+
+def test_a_thought_is_rendered_by_a_template_that_reads_it(tmp_path: Path) -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
+    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
+    assert text_of(encoder.tokenizer, encoder.pair(example).chosen) == "(hm)A"
+    plain = load_tokenizer(save_chat_tokenizer(tmp_path / "plain"))
+    for other in (ChatTemplateEncoder(plain), PlainEncoder(plain)):
+        with pytest.raises(RowDropped) as dropped:
+            other.pair(example)
+        assert dropped.value.reason == "unsupported_field"
 
 
 def test_thinking_is_handed_to_the_chat_template(tmp_path: Path) -> None:
