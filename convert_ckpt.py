@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.weights.cli import UsageError, parse
 from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"convert_ckpt.py: {error}", file=sys.stderr)
         return USAGE
-    except (WeightsError, HfConfigError, OSError) as error:
+    except (WeightsError, HfConfigError, MalformedDataError, OSError) as error:
         print(f"convert_ckpt.py: {error}", file=sys.stderr)
         return FAILURE
     print(f"done: {summary.path}")

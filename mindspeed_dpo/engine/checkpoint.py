@@ -23,6 +23,7 @@ from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
+from mindspeed_dpo.engine.checkpoint_reader import CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
@@ -118,7 +119,7 @@ def load(
     requested = _state(engine, accelerator, parts, is_loading=True)
     if ema_reference is not None and metadata.get("follower"):
         requested.update(_reference_state(ema_reference))
-    state = dist_checkpointing.load(requested, str(folder))
+    state = _read(requested, folder)
     if ema_reference is not None and REFERENCE_PREFIX in state:
         _restore_model(ema_reference, state[REFERENCE_PREFIX])
     _restore_model(engine.model, state["model"])
@@ -128,6 +129,13 @@ def load(
         engine.optimizer.reload_model_params()
     if parts.rng:
         _restore_rng(accelerator, state["rng"])
+
+
+def _read(requested: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Read what a state describes, without unpickling; a collective over all ranks."""
+    check_format(folder)
+    state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), ShardReader(), CommonReader())
+    return state
 
 
 def _restore_model(model: PipelineStage, tensors: Mapping[str, torch.Tensor | None]) -> None:

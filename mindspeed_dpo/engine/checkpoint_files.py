@@ -14,9 +14,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.engine.checkpoint_metadata import check_metadata
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import read_bytes
+
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = "mindspeed_dpo.json"
 FORMAT = 2
+_MAX_ITERATION_DIGITS = 19
 
 
 class CheckpointError(ValueError):
@@ -37,12 +43,19 @@ def latest(root: Path) -> Path:
     tracker = root / TRACKER
     if not tracker.is_file():
         raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; give the `save` folder of a run")
-    text = tracker.read_text().strip()
-    if not text.isdigit():
-        raise CheckpointError(f"{tracker} must contain an iteration number, got {text!r}")
-    folder = iteration_dir(root, int(text))
+    iteration = read_tracker(tracker)
+    if iteration is None:
+        content = read_bytes(tracker)[:40].decode("utf-8", "backslashreplace").strip()
+        raise CheckpointError(f"{tracker} must contain an iteration number, got {content!r}")
+    folder = iteration_dir(root, iteration)
     read_metadata(folder)
     return folder
+
+
+def read_tracker(tracker: Path) -> int | None:
+    """Return the iteration that a tracker names, or None where it does not hold a number."""
+    content = read_bytes(tracker).strip()
+    return int(content) if content.isdigit() and len(content) < _MAX_ITERATION_DIGITS else None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -57,19 +70,20 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; use an earlier iteration, "
             "or finetune=true to load only the weights"
         )
-    try:
-        metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / METADATA} is damaged ({error}); use an earlier iteration") from error
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {metadata.get('format')}, this version reads format {FORMAT}")
-    damaged = [name for name, size in metadata.get("files", {}).items() if _size(folder / name) != size]
+    with reraised_as(CheckpointError, "use an earlier iteration"):
+        description = read_json_object(folder / METADATA)
+        version = description.integer("format")
+        if version != FORMAT:
+            raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
+        check_metadata(description)
+        sizes = description.section("files", None) or {}
+        damaged = [name for name, size in sizes.items() if Path(name).name != name or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
             f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; use an earlier "
             "iteration"
         )
-    return metadata
+    return description.plain()
 
 
 def begin(root: Path, iteration: int) -> Path:

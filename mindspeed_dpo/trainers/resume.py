@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.values import format_value
@@ -23,7 +21,10 @@ from mindspeed_dpo.engine.checkpoint_files import (
     iteration_dir,
     latest,
     read_metadata,
+    read_tracker,
 )
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
 from mindspeed_dpo.workers.setup.sources import open_initial_weights, sampling_of
@@ -32,6 +33,10 @@ DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 _DEFAULT_LAYOUT = {"cp": 1, "chunks": 1}
 """Layout of checkpoints from versions that did not record these sizes."""
+
+
+_REQUIRED_VALUES = ("optimizer", "rng", "topology", "sampling", "model", "output_dir")
+_REQUIRED = (*_REQUIRED_VALUES, "reference")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,7 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
     else:
         return None
     metadata = read_metadata(folder)
+    _check_keys(folder, metadata)
     _check_adapters(run, folder, metadata.get("adapters"))
     rng = rng and {**_DEFAULT_LAYOUT, **metadata["topology"]} == _topology(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
@@ -134,7 +140,8 @@ def with_resumed_output_dir(run: RunConfig) -> RunConfig:
     folder = _newest_below(Path(resume_from))
     # The checkpoint's current location counts, not the recorded one: folders may have been moved.
     beside = folder.parent.parent
-    output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(read_metadata(folder)["output_dir"])
+    recorded = read_metadata(folder).get("output_dir") or beside
+    output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(recorded)
     if not output_dir.is_dir():
         return run
     checkpoints = run.actor.checkpoint
@@ -160,23 +167,38 @@ def _save_of(path: Path) -> Path:
     if (path / DEFAULT_SAVE).is_dir():
         return path / DEFAULT_SAVE
     if (path / "config.yaml").is_file():
-        written = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        return Path(written["actor_rollout_ref"]["actor_rollout"]["save"])
+        with reraised_as(CheckpointError, "give the folder of its checkpoints"):
+            written = read_yaml_mapping(path / "config.yaml")
+        for section in ("actor_rollout_ref", "actor_rollout"):
+            written = written.get(section)
+            if not isinstance(written, dict):
+                raise CheckpointError(f"{path / 'config.yaml'} has no {section}; give the folder of its checkpoints")
+        if not isinstance(written.get("save"), str):
+            raise CheckpointError(f"{path / 'config.yaml'} has no save; give the folder of its checkpoints")
+        return Path(written["save"])
     return path
 
 
 def _is_training_checkpoint(path: Path) -> bool:
     """Return whether a path has a training checkpoint, complete or not, rather than rank files of a converter."""
     folder = path
-    tracker = path / TRACKER
-    if tracker.is_file() and tracker.read_text().strip().isdigit():
-        folder = iteration_dir(path, int(tracker.read_text()))
+    iteration = read_tracker(path / TRACKER) if (path / TRACKER).is_file() else None
+    if iteration is not None:
+        folder = iteration_dir(path, iteration)
     return (folder / METADATA).is_file() or any(folder.glob("*.distcp"))
+
+
+def _check_keys(folder: Path, metadata: dict[str, Any]) -> None:
+    """Check that the metadata has every key that resuming needs; their types are checked where it is read."""
+    missing = [key for key in _REQUIRED if key not in metadata]
+    missing += [key for key in _REQUIRED_VALUES if metadata.get(key) is None and key not in missing]
+    if missing:
+        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; use an earlier iteration")
 
 
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:
     now = sampling_of(run, num_rows)
-    changed = [f"{key} was {saved[key]}, is {value}" for key, value in now.items() if saved[key] != value]
+    changed = [f"{key} was {saved.get(key)}, is {value}" for key, value in now.items() if saved.get(key) != value]
     if changed:
         raise CheckpointError(
             f"{folder} cannot be resumed, as its data order would change: {'; '.join(changed)}. "

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
+from numpy.typing import NDArray
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 
@@ -34,11 +36,7 @@ def read_arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """
     size = _file_size(path)
     with _arrow_errors(path, "the file"), pyarrow.memory_map(str(path)) as source:
-        for number, batch in enumerate(_batches(source)):
-            with _arrow_errors(path, f"batch {number}"):
-                batch.validate(full=True)
-                _check_num_values(batch, size)
-            yield batch
+        yield from _validated(_batches(source), path, size)
 
 
 def read_parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
@@ -50,11 +48,7 @@ def read_parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     """
     size = _file_size(path)
     with _arrow_errors(path, "the file"), pyarrow.parquet.ParquetFile(path) as source:
-        for number, batch in enumerate(source.iter_batches(batch_size=_BATCH_ROWS)):
-            with _arrow_errors(path, f"batch {number}"):
-                batch.validate(full=True)
-                _check_num_values(batch, size)
-            yield batch
+        yield from _validated(source.iter_batches(batch_size=_BATCH_ROWS), path, size)
 
 
 def read_arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -65,6 +59,41 @@ def read_arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
         MalformedDataError: It is damaged, or a value has no form in Python; the message names file and row.
     """
     return _rows(path, read_arrow_batches(path))
+
+
+def open_text_batches(path: Path) -> tuple[tuple[str, ...], list[pyarrow.RecordBatch]]:
+    """Map an Arrow file whose columns are all `large_string` without nulls, and check its offsets, not its texts.
+
+    Only the offsets are read, so opening a file of any size is cheap; the texts still have to be decoded as UTF-8.
+
+    Returns:
+        The names of the columns, and the batches.
+
+    Raises:
+        MalformedDataError: The file is damaged, or has columns of other types.
+    """
+    _file_size(path)
+    with _arrow_errors(path, "the file"):
+        reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
+        batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    if any(kind != pyarrow.large_string() for kind in reader.schema.types):
+        raise MalformedDataError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
+    for number, batch in enumerate(batches):
+        with _arrow_errors(path, f"batch {number}"):
+            batch.validate()
+        if not all(map(_lies_end_to_end, batch.columns)):
+            raise MalformedDataError(f"{path}, batch {number}: texts do not lie end to end")
+    return tuple(reader.schema.names), batches
+
+
+def _lies_end_to_end(column: pyarrow.Array) -> bool:
+    """Whether the offsets of texts are in order and within the texts."""
+    validity, offsets, data = column.buffers()
+    if validity is not None or column.null_count or offsets is None or data is None:
+        return len(column) == 0
+    places: NDArray[np.int64] = np.frombuffer(offsets, "<i8")[: len(column) + 1]
+    in_order = len(places) == len(column) + 1 and places[0] >= 0 and (np.diff(places) >= 0).all()
+    return bool(in_order and places[-1] <= data.size)
 
 
 def read_parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -85,6 +114,14 @@ def _rows(path: Path, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[dict[s
                 rows = batch.slice(start, _SLICE_ROWS).to_pylist()
             count += len(rows)
             yield from rows
+
+
+def _validated(batches: Iterator[pyarrow.RecordBatch], path: Path, file_bytes: int) -> Iterator[pyarrow.RecordBatch]:
+    for number, batch in enumerate(batches):
+        with _arrow_errors(path, f"batch {number}"):
+            batch.validate(full=True)
+            _check_num_values(batch, file_bytes)
+        yield batch
 
 
 def _batches(source: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:

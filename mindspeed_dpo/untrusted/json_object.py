@@ -169,13 +169,18 @@ class JsonObject(Mapping[str, Any]):
                 raise self._mismatch(key, "a list of objects", item)
         return tuple(JsonObject(item, f"{self.location}: {key}[{number}]") for number, item in enumerate(items))
 
-    def texts(self, key: str, default: Any = REQUIRED) -> tuple[str, ...]:
+    @overload
+    def texts(self, key: str) -> tuple[str, ...]: ...
+    @overload
+    def texts(self, key: str, default: T) -> tuple[str, ...] | T: ...
+    def texts(self, key: str, default: Any = REQUIRED) -> Any:
         """Read a list of texts.
 
         Raises:
             MalformedDataError: The item is absent without a default, or of another type.
         """
-        return tuple(self._text(item, key) for item in self.sequence(key, default))
+        items = self.sequence(key, default)
+        return items if items is default else tuple(self._text(item, key) for item in items)
 
     def integers(self, key: str, default: Any = REQUIRED) -> tuple[int, ...]:
         """Read a list of integers of 64 bits.

@@ -306,7 +306,7 @@ def test_two_settings_in_one_process_both_count(tmp_path: Path, directory: Path)
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("[{", "is not valid JSON"),
+        ("[{", "invalid JSON"),
         ('{"name": "x"}', "should be a list of objects that have a name"),
         ('[{"name": "x", "format_usr": {"slots": []}}]', "field 'format_usr' is unknown; did you mean format_user"),
         ('[{"name": "x", "format_user": {"slots": [3]}}]', "a slot should be a text"),

@@ -131,7 +131,7 @@ def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
     data = (tmp_path / "x.arrow").read_bytes()
     for length in (0, 7, len(data) // 2, len(data) - 3):
         (tmp_path / "x.arrow").write_bytes(data[:length])
-        with pytest.raises(TokenFileError, match=r"x\.arrow is not an Arrow file, or it is truncated"):
+        with pytest.raises(TokenFileError, match=r"x\.arrow.*(damaged or truncated|empty).*preprocess again"):
             TextColumnsReader(tmp_path / "x.arrow")
 
 
@@ -144,7 +144,7 @@ def test_offsets_that_lead_out_of_the_file_are_noticed(tmp_path: Path) -> None:
         damaged = bytearray(data)
         damaged[place + 8 * row : place + 8 * row + 8] = value.to_bytes(8, "little", signed=True)
         (tmp_path / "x.arrow").write_bytes(damaged)
-        with pytest.raises(TokenFileError, match="do not lie end to end"):
+        with pytest.raises(TokenFileError, match=r"do not lie end to end|x\.arrow, batch 0: damaged"):
             TextColumnsReader(tmp_path / "x.arrow")
 
 
@@ -153,7 +153,7 @@ def test_text_that_is_no_json_names_its_row(tmp_path: Path) -> None:
     for text in ("1", "{"):
         writer.append({"a": text})
     writer.close()
-    with pytest.raises(TokenFileError, match=r"x\.arrow, row 1, column a: not JSON"):
+    with pytest.raises(TokenFileError, match=r"x\.arrow, row 1, column a: line 1, column 2: invalid JSON"):
         TextColumnsReader(tmp_path / "x.arrow").value(1, "a")
 
 

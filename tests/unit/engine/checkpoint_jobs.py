@@ -87,6 +87,15 @@ def missing_part(folder: Path, saved: checkpoint.CheckpointParts, wanted: checkp
     return "no error"
 
 
+def refusal(folder: Path) -> str:
+    """The sentence for a checkpoint that cannot be read."""
+    try:
+        load(build(Setup()), folder, checkpoint.CheckpointParts())
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
 def random_numbers(folder: Path) -> tuple[Tensor, Tensor]:
     """What is drawn after a save, and after other draws and a load."""
     engine = build(Setup())

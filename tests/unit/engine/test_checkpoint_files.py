@@ -129,7 +129,7 @@ def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None
 def test_a_description_that_is_cut_off_is_damage(tmp_path: Path) -> None:
     path = write(tmp_path, 10) / METADATA
     path.write_text(path.read_text()[:-5])
-    with pytest.raises(CheckpointError, match=rf"{METADATA} is damaged .*; use an earlier iteration"):
+    with pytest.raises(CheckpointError, match=rf"{METADATA}: .*invalid JSON.*; use an earlier iteration"):
         latest(tmp_path)
 
 
