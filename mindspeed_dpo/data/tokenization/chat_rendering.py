@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.data.tokenization.examples import RowDropped
@@ -20,28 +19,10 @@ if TYPE_CHECKING:
 MAX_RENDERING_S = 10.0
 """Limit for rendering one dialogue, in seconds of processor time; templates take about a millisecond."""
 MAX_RENDERED_CHARACTERS = 1 << 26
-MAX_TEMPLATE_CHARACTERS = 1 << 20
-_MAX_TEMPLATE_FILE_BYTES = 1 << 26
-_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")
 
 
 class ChatTemplateError(ValueError):
-    """Raised for a chat template that cannot be used for any row."""
-
-
-def check_template_files(directory: Path) -> None:
-    """Check the size of the files that hold a chat template, before a tokenizer reads them into memory.
-
-    Raises:
-        ChatTemplateError: A file is too large.
-    """
-    for name in _TEMPLATE_FILES:
-        path = directory / name
-        if path.is_file() and path.stat().st_size > _MAX_TEMPLATE_FILE_BYTES:
-            raise ChatTemplateError(
-                f"{path} has {path.stat().st_size} bytes, more than {_MAX_TEMPLATE_FILE_BYTES}, the limit for a chat "
-                "template and the settings of a tokenizer"
-            )
+    """Raised for a chat template that does not end."""
 
 
 def render_dialogue(

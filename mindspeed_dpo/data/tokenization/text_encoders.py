@@ -11,11 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.indexed.hashing import digest
-from mindspeed_dpo.data.tokenization.chat_rendering import (
-    MAX_TEMPLATE_CHARACTERS,
-    ChatTemplateError,
-    render_dialogue,
-)
+from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
 from mindspeed_dpo.data.tokenization.message_parsing import write_message
@@ -36,18 +32,12 @@ class ChatTemplateEncoder:
         """Use the chat template of `tokenizer`; `enable_thinking` is passed to it unless it is None.
 
         Raises:
-            ValueError: The tokenizer has no chat template, or one of a size that no template has.
+            ValueError: The tokenizer has no chat template.
         """
         if not tokenizer.chat_template:
             raise ValueError("prompt_type chat_template: the tokenizer has no chat template; choose a named template")
-        template = str(tokenizer.chat_template)
-        if len(template) > MAX_TEMPLATE_CHARACTERS:
-            raise ChatTemplateError(
-                f"prompt_type chat_template: the chat template of {tokenizer.name_or_path} has {len(template)} "
-                f"characters, more than {MAX_TEMPLATE_CHARACTERS}; choose a named template"
-            )
         self.tokenizer = with_padding(tokenizer)
-        self._thought_field = next((field for field in THOUGHT_FIELDS if field in template), None)
+        self._thought_field = next((field for field in THOUGHT_FIELDS if field in str(tokenizer.chat_template)), None)
         self._options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
     @property

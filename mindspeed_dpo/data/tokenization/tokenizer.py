@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
-from mindspeed_dpo.data.tokenization.chat_rendering import check_template_files
 from mindspeed_dpo.data.tokenization.templates import Template
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -45,7 +44,6 @@ def load_tokenizer(
     path = Path(directory).expanduser()
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
-    check_template_files(path)
     transformers = importlib.import_module("transformers")
     with reraised_as(ValueError, "tokenizer_name_or_path should name another directory"):
         check_tokenizer(path)

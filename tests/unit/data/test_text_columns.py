@@ -415,7 +415,7 @@ def test_numbers_of_csv_files_are_texts_that_are_read_as_numbers(tmp_path: Path,
 @pytest.mark.parametrize("gap", [True, "nan", "inf", "1e39", 1e39, "0x10", "", None, [1], "1_0"])
 def test_no_other_value_is_read_as_a_number(tmp_path: Path, tokenizer: Path, gap: Any) -> None:
     path = pair_set(tmp_path, tokenizer, [{**PAIRS[0], "gap": gap}], dataset_additional_keys="gap")
-    with pytest.raises(ValueError, match="row 0: gap is .* not a finite number"):
+    with pytest.raises(ValueError, match=r"row 0: gap is .* not a finite number"):
         PreferenceDataset.open(path, margin_column="gap")
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase as TokenizerBase
 
 from mindspeed_dpo.data.tokenization import chat_rendering
 from mindspeed_dpo.data.tokenization.chat_rendering import ChatTemplateError
@@ -14,6 +16,17 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer, text_of
 
 QUESTION = Prompt((Turn("user", "Q"),))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> TokenizerBase:
+    return load_tokenizer(save_chat_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture
+def tokenizer(loaded: TokenizerBase) -> TokenizerBase:
+    """A tokenizer whose template a test may replace."""
+    return copy.deepcopy(loaded)
 
 
 def test_a_chat_template_ends_responses_itself(tmp_path: Path) -> None:
@@ -58,61 +71,62 @@ COUNTED = "{{ messages | length }}" + OPEN_THOUGHT
     ],
 )
 def test_a_prompt_that_changes_with_its_response_is_noticed(
-    tmp_path: Path, template: str, system: str, changed: bool
+    tokenizer: TokenizerBase, template: str, system: str, changed: bool
 ) -> None:
-    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
-    assert encoder.pair(PairExample(Prompt(QUESTION.turns, system), "A", "B")).is_prompt_changed == changed
+    tokenizer.chat_template = template
+    assert (
+        ChatTemplateEncoder(tokenizer).pair(PairExample(Prompt(QUESTION.turns, system), "A", "B")).is_prompt_changed
+        == changed
+    )
 
 
 @pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[7].content }}", "{{ messages.x.y }}", "{{ 'a' + 1 }}",
                                       "{% for n in range(10 ** 9) %}{% endfor %}"])  # fmt: skip
-def test_a_template_that_fails_costs_the_row_only(tmp_path: Path, template: str) -> None:
-    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
+def test_a_template_that_fails_costs_the_row_only(tokenizer: TokenizerBase, template: str) -> None:
+    tokenizer.chat_template = template
+    encoder = ChatTemplateEncoder(tokenizer)
     with pytest.raises(RowDropped) as dropped:
         encoder.prompt(QUESTION)
     assert dropped.value.reason == "refused_by_template" and dropped.value.detail
 
 
-def test_a_template_that_does_not_end_gets_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_that_does_not_end_gets_a_sentence(
+    tokenizer: TokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
     monkeypatch.setattr(chat_rendering, "MAX_RENDERING_S", 0.05)
-    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=loops)))
-    with pytest.raises(ChatTemplateError, match=rf"the chat template of {tmp_path} did not end within 0.05 s"):
-        encoder.prompt(QUESTION)
+    tokenizer.chat_template = loops
+    with pytest.raises(ChatTemplateError, match=rf"the chat template of {tokenizer.name_or_path} did not end within 0"):
+        ChatTemplateEncoder(tokenizer).prompt(QUESTION)
 
 
-def test_what_a_template_renders_and_its_size_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    directory = save_tokenizer(tmp_path, chat_template="{{ 'x' * 50 }}")
+def test_what_a_template_renders_is_bounded(tokenizer: TokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer.chat_template = "{{ 'x' * 50 }}"
     monkeypatch.setattr(chat_rendering, "MAX_RENDERED_CHARACTERS", 49)
     with pytest.raises(RowDropped, match="the rendered text has 50 characters"):
-        ChatTemplateEncoder(load_tokenizer(directory)).prompt(QUESTION)
-    long = save_tokenizer(tmp_path / "long", chat_template="{# " + "x" * (1 << 20) + " #}")
-    with pytest.raises(ChatTemplateError, match="more than 1048576"):
-        ChatTemplateEncoder(load_tokenizer(long))
-    monkeypatch.setattr(chat_rendering, "_MAX_TEMPLATE_FILE_BYTES", 1 << 19)
-    with pytest.raises(ChatTemplateError, match=r"chat_template.jinja has \d+ bytes"):
-        load_tokenizer(long)
+        ChatTemplateEncoder(tokenizer).prompt(QUESTION)
 
 
 @pytest.mark.parametrize("encoder_type", [ChatTemplateEncoder, PlainEncoder])
-def test_half_a_surrogate_pair_drops_the_row(tmp_path: Path, encoder_type: type) -> None:
-    encoder = encoder_type(load_tokenizer(save_chat_tokenizer(tmp_path)))
+def test_half_a_surrogate_pair_drops_the_row(tokenizer: TokenizerBase, encoder_type: type) -> None:
+    encoder = encoder_type(tokenizer)
     for example in (PairExample(QUESTION, "A\ud83d", "B"), PairExample(Prompt((Turn("user", "\udc00"),)), "A", "B")):
         with pytest.raises(RowDropped) as dropped:
             encoder.pair(example)
         assert dropped.value.reason == "not_unicode"
 
 
-def test_a_thought_is_rendered_by_a_template_that_reads_it(tmp_path: Path) -> None:
+def test_a_thought_is_rendered_by_a_template_that_reads_it(tokenizer: TokenizerBase) -> None:
     template = (
         "{% for m in messages %}<|{{ m.role }}|>{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
-    encoder = ChatTemplateEncoder(load_tokenizer(save_tokenizer(tmp_path, chat_template=template)))
-    assert text_of(encoder.tokenizer, encoder.pair(example).chosen) == "(hm)A"
-    plain = load_tokenizer(save_chat_tokenizer(tmp_path / "plain"))
-    for other in (ChatTemplateEncoder(plain), PlainEncoder(plain)):
+    others = (ChatTemplateEncoder(tokenizer), PlainEncoder(tokenizer))
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = template
+    assert text_of(tokenizer, ChatTemplateEncoder(thinking).pair(example).chosen) == "(hm)A"
+    for other in others:
         with pytest.raises(RowDropped) as dropped:
             other.pair(example)
         assert dropped.value.reason == "unsupported_field"
