@@ -6,6 +6,7 @@ python preprocess_data.py NAME [key=value | --key value ...]   (configs/datasets
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0 if arguments else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of columns may hold what the terminal or UTF-8 cannot express.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for library in ("httpx", "datasets", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:

@@ -42,7 +42,7 @@ BAD = {
         {},
         ("rows.jsonl", "row 3", "invalid JSON"),
     ),
-    "broken lines only": Bad('{"prompt": \n{"prompt": \n', {}, ("has no rows", "rows.jsonl, line 1", "invalid JSON")),
+    "broken lines only": Bad('{"prompt": \n{"prompt": \n', {}, ("rows.jsonl, row 1: ", "invalid JSON")),
     "missing column": Bad(
         lines([{"prompt": "a", "chosen": "b"}] * 3), {}, ("rejected", "Columns in the data: chosen, prompt", "map_keys")
     ),

@@ -21,7 +21,7 @@ _UNSUPPORTED_FIELDS = {
 """Fields of a message that change its meaning, with the reason for which a row with them is dropped."""
 _TEXT_PART_TYPES = (None, "text", "input_text", "output_text")
 
-_ROLES = ("user", "observation", "assistant", "function", "system")
+_ROLES = ("user", "assistant", "system")
 _TOOL_ROLES = ("tool", "function", "function_call", "observation")
 """Spellings of roles that belong to tools, whatever the tags."""
 
@@ -60,7 +60,7 @@ def _role(value: Any, tags: dict[str, str]) -> str:
     roles = {tags[f"{role}_tag"]: role for role in _ROLES}
     role = roles.get(value) if isinstance(value, str) else None
     if role is None:
-        if value in _TOOL_ROLES:
+        if value in (*_TOOL_ROLES, tags["observation_tag"], tags["function_tag"]):
             raise RowDropped("tools", f"a message has the role {value}")
         raise RowDropped("unknown_role", f"role {value!r:.80} is not one of {', '.join(roles)}")
     return role

@@ -51,10 +51,8 @@ def make_prompt(turns: Sequence[Turn], system: str = "") -> Prompt:
     """Build a prompt from turns that end with an input to the assistant; a leading system turn is the system text.
 
     Raises:
-        RowDropped: There is no final input, the roles do not alternate, or a turn calls a tool or is its result.
+        RowDropped: There is no final input, or the roles do not alternate.
     """
-    if any(turn.role in ("function", "observation") for turn in turns):
-        raise RowDropped("tools", "a turn is a function call or the result of a tool")
     if turns and turns[0].role == "system":
         system, turns = turns[0].content or system, turns[1:]
     if not turns:
@@ -122,8 +120,6 @@ def parse_response(value: Any, tags: dict[str, str], what: str) -> Turn:
         value = value[0] if isinstance(value[0], str) else value[-1]
     turn = read_turn(value, tags, default_role="assistant")
     check_weight(value)
-    if turn.role == "function":
-        raise RowDropped("tools", f"{what} is a function call")
     if turn.role != "assistant":
         raise RowDropped("bad_turns", f"{what} has the role {turn.role}, expected assistant")
     return turn
