@@ -6,6 +6,7 @@ python preprocess_data.py NAME [key=value | --key value ...]   (configs/datasets
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from pathlib import Path
@@ -29,6 +30,8 @@ def main(arguments: list[str]) -> int:
         print(usage())
         return 0 if arguments else 2
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # Names of columns may hold what the terminal or UTF-8 cannot express.
+        sys.stdout.reconfigure(errors="backslashreplace")
     for library in ("httpx", "datasets", "transformers"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
@@ -66,10 +69,12 @@ def report(result: PreprocessResult) -> None:
     """Print the row counts and the paths of the written files."""
     for file in result.skipped_files:
         print(f"not read: {file}")
+    if result.unread_columns:
+        print(f"columns not read: {', '.join(map(str, result.unread_columns))}")
     print(result.row_counts.table())
     print(f"wrote {result.prefix}_packed_*_document.bin/.idx ({', '.join(result.columns)})")
     if result.text_columns:
-        print(f"wrote {result.prefix}_packed_columns.arrow ({', '.join(result.text_columns)})")
+        print(f"wrote {result.text_columns_path} ({', '.join(result.text_columns)})")
     print(f"train on it with data_path={result.prefix}")
 
 

@@ -83,6 +83,11 @@ class PreferenceBatch:
             response_lengths=torch.tensor([[len(r) for r in row] for row in responses], dtype=torch.int32),
         )
 
+    def token_range(self) -> tuple[int, int]:
+        """Return the lowest and the highest token id of prompts and responses; computed on the host."""
+        lowest, highest = zip(*(tokens.aminmax() for tokens in (self.prompt_tokens, self.response_tokens)), strict=True)
+        return int(min(lowest)), int(max(highest))
+
     @property
     def num_prompts(self) -> int:
         """Number of prompts P."""

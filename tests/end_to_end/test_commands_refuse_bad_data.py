@@ -38,8 +38,11 @@ BAD = {
     "empty file": Bad("", {}, ("rows.jsonl", "is empty")),
     "file without rows": Bad("[]", {}, ("rows.jsonl", "has no rows")),
     "broken JSON": Bad(
-        lines(GOOD[:2]) + '{"prompt": \n' + lines(GOOD[3:]), {}, ("rows.jsonl", "row 3", "invalid JSON")
+        json.dumps(GOOD[:2])[:-1] + ', {"prompt": \n' + json.dumps(GOOD[3:])[1:],
+        {},
+        ("rows.jsonl", "row 3", "invalid JSON"),
     ),
+    "broken lines only": Bad('{"prompt": \n{"prompt": \n', {}, ("rows.jsonl, row 1: ", "invalid JSON")),
     "missing column": Bad(
         lines([{"prompt": "a", "chosen": "b"}] * 3), {}, ("rejected", "Columns in the data: chosen, prompt", "map_keys")
     ),

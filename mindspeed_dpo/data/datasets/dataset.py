@@ -18,6 +18,7 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, check_limit
 from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
+from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
 
@@ -134,9 +135,21 @@ class PromptDataset(FilteredPrompts):
         return cls(data_path, max_prompt_length, truncation)
 
     def prompts(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int32]]:
-        """Return the prompts of the given rows, each [length] int32."""
-        located = ((int(row), *self._locate(int(row))) for row in rows)
-        return [self._readers[part][inner][-int(self._lengths[row]) :] for row, part, inner in located]
+        """Return the prompts of the given rows, each [length] int32.
+
+        Raises:
+            TokenFileError: A token id is negative.
+        """
+        return [self._prompt(int(row)) for row in rows]
+
+    def _prompt(self, row: int) -> NDArray[np.int32]:
+        part, inner = self._locate(row)
+        ids = self._readers[part][inner][-int(self._lengths[row]) :]
+        if ids.min() < 0:
+            raise TokenFileError(
+                f"data_path {self._prefixes[part]}: row {inner}: a token id is negative; preprocess again"
+            )
+        return ids
 
     @property
     def column_names(self) -> tuple[str, ...]:

@@ -154,9 +154,21 @@ class IndexedDatasetReader:
         return len(self.lengths)
 
     def __getitem__(self, row: int) -> NDArray[np.int32]:
-        """Return a copy of one row, [length] int32."""
+        """Return a copy of one row, [length] int32.
+
+        Raises:
+            TokenFileError: A number in a wider type has no equal in int32.
+        """
         start = int(self.starts[row])
-        return np.array(self.tokens[start : start + int(self.lengths[row])], dtype=np.int32)
+        stored = self.tokens[start : start + int(self.lengths[row])]
+        if np.can_cast(self.dtype, np.int32):
+            return np.array(stored, dtype=np.int32)
+        with np.errstate(invalid="ignore"):
+            ids = stored.astype(np.int32)
+        if (ids != stored).any():
+            first = stored[ids != stored][0]
+            raise TokenFileError(f"{self.bin_path}, row {row}: {first} is not a token id; preprocess again")
+        return ids
 
     def chunks(self, max_numbers: int) -> Iterator[tuple[slice, NDArray]]:
         """Yield row ranges in order with their numbers: at most `max_numbers`, or a single longer row."""

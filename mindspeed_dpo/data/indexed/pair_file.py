@@ -7,7 +7,9 @@ checked when a dataset is opened, tokens when a row is read.
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, Tok
 
 _SCAN_NUMBERS = 1 << 24
 """Number of labels scanned at a time (64 MiB), so that memory is bounded for datasets of any size."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE | re.ASCII)
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
 class PairFile:
@@ -49,7 +53,7 @@ class PairFile:
         return len(self.lengths)
 
     def numbers(self, name: str) -> NDArray[np.float32]:
-        """Return a numeric text column, [rows] float32.
+        """Return a numeric text column, [rows] float32; a text is a number if it is written as one, as in csv files.
 
         Raises:
             TokenFileError: The column does not exist, or a value is not a finite number.
@@ -61,11 +65,15 @@ class PairFile:
                 f"data_path {self.prefix}: pairs have no column {name!r}, {present}; run preprocess_data.py again with "
                 "it in dataset_additional_keys"
             )
-        values = [texts.value(row, name) for row in range(len(self))]
-        for row, value in enumerate(values):
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-                raise TokenFileError(f"data_path {self.prefix}: row {row}: {name} is {value!r}, not a finite number")
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray([self._number(texts.value(row, name), row, name) for row in range(len(self))], np.float32)
+
+    def _number(self, value: Any, row: int, name: str) -> float:
+        is_numeric = isinstance(value, int | float) and not isinstance(value, bool)
+        is_written = isinstance(value, str) and _NUMBER.fullmatch(value.strip())
+        number = float(value) if is_numeric or is_written else math.nan
+        if not abs(number) <= _MAX_FLOAT32:
+            raise TokenFileError(f"data_path {self.prefix}: row {row}: {name} is {value!r:.80}, not a finite number")
+        return number
 
     def _response_lengths(self, response: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         ids, labels = self._columns[f"{response}_input_ids"], self._columns[f"{response}_labels"]
@@ -82,7 +90,7 @@ class PairFile:
         """Return prompt, chosen and rejected response of a row, each [length] int32.
 
         Raises:
-            TokenFileError: The two prompts differ, or labels do not repeat the ids of their response.
+            TokenFileError: The two prompts differ, labels are not the ids of their response, or an id is negative.
         """
         cut = int(self.lengths[row, 0])
         chosen, rejected = (self._columns[f"{response}_input_ids"][row] for response in ("chosen", "rejected"))
@@ -94,6 +102,8 @@ class PairFile:
                 f"data_path {self.prefix}: row {row}: the prompts differ, or labels are not the ids of their response; "
                 "preprocess again"
             )
+        if min(chosen.min(initial=0), rejected.min(initial=0)) < 0:
+            raise TokenFileError(f"data_path {self.prefix}: row {row}: a token id is negative; preprocess again")
         return chosen[:cut], chosen[cut:], rejected[cut:]
 
 

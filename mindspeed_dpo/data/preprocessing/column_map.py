@@ -1,18 +1,28 @@
 """Maps the keys of a handler to columns of the data: `map_keys` over the handler's defaults, checked against the data.
 
-A key set to `""` or null means that the data has no such column. A default column that is missing from the data is
-ignored unless the handler requires it.
+A key set to `""` or null means that the data has no such column. A column that a row lacks is empty in this row, as if
+it were null, unless the handler requires it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
+from mindspeed_dpo.data.tokenization.message_fields import is_empty
+
+UNSUPPORTED_COLUMNS = {
+    "tools": "tools",
+    **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), "media"),
+}
+"""Keys of every handler whose column must be empty, with the reason for which other rows are dropped.
+
+Each is also the name of the column; a row with tools or images means something else without them.
+"""
 
 
 @dataclass(frozen=True)
@@ -32,9 +42,14 @@ class ColumnSpec:
     tags: Mapping[str, str] | None = None
 
     @property
+    def all_defaults(self) -> dict[str, str | tuple[str, ...] | None]:
+        """The defaults of all keys that name columns, with those of columns that must be empty."""
+        return {**self.defaults, **{key: key for key in UNSUPPORTED_COLUMNS}}
+
+    @property
     def allowed_keys(self) -> list[str]:
         """Every key that is allowed in `map_keys`."""
-        return [*self.defaults, *self.ignored, *(["tags"] if self.tags is not None else [])]
+        return [*self.all_defaults, *self.ignored, *(["tags"] if self.tags is not None else [])]
 
 
 @dataclass(frozen=True)
@@ -42,24 +57,32 @@ class ColumnMapping:
     """The columns in effect.
 
     Example:
-        ColumnMapping(names={"prompt": "question", "chosen": "good", "rejected": "bad", "system": None}, tags={})
+        ColumnMapping(
+            names={"prompt": "question", "chosen": "good", "rejected": "bad", "system": None},
+            tags={},
+            required=("prompt", "chosen", "rejected"),
+        )
 
     Attributes:
         names: Map key -> column name, tuple of column names, or None for no column.
         tags: Tag name -> spelling of a message key or a role in the data.
+        required: Keys whose columns every row must have.
     """
 
     names: Mapping[str, str | tuple[str, ...] | None]
     tags: dict[str, str]
+    required: tuple[str, ...] = ()
 
     def get(self, row: Row, key: str) -> Any:
-        """Return the value of a key in a row, or None if the key has no column.
+        """Return the value of a key in a row, or None if the key has no column or the row lacks an optional one.
 
         Raises:
-            RowDropped: The column is missing from this row.
+            RowDropped: A required column is missing from this row.
         """
         name = self.names[key]
-        return None if name is None else _value(row, str(name))
+        if name is None:
+            return None
+        return _value(row, str(name)) if key in self.required else row.get(str(name))
 
     def all(self, row: Row, key: str) -> list[Any]:
         """Return the values of a key that names several columns.
@@ -68,6 +91,23 @@ class ColumnMapping:
             RowDropped: A column is missing from this row.
         """
         return [_value(row, name) for name in self.names[key] or ()]
+
+    def check_unsupported(self, row: Row) -> None:
+        """Check that a row holds nothing in a column of `UNSUPPORTED_COLUMNS`.
+
+        Raises:
+            RowDropped: It does; the message says how to ignore the column.
+        """
+        for key, reason in UNSUPPORTED_COLUMNS.items():
+            name = self.names.get(key)
+            if name is not None and not is_empty(row.get(str(name))):
+                advice = f"if it can be ignored, set {key} to an empty text in map_keys"
+                raise RowDropped(reason, f"column {name!r} is not empty; {advice}")
+
+    @property
+    def columns(self) -> set[str]:
+        """All columns that are read."""
+        return {column for name in self.names.values() for column in _as_tuple(name)}
 
 
 def _value(row: Row, name: str) -> Any:
@@ -84,7 +124,7 @@ def map_key_problems(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> list[str]
         for key in map_keys
         if key not in spec.allowed_keys
     ]
-    for key, default in spec.defaults.items():
+    for key, default in spec.all_defaults.items():
         value = map_keys.get(key)
         plural = isinstance(default, tuple)
         ok = value in ("", None) or (isinstance(value, list) and len(value) == 2 if plural else isinstance(value, str))
@@ -123,28 +163,32 @@ def resolve_columns(
     """
     names: dict[str, str | tuple[str, ...] | None] = {}
     problems = []
-    for key, default in spec.defaults.items():
-        name, given = _resolve(default, map_keys, key)
+    for key, name, must_exist in _resolved(spec, map_keys):
         missing = [column for column in _as_tuple(name) if column not in available]
-        if missing and (given or key in spec.required):
+        if missing and must_exist:
             problems.append(f"{key} should come from column {missing[0]!r}{did_you_mean(missing[0], available)}")
         elif name is None and key in spec.required:
             problems.append(f"{key} needs a column")
-        names[key] = None if missing else name
+        # A column that the user maps to another key is meant to be read.
+        names[key] = None if key in UNSUPPORTED_COLUMNS and name in names.values() else name
     if problems:
         present = ", ".join(sorted(map(str, available))) or "none"
         raise ValueError(f"{source}: {'; '.join(problems)}. Columns in the data: {present}. Set map_keys accordingly.")
-    return ColumnMapping(names, {**(spec.tags or {}), **(map_keys.get("tags") or {})})
+    return ColumnMapping(names, {**(spec.tags or {}), **(map_keys.get("tags") or {})}, spec.required)
 
 
-def _resolve(default: Any, map_keys: Mapping[str, Any], key: str) -> tuple[Any, bool]:
-    """Return the column or columns of a key, and whether the user gave them."""
-    if key not in map_keys:
-        return default, False
-    value = map_keys[key]
-    if value in ("", None):
-        return None, False
-    return (tuple(value) if isinstance(value, list) else value), True
+def needed_columns(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> set[str]:
+    """Return the columns that the data must have: those that are given and those of required keys."""
+    resolved = _resolved(spec, map_keys)
+    return {column for _, name, must_exist in resolved if must_exist for column in _as_tuple(name)}
+
+
+def _resolved(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
+    """Yield each key with its column or columns, and whether the data must have them."""
+    for key, default in spec.all_defaults.items():
+        value = map_keys.get(key, default)
+        name = tuple(value) if isinstance(value, list) else value or None
+        yield key, name, name is not None and (key in map_keys or key in spec.required)
 
 
 def _as_tuple(name: str | tuple[str, ...] | None) -> tuple[str, ...]:

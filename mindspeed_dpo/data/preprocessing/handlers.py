@@ -6,14 +6,15 @@ Encoders convert the examples to tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
+from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping, ColumnSpec
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, PromptExample, Row, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.message_fields import check_weight, text_or_empty
 from mindspeed_dpo.data.tokenization.message_parsing import (
     OPENAI_TAGS,
     SHAREGPT_TAGS,
@@ -22,7 +23,6 @@ from mindspeed_dpo.data.tokenization.message_parsing import (
     read_transcript,
     read_turns,
     split_response,
-    text_or_empty,
 )
 
 
@@ -33,16 +33,25 @@ class Handler:
     Attributes:
         name: Value of `handler_name`.
         kind: Kind of the examples.
-        columns: ColumnMapping that it reads.
-        read: Row and columns -> example; raises `RowDropped` for a row that cannot be used.
+        columns: Columns that it reads.
+        convert: Row and columns -> example; raises `RowDropped` for a row that cannot be used.
         with_additional_keys: Whether a prompt handler accepts `dataset_additional_keys`.
     """
 
     name: str
     kind: Literal["pair", "prompt"]
     columns: ColumnSpec
-    read: Callable[[Row, ColumnMapping], PairExample | PromptExample]
+    convert: Callable[[Row, ColumnMapping], PairExample | PromptExample]
     with_additional_keys: bool = False
+
+    def read(self, row: Row, columns: ColumnMapping) -> PairExample | PromptExample:
+        """Convert a row to an example.
+
+        Raises:
+            RowDropped: The row cannot be used.
+        """
+        columns.check_unsupported(row)
+        return self.convert(row, columns)
 
     @property
     def allows_additional_keys(self) -> bool:
@@ -52,7 +61,8 @@ class Handler:
 
 def _alpaca_prompt(row: Row, columns: ColumnMapping) -> Prompt:
     turns: list[Turn] = []
-    for exchange in columns.get(row, "history") or ():
+    history = columns.get(row, "history") or ()
+    for exchange in history if isinstance(history, list | tuple) else (history,):
         if not isinstance(exchange, list | tuple) or len(exchange) != 2:
             raise RowDropped("bad_turns", "history should be a list of [question, response]")
         turns += [
@@ -65,49 +75,70 @@ def _alpaca_prompt(row: Row, columns: ColumnMapping) -> Prompt:
     return make_prompt(turns, system=text_or_empty(columns.get(row, "system"), "the system text"))
 
 
-def _pair(prompt: Prompt, chosen: str, rejected: str) -> PairExample:
-    if not chosen.strip() or not rejected.strip():
-        raise RowDropped("empty_response", "chosen is empty" if not chosen.strip() else "rejected is empty")
+def _pair(prompt: Prompt, chosen: Turn, rejected: Turn) -> PairExample:
+    for name, response in (("chosen", chosen), ("rejected", rejected)):
+        if not response.content.strip():
+            raise RowDropped("empty_response", f"{name} is empty")
     if chosen == rejected:
         raise RowDropped("identical_responses")
-    return PairExample(prompt, chosen, rejected)
+    return PairExample(prompt, chosen.content, rejected.content, chosen.thought, rejected.thought)
 
 
-def _read_responses(row: Row, columns: ColumnMapping) -> tuple[str, str]:
-    """Return the responses of the keys chosen and rejected, which may name one shared column [chosen, rejected]."""
+def _read_pair(row: Row, columns: ColumnMapping, prompt: Prompt) -> PairExample:
+    """Read the keys chosen and rejected, which may name one shared column [chosen, rejected]."""
     chosen, rejected = columns.get(row, "chosen"), columns.get(row, "rejected")
     if columns.names["chosen"] == columns.names["rejected"]:
         if not isinstance(chosen, list | tuple) or len(chosen) < 2:
             raise RowDropped("not_text", "a shared column should be a list [chosen, rejected]")
         chosen, rejected = chosen[:2]
     tags = columns.tags or OPENAI_TAGS
-    return parse_response(chosen, tags, "chosen"), parse_response(rejected, tags, "rejected")
+    return _pair(prompt, _response(chosen, tags, "chosen", prompt), _response(rejected, tags, "rejected", prompt))
+
+
+def _response(value: Any, tags: dict[str, str], what: str, prompt: Prompt) -> Turn:
+    """Return a response; messages before it, as in a complete dialogue, must be the end of the prompt."""
+    response = parse_response(value, tags, what)
+    has_earlier = isinstance(value, list | tuple) and len(value) > 1 and not isinstance(value[0], str)
+    earlier = read_turns(value[:-1], tags, what) if has_earlier else []
+    system = [Turn("system", prompt.system)] if prompt.system else []
+    if earlier and earlier != [*system, *prompt.turns][-len(earlier) :]:
+        raise RowDropped("no_common_prompt", f"{what} has messages before its response that are not in the prompt")
+    return response
 
 
 def _read_alpaca_pair(row: Row, columns: ColumnMapping) -> PairExample:
-    return _pair(_alpaca_prompt(row, columns), *_read_responses(row, columns))
+    return _read_pair(row, columns, _alpaca_prompt(row, columns))
 
 
 def _sharegpt_prompt(row: Row, columns: ColumnMapping, turns: Sequence[Turn]) -> Prompt:
-    system, tools = (text_or_empty(columns.get(row, key), f"the {key} text") for key in ("system", "tools"))
-    return make_prompt(turns, system, tools)
+    return make_prompt(turns, text_or_empty(columns.get(row, "system"), "the system text"))
 
 
 def _read_sharegpt_pair(row: Row, columns: ColumnMapping) -> PairExample:
     turns = read_turns(columns.get(row, "messages"), columns.tags, "the dialogue")
-    return _pair(_sharegpt_prompt(row, columns, turns), *_read_responses(row, columns))
+    return _read_pair(row, columns, _sharegpt_prompt(row, columns, turns))
 
 
 def _read_better_response(row: Row, columns: ColumnMapping) -> PairExample:
     """Read two responses and the index of the better one."""
-    responses = [parse_response(value, OPENAI_TAGS, "a response") for value in columns.all(row, "responses")]
-    better = columns.get(row, "better")
-    if better is None or better == -1:
+    prompt = _alpaca_prompt(row, columns)
+    responses = [_response(value, OPENAI_TAGS, "a response", prompt) for value in columns.all(row, "responses")]
+    better_index = _better_index(columns.get(row, "better"))
+    return _pair(prompt, responses[better_index], responses[1 - better_index])
+
+
+_NO_PREFERENCE = ("", "null", "none", "nan", "-1", "-1.0")
+_INDEX_BY_TEXT = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+
+
+def _better_index(value: Any) -> int:
+    """Return 0 or 1; a column with nulls becomes float in many tools, and in csv files every value is text."""
+    text = str(value).strip().lower()
+    if text in _NO_PREFERENCE:
         raise RowDropped("no_preference")
-    if str(better) not in ("0", "1"):
-        raise RowDropped("not_text", f"the better response should be 0 or 1, got {better!r}")
-    better_index = int(better)
-    return _pair(_alpaca_prompt(row, columns), responses[better_index], responses[1 - better_index])
+    if text not in _INDEX_BY_TEXT:
+        raise RowDropped("not_text", f"the better response should be 0 or 1, got {value!r:.80}")
+    return _INDEX_BY_TEXT[text]
 
 
 def _read_dialogue_pair(row: Row, columns: ColumnMapping) -> PairExample:
@@ -119,6 +150,7 @@ def _read_dialogue_pair(row: Row, columns: ColumnMapping) -> PairExample:
             raise RowDropped("empty_response", f"{key} is empty")
         turns = read_transcript(value) if isinstance(value, str) else read_turns(value, columns.tags, key)
         parts.append(split_response(turns, key))
+        check_weight(value[-1])
     (chosen_prompt, chosen), (rejected_prompt, rejected) = parts
     if chosen_prompt != rejected_prompt:
         raise RowDropped("no_common_prompt", "chosen and rejected differ before their last response")
@@ -139,17 +171,20 @@ def _read_sharegpt_prompt(row: Row, columns: ColumnMapping) -> PromptExample:
     turns = read_turns(columns.get(row, "messages"), columns.tags, "the dialogue")
     response = ""
     if turns[-1].role == "assistant":
-        prompt_turns, response = split_response(turns, "the dialogue")
-        turns = list(prompt_turns)
+        prompt_turns, last = split_response(turns, "the dialogue")
+        turns, response = list(prompt_turns), last.content
     return PromptExample(_sharegpt_prompt(row, columns, turns), {"labels": response})
 
 
 def _as_text(value: Any) -> str:
-    return "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    try:
+        return "" if value is None else value if isinstance(value, str) else json_text(value)
+    except TypeError as error:
+        raise RowDropped("not_text", f"the response: {error}") from error
 
 
 _ALPACA = {"prompt": "instruction", "query": "input", "history": None, "system": None}
-_SHAREGPT = {"messages": "conversations", "system": None, "tools": None}
+_SHAREGPT = {"messages": "conversations", "system": None}
 _RESPONSES = {"chosen": "chosen", "rejected": "rejected"}
 
 _ALPACA_PROMPT = ColumnSpec({**_ALPACA, "response": "output"}, ("prompt",))

@@ -57,7 +57,7 @@ def merge(settings: PreprocessSettings) -> PreprocessResult:
             counts.add(RowCounts(num_read=rows, num_written=rows, max_lengths=max_lengths))
         identity = metas[0] if metas else {}
         meta = writer.commit({**identity, **counts.as_dict(), "merged": [prefix.name for prefix in prefixes]})
-    return PreprocessResult(writer.prefix, columns, counts, (), meta)
+    return PreprocessResult(writer.prefix, columns, counts, meta=meta)
 
 
 def _column_name(key: str) -> str:

@@ -9,33 +9,39 @@ from __future__ import annotations
 import functools
 import itertools
 import logging
-import multiprocessing
 import tempfile
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import mindspeed_dpo
 from mindspeed_dpo.data.indexed.column_group import (
+    LABELS,
     ColumnGroupWriter,
     open_columns,
     open_text_columns,
     partial_prefix,
+    text_columns_path,
     writing,
 )
+from mindspeed_dpo.data.preprocessing.column_map import needed_columns
+from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.process_pool import available_cores, map_in_order, process_pool
+from mindspeed_dpo.data.preprocessing.readers import RawRow
 from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
 from mindspeed_dpo.data.preprocessing.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.preprocessing.sources import RawData, find_input
-from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
+from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 
 _CHUNK_ROWS = 64
 """Number of rows sent to a worker process at a time."""
+_CHUNKS_PER_PROCESS = 16
+"""Number of chunks for which another process pays: one takes seconds to start, about 1000 rows are tokenized in one."""
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +59,7 @@ class PreprocessResult:
         columns: Token columns.
         row_counts: Counts of the rows by outcome.
         skipped_files: Files that were not read.
+        unread_columns: Columns of the data that were not read.
         meta: Content of the metadata file.
     """
 
@@ -60,12 +67,18 @@ class PreprocessResult:
     columns: tuple[str, ...]
     row_counts: RowCounts
     skipped_files: tuple[str, ...] = ()
+    unread_columns: tuple[str, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict)
 
     @property
     def text_columns(self) -> tuple[str, ...]:
         """Names of the text columns."""
         return tuple(self.meta.get("text_columns", ()))
+
+    @property
+    def text_columns_path(self) -> Path:
+        """Path of the file with the text columns."""
+        return text_columns_path(self.prefix, self.columns)
 
 
 @dataclass(frozen=True)
@@ -91,7 +104,9 @@ def preprocess(settings: PreprocessSettings) -> PreprocessResult:
         FileNotFoundError: A file does not exist.
     """
     raw = find_input(settings)
-    job = _Job(settings.to_json(), tuple(raw.columns()), raw.name)
+    needed = needed_columns(HANDLERS[settings.handler_name].columns, settings.map_keys)
+    needed.update(key for key in settings.dataset_additional_keys if key != LABELS)
+    job = _Job(settings.to_json(), tuple(raw.columns(needed)), raw.name)
     encoder = _row_encoder(job)
     if encoder.note:
         logger.warning(encoder.note)
@@ -99,7 +114,7 @@ def preprocess(settings: PreprocessSettings) -> PreprocessResult:
         counts = _encode(job, raw, settings, writer)
         _check_counts(counts, settings, raw)
         meta = writer.commit(_metadata(settings, encoder, counts))
-    return PreprocessResult(writer.prefix, writer.columns, counts, raw.skipped_files, meta)
+    return PreprocessResult(writer.prefix, writer.columns, counts, raw.skipped_files, encoder.unread_columns, meta)
 
 
 def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
@@ -112,11 +127,11 @@ def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: Colum
 
 
 def _encode_rows(
-    job: _Job, rows: Iterable[Row], settings: PreprocessSettings, writer: ColumnGroupWriter, first_row: int = 1
+    job: _Job, rows: Iterable[RawRow], settings: PreprocessSettings, writer: ColumnGroupWriter, first_row: int = 1
 ) -> RowCounts:
     """Encode rows in order into a writer; `first_row` is the number of the first row in messages."""
     counts, start_s = RowCounts(), time.monotonic()
-    for result in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings.workers)):
+    for result in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings)):
         if isinstance(result, EncodedRow):
             writer.append(result.columns, result.texts)
             counts.count_written({name: len(ids) for name, ids in result.columns.items()}, result.prompt_tail)
@@ -128,44 +143,25 @@ def _encode_rows(
     return counts
 
 
-def _encoded_chunks(job: _Job, rows: Iterable[Row], workers: int) -> Iterator[list[EncodedRow | tuple[str, str]]]:
+def _encoded_chunks(
+    job: _Job, rows: Iterable[RawRow], settings: PreprocessSettings
+) -> Iterator[list[EncodedRow | tuple[str, str]]]:
     chunks = _chunks(rows)
     encode = functools.partial(_encode_chunk, job)
+    limit = min(settings.workers, max(1, available_cores() // settings.n_subs))
+    first = list(itertools.islice(chunks, (limit - 1) * _CHUNKS_PER_PROCESS + 1)) if limit > 1 else []
+    workers = max(1, -(-len(first) // _CHUNKS_PER_PROCESS))
+    chunks = itertools.chain(first, chunks)
+    if settings.n_subs == 1 and workers < settings.workers:
+        logger.info("%d of %d workers are started: there are no more cores, or too few rows", workers, settings.workers)
     if workers == 1:
         yield from map(encode, chunks)
         return
-    with _process_pool(workers) as pool:
-        yield from _map_in_order(pool, encode, chunks, max_pending=4 * workers)
+    with process_pool(workers, __name__) as pool:
+        yield from map_in_order(pool, encode, chunks, max_pending=4 * workers)
 
 
-def _map_in_order(
-    pool: ProcessPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any], max_pending: int
-) -> Iterator[Any]:
-    """Map like `pool.map`, but consume `items` lazily, with at most `max_pending` pending calls."""
-    pending: deque[Future[Any]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= max_pending:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        for future in pending:
-            future.cancel()
-
-
-def _process_pool(count: int) -> ProcessPoolExecutor:
-    """Create a pool whose processes are forked from a server that has only imported this module.
-
-    Forking this process would copy locks held by threads of its tokenizer, and each spawned process would import torch.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    return ProcessPoolExecutor(count, mp_context=context)
-
-
-def _chunks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+def _chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
     source = iter(rows)
     while chunk := list(itertools.islice(source, _CHUNK_ROWS)):
         yield chunk
@@ -176,12 +172,14 @@ def _row_encoder(job: _Job) -> RowEncoder:
     return RowEncoder(PreprocessSettings.from_json(job.settings_json), job.available, job.source)
 
 
-def _encode_chunk(job: _Job, rows: list[Row]) -> list[EncodedRow | tuple[str, str]]:
+def _encode_chunk(job: _Job, rows: list[RawRow]) -> list[EncodedRow | tuple[str, str]]:
     """Encode a chunk; return an `EncodedRow` or (reason, detail) of a dropped row for each row. Runs in any process."""
     encoder = _row_encoder(job)
     results: list[EncodedRow | tuple[str, str]] = []
     for row in rows:
         try:
+            if isinstance(row, RowDropped):
+                raise row
             results.append(encoder.encode(row))
         except RowDropped as dropped:
             results.append((dropped.reason, dropped.detail))
@@ -195,7 +193,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
     counts = RowCounts()
     with (
         tempfile.TemporaryDirectory(prefix=partial_prefix(writer.prefix), dir=writer.prefix.parent) as folder,
-        _process_pool(settings.n_subs) as pool,
+        process_pool(min(settings.n_subs, available_cores()), __name__) as pool,
     ):
         prefixes = [str(Path(folder, f"part_{part}")) for part in range(settings.n_subs)]
         parts = [

@@ -1,134 +1,79 @@
 """Readers of json, jsonl (also gzipped), parquet, arrow, csv and txt files, which yield raw rows one at a time.
 
-Readers do not interpret columns. Every error names the file and, where possible, the row.
+Readers do not interpret columns. A row that cannot be read is yielded as a `RowDropped` and does not cost the others;
+an error about a file names it and, where possible, the row. The readers of json and csv are not those of `datasets` or
+pyarrow: these stop at one such row without its number, and guess types, so that a text such as a date changes.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
-import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
 
-import pyarrow
-import pyarrow.csv
-import pyarrow.ipc
-import pyarrow.parquet
+from mindspeed_dpo.data.preprocessing.json_rows import read_json_rows
+from mindspeed_dpo.data.preprocessing.text_lines import read_lines
+from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
+from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS, decode_text
 
-from mindspeed_dpo.data.tokenization.examples import Row
+RawRow = Row | RowDropped
+"""A row as a reader yields it; `RowDropped` for one that cannot be read."""
 
 
 class InputError(ValueError):
     """Raised for raw data that cannot be read."""
 
 
-_CSV_BLOCK_BYTES = 1 << 26
-"""Maximum size of a csv row, including quoted newlines, in bytes."""
-
-
-def _read_json(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON list or of JSON lines, depending on the first character."""
-    with _open_text(path) as file:
-        start = file.read(1)
-        while start.isspace():
-            start = file.read(1)
-        file.seek(0)
-        yield from _read_json_list(path, file.read()) if start == "[" else _read_json_lines(path, file)
-
-
-def _open_text(path: Path) -> IO[str]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8-sig")
-    return open(path, encoding="utf-8-sig")
-
-
-def _read_json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    non_empty = ((line_number, line) for line_number, line in enumerate(lines, start=1) if line.strip())
-    for number, (line_number, line) in enumerate(non_empty, start=1):
-        try:
-            row = json.loads(line.rstrip())
-        except json.JSONDecodeError as error:
-            where = f"{path}, row {number} (line {line_number}, column {error.colno})"
-            raise InputError(f"{where}: invalid JSON: {error.msg}") from error
-        yield _object(row, path, number)
-
-
-def _read_json_list(path: Path, text: str) -> Iterator[Row]:
-    decoder, number = json.JSONDecoder(), 0
-    position = _skip_whitespace(text, text.index("[") + 1)
-    while not text.startswith("]", position):
-        number += 1
-        try:
-            row, position = decoder.raw_decode(text, position)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, row {number} (line {error.lineno}): invalid JSON: {error.msg}") from error
-        yield _object(row, path, number)
-        position = _skip_whitespace(text, position)
-        if text.startswith(",", position):
-            position = _skip_whitespace(text, position + 1)
-        elif not text.startswith("]", position):
-            line = text.count("\n", 0, position) + 1
-            raise InputError(f"{path}, after row {number} (line {line}): invalid JSON: expected , or ]")
-
-
-def _skip_whitespace(text: str, position: int) -> int:
-    while position < len(text) and text[position].isspace():
-        position += 1
-    return position
-
-
-def _object(row: Any, path: Path, number: int) -> Row:
-    if not isinstance(row, dict):
-        raise InputError(f"{path}, row {number}: expected an object of columns, got {type(row).__name__}")
-    return row
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    for batch in pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=1024):
-        yield from batch.to_pylist()
-
-
-def _read_arrow(path: Path) -> Iterator[Row]:
-    """Yield the rows of an Arrow file or of an Arrow stream, which `datasets` writes."""
-    with pyarrow.memory_map(str(path)) as source:
-        try:
-            reader = pyarrow.ipc.open_file(source)
-            batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-        except pyarrow.ArrowInvalid:
-            source.seek(0)
-            batches = iter(pyarrow.ipc.open_stream(source))
-        for batch in batches:
-            yield from batch.to_pylist()
-
-
-def _read_csv(path: Path) -> Iterator[Row]:
+def _read_csv(path: Path) -> Iterator[RawRow]:
     """Yield the rows with every column as text: digits must not become numbers."""
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        names = next(csv.reader(file), [])
-    batches = pyarrow.csv.open_csv(
-        path,
-        read_options=pyarrow.csv.ReadOptions(block_size=_CSV_BLOCK_BYTES),
-        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
-        convert_options=pyarrow.csv.ConvertOptions(column_types={name: pyarrow.string() for name in names}),
-    )
-    for batch in batches:
-        yield from batch.to_pylist()
+    csv.field_size_limit(MAX_LINE_CHARACTERS)
+    # Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise InputError(f"{path}: a column name of the header occurs twice: {', '.join(names)}")
+        while True:
+            line = reader.line_num + 1
+            try:
+                values = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if "unexpected end" in str(error):
+                    raise InputError(f"{path}: the quoted text that begins in line {line} does not end") from error
+                yield RowDropped("unreadable", f"{path}, lines {line} to {reader.line_num}: {error}")
+                continue
+            if values:
+                yield _csv_row(names, values, f"{path}, line {line}")
 
 
-def _read_txt(path: Path) -> Iterator[Row]:
+def _csv_row(names: list[str], values: list[str], location: str) -> RawRow:
+    if len(values) != len(names):
+        return RowDropped("unreadable", f"{location}: {len(values)} values, but the header has {len(names)} columns")
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return RowDropped("unreadable", f"{location}: not UTF-8 text")
+    return dict(zip(names, values, strict=True))
+
+
+def _read_txt(path: Path) -> Iterator[RawRow]:
     """Yield one row per non-empty line, with the column `text`."""
-    with open(path, encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip():
-                yield {"text": line.rstrip("\n")}
+    for number, line in read_lines(path):
+        if line.strip():
+            try:
+                yield {"text": decode_text(line, f"{path}, line {number}").rstrip("\r\n")}
+            except MalformedDataError as error:
+                yield RowDropped("unreadable", str(error))
 
 
-FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[Row]]]] = {
-    "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), _read_json),
-    "parquet": ((".parquet",), _read_parquet),
-    "arrow": ((".arrow",), _read_arrow),
+FORMATS: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[RawRow]]]] = {
+    "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), read_json_rows),
+    "parquet": ((".parquet",), read_parquet_rows),
+    "arrow": ((".arrow",), read_arrow_rows),
     "csv": ((".csv",), _read_csv),
     "txt": ((".txt",), _read_txt),
 }
@@ -140,7 +85,7 @@ def file_format(path: Path) -> str | None:
     return next((name for name, (suffixes, _) in FORMATS.items() if path.name.lower().endswith(suffixes)), None)
 
 
-def read_file(path: Path) -> Iterator[Row]:
+def read_file(path: Path) -> Iterator[RawRow]:
     """Yield the rows of one file.
 
     Raises:
@@ -156,10 +101,8 @@ def read_file(path: Path) -> Iterator[Row]:
         for row in FORMATS[kind][1](path):
             count += 1
             yield row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}, after row {count}: not UTF-8 text: {error.reason} at byte {error.start}") from error
-    except (pyarrow.ArrowException, csv.Error, gzip.BadGzipFile, EOFError) as error:
-        raise InputError(f"{path}, after row {count}: not a readable {kind} file: {error}") from error
+    except MalformedDataError as error:
+        raise InputError(f"{error}; {count} rows were read before it") from error
 
 
 def supported_suffixes() -> str:

@@ -17,6 +17,7 @@ from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
 from mindspeed_dpo.data.tokenization.message_parsing import write_messages
+from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 
 
@@ -65,6 +66,8 @@ class RowEncoder:
         self.settings = settings
         self._handler = HANDLERS[settings.handler_name]
         self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
+        read = {*self._columns.columns, *settings.dataset_additional_keys}
+        self.unread_columns = tuple(column for column in available if column not in read)
         missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
         if missing:
             present = ", ".join(available)
@@ -111,6 +114,8 @@ class RowEncoder:
     def _pair(self, tokens: PairTokens, row: Row) -> EncodedRow:
         if not tokens.prompt:
             raise RowDropped("empty_prompt", "the prompt has no tokens")
+        if tokens.is_prompt_changed:
+            raise RowDropped("changed_by_response", "part of the prompt would be trained as a response")
         if not tokens.chosen or not tokens.rejected:
             raise RowDropped("empty_response", "a response has no tokens")
         if tokens.chosen == tokens.rejected:
@@ -143,7 +148,7 @@ class RowEncoder:
         """Return an additional value as tokens [length] int32, which MindSpeed reads, and as JSON text."""
         text = _json_text(key, value)
         plain = "" if value is None else value if isinstance(value, str) else text
-        ids = _array(self.encoder.tokenizer.encode(plain, add_special_tokens=False))
+        ids = _array(text_ids(self.encoder.tokenizer, plain))
         if key == LABELS and not len(ids):
             raise RowDropped("empty_response", f"the additional key {key} has no tokens")
         return ids, text

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from mindspeed_dpo.data.preprocessing.readers import InputError, file_format, read_file, supported_suffixes
+from mindspeed_dpo.data.preprocessing.data_folder import select_files
+from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, file_format, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.data.tokenization.examples import Row
+from mindspeed_dpo.data.tokenization.examples import RowDropped
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_TRAIN_NAME = re.compile(r"(^|[-._])train", re.IGNORECASE)
-_HELD_OUT_NAME = re.compile(r"(^|[-._])(test|valid|validation|val|dev|eval)([-._]|$)", re.IGNORECASE)
 _COLUMN_SCAN_ROWS = 1000
-"""Number of rows whose columns are collected; a single row may lack an optional column."""
+"""Number of rows whose columns are collected in any case; a row may lack a column that later ones have."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +42,32 @@ class RawData:
     skipped_files: tuple[str, ...]
     settings: PreprocessSettings
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[RawRow]:
         """Yield the rows in order, at most `max_samples`."""
         source = itertools.chain.from_iterable(map(read_file, self.files)) if self.files else _hub_rows(self.settings)
         return itertools.islice(source, self.settings.max_samples)
 
-    def columns(self) -> list[str]:
+    def columns(self, needed: Collection[str] = ()) -> list[str]:
         """Return the columns of the first rows, in order of appearance.
+
+        Args:
+            needed: Columns for which further rows are read until all have appeared.
 
         Raises:
             InputError: There are no rows.
         """
         seen: dict[str, None] = {}
-        for row in itertools.islice(self.rows(), _COLUMN_SCAN_ROWS):
-            seen.update(dict.fromkeys(row))
+        num_rows, unreadable = 0, None
+        for num_rows, row in enumerate(self.rows(), start=1):
+            if isinstance(row, RowDropped):
+                unreadable = unreadable or row
+            else:
+                seen.update(dict.fromkeys(row))
+            if num_rows >= _COLUMN_SCAN_ROWS and seen.keys() >= set(needed):
+                break
         if not seen:
-            raise InputError(f"{self.name} has no rows")
+            reason = f", of {num_rows} none can be read: {unreadable.detail}" if unreadable else ""
+            raise InputError(f"{self.name} has no rows{reason}")
         return list(seen)
 
 
@@ -73,32 +82,14 @@ def find_input(settings: PreprocessSettings) -> RawData:
     if path.is_file():
         return RawData(str(path), (path,), (), settings)
     if path.is_dir():
-        files, skipped_files = _list_files(path)
+        files, skipped_files = select_files(path)
         return RawData(str(path), files, skipped_files, settings)
     if not _HUB_NAME.fullmatch(settings.input) or file_format(path):
         raise FileNotFoundError(f"input: there is no file or folder {path}")
     return RawData(settings.input, (), (), settings)
 
 
-def _list_files(folder: Path) -> tuple[tuple[Path, ...], tuple[str, ...]]:
-    """Return the files to read and the skipped ones.
-
-    Files of the most frequent format are read. If some are named after the training split, held-out splits are skipped.
-    """
-    present = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    counts = Counter(kind for kind in map(file_format, present) if kind)
-    if not counts:
-        raise InputError(f"input: the folder {folder} has no file with a supported suffix: {supported_suffixes()}")
-    chosen = counts.most_common(1)[0][0]
-    candidates = [path for path in present if file_format(path) == chosen]
-    has_train = any(_TRAIN_NAME.search(path.stem) for path in candidates)
-    files = [path for path in candidates if not (has_train and _HELD_OUT_NAME.search(path.stem))]
-    skipped_files = [f"{path.name} (not {chosen})" for path in present if path not in candidates]
-    skipped_files += [f"{path.name} (held-out split)" for path in candidates if path not in files]
-    return tuple(files), tuple(skipped_files)
-
-
-def _hub_rows(settings: PreprocessSettings) -> Iterator[Row]:
+def _hub_rows(settings: PreprocessSettings) -> Iterator[RawRow]:
     options: dict[str, Any] = {"split": "train", **_hub_parameters(settings)}
     try:
         yield from datasets.load_dataset(
@@ -121,7 +112,5 @@ def _hub_parameters(settings: PreprocessSettings) -> dict[str, Any]:
     path = Path(settings.hf_datasets_params).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"hf_datasets_params: there is no file {path}")
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, TypeError, ValueError) as error:
-        raise InputError(f"hf_datasets_params: {path} should be a JSON object of arguments: {error}") from error
+    with reraised_as(InputError, "hf_datasets_params should name a JSON object of arguments"):
+        return read_json_object(path).plain()

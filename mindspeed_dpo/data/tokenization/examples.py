@@ -13,14 +13,19 @@ Row = Mapping[str, Any]
 """One raw row: column name -> value."""
 
 MALFORMED = {
+    "unreadable": "the row is not valid JSON or UTF-8, or its columns are not those of the header",
+    "not_unicode": "a text contains half of a surrogate pair, which is not a character",
     "missing_column": "a column of map_keys is missing from the row",
     "not_text": "a value does not have the expected type",
     "bad_turns": "turns do not alternate, or the last one has an unexpected role",
     "unknown_role": "a role is not among the tags",
     "no_common_prompt": "chosen and rejected do not continue the same prompt",
-    "tools": "tool text or function calls, which templates do not support",
+    "tools": "tools, tool calls or their results, which are not supported",
+    "media": "images, audio or video, which are not supported",
+    "unsupported_field": "a field of a message that the prompt type does not represent",
     "not_plain": "a system text or earlier turns, which prompt_type plain does not support",
     "refused_by_template": "the tokenizer's chat template rejects the dialogue",
+    "changed_by_response": "the chat template renders the prompt differently once a response follows",
 }
 """Reasons for rows without the format of the handler; the run fails if too many rows are malformed."""
 
@@ -54,10 +59,17 @@ class RowDropped(Exception):
 
 @dataclass(frozen=True)
 class Turn:
-    """One message; its role is user or observation (inputs), assistant or function (outputs), or system."""
+    """One message; its role is user or observation (inputs), assistant or function (outputs), or system.
+
+    Attributes:
+        role: One of these roles.
+        content: Its text.
+        thought: Text of a thought that the data holds in a field of its own, apart from the content.
+    """
 
     role: str
     content: str
+    thought: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,11 +86,21 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PairExample:
-    """A prompt with two responses."""
+    """A prompt with two responses, each with the thought that the data holds in a field of its own."""
 
     prompt: Prompt
     chosen: str
     rejected: str
+    chosen_thought: str = ""
+    rejected_thought: str = ""
+
+    @property
+    def responses(self) -> tuple[Turn, Turn]:
+        """The chosen and the rejected response as turns."""
+        return (
+            Turn("assistant", self.chosen, self.chosen_thought),
+            Turn("assistant", self.rejected, self.rejected_thought),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,9 +123,11 @@ class PairTokens:
         chosen: Token ids of the chosen response.
         rejected: Token ids of the rejected response.
         prompt_tail: Number of tokens at the end of the prompt that merge with a response and are counted as part of it.
+        is_prompt_changed: Whether the messages of the prompt are rendered differently once a response follows.
     """
 
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
     prompt_tail: int = 0
+    is_prompt_changed: bool = False

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.indexed.hashing import digest
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
+from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
 from mindspeed_dpo.data.tokenization.tokenizer import token_id, with_template
 
@@ -68,9 +69,9 @@ class TemplateEncoder:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: A response has no text apart from its thought.
+            RowDropped: A response has no text apart from its thought, or a thought that the template cannot represent.
         """
-        responses = (example.chosen, example.rejected)
+        responses = [self._with_thought(response) for response in example.responses]
         rule = self._rule(responses)
         chosen, rejected = (self._response(response, rule) for response in responses)
         return PairTokens(self._prompt(example.prompt, rule), chosen, rejected)
@@ -83,6 +84,16 @@ class TemplateEncoder:
         if not self.template.reasoning:
             return None
         return ThoughtRule.resolve(self.enable_thinking, any(map(self._thoughts.occur_in, responses)))
+
+    def _with_thought(self, response: Turn) -> str:
+        """Return the text of a response; a thought in a field of its own is written before it, as in the text."""
+        if not response.thought:
+            return response.content
+        if not self.template.reasoning or self._thoughts.occur_in(response.content):
+            place = "its text, too" if self.template.reasoning else f"prompt_type {self.template.name} has no thoughts"
+            raise RowDropped("unsupported_field", f"a response has a thought in a field of its own; {place}")
+        opening, closing = self._thoughts.opening, self._thoughts.closing
+        return f"{opening}{response.thought.strip()}{closing}{response.content}"
 
     def _response(self, text: str, rule: ThoughtRule | None) -> list[int]:
         if rule and rule.strip:
@@ -131,7 +142,7 @@ class TemplateEncoder:
         return [] if index is None else [index]
 
     def _tokenize(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False)) if text else []
+        return text_ids(self.tokenizer, text) if text else []
 
 
 def _fill_text(slot: Text, content: str, index: int) -> str:

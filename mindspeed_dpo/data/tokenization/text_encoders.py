@@ -7,13 +7,15 @@ sequence differ from those of the prompt, so both sequences of a pair have exact
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from jinja2.exceptions import TemplateError
-
 from mindspeed_dpo.data.indexed.hashing import digest
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
-from mindspeed_dpo.data.tokenization.message_parsing import write_messages
+from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
+from mindspeed_dpo.data.tokenization.message_parsing import write_message
+from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.tokenizer import with_padding
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class ChatTemplateEncoder:
         if not tokenizer.chat_template:
             raise ValueError("prompt_type chat_template: the tokenizer has no chat template; choose a named template")
         self.tokenizer = with_padding(tokenizer)
+        self._thought_field = next((field for field in THOUGHT_FIELDS if field in str(tokenizer.chat_template)), None)
         self._options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
     @property
@@ -51,31 +54,44 @@ class ChatTemplateEncoder:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: The chat template rejects the dialogue.
+            RowDropped: The chat template rejects the dialogue, or does not render a thought.
         """
-        messages = write_messages(example.prompt)
-        chosen, rejected = (
-            self._ids([*messages, {"role": "assistant", "content": response}])
-            for response in (example.chosen, example.rejected)
-        )
-        return _split_at_divergence(self.prompt(example.prompt), chosen, rejected)
+        turns = _turns(example.prompt)
+        prompt = self._render(turns, add_generation_prompt=True)
+        texts = [self._render([*turns, response]) for response in example.responses]
+        tokens = _split_at_divergence(*(text_ids(self.tokenizer, text) for text in (prompt, *texts)))
+        return replace(tokens, is_prompt_changed=self._is_changed(turns, prompt, texts))
+
+    def _is_changed(self, turns: Sequence[Turn], prompt: str, texts: Sequence[str]) -> bool:
+        """Return whether the messages of a prompt differ in the texts of its responses.
+
+        Only the header that a prompt ends with may differ, such as in the start of a thought.
+        """
+        if all(text.startswith(prompt) for text in texts):
+            return False
+        messages = prompt[: _common_length(prompt, self._render(turns))]
+        return not all(text.startswith(messages) for text in texts)
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt, including the header of the response.
 
         Raises:
-            RowDropped: The chat template rejects the dialogue.
+            RowDropped: The chat template rejects the dialogue, or does not render a thought.
         """
-        return self._ids(write_messages(prompt), add_generation_prompt=True)
+        return text_ids(self.tokenizer, self._render(_turns(prompt), add_generation_prompt=True))
 
-    def _ids(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> list[int]:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=add_generation_prompt, **self._options
-            )
-        except (TemplateError, TypeError, KeyError) as error:
-            raise RowDropped("refused_by_template", str(error)) from error
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
+        messages = [self._message(turn) for turn in turns]
+        return render_dialogue(self.tokenizer, messages, self._options, add_generation_prompt=add_generation_prompt)
+
+    def _message(self, turn: Turn) -> dict[str, str]:
+        message = write_message(turn)
+        if not turn.thought:
+            return message
+        if self._thought_field is None:
+            fields = ", ".join(THOUGHT_FIELDS)
+            raise RowDropped("unsupported_field", f"a message has a thought; the chat template reads none of {fields}")
+        return {**message, self._thought_field: turn.thought}
 
 
 class PlainEncoder:
@@ -105,8 +121,10 @@ class PlainEncoder:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: The prompt has a system text or several turns.
+            RowDropped: The prompt has a system text or several turns, or a response has a thought of its own.
         """
+        if example.chosen_thought or example.rejected_thought:
+            raise RowDropped("unsupported_field", "a response has a thought, which prompt_type plain does not support")
         prompt = self._text(example.prompt)
         chosen, rejected = (
             self._with_end_token(self._ids(prompt + text)) for text in (example.chosen, example.rejected)
@@ -127,11 +145,15 @@ class PlainEncoder:
         return prompt.turns[0].content
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        return text_ids(self.tokenizer, text)
 
     def _with_end_token(self, ids: list[int]) -> list[int]:
         end = self.tokenizer.eos_token_id
         return ids if ids and ids[-1] == end else [*ids, end]
+
+
+def _turns(prompt: Prompt) -> list[Turn]:
+    return [*([Turn("system", prompt.system)] if prompt.system else []), *prompt.turns]
 
 
 def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[int]) -> PairTokens:
@@ -140,7 +162,7 @@ def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[in
     return PairTokens(chosen[:cut], chosen[cut:], rejected[cut:], prompt_tail=len(prompt) - cut)
 
 
-def _common_length(one: Sequence[int], other: Sequence[int]) -> int:
+def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
     for position, (a, b) in enumerate(zip(one, other, strict=False)):
         if a != b:
             return position

@@ -134,9 +134,10 @@ class BatchBuilder:
         return self.dataset
 
     def _check_tokens(self, batch: PreferenceBatch, rows: NDArray[np.int64]) -> None:
-        highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
-        if highest >= self.vocab_size:
+        lowest, highest = batch.token_range()
+        if lowest < 0 or highest >= self.vocab_size:
+            token = lowest if lowest < 0 else highest
             raise ValueError(
-                f"rows {rows.tolist()} contain token {highest}, but the model has vocab_size={self.vocab_size}: "
+                f"rows {rows.tolist()} contain token {token}, but the model has vocab_size={self.vocab_size}: "
                 "the data was preprocessed with another tokenizer; preprocess it again with the model's own"
             )

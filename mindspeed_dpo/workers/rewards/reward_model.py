@@ -79,10 +79,11 @@ class ModelScorer:
             yield packed.for_context_rank(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch) -> None:
-        highest = int(max(batch.prompt_tokens.max(), batch.response_tokens.max()))
-        if highest >= self.vocab_size:
+        lowest, highest = batch.token_range()
+        if lowest < 0 or highest >= self.vocab_size:
+            token = lowest if lowest < 0 else highest
             raise ValueError(
-                f"the rollouts contain token {highest}, but the reward model has vocab_size={self.vocab_size}: its "
+                f"the rollouts contain token {token}, but the reward model has vocab_size={self.vocab_size}: its "
                 "tokenizer differs from the policy's; set reward_tokenizer"
             )
 

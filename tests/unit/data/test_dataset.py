@@ -299,3 +299,22 @@ def test_a_pair_set_and_a_prompt_set_share_a_prefix(tmp_path: Path) -> None:
     write_prompts(tmp_path / "a", prompts)
     assert read(PreferenceDataset.open(path)) == pairs
     assert [prompt.tolist() for prompt in PromptDataset.open(path).prompts([0, 1])] == prompts
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_a_negative_token_id_is_named_with_its_row(tmp_path: Path, part: int) -> None:
+    damaged = ([1], [2], [3])
+    damaged[part].append(-7)
+    dataset = PreferenceDataset.open(write(tmp_path / "a", [([1], [2], [3]), damaged]))
+    assert read(dataset, [0]) == [([1], [2], [3])]
+    with pytest.raises(TokenFileError, match=r"a: row 1: a token id is negative; preprocess again"):
+        dataset.batch([1])
+
+
+def test_a_negative_token_id_of_a_prompt_is_named_with_its_row(tmp_path: Path) -> None:
+    with writing(tmp_path / "a", ("input_ids", "attention_mask")) as writer:
+        for ids in ([1, 2], [-100, 3]):
+            writer.append({"input_ids": ids, "attention_mask": [1, 1]})
+        writer.commit({})
+    with pytest.raises(TokenFileError, match=r"a: row 1: a token id is negative"):
+        PromptDataset.open(str(tmp_path / "a")).prompts([0, 1])

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolve_columns
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, UNSUPPORTED_HANDLERS, handler_problem
@@ -74,6 +78,17 @@ def test_alpaca_rows_join_prompt_query_history_and_system() -> None:
 def test_a_default_column_that_is_absent_counts_as_none() -> None:
     row = {"instruction": "Q", "chosen": "good", "rejected": "bad"}
     assert read(ALPACA, row).prompt == prompt("Q")
+
+
+def test_a_column_that_later_rows_have_is_used_and_is_empty_elsewhere() -> None:
+    """Neither the rows that were searched for columns nor a single row determine whether `input` is read."""
+    handler = HANDLERS[ALPACA]
+    columns = resolve_columns(handler.columns, {}, ["instruction", "chosen", "rejected"], "data")
+    row = {"instruction": "Q", "chosen": "good", "rejected": "bad"}
+    prompts = [handler.read(each, columns).prompt for each in ({**row, "input": "E"}, row, {**row, "input": None})]
+    assert prompts == [prompt("Q\nE"), prompt("Q"), prompt("Q")]
+    named = resolve_columns(handler.columns, {"query": "extra"}, [*row, "extra"], "data")
+    assert handler.read(row, named).prompt == prompt("Q")
 
 
 def test_an_empty_map_key_means_no_column() -> None:
@@ -205,6 +220,129 @@ def test_tool_text_is_not_lost_silently() -> None:
     assert reason(SHAREGPT, {"conversations": [human("Q")], "chosen": call, "rejected": "bad"}) == "tools"
 
 
+# Fields that carry meaning are used, or the row is dropped
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ({"content": None, "tool_calls": [{"function": {"name": "f"}}]}, "tools"),
+        ({"tool_calls": [{"function": {"name": "f"}}]}, "tools"),
+        ({"content": "a", "function_call": {"name": "f", "arguments": "{}"}}, "tools"),
+        ({"role": "tool", "content": "sun"}, "tools"),
+        ({"role": "function", "content": "sun"}, "tools"),
+        ({"content": "a", "name": "Ann"}, "unsupported_field"),
+        ({"content": "a", "images": ["x.png"]}, "media"),
+        ({"content": "a", "audio": {"id": "x"}}, "media"),
+        ({"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}, "media"),
+        ({"content": [{"type": "text", "text": "a", "image": "x"}]}, "media"),
+        ({"content": [7]}, "not_text"),
+        ({"content": {"text": "a"}}, "not_text"),
+        ({"role": ["assistant"], "content": "a"}, "unknown_role"),
+        ({"content": "a", "reasoning_content": 7}, "not_text"),
+        ({"content": "a", "reasoning_content": "x", "thinking": "y"}, "unsupported_field"),
+    ],
+)
+def test_fields_without_a_form_in_the_tokens_are_counted(message: dict[str, Any], expected: str) -> None:
+    message = {"role": "assistant", **message}
+    turns = [{"role": "user", "content": "Q"}, message]
+    good = [turns[0], {"role": "assistant", "content": "b"}]
+    assert reason(DIALOGUE, {"chosen": turns, "rejected": good}) == expected
+    longer = [*turns, {"role": "user", "content": "Q2"}]
+    map_keys = {"messages": "messages", "tags": dict(OPENAI_TAGS)}
+    assert reason(SHAREGPT, {"messages": longer, "chosen": "a", "rejected": "b"}, map_keys) == expected
+    assert reason(ALPACA, {"instruction": "Q", "chosen": message, "rejected": "b"}) == expected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_calls": None, "function_call": {"name": None, "arguments": None}, "name": "", "images": []},
+        {"tool_calls": [], "reasoning_content": " ", "weight": 1},
+        {"content": [{"type": "text", "text": "goo"}, {"type": "text", "text": "d", "image_url": None}]},
+        {"content": ["good"], "id": 7},
+    ],
+)
+def test_fields_that_hold_nothing_do_not_matter(fields: dict[str, Any]) -> None:
+    start = {"role": "user", "content": "Q", "tool_calls": None}
+    row = {"chosen": [start, {"role": "assistant", "content": "good", **fields}], "rejected": [start, MESSAGES[1]]}
+    assert read(DIALOGUE, row) == PairExample(prompt("Q"), "good", "last")
+
+
+def test_thoughts_in_a_field_of_their_own_belong_to_the_response() -> None:
+    thought = {"role": "assistant", "content": "good", "reasoning_content": "hm", "thinking": "hm"}
+    example = read(DIALOGUE, {"chosen": [MESSAGES[0], thought], "rejected": MESSAGES})
+    assert example == PairExample(prompt("Q"), "good", "last", chosen_thought="hm")
+    same = {"role": "assistant", "content": "good", "reasoning": "well"}
+    assert read(ALPACA, {"instruction": "Q", "chosen": thought, "rejected": same}).rejected_thought == "well"
+
+
+def test_a_response_excluded_from_training_is_counted() -> None:
+    excluded = {"role": "assistant", "content": "good", "weight": 0}
+    assert reason(ALPACA, {"instruction": "Q", "chosen": excluded, "rejected": "bad"}) == "unsupported_field"
+    assert reason(DIALOGUE, {"chosen": [MESSAGES[0], excluded], "rejected": MESSAGES}) == "unsupported_field"
+    turns = [MESSAGES[0], excluded, {"role": "user", "content": "Q2"}]
+    row = {"chosen": [*turns, MESSAGES[1]], "rejected": [*turns, {"role": "assistant", "content": "bad"}]}
+    assert read(DIALOGUE, row).prompt == prompt("Q", "good", "Q2")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("tools", [{"name": "f"}], "tools"),
+        ("tools", '[{"name": "f"}]', "tools"),
+        ("images", [b"\x89PNG"], "media"),
+        ("image", {"path": "x.png"}, "media"),
+        ("audio", "x.wav", "media"),
+    ],
+)
+def test_columns_without_a_form_in_the_tokens_are_counted(column: str, value: Any, expected: str) -> None:
+    row = {"instruction": "Q", "prompt": "Q", "conversations": [human("Q")], "chosen": "a", "rejected": "b"}
+    row |= {"response_0": "a", "response_1": "b", "better_response_id": 0}
+    dialogue = {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "b"}]}
+    for name in HANDLERS:
+        base = dialogue if name == DIALOGUE else row
+        assert reason(name, {**base, column: value}) == expected
+        for empty in (None, [], "", "[]"):
+            read(name, {**base, column: empty})
+        read(name, {**base, column: value}, {column: ""})
+    assert read(ALPACA, {**row, column: "Q2"}, {"prompt": column}).prompt == prompt("Q2")
+
+
+def test_turns_before_a_response_are_those_of_the_prompt() -> None:
+    other = [{"role": "user", "content": "Q0"}, MESSAGES[1]]
+    assert reason(ALPACA, {"instruction": "Q", "chosen": other, "rejected": "bad"}) == "no_common_prompt"
+    row = {"instruction": "Q", "history": [["Q0", "A0"]], "chosen": MESSAGES, "rejected": "bad"}
+    assert read(ALPACA, row, {"history": "history"}).chosen == "last"
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.binary(max_size=2)
+    | st.sampled_from(["user", "assistant", "human", "gpt", "\ud83d", "1", "Human: a\n\nAssistant: b"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["role", "content", "from", "value", "text", "type", "weight", "thinking", "name"]), inner
+    ),
+    max_leaves=8,
+)  # fmt: skip
+_COLUMNS = ["instruction", "input", "prompt", "conversations", "chosen", "rejected", "history", "output", "tools"]
+_COLUMNS += ["response_0", "response_1", "better_response_id", "system"]
+
+
+@pytest.mark.parametrize("name", HANDLERS)
+@given(row=st.dictionaries(st.sampled_from(_COLUMNS), _VALUES))
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_value_stops_all_rows(name: str, row: dict[str, Any]) -> None:
+    """Whatever a row holds, it becomes an example or is dropped."""
+    handler = HANDLERS[name]
+    optional = {key: key for key in ("system", "history") if key in handler.columns.defaults}
+    columns = resolve_columns(handler.columns, optional, _COLUMNS, "data")
+    try:
+        handler.read(row, columns)
+    except RowDropped as dropped:
+        assert dropped.reason
+
+
 # Two responses and the number of the better one
 
 
@@ -219,6 +357,23 @@ def test_the_better_response_is_chosen(better: Any, expected: tuple[str, str]) -
 def test_a_row_without_a_better_response_is_dropped(better: Any, expected: str) -> None:
     row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": better}
     assert reason(BETTER, row) == expected
+
+
+@pytest.mark.parametrize(
+    ("better", "expected"),
+    [
+        *[(value, 0) for value in (0.0, "0", "0.0", False, "False", Decimal(0))],
+        *[(value, 1) for value in (1.0, "1", " 1.0", True, "true", Decimal("1.0"))],
+        *[(value, "no_preference") for value in (math.nan, "", "null", "None", "NaN", -1.0, "-1")],
+        *[(value, "not_text") for value in (2, 0.5, "a", "2", math.inf, [1], {"id": 1}, b"1")],
+    ],
+)
+def test_the_better_response_may_have_any_type_that_tools_give_it(better: Any, expected: int | str) -> None:
+    row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": better}
+    if isinstance(expected, str):
+        assert reason(BETTER, row) == expected
+    else:
+        assert read(BETTER, row).chosen == "ab"[expected]
 
 
 def test_response_columns_can_be_named() -> None:

@@ -145,6 +145,14 @@ def test_a_pickle_is_not_opened(tmp_path: Path) -> None:
         IndexedDatasetReader(tmp_path / "a")
 
 
+@pytest.mark.parametrize(("code", "value"), [(5, 2**40), (5, -(2**31) - 1), (6, 1.5), (6, float("nan")), (7, 2.0**31)])
+def test_a_number_that_is_no_token_id_is_named_with_its_row(tmp_path: Path, code: int, value: float) -> None:
+    reader = IndexedDatasetReader(write_foreign(tmp_path / "a", [[1, 2], [3, value]], code))  # type: ignore[list-item]
+    assert reader[0].tolist() == [1, 2]
+    with pytest.raises(TokenFileError, match=r"a.bin, row 1: .* is not a token id"):
+        reader[1]
+
+
 # Sets
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta
+from mindspeed_dpo.data.preprocessing import pipeline
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main
 from tests.support.conversations import conversations
@@ -69,6 +70,34 @@ def test_one_bad_row_in_ten_leaves_nine_and_says_why(
     out = capsys.readouterr().out
     assert re.search(r"rows read +10\n +rows written +9\n", out)
     assert re.search(r"dropped: not_text +1 .*first in row 4: the prompt should be text, but is int", out)
+
+
+def test_rows_that_cannot_be_read_or_tokenized_do_not_cost_the_others(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = [json.dumps({**row, "input": None, "ki\ud83d": "x"}).encode() for row in rows(20)]
+    content[3] = b'{"instruction": "caf\xe9", "chosen": "a", "rejected": "b"}'
+    content[5] = b'{"instruction": "Q", "chosen": "a \\ud83d b", "rejected": "b"}'
+    content[7] = content[7][:-9]
+    raw = tmp_path / "raw.jsonl"
+    raw.write_bytes(b"\n".join(content))
+    assert main(words(raw, tokenizer, tmp_path / "out")) == 0
+    assert len(PreferenceDataset.open(str(tmp_path / "out"))) == 17
+    out = capsys.readouterr().out
+    assert re.search(r"rows read +20\n +rows written +17\n", out)
+    assert re.search(r"dropped: unreadable +2 .*first in row 4: .*raw.jsonl, line 4 is not UTF-8", out)
+    assert re.search(r"dropped: not_unicode +1 .*first in row 6: character 3 of a text: '.ud83d'", out)
+    assert "columns not read: ki\\ud83d\n" in out
+
+
+def test_a_prompt_that_its_template_changes_is_not_trained_as_a_response(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = "{% for m in messages %}{{ m.content }}{% if loop.last %} {{ loop.length }}{% endif %}{% endfor %}"
+    own = save_tokenizer(tmp_path / "tokenizer", chat_template=template)
+    assert main(words(save(tmp_path / "raw.jsonl", rows(2)), own, tmp_path / "out")) == 1
+    sentence = "2 changed_by_response: the chat template renders the prompt differently once a response follows"
+    assert sentence in capsys.readouterr().err
 
 
 def test_the_description_adds_up(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,9 +251,12 @@ def length_of(*texts: str) -> int:
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"n_subs": 3}, {"n_subs": 7}])
 def test_the_output_does_not_depend_on_processes_and_parts(
-    tmp_path: Path, tokenizer: Path, options: dict[str, int]
+    tmp_path: Path, tokenizer: Path, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pipeline, "_CHUNKS_PER_PROCESS", 1)
+    monkeypatch.setattr(pipeline, "available_cores", lambda: 4)
     content = rows(150)
+    content[90]["chosen"] = "half \ud83d"
     content[100]["chosen"] = ""
     raw = save(tmp_path / "raw.jsonl", content[: 5 if options.get("n_subs") == 7 else 150])
     for name, extra in (("one", {}), ("many", options)):
@@ -242,7 +274,7 @@ def test_the_output_does_not_depend_on_processes_and_parts(
     [
         (None, {}, "there is no file or folder"),
         ("", {}, "raw.jsonl is empty"),
-        ('{"instruction": "Q", "chosen": "a", "rejected": "b"}\n{"inst', {}, "raw.jsonl, row 2 (line 2"),
+        ('{"instruction": "Q", "chosen": "a", "rejected": "b"}\n{"inst', {}, "raw.jsonl, line 2"),
         ('{"question": "Q", "chosen": "a", "rejected": "b"}', {}, "Columns in the data: chosen, question, rejected"),
         ('{"instruction": "Q", "chosen": "a", "rejected": "a"}', {}, "none of 1 rows can be used"),
         ('{"instruction": "Q", "chosen": "", "rejected": "a"}', {}, "1 empty_response: a response has no text"),

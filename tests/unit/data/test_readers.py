@@ -16,6 +16,7 @@ import pytest
 from mindspeed_dpo.data.preprocessing.readers import InputError, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.preprocessing.sources import find_input
+from mindspeed_dpo.data.tokenization.examples import RowDropped
 
 ROWS: list[dict[str, Any]] = [
     {"question": "one\ntwo, three", "answer": 'said "hi"'},
@@ -60,17 +61,19 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
-        ("a.jsonl", '{"a": 1}\n\n{"a": \n{"a": 3}', r"a.jsonl, row 2 \(line 3, column \d\): invalid JSON: Expecting"),
-        ("a.json", '[{"a": 1},\n {"a": 2},\n {"a" 3}]', r"a.json, row 3 \(line 3\): invalid JSON"),
-        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a.json, after row 1 \(line 2\): invalid JSON: expected , or \]"),
-        ("a.json", '[{"a": 1}, {"a": ', r"a.json, row 2 \(line 1\): invalid JSON"),
-        ("a.json", '[{"a": 1}', r"a.json, after row 1 .*expected , or \]"),
-        ("a.json", "[1]", "a.json, row 1: expected an object of columns, got int"),
+        ("a.json", '[{"a": 1},\n {"a": 2},\n {"a" 3}]', r"a.json, row 3: line 3, column \d+: invalid JSON"),
+        ("a.json", '[{"a": 1}\n {"a": 2}]', r"a.json, after row 1: line 2: invalid JSON: expected , or \]"),
+        ("a.json", '[{"a": 1}, {"a": ', r"a.json, row 2: line 1"),
+        ("a.json", '[{"a": 1}', r"a.json, after row 1: .*expected , or \]"),
+        ("a.json", '[{"a": 1}]\nand more', r"a.json, row 2: line 2, column 1: .*; 1 rows were read before it"),
+        ("a.json", '[{"a": ' + "[" * 200 + "]" * 200 + "}]", "a.json, row 1: JSON is nested more than 100 deep"),
+        ("a.json", '[{"a": 1}, {"a": ' + "1" * 5000 + "}]", "a.json, row 2: an integer has 5000 digits"),
         ("a.json", "", "a.json is empty"),
-        ("a.csv", "a,b\n1,2\n3\n", "a.csv, after row 0: not a readable csv file"),
-        ("a.parquet", "nonsense", "a.parquet, after row 0: not a readable parquet file"),
-        ("a.arrow", "nonsense nonsense nonsense", "a.arrow, after row 0: not a readable arrow file"),
-        ("a.jsonl.gz", "nonsense", "not a readable json file"),
+        ("a.csv", 'a,b\n1,2\n"3,4\n5,6\n', "a.csv: the quoted text that begins in line 3 does not end"),
+        ("a.csv", "a,a\n1,2\n", "a.csv: a column name of the header occurs twice"),
+        ("a.parquet", "nonsense", "a.parquet, the file: damaged or truncated"),
+        ("a.arrow", "nonsense nonsense nonsense", "a.arrow, the file: damaged or truncated"),
+        ("a.jsonl.gz", "nonsense", "a.jsonl.gz, after line 0: damaged or truncated gzip data"),
         ("a.xlsx", "nonsense", "the suffix '.xlsx' is not one of .json, .jsonl"),
     ],
 )
@@ -81,32 +84,79 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, name: str, conte
         list(read_file(path))
 
 
-def test_text_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    path.write_bytes('{"a": "café"}'.encode("latin-1"))
-    with pytest.raises(InputError, match="not UTF-8 text"):
+@pytest.mark.parametrize("part", ["first", "middle", "end"])
+def test_damaged_gzip_names_the_file(tmp_path: Path, part: str) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    content = bytearray(gzip.compress("".join(json.dumps({"a": f"{n * 7919}"}) + "\n" for n in range(5000)).encode()))
+    place = {"first": 20, "middle": len(content) // 2, "end": len(content) - 6}[part]
+    content[place : place + 4] = bytes(255 - byte for byte in content[place : place + 4])
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a.jsonl.gz, after line \d+: damaged or truncated gzip data"):
         list(read_file(path))
+
+
+GOOD, OTHER = {"a": "one"}, {"a": "two", "b": None}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", '[{"a": "one"}] [{"a": "two", "b": null}]'),
+        ("a.json", '[{"a": "one"}]\n[{"a": "two", "b": null}]\n'),
+        ("a.json", '{"a": "one"}{"a": "two", "b": null}'),
+        ("a.json", '{\n  "a": "one"\n}\n{\n  "a": "two",\n  "b": null\n}\n'),
+        ("a.json", '[{"a": "one"}, {"a": "two", "b": null},]'),
+        ("a.jsonl", '{"a": "one"},\n{"a": "two", "b": null},\n'),
+        ("a.jsonl", '\ufeff{"a": "one"}\r\n\r\n{"a": "two", "b": null}'),
+        ("a.jsonl", '\ufeff[\n{"a": "one"},\n{"a": "two", "b": null}\n]'),
+        ("a.jsonl", '[{"a": "one"}, {"a": "two", "b": null}]'),
+    ],
+)
+def test_every_arrangement_of_json_is_read_to_its_end(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content.encode())
+    assert list(read_file(path)) == [GOOD, OTHER]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place", "detail"),
+    [
+        ("a.jsonl", b'{"a": "one"}\n{"a": \n{"a": "two"}', 1, "a.jsonl, line 2"),
+        ("a.jsonl", b'{"a": \n{"a": "one"}\n{"a": "two"}', 0, "a.jsonl, line 1"),
+        ("a.jsonl", b'{"a": "one"}\n{"a": "caf\xe9"}\n{"a": "two"}', 1, "is not UTF-8 text"),
+        ("a.jsonl", b'{"a": "one"}\n[7]\n{"a": "two"}', 1, "expected an object of columns, got int"),
+        ("a.jsonl", b'{"a": "one"}\n{"a": ' + b"1" * 5000 + b'}\n{"a": "two"}', 1, "an integer has 5000 digits"),
+        ("a.jsonl", b'{"a": "one"}\n{"a": ' + b"[" * 9999 + b'\n{"a": "two"}', 1, "nested more than 100 deep"),
+        ("a.json", b'[{"a": "one"}, {"a": "caf\xe9"}, {"a": "two"}]', 1, "a.json, row 2: not UTF-8 text"),
+        ("a.json", b'[{"a": "one"}, null, {"a": "two"}]', 1, "a.json, row 2: expected an object of columns"),
+        ("a.csv", b"a\none\ntwo,three\ntwo\n", 1, "a.csv, line 3: 2 values, but the header has 1 columns"),
+        ("a.csv", b"a\none\ncaf\xe9\ntwo\n", 1, "a.csv, line 3: not UTF-8 text"),
+        ("a.csv", b'a\none\n"x"y\ntwo\n', 1, "a.csv, lines 3 to 3: "),
+        ("a.txt", b"one\ncaf\xe9\ntwo\n", 1, "a.txt, line 2 is not UTF-8 text"),
+    ],
+)
+def test_one_bad_row_does_not_cost_the_others(
+    tmp_path: Path, name: str, content: bytes, place: int, detail: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    rows = list(read_file(path))
+    bad = rows.pop(place)
+    assert isinstance(bad, RowDropped) and bad.reason == "unreadable" and detail in bad.detail
+    assert [next(iter(row.values())) for row in rows if not isinstance(row, RowDropped)] == ["one", "two"]
+
+
+def test_texts_of_csv_files_stay_texts(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('a,b,c\r\n007,2024-01-01,"x\ny"\r\n\r\nNaN,,true\r\n', newline="")
+    assert list(read_file(path)) == [
+        {"a": "007", "b": "2024-01-01", "c": "x\ny"},
+        {"a": "NaN", "b": "", "c": "true"},
+    ]
 
 
 def data(path: Path, **options: Any) -> Any:
     return find_input(PreprocessSettings(input=str(path), **options))
-
-
-def test_a_folder_is_read_in_one_format_and_the_rest_is_named(tmp_path: Path) -> None:
-    write(tmp_path / "b.jsonl"), write(tmp_path / "a.json"), write(tmp_path / "c.csv")
-    (tmp_path / "README.md").write_text("x")
-    actual = data(tmp_path)
-    assert [path.name for path in actual.files] == ["a.json", "b.jsonl"]
-    assert set(actual.skipped_files) == {"c.csv (not json)", "README.md (not json)"}
-    assert len(list(actual.rows())) == 4
-
-
-def test_held_out_splits_of_a_folder_are_not_trained_on(tmp_path: Path) -> None:
-    for name in ("train-00000-of-00001.parquet", "test-00000-of-00001.parquet"):
-        write(tmp_path / name)
-    actual = data(tmp_path)
-    assert [path.name for path in actual.files] == ["train-00000-of-00001.parquet"]
-    assert actual.skipped_files == ("test-00000-of-00001.parquet (held-out split)",)
 
 
 def test_max_samples_stops_early(tmp_path: Path) -> None:
@@ -116,6 +166,19 @@ def test_max_samples_stops_early(tmp_path: Path) -> None:
 def test_columns_are_gathered_over_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", [{"a": "1"}, {"a": "2", "b": "3"}])
     assert data(path).columns() == ["a", "b"]
+
+
+def test_needed_columns_are_searched_beyond_the_first_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", [{"a": "1"}] * 1500 + [{"b": "2"}])
+    assert data(path).columns() == ["a"]
+    assert data(path).columns(["b"]) == ["a", "b"]
+    assert data(path, max_samples=1400).columns(["b"]) == ["a"]
+
+
+def test_a_file_without_a_readable_row_says_why(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("7\n8\n")
+    with pytest.raises(InputError, match=r"has no rows, of 2 none can be read: .*a.jsonl, row 1: expected an object"):
+        data(tmp_path / "a.jsonl").columns()
 
 
 def test_missing_and_empty_inputs_get_a_sentence(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,17 @@ def test_special_tokens_are_single_ids(directory: Path) -> None:
     assert tokens.prompt[0] == tokenizer.bos_token_id
     assert tokens.chosen == [tokenizer.convert_tokens_to_ids("A"), tokenizer.convert_tokens_to_ids("<|eot_id|>")]
     assert tokenizer.eos_token == "<|eot_id|>"
+
+
+def test_a_thought_in_a_field_of_its_own_is_written_before_the_response(directory: Path) -> None:
+    subject = encoder("qwen3", directory)
+    written = PairExample(Prompt(TURNS[:1]), "<think>\nhm\n</think>\n\nA", "B")
+    apart = PairExample(Prompt(TURNS[:1]), "A", "B", chosen_thought="hm\n")
+    assert subject.pair(apart) == subject.pair(written)
+    for name, example in (("llama3", apart), ("qwen3", replace(written, chosen_thought="hm"))):
+        with pytest.raises(RowDropped) as dropped:
+            encoder(name, directory).pair(example)
+        assert dropped.value.reason == "unsupported_field"
 
 
 def test_observations_are_read_like_questions(directory: Path) -> None:

@@ -16,9 +16,16 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
 from mindspeed_dpo.data.indexed import text_columns
-from mindspeed_dpo.data.indexed.column_group import read_meta, text_columns_path, writing
+from mindspeed_dpo.data.indexed.column_group import (
+    PAIR_COLUMNS,
+    open_text_columns,
+    read_meta,
+    text_columns_path,
+    writing,
+)
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter, json_text
+from mindspeed_dpo.data.preprocessing import pipeline
 from preprocess_data import main
 from tests.support.tokenizers import save_chat_tokenizer
 
@@ -310,10 +317,10 @@ def test_raw_values_are_read_back_beside_the_prompt(
 
 
 def test_roles_are_those_of_messages_whatever_the_tags(tmp_path: Path, tokenizer: Path) -> None:
-    turns = [("sys", "S"), ("me", "Q"), ("bot", "A"), ("tool_result", "{}"), ("bot", "the response")]
+    turns = [("sys", "S"), ("me", "Q"), ("bot", "A"), ("me", "Q2"), ("bot", "the response")]
     raw = save(tmp_path / "raw.jsonl", [{"turns": [{"who": who, "says": says} for who, says in turns]}])
     tags = {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot"}
-    tags |= {"system_tag": "sys", "observation_tag": "tool_result"}
+    tags |= {"system_tag": "sys"}
     keys = {
         "handler_name": "R1SharegptStyleInstructionHandler",
         "map_keys": json.dumps({"messages": "turns", "tags": tags}),
@@ -321,17 +328,21 @@ def test_roles_are_those_of_messages_whatever_the_tags(tmp_path: Path, tokenizer
     }
     assert preprocess(raw, tokenizer, tmp_path / "out", **keys) == 0
     columns = PromptDataset.open(str(tmp_path / "out")).columns([0])
-    roles = ["system", "user", "assistant", "tool"]
+    roles = ["system", "user", "assistant", "user"]
     assert columns["messages"][0] == [
-        {"role": role, "content": text} for role, text in zip(roles, ["S", "Q", "A", "{}"], strict=True)
+        {"role": role, "content": text} for role, text in zip(roles, ["S", "Q", "A", "Q2"], strict=True)
     ]
     assert columns["labels"] == ["the response"]
 
 
 @pytest.mark.parametrize("options", [{"workers": 2}, {"n_subs": 3}])
-def test_neither_processes_nor_parts_change_a_byte(tmp_path: Path, tokenizer: Path, options: dict[str, int]) -> None:
+def test_neither_processes_nor_parts_change_a_byte(
+    tmp_path: Path, tokenizer: Path, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [{"instruction": f"Q{n}" if n % 9 else "", "output": f"A{n}", "level": n} for n in range(70)]
     raw = save(tmp_path / "raw.jsonl", rows)
+    monkeypatch.setattr(pipeline, "_CHUNKS_PER_PROCESS", 1)
+    monkeypatch.setattr(pipeline, "available_cores", lambda: 4)
     for name, extra in (("one", {}), ("many", options)):
         assert preprocess(raw, tokenizer, tmp_path / name / "out", dataset_additional_keys="level", **extra) == 0
     one, many = ({file.name: file.read_bytes() for file in (tmp_path / name).iterdir()} for name in ("one", "many"))
@@ -385,6 +396,35 @@ def test_numbers_stay_with_their_pair(tmp_path: Path, tokenizer: Path) -> None:
     assert batch.margins is not None and batch.margins.tolist() == [-1.0, 0.5]
     assert batch.factors is not None and batch.factors.tolist() == [0.25, 1.0]
     assert PreferenceDataset.open(path).batch([0]).margins is None
+
+
+def test_numbers_of_csv_files_are_texts_that_are_read_as_numbers(tmp_path: Path, tokenizer: Path) -> None:
+    raw = tmp_path / "raw.csv"
+    raw.write_text("instruction,chosen,rejected,gap,label\nQ,a,b,0.5,007\nR,c,d, -1e-1,1_0\n")
+    options = {"handler_name": "AlpacaStylePairwiseHandler", "dataset_additional_keys": "gap,label"}
+    assert preprocess(raw, tokenizer, tmp_path / "out", **options) == 0
+    path = str(tmp_path / "out")
+    margins = PreferenceDataset.open(path, margin_column="gap").batch([0, 1]).margins
+    assert margins is not None and margins.tolist() == pytest.approx([0.5, -0.1])
+    texts = open_text_columns(path, 2, PAIR_COLUMNS)
+    assert texts is not None and [texts.value(row, "label") for row in (0, 1)] == ["007", "1_0"]
+    with pytest.raises(ValueError, match="row 1: label is '1_0', not a finite number"):
+        PreferenceDataset.open(path, margin_column="label")
+
+
+@pytest.mark.parametrize("gap", [True, "nan", "inf", "1e39", 1e39, "0x10", "", None, [1], "1_0"])
+def test_no_other_value_is_read_as_a_number(tmp_path: Path, tokenizer: Path, gap: Any) -> None:
+    path = pair_set(tmp_path, tokenizer, [{**PAIRS[0], "gap": gap}], dataset_additional_keys="gap")
+    with pytest.raises(ValueError, match=r"row 0: gap is .* not a finite number"):
+        PreferenceDataset.open(path, margin_column="gap")
+
+
+def test_the_report_names_the_file_of_pair_columns(
+    tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = pair_set(tmp_path, tokenizer, PAIRS, dataset_additional_keys="gap")
+    assert f"wrote {path}_packed_pair_columns.arrow (gap)" in capsys.readouterr().out
+    assert Path(f"{path}_packed_pair_columns.arrow").is_file()
 
 
 def test_numbers_that_are_none_or_not_there_are_refused(tmp_path: Path, tokenizer: Path) -> None:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerBase as TokenizerBase
 
+from mindspeed_dpo.data.tokenization import chat_rendering
+from mindspeed_dpo.data.tokenization.chat_rendering import ChatTemplateError
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer, text_of
 
 QUESTION = Prompt((Turn("user", "Q"),))
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> TokenizerBase:
+    return load_tokenizer(save_chat_tokenizer(tmp_path_factory.mktemp("tokenizer")))
+
+
+@pytest.fixture
+def tokenizer(loaded: TokenizerBase) -> TokenizerBase:
+    """A tokenizer whose template a test may replace."""
+    return copy.deepcopy(loaded)
 
 
 def test_a_chat_template_ends_responses_itself(tmp_path: Path) -> None:
@@ -31,6 +46,90 @@ def test_a_chat_template_may_refuse_a_row(tmp_path: Path) -> None:
     with pytest.raises(RowDropped) as dropped:
         encoder.prompt(Prompt(QUESTION.turns, "S"))
     assert (dropped.value.reason, dropped.value.detail) == ("refused_by_template", "no system")
+
+
+SYSTEM_IN_LAST_USER_TURN = (
+    "{{ bos_token }}{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}[INST]"
+    "{% if loop.last and messages[0].role == 'system' %}{{ messages[0].content }} {% endif %}{{ m.content }}[/INST]"
+    "{% else %}{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+)
+OPEN_THOUGHT = (
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|><think>{% endif %}"
+)
+COUNTED = "{{ messages | length }}" + OPEN_THOUGHT
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "changed"),
+    [
+        (SYSTEM_IN_LAST_USER_TURN, "S", True),
+        (SYSTEM_IN_LAST_USER_TURN, "", False),
+        (OPEN_THOUGHT, "S", False),
+        (COUNTED, "", True),
+        ("{{ messages[-1].content }}", "", True),
+    ],
+)
+def test_a_prompt_that_changes_with_its_response_is_noticed(
+    tokenizer: TokenizerBase, template: str, system: str, changed: bool
+) -> None:
+    tokenizer.chat_template = template
+    assert (
+        ChatTemplateEncoder(tokenizer).pair(PairExample(Prompt(QUESTION.turns, system), "A", "B")).is_prompt_changed
+        == changed
+    )
+
+
+@pytest.mark.parametrize("template", ["{{ 1 / 0 }}", "{{ messages[7].content }}", "{{ messages.x.y }}", "{{ 'a' + 1 }}",
+                                      "{% for n in range(10 ** 9) %}{% endfor %}"])  # fmt: skip
+def test_a_template_that_fails_costs_the_row_only(tokenizer: TokenizerBase, template: str) -> None:
+    tokenizer.chat_template = template
+    encoder = ChatTemplateEncoder(tokenizer)
+    with pytest.raises(RowDropped) as dropped:
+        encoder.prompt(QUESTION)
+    assert dropped.value.reason == "refused_by_template" and dropped.value.detail
+
+
+def test_a_template_that_does_not_end_gets_a_sentence(
+    tokenizer: TokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    monkeypatch.setattr(chat_rendering, "MAX_RENDERING_S", 0.05)
+    tokenizer.chat_template = loops
+    with pytest.raises(ChatTemplateError, match=rf"the chat template of {tokenizer.name_or_path} did not end within 0"):
+        ChatTemplateEncoder(tokenizer).prompt(QUESTION)
+
+
+def test_what_a_template_renders_is_bounded(tokenizer: TokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer.chat_template = "{{ 'x' * 50 }}"
+    monkeypatch.setattr(chat_rendering, "MAX_RENDERED_CHARACTERS", 49)
+    with pytest.raises(RowDropped, match="the rendered text has 50 characters"):
+        ChatTemplateEncoder(tokenizer).prompt(QUESTION)
+
+
+@pytest.mark.parametrize("encoder_type", [ChatTemplateEncoder, PlainEncoder])
+def test_half_a_surrogate_pair_drops_the_row(tokenizer: TokenizerBase, encoder_type: type) -> None:
+    encoder = encoder_type(tokenizer)
+    for example in (PairExample(QUESTION, "A\ud83d", "B"), PairExample(Prompt((Turn("user", "\udc00"),)), "A", "B")):
+        with pytest.raises(RowDropped) as dropped:
+            encoder.pair(example)
+        assert dropped.value.reason == "not_unicode"
+
+
+def test_a_thought_is_rendered_by_a_template_that_reads_it(tokenizer: TokenizerBase) -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
+        "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
+    others = (ChatTemplateEncoder(tokenizer), PlainEncoder(tokenizer))
+    thinking = copy.deepcopy(tokenizer)
+    thinking.chat_template = template
+    assert text_of(tokenizer, ChatTemplateEncoder(thinking).pair(example).chosen) == "(hm)A"
+    for other in others:
+        with pytest.raises(RowDropped) as dropped:
+            other.pair(example)
+        assert dropped.value.reason == "unsupported_field"
 
 
 def test_thinking_is_handed_to_the_chat_template(tmp_path: Path) -> None:

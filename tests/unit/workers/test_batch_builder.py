@@ -143,6 +143,15 @@ def test_the_ranks_that_share_a_row_have_equal_parts_of_it() -> None:
     assert batch.part is not None and (batch.part.start, batch.part.stop) == (4, 8)
 
 
+@pytest.mark.parametrize("place", ["prompt", "response"])
+def test_negative_tokens_are_refused_with_their_rows(place: str) -> None:
+    prompt, response = (-3, 5) if place == "prompt" else (5, -3)
+    pairs = PreferenceBatch.from_lists([[1], [prompt]], [[[2], [3]], [[4], [response]]])
+    builder, numbers = batch_builder().over(pairs)
+    with pytest.raises(ValueError, match=r"rows \[0, 1\] contain token -3, but the model has vocab_size=100"):
+        list(builder.micro_batches(numbers))
+
+
 def test_prompts_are_repeated_where_sharing_is_off() -> None:
     (shared,), (repeated,) = (batch_builder(share_prompt=flag).micro_batches([7]) for flag in (True, False))
     assert (len(shared.tokens), len(repeated.tokens)) == (2 + 3, 2 * 2 + 3)
