@@ -22,11 +22,13 @@ from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
-from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
+from mindspeed_dpo.engine.checkpoint_errors import load_errors, save_errors
+from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave, VerifiedLoad
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
 from mindspeed_dpo.models.virtual_stages import PipelineStage
+from mindspeed_dpo.storage.digests import FileDigest
 
 REFERENCE_PREFIX = "reference"
 """Prefix of the weights of a reference that is updated from the policy (TR-DPO)."""
@@ -67,36 +69,66 @@ def start_save(
         in_background: Return after copying the state; a thread writes the files.
 
     Raises:
-        CheckpointError: The save folder is not visible from every node.
+        CheckpointError: The save folder is not visible from every node, or a file cannot be written.
     """
     iteration: int = metadata["iteration"]
-    folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
+    folder = _begin(root, iteration)
+    storage = InMemorySave() if in_background else InProcessSave()
+    with engine.parameters_gathered():
+        state = {**_state(engine, accelerator, parts, is_loading=False), **_reference_state(ema_reference)}
+        try:
+            with save_errors(files.iteration_dir(root, iteration)):
+                dist_checkpointing.save(state, str(folder), sharded_strategy=storage)
+        except files.CheckpointError:
+            if dist.get_rank() == 0:
+                files.discard(folder)
+            raise
+    writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
+    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
+    return PendingCheckpoint(root, folder, {**saved, **metadata}, prefetched, writing, storage.digests)
+
+
+def _begin(root: Path, iteration: int) -> Path:
+    """Create the temporary folder of a checkpoint on rank 0 and return it on every rank.
+
+    Raises:
+        CheckpointError: It cannot be created, or is not visible from every node.
+    """
+    folder: list[Path | None] = [None]
+    if dist.get_rank() == 0:
+        with save_errors(files.iteration_dir(root, iteration)):
+            folder[0] = files.begin(root, iteration)
     dist.broadcast_object_list(folder, 0)
     if not Path(str(folder[0])).is_dir():
         raise files.CheckpointError(
             f"{folder[0]} is not visible from this node; set save to a folder on storage shared by all nodes"
         )
-    storage = InMemorySave() if in_background else InProcessSave()
-    with engine.parameters_gathered():
-        state = {**_state(engine, accelerator, parts, is_loading=False), **_reference_state(ema_reference)}
-        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=storage)
-    writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
-    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
-    return PendingCheckpoint(root, Path(str(folder[0])), {**saved, **metadata}, prefetched, writing)
+    return Path(str(folder[0]))
 
 
 def complete(pending: PendingCheckpoint) -> Path:
     """Wait for a pending checkpoint, finish it and return its folder; a collective over all ranks.
 
     Raises:
-        CheckpointError: This rank's files could not be written.
+        CheckpointError: A file cannot be written.
     """
     pending.is_written(wait=True)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        pending.finish()
+    finish(pending)
     dist.barrier()
     return pending.folder
+
+
+def finish(pending: PendingCheckpoint) -> None:
+    """Turn a checkpoint whose files are written into the newest one; a collective over all ranks.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
+    of_ranks: list[dict[str, FileDigest]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, pending.digests)
+    if dist.get_rank() == 0:
+        with save_errors(pending.folder):
+            pending.finish({name: digest for digests in of_ranks for name, digest in digests.items()})
 
 
 def load(
@@ -109,7 +141,7 @@ def load(
     """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
 
     Raises:
-        CheckpointError: The checkpoint lacks a requested part.
+        CheckpointError: The checkpoint lacks a requested part, or is damaged.
     """
     metadata = files.read_metadata(folder)
     missing = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
@@ -118,7 +150,11 @@ def load(
     requested = _state(engine, accelerator, parts, is_loading=True)
     if ema_reference is not None and metadata.get("follower"):
         requested.update(_reference_state(ema_reference))
-    state = dist_checkpointing.load(requested, str(folder))
+    with load_errors(folder):
+        files.verify_small_files(folder, metadata)
+        state = dist_checkpointing.load(
+            requested, str(folder), sharded_strategy=VerifiedLoad(files.file_digests(metadata))
+        )
     if ema_reference is not None and REFERENCE_PREFIX in state:
         _restore_model(ema_reference, state[REFERENCE_PREFIX])
     _restore_model(engine.model, state["model"])

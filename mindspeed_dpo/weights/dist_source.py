@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.storage.digests import DamageError, FileDigest, open_verified, verify_file
 from mindspeed_dpo.weights.assets import find_assets
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.placement import TPRank
@@ -187,9 +188,12 @@ class DistSource(WeightSource):
         file = self.folder / chunk.file
         if Path(chunk.file).name != chunk.file or not file.is_file():
             raise WeightsError(f"{self.folder} lacks {chunk.file}, which holds part of {key}")
-        with file.open("rb") as stream:
-            stream.seek(chunk.offset)
-            content = stream.read(chunk.num_bytes)
+        try:
+            with open_verified(file, self._digests.get(chunk.file)) as stream:
+                stream.seek(chunk.offset)
+                content = stream.read(chunk.num_bytes)
+        except DamageError as error:
+            raise WeightsError(f"{error}; it holds {key}") from error
         tensor = read_torch_bytes(content, f"{file}: {key}")
         expected = tuple(stop - start for start, stop in chunk.box)
         if not isinstance(tensor, Tensor) or tuple(tensor.shape) != expected:
@@ -197,9 +201,24 @@ class DistSource(WeightSource):
         return tensor
 
     @cached_property
+    def _digests(self) -> dict[str, FileDigest]:
+        """The digests of the files by name; empty where the checkpoint has none, or no description yet."""
+        file = self.folder / DESCRIPTION_FILE
+        try:
+            stored = json.loads(file.read_text(encoding="utf-8")).get("digests", {}) if file.is_file() else {}
+            return {name: FileDigest.from_json(values) for name, values in stored.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise WeightsError(f"{file} is damaged: {error!r}") from error
+
+    @cached_property
     def _tensors(self) -> dict[str, _StoredTensor]:
         """The tensors that the metadata lists, by key."""
         file = self.folder / METADATA_FILE
+        if METADATA_FILE in self._digests:
+            try:
+                verify_file(file, self._digests[METADATA_FILE])
+            except DamageError as error:
+                raise WeightsError(str(error)) from error
         metadata = read_pickle(file, _RECORDS)
         reject_foreign_objects(metadata, file, "the metadata")
         try:

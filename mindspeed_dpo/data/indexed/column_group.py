@@ -8,12 +8,13 @@ temporary folder next to its destination and then renamed, so a killed run leave
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
+from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
@@ -62,6 +65,24 @@ def partial_prefix(prefix: Path) -> str:
     return f".{prefix.name}_packed_partial_"
 
 
+def _lock_path(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _remove_remains(prefix: Path) -> None:
+    """Delete the unfinished files of runs that were killed; those of a run in progress stay."""
+    for folder in sorted(prefix.parent.glob(f"{glob.escape(partial_prefix(prefix))}*")):
+        lock = ProcessLock(_lock_path(folder))
+        if not folder.is_dir():
+            continue
+        try:
+            with lock:
+                shutil.rmtree(folder)
+            logger.info("%s was left by an interrupted run and is deleted", folder)
+        except LockHeldError as error:
+            logger.warning("%s belongs to %s, which also writes %s", folder, error.holder, prefix)
+
+
 class ColumnGroupWriter:
     """Writes the columns of one group row by row to a temporary folder; `commit` moves them to their destination."""
 
@@ -78,19 +99,23 @@ class ColumnGroupWriter:
         self.text_columns = tuple(text_columns)
         self.committed = False
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        pattern = partial_prefix(self.prefix)
-        for path in self.prefix.parent.iterdir():
-            if path.name.startswith(pattern):
-                logger.warning(
-                    "%s was left by an interrupted run or belongs to one in progress; delete it if no run is writing",
-                    path,
-                )
-        self._folder = Path(tempfile.mkdtemp(prefix=pattern, dir=self.prefix.parent))
+        _remove_remains(self.prefix)
+        self._folder = self.prefix.with_name(f"{partial_prefix(self.prefix)}{secrets.token_hex(4)}")
+        # Held while the folder exists: remains of a killed run are those without a living holder.
+        self._lock = ProcessLock(_lock_path(self._folder))
+        with write_errors(self.prefix.parent):
+            self._lock.acquire()
+            self._folder.mkdir()
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
         staged = text_columns_path(self._folder / self.prefix.name, self.columns)
         self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
+
+    @property
+    def folder(self) -> Path:
+        """The temporary folder; whatever else is put there must be removed before `commit`."""
+        return self._folder
 
     @property
     def rows(self) -> int:
@@ -100,21 +125,41 @@ class ColumnGroupWriter:
     def append(
         self, row: Mapping[str, Sequence[int] | NDArray[np.integer]], texts: Mapping[str, str] | None = None
     ) -> None:
-        """Append one row to every column: token ids [length] of integer dtype, and texts by name."""
-        for column, writer in self._writers.items():
-            writer.append(row[column])
-        if self._texts is not None:
-            self._texts.append(texts or {})
+        """Append one row to every column: token ids [length] of integer dtype, and texts by name.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        try:
+            for column, writer in self._writers.items():
+                writer.append(row[column])
+            if self._texts is not None:
+                self._texts.append(texts or {})
+        except OSError as error:
+            raise WriteError(write_failure(self.prefix, error)) from error
 
     def append_all(self, readers: Mapping[str, IndexedDatasetReader], texts: TextColumnsReader | None = None) -> None:
-        """Append all rows of another group with the same columns."""
-        for column, writer in self._writers.items():
-            writer.append_all(readers[column])
-        if self._texts is not None and texts is not None:
-            self._texts.append_all(texts)
+        """Append all rows of another group with the same columns.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        with write_errors(self.prefix):
+            for column, writer in self._writers.items():
+                writer.append_all(readers[column])
+            if self._texts is not None and texts is not None:
+                self._texts.append_all(texts)
 
     def commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the files to their destination, replacing existing ones; return the metadata as written."""
+        """Move the files to their destination, replacing existing ones; return the metadata as written.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        with write_errors(self.prefix):
+            return self._commit(meta)
+
+    def _commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         for writer in self._writers.values():
             writer.close()
         hashes = [self._writers[column].content_hash for column in sorted(self.columns)]
@@ -149,6 +194,7 @@ class ColumnGroupWriter:
             path.unlink(missing_ok=True)
         marker.unlink()
         self._folder.rmdir()
+        self._lock.release()
 
     def _outdated(self) -> list[Path]:
         """Return the obsolete files of the replaced group; a group of another kind may share the prefix."""
@@ -160,11 +206,11 @@ class ColumnGroupWriter:
 
     def discard(self) -> None:
         """Delete the unfinished files; files at the destination are unchanged."""
-        for writer in self._writers.values():
-            writer.abandon()
-        if self._texts is not None:
-            self._texts.abandon()
+        for unfinished in (*self._writers.values(), *([self._texts] if self._texts is not None else [])):
+            with contextlib.suppress(OSError):  # buffered bytes that a full disk does not take
+                unfinished.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
 
 
 @contextlib.contextmanager
