@@ -1,7 +1,7 @@
 """Errors of saving and loading a checkpoint as one sentence that names the root cause.
 
-torch.distributed.checkpoint collects the errors of all ranks in a `CheckpointException`, which is not an `Exception` and
-whose first line names only the ranks.
+torch.distributed.checkpoint collects the errors of all ranks in a `CheckpointException`, which is not an `Exception`
+and whose first line names only the ranks.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Checkpoint folders: paths, completeness, metadata and digests. Imports neither torch nor megatron-core.
 
-`<save>/iter_0000010/` holds megatron-core's distributed checkpoint and the metadata `mindspeed_dpo.json`, which has size
-and digest of every other file, and a digest of itself.
+`<save>/iter_0000010/` holds megatron-core's distributed checkpoint and the metadata `mindspeed_dpo.json`, which has
+size and digest of every other file, and a digest of itself.
 `<save>/latest_checkpointed_iteration.txt`, the tracker, names the newest complete checkpoint. A checkpoint is written
 under a temporary name and renamed once every rank is done; the tracker is updated last.
 """
@@ -77,8 +77,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     damaged = [name for name, size in metadata.get("files", {}).items() if _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
-            f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; "
-            f"{way_out(folder)}"
+            f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; {way_out(folder)}"
         )
     return metadata
 
@@ -86,8 +85,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 def way_out(folder: Path) -> str:
     """Return what to do about a damaged checkpoint, with the overrides of the command line."""
     return (
-        f"resume the newest undamaged one with {RESUME_KEY}_from={folder.parent} {RESUME_KEY}={LATEST_WHOLE}, or use an "
-        "earlier iteration"
+        f"resume the newest undamaged one with {RESUME_KEY}_from={folder.parent} {RESUME_KEY}={LATEST_WHOLE}, or use "
+        "an earlier iteration"
     )
 
 
@@ -212,8 +211,8 @@ def _check_own_digest(folder: Path, metadata: dict[str, Any]) -> None:
     expected = metadata.get(ALGORITHM)
     if expected is not None and (actual := _own_digest(metadata)) != expected:
         raise CheckpointError(
-            f"{folder / METADATA} is damaged: it was written with the {ALGORITHM} digest {expected} and now has {actual}; "
-            f"{way_out(folder)}"
+            f"{folder / METADATA} is damaged: it was written with the {ALGORITHM} digest {expected} and now has "
+            f"{actual}; {way_out(folder)}"
         )
 
 

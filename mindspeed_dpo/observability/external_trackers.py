@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from mindspeed_dpo.observability.names import metric
 from mindspeed_dpo.observability.tracker import Tracker
+from mindspeed_dpo.storage.errors import write_errors
 
 logger = logging.getLogger(__name__)
 
@@ -179,5 +180,6 @@ class ResumedTracker:
 
     def _save_state(self) -> None:
         temporary = self._file.with_name(f"{self._file.name}.partial")
-        temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
-        os.replace(temporary, self._file)
+        with write_errors(self._file):
+            temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
+            os.replace(temporary, self._file)

@@ -56,8 +56,8 @@ class FileDigest:
         if (actual := digest_of(content)) != expected:
             first = number * BLOCK_BYTES
             raise DamageError(
-                f"{path} is damaged: bytes {first} to {first + len(content) - 1} were written with the {ALGORITHM} digest "
-                f"{expected} and now have {actual}"
+                f"{path} is damaged: bytes {first} to {first + len(content) - 1} were written with the {ALGORITHM} "
+                f"digest {expected} and now have {actual}"
             )
 
 

@@ -16,8 +16,11 @@ class WriteError(OSError):
     """A file cannot be written; the message is a complete sentence."""
 
 
+ADVICE = "choose another folder, or make this one writable"
+
+
 @contextmanager
-def write_errors(path: str | Path, advice: str = "choose another folder, or make this one writable") -> Iterator[None]:
+def write_errors(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an `OSError` of the block into a `WriteError` that names a file.
 
     Args:
@@ -54,14 +57,18 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(existing_parent(path)).free
 
 
-def try_folder(folder: Path) -> None:
+def try_folder(folder: Path, advice: str = ADVICE) -> None:
     """Create a folder if necessary and write a file to it; nothing remains but a folder that was there before.
+
+    Args:
+        folder: The folder.
+        advice: What to change if it cannot be written.
 
     Raises:
         WriteError: It cannot be created or written.
     """
     created = [path for path in (folder, *folder.parents) if not path.exists()]
-    with write_errors(folder):
+    with write_errors(folder, advice):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".write_test.{os.getpid()}"

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
 
 logger = logging.getLogger(__name__)
@@ -60,11 +61,14 @@ class SampleTable:
             rollouts: P prompts with K responses each.
             scores: [P, K] float32 scores of the responses.
             selection: The pairs selected among them.
+
+        Raises:
+            WriteError: The file cannot be written.
         """
         if not is_due(step, self.interval):
             return
         records = list(self._records(step, rollouts, scores, selection))
-        with self.path.open("a", encoding="utf-8") as file:
+        with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         logger.info("sample responses of step %d:\n%s", step, _as_table(records))
 

@@ -7,6 +7,7 @@ torch.distributed is needed. Writing these checkpoints is left to `engine`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -101,6 +102,14 @@ class DistSource(WeightSource):
     def weight_files(self) -> Sequence[Path]:
         """The files of the chunks, and their metadata."""
         return [*sorted(self.folder.glob("*.distcp")), self.folder / METADATA_FILE]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the digests of the weight files where there are such, else of their contents."""
+        names = sorted(file.name for file in self.weight_files())
+        if not self._digests.keys() >= set(names):
+            return super().fingerprint()
+        files = {name: self._digests[name].as_json() for name in names}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     def has(self, entry: TensorEntry) -> bool:
         """Whether the tensor is stored."""
