@@ -36,7 +36,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=1024, help="size of the checkpoint")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to write to")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to write to"
+    )
     options = parser.parse_args()
     state = {f"tensor{n}": torch.randn(TENSOR_MIB << 18) for n in range(max(1, options.mib // TENSOR_MIB))}
     content = io.BytesIO()
