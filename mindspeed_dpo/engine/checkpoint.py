@@ -127,8 +127,12 @@ def finish(pending: PendingCheckpoint) -> None:
     of_ranks: list[dict[str, FileDigest]] = [{}] * dist.get_world_size()
     dist.all_gather_object(of_ranks, pending.digests)
     if dist.get_rank() == 0:
-        with save_errors(pending.folder):
-            pending.finish({name: digest for digests in of_ranks for name, digest in digests.items()})
+        try:
+            with save_errors(pending.folder):
+                pending.finish({name: digest for digests in of_ranks for name, digest in digests.items()})
+        except files.CheckpointError:
+            files.discard(pending.partial)
+            raise
 
 
 def load(

@@ -241,7 +241,7 @@ def open_verified(path: Path, digest: FileDigest | None) -> BinaryIO:
     Raises:
         DamageError: The file has another size than when it was written.
     """
-    return path.open("rb") if digest is None else VerifiedFile(path, digest)  # type: ignore[return-value]
+    return path.open("rb") if digest is None else io.BufferedReader(VerifiedFile(path, digest))
 
 
 def verify_file(path: Path, digest: FileDigest) -> None:

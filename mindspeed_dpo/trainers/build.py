@@ -285,4 +285,6 @@ def _copy_tokenizer_files(config: RunConfig) -> None:
     source = open_initial_weights(config.actor)
     assets = source.assets() if source is not None else None
     if assets is not None:
-        copy_assets(assets, Path(config.actor.checkpoint.save) / ASSETS_FOLDER)
+        target = Path(config.actor.checkpoint.save) / ASSETS_FOLDER
+        with write_errors(target):
+            copy_assets(assets, target)

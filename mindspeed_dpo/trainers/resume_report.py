@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,8 @@ def changed_settings(run: RunConfig, resume_point: ResumePoint) -> list[str] | N
     before = resume_point.metadata.get("settings") or _settings_file(resume_point)
     if before is None:
         return None
-    earlier, now = dict(_leaves(before)), dict(_leaves(run.as_tree()))
+    # Both as JSON has them.
+    earlier, now = dict(_leaves(before)), dict(_leaves(json.loads(json.dumps(run.as_tree()))))
     changed = []
     for path in dict.fromkeys([*now, *earlier]):
         key = path.rpartition(".")[2]

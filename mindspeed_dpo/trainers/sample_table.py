@@ -51,7 +51,8 @@ class SampleTable:
             earlier = [
                 line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps
             ]
-            self.path.write_text("".join(earlier), encoding="utf-8")
+            with write_errors(self.path):
+                self.path.write_text("".join(earlier), encoding="utf-8")
 
     def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
         """Write the samples of a step if they are due.
