@@ -5,7 +5,7 @@ export PYTHON
 # Of test-npu: npu, cuda or cpu.
 DEVICE ?= npu
 
-.PHONY: bench check doctor format mutate numerics test test-isa test-mindspeed test-npu
+.PHONY: bench check doctor format fuzz mutate numerics test test-isa test-mindspeed test-npu
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -26,6 +26,9 @@ test-isa:  ## the numerical tests as processors with fewer instructions run them
 
 mutate:  ## break the code in chosen places and see that a test notices each; ARGS="--only clip --jobs 2"
 	$(PYTHON) -m tests.mutation.runner $(ARGS)
+
+fuzz:  ## read 20,000 mutations of every kind of file; make fuzz ARGS="--only arrow --count 1000"
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) -m tests.fuzz.runner $(ARGS)
 
 doctor:  ## what is missing on this machine (docs/ascend.md)
 	$(PYTHON) -m mindspeed_dpo.doctor $(ARGS)

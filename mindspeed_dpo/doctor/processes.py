@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.json_text import parse_json
+
 RESULT_PREFIX = "doctor probe result: "
 _DRAIN_TIMEOUT_S = 2.0
 _ROOT = str(Path(__file__).resolve().parents[2])
@@ -45,7 +48,12 @@ class CompletedCommand:
     def result(self) -> Any:
         """Result of a probe; None if it failed."""
         lines = [line for line in self.stdout.splitlines() if line.startswith(RESULT_PREFIX)]
-        return json.loads(lines[-1].removeprefix(RESULT_PREFIX)) if lines and self.exit_code == 0 else None
+        if not lines or self.exit_code != 0:
+            return None
+        try:
+            return parse_json(lines[-1].removeprefix(RESULT_PREFIX), "the result of a probe")
+        except MalformedDataError:
+            return None
 
     @property
     def failure(self) -> str:

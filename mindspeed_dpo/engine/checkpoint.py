@@ -22,8 +22,9 @@ from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.adapter_state import sharded_adapters
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
-from mindspeed_dpo.engine.checkpoint_errors import load_errors, save_errors
-from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave, VerifiedLoad
+from mindspeed_dpo.engine.checkpoint_errors import save_errors
+from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
+from mindspeed_dpo.engine.checkpoint_reader import CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
@@ -154,11 +155,7 @@ def load(
     requested = _state(engine, accelerator, parts, is_loading=True)
     if ema_reference is not None and metadata.get("follower"):
         requested.update(_reference_state(ema_reference))
-    with load_errors(folder):
-        files.verify_small_files(folder, metadata)
-        state = dist_checkpointing.load(
-            requested, str(folder), sharded_strategy=VerifiedLoad(files.file_digests(metadata))
-        )
+    state = _read(requested, folder, metadata)
     if ema_reference is not None and REFERENCE_PREFIX in state:
         _restore_model(ema_reference, state[REFERENCE_PREFIX])
     _restore_model(engine.model, state["model"])
@@ -168,6 +165,15 @@ def load(
         engine.optimizer.reload_model_params()
     if parts.rng:
         _restore_rng(accelerator, state["rng"])
+
+
+def _read(requested: dict[str, Any], folder: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a state describes, without unpickling, and compare it with its digests; a collective over all ranks."""
+    files.verify_small_files(folder, metadata)
+    check_format(folder)
+    reader = ShardReader(files.file_digests(metadata))
+    state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), reader, CommonReader())
+    return state
 
 
 def _restore_model(model: PipelineStage, tensors: Mapping[str, torch.Tensor | None]) -> None:

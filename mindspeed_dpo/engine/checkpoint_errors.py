@@ -1,4 +1,4 @@
-"""Errors of saving and loading a checkpoint as one sentence that names the root cause.
+"""Errors of saving a checkpoint as one sentence that names the root cause.
 
 torch.distributed.checkpoint collects the errors of all ranks in a `CheckpointException`, which is not an `Exception`
 and whose first line names only the ranks.
@@ -12,8 +12,7 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mindspeed_dpo.engine.checkpoint_files import EARLIER_ARE_COMPLETE, CheckpointError, way_out
-from mindspeed_dpo.storage.digests import DamageError
+from mindspeed_dpo.engine.checkpoint_files import EARLIER_ARE_COMPLETE, CheckpointError
 from mindspeed_dpo.storage.errors import WriteError, write_failure
 
 
@@ -30,29 +29,12 @@ def save_errors(folder: Path) -> Iterator[None]:
         raise CheckpointError(f"{_write_sentence(folder, root_cause(error))}{EARLIER_ARE_COMPLETE}") from error
 
 
-@contextmanager
-def load_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of reading a checkpoint into one that names the file and the cause.
-
-    Raises:
-        CheckpointError: The block failed.
-    """
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except (CheckpointException, DamageError, OSError, RuntimeError) as error:
-        cause = root_cause(error)
-        sentence = str(cause) if isinstance(cause, DamageError) else f"{folder} cannot be loaded: {_first_line(cause)}"
-        raise CheckpointError(f"{sentence}; {way_out(folder)}") from error
-
-
 def root_cause(error: BaseException) -> BaseException:
-    """Return what made the first rank fail; damage and errors of the system come before their consequences."""
+    """Return what made the first rank fail; errors of the system come before their consequences."""
     if not isinstance(error, CheckpointException):
         return error
     causes = [cause for _, (cause, _) in sorted(error.failures.items())]
-    return next((cause for cause in causes if isinstance(cause, DamageError | OSError)), causes[0])
+    return next((cause for cause in causes if isinstance(cause, OSError)), causes[0])
 
 
 def _write_sentence(folder: Path, cause: BaseException) -> str:

@@ -16,7 +16,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.storage.digests import ALGORITHM, DamageError, FileDigest, digest_of, file_digest, verify_file
+from mindspeed_dpo.engine.checkpoint_metadata import check_metadata
+from mindspeed_dpo.storage.digests import (
+    ALGORITHM,
+    DamageError,
+    FileDigest,
+    digest_of,
+    digests_from_json,
+    file_digest,
+    is_within,
+    verify_file,
+)
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import read_bytes
 
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = "mindspeed_dpo.json"
@@ -27,6 +40,7 @@ LATEST_WHOLE = "latest_whole"
 EARLIER_ARE_COMPLETE = ". Earlier checkpoints are complete"
 
 logger = logging.getLogger(__name__)
+_MAX_ITERATION_DIGITS = 19
 
 
 class CheckpointError(ValueError):
@@ -47,12 +61,18 @@ def latest(root: Path) -> Path:
     tracker = root / TRACKER
     if not tracker.is_file():
         raise CheckpointError(f"{root} holds no checkpoint: {TRACKER} is missing; give the `save` folder of a run")
-    text = tracker.read_text().strip()
-    if not text.isdigit():
-        raise CheckpointError(f"{tracker} must contain an iteration number, got {text!r}")
-    folder = iteration_dir(root, int(text))
+    iteration = read_tracker(tracker)
+    if iteration is None:
+        raise CheckpointError(f"{tracker} must contain an iteration number; give the folder of one iteration")
+    folder = iteration_dir(root, iteration)
     read_metadata(folder)
     return folder
+
+
+def read_tracker(tracker: Path) -> int | None:
+    """Return the iteration that a tracker names, or None where it does not hold a number."""
+    content = read_bytes(tracker).strip()
+    return int(content) if content.isdigit() and len(content) < _MAX_ITERATION_DIGITS else None
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -67,19 +87,21 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; {way_out(folder)}, "
             "or finetune=true to load only the weights"
         )
-    try:
-        metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / METADATA} is damaged ({error}); {way_out(folder)}") from error
-    _check_own_digest(folder, metadata)
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{folder} has format {metadata.get('format')}, this version reads format {FORMAT}")
-    damaged = [name for name, size in metadata.get("files", {}).items() if _size(folder / name) != size]
+    with reraised_as(CheckpointError, way_out(folder)):
+        description = read_json_object(folder / METADATA)
+        metadata = description.plain()
+        _check_own_digest(folder, metadata)
+        version = description.integer("format")
+        if version != FORMAT:
+            raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
+        check_metadata(description)
+        sizes = description.section("files", None) or {}
+        damaged = [name for name, size in sizes.items() if not is_within(name) or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
             f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; {way_out(folder)}"
         )
-    return metadata
+    return description.plain()
 
 
 def way_out(folder: Path) -> str:
@@ -91,14 +113,36 @@ def way_out(folder: Path) -> str:
 
 
 def file_digests(metadata: Mapping[str, Any]) -> dict[str, FileDigest]:
-    """Return the digests that a checkpoint's metadata holds, by file name; empty in those of earlier versions."""
-    return {name: FileDigest.from_json(stored) for name, stored in metadata.get("digests", {}).items()}
+    """Return the digests that a checkpoint's metadata holds, by file name; empty in those of earlier versions.
+
+    Raises:
+        CheckpointError: They are malformed.
+    """
+    try:
+        return digests_from_json(metadata.get("digests"))
+    except DamageError as error:
+        raise CheckpointError(f"{METADATA} is damaged: {error}") from error
 
 
 def stored_digests(folder: Path) -> dict[str, FileDigest]:
-    """Return the digests in the metadata of a folder, by file name; empty where it has none."""
+    """Return the digests in the metadata of a folder, by file name; empty where it has none.
+
+    Raises:
+        CheckpointError: The metadata is damaged.
+    """
     path = folder / METADATA
-    return file_digests(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    with reraised_as(CheckpointError, way_out(folder)):
+        return file_digests(read_json_object(path).plain()) if path.is_file() else {}
+
+
+def verify_stored(path: Path) -> None:
+    """Compare a file of a checkpoint with its digest in the metadata, if it has one.
+
+    Raises:
+        CheckpointError: It differs.
+    """
+    digest = stored_digests(path.parent).get(path.name)
+    _verify(path.parent, {} if digest is None else {path.name: digest})
 
 
 def verify_small_files(folder: Path, metadata: Mapping[str, Any]) -> None:
@@ -230,9 +274,8 @@ def _newest_first(root: Path, last: int | None) -> Iterator[int]:
     Iterations above the tracker's stem from an attempt before a run was resumed at an earlier step.
     """
     numbers = sorted((int(path.name[5:]) for path in root.glob("iter_*") if path.name[5:].isdigit()), reverse=True)
-    tracker = root / TRACKER
-    text = tracker.read_text(encoding="utf-8", errors="replace").strip() if tracker.is_file() else ""
-    newest = last if last is not None else int(text) if text.isdigit() else max(numbers, default=0)
+    tracked = read_tracker(root / TRACKER) if (root / TRACKER).is_file() else None
+    newest = next((number for number in (last, tracked) if number is not None), max(numbers, default=0))
     yield from (number for number in numbers if number <= newest)
     if last is None:
         yield from (number for number in numbers if number > newest)

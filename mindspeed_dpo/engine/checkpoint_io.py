@@ -1,35 +1,28 @@
-"""Writers and a reader of megatron-core's `torch_dist` format that stay within the process and compute file digests.
+"""Writers of megatron-core's `torch_dist` format that stay within the process, writing to disk or to memory.
 
 megatron-core's own writer starts a manager and forked writers on every rank; these outlive a killed rank and forking
-is unsafe beside the threads of a worker. The files are identical. Its own reader checks nothing.
+is unsafe beside the threads of a worker. The files are identical. Their digests are computed as they are written.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch.distributed.checkpoint as dcp
-from megatron.core.dist_checkpointing.dict_utils import nested_values
-from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.dist_checkpointing.strategies.torch import (
-    MCoreLoadPlanner,
     MCoreSavePlanner,
-    TorchDistLoadShardedStrategy,
     TorchDistSaveShardedStrategy,
-    _replace_sharded_keys_with_state_dict_keys,
     _replace_state_dict_keys_with_sharded_keys,
-    _restore_dict_types,
-    _unwrap_pyt_sharded_tensor,
     mcore_to_pyt_state_dict,
 )
 from torch.distributed.checkpoint.filesystem import FileSystem
 
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest, open_verified
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
 
 Location = str | os.PathLike[str]
 
@@ -64,20 +57,6 @@ class DigestedFiles(FileSystem):
         """Rename a file."""
         super().rename(path, new_path)
         self.digests[Path(new_path).name] = self.digests.pop(Path(path).name)
-
-
-class VerifiedFiles(FileSystem):
-    """Torch's `FileSystem`, which compares what it reads with the digests of the files."""
-
-    def __init__(self, digests: Mapping[str, FileDigest]) -> None:
-        """Use digests by file name; files without one are not checked."""
-        self._digests = digests
-
-    @contextmanager
-    def create_stream(self, path: Location, mode: str) -> Iterator[io.IOBase]:
-        """Open a file and yield its stream."""
-        with open_verified(Path(path), self._digests.get(Path(path).name)) as stream:
-            yield stream  # type: ignore[misc]
 
 
 class DigestedWriter(dcp.FileSystemWriter):
@@ -130,36 +109,6 @@ class InProcessSave(TorchDistSaveShardedStrategy):
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
         """Return the writer of the files."""
         return DigestedWriter(folder, self._files)
-
-
-class VerifiedLoad(TorchDistLoadShardedStrategy):
-    """Loads the `torch_dist` format and checks digests meanwhile; a collective over all ranks."""
-
-    def __init__(self, digests: Mapping[str, FileDigest]) -> None:
-        """Use digests by file name; files without one are not checked."""
-        super().__init__()
-        self._digests = digests
-
-    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> dict[str, Any]:
-        """Read the shards of this rank."""
-        described, flat, renamed = _replace_state_dict_keys_with_sharded_keys(sharded_state_dict)
-        tensors = [entry for entry in nested_values(sharded_state_dict) if isinstance(entry, ShardedTensor)]
-        planner = MCoreLoadPlanner(
-            shapes_validation_sharded_tensors=[one for one in tensors if not one.allow_shape_mismatch],
-            allow_shape_mismatch_sharded_tensors={one.key: one for one in tensors if one.allow_shape_mismatch},
-        )
-        state = mcore_to_pyt_state_dict(described, True)
-        dcp.load_state_dict(state, self.storage_reader(checkpoint_dir), planner=planner)
-        read = {name: _unwrap_pyt_sharded_tensor(value) for name, value in state.items()}
-        loaded: dict[str, Any] = _replace_sharded_keys_with_state_dict_keys(read, flat, renamed)
-        _restore_dict_types(loaded, sharded_state_dict)
-        return loaded
-
-    def storage_reader(self, folder: str | Path) -> dcp.FileSystemReader:
-        """Return the reader of the files."""
-        reader = dcp.FileSystemReader(folder)
-        reader.fs = VerifiedFiles(self._digests)
-        return reader
 
 
 class InMemorySave(InProcessSave):

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.checkpoint_files import stored_digests
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest, open_verified
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError, verify_stored, way_out
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
 ROLLOUTS_FILE = "answers.pt"
 _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths")
+_OWN = ("rows", "ended", "logps", "version")
 
 
 def write_rollouts(folder: Path, rollouts: RolloutBatch) -> dict[str, FileDigest]:
@@ -22,7 +26,7 @@ def write_rollouts(folder: Path, rollouts: RolloutBatch) -> dict[str, FileDigest
         OSError: The file cannot be written.
     """
     parts: dict[str, Any] = {name: getattr(rollouts.samples, name) for name in _TOKENS}
-    own = {"rows": rollouts.rows, "ended": rollouts.ended, "logps": rollouts.logps, "version": rollouts.version}
+    own = {name: getattr(rollouts, name) for name in _OWN}
     with DigestingFile(folder / ROLLOUTS_FILE) as file:
         try:
             torch.save({**parts, **own}, file)
@@ -36,12 +40,38 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
     """Read the rollouts of a checkpoint, bit-exact; None if it has none.
 
     Raises:
-        DamageError: The file differs from what was written.
+        CheckpointError: The file is damaged, or holds something else.
     """
     path = folder / ROLLOUTS_FILE
     if not path.is_file():
         return None
-    with open_verified(path, stored_digests(folder).get(ROLLOUTS_FILE)) as file:
-        parts: dict[str, Any] = torch.load(file, weights_only=True)
-    samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
-    return RolloutBatch(samples, **parts)
+    verify_stored(path)
+    with reraised_as(CheckpointError, way_out(folder)):
+        parts = _parts(path)
+    try:
+        samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
+        return RolloutBatch(samples, **parts)
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        raise CheckpointError(f"{path} does not hold rollouts: {error}; {way_out(folder)}") from error
+
+
+def _parts(path: Path) -> dict[str, Any]:
+    """Read the items by name, as tensors of their own memory."""
+    content = read_torch_file(path)
+    if not isinstance(content, dict) or set(content) != {*_TOKENS, *_OWN}:
+        raise MalformedDataError(f"{path} does not hold the items of rollouts")
+    for name, value in content.items():
+        if not _has_type(name, value):
+            raise MalformedDataError(f"{path}: {name} is not of the type that this package writes")
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in content.items()}
+
+
+def _has_type(name: str, value: Any) -> bool:
+    """Whether an item has the type that `write_rollouts` gives it; lengths are not negative."""
+    if name == "version":
+        return type(value) is int
+    if name == "logps":
+        return value is None or (isinstance(value, Tensor) and value.is_floating_point())
+    if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
+        return False
+    return (value.dtype == torch.bool) == (name == "ended") and not bool((value.long() < 0).any())

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from mindspeed_dpo.observability.names import metric
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -134,11 +136,16 @@ def start_tracker(name: str, tracked: TrackerRun, output_dir: Path, completed_st
 
 
 def _read_state(file: Path) -> tuple[str | None, int]:
-    """Return the saved id and last step."""
+    """Return the saved id and last step.
+
+    Raises:
+        TrackerError: The file is damaged.
+    """
     if not file.is_file():
         return None, NO_STEP
-    state = json.loads(file.read_text(encoding="utf-8"))
-    return str(state["id"]), int(state["step"])
+    with reraised_as(TrackerError, "delete it to log to a new run of the tracker"):
+        state = read_json_object(file)
+        return state.text("id"), state.integer("step")
 
 
 class ResumedTracker:

@@ -12,6 +12,8 @@ from types import TracebackType
 
 from mindspeed_dpo.observability.names import metric
 from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.untrusted.json_text import parse_json_object
+from mindspeed_dpo.untrusted.text_files import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -79,18 +81,17 @@ def read_metrics(path: str | Path) -> list[dict[str, float]]:
 
 def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:
     """Return every complete line with its parsed record."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     # A run killed while writing leaves an incomplete last line.
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    return [(line, _record(line, f"{path}, line {number}")) for number, line in enumerate(lines, start=1)]
+    lines = [(number, line) for number, line in read_lines(path) if line.endswith("\n")]
+    return [(line, _record(line, f"{path}, line {number}")) for number, line in lines]
 
 
 def _record(line: str, location: str) -> dict[str, float]:
     try:
-        record = json.loads(line)
-        return {"step": record["step"], **{name: float(value) for name, value in record.items() if name != "step"}}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        record = parse_json_object(line, location)
+        values = {name: float(value) for name, value in record.items() if name != "step"}
+        return {"step": record.integer("step"), **values}
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{location}: expected a JSON object with a step and numbers, got {line[:80]!r}") from error
 
 

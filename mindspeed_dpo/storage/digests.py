@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 import xxhash
@@ -40,11 +40,19 @@ class FileDigest:
         return {"num_bytes": self.num_bytes, ALGORITHM: "".join(self.blocks)}
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> FileDigest:
-        """Build a digest from the result of `as_json`."""
-        joined = str(values[ALGORITHM])
+    def from_json(cls, values: Any) -> FileDigest:
+        """Build a digest from the result of `as_json`.
+
+        Raises:
+            DamageError: It is not such a result.
+        """
+        num_bytes, joined = (values.get(key) if isinstance(values, dict) else None for key in ("num_bytes", ALGORITHM))
+        if type(num_bytes) is not int or num_bytes < 0 or not isinstance(joined, str):
+            raise DamageError("a digest is not a number of bytes and digits")
         blocks = tuple(joined[start : start + _DIGITS] for start in range(0, len(joined), _DIGITS))
-        return cls(int(values["num_bytes"]), blocks)
+        if len(blocks) != -(-num_bytes // BLOCK_BYTES):
+            raise DamageError(f"a digest of {num_bytes} bytes has {len(blocks)} blocks")
+        return cls(num_bytes, blocks)
 
     def check_block(self, number: int, content: memoryview | bytes, path: Path) -> None:
         """Compare one block with its digest.
@@ -64,6 +72,27 @@ class FileDigest:
 def digest_of(content: memoryview | bytes) -> str:
     """Return the digest of one block in hexadecimal digits."""
     return str(xxhash.xxh3_64_hexdigest(content))
+
+
+def digests_from_json(values: Any) -> dict[str, FileDigest]:
+    """Build digests by file name; none from null.
+
+    Raises:
+        DamageError: The value is not an object of digests, or names a file outside the folder.
+    """
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise DamageError("digests must be an object")
+    if outside := [name for name in values if not is_within(name)]:
+        raise DamageError(f"digests name a file outside the folder, {outside[0][:80]!r}")
+    return {name: FileDigest.from_json(value) for name, value in values.items()}
+
+
+def is_within(name: str) -> bool:
+    """Return whether a path is one of a file within a folder."""
+    path = PurePosixPath(name)
+    return not path.is_absolute() and ".." not in path.parts and name not in ("", ".")
 
 
 class BlockHasher:
@@ -152,96 +181,43 @@ class DigestingFile(io.BufferedIOBase):
         super().close()
 
 
-class VerifiedFile(io.RawIOBase):
-    """A file that is read in any order; each block is compared with its digest before a byte of it is returned."""
+class BlockVerifier:
+    """Compares blocks of a file with their digests, each once, as the parts of the file that they cover are read."""
 
-    def __init__(self, path: Path, digest: FileDigest) -> None:
-        """Open a file.
+    def __init__(self, path: Path, digest: FileDigest, num_bytes: int) -> None:
+        """Begin with no block.
+
+        Args:
+            path: Path of the file, for messages.
+            digest: Digest of the file as it was written.
+            num_bytes: Size of the file as it is.
 
         Raises:
-            DamageError: It has another size than when it was written.
+            DamageError: The sizes differ.
         """
+        if num_bytes != digest.num_bytes:
+            raise DamageError(f"{path} is damaged: {digest.num_bytes} bytes were written and {num_bytes} are there")
         self._path, self._digest = path, digest
-        self._raw = path.open("rb", buffering=0)
-        self._position = 0
-        self._block = -1
-        self._content = b""
-        size = os.fstat(self._raw.fileno()).st_size
-        if size != digest.num_bytes:
-            self._raw.close()
-            raise DamageError(f"{path} is damaged: {digest.num_bytes} bytes were written and {size} are there")
+        self._checked: set[int] = set()
 
-    def readable(self) -> bool:
-        """Return True."""
-        return True
+    def check(self, offset: int, num_bytes: int, read: Callable[[int, int], memoryview | bytes]) -> None:
+        """Check the blocks that a range of bytes touches.
 
-    def seekable(self) -> bool:
-        """Return True."""
-        return True
-
-    def tell(self) -> int:
-        """Return the position of the next byte."""
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Set the position of the next byte."""
-        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._digest.num_bytes}[whence]
-        self._position = max(0, origin + offset)
-        return self._position
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, except at the end of the file; return the number of bytes.
+        Args:
+            offset: Start of the range, which is within the file.
+            num_bytes: Its length.
+            read: Returns the content of the file, given start and length.
 
         Raises:
             DamageError: A block differs from its digest.
         """
-        target = memoryview(buffer).cast("B")
-        wanted = max(0, min(len(target), self._digest.num_bytes - self._position))
-        done = 0
-        while done < wanted:
-            number, start = divmod(self._position, BLOCK_BYTES)
-            size = self._block_size(number)
-            if start == 0 and wanted - done >= size:
-                # A complete block needs no copy.
-                self._read_block(number, target[done : done + size])
-                count = size
-            else:
-                self._load(number)
-                count = min(wanted - done, size - start)
-                target[done : done + count] = self._content[start : start + count]
-            done += count
-            self._position += count
-        return done
-
-    def close(self) -> None:
-        """Close the file."""
-        self._raw.close()
-        super().close()
-
-    def _block_size(self, number: int) -> int:
-        return min(BLOCK_BYTES, self._digest.num_bytes - number * BLOCK_BYTES)
-
-    def _load(self, number: int) -> None:
-        if number != self._block:
-            content = bytearray(self._block_size(number))
-            self._read_block(number, memoryview(content))
-            self._block, self._content = number, bytes(content)
-
-    def _read_block(self, number: int, target: memoryview) -> None:
-        self._raw.seek(number * BLOCK_BYTES)
-        done = 0
-        while done < len(target) and (count := self._raw.readinto(target[done:])):
-            done += count
-        self._digest.check_block(number, target[:done], self._path)
-
-
-def open_verified(path: Path, digest: FileDigest | None) -> BinaryIO:
-    """Open a file for reading; its blocks are checked where there is a digest.
-
-    Raises:
-        DamageError: The file has another size than when it was written.
-    """
-    return path.open("rb") if digest is None else io.BufferedReader(VerifiedFile(path, digest))
+        last = (offset + num_bytes - 1) // BLOCK_BYTES if num_bytes else -1
+        for number in range(offset // BLOCK_BYTES, last + 1):
+            if number not in self._checked:
+                start = number * BLOCK_BYTES
+                content = read(start, min(BLOCK_BYTES, self._digest.num_bytes - start))
+                self._digest.check_block(number, content, self._path)
+                self._checked.add(number)
 
 
 def verify_file(path: Path, digest: FileDigest) -> None:
@@ -249,13 +225,14 @@ def verify_file(path: Path, digest: FileDigest) -> None:
 
     Raises:
         DamageError: It differs, or does not exist.
+        OSError: It cannot be read.
     """
     if not path.is_file():
         raise DamageError(f"{path} is missing")
-    buffer = bytearray(BLOCK_BYTES)
-    with VerifiedFile(path, digest) as file:
-        while file.readinto(buffer):
-            pass
+    verifier = BlockVerifier(path, digest, path.stat().st_size)
+    with path.open("rb") as file:
+        # The blocks are asked for in the order of the file.
+        verifier.check(0, digest.num_bytes, lambda start, num_bytes: file.read(num_bytes))
 
 
 def file_digest(path: Path) -> FileDigest:

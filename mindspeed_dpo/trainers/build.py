@@ -239,7 +239,7 @@ def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
     saved = read_rollouts(resume_point.folder)
     if saved is None:
         return None
-    was = {"online_method": resume_point.metadata["online_method"], "n_samples_per_prompt": saved.num_responses}
+    was = {"online_method": resume_point.metadata.get("online_method"), "n_samples_per_prompt": saved.num_responses}
     now = {
         "online_method": settings.pairing.online_method,
         "n_samples_per_prompt": settings.rollout.n_samples_per_prompt,

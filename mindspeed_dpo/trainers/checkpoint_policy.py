@@ -100,10 +100,10 @@ class CheckpointPolicy:
         earlier = (resume_point.metadata.get("progress") or {}) if resume_point else {}
         if resume_point is None or not earlier or policy.rule.metric is None:
             return policy
-        if earlier["metric"] != policy.rule.metric:
+        if earlier.get("metric") != policy.rule.metric:
             logger.warning(
                 "best_metric was %s and is now %s: starting a new search for the best checkpoint",
-                *(earlier["metric"], policy.rule.metric),
+                *(earlier.get("metric"), policy.rule.metric),
             )
             return policy
         policy.history = EvaluationHistory(**earlier)

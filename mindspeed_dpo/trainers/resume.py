@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.values import format_value
@@ -28,8 +26,12 @@ from mindspeed_dpo.engine.checkpoint_files import (
     latest,
     latest_whole,
     read_metadata,
+    read_tracker,
     verify_small_files,
+    way_out,
 )
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
 from mindspeed_dpo.workers.setup.sources import open_initial_weights, sampling_of
@@ -40,6 +42,10 @@ DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
 _DEFAULT_LAYOUT = {"cp": 1, "chunks": 1}
 """Layout of checkpoints from versions that did not record these sizes."""
+
+
+_REQUIRED_VALUES = ("optimizer", "rng", "topology", "sampling", "model", "output_dir")
+_REQUIRED = (*_REQUIRED_VALUES, "reference")
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
         return None
     metadata = read_metadata(folder)
     _check_files(folder, metadata)
+    _check_keys(folder, metadata)
     _check_adapters(run, folder, metadata)
     rng = rng and {**_DEFAULT_LAYOUT, **metadata["topology"]} == topology_of(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
@@ -204,14 +211,19 @@ def _save_and_output_dir(path: Path, is_whole: bool) -> tuple[Path, Path | None]
     """Return the folder of checkpoints of a path, and the output folder that one of them names."""
     if not is_whole:
         folder = _newest_below(path)
-        return folder.parent, Path(read_metadata(folder)["output_dir"])
+        return folder.parent, _recorded_output_dir(folder)
     save, _ = _iteration_of(path)
     for folder in sorted(save.glob("iter_*"), reverse=True):
         try:
-            return save, Path(read_metadata(folder)["output_dir"])
+            return save, _recorded_output_dir(folder)
         except CheckpointError:
             continue  # reported when the checkpoint is chosen
     return save, None
+
+
+def _recorded_output_dir(folder: Path) -> Path | None:
+    recorded = read_metadata(folder).get("output_dir")
+    return Path(recorded) if recorded else None
 
 
 def _save_of(path: Path) -> Path:
@@ -221,17 +233,24 @@ def _save_of(path: Path) -> Path:
     if (path / DEFAULT_SAVE).is_dir():
         return path / DEFAULT_SAVE
     if (path / "config.yaml").is_file():
-        written = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-        return Path(written["actor_rollout_ref"]["actor_rollout"]["save"])
+        with reraised_as(CheckpointError, "give the folder of its checkpoints"):
+            written = read_yaml_mapping(path / "config.yaml")
+        for section in ("actor_rollout_ref", "actor_rollout"):
+            written = written.get(section)
+            if not isinstance(written, dict):
+                raise CheckpointError(f"{path / 'config.yaml'} has no {section}; give the folder of its checkpoints")
+        if not isinstance(written.get("save"), str):
+            raise CheckpointError(f"{path / 'config.yaml'} has no save; give the folder of its checkpoints")
+        return Path(written["save"])
     return path
 
 
 def _is_training_checkpoint(path: Path) -> bool:
     """Return whether a path has a training checkpoint, complete or not, rather than rank files of a converter."""
     folder = path
-    tracker = path / TRACKER
-    if tracker.is_file() and tracker.read_text().strip().isdigit():
-        folder = iteration_dir(path, int(tracker.read_text()))
+    iteration = read_tracker(path / TRACKER) if (path / TRACKER).is_file() else None
+    if iteration is not None:
+        folder = iteration_dir(path, iteration)
     return (folder / METADATA).is_file() or any(folder.glob("*.distcp"))
 
 
@@ -242,9 +261,17 @@ def _check_files(folder: Path, metadata: dict[str, Any]) -> None:
     verify_small_files(folder, metadata)
 
 
+def _check_keys(folder: Path, metadata: dict[str, Any]) -> None:
+    """Check that the metadata has every key that resuming needs; their types are checked where it is read."""
+    missing = [key for key in _REQUIRED if key not in metadata]
+    missing += [key for key in _REQUIRED_VALUES if metadata.get(key) is None and key not in missing]
+    if missing:
+        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; {way_out(folder)}")
+
+
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:
     now = sampling_of(run, num_rows)
-    changed = [f"{key} was {saved[key]}, is {value}" for key, value in now.items() if saved[key] != value]
+    changed = [f"{key} was {saved.get(key)}, is {value}" for key, value in now.items() if saved.get(key) != value]
     if changed:
         raise CheckpointError(
             f"{folder} cannot be resumed, as its data order would change: {'; '.join(changed)}. "

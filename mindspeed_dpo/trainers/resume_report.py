@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.data import CheckpointConfig
 from mindspeed_dpo.config.settings.field import group_settings
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.values import format_value
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import ROLLOUTS_FILE
 from mindspeed_dpo.trainers.resume import ResumePoint, topology_of, weights_identity
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 
 CONFIG_FILE = "config.yaml"
 _WITHOUT_INFLUENCE = {
@@ -99,8 +100,8 @@ def _settings_file(resume_point: ResumePoint) -> dict[str, Any] | None:
     """Return the settings that an earlier version wrote beside its checkpoints only."""
     for folder in (resume_point.folder.parent.parent, Path(resume_point.metadata["output_dir"])):
         if (folder / CONFIG_FILE).is_file():
-            content = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-            return content if isinstance(content, dict) else None
+            with reraised_as(CheckpointError, "move it away to resume without a comparison of settings"):
+                return read_yaml_mapping(folder / CONFIG_FILE)
     return None
 
 

@@ -18,6 +18,8 @@ from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
+from mindspeed_dpo.untrusted.json_text import parse_json_object
+from mindspeed_dpo.untrusted.text_files import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +49,14 @@ class SampleTable:
     def __post_init__(self) -> None:
         """Drop the rows that were written after the checkpoint that this run resumes from."""
         if self.path.is_file():
-            lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
-            earlier = [
-                line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= self.completed_steps
-            ]
+            earlier = [line for number, line in read_lines(self.path) if self._is_earlier(line, number)]
             with write_errors(self.path):
                 self.path.write_text("".join(earlier), encoding="utf-8")
+
+    def _is_earlier(self, line: str, number: int) -> bool:
+        """Return whether a line is complete and of a step up to the checkpoint."""
+        location = f"{self.path}, line {number}"
+        return line.endswith("\n") and parse_json_object(line, location).integer("step") <= self.completed_steps
 
     def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
         """Write the samples of a step if they are due.

@@ -5,11 +5,17 @@ A checkpoint stores them in its folder `hf/`, so that it can be exported and tok
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.weights.errors import WeightsError
+
 ASSETS_FOLDER = "hf"
+MAX_TOKENIZER_BYTES = 1 << 28
+"""Limit for tokenizer.json; those of the largest vocabularies take some tens of megabytes."""
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*",
@@ -53,12 +59,24 @@ def find_assets(checkpoint: str | Path) -> Path | None:
 
 
 def tokenizer_vocab_size(directory: str | Path) -> int | None:
-    """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file."""
+    """The smallest vocabulary size that holds every id of tokenizer.json, or None if there is no such file.
+
+    Raises:
+        WeightsError: The file is damaged.
+    """
     path = Path(directory) / "tokenizer.json"
     if not path.is_file():
         return None
-    content = json.loads(path.read_text(encoding="utf-8"))
-    vocabulary = content.get("model", {}).get("vocab", {})
-    ids = list(vocabulary.values()) if isinstance(vocabulary, dict) else list(range(len(vocabulary)))
-    ids += [token["id"] for token in content.get("added_tokens", [])]
+    with reraised_as(WeightsError):
+        content = read_json_object(path, MAX_TOKENIZER_BYTES)
+        ids = _vocabulary_ids(content.section("model", JsonObject({}, content.location)))
+        ids += [token.integer("id", minimum=0) for token in content.objects("added_tokens", ())]
     return max(ids) + 1 if ids else None
+
+
+def _vocabulary_ids(model: JsonObject) -> list[int]:
+    """The ids of a vocabulary: the values of an object, or the positions in a list."""
+    if isinstance(model.get("vocab"), list):
+        return [len(model["vocab"]) - 1] if model["vocab"] else []
+    vocabulary = model.section("vocab", JsonObject({}, model.location))
+    return [vocabulary.integer(token, minimum=0) for token in vocabulary]

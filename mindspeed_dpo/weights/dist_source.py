@@ -1,64 +1,34 @@
 """A training checkpoint in megatron-core's `torch_dist` format as a source of weights.
 
 Tensors are stored unsharded, in chunks spread over files; the layers of the decoder are stacked along a leading dim.
-The folder's `.metadata` is a pickle. It and the chunks are read with `safe_pickle`, so neither megatron-core nor
-torch.distributed is needed. Writing these checkpoints is left to `engine`.
+Reading the files is left to `untrusted.dist_checkpoint`, writing them to `engine`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.storage.digests import DamageError, FileDigest, open_verified, verify_file
+from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
+from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE, DistCheckpoint, StoredTensor
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.tiling import Box
 from mindspeed_dpo.weights.assets import find_assets
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.placement import TPRank
 from mindspeed_dpo.weights.rules import SCORE_HEAD, TensorEntry, model_entries
-from mindspeed_dpo.weights.safe_pickle import InertObject, reject_foreign_objects
-from mindspeed_dpo.weights.torch_file import read_pickle, read_torch_bytes
 from mindspeed_dpo.weights.weight_source import WeightSource, check_mcore_shape
 
-METADATA_FILE, COMPLETE_FILE, DESCRIPTION_FILE = ".metadata", "metadata.json", "mindspeed_dpo.json"
+COMPLETE_FILE, DESCRIPTION_FILE = "metadata.json", "mindspeed_dpo.json"
 _MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.", "rm_head.")
-_DCP = "torch.distributed.checkpoint."
-_RECORDS = frozenset(
-    {f"{_DCP}metadata.{name}" for name in (
-        "Metadata", "TensorStorageMetadata", "BytesStorageMetadata", "TensorProperties", "ChunkStorageMetadata",
-        "MetadataIndex", "StorageMeta", "_MEM_FORMAT_ENCODING")}
-    | {f"{_DCP}filesystem._StorageInfo", "torch.contiguous_format", "torch.strided", "pathlib.PosixPath"}
-)  # fmt: skip
-
-Box = tuple[tuple[int, int], ...]
-"""Start and stop along each dim of a tensor."""
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """A box of a tensor, and the bytes of the file that holds it."""
-
-    box: Box
-    file: str
-    offset: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class _StoredTensor:
-    """An unsharded tensor and its chunks."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    chunks: tuple[_Chunk, ...]
 
 
 class DistSource(WeightSource):
@@ -89,10 +59,11 @@ class DistSource(WeightSource):
         """
         file = self.folder / DESCRIPTION_FILE
         try:
-            return ModelConfig.from_dict(json.loads(file.read_text(encoding="utf-8"))["model"])
+            with reraised_as(WeightsError):
+                return ModelConfig.from_dict(read_json_object(file).section("model").plain())
         except FileNotFoundError as error:
             raise WeightsError(f"{file} does not exist, so the model is unknown; give --hf-cfg-dir") from error
-        except (KeyError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise WeightsError(f"{file} does not describe a model: {error}") from error
 
     def assets(self) -> Path | None:
@@ -178,84 +149,25 @@ class DistSource(WeightSource):
 
     def _read(self, key: str, box: Box) -> Tensor:
         """Read a box of a tensor from the chunks that overlap it."""
-        stored = self._tensors[key]
-        result = torch.empty([stop - start for start, stop in box], dtype=stored.dtype)
-        num_read = 0
-        for chunk in stored.chunks:
-            common = [(max(a, c), min(b, d)) for (a, b), (c, d) in zip(box, chunk.box, strict=True)]
-            if any(start >= stop for start, stop in common):
-                continue
-            overlap = self._load(chunk, key)[_slices_within(chunk.box, common)]
-            result[_slices_within(box, common)] = overlap
-            num_read += overlap.numel()
-        if num_read != result.numel():
-            raise WeightsError(f"{self.folder}: {key} is incomplete: {num_read} of {result.numel()} values are stored")
-        return result
-
-    def _load(self, chunk: _Chunk, key: str) -> Tensor:
-        """Load one chunk, which is a complete `torch.save` file within a larger file."""
-        file = self.folder / chunk.file
-        if Path(chunk.file).name != chunk.file or not file.is_file():
-            raise WeightsError(f"{self.folder} lacks {chunk.file}, which holds part of {key}")
-        try:
-            with open_verified(file, self._digests.get(chunk.file)) as stream:
-                stream.seek(chunk.offset)
-                content = stream.read(chunk.num_bytes)
-        except DamageError as error:
-            raise WeightsError(f"{error}; it holds {key}") from error
-        tensor = read_torch_bytes(content, f"{file}: {key}")
-        expected = tuple(stop - start for start, stop in chunk.box)
-        if not isinstance(tensor, Tensor) or tuple(tensor.shape) != expected:
-            raise WeightsError(f"{file}: the chunk of {key} is not a tensor of {list(expected)}")
-        return tensor
+        with reraised_as(WeightsError):
+            return self._checkpoint.read(key, box)
 
     @cached_property
     def _digests(self) -> dict[str, FileDigest]:
         """The digests of the files by name; empty where the checkpoint has none, or no description yet."""
         file = self.folder / DESCRIPTION_FILE
         try:
-            stored = json.loads(file.read_text(encoding="utf-8")).get("digests", {}) if file.is_file() else {}
-            return {name: FileDigest.from_json(values) for name, values in stored.items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{file} is damaged: {error!r}") from error
+            with reraised_as(WeightsError):
+                return digests_from_json(read_json_object(file).get("digests")) if file.is_file() else {}
+        except DamageError as error:
+            raise WeightsError(f"{file} is damaged: {error}") from error
 
     @cached_property
-    def _tensors(self) -> dict[str, _StoredTensor]:
+    def _checkpoint(self) -> DistCheckpoint:
+        return DistCheckpoint(self.folder, self._digests)
+
+    @property
+    def _tensors(self) -> Mapping[str, StoredTensor]:
         """The tensors that the metadata lists, by key."""
-        file = self.folder / METADATA_FILE
-        if METADATA_FILE in self._digests:
-            try:
-                verify_file(file, self._digests[METADATA_FILE])
-            except DamageError as error:
-                raise WeightsError(str(error)) from error
-        metadata = read_pickle(file, _RECORDS)
-        reject_foreign_objects(metadata, file, "the metadata")
-        try:
-            return dict(_stored_tensors(metadata.state))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise WeightsError(f"{file} is not the metadata of a torch_dist checkpoint: {error!r}") from error
-
-
-def _stored_tensors(metadata: dict[str, Any]) -> Iterator[tuple[str, _StoredTensor]]:
-    """Convert the records of torch.distributed.checkpoint."""
-    locations = {
-        (index.state["fqn"], tuple(index.state.get("offset") or ())): info.state
-        for index, info in metadata["storage_data"].items()
-    }
-    for key, record in metadata["state_dict_metadata"].items():
-        if not isinstance(record, InertObject) or not isinstance(record.state, dict) or "chunks" not in record.state:
-            continue
-        chunks = []
-        for chunk in record.state["chunks"]:
-            offsets, sizes = tuple(chunk.state["offsets"]), tuple(chunk.state["sizes"])
-            location = locations[key, offsets]
-            if location.get("transform_descriptors"):
-                raise ValueError(f"{key} is stored compressed")
-            box = tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
-            chunks.append(_Chunk(box, location["relative_path"], int(location["offset"]), int(location["length"])))
-        yield key, _StoredTensor(tuple(record.state["size"]), record.state["properties"].state[0], tuple(chunks))
-
-
-def _slices_within(outer: Box, inner: Sequence[tuple[int, int]]) -> tuple[slice, ...]:
-    """The slices that select an inner box from a tensor that covers the outer box."""
-    return tuple(slice(start - origin, stop - origin) for (start, stop), (origin, _) in zip(inner, outer, strict=True))
+        with reraised_as(WeightsError):
+            return self._checkpoint.tensors

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mindspeed_dpo.weights.dist_source import COMPLETE_FILE, METADATA_FILE, DistSource
+from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.text_files import read_text
+from mindspeed_dpo.weights.dist_source import COMPLETE_FILE, DistSource
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_source import HfSource
 from mindspeed_dpo.weights.legacy_source import LegacySource
@@ -20,6 +23,7 @@ from mindspeed_dpo.weights.lora.peft import CONFIG_FILE
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 _RELEASE = "release"
+_MAX_DIGITS = 19
 
 
 def open_weights(path: str | Path) -> WeightSource:
@@ -85,8 +89,9 @@ def open_adapter(path: str | Path) -> AdapterSource:
 def _tracked_iteration(root: Path) -> Path:
     """The folder that the tracker names: an iteration, or `release`."""
     tracker = root / TRACKER
-    content = tracker.read_text(encoding="utf-8").strip()
-    if content != _RELEASE and not content.isdigit():
+    with reraised_as(WeightsError):
+        content = read_text(tracker).strip()
+    if content != _RELEASE and not (content.isascii() and content.isdigit() and len(content) < _MAX_DIGITS):
         raise WeightsError(f"{tracker} must hold a number or the word {_RELEASE}, got {content[:40]!r}")
     folder = root / (_RELEASE if content == _RELEASE else f"iter_{int(content):07d}")
     if not folder.is_dir():

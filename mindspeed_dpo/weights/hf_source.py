@@ -5,7 +5,6 @@ Only the requested slices of a safetensors file are read. A .bin file is memory-
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
+from mindspeed_dpo.untrusted.safetensors_files import open_safetensors, safetensors_errors
+from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
 from mindspeed_dpo.weights.placement import TPRank
 from mindspeed_dpo.weights.rules import TensorEntry, is_tied, model_entries
-from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
-from mindspeed_dpo.weights.torch_file import read_torch_file
 from mindspeed_dpo.weights.weight_source import WeightSource, check_dtypes, check_shape
 
 _SCORE = "score.weight"
@@ -102,12 +103,10 @@ class HfSource(WeightSource):
     def _read(self, name: str, dim: int | None, bounds: tuple[int, int] | None) -> Tensor:
         """Read the range `bounds` along `dim` (0 or 1) of a tensor, or all of it."""
         lazy = self._lazy(name)
-        try:
+        with reraised_as(WeightsError), safetensors_errors(self._files[name], name):
             if bounds is None:
                 return lazy[:]
             return lazy[bounds[0] : bounds[1]] if dim == 0 else lazy[:, bounds[0] : bounds[1]]
-        except SafetensorError as error:
-            raise WeightsError(f"{self._files[name]}: {name} cannot be read: {error}") from error
 
     def _lazy(self, name: str) -> Any:
         """A tensor of a mapped file, or a slice object of safetensors."""
@@ -129,8 +128,9 @@ class HfSource(WeightSource):
 
     def _read_index(self, index: Path) -> dict[str, Path]:
         try:
-            shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+            weight_map = read_json_object(index).section("weight_map")
+            shards = {name: weight_map.text(name) for name in weight_map}
+        except MalformedDataError as error:
             raise WeightsError(f"{index} is not a valid index of shards: {error}") from error
         # A shard name with folders in it could point outside; it counts as absent.
         absent = sorted(s for s in set(shards.values()) if Path(s).name != s or not (self.path / s).is_file())
@@ -159,15 +159,19 @@ class HfSource(WeightSource):
 
 
 def _safetensors_handle(file: Path) -> Any:
-    try:
-        return safe_open(file, framework="pt", device="cpu")
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged or truncated: {error}") from error
+    with reraised_as(WeightsError):
+        return open_safetensors(file)
 
 
 def _bin_content(file: Path) -> dict[str, Tensor]:
-    content = read_torch_file(file)
-    reject_foreign_objects(content, file, "the state dict")
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    with reraised_as(WeightsError):
+        content = read_torch_file(file)
+        reject_foreign_objects(content, file, "the state dict")
+    is_state_dict = isinstance(content, dict) and all(map(_is_named_tensor, content.items()))
+    if not is_state_dict:
         raise WeightsError(f"{file} is not a state dict of tensors")
     return content
+
+
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)

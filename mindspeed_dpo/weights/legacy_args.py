@@ -7,10 +7,12 @@ Megatron's defaults, except for the epsilon of the norms, which has no default t
 from __future__ import annotations
 
 import argparse
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.stored_values import check_stored
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.placement import ParallelLayout
 
@@ -28,6 +30,8 @@ _CONSTANT_FIELDS: dict[str, Any] = {
     "shared_expert_gate": False, "first_k_dense_replace": None, "moe_layer_freq": None, "moe_grouped_gemm": False,
     "moe_tp_extend_ep": False, "q_lora_rank": None, "kv_lora_rank": None, "v_head_dim": None,
 }  # fmt: skip
+_MAX_SIZE = 1 << 20
+"""Limit for layers, stages and ranks, which are counted one by one."""
 _SHORT_DTYPES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
@@ -91,7 +95,12 @@ def model_from_args(args: argparse.Namespace, file: object) -> ModelConfig:
     if values["vocab_size"] is None:
         raise WeightsError(f"{file}: args lack vocab_size; give the model's Hugging Face folder (--hf-cfg-dir)")
     noops = _parse_list(getattr(args, "noop_layers", None))
-    return ModelConfig(**{**values, "num_layers": args.num_layers - len(noops)})
+    values["num_layers"] = _size(args, "num_layers", file) - len(noops)
+    try:
+        check_stored(ModelConfig, values)
+    except ValueError as error:
+        raise WeightsError(f"{file}: args: {error}; give the model's Hugging Face folder (--hf-cfg-dir)") from error
+    return ModelConfig(**values)
 
 
 def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) -> ParallelLayout:
@@ -105,7 +114,7 @@ def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) ->
     for name in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "num_layers"):
         if getattr(args, name, None) is None:
             raise WeightsError(f"{file}: args lack {name}, so the layout of the files is unknown")
-        sizes.append(int(getattr(args, name)))
+        sizes.append(_size(args, name, file))
     tp, pp, num_layers = sizes
     if num_layers % (pp * num_chunks) and num_chunks > 1:
         raise WeightsError(f"{file}: {num_layers} layers do not fit {num_chunks} chunks in each of {pp} stages")
@@ -118,8 +127,16 @@ def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) ->
     )
 
 
+def _size(args: argparse.Namespace, name: str, file: object) -> int:
+    """A size in the args, between 1 and `_MAX_SIZE`."""
+    value = getattr(args, name)
+    if type(value) is not int or not 1 <= value <= _MAX_SIZE:
+        raise WeightsError(f"{file}: args have {name}={str(value)[:40]}, expected an integer of at least 1")
+    return value
+
+
 def _reject_unsupported(args: argparse.Namespace, file: object) -> None:
-    if getattr(args, "num_experts", None) or (getattr(args, "expert_model_parallel_size", None) or 1) > 1:
+    if getattr(args, "num_experts", None) or getattr(args, "expert_model_parallel_size", None) not in (None, 0, 1):
         raise WeightsError(f"{file}: mixture-of-experts weights are not supported yet")
     if getattr(args, "kv_lora_rank", None):
         raise WeightsError(f"{file}: weights with multi-latent attention are not supported")
@@ -136,4 +153,4 @@ def _parse_list(value: str | Iterable[int] | None) -> list[int]:
     try:
         return [int(item) for item in items]
     except (TypeError, ValueError) as error:
-        raise WeightsError(f"args hold {value!r} where a list of numbers is expected") from error
+        raise WeightsError(f"args hold {reprlib.repr(value)} where a list of numbers is expected") from error

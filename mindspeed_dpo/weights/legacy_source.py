@@ -1,7 +1,7 @@
 """A Megatron checkpoint of one file per rank (`mp_rank_*/model_optim_rng.pt`) as a source of weights.
 
 Files of any tensor- and pipeline-parallel layout are read, whether converters or training wrote them. Selecting the
-iteration folder is left to `format_detection`, safe reading of the files to `torch_file`.
+iteration folder is left to `format_detection`, safe reading of the files to `untrusted.torch_archive`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
+from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.assets import find_assets
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.legacy_args import layout_from_args, model_from_args, plain_args
@@ -29,8 +32,6 @@ from mindspeed_dpo.weights.rules import (
     is_tied,
     local_entries,
 )
-from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
-from mindspeed_dpo.weights.torch_file import read_torch_file
 from mindspeed_dpo.weights.weight_source import WeightSource, check_mcore_shape
 
 RANK_FILE = "model_optim_rng.pt"
@@ -213,19 +214,26 @@ class LegacySource(WeightSource):
     @staticmethod
     def _read(file: Path) -> tuple[argparse.Namespace, list[StateDict]]:
         """The args and the chunks of one rank file, with memory-mapped tensors."""
-        content = read_torch_file(file)
+        with reraised_as(WeightsError):
+            content = read_torch_file(file)
         if not isinstance(content, dict) or not isinstance(content.get("args"), argparse.Namespace):
             raise WeightsError(f"{file} is not a Megatron checkpoint: it has no args")
-        reject_foreign_objects({key: value for key, value in content.items() if key != "args"}, file, "the checkpoint")
-        if content.get("checkpoint_version") != CHECKPOINT_VERSION:
+        others = {key: value for key, value in content.items() if key != "args"}
+        with reraised_as(WeightsError):
+            reject_foreign_objects(others, file, "the checkpoint")
+        version = content.get("checkpoint_version")
+        if type(version) not in (int, float) or version != CHECKPOINT_VERSION:
+            described = version if type(version) in (int, float, type(None)) else f"of type {type(version).__name__}"
             raise WeightsError(
-                f"{file} has checkpoint_version {content.get('checkpoint_version')}; only {CHECKPOINT_VERSION} is "
-                "supported, because older versions order query, key and value differently"
+                f"{file} has checkpoint_version {described}; only {CHECKPOINT_VERSION} is supported, because older "
+                "versions order query, key and value differently"
             )
         chunks = [content["model"]] if "model" in content else list(_numbered_chunks(content))
         if not chunks or not all(isinstance(chunk, Mapping) for chunk in chunks):
             raise WeightsError(f"{file} holds no model")
         for name, value in ((name, value) for chunk in chunks for name, value in chunk.items()):
+            if not isinstance(name, str):
+                raise WeightsError(f"{file}: the model has a key of type {type(name).__name__}, expected a name")
             if not isinstance(value, Tensor) and "_extra_state" not in name:
                 raise WeightsError(f"{file}: {name} is a {type(value).__name__}, expected a tensor")
         return plain_args(content["args"]), chunks

@@ -24,9 +24,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
+from mindspeed_dpo.config.loading.config_files import check_config_files
 from mindspeed_dpo.config.names import did_you_mean, join_words, normalize_key
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
+# What Hydra and OmegaConf raise for content that they do not expect; the files themselves are checked before.
+_COMPOSE_ERRORS = (
+    HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError, AttributeError, AssertionError,
+    KeyError, IndexError, RecursionError, OverflowError,
+)  # fmt: skip
 _UNCHANGED_OVERRIDE = re.compile(r"~|\+{2}|\+?(model|hydra|hydra\..*)(@[^=]*)?=")
 
 
@@ -64,6 +70,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
         raise ConfigError([f"--config-name {name}: there is no such configuration{did_you_mean(name, names)}"])
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
+    check_config_files(name, [*folders, *beside])
     search = ",".join(_quoted(f"file://{folder}") for folder in [*folders[1:], *beside])
     prepared = _prepare_overrides(overrides)
     try:
@@ -75,7 +82,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
         raise ConfigError([f"{name}.yaml: {_describe_missing(error, models)}"]) from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+    except _COMPOSE_ERRORS as error:
         raise ConfigError([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{name}.yaml: must contain sections such as training, got a list"])
@@ -100,7 +107,7 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
     for text in overrides:
         try:
             prepared.append(_prepare_override(text))
-        except HydraException as error:
+        except (HydraException, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             problems.append(f"override {text} cannot be read; write section.key=value ({reason})")
     if problems:

@@ -78,7 +78,7 @@ def _parse_int(value: Any) -> int:
 def _parse_float(value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise ValueError("must be a number")

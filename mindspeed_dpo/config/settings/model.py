@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.names import did_you_mean
 from mindspeed_dpo.config.settings.field import POSITIVE, at_least, setting
+from mindspeed_dpo.config.settings.stored_values import check_stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +127,10 @@ class ModelConfig:
         """Build a configuration from plain values, the inverse of `as_dict`.
 
         Raises:
-            ValueError: A key is unknown or a required key is missing; the message names it.
+            ValueError: A key is unknown or missing, or its value is not acceptable; the message names it.
         """
-        fields = {item.name: item for item in dataclasses.fields(cls)}
-        for key in values:
-            if key not in fields:
-                raise ValueError(f"model settings: {key} is not a known key{did_you_mean(key, fields)}")
-        for name, item in fields.items():
-            if item.default is dataclasses.MISSING and values.get(name) is None:
-                raise ValueError(f"model settings: {name} is missing")
+        try:
+            check_stored(cls, values)
+        except ValueError as error:
+            raise ValueError(f"model settings: {error}") from error
         return cls(**values)

@@ -26,6 +26,8 @@ from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, Ind
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
 from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
@@ -198,7 +200,7 @@ class ColumnGroupWriter:
 
     def _outdated(self) -> list[Path]:
         """Return the obsolete files of the replaced group; a group of another kind may share the prefix."""
-        before = set((read_meta(self.prefix) or {}).get("columns", ()))
+        before = set((read_meta(self.prefix) or {}).get("columns") or ())
         outdated = before - set(self.columns) if before & set(self.columns) else set()
         stems = [column_stem(self.prefix, column) for column in outdated]
         files = [stem.with_name(f"{stem.name}.{suffix}") for stem in stems for suffix in ("bin", "idx")]
@@ -292,15 +294,18 @@ def read_meta(prefix: str | Path) -> dict[str, Any] | None:
     """Return the metadata of a group, or None if it has no metadata file.
 
     Raises:
-        TokenFileError: The file is not valid JSON.
+        TokenFileError: The file is not a JSON object, or a value that is used is of another type.
     """
     path = meta_path(prefix)
     if not path.is_file():
         return None
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (json.JSONDecodeError, ValueError) as error:
-        raise TokenFileError(f"{path} is not valid JSON: {error}") from error
+    with reraised_as(TokenFileError, "preprocess again"):
+        meta = read_json_object(path)
+        for key in ("columns", "text_columns"):
+            meta.texts(key, ())
+        for key in _IDENTITY:
+            meta.text(key, None)
+        return meta.plain()
 
 
 _IDENTITY = {
@@ -331,7 +336,7 @@ def check_fingerprints(
         ValueError: A value differs; the message names both.
     """
     meta = read_meta(prefix)
-    if meta is None or not set(columns) <= set(meta.get("columns", columns)):
+    if meta is None or not set(columns) <= set(meta.get("columns") or columns):
         return
     expected = (tokenizer_fingerprint, prompt_type, template_fingerprint)
     for (key, what), own in zip(_IDENTITY.items(), expected, strict=True):

@@ -16,9 +16,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow
-from numpy.typing import NDArray
 
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
+from mindspeed_dpo.untrusted.arrow_files import open_text_batches
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import parse_json
+from mindspeed_dpo.untrusted.text_files import decode_text
 
 _BATCH_ROWS = 1024
 _BATCH_CHARACTERS = 1 << 22
@@ -107,16 +110,8 @@ class TextColumnsReader:
             TokenFileError: The file is damaged or has another format.
         """
         self._path = path
-        try:
-            reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
-            self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
-        except (pyarrow.ArrowException, OSError) as error:
-            raise TokenFileError(f"{path} is not an Arrow file, or it is truncated: {error}") from error
-        self.names: tuple[str, ...] = tuple(reader.schema.names)
-        if any(kind != pyarrow.large_string() for kind in reader.schema.types):
-            raise TokenFileError(f"{path}: every column should be of large_string, but it has {reader.schema.types}")
-        if not all(map(_is_sound, self._batches)):
-            raise TokenFileError(f"{path}: texts do not lie end to end, so the file is damaged; preprocess again")
+        with reraised_as(TokenFileError, "preprocess again"):
+            self.names, self._batches = open_text_batches(path)
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -132,26 +127,16 @@ class TextColumnsReader:
         number = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[number]
         inner = row - int(self._ends[number]) + batch.num_rows
-        try:
-            return json.loads(batch.column(name)[inner].as_py())
-        except ValueError as error:
-            raise TokenFileError(f"{self._path}, row {row}, column {name}: not JSON text: {error}") from error
+        location = f"{self._path}, row {row}, column {name}"
+        with reraised_as(TokenFileError, "preprocess again"):
+            return parse_json(batch.column(name)[inner].as_buffer().to_pybytes(), location)
 
     def texts(self) -> Iterator[dict[str, str]]:
         """Yield all rows in order, as JSON texts by column."""
-        for batch in self._batches:
-            yield from batch.to_pylist()
-
-
-def _is_sound(batch: pyarrow.RecordBatch) -> bool:
-    """Return whether all offsets are within the file; reads offsets only, so it is cheap."""
-    return all(_lies_within(column) for column in batch.columns)
-
-
-def _lies_within(column: pyarrow.Array) -> bool:
-    _, offsets, data = column.buffers()
-    if offsets is None or data is None:
-        return len(column) == 0
-    places: NDArray[np.int64] = np.frombuffer(offsets, "<i8")[: len(column) + 1]
-    in_order = len(places) == len(column) + 1 and places[0] >= 0 and (np.diff(places) >= 0).all()
-    return bool(in_order and places[-1] <= data.size and column.null_count == 0)
+        for number, batch in enumerate(self._batches):
+            for row in range(batch.num_rows):
+                location = f"{self._path}, batch {number}, row {row}"
+                stored = {name: batch.column(name)[row].as_buffer().to_pybytes() for name in self.names}
+                with reraised_as(TokenFileError, "preprocess again"):
+                    texts = {name: decode_text(text, location) for name, text in stored.items()}
+                yield texts

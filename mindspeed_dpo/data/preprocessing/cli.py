@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from mindspeed_dpo.config.names import did_you_mean, normalize_key
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, OFF_VALUES, TEXT
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 
 
 class SettingsError(ValueError):
@@ -90,11 +90,9 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
             f"{did_you_mean(name, available)}"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise SettingsError([f"{path} is not valid YAML: {' '.join(str(error).split())}"]) from error
-    if not isinstance(content, Mapping):
-        raise SettingsError([f"{path} should contain `key: value` lines"])
+        content = read_yaml_mapping(path)
+    except MalformedDataError as error:
+        raise SettingsError([str(error)]) from error
     values = {normalize_key(key): value for key, value in content.items()}
     return {key: _from_root(key, value, root) for key, value in values.items()} if is_shipped else values
 

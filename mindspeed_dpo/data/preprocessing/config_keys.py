@@ -5,11 +5,12 @@ Supported keys are fields of `PreprocessSettings`. The others have no effect or 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from mindspeed_dpo.untrusted.json_text import parse_json
 
 OFF_VALUES: tuple[Any, ...] = (None, False, "", "false", "False", (), [])
 """Values with which a rejected key is off, so that it is accepted."""
@@ -54,7 +55,7 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    value = json.loads(value) if isinstance(value, str) and value.strip() else value
+    value = parse_json(value, "the value") if isinstance(value, str) and value.strip() else value
     if value in (None, ""):
         return {}
     if not isinstance(value, Mapping):

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.names import did_you_mean
+from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.json_text import read_json
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 SPECIAL_PROMPT_TYPES = ("chat_template", "plain")
@@ -135,48 +137,54 @@ def load_template(name: str, path: str | Path | None = None) -> Template:
         available = [*entries, *SPECIAL_PROMPT_TYPES]
         hint = did_you_mean(name, available)
         raise ValueError(f"prompt_type {name!r} is not in {source}; available: {', '.join(available)}{hint}")
-    return _template(entries[name], source)
+    with reraised_as(ValueError):
+        return _template(entries[name], source)
 
 
-def _read_file(path: Path) -> dict[str, Mapping[str, Any]]:
+def _read_file(path: Path) -> dict[str, JsonObject]:
     if not path.is_file():
         raise FileNotFoundError(f"prompt_type_path: there is no file {path}")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"prompt_type_path: {path} is not valid JSON: {error}") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) and "name" in entry for entry in entries):
+        entries = read_json(path)
+    except MalformedDataError as error:
+        raise ValueError(f"prompt_type_path: {error}") from error
+    if not isinstance(entries, list) or not all(map(_has_name, entries)):
         raise ValueError(f"prompt_type_path: {path} should be a list of objects that have a name")
-    return {entry["name"]: entry for entry in entries}
+    return {entry["name"]: JsonObject(entry, f"{path}: template {entry['name']}") for entry in entries}
 
 
-def _template(entry: Mapping[str, Any], source: Path) -> Template:
-    name = entry["name"]
+def _has_name(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
+
+
+def _template(entry: JsonObject, source: Path) -> Template:
+    name = entry.text("name")
     where = f"{source}: template {name}"
     for unknown in set(entry) - _FIELDS:
         raise ValueError(f"{where}: field {unknown!r} is unknown{did_you_mean(unknown, _FIELDS)}")
-    efficient = bool(entry.get("efficient_eos", False))
+    efficient = entry.boolean("efficient_eos", False)
     pieces = {piece: _slots(entry[f"format_{piece}"], where) for piece in PIECES if entry.get(f"format_{piece}")}
     pieces.pop("function", None)
     user = pieces.setdefault("user", _CONTENT)
     pieces.setdefault("observation", user)
     pieces.setdefault("assistant", _CONTENT if efficient else (*_CONTENT, Special("eos_token")))
-    template_class = entry.get("template_class") or ""
+    template_class = entry.text("template_class", "")
     return Template(
         name=name,
         **pieces,
-        default_system=_joined(entry.get("default_system")),
-        stop_words=tuple(entry.get("stop_words") or ()),
+        default_system=_joined(entry, "default_system"),
+        stop_words=entry.texts("stop_words", ()),
         thought_words=_thought_words(entry.get("thought_words"), where),
         efficient_eos=efficient,
-        replace_eos=bool(entry.get("replace_eos", False)),
+        replace_eos=entry.boolean("replace_eos", False),
         reasoning="Reasoning" in template_class,
         system_in_user=name.startswith("llama2") or template_class == "Llama2Template",
     )
 
 
-def _joined(value: str | Iterable[str] | None) -> str:
-    return "" if value is None else value if isinstance(value, str) else "".join(value)
+def _joined(entry: JsonObject, key: str) -> str:
+    """A text, or a list of texts joined to one."""
+    return "".join(entry.texts(key)) if isinstance(entry.get(key), list) else entry.text(key, "")
 
 
 def _thought_words(value: Any, where: str) -> tuple[str, str]:
@@ -197,7 +205,7 @@ def _slots(piece: Any, where: str) -> tuple[Slot, ...]:
 def _slot(slot: Any, where: str) -> Slot:
     if isinstance(slot, str):
         return Text(slot)
-    if isinstance(slot, dict) and list(slot) == ["token"]:
+    if isinstance(slot, dict) and list(slot) == ["token"] and isinstance(slot["token"], str):
         return Token(slot["token"])
     if isinstance(slot, list) and len(slot) == 1 and slot[0] in ("bos_token", "eos_token"):
         return Special(slot[0])

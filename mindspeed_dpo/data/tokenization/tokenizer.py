@@ -10,14 +10,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import importlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
 from mindspeed_dpo.data.tokenization.templates import Template
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,11 +45,13 @@ def load_tokenizer(
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
     transformers = importlib.import_module("transformers")
+    with reraised_as(ValueError, "tokenizer_name_or_path should name another directory"):
+        check_tokenizer(path)
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
             str(path), use_fast=use_fast, trust_remote_code=trust_remote_code, local_files_only=True
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+    except Exception as error:  # transformers raises errors of any type for files that do not fit each other
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
             f"tokenizer_name_or_path: {path} contains no tokenizer that can be loaded: {reason}"
@@ -130,7 +134,7 @@ def stop_token_ids(
         model_dir: Model directory, whose generation_config.json may define further end ids.
 
     Raises:
-        ValueError: generation_config.json is not valid JSON.
+        ValueError: generation_config.json is damaged.
     """
     stops: set[int | None] = {tokenizer.eos_token_id}
     if template is not None:
@@ -143,9 +147,8 @@ def stop_token_ids(
 def _generation_stops(path: Path) -> Iterable[int]:
     if not path.is_file():
         return ()
-    try:
-        settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    ends = settings.get("eos_token_id")
-    return () if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    settings = read_json_object(path)
+    if isinstance(settings.get("eos_token_id"), list):
+        return settings.integers("eos_token_id")
+    end = settings.integer("eos_token_id", None)
+    return () if end is None else (end,)

@@ -6,7 +6,6 @@ Both give unsharded tensors under PEFT's names without its prefix. Adapters are 
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,9 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.stored_values import check_stored
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.dist_source import DESCRIPTION_FILE, DistSource
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.lora.peft import CONFIG_FILE, WEIGHTS_FILE, read_config, read_tensors
@@ -136,11 +138,13 @@ def read_adapter_description(folder: Path) -> dict[str, Any] | None:
     file = folder / DESCRIPTION_FILE
     if not file.is_file():
         return None
-    try:
-        description = json.loads(file.read_text(encoding="utf-8")).get("adapters")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise WeightsError(f"{file} is damaged: {error}") from error
-    return description if description is None else dict(description)
+    with reraised_as(WeightsError):
+        description = read_json_object(file).section("adapters", None)
+        if description is None:
+            return None
+        description.section("settings")
+        texts = {key: description.text(key) for key in ("base", "base_mark")}
+        return {**description.plain(), **texts}
 
 
 def adapter_description(settings: AdapterConfig, base: WeightSource) -> dict[str, Any]:
@@ -153,7 +157,17 @@ def adapter_description(settings: AdapterConfig, base: WeightSource) -> dict[str
 
 
 def adapter_settings(stored: dict[str, Any]) -> AdapterConfig:
-    """The settings in the `settings` item of an adapter description."""
+    """The settings in the `settings` item of an adapter description.
+
+    Raises:
+        WeightsError: A value is missing, or not acceptable.
+    """
+    try:
+        check_stored(AdapterConfig, stored)
+        if stored.get("lora_target_modules") is None:
+            raise ValueError("lora_target_modules is missing")
+    except ValueError as error:
+        raise WeightsError(f"the description of the adapters in a checkpoint is damaged: {error}") from error
     return AdapterConfig(**{**stored, "lora_target_modules": tuple(stored["lora_target_modules"])})
 
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.safetensors_files import read_safetensors
 from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder
 from mindspeed_dpo.weights.errors import WeightsError
 
@@ -41,14 +43,14 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
     """
     file = folder / CONFIG_FILE
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-        peft_type, rank, alpha = config["peft_type"], int(config["r"]), float(config["lora_alpha"])
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
-        raise WeightsError(f"{file} is not a configuration of a LoRA adapter: {error!r}") from error
-    if peft_type != "LORA" or config.get("bias", "none") != "none":
-        raise WeightsError(
-            f"{file}: peft_type={peft_type}, bias={config.get('bias')}; only LORA without biases is supported"
-        )
+        config = read_json_object(file)
+        peft_type, bias = config.text("peft_type"), config.text("bias", "none")
+        rank, alpha = config.integer("r", minimum=1), config.number("lora_alpha")
+        dropout, use_rslora = config.number("lora_dropout", 0.0), config.boolean("use_rslora", False)
+    except (OSError, MalformedDataError) as error:
+        raise WeightsError(f"{file} is not a configuration of a LoRA adapter: {error}") from error
+    if peft_type != "LORA" or bias != "none":
+        raise WeightsError(f"{file}: peft_type={peft_type}, bias={bias}; only LORA without biases is supported")
     for key in _MUST_BE_EMPTY:
         if config.get(key):
             raise WeightsError(f"{file}: {key}={config[key]} is not supported; only plain LoRA is supported")
@@ -62,8 +64,8 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
         lora_target_modules=tuple(module for module in LORA_MODULES if module in modules),
         lora_r=rank,
         lora_alpha=alpha,
-        lora_dropout=float(config.get("lora_dropout") or 0.0),
-        use_rslora=bool(config.get("use_rslora", False)),
+        lora_dropout=dropout,
+        use_rslora=use_rslora,
     )
 
 
@@ -76,10 +78,8 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     file = folder / WEIGHTS_FILE
     if not file.is_file():
         raise WeightsError(f"{folder} has no {WEIGHTS_FILE}; save the adapter with PEFT as safetensors")
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{file} is damaged or truncated: {error}") from error
+    with reraised_as(WeightsError):
+        tensors = read_safetensors(file)
     unsupported = [name for name in tensors if not _NAME.fullmatch(name)]
     if unsupported or not tensors:
         content = unsupported[0] if unsupported else "no tensors"

@@ -20,6 +20,7 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.planning import MicroBatchLimit
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.workers.rewards.decoding import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
 from mindspeed_dpo.workers.rewards.retokenization import decoded, drop_reason
@@ -132,11 +133,12 @@ def load_classifier(folder: str, dtype: torch.dtype) -> PreTrainedModel:
         ValueError: It cannot be loaded, or weights are missing.
     """
     try:
+        read_json_object(Path(folder) / "config.json")
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        cause = str(error).strip().splitlines()[0]
+    except Exception as error:  # transformers raises errors of any type for files that do not fit each other
+        cause = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"load of section reward: {folder} holds no classifier that can be loaded: {cause}") from error
     # transformers would initialise a missing head at random.
     if report["missing_keys"]:

@@ -11,6 +11,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -19,6 +20,10 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any
+
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.json_text import parse_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +35,11 @@ Value = float | str | None
 START_TIMEOUT_S = 300.0
 # Interval at which a waiting call checks that the process is alive; usually its socket reports that at once.
 POLL_INTERVAL_S = 0.2
+MAX_MESSAGE_BYTES = 1 << 28
+"""Limit for one reply; a number takes about 20 bytes."""
+_HEADER = struct.Struct("!i")
+"""Length of a message, as `multiprocessing.connection` sends it."""
+_BLOCK_BYTES = 1 << 16
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mindspeed_dpo.workers.rewards.user_functions import main; main()"
@@ -78,14 +88,16 @@ class IsolatedFunctions:
         wanted = {name: value for name, value in arguments.items() if names is None or name in names}
         try:
             reply = self._child.request([path, wanted], self._timeout_s)
+            values = None if "failed" in reply else _values_of(reply)
         except CallFailed:
             self._child.end()
             self._start()
             raise
-        if "failed" in reply:
-            logger.warning("%s %s\n%s", path, reply["failed"], reply.get("trace", ""))
-            raise CallFailed(reply["failed"])
-        return list(reply["values"])
+        if values is None:
+            cause = _printable(reply["failed"])
+            logger.warning("%s %s\n%s", path, cause, _printable(reply.get("trace", "")))
+            raise CallFailed(cause)
+        return values
 
     def missing_arguments(self, available: Collection[str]) -> list[str]:
         """Return an error message for each required argument of a function that is not available."""
@@ -104,16 +116,26 @@ class IsolatedFunctions:
     def _start(self) -> None:
         self._child = _Child(self._paths)
         try:
-            described = self._child.receive(START_TIMEOUT_S)
+            self._describe(self._child.receive(START_TIMEOUT_S))
         except CallFailed as failure:
             self._child.end()
             raise ValueError(f"{', '.join(self._paths)}: the import {failure.cause}") from failure
-        problems = [f"{path} {about['problem']}" for path, about in described.items() if "problem" in about]
-        if problems:
-            self._child.end()
-            raise ValueError("; ".join(problems))
-        self.names = {path: about["parameters"]["names"] for path, about in described.items()}
-        self.required = {path: about["parameters"]["required"] for path, about in described.items()}
+
+    def _describe(self, described: JsonObject) -> None:
+        """Store the parameters of the functions as the child describes them."""
+        try:
+            functions = {path: described.section(path) for path in self._paths}
+            problems = [
+                f"{path} {_printable(about['problem'])}" for path, about in functions.items() if "problem" in about
+            ]
+            if problems:
+                self._child.end()
+                raise ValueError("; ".join(problems))
+            parameters = {path: about.section("parameters") for path, about in functions.items()}
+            self.names = {path: about.texts("names", None) for path, about in parameters.items()}
+            self.required = {path: about.texts("required") for path, about in parameters.items()}
+        except MalformedDataError as error:
+            raise _foreign_message(error) from error
 
 
 class _Child:
@@ -134,29 +156,48 @@ class _Child:
         # The process ends with this object, or with the interpreter.
         self.end = weakref.finalize(self, _end, self._process, self._link)
 
-    def request(self, message: Any, timeout_s: float) -> dict[str, Any]:
+    def request(self, message: Any, timeout_s: float) -> JsonObject:
         """Send a message and wait for the reply."""
         data = json.dumps(message).encode()
         with suppress(BrokenPipeError, ConnectionResetError):  # waiting for the reply reports how it died
             self._link.send_bytes(data)
         return self.receive(timeout_s)
 
-    def receive(self, timeout_s: float) -> dict[str, Any]:
+    def receive(self, timeout_s: float) -> JsonObject:
         """Wait for the next message.
 
         Raises:
-            CallFailed: No message arrived in time, or the process died.
+            CallFailed: No message arrived in time, the process died, or what arrived is no message.
         """
         deadline = time.monotonic() + timeout_s
+        (num_bytes,) = _HEADER.unpack(self._read(_HEADER.size, deadline, timeout_s))
+        if not 0 <= num_bytes <= MAX_MESSAGE_BYTES:
+            raise _foreign_message(f"a message of {num_bytes} bytes is announced")
+        try:
+            return parse_json_object(self._read(num_bytes, deadline, timeout_s), "the message")
+        except MalformedDataError as error:
+            raise _foreign_message(error) from error
+
+    def _read(self, num_bytes: int, deadline: float, timeout_s: float) -> bytes:
+        """Read so many bytes of the socket, to which the user's code may have written as well."""
+        content = bytearray()
+        while len(content) < num_bytes:
+            self._wait_until_readable(deadline, timeout_s)
+            try:
+                block = os.read(self._link.fileno(), min(num_bytes - len(content), _BLOCK_BYTES))
+            except OSError as error:
+                raise self._death() from error
+            if not block:
+                raise self._death()
+            content += block
+        return bytes(content)
+
+    def _wait_until_readable(self, deadline: float, timeout_s: float) -> None:
         while not self._link.poll(min(POLL_INTERVAL_S, max(0.0, deadline - time.monotonic()))):
             if self._process.poll() is not None:
                 raise self._death()
             if time.monotonic() >= deadline:
                 raise CallFailed(f"did not return within {timeout_s:g} s", is_lost=True)
-        try:
-            return dict(json.loads(self._link.recv_bytes()))
-        except (EOFError, OSError) as error:
-            raise self._death() from error
 
     def _death(self) -> CallFailed:
         with suppress(subprocess.TimeoutExpired):
@@ -164,6 +205,27 @@ class _Child:
         code = self._process.returncode
         how = "closed its connection" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
         return CallFailed(f"ended its process ({how})", is_lost=True)
+
+
+def _values_of(reply: JsonObject) -> list[Value]:
+    """The values of a reply, in which the child describes what is not a number."""
+    try:
+        values = reply.sequence("values")
+    except MalformedDataError as error:
+        raise _foreign_message(error) from error
+    for value in values:
+        if value is not None and type(value) not in (int, float, str):
+            raise _foreign_message(f"a value is a {type(value).__name__}")
+    return values
+
+
+def _foreign_message(reason: object) -> CallFailed:
+    return CallFailed(f"wrote to the socket on which its results are sent ({reason})", is_lost=True)
+
+
+def _printable(text: object) -> str:
+    """A text of the child that any stream can print."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _end(process: subprocess.Popen[bytes], link: Connection) -> None:

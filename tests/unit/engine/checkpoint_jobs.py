@@ -92,6 +92,15 @@ def missing_part(folder: Path, saved: checkpoint.CheckpointParts, wanted: checkp
     return "no error"
 
 
+def refusal(folder: Path) -> str:
+    """The sentence for a checkpoint that cannot be read."""
+    try:
+        load(build(Setup()), folder, checkpoint.CheckpointParts())
+    except ValueError as error:
+        return str(error)
+    return "no error"
+
+
 def error_of_load(setup: Setup, folder: Path, iteration: int) -> str:
     """What a load says that fails."""
     try:

@@ -35,11 +35,15 @@ def test_every_file_of_every_rank_has_the_digest_of_what_was_written(tmp_path: P
 
 
 @pytest.mark.parametrize("name", ["__1_0.distcp", "__0_0.distcp", ".metadata", "common.pt"])
-def test_a_changed_bit_in_any_file_is_noticed_by_every_rank_that_loads(name: str, tmp_path: Path) -> None:
+def test_a_changed_bit_in_any_file_is_noticed_by_whoever_reads_it(name: str, tmp_path: Path) -> None:
     pool(2).run(checkpoint_jobs.norms_and_weights, Setup(tp=2), 1, tmp_path)
     path = iteration_dir(tmp_path, 1) / name
     flip(path, path.stat().st_size // 2)
-    for said in pool(2).run(checkpoint_jobs.error_of_load, Setup(tp=2), tmp_path, 1):
+    noticed = [
+        text for text in pool(2).run(checkpoint_jobs.error_of_load, Setup(tp=2), tmp_path, 1) if text != "no error"
+    ]
+    assert noticed
+    for said in noticed:
         assert re.match(
             rf"{path} is damaged: bytes 0 to \d+ were written with the xxh3_64 digest \w{{16}} and now have \w{{16}}; "
             rf"resume the newest undamaged one with \S+resume_from={tmp_path} \S+resume=latest_whole",
@@ -54,7 +58,7 @@ def test_a_damaged_weight_is_not_converted(tmp_path: Path) -> None:
     model = source.model_config()
     assert dict(source.hf_tensors(model))
     flip(path, path.stat().st_size // 3)
-    with pytest.raises(WeightsError, match=r"__0_0\.distcp is damaged: bytes 0 to \d+ .*; it holds "):
+    with pytest.raises(WeightsError, match=r"__0_0\.distcp is damaged: bytes 0 to \d+ "):
         dict(open_weights(tmp_path).hf_tensors(model))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,11 @@ import torch
 from mindspeed_dpo.storage import digests
 from mindspeed_dpo.storage.digests import (
     BlockHasher,
+    BlockVerifier,
     DamageError,
     DigestingFile,
-    FileDigest,
-    VerifiedFile,
+    digests_from_json,
     file_digest,
-    open_verified,
     verify_file,
 )
 
@@ -45,19 +45,8 @@ def test_pieces_of_any_length_give_the_digest_of_the_file(size: int, tmp_path: P
     assert found == {file_digest(tmp_path / "file")}
     (digest,) = found
     assert (digest.num_bytes, len(digest.blocks)) == (size, -(-size // BLOCK))
-    assert FileDigest.from_json(digest.as_json()) == digest
+    assert digests_from_json({"file": digest.as_json()}) == {"file": digest}
     verify_file(tmp_path / "file", digest)
-
-
-@pytest.mark.parametrize("start", [0, 5, BLOCK, 2 * BLOCK - 1, 300])
-@pytest.mark.parametrize("count", [0, 1, BLOCK, 3 * BLOCK, 1000])
-def test_any_range_can_be_read(start: int, count: int, tmp_path: Path) -> None:
-    data = content(333)
-    (tmp_path / "file").write_bytes(data)
-    with VerifiedFile(tmp_path / "file", file_digest(tmp_path / "file")) as file:
-        file.seek(start)
-        assert file.read(count) == data[start : start + count] and file.tell() == start + len(data[start:][:count])
-        assert file.seek(-3, io.SEEK_END) == 330 and file.read() == data[330:]
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 200, 332])
@@ -69,17 +58,40 @@ def test_a_changed_bit_is_noticed_by_a_reader_of_its_block_only(position: int, t
     path.write_bytes(data)
     block = position // BLOCK
     first, last = block * BLOCK, min(333, (block + 1) * BLOCK) - 1
-    expected = digest.blocks[block]
-    with open_verified(path, digest) as file:
-        for start in range(0, 333, BLOCK):
-            file.seek(start)
-            if start != first:
-                file.read(BLOCK)
-                continue
-            with pytest.raises(DamageError, match=rf"file is damaged: bytes {first} to {last} .* {expected} and now"):
-                file.read(1)
+    said = rf"file is damaged: bytes {first} to {last} .* {digest.blocks[block]} and now"
+    for start in range(0, 333, 5):
+        for count in (0, 1, BLOCK, 150):
+            end = min(333, start + count)
+            touches = count > 0 and start // BLOCK <= block <= (end - 1) // BLOCK
+            with pytest.raises(DamageError, match=said) if touches else nullcontext():
+                BlockVerifier(path, digest, 333).check(start, end - start, lambda at, size: bytes(data[at : at + size]))
     with pytest.raises(DamageError):
         verify_file(path, digest)
+
+
+def test_a_block_is_read_once_however_many_parts_it_has(tmp_path: Path) -> None:
+    path, data, read = tmp_path / "file", content(333), []
+    path.write_bytes(data)
+    verifier = BlockVerifier(path, file_digest(path), 333)
+
+    def reading(start: int, count: int) -> bytes:
+        read.append((start, count))
+        return data[start : start + count]
+
+    for start in range(0, 333, 10):
+        verifier.check(start, min(10, 333 - start), reading)
+    assert read == [(start, min(BLOCK, 333 - start)) for start in range(0, 333, BLOCK)]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], {"a": 1}, {"a": {"num_bytes": 5}}, {"a": {"num_bytes": 5, "xxh3_64": 7}}, {"/a": {}},
+     {"a": {"num_bytes": 5, "xxh3_64": ""}}, {"a": {"num_bytes": -1, "xxh3_64": ""}},
+     {"../a": {"num_bytes": 0, "xxh3_64": ""}}],
+)  # fmt: skip
+def test_what_is_no_digest_is_damage(values: object) -> None:
+    with pytest.raises(DamageError):
+        digests_from_json(values)
 
 
 def test_a_shorter_or_longer_file_is_damaged_and_a_missing_one_is_named(tmp_path: Path) -> None:
@@ -95,13 +107,12 @@ def test_a_shorter_or_longer_file_is_damaged_and_a_missing_one_is_named(tmp_path
         verify_file(path, digest)
 
 
-def test_torch_writes_and_reads_through_them(tmp_path: Path) -> None:
+def test_torch_writes_through_them(tmp_path: Path) -> None:
     tensors = {"a": torch.arange(1000.0), "b": torch.ones(3, dtype=torch.bfloat16)}
     with DigestingFile(tmp_path / "tensors.pt") as file:
         torch.save(tensors, file)
     assert file.digest == file_digest(tmp_path / "tensors.pt")
-    with open_verified(tmp_path / "tensors.pt", file.digest) as stream:
-        read = torch.load(stream, weights_only=True)
+    read = torch.load(tmp_path / "tensors.pt", weights_only=True)
     assert all(torch.equal(read[name], tensors[name]) for name in tensors)
 
 

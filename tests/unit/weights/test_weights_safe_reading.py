@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
+from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
 from mindspeed_dpo.weights.convert import ConversionRequest, convert
 from mindspeed_dpo.weights.dist_source import DistSource
-from mindspeed_dpo.weights.torch_file import read_pickle, read_torch_file
 
 HfFolder = Callable[[str], Path]
 
@@ -151,15 +153,16 @@ def test_an_honest_tensor_is_read(tmp_path: Path) -> None:
     ],
 )
 def test_sizes_that_reach_beyond_the_file_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(MalformedDataError, match=words):
         read_torch_file(rebuild(tmp_path / "x.pt", content))
 
 
 def test_a_pickle_cannot_change_classes_of_the_process(tmp_path: Path) -> None:
     # BUILD with a pair sets attributes on whatever is on the stack, here a class.
     file = tmp_path / "x.pkl"
-    file.write_bytes(b"\x80\x02cargparse\nNamespace\nN}X\x04\x00\x00\x00evilI1\ns\x86b.")
-    read_pickle(file, frozenset())
+    file.write_bytes(b"\x80\x02cargparse\nNamespace\nN}X\x04\x00\x00\x00evilK\x01s\x86b.")
+    with pytest.raises(MalformedDataError, match="sets the state of a value"):
+        read_pickle(file)
     assert not hasattr(argparse.Namespace, "evil")
 
 

@@ -1,0 +1,133 @@
+"""JSON: values, objects and lines, with bounds on nesting and on the digits of an integer.
+
+`JsonObject` in `json_object` reads the items of an object by type.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.json_object import JsonObject
+from mindspeed_dpo.untrusted.text_files import MAX_SMALL_FILE_BYTES, decode_text, read_lines, read_text
+
+MAX_DEPTH = 100
+"""Limit for lists and objects within each other; what walks a value recursively then stays within Python's limit."""
+MAX_DIGITS = 300
+"""Limit for the digits of an integer; with more, its conversion to a float fails and its parsing takes long."""
+
+
+def _parse_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)
+
+
+_DECODER = json.JSONDecoder(parse_int=_parse_int)
+
+
+def parse_json(text: str | bytes, location: str) -> Any:
+    """Parse one JSON value.
+
+    Args:
+        text: The JSON text; bytes are UTF-8.
+        location: The file and row, or the sender, which begins the message of an error.
+
+    Raises:
+        MalformedDataError: It is not UTF-8 or not JSON, or exceeds a limit.
+    """
+    text = decode_text(text, location) if isinstance(text, bytes) else text
+    value, end = parse_json_prefix(text, _skip_whitespace(text, 0), location)
+    end = _skip_whitespace(text, end)
+    if end < len(text):
+        raise MalformedDataError(f"{location}: {_place(text, end)}: invalid JSON: text after the value")
+    return value
+
+
+def parse_json_prefix(text: str, start: int, location: str) -> tuple[Any, int]:
+    """Parse the JSON value at position `start` of a text, and return it with the position after it.
+
+    Raises:
+        MalformedDataError: There is no JSON value, or it exceeds a limit; the message begins with `location`.
+    """
+    try:
+        value, end = _DECODER.raw_decode(text, start)
+    except json.JSONDecodeError as error:
+        raise MalformedDataError(f"{location}: {_place(text, error.pos)}: invalid JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise MalformedDataError(f"{location}: JSON is nested more than {MAX_DEPTH} deep") from error
+    except ValueError as error:
+        raise MalformedDataError(f"{location}: {error}") from error
+    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH:
+        check_depth(value, location)
+    return value, end
+
+
+def read_json(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> Any:
+    """Read a file that holds one JSON value.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not UTF-8 or not JSON, or exceeds a limit; the message names the file.
+    """
+    return parse_json(read_text(path, max_bytes), str(path))
+
+
+def read_json_object(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> JsonObject:
+    """Read a file that holds one JSON object.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not a JSON object, or exceeds a limit; the message names the file.
+    """
+    return JsonObject.of(read_json(path, max_bytes), str(path))
+
+
+def parse_json_object(text: str | bytes, location: str) -> JsonObject:
+    """Parse one JSON object; the arguments are those of `parse_json`.
+
+    Raises:
+        MalformedDataError: It is not a JSON object, or exceeds a limit; the message begins with `location`.
+    """
+    return JsonObject.of(parse_json(text, location), location)
+
+
+def read_json_lines(path: Path, *, is_gzipped: bool = False) -> Iterator[tuple[int, Any]]:
+    """Yield the value of every line that is not blank, with the number of the line from 1.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        MalformedDataError: A line is not JSON or exceeds a limit; the message names file and line.
+    """
+    for number, line in read_lines(path, is_gzipped=is_gzipped):
+        if line.strip():
+            yield number, parse_json(line, f"{path}, line {number}")
+
+
+def check_depth(value: Any, location: str) -> None:
+    """Check that lists and objects are not nested deeper than `MAX_DEPTH`.
+
+    Raises:
+        MalformedDataError: They are; the message begins with `location`.
+    """
+    level, depth = [value], 0
+    while level := [node for node in level if isinstance(node, (dict, list))]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise MalformedDataError(f"{location}: JSON is nested more than {MAX_DEPTH} deep")
+        level = [item for node in level for item in (node.values() if isinstance(node, dict) else node)]
+
+
+def _skip_whitespace(text: str, position: int) -> int:
+    while position < len(text) and text[position] in " \t\r\n":
+        position += 1
+    return position
+
+
+def _place(text: str, position: int) -> str:
+    line = text.count("\n", 0, position) + 1
+    column = position - text.rfind("\n", 0, position)
+    return f"line {line}, column {column}"

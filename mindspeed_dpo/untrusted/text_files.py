@@ -1,0 +1,101 @@
+"""Files of bytes and of UTF-8 text, also gzipped, with a bound on what is read into memory."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+
+MAX_SMALL_FILE_BYTES = 1 << 26
+"""Limit for configurations, indexes and descriptions, 64 MiB; those of the largest models take a few."""
+MAX_LINE_CHARACTERS = 1 << 28
+"""Limit for one line of a file of rows, which is read as one text."""
+_BYTE_ORDER_MARK = "\ufeff"
+
+
+def read_bytes(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
+    """Read a regular file.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is no regular file, or is larger than `max_bytes`.
+    """
+    if path.exists() and not path.is_file():
+        raise MalformedDataError(f"{path} is not a regular file")
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise MalformedDataError(f"{path} has more than {max_bytes} bytes, the limit for a file of its kind")
+    return content
+
+
+def read_text(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> str:
+    """Read a file of UTF-8 text, with or without a byte order mark.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not UTF-8, or is larger than `max_bytes`.
+    """
+    return decode_text(read_bytes(path, max_bytes), str(path))
+
+
+def decode_text(data: bytes, location: str) -> str:
+    """Decode UTF-8 and drop a byte order mark; `location` begins the message of an error.
+
+    Raises:
+        MalformedDataError: The bytes are not UTF-8.
+    """
+    try:
+        return data.decode("utf-8").removeprefix(_BYTE_ORDER_MARK)
+    except UnicodeDecodeError as error:
+        raise MalformedDataError(f"{location} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def read_lines(path: Path, *, is_gzipped: bool = False) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a text file with their numbers from 1, without holding the file in memory.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not UTF-8, is damaged, or a line is longer than `MAX_LINE_CHARACTERS`.
+    """
+    number = 0
+    with _text_errors(path, lambda: f"after line {number}"), _open_text(path, is_gzipped) as file:
+        while line := file.readline(MAX_LINE_CHARACTERS + 1):
+            number += 1
+            if len(line) > MAX_LINE_CHARACTERS:
+                raise MalformedDataError(f"{path}, line {number} has more than {MAX_LINE_CHARACTERS} characters")
+            yield number, line
+
+
+def read_compressed_text(path: Path, max_characters: int) -> str:
+    """Read a gzipped file of UTF-8 text.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is damaged, not UTF-8, or has more than `max_characters`.
+    """
+    with _text_errors(path, lambda: "its content"), _open_text(path, is_gzipped=True) as file:
+        text = file.read(max_characters + 1)
+    if len(text) > max_characters:
+        raise MalformedDataError(f"{path} has more than {max_characters} characters; split it, or write JSON lines")
+    return text
+
+
+def _open_text(path: Path, is_gzipped: bool) -> IO[str]:
+    return gzip.open(path, "rt", encoding="utf-8-sig") if is_gzipped else path.open(encoding="utf-8-sig")
+
+
+@contextmanager
+def _text_errors(path: Path, position: Callable[[], str]) -> Iterator[None]:
+    """Report what a damaged text or gzip file raises, with the position that `position` returns at that time."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise MalformedDataError(f"{path}, {position()}: not UTF-8 text: {error.reason}") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise MalformedDataError(f"{path}, {position()}: damaged or truncated gzip data: {error}") from error

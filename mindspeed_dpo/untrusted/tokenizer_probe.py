@@ -1,0 +1,82 @@
+"""The process that tries the files of a tokenizer; it ends with an error if they take too much time or memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import jinja2
+import jinja2.sandbox
+
+MEMORY_BYTES = 2 << 30
+_SAMPLE = "A sample, 2 lines:\n  Grüße, 你好 <|end|> " + "ab" * 50
+_MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": _SAMPLE},
+    {"role": "assistant", "content": "Yes."},
+    {"role": "user", "content": "More."},
+]
+
+
+def main() -> None:
+    """Open the tokenizer of the folder that the command line names, and render its chat templates."""
+    folder = Path(sys.argv[2])
+    size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".model"))
+    limit = MEMORY_BYTES + 16 * min(size, MEMORY_BYTES)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        _open(folder)
+        for template in _templates(folder):
+            _render(template)
+    except MemoryError:
+        sys.exit("it takes too much memory")
+    except Exception as error:  # Whatever a library raises for a damaged file becomes the reason of the caller's error.
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split())[:300])
+
+
+def _open(folder: Path) -> None:
+    if (folder / "tokenizer.json").is_file():
+        import tokenizers
+
+        tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+        tokenizer.decode(tokenizer.encode(_SAMPLE).ids)
+    elif (folder / "tokenizer.model").is_file():
+        import sentencepiece
+
+        processor = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+        processor.decode(processor.encode(_SAMPLE))
+
+
+def _templates(folder: Path) -> list[str]:
+    templates = [path.read_text(encoding="utf-8") for path in folder.glob("*.jinja")]
+    for name in ("tokenizer_config.json", "chat_template.json"):
+        if (folder / name).is_file():
+            stored = json.loads((folder / name).read_text(encoding="utf-8-sig")).get("chat_template") or ""
+            templates += [stored] if isinstance(stored, str) else [entry["template"] for entry in stored]
+    return templates
+
+
+def _render(template: str) -> None:
+    """Render a template as transformers does. It may refuse the sample; here only time and memory count."""
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
+    values = {"messages": _MESSAGES, "bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
+    try:
+        environment.from_string(template).render(
+            **values, raise_exception=_refuse, strftime_now=lambda layout: layout, tools=None
+        )
+    except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+        return
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+if __name__ == "__main__":
+    main()

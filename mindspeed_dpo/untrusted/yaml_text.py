@@ -1,0 +1,103 @@
+"""YAML: plain values only, with bounds on size, nesting, digits and what aliases expand to.
+
+The events of a text are counted before any value is built: building recurses, and an alias may stand for a large part
+of the text that contains aliases itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.text_files import read_text
+
+MAX_YAML_BYTES = 1 << 20
+"""Limit for a file; configurations take some kilobytes."""
+MAX_DEPTH = 50
+MAX_NODES = 100_000
+"""Limit for keys and values with all aliases replaced by what they stand for."""
+MAX_DIGITS = 300
+_NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file that holds one document.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not UTF-8 or not YAML, or exceeds a limit; the message names the file.
+    """
+    return parse_yaml(read_text(path, MAX_YAML_BYTES), str(path))
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """Read a YAML file of `key: value` lines; an empty one has no keys.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is not a mapping of texts, or exceeds a limit; the message names the file.
+    """
+    content = read_yaml(path)
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise MalformedDataError(f"{path} should contain `key: value` lines, got a {type(content).__name__}")
+    for key in content:
+        if not isinstance(key, str):
+            raise MalformedDataError(f"{path}: the key {key!r} is not a text; put it in quotes")
+    return content
+
+
+def parse_yaml(text: str, location: str) -> Any:
+    """Parse one YAML document to plain values.
+
+    Args:
+        text: The YAML text.
+        location: The file, which begins the message of an error.
+
+    Raises:
+        MalformedDataError: It is not YAML, names a class, or exceeds a limit.
+    """
+    try:
+        _check_events(yaml.parse(text, Loader=_LOADER), location)
+        return yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
+        if isinstance(error, MalformedDataError):
+            raise
+        raise MalformedDataError(f"{location} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
+
+
+def _check_events(events: Iterator[yaml.Event], location: str) -> None:
+    """Bound depth, digits and the number of nodes that a text describes."""
+    anchored: dict[str, int | None] = {}
+    # Names of the open collections, and the number of nodes within each so far.
+    names: list[str | None] = []
+    counts: list[int] = [0]
+    for event in events:
+        if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
+            names.append(event.anchor)
+            anchored.update({event.anchor: None} if event.anchor else {})
+            counts.append(1)
+        elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
+            count, name = counts.pop(), names.pop()
+            counts[-1] += count
+            anchored.update({name: count} if name else {})
+        elif isinstance(event, yaml.AliasEvent):
+            expanded = anchored.get(str(event.anchor))
+            if expanded is None:
+                raise MalformedDataError(f"{location}: the alias *{event.anchor} stands for nothing, or for itself")
+            counts[-1] += expanded
+        elif isinstance(event, yaml.ScalarEvent):
+            counts[-1] += 1
+            anchored.update({event.anchor: 1} if event.anchor else {})
+            if len(event.value) > MAX_DIGITS and _NUMBER.fullmatch(event.value):
+                raise MalformedDataError(f"{location}: a number has more than {MAX_DIGITS} digits")
+        if len(names) > MAX_DEPTH:
+            raise MalformedDataError(f"{location}: YAML is nested more than {MAX_DEPTH} deep")
+        if counts[-1] > MAX_NODES:
+            raise MalformedDataError(f"{location} has more than {MAX_NODES} keys and values")

@@ -1,0 +1,203 @@
+"""Small valid files of every kind, written without megatron-core and without a process group."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import save_file
+
+from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, writing
+from mindspeed_dpo.engine.checkpoint_files import FORMAT
+from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.weights import open_weights
+from mindspeed_dpo.weights.convert import ConversionRequest, convert
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+HF_CONFIG = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "vocab_size": 13,
+    "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "rms_norm_eps": 1e-5, "max_position_embeddings": 32, "rope_theta": 1e4,
+    "tie_word_embeddings": False, "torch_dtype": "float32",
+}  # fmt: skip
+
+
+def write_hf(folder: Path) -> Path:
+    """A folder of one shard with an index."""
+    folder.mkdir(parents=True)
+    tensors = hf_tensors()
+    shard = "model-00001-of-00001.safetensors"
+    save_file(tensors, folder / shard)
+    index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors, shard)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG))
+    return folder
+
+
+def write_bin(folder: Path) -> Path:
+    """A folder whose weights are a file of `torch.save`."""
+    folder.mkdir(parents=True)
+    torch.save(hf_tensors(), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(HF_CONFIG))
+    return folder
+
+
+def hf_tensors() -> dict[str, torch.Tensor]:
+    """Random weights of the model of `HF_CONFIG`."""
+    layer = {
+        "self_attn.q_proj": (8, 8), "self_attn.k_proj": (4, 8), "self_attn.v_proj": (4, 8), "self_attn.o_proj": (8, 8),
+        "mlp.gate_proj": (12, 8), "mlp.up_proj": (12, 8), "mlp.down_proj": (8, 12), "input_layernorm": (8,),
+        "post_attention_layernorm": (8,),
+    }  # fmt: skip
+    shapes = {f"model.layers.0.{name}.weight": shape for name, shape in layer.items()}
+    shapes |= {"model.embed_tokens.weight": (13, 8), "model.norm.weight": (8,), "lm_head.weight": (13, 8)}
+    return {name: torch.rand(shape) for name, shape in shapes.items()}
+
+
+def write_legacy(folder: Path, hf: Path) -> Path:
+    """A rank file, with what training adds to it."""
+    convert(ConversionRequest(hf, folder))
+    file = folder / "iter_0000001/mp_rank_00/model_optim_rng.pt"
+    content = torch.load(file, weights_only=False)
+    rng = {"random_rng_state": (3, (1, 2), None), "np_rng_state": np.random.RandomState(0).get_state()}
+    torch.save({**content, "optimizer": {"state": {0: {"step": 1}}}, "rng_state": [rng]}, file)
+    return folder
+
+
+def write_dist(folder: Path, hf: Path) -> Path:
+    """An iteration of a training checkpoint: metadata, chunks, common values, objects and rollouts."""
+    weights = open_weights(hf)
+    model = weights.model_config()
+    iteration = folder / "iter_0000002"
+    iteration.mkdir(parents=True)
+    rng = io.BytesIO()
+    torch.save([{"host": torch.get_rng_state(), "device": torch.get_rng_state(), "tracker": {}}], rng)
+    tensors = dict(weights.local_tensors(model, _placement(model)))
+    state: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
+    state["optimizer.state.exp_avg.decoder.final_layernorm.weight"] = torch.ones(8)
+    state["rng/shard_0.0.0_1.1.1"] = rng
+    dcp.save(state, storage_writer=dcp.FileSystemWriter(iteration, thread_count=1), no_dist=True)
+    torch.save({"step_count": 2}, iteration / "common.pt")
+    backends = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
+    (iteration / "metadata.json").write_text(
+        json.dumps({**backends, "common_backend": "torch", "common_backend_version": 1})
+    )
+    write_rollouts(iteration, _rollouts())
+    (iteration / "mindspeed_dpo.json").write_text(json.dumps(description(model)))
+    (folder / "latest_checkpointed_iteration.txt").write_text("2")
+    return folder
+
+
+def _placement(model: ModelConfig) -> Any:
+    from mindspeed_dpo.weights import Placement
+
+    return Placement.even(model.num_layers, tp_rank=0, tp_size=1)
+
+
+def description(model: ModelConfig) -> dict[str, Any]:
+    """The metadata that training writes, with every key."""
+    return {
+        "format": FORMAT, "iteration": 2, "optimizer": True, "rng": True, "model": model.as_dict(), "files": {},
+        "topology": {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}, "totals": {"pairs": 3}, "usual_margin": 0.5,
+        "sampling": {"seed": 1, "rows": 4, "weights": [1.0]}, "reference": None, "output_dir": "/out",
+        "online_method": None,
+        "progress": {"metric": "eval/loss", "step": 1, "value": 0.5, "folder": "/a", "counted": 0.5, "waited": 0},
+        "adapters": None,
+    }  # fmt: skip
+
+
+def _rollouts() -> RolloutBatch:
+    samples = PreferenceBatch.from_lists([[1, 2]], [[[3, 4], [5]]])
+    return RolloutBatch(
+        samples, torch.tensor([0]), torch.tensor([[True, False]]), torch.zeros(1, 2, dtype=torch.float64), 1
+    )
+
+
+def write_adapter(folder: Path) -> Path:
+    """A PEFT folder."""
+    folder.mkdir(parents=True)
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    save_file(
+        {f"{name}A.weight": torch.ones(2, 8), f"{name}B.weight": torch.ones(8, 2)}, folder / "adapter_model.safetensors"
+    )
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "lora_dropout": 0.0, "use_rslora": False}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def write_pairs(prefix: Path) -> Path:
+    """Token files of pairs with text columns."""
+    with writing(prefix, PAIR_COLUMNS, ("margin",)) as writer:
+        for row in range(5):
+            ids, labels = [1, 2, 3 + row], [-100, -100, 3 + row]
+            columns = dict(zip(PAIR_COLUMNS, (ids, labels, ids, labels), strict=True))
+            writer.append(columns, {"margin": json.dumps(row / 2)})
+        writer.commit({"tokenizer_fingerprint": "a", "prompt_type": "b", "template_fingerprint": "c"})
+    return prefix
+
+
+def write_inputs(folder: Path) -> Path:
+    """Raw rows in every format that preprocessing reads."""
+    folder.mkdir(parents=True)
+    rows = [
+        {
+            "prompt": f"p{n}",
+            "chosen": "ä" * n,
+            "rejected": "no",
+            "score": n / 2,
+            "messages": [{"role": "user", "content": "c"}],
+        }
+        for n in range(6)
+    ]
+    text = "\n".join(json.dumps(row) for row in rows)
+    (folder / "rows.jsonl").write_text(text + "\n")
+    (folder / "rows.json").write_text(json.dumps(rows))
+    (folder / "rows.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    table = pyarrow.Table.from_pylist(rows)
+    codes = pyarrow.array(["a", "b", "a", "b", "a", "a"]).dictionary_encode()
+    table = table.append_column("kind", codes).append_column(
+        "day", pyarrow.array([1, 2, 3, 4, 5, None], pyarrow.timestamp("us"))
+    )
+    for name, options in (("plain", None), ("packed", pyarrow.ipc.IpcWriteOptions(compression="zstd"))):
+        with pyarrow.ipc.new_file(str(folder / f"{name}.arrow"), table.schema, options=options) as writer:
+            writer.write_table(table, max_chunksize=3)
+    with pyarrow.ipc.new_stream(str(folder / "stream.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    pyarrow.parquet.write_table(table, folder / "rows.parquet", compression="zstd")
+    return folder
+
+
+def write_logs(folder: Path) -> Path:
+    """What a run logs and reads again when it resumes."""
+    (folder / "trackers").mkdir(parents=True)
+    lines = [json.dumps({"step": step, "loss/total": 0.5, "lr": "NaN"}) for step in range(1, 4)]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "trackers/wandb.json").write_text('{"id": "abc", "step": 3}\n')
+    ReferenceCache(folder, "print", 3).write(np.zeros((3, 2)))
+    return folder
+
+
+def write_configs(folder: Path) -> Path:
+    """A configuration with its model file."""
+    (folder / "rlxf/model").mkdir(parents=True)
+    shutil.copy(CONFIGS / "rlxf/offline_dpo_trainer_tiny.yaml", folder / "rlxf/mine.yaml")
+    shutil.copy(CONFIGS / "model/tiny.yaml", folder / "rlxf/model/tiny.yaml")
+    return folder
+
+
+def legacy_args() -> argparse.Namespace:
+    """Args with objects of other packages, as training stores them."""
+    return argparse.Namespace(hidden_size=8, rank=0)

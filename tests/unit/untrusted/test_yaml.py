@@ -1,0 +1,57 @@
+"""YAML: plain values within limits, and one sentence for everything else."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.yaml_text import parse_yaml, read_yaml_mapping
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
+MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n}\n  b: *a{n - 1}\n  c: *a{n - 1}\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "not valid YAML"),
+        ("a: !!python/object/apply:os.system ['true']", "not valid YAML"),
+        ("a: " + "[" * 60 + "]" * 60, "nested more than 50 deep"),
+        ("a: " + "[" * 100_000, "nest"),
+        ("a: " + "1" * 400, "more than 300 digits"),
+        ("a: 1" + ":59" * 4000, "more than 300 digits"),
+        ("a: 2026-13-45", "not valid YAML"),
+        ("a: &a [*a]", "stands for nothing, or for itself"),
+        (LAUGHS, "more than 100000 keys and values"),
+        (MERGES, "more than 100000 keys and values"),
+        ("a: 1\n---\nb: 2", "not valid YAML"),
+        ("? [a]\n: 1", "not valid YAML"),
+        ("a: \x00", "not valid YAML"),
+    ],
+    ids=[
+        *("cut", "code", "deep", "very-deep", "digits", "base-60", "date", "itself"),
+        *("aliases", "aliases-in-pairs", "two", "key", "null"),
+    ],
+)
+def test_what_is_not_plain_or_too_much_is_refused(text: str, words: str) -> None:
+    with pytest.raises(MalformedDataError, match=rf"^f\.yaml.*{words}"):
+        parse_yaml(text, "f.yaml")
+
+
+def test_anchors_dates_and_merges_of_ordinary_files_are_read() -> None:
+    text = "base: &b {lr: 1.0e-6}\nrun:\n  <<: *b\n  n: 0x10\nday: 2026-11-30\n"
+    day = datetime.date(2026, 11, 30)
+    assert parse_yaml(text, "f") == {"base": {"lr": 1e-6}, "run": {"lr": 1e-6, "n": 16}, "day": day}
+
+
+def test_a_mapping_of_texts_is_required(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    for content, words in (("- 1", "`key: value` lines, got a list"), ("1: a", "the key 1 is not a text")):
+        path.write_text(content)
+        with pytest.raises(MalformedDataError, match=words):
+            read_yaml_mapping(path)
+    path.write_text("")
+    assert read_yaml_mapping(path) == {}
