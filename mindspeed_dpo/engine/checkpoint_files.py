@@ -95,13 +95,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
-        sizes = description.section("files", None) or {}
+        sizes: Mapping[str, Any] = description.section("files", None) or {}
         damaged = [name for name, size in sizes.items() if not is_within(name) or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
             f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; {way_out(folder)}"
         )
-    return description.plain()
+    return metadata
 
 
 def way_out(folder: Path) -> str:

@@ -101,7 +101,7 @@ def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "release", "-3", "1.5"])
 def test_a_tracker_that_holds_no_number_is_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / TRACKER).write_text(f"{text}\n")
-    with pytest.raises(CheckpointError, match=f"must contain an iteration number, got '{text}'"):
+    with pytest.raises(CheckpointError, match="must contain an iteration number; give the folder"):
         latest(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None
 def test_a_description_that_is_cut_off_is_damage(tmp_path: Path) -> None:
     path = write(tmp_path, 10) / METADATA
     path.write_text(path.read_text()[:-5])
-    with pytest.raises(CheckpointError, match=rf"{METADATA} is damaged .*, or use an earlier iteration"):
+    with pytest.raises(CheckpointError, match=rf"{METADATA}.* invalid JSON.*, or use an earlier iteration"):
         latest(tmp_path)
 
 
