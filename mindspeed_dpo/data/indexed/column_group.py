@@ -36,6 +36,8 @@ MESSAGES, LABELS = "messages", "labels"
 IGNORE_INDEX = -100
 """Label of a token that is excluded from the loss."""
 
+_LOCK = ".lock"
+
 logger = logging.getLogger(__name__)
 
 
@@ -67,22 +69,31 @@ def partial_prefix(prefix: Path) -> str:
     return f".{prefix.name}_packed_partial_"
 
 
-def _lock_path(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+def _begin_folder(prefix: Path) -> tuple[Path, ProcessLock]:
+    """Create a temporary folder that is locked as long as this process lives and fills it."""
+    number = secrets.token_hex(4)
+    # Locked before it has the name under which others look for remains.
+    unnamed = prefix.with_name(f".{prefix.name}_packed_new_{number}")
+    folder = prefix.with_name(f"{partial_prefix(prefix)}{number}")
+    unnamed.mkdir()
+    lock = ProcessLock(unnamed / _LOCK)
+    lock.acquire()
+    unnamed.rename(folder)
+    lock.path = folder / _LOCK
+    return folder, lock
 
 
 def _remove_remains(prefix: Path) -> None:
     """Delete the unfinished files of runs that were killed; those of a run in progress stay."""
     for folder in sorted(prefix.parent.glob(f"{glob.escape(partial_prefix(prefix))}*")):
-        lock = ProcessLock(_lock_path(folder))
-        if not folder.is_dir():
-            continue
         try:
-            with lock:
+            with ProcessLock(folder / _LOCK):
                 shutil.rmtree(folder)
             logger.info("%s was left by an interrupted run and is deleted", folder)
         except LockHeldError as error:
             logger.warning("%s belongs to %s, which also writes %s", folder, error.holder, prefix)
+        except FileNotFoundError:
+            continue  # its process has finished meanwhile
 
 
 class ColumnGroupWriter:
@@ -102,12 +113,8 @@ class ColumnGroupWriter:
         self.committed = False
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(self.prefix)
-        self._folder = self.prefix.with_name(f"{partial_prefix(self.prefix)}{secrets.token_hex(4)}")
-        # Held while the folder exists: remains of a killed run are those without a living holder.
-        self._lock = ProcessLock(_lock_path(self._folder))
         with write_errors(self.prefix.parent):
-            self._lock.acquire()
-            self._folder.mkdir()
+            self._folder, self._lock = _begin_folder(self.prefix)
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
@@ -183,7 +190,7 @@ class ColumnGroupWriter:
 
     def _move_into_place(self) -> None:
         """Rename all files; a marker file exists while old and new files are mixed."""
-        staged = sorted(self._folder.iterdir())
+        staged = sorted(path for path in self._folder.iterdir() if path.name != _LOCK)
         for path in staged:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -195,8 +202,8 @@ class ColumnGroupWriter:
         for path in outdated:
             path.unlink(missing_ok=True)
         marker.unlink()
-        self._folder.rmdir()
         self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _outdated(self) -> list[Path]:
         """Return the obsolete files of the replaced group; a group of another kind may share the prefix."""
