@@ -143,7 +143,7 @@ class DigestingFile(io.BufferedIOBase):
         return self._hasher.result()
 
     def writable(self) -> bool:
-        """Return True."""
+        """Return True, as bytes can be written."""
         return True
 
     def write(self, content: Any) -> int:

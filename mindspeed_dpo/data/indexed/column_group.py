@@ -215,9 +215,11 @@ class ColumnGroupWriter:
 
     def discard(self) -> None:
         """Delete the unfinished files; files at the destination are unchanged."""
-        for unfinished in (*self._writers.values(), *([self._texts] if self._texts is not None else [])):
+        writers: list[IndexedDatasetWriter | TextColumnsWriter] = [*self._writers.values()]
+        writers += [self._texts] if self._texts is not None else []
+        for writer in writers:
             with contextlib.suppress(OSError):  # buffered bytes that a full disk does not take
-                unfinished.abandon()
+                writer.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)
         self._lock.release()
 
