@@ -46,7 +46,8 @@ def test_every_folder_is_tried_and_named_by_its_key(key: str, run: RunConfig, tm
         actor = replace(run.actor, reference=replace(run.actor.reference, reference_cache_dir=bad))
         run = replace(run, actor=actor, ref=ref)
     else:
-        run = replace(run, loop=replace(run.loop, use_wandb=True, wandb_save_dir=str(tmp_path), **{key: bad}))
+        trackers = {"use_wandb": True, "wandb_save_dir": str(tmp_path), key: bad}
+        run = replace(run, loop=replace(run.loop, **trackers))
     with pytest.raises(WriteError, match=f"file/below cannot be written: Not a directory; set {key} to a folder"):
         check_outputs(run, 4, 5)
 
