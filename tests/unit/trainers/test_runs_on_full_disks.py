@@ -16,7 +16,7 @@ from mindspeed_dpo.engine.checkpoint_files import latest, verify
 from mindspeed_dpo.observability.jsonl import read_metrics
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.trainers.output_checks import run_locks
-from tests.support.processes import PoolGroup
+from tests.support.processes import PoolGroup, pool
 from tests.unit.trainers.saved_runs import asking
 from tests.unit.workers.pairs import random_run
 
@@ -25,7 +25,8 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture(autouse=True)
 def _on_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The processes of the tests instead of Ray's."""
+    """The processes of the tests instead of Ray's, started before any limit that they would inherit."""
+    pool(1)
 
     @contextmanager
     def groups(config: RunConfig) -> Iterator[dict[str, PoolGroup]]:
@@ -53,13 +54,13 @@ def run_of(folder: Path, **settings: object) -> RunConfig:
 
 @pytest.mark.parametrize("num_bytes", [40, 1500, 9000])
 def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
-    num_bytes: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    num_bytes: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(tmp_path)
-    capfd.readouterr()
+    capsys.readouterr()
     with largest_file(num_bytes):
         code = build.train(run)
-    told = capfd.readouterr().err
+    told = capsys.readouterr().err
     assert code == build.FAILED and "Traceback" not in told and "Logging error" not in told
     last = told.splitlines()[-1]
     assert "cannot be written: File too large; free space there (" in last and str(tmp_path) in last, told
@@ -69,29 +70,29 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
     verify(latest(checkpoints))
     # With room again the run goes on from there to its end, and no line of its metrics is missing.
     assert build.train(asking(run, resume="latest_whole")) == build.DONE
-    told = capfd.readouterr().err
+    told = capsys.readouterr().err
     assert "  taken: weights, optimizer state with its step count, random state" in told
     assert told.splitlines()[-1].endswith(f"done: all outputs of this run are in {run.loop.output_dir}")
     assert [line["step"] for line in read_metrics(Path(run.loop.output_dir, "metrics.jsonl"))] == list(range(1, 21))
 
 
 def test_a_second_run_in_the_folder_is_refused_before_it_touches_anything(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = run_of(tmp_path, train_iters=2)
-    capfd.readouterr()
+    capsys.readouterr()
     with run_locks(run):
         before = sorted(path for path in tmp_path.rglob("*"))
         assert build.train(run) == build.FAILED
         assert sorted(path for path in tmp_path.rglob("*")) == before
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
         f"error: output_dir={run.loop.output_dir} is in use by another run, process {os.getpid()} on "
     )
 
 
 def test_what_cannot_be_written_is_said_before_a_process_starts(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_of(tmp_path)
     (tmp_path / "file").touch()
@@ -99,5 +100,5 @@ def test_what_cannot_be_written_is_said_before_a_process_starts(
     monkeypatch.setattr(build, "worker_groups", lambda config: pytest.fail("a process was started"))
     assert build.train(replace(run, loop=loop)) == build.FAILED
     assert (
-        "file/below cannot be written: Not a directory; set wandb_save_dir" in capfd.readouterr().err.splitlines()[-1]
+        "file/below cannot be written: Not a directory; set wandb_save_dir" in capsys.readouterr().err.splitlines()[-1]
     )

@@ -86,14 +86,14 @@ def largest_file(num_bytes: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("save", ["hf", "mg"])
 def test_a_disk_without_room_is_one_sentence(
-    save: str, hf_folder: HfFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    save: str, hf_folder: HfFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights, target = tmp_path / "weights", tmp_path / "target"
     assert main(["--load-dir", str(hf_folder("llama")), "--save-dir", str(weights)]) == 0
-    capfd.readouterr()
+    capsys.readouterr()
     with largest_file(20_000):
         code = main(["--load-dir", str(weights), "--save-dir", str(target), "--save-model-type", save])
-    told = capfd.readouterr().err
+    told = capsys.readouterr().err
     assert code == FAILURE and "Traceback" not in told
     assert "cannot be written: " in told.splitlines()[-1] and "File too large" in told, told
     assert not target.exists()
