@@ -14,7 +14,7 @@ from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
 from mindspeed_dpo.config.loading.resolve import resolve
 from mindspeed_dpo.config.loading.sections import SectionReader
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.validation.paths import check_paths
+from mindspeed_dpo.config.validation.paths import check_paths, check_writable
 from mindspeed_dpo.config.validation.run import check_run
 
 
@@ -83,5 +83,6 @@ def validate(
     check_run(run, issues)
     is_consistent = not issues.problems
     check_paths(run, exists, issues)
+    check_writable(run, issues)
     problems, notes = (tuple(dict.fromkeys(sentences)) for sentences in (issues.problems, issues.notes))
     return ValidationReport(dataclasses.replace(run, notes=notes) if is_consistent else None, problems, notes)

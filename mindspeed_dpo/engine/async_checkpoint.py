@@ -6,10 +6,9 @@ The writing thread uses neither collectives nor the device. The main thread poll
 from __future__ import annotations
 
 import io
-import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +16,28 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.storage.errors import write_failure
 
 
-def write_file(path: Path, content: io.BytesIO) -> None:
-    """Write a file and flush it to the disk."""
-    with path.open("wb") as file:
+def write_file(path: Path, content: io.BytesIO) -> FileDigest:
+    """Write a file, flush it to the disk and return its digest."""
+    with DigestingFile(path) as file:
         file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
+        file.sync()
+    return file.digest
 
 
 class BackgroundWriter:
-    """Writes in-memory files in a thread and releases each as soon as it is written."""
+    """Writes in-memory files in a thread and releases each as soon as it is written.
+
+    Attributes:
+        digests: Digest of each file that is written, by name.
+    """
 
     def __init__(self, contents: dict[Path, io.BytesIO]) -> None:
         self._contents = contents
+        self.digests: dict[str, FileDigest] = {}
         self._error: Exception | None = None
         # A daemon, so that the process can end without it: an unfinished file is not part of a checkpoint.
         self._thread = threading.Thread(target=self._write, name="checkpoint writer", daemon=True)
@@ -54,7 +60,8 @@ class BackgroundWriter:
     def _write(self) -> None:
         try:
             while self._contents:
-                write_file(*self._contents.popitem())
+                path, content = self._contents.popitem()
+                self.digests[path.name] = write_file(path, content)
         except Exception as error:  # re-raised in the main thread by `is_done`
             self._error = error
 
@@ -69,6 +76,7 @@ class PendingCheckpoint:
         metadata: Content of its metadata file.
         prefetched: Rollouts already sampled for the next step, if any.
         writing: Writer of this process's files; None once they are written.
+        written: Digests by name of the files that this process wrote before training went on.
 
     Example:
         Iteration 10 of a run with `save: ckpt`: `root=ckpt`, `partial=ckpt/iter_0000010.partial`,
@@ -80,6 +88,12 @@ class PendingCheckpoint:
     metadata: Mapping[str, Any]
     prefetched: RolloutBatch | None = None
     writing: BackgroundWriter | None = None
+    written: Mapping[str, FileDigest] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> dict[str, FileDigest]:
+        """Digests by name of the files that this process has written."""
+        return {**self.written, **(self.writing.digests if self.writing else {})}
 
     @property
     def folder(self) -> Path:
@@ -94,15 +108,22 @@ class PendingCheckpoint:
         """
         try:
             return self.writing is None or self.writing.is_done(wait)
-        except (OSError, ValueError, RuntimeError) as error:
+        except OSError as error:
+            raise files.CheckpointError(write_failure(self.folder, error) + files.EARLIER_ARE_COMPLETE) from error
+        except (ValueError, RuntimeError) as error:
             raise files.CheckpointError(
-                f"{self.folder} could not be written ({error}); earlier checkpoints are complete"
+                f"{self.folder} cannot be written: {error}{files.EARLIER_ARE_COMPLETE}"
             ) from error
 
-    def finish(self) -> None:
-        """Turn it into the newest checkpoint; called by one process after all have written their files."""
+    def finish(self, digests: Mapping[str, FileDigest]) -> None:
+        """Turn it into the newest checkpoint; called by one process after all have written their files.
+
+        Args:
+            digests: Digests of the files of all processes, by name.
+        """
+        digests = dict(digests)
         if self.metadata.get("adapters"):
-            export_peft(self.partial, self.metadata["adapters"])
+            digests.update(export_peft(self.partial, self.metadata["adapters"]))
         if self.prefetched is not None:
-            write_rollouts(self.partial, self.prefetched)
-        files.finish(self.root, self.metadata["iteration"], self.metadata)
+            digests.update(write_rollouts(self.partial, self.prefetched))
+        files.finish(self.root, self.metadata["iteration"], self.metadata, digests)

@@ -21,6 +21,7 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
+from mindspeed_dpo.engine.checkpoint_errors import save_errors
 from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.checkpoint_reader import COMMON_FILE, CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.lora_checkpoint import sharded_adapters
@@ -28,6 +29,7 @@ from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
 from mindspeed_dpo.models.virtual_stages import PipelineStage
+from mindspeed_dpo.storage.digests import FileDigest
 
 REFERENCE_PREFIX = "reference"
 """Prefix of the weights of a reference that is updated from the policy (TR-DPO)."""
@@ -68,36 +70,70 @@ def start_save(
         in_background: Return after copying the state; a thread writes the files.
 
     Raises:
-        CheckpointError: The save folder is not visible from every node.
+        CheckpointError: The save folder is not visible from every node, or a file cannot be written.
     """
     iteration: int = metadata["iteration"]
-    folder = [files.begin(root, iteration) if dist.get_rank() == 0 else None]
+    folder = _begin(root, iteration)
+    storage = InMemorySave() if in_background else InProcessSave()
+    with engine.parameters_gathered():
+        state = {**_state(engine, accelerator, parts, is_loading=False), **_reference_state(ema_reference)}
+        try:
+            with save_errors(files.iteration_dir(root, iteration)):
+                dist_checkpointing.save(state, str(folder), sharded_strategy=storage)
+        except files.CheckpointError:
+            if dist.get_rank() == 0:
+                files.discard(folder)
+            raise
+    writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
+    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
+    return PendingCheckpoint(root, folder, {**saved, **metadata}, prefetched, writing, storage.digests)
+
+
+def _begin(root: Path, iteration: int) -> Path:
+    """Create the temporary folder of a checkpoint on rank 0 and return it on every rank.
+
+    Raises:
+        CheckpointError: It cannot be created, or is not visible from every node.
+    """
+    folder: list[Path | None] = [None]
+    if dist.get_rank() == 0:
+        with save_errors(files.iteration_dir(root, iteration)):
+            folder[0] = files.begin(root, iteration)
     dist.broadcast_object_list(folder, 0)
     if not Path(str(folder[0])).is_dir():
         raise files.CheckpointError(
             f"{folder[0]} is not visible from this node; set save to a folder on storage shared by all nodes"
         )
-    storage = InMemorySave() if in_background else InProcessSave()
-    with engine.parameters_gathered():
-        state = {**_state(engine, accelerator, parts, is_loading=False), **_reference_state(ema_reference)}
-        dist_checkpointing.save(state, str(folder[0]), sharded_strategy=storage)
-    writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
-    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
-    return PendingCheckpoint(root, Path(str(folder[0])), {**saved, **metadata}, prefetched, writing)
+    return Path(str(folder[0]))
 
 
 def complete(pending: PendingCheckpoint) -> Path:
     """Wait for a pending checkpoint, finish it and return its folder; a collective over all ranks.
 
     Raises:
-        CheckpointError: This rank's files could not be written.
+        CheckpointError: A file cannot be written.
     """
     pending.is_written(wait=True)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        pending.finish()
+    finish(pending)
     dist.barrier()
     return pending.folder
+
+
+def finish(pending: PendingCheckpoint) -> None:
+    """Turn a checkpoint whose files are written into the newest one; a collective over all ranks.
+
+    Raises:
+        CheckpointError: A file cannot be written.
+    """
+    of_ranks: list[dict[str, FileDigest]] = [{}] * dist.get_world_size()
+    dist.all_gather_object(of_ranks, pending.digests)
+    if dist.get_rank() == 0:
+        try:
+            with save_errors(pending.folder):
+                pending.finish({name: digest for digests in of_ranks for name, digest in digests.items()})
+        except files.CheckpointError:
+            files.discard(pending.partial)
+            raise
 
 
 def load(
@@ -110,7 +146,7 @@ def load(
     """Read a checkpoint into an engine, resharding as needed; a collective over all ranks.
 
     Raises:
-        CheckpointError: The checkpoint lacks a requested part.
+        CheckpointError: The checkpoint lacks a requested part, or is damaged.
     """
     metadata = files.read_metadata(folder)
     missing = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
@@ -119,7 +155,7 @@ def load(
     requested = _state(engine, accelerator, parts, is_loading=True)
     if ema_reference is not None and metadata.get("follower"):
         requested.update(_reference_state(ema_reference))
-    state = _read(requested, folder)
+    state = _read(requested, folder, metadata)
     if ema_reference is not None and REFERENCE_PREFIX in state:
         _restore_model(ema_reference, state[REFERENCE_PREFIX])
     _restore_model(engine.model, state["model"])
@@ -136,12 +172,14 @@ def load(
             ) from error
 
 
-def _read(requested: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Read what a state describes, without unpickling; a collective over all ranks."""
+def _read(requested: dict[str, Any], folder: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a state describes, without unpickling, and compare it with its digests; a collective over all ranks."""
+    files.verify_small_files(folder, metadata)
     check_format(folder)
-    state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), ShardReader(), CommonReader())
+    reader = ShardReader(files.file_digests(metadata))
+    state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), reader, CommonReader())
     if "step_count" in requested and "step_count" not in state:
-        raise files.CheckpointError(f"{folder / COMMON_FILE} lacks the number of steps; use an earlier iteration")
+        raise files.CheckpointError(f"{folder / COMMON_FILE} lacks the number of steps; {files.way_out(folder)}")
     return state
 
 

@@ -1,7 +1,7 @@
 """Writers of megatron-core's `torch_dist` format that stay within the process, writing to disk or to memory.
 
 megatron-core's own writer starts a manager and forked writers on every rank; these outlive a killed rank and forking
-is unsafe beside the threads of a worker. The files are identical.
+is unsafe beside the threads of a worker. The files are identical. Their digests are computed as they are written.
 """
 
 from __future__ import annotations
@@ -22,14 +22,80 @@ from megatron.core.dist_checkpointing.strategies.torch import (
 )
 from torch.distributed.checkpoint.filesystem import FileSystem
 
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+
 Location = str | os.PathLike[str]
 
 
+class DigestedFiles(FileSystem):
+    """Torch's `FileSystem`, which also computes the digest of every file that it writes.
+
+    Attributes:
+        digests: Digest of each file by name.
+        error: The first failed write.
+    """
+
+    def __init__(self) -> None:
+        self.digests: dict[str, FileDigest] = {}
+        self.error: OSError | None = None
+
+    @contextmanager
+    def create_stream(self, path: Location, mode: str) -> Iterator[io.IOBase]:
+        """Open a file and yield its stream."""
+        if mode != "wb":
+            with super().create_stream(path, mode) as plain:
+                yield plain
+            return
+        with DigestingFile(Path(path)) as stream:
+            try:
+                yield stream
+            finally:
+                self.error = self.error or stream.error
+        self.digests[Path(path).name] = stream.digest
+
+    def rename(self, path: Location, new_path: Location) -> None:
+        """Rename a file."""
+        super().rename(path, new_path)
+        self.digests[Path(new_path).name] = self.digests.pop(Path(path).name)
+
+
+class DigestedWriter(dcp.FileSystemWriter):
+    """Torch's writer, whose files have digests and whose errors name their cause."""
+
+    def __init__(self, folder: str | Path, files: DigestedFiles) -> None:
+        """Write into a folder through `files`."""
+        super().__init__(folder, thread_count=1)
+        self.fs = self._files = files
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Write the files of this rank.
+
+        Raises:
+            OSError: A file cannot be written; torch would report a position in its archive instead.
+        """
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if self._files.error is None:
+                raise
+            raise self._files.error from error
+
+
 class InProcessSave(TorchDistSaveShardedStrategy):
-    """Saves the `torch_dist` format synchronously; a collective over all ranks."""
+    """Saves the `torch_dist` format synchronously; a collective over all ranks.
+
+    Attributes:
+        digests: Digest of each file that this rank has written, by name.
+    """
 
     def __init__(self) -> None:
         super().__init__("torch_dist", 1)
+        self._files = DigestedFiles()
+
+    @property
+    def digests(self) -> dict[str, FileDigest]:
+        """Digests of the files by name."""
+        return self._files.digests
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         """Write the tensors of which this rank is the main replica and, on rank 0, the metadata."""
@@ -42,7 +108,7 @@ class InProcessSave(TorchDistSaveShardedStrategy):
 
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
         """Return the writer of the files."""
-        return dcp.FileSystemWriter(folder, thread_count=1)
+        return DigestedWriter(folder, self._files)
 
 
 class InMemorySave(InProcessSave):

@@ -6,6 +6,7 @@ files are read by `untrusted`, which knows no code; each rank reads the parts of
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.strategies.base import LoadCommonStrategy, LoadShardedStrategy
 
-from mindspeed_dpo.engine.checkpoint_files import CheckpointError
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError, way_out
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -23,7 +25,6 @@ from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
 COMMON_FILE, FORMAT_FILE = "common.pt", "metadata.json"
 _FORMAT_KEYS = {f"{part}_backend{suffix}" for part in ("sharded", "common") for suffix in ("", "_version")}
-_USE_EARLIER = "use an earlier iteration"
 
 
 def check_format(folder: Path) -> None:
@@ -32,7 +33,7 @@ def check_format(folder: Path) -> None:
     Raises:
         CheckpointError: It is damaged, or names another format.
     """
-    with reraised_as(CheckpointError, _USE_EARLIER):
+    with reraised_as(CheckpointError, way_out(folder)):
         description = read_json_object(folder / FORMAT_FILE)
         for key, expected in (("sharded_backend", "torch_dist"), ("common_backend", "torch")):
             if description.text(key) != expected:
@@ -53,7 +54,7 @@ class CommonReader(LoadCommonStrategy):
             CheckpointError: It is damaged, or names a class.
         """
         file = Path(checkpoint_dir) / COMMON_FILE
-        with reraised_as(CheckpointError, _USE_EARLIER):
+        with reraised_as(CheckpointError, way_out(Path(checkpoint_dir))):
             content = read_torch_file(file)
             reject_foreign_objects(content, file, "the checkpoint")
             if not isinstance(content, dict) or type(content.get("step_count", 0)) is not int:
@@ -83,6 +84,11 @@ class CommonReader(LoadCommonStrategy):
 class ShardReader(LoadShardedStrategy):
     """Reads this rank's parts of the tensors, and its objects."""
 
+    def __init__(self, digests: Mapping[str, FileDigest]) -> None:
+        """Compare what is read with digests by file name; files without one are not checked."""
+        super().__init__()
+        self._digests = digests
+
     @property
     def can_handle_sharded_objects(self) -> bool:
         """Objects are stored in chunks like tensors."""
@@ -94,8 +100,8 @@ class ShardReader(LoadShardedStrategy):
         Raises:
             CheckpointError: An entry is missing or damaged, or has another shape.
         """
-        checkpoint = DistCheckpoint(Path(checkpoint_dir))
-        with reraised_as(CheckpointError, _USE_EARLIER):
+        checkpoint = DistCheckpoint(Path(checkpoint_dir), self._digests)
+        with reraised_as(CheckpointError, way_out(Path(checkpoint_dir))):
             return dict_list_map_outplace(lambda entry: _read(checkpoint, entry), sharded_state_dict)
 
     def load_tensors_metadata(self, checkpoint_dir: str | Path) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.storage.errors import write_errors
 
 BEST = "best.json"
 _FOLDER = re.compile(r"iter_(\d{7,})")
@@ -21,11 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 def mark_best(root: Path, content: Mapping[str, Any]) -> None:
-    """Record the best checkpoint; the file is replaced atomically."""
-    root.mkdir(parents=True, exist_ok=True)
-    temporary = root / f"{BEST}.partial"
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, root / BEST)
+    """Record the best checkpoint; the file is replaced atomically.
+
+    Raises:
+        WriteError: It cannot be written.
+    """
+    with write_errors(root / BEST):
+        root.mkdir(parents=True, exist_ok=True)
+        temporary = root / f"{BEST}.partial"
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        os.replace(temporary, root / BEST)
 
 
 def saved_iterations(root: Path) -> list[int]:

@@ -10,6 +10,7 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
 from mindspeed_dpo.models.lora import LoraLayer
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.weights.lora.adapter_source import KEY_PREFIX, adapter_settings, read_checkpoint_adapters
 from mindspeed_dpo.weights.lora.peft import write_peft
 
@@ -37,16 +38,20 @@ def sharded_adapters(adapters: Mapping[str, LoraLayer]) -> dict[str, ShardedTens
     return described
 
 
-def export_peft(folder: Path, description: Mapping[str, Any]) -> None:
+def export_peft(folder: Path, description: Mapping[str, Any]) -> dict[str, FileDigest]:
     """Write the adapters of a checkpoint once more in PEFT's format, into its folder; called by one process.
 
     Args:
         folder: Folder of the checkpoint.
         description: The `adapters` entry of its metadata.
+
+    Returns:
+        Digests of the files by their path within the folder.
     """
-    write_peft(
+    written = write_peft(
         read_checkpoint_adapters(folder),
         adapter_settings(description["settings"]),
         str(description["base"]),
         folder / PEFT_FOLDER,
     )
+    return {f"{PEFT_FOLDER}/{name}": digest for name, digest in written.items()}

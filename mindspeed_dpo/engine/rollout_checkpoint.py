@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.checkpoint_files import CheckpointError
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError, verify_stored, way_out
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
@@ -19,11 +20,21 @@ _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengt
 _OWN = ("rows", "ended", "logps", "version")
 
 
-def write_rollouts(folder: Path, rollouts: RolloutBatch) -> None:
-    """Write rollouts into the folder of a checkpoint."""
+def write_rollouts(folder: Path, rollouts: RolloutBatch) -> dict[str, FileDigest]:
+    """Write rollouts into the folder of a checkpoint; return the digest of the file by its name.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
     parts: dict[str, Any] = {name: getattr(rollouts.samples, name) for name in _TOKENS}
     own = {name: getattr(rollouts, name) for name in _OWN}
-    torch.save({**parts, **own}, folder / ROLLOUTS_FILE)
+    with DigestingFile(folder / ROLLOUTS_FILE) as file:
+        try:
+            torch.save({**parts, **own}, cast(BinaryIO, file))
+        except RuntimeError as error:
+            # torch reports a position in its archive instead of the cause.
+            raise file.error or error from error
+    return {ROLLOUTS_FILE: file.digest}
 
 
 def read_rollouts(folder: Path) -> RolloutBatch | None:
@@ -35,13 +46,14 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
     path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if (path := folder / name).is_file()), None)
     if path is None:
         return None
-    with reraised_as(CheckpointError, "use an earlier iteration"):
+    verify_stored(path)
+    with reraised_as(CheckpointError, way_out(folder)):
         parts = _parts(path)
     try:
         samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
         return RolloutBatch(samples, **parts)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise CheckpointError(f"{path} does not hold rollouts: {error}; use an earlier iteration") from error
+        raise CheckpointError(f"{path} does not hold rollouts: {error}; {way_out(folder)}") from error
 
 
 def _parts(path: Path) -> dict[str, Any]:

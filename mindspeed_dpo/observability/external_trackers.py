@@ -16,6 +16,7 @@ from typing import Any
 
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.observability.tracker import ExternalTracker, Tracker, TrackerRun
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 
@@ -133,5 +134,6 @@ class ResumedTracker:
 
     def _save_state(self) -> None:
         temporary = self._file.with_name(f"{self._file.name}.partial")
-        temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
-        os.replace(temporary, self._file)
+        with write_errors(self._file):
+            temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
+            os.replace(temporary, self._file)

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
+from contextlib import suppress
 from pathlib import Path
+
+from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
 
 FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
@@ -66,10 +70,14 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
         role: Name of the role, e.g. "driver" or "actor".
         rank: Rank of this process within its role.
         console_level: Lowest level shown on standard error; None for nothing. The driver shows INFO, workers WARNING.
+
+    Raises:
+        WriteError: The file cannot be created.
     """
     path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file_handler = logging.FileHandler(path, encoding="utf-8")
+    with write_errors(path, "set output_dir to a folder that can be written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file_handler = _LogFile(path)
     file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
     handlers: list[logging.Handler] = [file_handler]
     if console_level is not None:
@@ -77,6 +85,47 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
         console.setFormatter(logging.Formatter(CONSOLE_FORMAT, TIME_FORMAT))
         handlers.append(console)
     return LogSession(path, handlers)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file; the first failed write ends the run with one error instead of a traceback per record."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, encoding="utf-8")
+        self._path = path
+        self._error: OSError | None = None
+        self._is_raised = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record, unless an earlier one could not be written.
+
+        Raises:
+            WriteError: A record could not be written. It is raised once, by a message of this package that reports no
+                error itself.
+        """
+        if self._error is None:
+            super().emit(record)
+        is_own = record.name.partition(".")[0] == PACKAGE and record.levelno < logging.ERROR
+        if self._error is not None and not self._is_raised and is_own and _is_main_thread():
+            self._is_raised = True
+            raise WriteError(write_failure(self._path, self._error))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Store a failed write; other errors are printed as logging does."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            self._error = error
+        else:
+            super().handleError(record)
+
+    def close(self) -> None:
+        """Close the file; buffered bytes that the disk does not take are lost."""
+        with suppress(OSError):
+            super().close()
+
+
+def _is_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 class _Console(logging.Handler):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindspeed_dpo.observability.metric_names import metric
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
 
@@ -29,27 +30,35 @@ class MetricsFile:
 
     def __init__(self, path: str | Path, *, completed_steps: int = 0) -> None:
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if self.path.exists():
-            _truncate_after(self.path, completed_steps)
-        self._file = self.path.open("a", encoding="utf-8")
+        with write_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path.exists():
+                _truncate_after(self.path, completed_steps)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Append the line of one step.
 
         Raises:
             ValueError: A name is not in the table of metrics.
+            WriteError: The line cannot be written; a run that resumes drops what there is of it.
         """
         for name in metrics:
             metric(name)
         record: dict[str, int | float | str] = {"step": step}
         record.update({name: _json_number(value) for name, value in metrics.items() if name != "step"})
-        self._file.write(json.dumps(record, allow_nan=False) + "\n")
-        self._file.flush()
+        with write_errors(self.path):
+            self._file.write(json.dumps(record, allow_nan=False) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file.
+
+        Raises:
+            WriteError: Buffered bytes cannot be written.
+        """
+        with write_errors(self.path):
+            self._file.close()
 
 
 def _lines(path: Path) -> list[tuple[str, dict[str, float]]]:

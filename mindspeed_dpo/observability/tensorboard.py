@@ -8,6 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from mindspeed_dpo.observability.metric_names import metric
+from mindspeed_dpo.storage.errors import write_errors
 
 
 class TensorBoard:
@@ -20,19 +21,28 @@ class TensorBoard:
 
     def __init__(self, folder: str | Path, *, completed_steps: int = 0) -> None:
         purge_step = completed_steps + 1 if completed_steps else None
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
+        self._folder = folder
+        with write_errors(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Add one point to each curve.
 
         Raises:
             ValueError: A name is not in the table of metrics.
+            WriteError: The event file cannot be written.
         """
-        for name, value in metrics.items():
-            metric(name)
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self._writer.flush()  # type: ignore[no-untyped-call]
+        with write_errors(self._folder):
+            for name, value in metrics.items():
+                metric(name)
+                self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.flush()  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
-        """Flush and close the event file."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        """Flush and close the event file.
+
+        Raises:
+            WriteError: It cannot be written.
+        """
+        with write_errors(self._folder):
+            self._writer.close()  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,9 +35,10 @@ class Trackers:
             tracker.log(step, metrics)
 
     def close(self) -> None:
-        """Close every tracker."""
-        for tracker in self._trackers:
-            tracker.close()
+        """Close every tracker, also where one of them raises."""
+        with ExitStack() as stack:
+            for tracker in reversed(self._trackers):
+                stack.callback(tracker.close)
 
 
 @dataclass(frozen=True)

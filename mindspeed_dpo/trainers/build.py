@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.estimates.summary import plan_lines
@@ -26,12 +27,15 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.logs import start_logging
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from mindspeed_dpo.trainers.output_checks import OutputInUseError, check_outputs, output_folders, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
-from mindspeed_dpo.trainers.resume import with_resumed_output_dir
+from mindspeed_dpo.trainers.resume import with_own_checkpoints, with_resumed_output_dir
+from mindspeed_dpo.trainers.resume_report import CONFIG_FILE, resume_lines
 from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
 from mindspeed_dpo.trainers.sample_table import SAMPLES_FILE, SampleTable
 from mindspeed_dpo.trainers.trackers import open_trackers
@@ -53,23 +57,26 @@ def train(config: RunConfig) -> int:
         Exit code: 0 when the run is complete, 130 when it was interrupted and saved, 1 when it failed.
     """
     try:
-        config = with_resumed_output_dir(config)
-        with start_logging(config.loop.output_dir, "driver", console_level=logging.INFO):
+        config = with_resumed_output_dir(with_own_checkpoints(config))
+        with run_locks(config), start_logging(config.loop.output_dir, "driver", console_level=logging.INFO):
             return _train_logged(config)
-    except CheckpointError as error:
+    except (CheckpointError, OutputInUseError, OSError) as error:
+        # Before there is a log file, or raised by it; other errors are logged.
         sys.stderr.write(f"error: {error}\n")
-        return FAILED
-    except OSError as error:
-        # Raised by the log file itself; later errors are logged.
-        sys.stderr.write(f"error: output_dir={config.loop.output_dir} cannot be written ({error}); choose another\n")
         return FAILED
 
 
 def _train_logged(config: RunConfig) -> int:
     try:
         inputs = open_inputs(config)
+        for line in resume_lines(inputs.config, inputs.resume_point) if inputs.resume_point else ():
+            logger.info("%s", line)
+        num_steps = config.loop.train_iters - inputs.first_step
+        check_outputs(inputs.config, num_steps, num_reference_rows(inputs))
         # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
-        Path(config.loop.output_dir, "config.yaml").write_text(inputs.config.as_yaml(), encoding="utf-8")
+        settings_file = Path(config.loop.output_dir, CONFIG_FILE)
+        with write_errors(settings_file):
+            settings_file.write_text(inputs.config.as_yaml(), encoding="utf-8")
         for line in plan_lines(inputs.config):
             logger.info("%s", line)
         with worker_groups(inputs.config) as groups:
@@ -100,8 +107,24 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
     with open_trackers(config, inputs.first_step) as tracker:
         trainer = make_trainer(tracker=tracker)
         num_done = trainer.fit()
-    logger.info("done: all outputs of this run are in %s", config.loop.output_dir)
-    return DONE if trainer.is_complete(num_done) else INTERRUPTED
+    is_complete = trainer.is_complete(num_done)
+    logger.info("%s", last_line(config, num_done, is_complete))
+    return DONE if is_complete else INTERRUPTED
+
+
+def last_line(config: RunConfig, num_done: int, is_complete: bool) -> str:
+    """Return the last line of a run: how it ended and where its outputs are."""
+    names = {"save": "checkpoints", "reference_cache_dir": "reference log-probabilities"}
+    output_dir = Path(config.loop.output_dir)
+    elsewhere = {
+        key: folder
+        for key, folder in output_folders(config).items()
+        if not folder.resolve().is_relative_to(output_dir.resolve())
+    }
+    places = [f"{names.get(key, key.removesuffix('_save_dir'))} in {folder}" for key, folder in elsewhere.items()]
+    outputs = f"{'all other' if places else 'all'} outputs of this run are in {output_dir}"
+    state = "done" if is_complete else f"interrupted after step {num_done}; resume with resume_from={output_dir}"
+    return "; ".join([f"{state}: {outputs}" if is_complete else state, *([] if is_complete else [outputs]), *places])
 
 
 def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OfflineDPOTrainer]:
@@ -111,26 +134,53 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
     groups["actor_rollout"].build("actor")
     actor = ActorGroup(groups["actor_rollout"])
     # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
-    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")])
+    eval_sets = _eval_sets(inputs, dataset)
+    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")], eval_sets)
     inputs.load_checkpoint(actor)
-    loop, batch = config.loop, config.actor.batch
-    max_eval_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
-    eval_rows = {HOLD_OUT: inputs.splits.valid, **dataset.eval_rows}
-    lengths = dataset.lengths().astype(np.int64)
+    loop, lengths = config.loop, dataset.lengths().astype(np.int64)
     return partial(
         OfflineDPOTrainer,
         actor=actor,
         reference=reference,
         sampler=_sampler(inputs),
         train_rows=inputs.splits.train,
-        eval_sets={name: eval_rows[name][:max_eval_rows] for name in evaluation_sets(config)},
+        eval_sets=eval_sets,
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
         schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
+        recorded=inputs.recorded,
     )
 
 
-def _reference(inputs: RunInputs, dataset: TrainEvalPairs, actor: ActorGroup, group: WorkerGroup) -> ReferenceSource:
+def _eval_sets(inputs: RunInputs, dataset: TrainEvalPairs) -> dict[str, NDArray[np.int64]]:
+    """Return the dataset rows [n] of each evaluation set that an evaluation reads."""
+    loop, batch = inputs.config.loop, inputs.config.actor.batch
+    max_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
+    rows = {HOLD_OUT: inputs.splits.valid, **dataset.eval_rows}
+    return {name: rows[name][:max_rows] for name in evaluation_sets(inputs.config)}
+
+
+def _rows_to_read(inputs: RunInputs, eval_sets: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
+    """Return the dataset rows [n], ascending, that the remaining steps and evaluations read."""
+    batch_size = inputs.config.actor.batch.global_batch_size
+    num_samples = max(0, inputs.config.loop.train_iters - inputs.first_step) * batch_size
+    sampled = _sampler(inputs).distinct_rows(inputs.first_step * batch_size, num_samples)
+    return np.unique(np.concatenate([inputs.splits.train[sampled], *eval_sets.values()]))
+
+
+def num_reference_rows(inputs: RunInputs) -> int:
+    """Return the number of dataset rows of which the run stores the reference's log-probabilities."""
+    dataset = inputs.dataset
+    return len(_rows_to_read(inputs, _eval_sets(inputs, dataset))) if isinstance(dataset, TrainEvalPairs) else 0
+
+
+def _reference(
+    inputs: RunInputs,
+    dataset: TrainEvalPairs,
+    actor: ActorGroup,
+    group: WorkerGroup,
+    eval_sets: Mapping[str, NDArray[np.int64]],
+) -> ReferenceSource:
     config = inputs.config
     live = ReferenceGroup(group, settings=config.actor.reference)
     if config.ref is None:
@@ -138,7 +188,8 @@ def _reference(inputs: RunInputs, dataset: TrainEvalPairs, actor: ActorGroup, gr
     if config.actor.reference.reference == "live":
         group.build("ref")
         return live
-    return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows)
+    needed = _rows_to_read(inputs, eval_sets)
+    return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows, needed)
 
 
 def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OnlineDPOTrainer]:
@@ -163,6 +214,7 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
         num_tokens=inputs.total("num_tokens"),
         schedule=_schedule(inputs),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
+        recorded=inputs.recorded,
     )
 
 
@@ -233,4 +285,6 @@ def _copy_tokenizer_files(config: RunConfig) -> None:
     source = open_initial_weights(config.actor)
     assets = source.assets() if source is not None else None
     if assets is not None:
-        copy_assets(assets, Path(config.actor.checkpoint.save) / ASSETS_FOLDER)
+        target = Path(config.actor.checkpoint.save) / ASSETS_FOLDER
+        with write_errors(target):
+            copy_assets(assets, target)

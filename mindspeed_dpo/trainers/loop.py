@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup
@@ -56,12 +57,14 @@ class TrainingLoop(ABC):
         schedule: Length of the run and intervals.
         tracker: Receives the metrics.
         checkpoint_policy: Selects the best checkpoint, stops early and deletes old checkpoints.
+        recorded: JSON values that every checkpoint's metadata holds.
     """
 
     actor: ActorGroup
     schedule: LoopSchedule
     tracker: Tracker
     checkpoint_policy: CheckpointPolicy = field(default_factory=CheckpointPolicy, kw_only=True)
+    recorded: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
 
     @abstractmethod
     def step(self, step: int) -> dict[str, float]:
@@ -121,7 +124,7 @@ class TrainingLoop(ABC):
 
     def save(self, num_done: int) -> int:
         """Write a checkpoint after `num_done` steps and return their number."""
-        self.checkpoint_writer.save(num_done, {"totals": self.totals()}, self.prefetched())
+        self.checkpoint_writer.save(num_done, {**self.recorded, "totals": self.totals()}, self.prefetched())
         return num_done
 
     @cached_property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
+from mindspeed_dpo.data.datasets.reference_cache import CachedRows, ReferenceCache, data_fingerprint
 from mindspeed_dpo.workers.role_interfaces import Logps, Rows
 from mindspeed_dpo.workers.setup.datasets import evaluation_data
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
@@ -48,21 +48,57 @@ class NoReference:
 
 @dataclass(frozen=True)
 class CachedReference:
-    """Cached log-probabilities of every dataset row.
+    """Cached log-probabilities of the dataset rows that the run reads.
 
     Attributes:
         values: [rows, 2] float64, in nats.
+        is_present: [rows] bool, whether a row has values; None if all have.
     """
 
     values: NDArray[np.float64]
+    is_present: NDArray[np.bool_] | None = None
 
     def log_probs(self, pairs: Rows) -> Logps:
         """Return the cached log-probabilities [N, 2] of N dataset rows."""
-        return self.values[np.asarray(pairs)]
+        rows = np.asarray(pairs)
+        assert self.is_present is None or self.is_present[rows].all(), "a row was read that the run did not announce"
+        return self.values[rows]
 
     def sync_if_due(self, num_done: int) -> bool:
         """Return False: cached values are never updated."""
         return False
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The rows of one dataset: the training rows or an evaluation set.
+
+    Attributes:
+        rows: [n] int64, consecutive rows of the combined dataset.
+        needed: [m] int64, those of them that the run reads.
+        cache: Its file; None for random weights.
+        found: [n] values that are stored or computed.
+    """
+
+    rows: NDArray[np.int64]
+    needed: NDArray[np.int64]
+    cache: ReferenceCache | None
+    found: CachedRows
+
+    @property
+    def missing(self) -> NDArray[np.int64]:
+        """Rows [k] of the combined dataset that have to be computed."""
+        return self.needed[~self.found.is_present[self.needed - self.rows[0]]] if len(self.needed) else self.needed
+
+    def store(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> None:
+        """Store computed values [k, 2] float64, in nats, of rows [k], also in the file.
+
+        Raises:
+            WriteError: The file cannot be written.
+        """
+        self.found.store(rows - self.rows[0], values)
+        if self.cache is not None:
+            self.cache.append(rows - self.rows[0], values)
 
 
 def cached_reference(
@@ -72,8 +108,9 @@ def cached_reference(
     group: WorkerGroup,
     live: ReferenceGroup,
     sets: Mapping[str, NDArray[np.int64]] | None = None,
+    needed: NDArray[np.int64] | None = None,
 ) -> CachedReference:
-    """Read the cache of each set, or compute the values and write it.
+    """Read the cache of each set, and compute the values that are missing and store them.
 
     Args:
         run: Settings of the run.
@@ -82,30 +119,44 @@ def cached_reference(
         group: Processes on which another reference is built while it computes the values.
         live: That other reference.
         sets: Evaluation set -> its [m] int64 dataset rows, which come after the training rows, in this order.
+        needed: [n] int64 dataset rows that the run reads; by default all.
 
     Returns:
-        The values of all rows, float32 in nats.
+        The values of these rows, float64 in nats.
+
+    Raises:
+        WriteError: The cache cannot be written; values stored before are used by the next run.
     """
     assert run.ref is not None
     data = {"": run.ref.data, **evaluation_data(run)}
-    parts = {"": np.arange(num_rows), **(sets or {})}
-    caches = {name: _cache(run, run.ref, data[name], len(rows)) for name, rows in parts.items()}
-    values = {name: cache.read() if cache else None for name, cache in caches.items()}
-    missing = [name for name in parts if values[name] is None]
+    ranges = {"": np.arange(num_rows), **(sets or {})}
+    parts = [_open_part(run, run.ref, data[name], rows, needed) for name, rows in ranges.items()]
+    missing = [part for part in parts if len(part.missing)]
+    _log_sources(parts)
     if missing:
-        values.update(_compute_with(run, {name: parts[name] for name in missing}, initial_actor, group, live))
-    for name, cache in caches.items():
-        if cache and name in missing:
-            cache.write(_present(values[name]))
-        if cache:
-            action = "written to" if name in missing else "read from"
-            logger.info("reference log-probabilities %s %s", action, cache.path)
-    return CachedReference(np.concatenate([_present(values[name]) for name in parts]))
+        _compute_with(run, missing, initial_actor, group, live)
+    return CachedReference(
+        np.concatenate([part.found.values for part in parts]),
+        np.concatenate([part.found.is_present for part in parts]),
+    )
 
 
-def _present(values: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    assert values is not None
-    return values
+def _open_part(
+    run: RunConfig, ref: RoleConfig, data: DataConfig, rows: NDArray[np.int64], needed: NDArray[np.int64] | None
+) -> _Part:
+    cache = _cache(run, ref, data, len(rows))
+    of_part = rows if needed is None else np.intersect1d(needed, rows)
+    return _Part(rows, of_part, cache, cache.read() if cache else CachedRows.empty(len(rows)))
+
+
+def _log_sources(parts: Sequence[_Part]) -> None:
+    for part in parts:
+        num_missing, num_needed = len(part.missing), len(part.needed)
+        if part.cache and num_needed > num_missing:
+            logger.info(
+                "reference log-probabilities of %d of %d pairs read from %s",
+                *(num_needed - num_missing, num_needed, part.cache.path),
+            )
 
 
 def _cache(run: RunConfig, ref: RoleConfig, data: DataConfig, num_rows: int) -> ReferenceCache | None:
@@ -140,31 +191,29 @@ def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
 
 
 def _compute_with(
-    run: RunConfig,
-    parts: Mapping[str, NDArray[np.int64]],
-    initial_actor: ActorGroup,
-    group: WorkerGroup,
-    live: ReferenceGroup,
-) -> dict[str, NDArray[np.float64]]:
+    run: RunConfig, parts: Sequence[_Part], initial_actor: ActorGroup, group: WorkerGroup, live: ReferenceGroup
+) -> None:
     # Initial adapters may change the policy; the role `ref` then uses the actor's model with its adapters disabled.
     if run.is_ref_initial_policy and not run.actor.adapters.is_on:
-        return {name: _compute(initial_actor, rows, run) for name, rows in parts.items()}
+        for part in parts:
+            _compute(initial_actor, part, run)
+        return
     group.build("ref")
-    values = {name: _compute(live, rows, run) for name, rows in parts.items()}
+    for part in parts:
+        _compute(live, part, run)
     group.drop("ref")
-    return values
 
 
-def _compute(source: ActorGroup | ReferenceGroup, rows: NDArray[np.int64], run: RunConfig) -> NDArray[np.float64]:
-    """Compute every row, in chunks of a few steps, so that no process holds all rows at once."""
-    count = len(rows)
-    logger.info("computing reference log-probabilities of %d pairs", count)
-    size = 4 * run.actor.batch.global_batch_size
-    chunks, logged = [], 0
+def _compute(source: ActorGroup | ReferenceGroup, part: _Part, run: RunConfig) -> None:
+    """Compute the missing rows, in chunks of a few steps that are stored at once."""
+    rows, size = part.missing, 4 * run.actor.batch.global_batch_size
+    count, logged = len(rows), 0
+    target = f", stored in {part.cache.path}" if part.cache else ""
+    logger.info("computing reference log-probabilities of %d pairs%s", count, target)
     for start in range(0, count, size):
-        chunks.append(source.log_probs(rows[start : start + size]))
+        chunk = rows[start : start + size]
+        part.store(chunk, source.log_probs(chunk))
         tenth = 10 * min(start + size, count) // count
         if tenth > logged:
             logger.info("reference: %d%%", 10 * tenth)
             logged = tenth
-    return np.concatenate(chunks)

@@ -6,22 +6,29 @@ in Megatron-LM, continues with the parts that `no_load_optim` and `no_load_rng` 
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.engine.checkpoint_files import (
+    LATEST_WHOLE,
     METADATA,
     TRACKER,
     CheckpointError,
+    file_digests,
     iteration_dir,
     latest,
+    latest_whole,
     read_metadata,
     read_tracker,
+    verify_small_files,
+    way_out,
 )
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
@@ -29,6 +36,8 @@ from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
 from mindspeed_dpo.workers.setup.datasets import sampling_of
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_SAVE = "checkpoints"
 METRICS_FILE = "metrics.jsonl"
@@ -77,23 +86,33 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
     Raises:
         CheckpointError: The configured path has no checkpoint, or the checkpoint does not fit the run.
     """
-    settings = run.actor.checkpoint
+    settings, is_whole = run.actor.checkpoint, run.actor.checkpoint.resume == LATEST_WHOLE
     if settings.resume_from:
-        folder, optimizer, rng = _newest_below(Path(settings.resume_from)), True, True
+        folder, optimizer, rng = _newest_below(Path(settings.resume_from), is_whole), True, True
     elif settings.load and not settings.finetune and _is_training_checkpoint(Path(settings.load)):
-        folder = _newest_below(Path(settings.load))
+        folder = _newest_below(Path(settings.load), is_whole)
         optimizer, rng = not settings.no_load_optim, not settings.no_load_rng
     else:
         return None
     metadata = read_metadata(folder)
+    _check_files(folder, metadata)
     _check_keys(folder, metadata)
-    _check_adapters(run, folder, metadata.get("adapters"))
-    rng = rng and {**_DEFAULT_LAYOUT, **metadata["topology"]} == _topology(run)
+    _check_adapters(run, folder, metadata)
+    rng = rng and {**_DEFAULT_LAYOUT, **metadata["topology"]} == topology_of(run)
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
     _check_places(run, folder, metadata)
     return ResumePoint(folder, int(metadata["iteration"]), optimizer, rng, metadata)
+
+
+def with_own_checkpoints(run: RunConfig) -> RunConfig:
+    """Set `resume_from` to the run's own `save` with `resume: latest_whole`, if that has checkpoints."""
+    settings = run.actor.checkpoint
+    if settings.resume != LATEST_WHOLE or settings.resume_from or not any(Path(settings.save).glob("iter_*")):
+        return run
+    checkpoint = replace(settings, resume_from=settings.save)
+    return replace(run, actor=replace(run.actor, checkpoint=checkpoint))
 
 
 def check_output_is_unused(run: RunConfig) -> None:
@@ -118,7 +137,7 @@ def with_reference_of(run: RunConfig, resume_point: ResumePoint) -> RunConfig:
     With `load` of a training checkpoint the initial policy is a trained one, which is not the reference.
 
     Raises:
-        CheckpointError: That reference no longer exists.
+        CheckpointError: That reference no longer exists, or has other weights now.
     """
     if run.ref is None:
         return run
@@ -130,7 +149,21 @@ def with_reference_of(run: RunConfig, resume_point: ResumePoint) -> RunConfig:
         raise CheckpointError(
             f"{resume_point.folder} was trained with the reference {earlier}, which does not exist; set ref_model"
         )
-    return replace(run, ref=replace(run.ref, checkpoint=replace(run.ref.checkpoint, load=earlier)))
+    run = replace(run, ref=replace(run.ref, checkpoint=replace(run.ref.checkpoint, load=earlier)))
+    changed = _changed_reference(run, resume_point.metadata)
+    if changed:
+        raise CheckpointError(f"{resume_point.folder} cannot be resumed: {changed}; set ref_model")
+    return run
+
+
+def weights_identity(run: RunConfig) -> dict[str, str | None]:
+    """Return fingerprints of the contents of the initial and the reference weights; None for random or no weights."""
+    return {"initial": _fingerprint(run.actor), "reference": _fingerprint(run.ref)}
+
+
+def _fingerprint(role: RoleConfig | None) -> str | None:
+    source = open_initial_weights(role) if role is not None else None
+    return None if source is None else source.fingerprint()
 
 
 def with_resumed_output_dir(run: RunConfig) -> RunConfig:
@@ -138,27 +171,60 @@ def with_resumed_output_dir(run: RunConfig) -> RunConfig:
     resume_from = run.actor.checkpoint.resume_from
     if not resume_from or "loop.output_dir" in run.origins:
         return run
-    folder = _newest_below(Path(resume_from))
+    save, recorded = _save_and_output_dir(Path(resume_from), run.actor.checkpoint.resume == LATEST_WHOLE)
     # The checkpoint's current location counts, not the recorded one: folders may have been moved.
-    beside = folder.parent.parent
-    recorded = read_metadata(folder).get("output_dir") or beside
-    output_dir = beside if folder.parent.name == DEFAULT_SAVE else Path(recorded)
-    if not output_dir.is_dir():
+    output_dir = save.parent if save.name == DEFAULT_SAVE else recorded
+    if output_dir is None or not output_dir.is_dir():
         return run
     checkpoints = run.actor.checkpoint
     if "actor.save" not in run.origins:
-        checkpoints = replace(checkpoints, save=str(folder.parent))
+        checkpoints = replace(checkpoints, save=str(save))
     return replace(
         run, loop=replace(run.loop, output_dir=str(output_dir)), actor=replace(run.actor, checkpoint=checkpoints)
     )
 
 
-def _newest_below(path: Path) -> Path:
-    """Return the newest checkpoint of an output folder or a folder of checkpoints, or the given checkpoint."""
+def _newest_below(path: Path, is_whole: bool = False) -> Path:
+    """Return the newest checkpoint of an output folder or a folder of checkpoints, or the given checkpoint.
+
+    Args:
+        path: One of these.
+        is_whole: Verify all files, and return an earlier one where the newest is damaged.
+    """
+    if is_whole:
+        save, last = _iteration_of(path)
+        return latest_whole(save, last)
     if (path / METADATA).is_file():
         read_metadata(path)
         return path
     return latest(_save_of(path))
+
+
+def _iteration_of(path: Path) -> tuple[Path, int | None]:
+    """Return the folder of checkpoints of a path, and the iteration if the path is that of one checkpoint."""
+    number = path.name.removeprefix("iter_")
+    if path.name.startswith("iter_") and number.isdigit():
+        return path.parent, int(number)
+    return _save_of(path), None
+
+
+def _save_and_output_dir(path: Path, is_whole: bool) -> tuple[Path, Path | None]:
+    """Return the folder of checkpoints of a path, and the output folder that one of them names."""
+    if not is_whole:
+        folder = _newest_below(path)
+        return folder.parent, _recorded_output_dir(folder)
+    save, _ = _iteration_of(path)
+    for folder in sorted(save.glob("iter_*"), reverse=True):
+        try:
+            return save, _recorded_output_dir(folder)
+        except CheckpointError:
+            continue  # reported when the checkpoint is chosen
+    return save, None
+
+
+def _recorded_output_dir(folder: Path) -> Path | None:
+    recorded = read_metadata(folder).get("output_dir")
+    return Path(recorded) if recorded else None
 
 
 def _save_of(path: Path) -> Path:
@@ -189,12 +255,19 @@ def _is_training_checkpoint(path: Path) -> bool:
     return (folder / METADATA).is_file() or any(folder.glob("*.distcp"))
 
 
+def _check_files(folder: Path, metadata: dict[str, Any]) -> None:
+    """Check the small files; those of the tensors are checked while they are loaded."""
+    if not file_digests(metadata):
+        logger.info("%s is of an earlier version without digests; only the sizes of its files are checked", folder)
+    verify_small_files(folder, metadata)
+
+
 def _check_keys(folder: Path, metadata: dict[str, Any]) -> None:
     """Check that the metadata has every key that resuming needs; their types are checked where it is read."""
     missing = [key for key in _REQUIRED if key not in metadata]
     missing += [key for key in _REQUIRED_VALUES if metadata.get(key) is None and key not in missing]
     if missing:
-        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; use an earlier iteration")
+        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; {way_out(folder)}")
 
 
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:
@@ -220,17 +293,36 @@ def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -
     """Check that the model is the one that was trained, and that a resumed run keeps its reference."""
     changed = describe_differences(run.actor.model, ModelConfig.from_dict(metadata["model"]))
     if run.actor.checkpoint.resume_from and run.ref is not None:
-        now = os.path.abspath(run.ref.checkpoint.load) if run.ref.checkpoint.load else None
-        changed += [f"the reference was {metadata['reference']}, is {now}"] if now != metadata["reference"] else []
-        before, stages = {**_DEFAULT_LAYOUT, **metadata["topology"]}, _topology(run)
+        now, different = run.ref.checkpoint.load, _changed_reference(run, metadata)
+        changed += [different] if different else []
+        before, stages = {**_DEFAULT_LAYOUT, **metadata["topology"]}, topology_of(run)
         if now is None and (before["pp"], before["chunks"]) != (stages["pp"], stages["chunks"]):
             changed.append("a random reference differs with other pipeline or virtual stages")
     if changed:
         raise CheckpointError(f"{folder} cannot be resumed: {'; '.join(changed)}")
 
 
-def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) -> None:
+def _changed_reference(run: RunConfig, metadata: Mapping[str, Any]) -> str | None:
+    """Return how the reference differs from the recorded one, by content, or by path in earlier versions."""
+    assert run.ref is not None
+    load = run.ref.checkpoint.load
+    path = os.path.abspath(load) if load else None
+    if "weights" not in metadata:
+        if path == metadata["reference"]:
+            logger.info(
+                "the checkpoint is of an earlier version: the reference is compared by its path, not its content"
+            )
+            return None
+        return f"the reference was {metadata['reference']}, is {path}"
+    before, now = metadata["weights"]["reference"], _fingerprint(run.ref)
+    if before == now:
+        return None
+    return f"the reference was {metadata['reference']} with the fingerprint {before}, is {path} with {now}"
+
+
+def _check_adapters(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
     """Check that a run with adapters resumes one with the same adapters on the same base weights."""
+    saved, initial = metadata.get("adapters"), metadata.get("weights", {}).get("initial")
     settings, start = run.actor.adapters, "start a new run from its weights with load and finetune=true"
     if saved is None:
         if settings.is_on:
@@ -251,7 +343,10 @@ def _check_adapters(run: RunConfig, folder: Path, saved: dict[str, Any] | None) 
             f"lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)
-    if source is not None and quick_fingerprint(source) != saved["base_mark"]:
+    if source is None:
+        return
+    is_same = source.fingerprint() == initial if initial else quick_fingerprint(source) == saved["base_mark"]
+    if not is_same:
         raise CheckpointError(f"{folder} was trained on the weights in {saved['base']}; those in {source.path} differ")
 
 
@@ -268,7 +363,8 @@ def _check_places(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> Non
         )
 
 
-def _topology(run: RunConfig) -> dict[str, int]:
+def topology_of(run: RunConfig) -> dict[str, int]:
+    """Return the sizes of a run's layout, as checkpoints record them."""
     parallel = run.actor.parallel
     return {
         "tp": parallel.tensor_model_parallel_size,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
@@ -21,6 +22,7 @@ from mindspeed_dpo.trainers.resume import (
     ResumePoint,
     check_output_is_unused,
     find_resume_point,
+    weights_identity,
     with_reference_of,
 )
 from mindspeed_dpo.weights.hf_config import describe_differences, read_model_config
@@ -44,12 +46,19 @@ class RunInputs:
         dataset: All pairs, or online all prompts, that remain after filtering, and the sets to evaluate on.
         splits: Rows for training and for evaluation.
         resume_point: The checkpoint that the run resumes from; None for a new run.
+        weights: Fingerprints of the contents of the initial and the reference weights; None for random or no weights.
     """
 
     config: RunConfig
     dataset: TrainEvalPairs | PromptDataset
     splits: Splits
     resume_point: ResumePoint | None
+    weights: Mapping[str, str | None]
+
+    @property
+    def recorded(self) -> dict[str, Any]:
+        """What checkpoints record of this run, for the checks and the report of a run that resumes it."""
+        return {"settings": self.config.as_tree(), "weights": dict(self.weights)}
 
     @property
     def first_step(self) -> int:
@@ -93,7 +102,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
             check_weights(role)
     # Opened only for its checks.
     open_initial_adapter(config.actor)
-    return RunInputs(config, dataset, splits, resume_point)
+    return RunInputs(config, dataset, splits, resume_point, weights_identity(config))
 
 
 def _check_best(config: RunConfig, splits: Splits) -> None:

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
@@ -49,7 +50,8 @@ class SampleTable:
         """Drop the rows that were written after the checkpoint that this run resumes from."""
         if self.path.is_file():
             earlier = [line for number, line in read_lines(self.path) if self._is_earlier(line, number)]
-            self.path.write_text("".join(earlier), encoding="utf-8")
+            with write_errors(self.path):
+                self.path.write_text("".join(earlier), encoding="utf-8")
 
     def _is_earlier(self, line: str, number: int) -> bool:
         """Return whether a line is complete and of a step up to the checkpoint."""
@@ -64,11 +66,14 @@ class SampleTable:
             rollouts: P prompts with K responses each.
             scores: [P, K] float32 scores of the responses.
             selection: The pairs selected among them.
+
+        Raises:
+            WriteError: The file cannot be written.
         """
         if not is_due(step, self.interval):
             return
         records = list(self._records(step, rollouts, scores, selection))
-        with self.path.open("a", encoding="utf-8") as file:
+        with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         logger.info("sample responses of step %d:\n%s", step, _as_table(records))
 

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.storage.digests import FileDigest, verify_file
+from mindspeed_dpo.untrusted.errors import MalformedDataError, damage_reported
 from mindspeed_dpo.untrusted.pickle_names import InertObject, reject_foreign_objects
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
 from mindspeed_dpo.untrusted.tiling import Box, check_tiling
@@ -70,8 +71,15 @@ class DistCheckpoint:
         folder: Path of the folder.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, digests: Mapping[str, FileDigest] | None = None) -> None:
+        """Open a folder.
+
+        Args:
+            folder: Path of the folder.
+            digests: Digests of the files by name; what is read of a file without one is not checked.
+        """
         self.folder = folder
+        self._digests = digests or {}
         self._files: dict[str, MappedFile] = {}
 
     @property
@@ -129,12 +137,15 @@ class DistCheckpoint:
             path = self.folder / name
             if Path(name).name != name or not path.is_file() or not path.stat().st_size:
                 raise MalformedDataError(f"{self.folder} lacks {name!r}, which {METADATA_FILE} names")
-            self._files[name] = MappedFile(path)
+            self._files[name] = MappedFile(path, self._digests.get(name))
         return self._files[name]
 
     @cached_property
     def _content(self) -> tuple[dict[str, StoredTensor], dict[str, StoredBytes]]:
         file = self.folder / METADATA_FILE
+        with damage_reported():
+            if METADATA_FILE in self._digests:
+                verify_file(file, self._digests[METADATA_FILE])
         metadata = read_pickle(file, _RECORDS)
         reject_foreign_objects(metadata, file, "the metadata")
         try:

@@ -5,9 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mindspeed_dpo.storage.digests import DamageError
+
 
 class MalformedDataError(ValueError):
     """Data that cannot be read; the message names the file, and the row or key where there is one."""
+
+
+@contextmanager
+def damage_reported() -> Iterator[None]:
+    """Raise a difference from a digest within the block as malformed data.
+
+    Raises:
+        MalformedDataError: In place of a `DamageError`.
+    """
+    try:
+        yield
+    except DamageError as error:
+        raise MalformedDataError(str(error)) from error
 
 
 @contextmanager

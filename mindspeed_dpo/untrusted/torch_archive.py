@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.storage.digests import BlockVerifier, FileDigest
+from mindspeed_dpo.untrusted.errors import MalformedDataError, damage_reported
 from mindspeed_dpo.untrusted.pickle_names import PickleError, StorageType
 from mindspeed_dpo.untrusted.restricted_pickle import MAX_PICKLE_BYTES, parse_pickle
 
@@ -52,8 +53,15 @@ class MappedFile:
         num_bytes: Its size.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, digest: FileDigest | None = None) -> None:
+        """Map a file.
+
+        Args:
+            path: Path of the file.
+            digest: What its bytes are compared with as they are read; None compares nothing.
+        """
         self.path, self.num_bytes = path, path.stat().st_size
+        self._verifier = BlockVerifier(path, digest, self.num_bytes) if digest is not None else None
         with _damage_reported(str(path)):
             storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=self.num_bytes)
         self._bytes = cast(torch.UntypedStorage, storage)
@@ -66,12 +74,19 @@ class MappedFile:
         """
         if not 0 <= offset <= offset + num_bytes <= self.num_bytes:
             raise MalformedDataError(f"{self.path} has {self.num_bytes} bytes, but {offset + num_bytes} are needed")
+        if self._verifier is not None:
+            with damage_reported():
+                self._verifier.check(offset, num_bytes, self._view)
         with (
             _damage_reported(f"{self.path}"),
             self.path.open("rb") as stream,
             zipfile.ZipFile(cast(BinaryIO, _FileRange(stream, offset, num_bytes))) as archive,
         ):
             return _Archive(archive, self._bytes[offset : offset + num_bytes]).load()
+
+    def _view(self, start: int, num_bytes: int) -> memoryview:
+        """The mapped bytes of a range."""
+        return memoryview(torch.empty(0, dtype=torch.uint8).set_(self._bytes, start, (num_bytes,), (1,)).numpy())
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Atomic replacement of folders and files: each is written next to its target and renamed when it is complete.
 
 After a crash the target holds its old content, or a folder remains whose name ends in `.unfinished`; never a mixture.
+The next write to the same target deletes such a folder, unless the process that fills it is alive.
 """
 
 from __future__ import annotations
@@ -10,36 +11,55 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.weights.errors import WeightsError
+
+_LOCK = ".unfinished.lock"
+_REMAINS = (".unfinished", _LOCK, ".replaced", ".part")
+"""Endings of the hidden names that are used while writing."""
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Check that an output folder is free before the work starts.
 
     Raises:
-        WeightsError: The target is a file, or a non-empty folder and `overwrite` is off.
+        WeightsError: The target is a file, a non-empty folder and `overwrite` is off, or another process writes to it.
     """
     if target.exists() and not target.is_dir():
         raise WeightsError(f"{target} is a file; give a folder to write to")
-    if target.is_dir() and not overwrite and any(target.iterdir()):
+    locks = [_lock_path(target), *(target.glob(f".*{_LOCK}") if target.is_dir() else ())]
+    for path in locks:
+        if path.exists():
+            with _locked(path, target):
+                pass
+    if target.is_dir() and not overwrite and not all(map(_is_remains, target.iterdir())):
         raise WeightsError(f"{target} is not empty; give another --save-dir, or --overwrite to replace its content")
 
 
 @contextmanager
 def staging_folder(target: Path) -> Iterator[Path]:
-    """A new folder next to `target` for the caller to fill; it is removed unless `replace_folder` has renamed it."""
+    """A new folder next to `target` for the caller to fill; it is removed unless `replace_folder` has renamed it.
+
+    Raises:
+        WeightsError: Another process is filling one for the same target.
+    """
     folder = target.with_name(f".{target.name}.unfinished")
-    if folder.exists():
-        shutil.rmtree(folder)
-    parent_is_new = not target.parent.exists()
-    folder.mkdir(parents=True)
+    parents = [path for path in target.parents if not path.exists()]
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield folder
+        with _locked(_lock_path(target), target):
+            if folder.exists():
+                shutil.rmtree(folder)
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                if folder.exists():
+                    shutil.rmtree(folder)
     finally:
-        if folder.exists():
-            shutil.rmtree(folder)
-        if parent_is_new and not any(target.parent.iterdir()):
-            target.parent.rmdir()
+        for parent in parents:
+            if not any(parent.iterdir()):
+                parent.rmdir()
 
 
 def replace_folder(folder: Path, target: Path) -> None:
@@ -59,3 +79,22 @@ def write_text_atomically(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.part")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def _lock_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}{_LOCK}")
+
+
+@contextmanager
+def _locked(path: Path, target: Path) -> Iterator[None]:
+    try:
+        with ProcessLock(path):
+            yield
+    except LockHeldError as error:
+        raise WeightsError(
+            f"{target} is being written by {error.holder}; wait for it to end, or give another --save-dir"
+        ) from None
+
+
+def _is_remains(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(_REMAINS)

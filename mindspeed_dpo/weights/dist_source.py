@@ -6,13 +6,17 @@ Reading the files is left to `untrusted.dist_checkpoint`, writing them to `engin
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
 from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE, DistCheckpoint, StoredTensor
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -38,7 +42,6 @@ class DistSource(WeightSource):
         """
         self.path = path
         self.folder = folder
-        self._checkpoint = DistCheckpoint(folder)
         absent = [name for name in (METADATA_FILE, COMPLETE_FILE) if not (folder / name).is_file()]
         if absent:
             raise WeightsError(f"{folder} lacks {', '.join(absent)}: the checkpoint is incomplete")
@@ -70,6 +73,14 @@ class DistSource(WeightSource):
     def weight_files(self) -> Sequence[Path]:
         """The files of the chunks, and their metadata."""
         return [*sorted(self.folder.glob("*.distcp")), self.folder / METADATA_FILE]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the digests of the weight files where there are such, else of their contents."""
+        names = sorted(file.name for file in self.weight_files())
+        if not self._digests.keys() >= set(names):
+            return super().fingerprint()
+        files = {name: self._digests[name].as_json() for name in names}
+        return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
     def has(self, entry: TensorEntry) -> bool:
         """Whether the tensor is stored."""
@@ -140,6 +151,20 @@ class DistSource(WeightSource):
         """Read a box of a tensor from the chunks that overlap it."""
         with reraised_as(WeightsError):
             return self._checkpoint.read(key, box)
+
+    @cached_property
+    def _digests(self) -> dict[str, FileDigest]:
+        """The digests of the files by name; empty where the checkpoint has none, or no description yet."""
+        file = self.folder / DESCRIPTION_FILE
+        try:
+            with reraised_as(WeightsError):
+                return digests_from_json(read_json_object(file).get("digests")) if file.is_file() else {}
+        except DamageError as error:
+            raise WeightsError(f"{file} is damaged: {error}") from error
+
+    @cached_property
+    def _checkpoint(self) -> DistCheckpoint:
+        return DistCheckpoint(self.folder, self._digests)
 
     @property
     def _tensors(self) -> Mapping[str, StoredTensor]:

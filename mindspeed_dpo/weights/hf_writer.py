@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
+from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_assets import copy_assets
 from mindspeed_dpo.weights.hf_config import as_reward_config, read_hf_config
 
@@ -50,7 +52,7 @@ def write_hf(
         shards = []
         for number, shard in enumerate(_shards(_cast_all(tensors, dtype, counts), shard_bytes), 1):
             file = folder / f"{number}.safetensors"
-            save_file(shard, file, metadata={"format": "pt"})
+            _save_shard(shard, file)
             shards.append((file, list(shard)))
             logger.info("wrote shard %d with %d tensors", number, len(shard))
         copy_assets(assets, folder)
@@ -63,6 +65,19 @@ def write_hf(
             _write_json(folder / "config.json", as_reward_config(read_hf_config(folder)))
         replace_folder(folder, target)
     return counts
+
+
+def _save_shard(shard: dict[str, Tensor], file: Path) -> None:
+    """Write a shard.
+
+    Raises:
+        WeightsError: The file cannot be written.
+    """
+    try:
+        save_file(shard, file, metadata={"format": "pt"})
+    except SafetensorError as error:
+        # safetensors raises its own error, with the system's as text.
+        raise WeightsError(f"{file} cannot be written: {error}; free space there or give another --save-dir") from error
 
 
 def _cast_all(

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder, write_text_atomically
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
@@ -82,7 +84,12 @@ class _RankWriter:
         ]
         if not any(chunks):
             raise WeightsError(f"pipeline stage {pp_rank} would hold noop layers only; use fewer stages")
-        torch.save(self._content(chunks), file)
+        with write_errors(file), DigestingFile(file) as stream:
+            try:
+                torch.save(self._content(chunks), cast(BinaryIO, stream))
+            except RuntimeError as error:
+                # torch reports a position in its archive instead of the cause.
+                raise stream.error or error from error
         logger.info("wrote %s", file.parent.name)
 
     def _chunk(self, placement: Placement) -> dict[str, Tensor]:

@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 8
 _HASH_BLOCK_BYTES = 1 << 24
+_fingerprints: dict[tuple[tuple[str | int, ...], ...], str] = {}
+"""Fingerprints by files and their versions: roles often share their weights."""
 
 
 class WeightSource(ABC):
@@ -156,9 +158,16 @@ class WeightSource(ABC):
         return self._hf_tensors(model)
 
     def fingerprint(self) -> str:
-        """SHA-256 of names and contents of the weight files, in hexadecimal digits."""
+        """SHA-256 of names and contents of the weight files, in hexadecimal digits; the files are read once."""
+        files = sorted(self.weight_files())
+        versions: tuple[tuple[str | int, ...], ...] = tuple((str(file), *_version(file)) for file in files)
+        if versions not in _fingerprints:
+            _fingerprints[versions] = self._hash_files(files)
+        return _fingerprints[versions]
+
+    def _hash_files(self, files: Sequence[Path]) -> str:
         digest = hashlib.sha256()
-        for file in sorted(self.weight_files()):
+        for file in files:
             digest.update(f"{file.relative_to(self.folder)}:{file.stat().st_size};".encode())
             with file.open("rb") as stream:
                 while block := stream.read(_HASH_BLOCK_BYTES):
@@ -223,6 +232,12 @@ class WeightSource(ABC):
                     entry.rule.mcore,
                     tensor.tolist(),
                 )
+
+
+def _version(file: Path) -> tuple[int, ...]:
+    """What changes when a file is written."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def check_shape(actual: Shape, expected: Shape, file: object, name: str) -> None:

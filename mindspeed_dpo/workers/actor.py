@@ -164,8 +164,8 @@ class ActorWorker(Actor):
     @override
     def finish_save(self) -> None:
         begun, self._begun = self._begun, None
-        if begun is not None and dist.get_rank() == 0:
-            begun.finish()
+        if begun is not None:
+            checkpoint.finish(begun)
 
     @override
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:

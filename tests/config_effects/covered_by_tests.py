@@ -97,6 +97,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "no_save_optim": CoveredBy("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
     "no_save_rng": CoveredBy("unit/workers/test_actor.py::test_parts_that_are_not_to_be_saved_are_not"),
     "resume_from": CoveredBy(f"{_RESUME}::test_resume_from_wins_over_load_and_finetune"),
+    "resume": CoveredBy(f"{_RESUME}::test_latest_whole_passes_over_a_damaged_checkpoint"),
     "load_checkpoint_loosely": CoveredBy(
         "unit/trainers/test_reference_logprobs.py::test_the_seed_counts_where_loose_weights_leave_something_out"
     ),

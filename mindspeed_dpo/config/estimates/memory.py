@@ -127,6 +127,21 @@ def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     return per_parameter * num_trained_parameters(role) // shards
 
 
+def checkpoint_bytes(role: RoleConfig, *, with_reference: bool = False) -> int:
+    """Bytes of one checkpoint of a trained role on disk, over all processes.
+
+    Args:
+        role: The trained role.
+        with_reference: The checkpoint also holds the weights of a reference that is updated.
+    """
+    total = num_adapter_parameters(role) if role.adapters.is_on else num_parameters(role.model)
+    # Adapters are written a second time for PEFT.
+    copies = 1 + role.adapters.is_on + with_reference
+    # Adam's moments and float32 weights, whatever the number format.
+    optimizer = 0 if role.checkpoint.no_save_optim else 12
+    return total * (copies * _element_bytes(role) + optimizer)
+
+
 def cache_bytes(role: RoleConfig, num_tokens: int) -> int:
     """Bytes of the keys and values of a number of tokens on one device."""
     model, tp = role.model, role.parallel.tensor_model_parallel_size

@@ -94,6 +94,13 @@ class CheckpointConfig:
         help="Resume an interrupted run exactly: path of one of its checkpoints, or its output_dir for the latest.",
         is_path=True,
     )
+    resume: str = setting(
+        "latest",
+        help="Checkpoint of resume_from to take: latest takes the newest and stops if it is damaged; latest_whole "
+        "compares all files with their digests first and takes the newest that is undamaged. Without resume_from, "
+        "latest_whole resumes from `save`, and starts at step 0 if that has no checkpoint.",
+        choices=("latest", "latest_whole"),
+    )
     load_checkpoint_loosely: bool = setting(
         False, help="Accept weights with missing or unexpected names; each is reported."
     )

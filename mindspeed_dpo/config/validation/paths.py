@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -21,6 +22,25 @@ def check_paths(run: RunConfig, exists: Callable[[str], bool], issues: Issues) -
     for role in (run.ref, run.reward):
         if role is not None and _has_missing_weights(role, run, exists):
             issues.add_violations([Violation(("load",), "does not exist")], role, run)
+
+
+def check_writable(run: RunConfig, issues: Issues) -> None:
+    """Report every output folder that cannot be created or written, as far as permissions tell."""
+    folders = {"output_dir": run.loop.output_dir, "save": run.actor.checkpoint.save}
+    if run.ref is not None and run.actor.reference.reference == "cached" and not run.is_online:
+        folders["reference_cache_dir"] = run.actor.reference.reference_cache_dir
+    violations = [Violation((key,), message) for key, path in folders.items() if (message := _write_obstacle(path))]
+    issues.add_violations(violations, run.actor, run)
+
+
+def _write_obstacle(path: str) -> str | None:
+    absolute = Path(os.path.abspath(path))
+    there = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    if not there.is_dir():
+        return f"cannot be created: {there} is a file; choose another folder"
+    if not os.access(there, os.W_OK | os.X_OK):
+        return f"cannot be written: {there} allows it to other users only; choose another folder"
+    return None
 
 
 def _has_missing_weights(role: RoleConfig, run: RunConfig, exists: Callable[[str], bool]) -> bool:

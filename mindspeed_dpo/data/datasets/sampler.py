@@ -45,6 +45,14 @@ class PairSampler:
         epochs, places = np.divmod(samples, self.num_rows)
         return np.concatenate([self._order(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
 
+    def distinct_rows(self, first_sample: int, count: int) -> NDArray[np.int64]:
+        """Return the rows [n] int64, ascending, of `count` samples after `first_sample` consumed ones."""
+        # A complete epoch among them has every row; epochs that are cut off on both sides need not be looked at.
+        starts_epoch = -(-first_sample // self.num_rows) * self.num_rows
+        if starts_epoch + self.num_rows <= first_sample + count:
+            return np.arange(self.num_rows, dtype=np.int64)
+        return np.unique(self.window(first_sample, count)) if count else np.zeros(0, np.int64)
+
     def epoch(self, step: int) -> float:
         """Return the number of epochs before a step."""
         return step * self.global_batch_size / self.num_rows

@@ -8,12 +8,13 @@ temporary folder next to its destination and then renamed, so a killed run leave
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
+from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 
@@ -32,6 +35,8 @@ MESSAGES, LABELS = "messages", "labels"
 """Text columns: the prompt as a list of messages, and its reference response."""
 IGNORE_INDEX = -100
 """Label of a token that is excluded from the loss."""
+
+_LOCK = ".lock"
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +69,33 @@ def partial_prefix(prefix: Path) -> str:
     return f".{prefix.name}_packed_partial_"
 
 
+def _begin_folder(prefix: Path) -> tuple[Path, ProcessLock]:
+    """Create a temporary folder that is locked as long as this process lives and fills it."""
+    number = secrets.token_hex(4)
+    # Locked before it has the name under which others look for remains.
+    unnamed = prefix.with_name(f".{prefix.name}_packed_new_{number}")
+    folder = prefix.with_name(f"{partial_prefix(prefix)}{number}")
+    unnamed.mkdir()
+    lock = ProcessLock(unnamed / _LOCK)
+    lock.acquire()
+    unnamed.rename(folder)
+    lock.path = folder / _LOCK
+    return folder, lock
+
+
+def _remove_remains(prefix: Path) -> None:
+    """Delete the unfinished files of runs that were killed; those of a run in progress stay."""
+    for folder in sorted(prefix.parent.glob(f"{glob.escape(partial_prefix(prefix))}*")):
+        try:
+            with ProcessLock(folder / _LOCK):
+                shutil.rmtree(folder)
+            logger.info("%s was left by an interrupted run and is deleted", folder)
+        except LockHeldError as error:
+            logger.warning("%s belongs to %s, which also writes %s", folder, error.holder, prefix)
+        except FileNotFoundError:
+            continue  # its process has finished meanwhile
+
+
 class ColumnGroupWriter:
     """Writes the columns of one group row by row to a temporary folder; `commit` moves them to their destination."""
 
@@ -80,19 +112,19 @@ class ColumnGroupWriter:
         self.text_columns = tuple(text_columns)
         self.committed = False
         self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        pattern = partial_prefix(self.prefix)
-        for path in self.prefix.parent.iterdir():
-            if path.name.startswith(pattern):
-                logger.warning(
-                    "%s was left by an interrupted run or belongs to one in progress; delete it if no run is writing",
-                    path,
-                )
-        self._folder = Path(tempfile.mkdtemp(prefix=pattern, dir=self.prefix.parent))
+        _remove_remains(self.prefix)
+        with write_errors(self.prefix.parent):
+            self._folder, self._lock = _begin_folder(self.prefix)
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns
         }
         staged = text_columns_path(self._folder / self.prefix.name, self.columns)
         self._texts = TextColumnsWriter(staged, text_columns) if text_columns else None
+
+    @property
+    def folder(self) -> Path:
+        """The temporary folder; whatever else is put there must be removed before `commit`."""
+        return self._folder
 
     @property
     def rows(self) -> int:
@@ -102,21 +134,41 @@ class ColumnGroupWriter:
     def append(
         self, row: Mapping[str, Sequence[int] | NDArray[np.integer]], texts: Mapping[str, str] | None = None
     ) -> None:
-        """Append one row to every column: token ids [length] of integer dtype, and texts by name."""
-        for column, writer in self._writers.items():
-            writer.append(row[column])
-        if self._texts is not None:
-            self._texts.append(texts or {})
+        """Append one row to every column: token ids [length] of integer dtype, and texts by name.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        try:
+            for column, writer in self._writers.items():
+                writer.append(row[column])
+            if self._texts is not None:
+                self._texts.append(texts or {})
+        except OSError as error:
+            raise WriteError(write_failure(self.prefix, error)) from error
 
     def append_all(self, readers: Mapping[str, IndexedDatasetReader], texts: TextColumnsReader | None = None) -> None:
-        """Append all rows of another group with the same columns."""
-        for column, writer in self._writers.items():
-            writer.append_all(readers[column])
-        if self._texts is not None and texts is not None:
-            self._texts.append_all(texts)
+        """Append all rows of another group with the same columns.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        with write_errors(self.prefix):
+            for column, writer in self._writers.items():
+                writer.append_all(readers[column])
+            if self._texts is not None and texts is not None:
+                self._texts.append_all(texts)
 
     def commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
-        """Move the files to their destination, replacing existing ones; return the metadata as written."""
+        """Move the files to their destination, replacing existing ones; return the metadata as written.
+
+        Raises:
+            WriteError: A file cannot be written.
+        """
+        with write_errors(self.prefix):
+            return self._commit(meta)
+
+    def _commit(self, meta: Mapping[str, Any]) -> dict[str, Any]:
         for writer in self._writers.values():
             writer.close()
         hashes = [self._writers[column].content_hash for column in sorted(self.columns)]
@@ -138,7 +190,7 @@ class ColumnGroupWriter:
 
     def _move_into_place(self) -> None:
         """Rename all files; a marker file exists while old and new files are mixed."""
-        staged = sorted(self._folder.iterdir())
+        staged = sorted(path for path in self._folder.iterdir() if path.name != _LOCK)
         for path in staged:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -150,7 +202,8 @@ class ColumnGroupWriter:
         for path in outdated:
             path.unlink(missing_ok=True)
         marker.unlink()
-        self._folder.rmdir()
+        self._lock.release()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _outdated(self) -> list[Path]:
         """Return the obsolete files of the replaced group; a group of another kind may share the prefix."""
@@ -162,11 +215,13 @@ class ColumnGroupWriter:
 
     def discard(self) -> None:
         """Delete the unfinished files; files at the destination are unchanged."""
-        for writer in self._writers.values():
-            writer.abandon()
-        if self._texts is not None:
-            self._texts.abandon()
+        writers: list[IndexedDatasetWriter | TextColumnsWriter] = [*self._writers.values()]
+        writers += [self._texts] if self._texts is not None else []
+        for writer in writers:
+            with contextlib.suppress(OSError):  # buffered bytes that a full disk does not take
+                writer.abandon()
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._lock.release()
 
 
 @contextlib.contextmanager

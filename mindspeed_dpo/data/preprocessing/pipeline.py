@@ -23,7 +23,6 @@ from mindspeed_dpo.data.indexed.column_group import (
     ColumnGroupWriter,
     open_columns,
     open_text_columns,
-    partial_prefix,
     text_columns_path,
     writing,
 )
@@ -192,7 +191,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
     bounds = [total * part // settings.n_subs for part in range(settings.n_subs + 1)]
     counts = RowCounts()
     with (
-        tempfile.TemporaryDirectory(prefix=partial_prefix(writer.prefix), dir=writer.prefix.parent) as folder,
+        tempfile.TemporaryDirectory(dir=writer.folder) as folder,
         process_pool(min(settings.n_subs, available_cores()), __name__) as pool,
     ):
         prefixes = [str(Path(folder, f"part_{part}")) for part in range(settings.n_subs)]

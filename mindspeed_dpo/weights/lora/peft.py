@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
+from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -110,7 +111,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items()}
 
 
-def write_peft(tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str | None, target: Path) -> None:
+def write_peft(
+    tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str | None, target: Path
+) -> dict[str, FileDigest]:
     """Write a folder that `PeftModel.from_pretrained` can load, atomically.
 
     Args:
@@ -118,15 +121,27 @@ def write_peft(tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str
         settings: Rank, alpha and target matrices of the adapters.
         base: Path of the base weights, recorded for information.
         target: The folder to create or replace.
+
+    Returns:
+        Digests of the files by name.
+
+    Raises:
+        OSError: A file cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    owned = {_PREFIX + name: tensor.contiguous().clone() for name, tensor in sorted(tensors.items())}
+    contents = {
+        WEIGHTS_FILE: save(owned, metadata={"format": "pt"}),
+        CONFIG_FILE: (json.dumps(_config(settings, base), indent=2) + "\n").encode(),
+    }
+    digests = {}
     with staging_folder(target) as folder:
-        owned = {_PREFIX + name: tensor.contiguous().clone() for name, tensor in sorted(tensors.items())}
-        save_file(owned, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        (folder / CONFIG_FILE).write_text(json.dumps(_config(settings, base), indent=2) + "\n", encoding="utf-8")
-        # safetensors creates files that only their owner can read.
-        (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
+        for name, content in contents.items():
+            with DigestingFile(folder / name) as file:
+                file.write(content)
+            digests[name] = file.digest
         replace_folder(folder, target)
+    return digests
 
 
 def _config(settings: AdapterConfig, base: str | None) -> dict[str, Any]:

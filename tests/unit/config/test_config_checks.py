@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -268,6 +269,13 @@ def test_a_path_that_does_not_exist_is_one_problem(key: str, path: str) -> None:
     actual = problems(put(small_tree(), key, path), exists=lambda name: name != path)
     assert len(actual) == 1
     assert f"{key}={path} does not exist" in actual[0]
+
+
+@pytest.mark.parametrize("key", ["output_dir", "save", "reference_cache_dir"])
+def test_an_output_folder_that_cannot_be_created_is_one_problem(key: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (found,) = problems(put(small_tree(), key, f"{tmp_path}/file/below"))
+    assert f"{key}={tmp_path}/file/below cannot be created: {tmp_path}/file is a file; choose another folder" in found
 
 
 @pytest.mark.parametrize("column", ["chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels"])

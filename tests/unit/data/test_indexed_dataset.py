@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import resource
 import struct
 from pathlib import Path
 
@@ -11,13 +12,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.indexed.column_group import column_stem, columns_present, open_columns, writing
+from mindspeed_dpo.data.indexed.column_group import (
+    ColumnGroupWriter,
+    column_stem,
+    columns_present,
+    open_columns,
+    writing,
+)
 from mindspeed_dpo.data.indexed.indexed_dataset import (
     DTYPES,
     IndexedDatasetReader,
     IndexedDatasetWriter,
     TokenFileError,
 )
+from mindspeed_dpo.storage.errors import WriteError
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 ROWS = st.lists(st.lists(INT32, max_size=20), max_size=20)
@@ -222,3 +230,38 @@ def test_a_new_set_leaves_no_column_of_the_old_one_behind(tmp_path: Path) -> Non
             writer.append({column: [1] for column in columns})
             writer.commit({})
     assert columns_present(tmp_path / "a") == ["other", "x"]
+
+
+def unfinished(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if "partial" in path.name)
+
+
+def test_remains_of_a_killed_run_are_deleted_and_those_of_a_living_one_stay(tmp_path: Path) -> None:
+    living = ColumnGroupWriter(tmp_path / "out", ("input_ids",))
+    (left,) = unfinished(tmp_path)
+    killed = tmp_path / left.replace("partial_", "partial_of_the_dead_")
+    killed.mkdir()
+    (killed / ".lock").write_text('{"host": "gone", "pid": 1, "since": "long ago"}')
+    (killed / "half.bin").write_bytes(b"0")
+    with writing(tmp_path / "out", ("input_ids",)) as writer:
+        assert not killed.exists() and left in unfinished(tmp_path) and len(unfinished(tmp_path)) == 2
+        writer.append({"input_ids": [1, 2]})
+        writer.commit({})
+    assert unfinished(tmp_path) == [left]
+    living.discard()
+    assert unfinished(tmp_path) == [] and len(open_columns(tmp_path / "out", ("input_ids",))["input_ids"]) == 1
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with (
+            pytest.raises(WriteError, match="out cannot be written: File too large; free space there"),
+            writing(tmp_path / "out", ("input_ids",)) as writer,
+        ):
+            for _ in range(100):
+                writer.append({"input_ids": range(1000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -124,3 +124,11 @@ def test_a_mixture_holds_every_row_in_the_given_proportions(sizes: list[int], we
     for part, weight in zip(parts, weights, strict=False):
         share = weight / sum(weights[: len(parts)])
         assert abs(np.isin(mixed, part).sum() - share * len(mixed)) <= len(parts)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("first", "count"), [(0, 0), (0, 3), (5, 4), (2, 10), (6, 13), (0, 7), (3, 11), (3, 30)])
+def test_distinct_rows_are_those_of_the_window(first: int, count: int, shuffle: bool) -> None:
+    sampler = PairSampler(7, 2, seed=3, shuffle=shuffle)
+    expected = sorted(set(sampler.window(first, count).tolist())) if count else []
+    assert sampler.distinct_rows(first, count).tolist() == expected

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.checkpoint_files import iteration_dir
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError, iteration_dir
 from mindspeed_dpo.engine.train_engine import TrainingEngine
+from mindspeed_dpo.storage.digests import DigestingFile
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 
 
@@ -94,6 +99,45 @@ def refusal(folder: Path) -> str:
     except ValueError as error:
         return str(error)
     return "no error"
+
+
+def error_of_load(setup: Setup, folder: Path, iteration: int) -> str:
+    """What a load says that fails."""
+    try:
+        load(build(setup), iteration_dir(folder, iteration))
+    except CheckpointError as error:
+        return str(error)
+    return "no error"
+
+
+def error_of_save(setup: Setup, folder: Path, failing: str, after: int) -> tuple[str, list[str]]:
+    """What a save says of which one file takes no more than `after` bytes; and what then lies in the folder.
+
+    A save before it and one after it succeed.
+    """
+    engine, write = build(setup), DigestingFile.write
+    save(engine, folder, 1)
+
+    def full(self: DigestingFile, content: Any) -> int:
+        view = memoryview(content).cast("B")
+        if fnmatch(self.path.name, failing) and self.tell() + len(view) > after:
+            self.error = self.error or OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    said = "no error"
+    DigestingFile.write = full  # type: ignore[method-assign]
+    try:
+        save(engine, folder, 2)
+    except CheckpointError as error:
+        said = str(error)
+    finally:
+        DigestingFile.write = write  # type: ignore[method-assign]
+    dist.barrier()
+    left = sorted(path.name for path in folder.iterdir())
+    dist.barrier()
+    save(engine, folder, 3)
+    return said, left
 
 
 def random_numbers(folder: Path) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,12 @@ from mindspeed_dpo.engine.checkpoint_files import (
     finish,
     iteration_dir,
     latest,
+    latest_whole,
     read_metadata,
+    stored_digests,
+    verify,
 )
+from mindspeed_dpo.storage.digests import DigestingFile
 
 TENSOR_FILES = ("metadata.json", "common.pt", ".metadata")
 
@@ -35,7 +39,9 @@ def test_the_newest_finished_checkpoint_is_returned_with_its_metadata(tmp_path: 
     newest = write(tmp_path / "new" / "root", 30, seed=7)
     assert latest(tmp_path / "new" / "root") == newest == tmp_path / "new" / "root" / "iter_0000030"
     sizes = dict.fromkeys(TENSOR_FILES, 0)
-    assert read_metadata(newest) == {"format": FORMAT, "iteration": 30, "seed": 7, "files": sizes}
+    metadata = read_metadata(newest)
+    assert metadata.pop("xxh3_64") and set(metadata.pop("digests")) == set(TENSOR_FILES)
+    assert metadata == {"format": FORMAT, "iteration": 30, "seed": 7, "files": sizes}
 
 
 def test_the_last_one_written_counts_as_newest_even_if_its_number_is_smaller(tmp_path: Path) -> None:
@@ -76,7 +82,7 @@ def test_a_folder_that_lacks_a_file_is_incomplete(name: str, tmp_path: Path) -> 
     (write(tmp_path, 10) / name).unlink()
     for read in (lambda: read_metadata(tmp_path / "iter_0000010"), lambda: latest(tmp_path)):
         with pytest.raises(
-            CheckpointError, match=rf"iter_0000010 is not a complete checkpoint: {name} missing; use an"
+            CheckpointError, match=rf"iter_0000010 is not a complete checkpoint: {name} missing; resume the"
         ):
             read()
 
@@ -95,7 +101,7 @@ def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "release", "-3", "1.5"])
 def test_a_tracker_that_holds_no_number_is_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / TRACKER).write_text(f"{text}\n")
-    with pytest.raises(CheckpointError, match=f"must contain an iteration number, got '{text}'"):
+    with pytest.raises(CheckpointError, match="must contain an iteration number; give the folder"):
         latest(tmp_path)
 
 
@@ -129,7 +135,7 @@ def test_a_file_of_another_size_is_damage(damage: bytes, tmp_path: Path) -> None
 def test_a_description_that_is_cut_off_is_damage(tmp_path: Path) -> None:
     path = write(tmp_path, 10) / METADATA
     path.write_text(path.read_text()[:-5])
-    with pytest.raises(CheckpointError, match=rf"{METADATA}: .*invalid JSON.*; use an earlier iteration"):
+    with pytest.raises(CheckpointError, match=rf"{METADATA}.* invalid JSON.*, or use an earlier iteration"):
         latest(tmp_path)
 
 
@@ -147,3 +153,84 @@ def test_another_format_is_refused(value: int | None, tmp_path: Path) -> None:
     (folder / METADATA).write_text(json.dumps({"format": value}))
     with pytest.raises(CheckpointError, match=f"has format {value}, this version reads format {FORMAT}"):
         read_metadata(folder)
+
+
+CONTENTS = {name: f"content of {name}".encode() * 3 for name in (*TENSOR_FILES, "__0_0.distcp", "adapter/model")}
+
+
+def write_contents(root: Path, iteration: int) -> Path:
+    folder = begin(root, iteration)
+    (folder / "adapter").mkdir()
+    digests = {}
+    for name, content in CONTENTS.items():
+        with DigestingFile(folder / name) as file:
+            file.write(content)
+        digests[name] = file.digest
+    # As of megatron-core's own files, the digest of one is left to `finish`.
+    del digests["common.pt"]
+    finish(root, iteration, {"iteration": iteration}, digests)
+    return iteration_dir(root, iteration)
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file; its size stays."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_one_changed_bit_in_any_file_is_damage_with_both_digests(name: str, tmp_path: Path) -> None:
+    folder = write_contents(tmp_path, 10)
+    verify(folder)
+    flip(folder / name)
+    both = r"were written with the xxh3_64 digest \w{16} and now have \w{16}; resume"
+    with pytest.raises(CheckpointError, match=rf"iter_0000010/{name} is damaged: bytes 0 to \d+ {both}"):
+        verify(folder)
+
+
+def test_a_changed_value_in_the_metadata_is_damage(tmp_path: Path) -> None:
+    path = write_contents(tmp_path, 10) / METADATA
+    path.write_text(path.read_text().replace('"iteration": 10', '"iteration": 16'))
+    with pytest.raises(CheckpointError, match=rf"{METADATA} is damaged: it was written with the xxh3_64 digest"):
+        latest(tmp_path)
+
+
+def test_the_newest_undamaged_checkpoint_is_taken_and_the_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for iteration in (10, 20, 30, 40):
+        write_contents(tmp_path, iteration)
+    flip(tmp_path / "iter_0000040" / "__0_0.distcp")
+    (tmp_path / "iter_0000030" / "common.pt").unlink()
+    assert latest_whole(tmp_path) == tmp_path / "iter_0000020"
+    passed = [line for line in caplog.messages if line.startswith("passed over: ")]
+    assert "iter_0000040/__0_0.distcp is damaged" in passed[0] and "common.pt missing" in passed[1] and len(passed) == 2
+    assert latest_whole(tmp_path, last=10) == tmp_path / "iter_0000010"
+
+
+@pytest.mark.parametrize("tracker", [None, "", "77"])
+def test_a_lost_tracker_hides_no_checkpoint(tracker: str | None, tmp_path: Path) -> None:
+    folder = write_contents(tmp_path, 10)
+    (tmp_path / TRACKER).unlink()
+    if tracker is not None:
+        (tmp_path / TRACKER).write_text(tracker)
+    assert latest_whole(tmp_path) == folder
+
+
+def test_where_all_are_damaged_each_is_named(tmp_path: Path) -> None:
+    for iteration in (10, 20):
+        flip(write_contents(tmp_path, iteration) / "metadata.json")
+    with pytest.raises(CheckpointError, match=r"holds no undamaged checkpoint: .*0020/meta.*; .*0010/metadata\.json"):
+        latest_whole(tmp_path)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_checked_by_its_sizes(tmp_path: Path) -> None:
+    folder = write_contents(tmp_path, 10)
+    metadata = json.loads((folder / METADATA).read_text())
+    del metadata["digests"], metadata["xxh3_64"]
+    (folder / METADATA).write_text(json.dumps(metadata))
+    assert latest_whole(tmp_path) == folder and stored_digests(folder) == {}
+    (folder / "common.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"common\.pt missing or of another size"):
+        verify(folder)

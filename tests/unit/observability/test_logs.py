@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.observability.logs import start_logging
+from mindspeed_dpo.observability.logs import LogSession, start_logging
+from mindspeed_dpo.storage.errors import WriteError
 
 
 def test_each_role_and_rank_has_its_file(tmp_path: Path) -> None:
@@ -58,3 +61,40 @@ def test_two_runs_of_a_role_append_to_its_file(tmp_path: Path) -> None:
             logging.getLogger("x").info(word)
     text = (tmp_path / "logs" / "actor_0.log").read_text()
     assert "first" in text and "second" in text
+
+
+class FullStream(io.StringIO):
+    """A stream whose disk is full after some bytes."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def fill_disk(session: LogSession) -> None:
+    for handler in session._handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.stream.close()
+            handler.stream = FullStream()  # type: ignore[assignment]
+
+
+def test_a_full_disk_is_one_error_of_the_package_and_no_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with start_logging(tmp_path, "driver", console_level=logging.INFO) as session:
+        fill_disk(session)
+        logging.getLogger("a_library").info("it need not know")
+        logging.getLogger("mindspeed_dpo.x").error("what an error reports must not be replaced")
+        with pytest.raises(WriteError, match=r"logs/driver_0\.log cannot be written: No space left on device; free"):
+            logging.getLogger("mindspeed_dpo.x").info("a step")
+        logging.getLogger("mindspeed_dpo.x").info("the next one")
+    shown = capsys.readouterr().err
+    assert "Logging error" not in shown and "Traceback" not in shown
+    assert "must not be replaced" in shown and "the next one" in shown
+
+
+def test_a_message_that_cannot_be_formatted_is_no_full_disk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with start_logging(tmp_path, "driver") as session:
+        logging.getLogger("mindspeed_dpo.x").info("%d", "no number")
+        logging.getLogger("mindspeed_dpo.x").info("and on")
+    assert session.path is not None and "and on" in session.path.read_text()
+    assert "Logging error" in capsys.readouterr().err

@@ -14,11 +14,11 @@ from mindspeed_dpo.workers.setup.datasets import sampling_of
 NUM_ROWS = 5
 
 
-def write_checkpoint(root: Path, run: RunConfig, iteration: int, **changes: Any) -> Path:
+def write_checkpoint(root: Path, run: RunConfig, iteration: int, content: bytes = b"", **changes: Any) -> Path:
     """A complete checkpoint of a run, of metadata files only; where the root is `checkpoints`, in its output folder."""
     folder = begin(root, iteration)
     for name in ("metadata.json", "common.pt", ".metadata"):
-        (folder / name).touch()
+        (folder / name).write_bytes(content)
     said = {
         "iteration": iteration,
         "sampling": sampling_of(run, NUM_ROWS),

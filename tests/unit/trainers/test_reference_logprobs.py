@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
+from mindspeed_dpo.storage.errors import WriteError
 from mindspeed_dpo.trainers.reference_logprobs import (
     CachedReference,
     cached_reference,
@@ -87,8 +89,8 @@ def test_the_initial_policy_computes_its_own_reference_once(run: RunConfig) -> N
 
 
 def test_rows_are_computed_a_few_steps_at_a_time(run: RunConfig) -> None:
-    batch, actor = replace(run.actor.batch, global_batch_size=1), FakeRoles()
-    compute(replace(run, actor=replace(run.actor, batch=batch)), actor)
+    actor = FakeRoles()
+    compute(with_batches_of(run, 1), actor)
     assert actor.requests == [[0, 1, 2, 3], [4]]
 
 
@@ -107,13 +109,62 @@ def test_a_cache_that_is_there_queries_no_role(run: RunConfig) -> None:
     assert actor.requests == group.requests == live.requests == []
 
 
-def test_a_damaged_cache_is_computed_again_and_replaced(run: RunConfig, tmp_path: Path) -> None:
-    compute(run, FakeRoles(base=3))
+def with_batches_of(run: RunConfig, size: int) -> RunConfig:
+    return replace(run, actor=replace(run.actor, batch=replace(run.actor.batch, global_batch_size=size)))
+
+
+def test_damaged_rows_are_computed_again_and_stored(run: RunConfig, tmp_path: Path) -> None:
+    one_by_four = with_batches_of(run, 1)
+    compute(one_by_four, FakeRoles(base=3))
     (file,) = (tmp_path / "cache").iterdir()
-    sound = file.read_bytes()
-    file.write_bytes(sound[:-1])
-    assert compute(run, FakeRoles(base=3)).tolist() == values(3)
-    assert file.read_bytes() == sound
+    file.write_bytes(file.read_bytes()[:-1])
+    second, third = FakeRoles(base=3), FakeRoles()
+    assert compute(one_by_four, second).tolist() == compute(one_by_four, third).tolist() == values(3)
+    assert (second.requests, third.requests) == ([[4]], [])
+
+
+def test_an_interrupted_computation_goes_on(run: RunConfig) -> None:
+    class Dying(FakeRoles):
+        def log_probs(self, rows: np.ndarray) -> np.ndarray:
+            if self.requests:
+                raise RuntimeError("killed")
+            return super().log_probs(rows)
+
+    with pytest.raises(RuntimeError, match="killed"):
+        compute(with_batches_of(run, 1), Dying(base=3))
+    second = FakeRoles(base=3)
+    assert compute(with_batches_of(run, 1), second).tolist() == values(3) and second.requests == [[4]]
+
+
+def test_only_rows_that_the_run_reads_are_computed(run: RunConfig) -> None:
+    first, second = FakeRoles(base=3), FakeRoles(base=3)
+    few = cached_reference(run, ROWS, first, FakeRoles(), FakeRoles(), needed=np.array([1, 3]))
+    assert first.requests == [[1, 3]] and few.log_probs([3, 1]).tolist() == [[6.0, 0.0], [4.0, 2.0]]
+    with pytest.raises(AssertionError, match="did not announce"):
+        few.log_probs([0])
+    more = cached_reference(run, ROWS, second, FakeRoles(), FakeRoles(), needed=np.array([0, 1, 3, 4]))
+    assert second.requests == [[0, 4]] and more.log_probs([0, 1, 3, 4]).tolist() == [
+        values(3)[row] for row in (0, 1, 3, 4)
+    ]
+
+
+def test_a_cache_that_cannot_be_written_ends_the_run_and_keeps_what_was_stored(
+    run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, calls = ReferenceCache.append, []
+
+    def full(cache: ReferenceCache, rows: np.ndarray, values: np.ndarray) -> None:
+        calls.append(rows)
+        if len(calls) > 1:
+            raise WriteError("the disk is full")
+        append(cache, rows, values)
+
+    monkeypatch.setattr(ReferenceCache, "append", full)
+    with pytest.raises(WriteError, match="the disk is full"):
+        compute(with_batches_of(run, 1), FakeRoles(base=3))
+    monkeypatch.undo()
+    second = FakeRoles(base=3)
+    assert compute(with_batches_of(run, 1), second).tolist() == values(3) and second.requests == [[4]]
 
 
 def test_a_cache_of_the_first_version_is_computed_again_with_one_line(

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
@@ -14,6 +16,8 @@ from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointE
 from mindspeed_dpo.trainers.resume import (
     check_output_is_unused,
     find_resume_point,
+    weights_identity,
+    with_own_checkpoints,
     with_reference_of,
 )
 from mindspeed_dpo.workers.setup.datasets import sampling_of
@@ -233,6 +237,77 @@ def test_a_reference_that_is_gone_is_named(run: RunConfig, tmp_path: Path) -> No
         CheckpointError, match=r"was trained with the reference .*gone, which does not exist; set ref_model"
     ):
         with_reference_of(loaded, actual)
+
+
+def test_latest_whole_passes_over_a_damaged_checkpoint(
+    run: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = write_checkpoint(tmp_path / "out" / "checkpoints", run, 10)
+    newest = write_checkpoint(tmp_path / "out" / "checkpoints", run, 20)
+    (newest / "common.pt").write_bytes(b"0")
+    damaged = asking(run, resume_from=tmp_path / "out")
+    override = f"resume_from={tmp_path}/out/checkpoints actor_rollout_ref.actor_rollout.resume=latest_whole"
+    with pytest.raises(CheckpointError, match=f"iter_0000020 is damaged: common.pt .*{override}"):
+        find_resume_point(damaged, NUM_ROWS)
+    for named in ("out", "out/checkpoints", "out/checkpoints/iter_0000020"):
+        caplog.clear()
+        found = find_resume_point(asking(run, resume_from=tmp_path / named, resume="latest_whole"), NUM_ROWS)
+        assert found is not None and found.folder == older
+        assert [line for line in caplog.messages if line.startswith("passed over") and "common.pt" in line]
+
+
+def test_latest_whole_goes_on_with_the_runs_own_checkpoints_if_there_are_any(run: RunConfig, tmp_path: Path) -> None:
+    own = asking(run, save=tmp_path / "own", resume="latest_whole")
+    assert with_own_checkpoints(own) is own
+    write_checkpoint(tmp_path / "own", run, 10)
+    assert with_own_checkpoints(own).actor.checkpoint.resume_from == str(tmp_path / "own")
+    assert with_own_checkpoints(asking(own, resume="latest")).actor.checkpoint.resume_from is None
+
+
+def test_small_files_are_compared_with_their_digests_before_a_device_is_taken(run: RunConfig, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, run, 10, content=b"what was written")
+    assert find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS) is not None
+    (folder / ".metadata").write_bytes(b"what was writteN")
+    with pytest.raises(CheckpointError, match=r"\.metadata is damaged: bytes 0 to 15 .*resume=latest_whole"):
+        find_resume_point(asking(run, resume_from=tmp_path), NUM_ROWS)
+
+
+def recorded_weights(tmp_path: Path, run: RunConfig, **changes: Any) -> RunConfig:
+    """A run with a reference on disk, and its checkpoint, which records the contents of the weights."""
+    with_weights = with_ref(run, str(write_weights(tmp_path / "reference", 1.0)))
+    assert with_weights.ref is not None
+    ref = replace(with_weights.ref, checkpoint=replace(with_weights.ref.checkpoint, random_init=False))
+    with_weights = replace(with_weights, ref=ref)
+    write_checkpoint(tmp_path / "saved", with_weights, 10, weights=weights_identity(with_weights), **changes)
+    return asking(with_weights, resume_from=tmp_path / "saved")
+
+
+def test_the_reference_is_known_by_its_content_and_not_by_its_path(run: RunConfig, tmp_path: Path) -> None:
+    resumed = recorded_weights(tmp_path, run)
+    assert find_resume_point(resumed, NUM_ROWS) is not None
+    moved = with_ref(resumed, str(write_weights(tmp_path / "moved", 1.0)))
+    assert find_resume_point(moved, NUM_ROWS) is not None
+    save_file({"weight": torch.tensor([1.0, 1.5])}, tmp_path / "reference" / "model.safetensors")
+    with pytest.raises(
+        CheckpointError, match=r"the reference was .*reference with the fingerprint \w+, is .*reference"
+    ):
+        find_resume_point(resumed, NUM_ROWS)
+
+
+def test_an_earlier_checkpoint_compares_the_path_and_says_so(
+    run: RunConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    write_checkpoint(tmp_path / "saved", run, 10, reference=str(tmp_path / "policy"))
+    find_resume_point(with_ref(asking(run, resume_from=tmp_path / "saved"), str(tmp_path / "policy")), NUM_ROWS)
+    assert len([line for line in caplog.messages if "the reference is compared by its path" in line]) == 1
+
+
+def write_weights(folder: Path, value: float) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    save_file({"weight": torch.full((2,), value)}, folder / "model.safetensors")
+    return folder
 
 
 def with_ref(run: RunConfig, load: str | None) -> RunConfig:

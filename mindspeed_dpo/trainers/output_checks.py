@@ -1,0 +1,129 @@
+"""Checks of everything that a run writes, before a device is allocated: folders, disk space, and other runs in them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
+from mindspeed_dpo.config.estimates.summary import format_bytes
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.storage.errors import free_bytes, try_folder, write_errors
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+
+RUN_LOCK = ".run.lock"
+_CACHE_ROW_BYTES = 32
+
+logger = logging.getLogger(__name__)
+
+
+class OutputInUseError(ValueError):
+    """Another run writes to a folder of this run."""
+
+
+def output_folders(run: RunConfig) -> dict[str, Path]:
+    """Return every folder that a run writes to by the key that sets it."""
+    loop, actor = run.loop, run.actor
+    folders = {"output_dir": Path(loop.output_dir), "save": Path(actor.checkpoint.save)}
+    if writes_reference_cache(run):
+        folders["reference_cache_dir"] = Path(actor.reference.reference_cache_dir)
+    for name in loop.external_trackers:
+        if local := getattr(loop, f"{name}_save_dir", None):
+            folders[f"{name}_save_dir"] = Path(local)
+    return folders
+
+
+def writes_reference_cache(run: RunConfig) -> bool:
+    """Return whether the reference's log-probabilities are stored on disk."""
+    is_cached = run.actor.reference.reference == "cached" and not run.is_online
+    return is_cached and run.ref is not None and not run.ref.checkpoint.random_init
+
+
+def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> None:
+    """Check that all folders can be written and that the disk has room for what will be.
+
+    Args:
+        run: Settings of the run.
+        num_steps: Steps that it does.
+        num_reference_rows: Rows of which it stores the reference's log-probabilities.
+
+    Raises:
+        WriteError: A folder cannot be created or written.
+        ValueError: The disk has no room for one checkpoint, or for the reference cache.
+    """
+    folders = output_folders(run)
+    for key, folder in folders.items():
+        try_folder(folder, f"set {key} to a folder that can be written")
+    _check_room_for_checkpoints(run, folders["save"], num_steps)
+    if "reference_cache_dir" in folders:
+        needed = num_reference_rows * _CACHE_ROW_BYTES
+        _check_room(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
+
+
+def _check_room_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
+    settings = run.actor.checkpoint
+    one = checkpoint_bytes(run.actor, with_reference=run.actor.reference.sync_ref_model)
+    _check_room(save, one, "a checkpoint of this run", "save")
+    num_written = math.ceil(num_steps / settings.save_interval) if settings.save_interval else 1
+    kept = num_written
+    if settings.keep_last_checkpoints is not None:
+        # One more while the newest is written, and the best one.
+        kept = min(num_written, settings.keep_last_checkpoints + 1 + bool(run.loop.best_metric))
+    if (free := free_bytes(save)) < kept * one:
+        logger.warning(
+            "save=%s has %s free, and the %d checkpoints of this run take about %s; set keep_last_checkpoints or free "
+            "space",
+            *(save, format_bytes(free), kept, format_bytes(kept * one)),
+        )
+
+
+def _check_room(folder: Path, needed: int, what: str, key: str) -> None:
+    free = free_bytes(folder)
+    if free < needed:
+        raise ValueError(
+            f"{key}={folder} has {format_bytes(free)} free, and {what} takes about {format_bytes(needed)}; free space "
+            f"there or set {key} to a folder on another disk"
+        )
+
+
+@contextmanager
+def run_locks(run: RunConfig) -> Iterator[None]:
+    """Hold the run's output folder and folder of checkpoints, so that no second run writes to them.
+
+    The locks end with this process, however it ends.
+
+    Raises:
+        OutputInUseError: Another run holds one of them.
+        WriteError: A folder cannot be created or written.
+    """
+    folders = {"output_dir": Path(run.loop.output_dir), "save": Path(run.actor.checkpoint.save)}
+    with ExitStack() as stack:
+        for key in folders if folders["output_dir"].resolve() != folders["save"].resolve() else ("output_dir",):
+            stack.enter_context(_folder_lock(key, folders[key]))
+        yield
+
+
+@contextmanager
+def _folder_lock(key: str, folder: Path) -> Iterator[None]:
+    was_there = folder.is_dir()
+    with ExitStack() as stack:
+        with write_errors(folder, f"set {key} to a folder that can be written"):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not was_there:
+                stack.callback(_remove_if_empty, folder)
+            try:
+                stack.enter_context(ProcessLock(folder / RUN_LOCK))
+            except LockHeldError as error:
+                raise OutputInUseError(
+                    f"{key}={folder} is in use by another run, {error.holder}; wait for it to end, or set {key} to "
+                    "another folder"
+                ) from None
+        yield
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()

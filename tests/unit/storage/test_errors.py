@@ -1,0 +1,56 @@
+"""Failed writes: one sentence with the file, the reason and what to change; a folder is tried without a trace."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from mindspeed_dpo.storage.errors import WriteError, free_bytes, try_folder, write_errors
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_said_with_the_free_space(number: int, tmp_path: Path) -> None:
+    with pytest.raises(WriteError) as caught, write_errors(tmp_path / "file", "no advice of this kind"):
+        raise OSError(number, "whatever the system says")
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path}/file cannot be written: {os.strerror(number)}; free space there (")
+    assert "MiB are free) or choose a folder on another disk" in message and "advice" not in message
+
+
+def test_the_device_that_is_always_full(tmp_path: Path) -> None:
+    full = pytest.raises(WriteError, match="/dev/full cannot be written: No space left on device")
+    with full, write_errors("/dev/full"), open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"0")
+
+
+def test_other_reasons_come_with_the_advice(tmp_path: Path) -> None:
+    said = pytest.raises(WriteError, match="file cannot be written: Read-only file system; set save")
+    with said, write_errors(tmp_path / "file", "set save"):
+        raise OSError(errno.EROFS, "")
+
+
+def test_the_inner_sentence_stays(tmp_path: Path) -> None:
+    with pytest.raises(WriteError, match="inner cannot be written"), write_errors("outer"), write_errors("inner"):
+        raise OSError(errno.EIO, "")
+
+
+@pytest.mark.parametrize("existing", ["", "a", "a/b/c"])
+def test_a_folder_is_tried_without_a_trace(existing: str, tmp_path: Path) -> None:
+    (tmp_path / existing).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    try_folder(tmp_path / "a" / "b" / "c")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_folder_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file/below cannot be written: Not a directory; set save"):
+        try_folder(tmp_path / "file" / "below", "set save")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / "file"]
+
+
+def test_free_bytes_are_those_of_the_disk_a_path_would_be_on(tmp_path: Path) -> None:
+    assert free_bytes(tmp_path / "not" / "there") > 0
