@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGE = "mindspeed_dpo"
+# A full log file is renamed to `….log.1`, and so on; the oldest one is removed.
+FILE_BYTES = 32 * 1024 * 1024
+NUM_OLD_FILES = 3
 # Pass as `extra=` for a message that was already printed: it is written to the log file only.
 FILE_ONLY = {"file_only": True}
 
@@ -81,7 +85,7 @@ def start_logging(
     if output_dir is not None:
         path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
         path.parent.mkdir(parents=True, exist_ok=True)
-        file_handler = logging.FileHandler(path, encoding="utf-8")
+        file_handler = RotatingFileHandler(path, maxBytes=FILE_BYTES, backupCount=NUM_OLD_FILES, encoding="utf-8")
         file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
         handlers.append(file_handler)
     if console_level is not None:

@@ -2,10 +2,11 @@
 
 Messages are JSON over a separate socket, so that a function's prints do not interfere. A thread reads them, and the
 functions run in the main thread, where they may use signals. When the parent ends for whatever reason, the thread kills
-this process and everything it started.
+this process and everything it started, including what has a session of its own or has lost its parent.
 
-This process is a grandchild of the parent, behind a guard process: Ray kills a worker together with its children, and
-would otherwise leave no process to kill what the functions have started.
+This process is a grandchild of the parent, behind a guard process. Ray kills a worker together with its children, and
+would otherwise leave no process to kill what the functions have started; and the guard does so when this process is
+killed, for example because a function hangs.
 """
 
 from __future__ import annotations
@@ -27,9 +28,15 @@ from multiprocessing.connection import Connection
 from numbers import Real
 from typing import Any
 
+from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants
+
 Function = Callable[..., Any]
 # Errors of a function that do not end its process.
 FUNCTION_ERRORS = (Exception, SystemExit)
+# What is kept of an error: of its message, and of each end of its traceback, in characters.
+MESSAGE_LENGTH = 200
+TRACE_LENGTH = 4000
+END_TIMEOUT_S = 5.0
 
 
 class InvalidFunction(Exception):
@@ -55,12 +62,23 @@ def main() -> None:
 
 
 def _leave_guard(descriptor: int) -> None:
-    """Continue in a forked child; this process waits for it and exits the same way. No threads exist yet."""
+    """Continue in a forked child. This process waits for it, ends what it has left, and exits the same way.
+
+    SIGTERM lets this process kill the child, also one that does not react itself. No threads exist yet.
+    """
+    adopt_orphans()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child == 0:
+        adopt_orphans()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return
     os.close(descriptor)
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_descendants(END_TIMEOUT_S)
     if code < 0:
         os.kill(os.getpid(), -code)
     os._exit(abs(code))
@@ -71,7 +89,8 @@ def _listen(link: Connection, requests: queue.SimpleQueue[tuple[str, dict[str, A
         while True:
             requests.put(json.loads(link.recv_bytes()))
     except (EOFError, OSError):
-        # The group consists of this process, its guard, and every program that a function has started.
+        end_descendants(END_TIMEOUT_S)
+        # The group consists of this process and its guard.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -156,7 +175,7 @@ def run_function(function: Function, arguments: dict[str, Any]) -> dict[str, Any
             return {"failed": f"returned {_described(returned)} instead of a list"}
         return {"values": [_value(value) for value in returned]}
     except FUNCTION_ERRORS as error:
-        return {"failed": f"raised {_one_line(error)}", "trace": traceback.format_exc()}
+        return {"failed": f"raised {_one_line(error)}", "trace": _shortened(traceback.format_exc())}
 
 
 def _are_pairs(values: list[Any]) -> bool:
@@ -180,4 +199,12 @@ def _described(value: Any) -> str:
 
 def _one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+    return f"{type(error).__name__[:MESSAGE_LENGTH]}: {lines[0][:MESSAGE_LENGTH]}".removesuffix(": ")
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a text that is too long for a log."""
+    omitted = len(text) - 2 * TRACE_LENGTH
+    if omitted <= 0:
+        return text
+    return f"{text[:TRACE_LENGTH]}\n… {omitted} characters omitted …\n{text[-TRACE_LENGTH:]}"
