@@ -42,6 +42,8 @@ ENVIRONMENT = {
 }
 """Defaults for the processes of a cluster that a run starts."""
 START_LIMIT_S = 120.0
+# Ray gives its processes 30 s to start, which is short on a busy machine.
+START_ATTEMPTS = 2
 JOIN_LIMIT_S = 60.0
 
 
@@ -111,7 +113,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
             os.environ.setdefault(name, value)
         try:
             with driver_link.time_limit(START_LIMIT_S, f"Ray did not start within {START_LIMIT_S:g} s"):
-                _connect(lambda: _start(num_cpus, folder), on_loopback=True)
+                _connect(lambda: _start_patiently(num_cpus, folder), on_loopback=True)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
             ray.shutdown()
@@ -124,6 +126,18 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
             if process.name() in ("gcs_server", "raylet"):
                 driver_link.watch_process(process.name(), process.pid)
         yield
+
+
+def _start_patiently(num_cpus: int, folder: str) -> None:
+    """Start Ray, once more if its processes did not start in time."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            return _start(num_cpus, folder)
+        # Ray raises a bare Exception when its processes do not start in time.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+                raise
 
 
 def _start(num_cpus: int, folder: str) -> None:

@@ -28,7 +28,7 @@ FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
 # How long the driver may take to end after a first signal, unless it reports that it finishes a step.
-SIGNAL_GRACE_S = 4.0
+SIGNAL_GRACE_S = 3.0
 # The same after something that it needs has ended, or after its results are complete.
 LOSS_GRACE_S = 4.0
 RESULT_GRACE_S = 20.0
