@@ -2,7 +2,8 @@
 
 python -m tests.chaos [--kills 100] [--seed 1] [--folder outputs/chaos] [--minutes 60]
 
-The folder keeps inputs, uninterrupted runs and the list of kills, so that an interrupted series goes on where it stopped.
+The folder holds inputs, uninterrupted runs and the list of kills, so that an interrupted series goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -76,10 +77,9 @@ def supervisor(run: Running) -> None:
 
 def worker(run: Running) -> None:
     """Kill one of the worker processes; which one depends on their ids."""
-    logging = [
-        one for one in run.family() if any("/logs/" in path and "driver" not in path for path in open_files(one))
-    ]
-    logging[0].kill()
+    writing = {one: [path for path in open_files(one) if "/logs/" in path] for one in run.family()}
+    workers = [one for one, paths in writing.items() if any("driver" not in path for path in paths)]
+    workers[0].kill()
 
 
 # Exit codes: after the last step the results stand, so a run may also end well.

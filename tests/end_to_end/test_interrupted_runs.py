@@ -17,14 +17,14 @@ import pytest
 from mindspeed_dpo.engine.retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
-from tests.support.commands import succeed, training
+from tests.support.commands import Running, succeed, training
 from tests.support.resuming import (
     Blow,
     Struck,
     ask_to_stop,
     different_weights,
     kill_all,
-    kill_driver,
+    kill_gcs_server,
     kill_worker,
     num_steps,
     numbers,
@@ -46,6 +46,7 @@ class Story:
     alone: Path
     struck: Path
     blows: list[Struck]
+    listening: set[str]
 
 
 def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
@@ -64,19 +65,25 @@ def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def story(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """A worker killed, everything killed during a save, the driver killed, then a polite stop."""
+    """A worker killed, everything killed during a save, Ray's server killed, then a polite stop."""
     folder, layout = tmp_path_factory.mktemp("story"), (1, 1, 2)
     more: dict[str, Any] = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
     more.update(best_metric="eval/rewards/margins", keep_last_checkpoints=2, eval_at_start=True)
     succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
     first, struck = training(layout, **keys_of(own_run, folder / "struck", **more)), folder / "struck"
     again = resume(first, struck)
-    blows = [_strike_later(first, struck, kill_worker(1))]
+    listening: set[str] = set()
+
+    def look_and_kill(run: Running) -> None:
+        listening.update(run.listening())
+        kill_worker(1)(run)
+
+    blows = [_strike_later(first, struck, look_and_kill)]
     blows.append(_strike_later(again, struck, kill_all, while_saving=True))
     leave_half_written(struck / "checkpoints", blows[-1].saved)
-    blows += [_strike_later(again, struck, blow) for blow in (kill_driver, ask_to_stop)]
+    blows += [_strike_later(again, struck, blow) for blow in (kill_gcs_server, ask_to_stop)]
     succeed(*again)
-    return Story(folder / "alone", struck, blows)
+    return Story(folder / "alone", struck, blows, listening)
 
 
 def _strike_later(arguments: list[str], output_dir: Path, blow: Blow, while_saving: bool = False) -> Struck:
@@ -95,12 +102,12 @@ def _strike_later(arguments: list[str], output_dir: Path, blow: Blow, while_savi
 
 
 @pytest.mark.parametrize(
-    "number", range(4), ids=["worker killed", "all killed in a save", "driver killed", "asked to stop"]
+    "number", range(4), ids=["worker killed", "all killed in a save", "gcs_server killed", "asked to stop"]
 )
 def test_a_run_is_struck_before_its_end_and_nothing_stays_running(story: Story, number: int) -> None:
     struck = story.blows[number]
     assert 0 < struck.saved <= struck.steps[-1] < STEPS
-    assert struck.finished.code == [1, -9, -9, 130][number], struck.finished.told
+    assert struck.finished.code == [1, -9, 1, 130][number], struck.finished.told
     assert struck.left_behind == []
     assert "Traceback" not in struck.finished.told
 
@@ -109,6 +116,15 @@ def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(story: Story) -> N
     told = [line for line in story.blows[0].finished.told.splitlines() if "actor_rollout rank" in line]
     assert len(told) == 1, story.blows[0].finished.told
     assert "actor_rollout rank 1" in told[0] and "the process died" in told[0] and "actor_rollout_1.log" in told[0]
+
+
+def test_the_end_of_ray_s_server_is_reported_in_one_sentence(story: Story) -> None:
+    told = [line for line in story.blows[2].finished.told.splitlines() if " died" in line]
+    assert len(told) == 1 and "gcs_server (process " in told[0], story.blows[2].finished.told
+
+
+def test_a_run_with_its_own_ray_listens_at_the_loopback_address_only(story: Story) -> None:
+    assert story.listening and story.listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def test_a_polite_stop_saves_the_step_it_ends_with(story: Story) -> None:

@@ -106,6 +106,14 @@ class Running:
             self._seen.update(psutil.Process(self.pid).children(recursive=True))
         return self._seen
 
+    def listening(self) -> set[str]:
+        """Addresses at which the family listens for connections of TCP."""
+        found = set()
+        for process in self.family():
+            with suppress(psutil.Error):
+                found.update(one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+        return found
+
     def writing(self, name: str) -> psutil.Process:
         """The one process of the family that writes a file of this name, for example the log of a rank."""
         (process,) = [process for process in self.family() if name in {Path(path).name for path in open_files(process)}]
