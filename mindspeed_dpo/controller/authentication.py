@@ -75,7 +75,7 @@ def _set(values: Mapping[str, str]) -> None:
     os.environ.update(values)
     # Ray remembers what it has read, and has no public function that forgets it.
     with suppress(ImportError):
-        from ray._raylet import AuthenticationTokenLoader, Config
+        from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()

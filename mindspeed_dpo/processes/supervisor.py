@@ -144,7 +144,8 @@ class Supervisor:
         return self._code is not None
 
     def _wait(self) -> None:
-        select.select([self._wakeup, self._link], [], [], POLL_INTERVAL_S)
+        descriptors = [self._wakeup, self._link.fileno()]
+        select.select(descriptors, [], [], POLL_INTERVAL_S)
         with suppress(BlockingIOError):
             os.read(self._wakeup, 4096)
 

@@ -11,7 +11,7 @@ import pytest
 from mindspeed_dpo.controller import host_capacity
 from mindspeed_dpo.controller.host_capacity import PROCESS_BYTES, available_bytes, check_host, needed_bytes
 from mindspeed_dpo.controller.ray_connection import ClusterError
-from tests.support.runs import tiny_run
+from tests.unit.workers.pairs import random_run
 
 GIB = 2**30
 
@@ -23,27 +23,27 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_capacity, "available_bytes", lambda: 8 * GIB)
 
 
-def test_processes_that_fit_start(caplog: pytest.LogCaptureFixture) -> None:
-    check_host(tiny_run((1, 1, 2)))
+def test_processes_that_fit_start(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    check_host(random_run(tmp_path, (1, 1, 2)))
     assert not caplog.records
 
 
-def test_sharing_cores_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_sharing_cores_is_logged(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     caplog.set_level(logging.WARNING)
-    check_host(tiny_run((1, 1, 4)))
+    check_host(random_run(tmp_path, (1, 1, 4)))
     assert caplog.messages == ["4 processes share the 2 cores of this machine"]
 
 
-def test_too_many_for_the_cores_are_refused() -> None:
+def test_too_many_for_the_cores_are_refused(tmp_path: Path) -> None:
     sentence = (
         r"requests 32 processes \(actor_rollout: \[32\]\), and this machine has 2 cores, which carry at most 8 each"
     )
     with pytest.raises(ClusterError, match=sentence):
-        check_host(tiny_run((1, 1, 32), global_batch_size=32, micro_batch_size=1))
+        check_host(random_run(tmp_path, (1, 1, 32)))
 
 
-def test_too_many_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = tiny_run((1, 1, 2))
+def test_too_many_for_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = random_run(tmp_path, (1, 1, 2))
     assert 2 * PROCESS_BYTES < needed_bytes(run) < 2 * PROCESS_BYTES + GIB
     monkeypatch.setattr(host_capacity, "available_bytes", lambda: needed_bytes(run) - 1)
     with pytest.raises(ClusterError, match=r"2 processes .* need about .* of memory; .* are available on this machine"):
