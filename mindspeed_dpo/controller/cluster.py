@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import ray
 
@@ -98,6 +99,6 @@ def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]])
         free[min(fitting, key=lambda name: free[name])] -= size
 
 
-def living_nodes() -> list[dict[str, object]]:
+def living_nodes() -> list[dict[str, Any]]:
     """Return Ray's descriptions of the cluster's live nodes."""
     return [node for node in ray.nodes() if node["Alive"]]

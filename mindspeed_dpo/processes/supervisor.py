@@ -35,6 +35,8 @@ RESULT_GRACE_S = 20.0
 # Processes of a run that ended in order, such as Ray's agents, may take this long to end by themselves.
 CLOSE_GRACE_S = 1.0
 KILL_TIMEOUT_S = 10.0
+# Deaths within this time have one cause.
+DEATH_ORDER_S = 0.1
 SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -122,7 +124,8 @@ class Supervisor:
         while not self._has_ended():
             self._wait()
             self._receive()
-            self._check()
+            if not self._has_ended():
+                self._check()
         self._receive()
         return self._finish()
 
@@ -189,6 +192,8 @@ class Supervisor:
         """Note what has ended, and kill the driver when its time is over."""
         now_s = time.monotonic()
         if loss := self._loss():
+            if self._takes_others_with_it():
+                return
             self._watched.clear()
             self._sentence, self._deadline_s = loss, now_s + LOSS_GRACE_S
             with suppress(OSError):
@@ -197,6 +202,11 @@ class Supervisor:
             self._sentence, self._deadline_s = self._limit[1], now_s
         if self._deadline_s is not None and now_s >= self._deadline_s and not self._is_finishing_step():
             self._kill()
+
+    def _takes_others_with_it(self) -> bool:
+        """Return whether the driver itself was killed: its children end with it, some of them a moment earlier."""
+        time.sleep(DEATH_ORDER_S)
+        return self._has_ended() and self._code == -signal.SIGKILL
 
     def _is_finishing_step(self) -> bool:
         return self._is_graceful and not self._sentence and self._result is None
@@ -231,8 +241,8 @@ class Supervisor:
             return self._result
         if self._has_ended_in_order and self._code >= 0:
             return self._code
-        # The driver may have died of something that has just ended.
-        sentence = self._sentence or self._loss()
+        # The driver may have died of something that has just ended; one that was killed took it along.
+        sentence = self._sentence or ("" if self._code == -signal.SIGKILL else self._loss())
         if sys.stderr.isatty():
             _say(SHOW_CURSOR, end="")
         if self._num_signals and not sentence:

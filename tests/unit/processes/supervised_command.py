@@ -79,6 +79,24 @@ def reporting() -> int:
     return 1
 
 
+def fated() -> int:
+    """Need a program that ends with this process, as Ray's do."""
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import ctypes, time; ctypes.CDLL(None).prctl(1, 9); print(flush=True); time.sleep(600)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    driver_link.watch_process("raylet", program.pid)
+    announce(program.pid)
+    threading.Event().wait(FOREVER_S)
+    return 0
+
+
 def aborting() -> int:
     """Need a program, and be aborted as soon as it ends."""
     program = sleeping_program()
@@ -117,7 +135,7 @@ def slow() -> int:
 
 CASES: dict[str, Callable[[], int]] = {
     function.__name__: function
-    for function in (orphan, waiting, deaf, graceful, reporting, aborting, blocked, complete, slow)
+    for function in (orphan, waiting, deaf, graceful, reporting, fated, aborting, blocked, complete, slow)
 }
 
 if __name__ == "__main__":

@@ -118,8 +118,9 @@ def test_a_step_beyond_its_limit_is_reported() -> None:
         assert command.finish() == (1, ["error: Ray did not start within 0.3 s"])
 
 
-def test_the_death_of_the_driver_is_reported() -> None:
-    with started("waiting") as command:
+@pytest.mark.parametrize("case", ["waiting", "fated"])
+def test_the_death_of_the_driver_is_reported(case: str) -> None:
+    with started(case) as command:
         os.kill(command.driver, signal.SIGKILL)
         code, lines = command.finish()
         assert code == 1 and len(lines) == 1
