@@ -19,6 +19,7 @@ PROBE_TIMEOUT_S = 2.0
 # The file is written when the node has started.
 START_TOLERANCE_S = 1.0
 LOOPBACK = "127.0.0.1"
+SHORT_ROOT = "/tmp"
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,8 @@ def current_cluster_file() -> Path:
 
 
 def temporary_root() -> str:
-    """Return the folder under which Ray puts its files; a short path, as sockets lie there."""
-    return os.environ.get("RAY_TMPDIR") or "/tmp"
+    """Return the folder under which Ray puts its files."""
+    return os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or SHORT_ROOT
 
 
 def gcs_server_pid(raylet_address: str) -> int | None:

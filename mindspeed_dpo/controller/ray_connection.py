@@ -18,6 +18,7 @@ from ray._private import ray_constants
 from mindspeed_dpo.controller.authentication import private_token, token_of
 from mindspeed_dpo.controller.local_raylets import (
     PROBE_TIMEOUT_S,
+    SHORT_ROOT,
     Raylet,
     gcs_server_pid,
     raylet_of,
@@ -44,6 +45,7 @@ ENVIRONMENT = {
 START_LIMIT_S = 120.0
 # Ray gives its processes 30 s to start, which is short on a busy machine.
 START_ATTEMPTS = 2
+MAX_ROOT_LENGTH = 24
 JOIN_LIMIT_S = 60.0
 
 
@@ -158,7 +160,8 @@ def _private_folder(stack: ExitStack) -> str:
     Raises:
         ClusterError: It cannot be created.
     """
-    root = temporary_root()
+    # Ray's sockets lie 80 characters deeper, and their paths have at most 107.
+    root = temporary_root() if len(temporary_root()) <= MAX_ROOT_LENGTH else SHORT_ROOT
     try:
         folder = tempfile.mkdtemp(prefix="dpo_ray_", dir=root)
     except OSError as error:
