@@ -24,19 +24,14 @@ def host_store(port: int, host: str = LOOPBACK) -> dist.TCPStore:
     Raises:
         OSError: The port is in use.
     """
-    listener = _listen(port, host)
-    # The store takes over the descriptor.
-    return dist.TCPStore(
-        host, listener.getsockname()[1], is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()
-    )
-
-
-def _listen(port: int, host: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
         # A machine behind address translation is reached at an address that it does not have.
-        return socket.create_server(("", port))
+        listener, host = socket.create_server(("", port)), LOOPBACK
+    port = listener.getsockname()[1]
+    # The store takes over the descriptor, and connects to itself.
+    return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())

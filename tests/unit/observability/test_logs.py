@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.observability import logs
 from mindspeed_dpo.observability.logs import start_logging
 
 
@@ -59,3 +60,17 @@ def test_two_runs_of_a_role_append_to_its_file(tmp_path: Path) -> None:
             logging.getLogger("x").info(word)
     text = (tmp_path / "logs" / "actor_0.log").read_text()
     assert "first" in text and "second" in text
+
+
+def test_a_full_log_file_is_renamed_and_the_oldest_one_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 2000)
+    with start_logging(tmp_path, "actor"):
+        for number in range(400):
+            logging.getLogger("x").info("line %d", number)
+    files = sorted((tmp_path / "logs").iterdir())
+    assert [file.name for file in files] == [
+        "actor_0.log",
+        *(f"actor_0.log.{n + 1}" for n in range(logs.NUM_OLD_FILES)),
+    ]
+    assert all(file.stat().st_size <= 2000 for file in files)
+    assert files[0].read_text().endswith("line 399\n")
