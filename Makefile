@@ -5,7 +5,7 @@ export PYTHON
 # Of test-npu: npu, cuda or cpu.
 DEVICE ?= npu
 
-.PHONY: bench check doctor format fuzz mutate numerics test test-isa test-mindspeed test-npu
+.PHONY: bench chaos check doctor format fuzz mutate numerics test test-isa test-mindspeed test-npu
 
 check:  ## style, types, layers
 	bash tests/check.sh
@@ -23,6 +23,9 @@ numerics:  ## every recorded case under every layout against TRL and float64; wr
 
 test-isa:  ## the numerical tests as processors with fewer instructions run them: make test-isa ARGS="--levels sse,avx2"
 	PYTHONPATH=. $(PYTHON) tests/isa.py $(ARGS)
+
+chaos:  ## kill random processes of runs and compare with uninterrupted ones: make chaos ARGS="--kills 100 --seed 1"
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) -m tests.chaos $(ARGS)
 
 mutate:  ## break the code in chosen places and see that a test notices each; ARGS="--only clip --jobs 2"
 	$(PYTHON) -m tests.mutation.runner $(ARGS)

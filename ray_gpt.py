@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import load_run, validate
 from mindspeed_dpo.config.loading.compose import available_configs, compose
+from mindspeed_dpo.processes.supervisor import supervise
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
 
@@ -90,4 +91,4 @@ def _list_errors(lines: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(supervise(main))

@@ -4,16 +4,53 @@
 RAY_PID=""
 RAY_LOG=""
 
+# Whether a token for Ray lies where Ray looks for one.
+has_token() {
+    [[ -n "${RAY_AUTH_TOKEN:-}${RAY_AUTH_TOKEN_PATH:-}" || -s "${HOME:-}/.ray/auth_token" ]]
+}
+
+# Enable Ray's token authentication for what this script starts, unless RAY_AUTH_MODE is set. A single node gets a token of
+# its own, which exists in memory only; several nodes must share one.
+use_token() {
+    [[ -z "${RAY_AUTH_MODE:-}" ]] || return 0
+    if has_token; then
+        export RAY_AUTH_MODE=token
+    elif ((NNODES == 1)); then
+        RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')"
+        export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
+    else
+        echo "warning: no token for Ray: whoever reaches its ports can run programs on these nodes. Create one with" \
+            "ray get-auth-token --generate and copy ~/.ray/auth_token to every node, readable by its owner only" >&2
+    fi
+}
+
+# Keep Ray within this machine where it is the only node; otherwise Ray replaces a loopback address.
+use_loopback() {
+    ((NNODES > 1)) || [[ "$MASTER_ADDR" != localhost && "$MASTER_ADDR" != 127.* ]] ||
+        export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
+}
+
+# Whether Ray responds at MASTER_ADDR:MASTER_PORT. A cluster without authentication ignores the token.
+ray_responds() (
+    ! has_token || export RAY_AUTH_MODE="${RAY_AUTH_MODE:-token}"
+    timeout 60 ray status --address="$MASTER_ADDR:$MASTER_PORT" >/dev/null 2>&1
+)
+
 # start_ray ARGUMENTS...: start Ray on this node in the background and declare its devices.
 start_ray() {
-    local cpus=()
+    local cpus=() more=()
+    read -ra more <<<"${RAY_START_ARGS:-}"
+    # Ray would keep a record of each call in the memory of the head.
+    [[ "$1" != --head ]] || more+=('--system-config={"task_events_report_interval_ms": 0, "enable_timeline": false}')
+    use_token
+    export RAY_ROTATION_MAX_BYTES="${RAY_ROTATION_MAX_BYTES:-33554432}" RAY_ROTATION_BACKUP_COUNT="${RAY_ROTATION_BACKUP_COUNT:-2}"
     # CPU processes share cores, so declare at least one CPU per process.
     if [[ "$DEVICE" == cpu ]]; then
         cpus=("--num-cpus=$((NPUS_PER_NODE > $(nproc) ? NPUS_PER_NODE : $(nproc)))")
     fi
     RAY_LOG="$(mktemp -t "ray_${MASTER_PORT}_XXXXXX.log")"
     ray start "$@" --block --node-ip-address="$CURRENT_IP" --resources="{\"NPU\": $NPUS_PER_NODE}" "${cpus[@]}" \
-        --disable-usage-stats </dev/null >"$RAY_LOG" 2>&1 &
+        --disable-usage-stats "${more[@]}" </dev/null >"$RAY_LOG" 2>&1 &
     RAY_PID=$!
 }
 

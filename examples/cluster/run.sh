@@ -24,6 +24,7 @@ require CONFIG_NAME
 for program in ray "$python"; do
     command -v "$program" >/dev/null || fail "$program is not on PATH; activate the environment of this project"
 done
+use_loopback
 address="$MASTER_ADDR:$MASTER_PORT"
 run_pid=""
 signalled=""
@@ -64,8 +65,9 @@ run_command() {
 
 start_head() {
     if port_is_open "$MASTER_ADDR" "$MASTER_PORT"; then
-        timeout 60 ray status --address="$address" >/dev/null 2>&1 ||
-            fail "port $MASTER_PORT of $MASTER_ADDR is used by a program that is not Ray; choose another MASTER_PORT"
+        ray_responds ||
+            fail "port $MASTER_PORT of $MASTER_ADDR is used by a program that is not Ray, or by a Ray with another token;" \
+                "choose another MASTER_PORT"
         echo "using the existing Ray at $address, which is left running"
         return
     fi
@@ -84,7 +86,8 @@ start_head() {
 
 run_head() {
     start_head
-    run_command "$python" "$here/wait_for_devices.py" "$address" "$((NNODES * NPUS_PER_NODE))" "$JOIN_TIMEOUT_S" || return
+    run_command env PYTHONPATH="$root${PYTHONPATH:+:$PYTHONPATH}" "$python" "$here/wait_for_devices.py" "$address" \
+        "$((NNODES * NPUS_PER_NODE))" "$JOIN_TIMEOUT_S" || return
     cd "$root" || return
     run_command "$python" ray_gpt.py --config-name "$CONFIG_NAME" "training.ray_address=$address" "training.device=$DEVICE" \
         training.ray_resource=NPU "$@"

@@ -7,6 +7,7 @@
 #   SOCKET_IFNAME  interface between the nodes; sets CURRENT_IP, HCCL_SOCKET_IFNAME and GLOO_SOCKET_IFNAME if unset
 #   MASTER_PORT    port of Ray on the head node (default: 6344)
 #   DEVICE         npu (default), or cpu: NPUs are only declared to Ray, and the processes run on the CPU
+#   RAY_START_ARGS further arguments of ray start, such as fixed ports (docs/reliability.md)
 #   JOIN_TIMEOUT_S how long nodes wait for each other, in seconds (default: 600)
 
 # Print an error and exit with the code for invalid settings.
@@ -92,6 +93,8 @@ read_settings() {
     MASTER_PORT="${MASTER_PORT:-6344}"
     JOIN_TIMEOUT_S="${JOIN_TIMEOUT_S:-600}"
     require_number MASTER_PORT 1 65535
+    ((10#$MASTER_PORT < 10001 || 10#$MASTER_PORT > 19999)) ||
+        fail "MASTER_PORT=$MASTER_PORT lies within 10001 to 19999, from which Ray takes ports for its own processes; choose another"
     require_number JOIN_TIMEOUT_S 1 86400
     is_own "$CURRENT_IP" || fail "CURRENT_IP=$CURRENT_IP is not an address of this machine; its addresses are $(own_addresses)"
     DEVICE="${DEVICE:-npu}"

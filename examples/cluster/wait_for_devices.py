@@ -8,23 +8,29 @@ The exit code is 0 if they have joined, 1 if they have not in time or Ray is unr
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 import time
+from contextlib import ExitStack
 
 import ray
+
+from mindspeed_dpo.controller.ray_connection import ClusterError, join_raylet, raylet_at
 
 PAUSE_S = 2.0
 
 
-def connect(address: str, end_s: float) -> bool:
-    """Connect with retries until `end_s`, since a busy machine starts Ray slowly; print the error if that fails."""
+def connect(address: str, end_s: float, stack: ExitStack) -> bool:
+    """Connect until the stack closes, with retries until `end_s`, as a busy machine starts Ray slowly.
+
+    Returns:
+        Whether the cluster responded; otherwise the error is printed.
+    """
     while True:
         try:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+            stack.enter_context(join_raylet(raylet_at(address)))
+        except ClusterError as error:
             if time.monotonic() > end_s:
-                print(f"error: cannot connect to Ray at {address}: {error}", file=sys.stderr)
+                print(f"error: {error}", file=sys.stderr)
                 return False
             time.sleep(PAUSE_S)
         else:
@@ -55,10 +61,10 @@ def main() -> int:
     parser.add_argument("timeout_s", type=float, help="maximum time to wait, in seconds")
     options = parser.parse_args()
     end_s = time.monotonic() + options.timeout_s
-    if not connect(options.address, end_s):
-        return 1
-    joined = wait(options.count, end_s)
-    ray.shutdown()
+    with ExitStack() as stack:
+        if not connect(options.address, end_s, stack):
+            return 1
+        joined = wait(options.count, end_s)
     if joined < options.count:
         print(
             f"error: {joined} of {options.count} NPUs joined within {options.timeout_s:g} s; start the same script on "

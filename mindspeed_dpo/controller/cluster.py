@@ -1,49 +1,79 @@
-"""Connects to the Ray cluster of a run: a running one, or a local one started for the run."""
+"""Connects to the Ray cluster of a run: the one that is named, one that this user began here, or one of its own."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import ray
 
+from mindspeed_dpo.controller.local_raylets import Raylet, raylet_begun_here
+from mindspeed_dpo.controller.ray_connection import (
+    ClusterError,
+    join_raylet,
+    raylet_at,
+    start_private_cluster,
+)
 from mindspeed_dpo.device import Accelerator
 
 logger = logging.getLogger(__name__)
 
-OBJECT_STORE_BYTES = 100 * 1024 * 1024
-QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
-
-
-class ClusterError(RuntimeError):
-    """The cluster cannot be reached or has too few devices; the message says what it has and what the run needs."""
+LOCAL, AUTOMATIC = "local", "auto"
+"""Words that Ray takes for an address: start a cluster, and look for one."""
 
 
 @contextmanager
-def cluster(address: str | None, accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> Iterator[None]:
+def cluster(
+    address: str | None,
+    accelerator: Accelerator,
+    pools: Mapping[str, Sequence[int]],
+    before_start: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Connect to a cluster with enough devices for the pools, and disconnect at the end.
 
-    Without an address (in the configuration or RAY_ADDRESS) the cluster that `ray start` started on this machine is
-    used; without one, a local cluster is started.
+    Without an address (in the configuration or RAY_ADDRESS) the cluster that this user began with `ray start` on this
+    machine is used if it is alive and has the devices; otherwise a cluster is started for this run alone.
 
     Args:
         address: `host:port` of the cluster, or None.
         accelerator: Kind of device.
         pools: Pool name -> processes per node.
+        before_start: Called before a cluster is started on this machine; may raise.
 
     Raises:
         ClusterError: No cluster responds at the address, or it has too few devices.
     """
-    needed = sum(sum(sizes) for sizes in pools.values())
-    _connect(address or os.environ.get("RAY_ADDRESS") or None, needed)
-    try:
+    address = address or os.environ.get("RAY_ADDRESS") or AUTOMATIC
+    with ExitStack() as stack:
+        if address not in (LOCAL, AUTOMATIC):
+            stack.enter_context(join_raylet(raylet_at(address)))
+        elif address == LOCAL or not _joined(raylet_begun_here(), accelerator, pools, stack):
+            before_start()
+            needed = sum(sum(sizes) for sizes in pools.values())
+            stack.enter_context(start_private_cluster(max(os.cpu_count() or 1, needed)))
         check_capacity(accelerator, pools)
         yield
-    finally:
-        ray.shutdown()
+
+
+def _joined(
+    raylet: Raylet | None, accelerator: Accelerator, pools: Mapping[str, Sequence[int]], stack: ExitStack
+) -> bool:
+    """Join a cluster that was begun here if the pools fit, until the stack closes, and say so."""
+    if raylet is None:
+        return False
+    with ExitStack() as attempt:
+        try:
+            attempt.enter_context(join_raylet(raylet))
+            check_capacity(accelerator, pools)
+        except ClusterError as error:
+            logger.info("the Ray cluster at %s, begun with ray start, is not used: %s", raylet.address, error)
+            return False
+        logger.info("using the Ray cluster at %s, begun with ray start on this machine", raylet.address)
+        stack.push(attempt.pop_all())
+    return True
 
 
 def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> None:
@@ -53,7 +83,7 @@ def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]])
         ClusterError: They do not fit.
     """
     resource = accelerator.ray_resource
-    nodes = {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeID"]: node for node in living_nodes()}
     free = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
     capacities = sorted(f"{node['NodeManagerAddress']} has {free[name]:g}" for name, node in nodes.items())
     # Largest first, into the fullest node that still fits: exact for nodes of equal size, which pools assume.
@@ -69,49 +99,6 @@ def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]])
         free[min(fitting, key=lambda name: free[name])] -= size
 
 
-def join_running(address: str) -> None:
-    """Connect to a running cluster.
-
-    Raises:
-        ClusterError: No cluster responds at the address.
-    """
-    _prepare()
-    try:
-        ray.init(address=address, **QUIET)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"no Ray cluster responds at {address} ({error}); check ray_address or RAY_ADDRESS, or unset both. "
-            "A cluster started with token authentication responds only with RAY_AUTH_MODE=token"
-        ) from error
-
-
-def _prepare() -> None:
-    # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-
-
-def _connect(address: str | None, needed: int) -> None:
-    if address is not None:
-        join_running(address)
-        return
-    _prepare()
-    try:
-        _start_or_join(max(os.cpu_count() or 1, needed))
-    # Ray raises a bare Exception when its processes do not start in time.
-    except Exception as error:
-        raise ClusterError(
-            f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or start "
-            "a cluster with `ray start --head` first"
-        ) from error
-
-
-def _start_or_join(cpus: int) -> None:
-    """Start a local cluster, or join the one that `ray start` started here, whose resources are already declared.
-
-    Processes on the CPU share its cores, so as many CPUs are declared as the run needs.
-    """
-    try:
-        ray.init(num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
-    except ValueError:
-        ray.init(**QUIET)
+def living_nodes() -> list[dict[str, Any]]:
+    """Return Ray's descriptions of the cluster's live nodes."""
+    return [node for node in ray.nodes() if node["Alive"]]

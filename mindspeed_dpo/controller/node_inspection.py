@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mindspeed_dpo.controller.cluster import OBJECT_STORE_BYTES, QUIET, ClusterError, join_running
+from mindspeed_dpo.controller.local_raylets import raylet_begun_here
+from mindspeed_dpo.controller.ray_connection import join_raylet, raylet_at, start_private_cluster
 
-PORT_TIMEOUT_S = 5.0
 RESOURCES = ("NPU", "GPU", "CPU")
 
 
@@ -52,54 +51,25 @@ def connected(address: str | None, start: bool) -> Iterator[bool]:
     """Connect to a cluster, and disconnect at the end.
 
     Args:
-        address: `host:port` of the cluster; None for the one running on this machine.
+        address: `host:port` of the cluster; None for the one that this user began with `ray start` on this machine.
         start: Start a local cluster instead, and stop it at the end.
 
     Yields:
-        Whether a cluster was report; without an address there may be none.
+        Whether there is a cluster; without an address there may be none.
 
     Raises:
         ClusterError: No cluster responds at the address, or none could be started.
     """
-    try:
-        yield _connect(address, start)
-    finally:
-        ray.shutdown()
-
-
-def _connect(address: str | None, start: bool) -> bool:
     if start:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            ray.init(address="local", include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIET)
-        # Ray raises a bare Exception when its processes do not start in time.
-        except Exception as error:
-            raise ClusterError(f"Ray did not start on this machine ({error})") from error
-        return True
-    if address is not None:
-        _check_port(address)
-    try:
-        join_running(address or "auto")
-    except ClusterError as error:
-        if address is None and isinstance(error.__cause__, ConnectionError):
-            return False
-        raise
-    return True
-
-
-def _check_port(address: str) -> None:
-    """Fail within seconds if the port is closed; Ray itself tries for minutes.
-
-    Raises:
-        ClusterError: Nothing listens there.
-    """
-    host, _, port = address.rpartition(":")
-    if "/" in address or not host or not port.isdecimal():
+        with start_private_cluster(os.cpu_count() or 1):
+            yield True
         return
-    try:
-        socket.create_connection((host, int(port)), timeout=PORT_TIMEOUT_S).close()
-    except OSError as error:
-        raise ClusterError(f"nothing responds at {address} ({error.strerror or error})") from error
+    raylet = raylet_begun_here() if address is None else raylet_at(address)
+    if raylet is None:
+        yield False
+        return
+    with join_raylet(raylet):
+        yield True
 
 
 def inspect_nodes(request: InspectionRequest, timeout_s: float) -> list[dict[str, Any]]:

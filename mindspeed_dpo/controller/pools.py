@@ -9,8 +9,9 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from mindspeed_dpo.controller.cluster import ClusterError
+from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import Accelerator
+from mindspeed_dpo.processes.driver_link import driver_link
 
 PLACEMENT_TIMEOUT_S = 60
 
@@ -57,8 +58,9 @@ class Pool:
 
     def release(self) -> None:
         """Release the devices."""
-        for group in self._groups:
-            remove_placement_group(group)
+        if not driver_link.loss():
+            for group in self._groups:
+                remove_placement_group(group)
 
     def _resources(self) -> dict[str, Any]:
         name = self._accelerator.ray_resource
@@ -76,5 +78,10 @@ class Pool:
             raise ClusterError(
                 f"the cluster did not reserve {size} processes on one node for pool {self.name} within "
                 f"{PLACEMENT_TIMEOUT_S} s; another run may use them: see `ray status`"
+            ) from error
+        except ray.exceptions.RayError as error:
+            raise ClusterError(
+                f"the reservation of {size} processes for pool {self.name} ended before they started "
+                f"({type(error).__name__}): a program on the cluster removed it, or its node left; start the run again"
             ) from error
         return group

@@ -15,6 +15,7 @@ from typing import Any, Generic, NoReturn
 import ray
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.cluster import living_nodes
 from mindspeed_dpo.controller.failures import (
     WorkerFailure,
     failures_of,
@@ -26,13 +27,15 @@ from mindspeed_dpo.controller.failures import (
 )
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
+from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 logger = logging.getLogger(__name__)
 
 # Interval at which the other groups are checked while results are awaited.
-MONITOR_INTERVAL_S = 2.0
+MONITOR_INTERVAL_S = 1.0
 
 
 class NodeProcess(WorkerProcess):
@@ -53,6 +56,9 @@ class NodeProcess(WorkerProcess):
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
         """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
+        if master.startswith(f"{LOOPBACK}:"):
+            # gloo would listen at the address that the machine's name stands for.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.join(rank, world_size, master, self.local_rank(resource))
 
 
@@ -77,7 +83,8 @@ class WorkerGroup:
         self._processes = [remote.options(**options).remote(run, pool.name, os.getcwd()) for options in pool.options()]
         self._nodes = ["a node not yet determined"] * pool.size
         self._nodes = self._wait([process.node_address.remote() for process in self._processes], "start")
-        master = self._wait([self._processes[0].meeting_point.remote(self._nodes[0])], "meeting_point")[0]
+        self._host = LOOPBACK if len(living_nodes()) == 1 else self._nodes[0]
+        master = self._wait([self._processes[0].meeting_point.remote(self._host)], "meeting_point")[0]
         ranks = enumerate(self._processes)
         self._wait([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in ranks], "join")
         self._others.append(self)
@@ -89,8 +96,8 @@ class WorkerGroup:
 
     @property
     def host(self) -> str:
-        """Address of the node of rank 0."""
-        return self._nodes[0]
+        """Address at which the run's processes reach rank 0."""
+        return self._host
 
     def build(self, role: str) -> None:
         """Build a role in every process.
@@ -133,8 +140,10 @@ class WorkerGroup:
 
     def stop(self) -> None:
         """Kill the processes."""
-        for process in self._processes:
-            ray.kill(process)
+        # Without its servers Ray would wait for them.
+        if not driver_link.loss():
+            for process in self._processes:
+                ray.kill(process)
 
     def _wait(self, results: Sequence[Any], what: str) -> list[Any]:
         return PendingResults(self, results, what).result()
@@ -217,6 +226,8 @@ class PendingResults(Generic[R]):
         waiting = self._results
         while waiting:
             done, waiting = ray.wait(waiting, num_returns=1, timeout=MONITOR_INTERVAL_S)
+            if ended := driver_link.loss():
+                raise WorkerFailure(ended)
             if failures := failures_of(done, ranks):
                 self._find_cause(failures, waiting, ranks)
                 self._group.fail(failures, self._what)

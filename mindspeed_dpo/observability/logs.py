@@ -10,6 +10,7 @@ import logging
 import sys
 import threading
 from contextlib import suppress
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
@@ -18,6 +19,9 @@ FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 PACKAGE = "mindspeed_dpo"
+# A full log file is renamed to `….log.1`, and so on; the oldest one is removed.
+FILE_BYTES = 32 * 1024 * 1024
+NUM_OLD_FILES = 3
 # Pass as `extra=` for a message that was already printed: it is written to the log file only.
 FILE_ONLY = {"file_only": True}
 
@@ -87,11 +91,14 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
     return LogSession(path, handlers)
 
 
-class _LogFile(logging.FileHandler):
-    """A log file; the first failed write ends the run with one error instead of a traceback per record."""
+class _LogFile(RotatingFileHandler):
+    """A log file that is renamed when it is full.
+
+    The first failed write ends the run with one error instead of a traceback per record.
+    """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path, encoding="utf-8")
+        super().__init__(path, maxBytes=FILE_BYTES, backupCount=NUM_OLD_FILES, encoding="utf-8")
         self._path = path
         self._error: OSError | None = None
         self._is_raised = False

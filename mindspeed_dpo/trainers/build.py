@@ -16,9 +16,9 @@ from mindspeed_dpo.config.estimates.summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
-from mindspeed_dpo.controller.cluster import ClusterError
 from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.controller.launch import worker_groups
+from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
@@ -27,6 +27,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.logs import start_logging
+from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.storage.errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
@@ -85,7 +86,9 @@ def _train_logged(config: RunConfig) -> int:
         logger.warning("interrupted outside a step; checkpoints saved earlier are complete")
         return INTERRUPTED
     except (ClusterError, WorkerFailure, WeightsMismatch, ValueError, OSError) as error:
-        logger.error("%s", error)
+        # A part of Ray that has ended takes others with it, whose errors say nothing of the cause.
+        ended = isinstance(error, WorkerFailure) and driver_link.loss(LOSS_REPORT_S)
+        logger.error("%s", ended or error)
         logger.debug("traceback of the failure", exc_info=True)
         return FAILED
 
@@ -109,7 +112,9 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
         num_done = trainer.fit()
     is_complete = trainer.is_complete(num_done)
     logger.info("%s", last_line(config, num_done, is_complete))
-    return DONE if is_complete else INTERRUPTED
+    code = DONE if is_complete else INTERRUPTED
+    driver_link.announce_result(code)
+    return code
 
 
 def last_line(config: RunConfig, num_done: int, is_complete: bool) -> str:

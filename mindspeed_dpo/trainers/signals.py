@@ -16,6 +16,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from mindspeed_dpo.observability.logs import FILE_ONLY
+from mindspeed_dpo.processes.driver_link import driver_link
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,7 @@ class GracefulShutdown:
     def _request(self, number: int, frame: FrameType | None) -> None:
         self._restore_handlers()
         self.requested = True
+        driver_link.announce_graceful_stop()
         message = f"{signal.Signals(number).name}: finishing this step and saving; a second signal terminates at once"
         self._unlogged.append(message)
         with suppress(OSError):  # the terminal is closed; training continues

@@ -49,7 +49,7 @@ class WorkerProcess:
         """Open the store through which the pool's processes join; called on rank 0.
 
         Args:
-            host: Address of this node.
+            host: Address at which the other processes of the pool reach this one.
 
         Returns:
             `host:port` of the store.
@@ -60,8 +60,8 @@ class WorkerProcess:
         first = self.run.loop.master_port
         port = None if first is None else first + list(self.run.pools).index(self.pool)
         try:
-            self._store = host_store(port or 0)
-        except RuntimeError as error:
+            self._store = host_store(port or 0, host)
+        except OSError as error:
             raise PortInUseError(
                 f"master_port={port} is in use on {host}; choose another, or null for any free one"
             ) from error

@@ -17,14 +17,14 @@ import pytest
 from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
-from tests.support.commands import succeed, training
+from tests.support.commands import Running, succeed, training
 from tests.support.resuming import (
     Interrupt,
     Interrupted,
     different_weights,
     interrupt_run,
     kill_all,
-    kill_driver,
+    kill_gcs_server,
     kill_worker,
     num_steps,
     numbers,
@@ -46,6 +46,7 @@ class Scenario:
     alone: Path
     interrupted: Path
     interruptions: list[Interrupted]
+    listening: set[str]
 
 
 def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
@@ -64,19 +65,25 @@ def keys_of(own_run: OwnRun, folder: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def scenario(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
-    """A worker killed, everything killed during a save, the driver killed, then a polite stop."""
+    """A worker killed, everything killed during a save, Ray's server killed, then a polite stop."""
     folder, layout = tmp_path_factory.mktemp("scenario"), (1, 1, 2)
     more: dict[str, Any] = {"use_distributed_optimizer": True, "overlap_grad_reduce": True}
     more.update(best_metric="eval/rewards/margins", keep_last_checkpoints=2, eval_at_start=True)
     succeed(*training(layout, **keys_of(own_run, folder / "alone", **more)), f"training.ray_address={ray_address}")
     first, interrupted = training(layout, **keys_of(own_run, folder / "interrupted", **more)), folder / "interrupted"
     again = resume(first, interrupted)
-    interruptions = [_interrupt_later(first, interrupted, kill_worker(1))]
+    listening: set[str] = set()
+
+    def look_and_kill(run: Running) -> None:
+        listening.update(run.listening())
+        kill_worker(1)(run)
+
+    interruptions = [_interrupt_later(first, interrupted, look_and_kill)]
     interruptions.append(_interrupt_later(again, interrupted, kill_all, while_saving=True))
     leave_half_written(interrupted / "checkpoints", interruptions[-1].saved)
-    interruptions += [_interrupt_later(again, interrupted, interrupt) for interrupt in (kill_driver, request_stop)]
+    interruptions += [_interrupt_later(again, interrupted, interrupt) for interrupt in (kill_gcs_server, request_stop)]
     succeed(*again)
-    return Scenario(folder / "alone", interrupted, interruptions)
+    return Scenario(folder / "alone", interrupted, interruptions, listening)
 
 
 def _interrupt_later(
@@ -97,12 +104,12 @@ def _interrupt_later(
 
 
 @pytest.mark.parametrize(
-    "number", range(4), ids=["worker killed", "all killed in a save", "driver killed", "stopped by a signal"]
+    "number", range(4), ids=["worker killed", "all killed in a save", "gcs_server killed", "stopped by a signal"]
 )
 def test_a_run_is_interrupted_before_its_end_and_nothing_stays_running(scenario: Scenario, number: int) -> None:
     interrupted = scenario.interruptions[number]
     assert 0 < interrupted.saved <= interrupted.steps[-1] < STEPS
-    assert interrupted.finished.code == [1, -9, -9, 130][number], interrupted.finished.text
+    assert interrupted.finished.code == [1, -9, 1, 130][number], interrupted.finished.text
     assert interrupted.left_behind == []
     assert "Traceback" not in interrupted.finished.text
 
@@ -111,6 +118,15 @@ def test_a_dead_worker_is_named_once_with_pool_rank_and_cause(scenario: Scenario
     text = [line for line in scenario.interruptions[0].finished.text.splitlines() if "actor_rollout rank" in line]
     assert len(text) == 1, scenario.interruptions[0].finished.text
     assert "actor_rollout rank 1" in text[0] and "the process died" in text[0] and "actor_rollout_1.log" in text[0]
+
+
+def test_the_end_of_ray_s_server_is_reported_in_one_sentence(scenario: Scenario) -> None:
+    lines = [line for line in scenario.interruptions[2].finished.text.splitlines() if " died" in line]
+    assert len(lines) == 1 and "gcs_server (process " in lines[0], scenario.interruptions[2].finished.text
+
+
+def test_a_run_with_its_own_ray_listens_at_the_loopback_address_only(scenario: Scenario) -> None:
+    assert scenario.listening and scenario.listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
 
 
 def test_a_polite_stop_saves_the_step_it_ends_with(scenario: Scenario) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import runpy
+import secrets
 import signal
 import subprocess
 import sys
@@ -35,6 +36,8 @@ TIMEOUT_S = 480.0
 # Between two looks at a condition.
 LOOK_S = 0.01
 START_ATTEMPTS = 4
+# Authentication of the clusters that tests start, as on nodes that share a token; runs that join them are not told.
+TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 _NOT_INHERITED = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
 
@@ -103,16 +106,21 @@ class Running:
             self._seen.update(psutil.Process(self.pid).children(recursive=True))
         return self._seen
 
+    def listening(self) -> set[str]:
+        """Addresses at which the family listens for connections of TCP."""
+        found = set()
+        for process in self.family():
+            with suppress(psutil.Error):
+                found.update(one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
+        return found
+
     def writing(self, name: str) -> psutil.Process:
         """The one process of the family that writes a file of this name, for example the log of a rank."""
         (process,) = [process for process in self.family() if name in {Path(path).name for path in open_files(process)}]
         return process
 
-    def left_behind(self, timeout_s: float = 60.0) -> list[str]:
-        """Titles of what still runs of the family, after some time to end.
-
-        Ray's own agents are left out: they notice within about a minute that a killed command is gone.
-        """
+    def left_behind(self, timeout_s: float = 30.0) -> list[str]:
+        """Titles of what still runs of the family, Ray's own agents too, after some time to end."""
         with suppress(AssertionError):
             until(lambda: not self._lasting(), "the end of all processes", timeout_s)
         return self._lasting()
@@ -131,8 +139,7 @@ class Running:
         self._folder.cleanup()
 
     def _lasting(self) -> list[str]:
-        titles = [_title(process) for process in {*self._seen, *self._session()} if _lives(process)]
-        return [title for title in titles if "agent" not in title.lower()]
+        return [_title(process) for process in {*self._seen, *self._session()} if _lives(process)]
 
     def _session(self) -> list[psutil.Process]:
         """Processes of the session that the command leads, itself left out."""
@@ -204,7 +211,7 @@ def simulated_cluster(npus: Sequence[int]) -> Iterator[str]:
                 f"--resources={json.dumps({'NPU': count})}", f"--object-store-memory={100 * 1024 * 1024}",
                 "--node-ip-address=127.0.0.1", "--disable-usage-stats",
             ]  # fmt: skip
-            node = stack.enter_context(Running(arguments, RAY_AUTH_MODE="disabled"))
+            node = stack.enter_context(Running(arguments, **TOKEN))
             node.until(lambda node=node: "Ray runtime started" in node.printed(), "the start of a node")
         yield address
 
@@ -220,8 +227,7 @@ def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> It
             f"--resources={json.dumps(resources or {})}",
             "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
         ]  # fmt: skip
-        # With an address Ray sends no token, not even one that lies where it would look for it.
-        with Running(arguments, RAY_AUTH_MODE="disabled") as running:
+        with Running(arguments, **TOKEN) as running:
             until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
             # Another program took a port, or Ray waited 30 s for its own processes: too little on a very busy machine.
             if running.has_ended:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import atexit
 import gc
-import os
-import select
 import socket
 import traceback
 from collections.abc import Callable
@@ -108,18 +106,6 @@ class Pool:
                 process.kill()
         for key in [key for key, one in _pools.items() if one is self]:
             del _pools[key]
-
-
-def ends(pid: int, within_s: float) -> bool:
-    """Whether a process, anybody's child, has ended by then; one that nobody has reaped counts as ended."""
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([handle], [], [], within_s)[0])
-    finally:
-        os.close(handle)
 
 
 def free_port() -> int:

@@ -62,9 +62,9 @@ def kill_worker(rank: int) -> Interrupt:
     return lambda run: run.writing(f"actor_rollout_{rank}.log").kill()
 
 
-def kill_driver(run: Running) -> None:
-    """SIGKILL of the command itself."""
-    run.signal(signal.SIGKILL)
+def kill_gcs_server(run: Running) -> None:
+    """SIGKILL of the server of the Ray that the run has started."""
+    next(process for process in run.family() if process.name() == "gcs_server").kill()
 
 
 def kill_all(run: Running) -> None:

@@ -131,6 +131,23 @@ def starts_a_program(completions: list[str]) -> list[int]:
     return [subprocess.Popen(["sleep", "600"]).pid] * len(completions)
 
 
+def starts_a_daemon(completions: list[str]) -> list[int]:
+    """A program that leads a session of its own and whose parent has ended."""
+    script = "setsid sleep 600 >&- 2>&- & echo $!"
+    shell = subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, text=True, check=True)
+    return [int(shell.stdout)] * len(completions)
+
+
+def chatty(completions: list[str]) -> list[float]:
+    for number in range(200_000):
+        sys.stdout.write(f"printed line {number}\n")
+    return length(completions)
+
+
+def raising_much(completions: list[str]) -> list[float]:
+    raise ValueError("x" * 10_000_000)
+
+
 def has_main_thread(completions: list[str]) -> list[bool]:
     return [threading.current_thread() is threading.main_thread()] * len(completions)
 

@@ -54,8 +54,8 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
     )
     ray_address: str | None = setting(
         None,
-        help="Address of a running Ray cluster; null uses RAY_ADDRESS, else a cluster started on this machine by "
-        "`ray start`, else a new local one.",
+        help="Address of a running Ray cluster; null uses RAY_ADDRESS, else the cluster that this user began on "
+        "this machine with `ray start`, else one of the run's own.",
         shared=True,
     )
     ray_resource: str | None = setting(

@@ -15,6 +15,9 @@ from mindspeed_dpo.workers.rewards.function_loading import Function
 
 # Errors of a function that do not end its process.
 FUNCTION_ERRORS = (Exception, SystemExit)
+# What is kept of an error: of its message, and of each end of its traceback, in characters.
+MESSAGE_LENGTH = 200
+TRACE_LENGTH = 4000
 
 
 def run_function(function: Function, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def run_function(function: Function, arguments: dict[str, Any]) -> dict[str, Any
             return {"failed": f"returned {_described(returned)} instead of a list"}
         return {"values": [_value(value) for value in returned]}
     except FUNCTION_ERRORS as error:
-        return {"failed": f"raised {one_line(error)}", "trace": traceback.format_exc()}
+        return {"failed": f"raised {one_line(error)}", "trace": _shortened(traceback.format_exc())}
 
 
 def _are_pairs(values: list[Any]) -> bool:
@@ -57,4 +60,12 @@ def _described(value: Any) -> str:
 def one_line(error: BaseException) -> str:
     """Return the type of an error and the first line of its message."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".removesuffix(": ")
+    return f"{type(error).__name__[:MESSAGE_LENGTH]}: {lines[0][:MESSAGE_LENGTH]}".removesuffix(": ")
+
+
+def _shortened(text: str) -> str:
+    """Both ends of a text that is too long for a log."""
+    omitted = len(text) - 2 * TRACE_LENGTH
+    if omitted <= 0:
+        return text
+    return f"{text[:TRACE_LENGTH]}\n… {omitted} characters omitted …\n{text[-TRACE_LENGTH:]}"

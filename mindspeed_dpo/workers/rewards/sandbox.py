@@ -24,6 +24,7 @@ from typing import Any
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import parse_json_object
+from mindspeed_dpo.workers.rewards.output_log import log_output
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ Value = float | str | None
 START_TIMEOUT_S = 300.0
 # Interval at which a waiting call checks that the process is alive; usually its socket reports that at once.
 POLL_INTERVAL_S = 0.2
+# How long the guard may take to end everything that the functions have started.
+END_TIMEOUT_S = 10.0
 MAX_MESSAGE_BYTES = 1 << 28
 """Limit for one reply; a number takes about 20 bytes."""
 _HEADER = struct.Struct("!i")
@@ -149,10 +152,14 @@ class _Child:
             # Unbuffered, so that a function's prints appear even if it then hangs.
             [sys.executable, "-u", "-c", _BOOT, *words],
             stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             pass_fds=[theirs.fileno()],
             start_new_session=True,
         )
         theirs.close()
+        assert self._process.stdout is not None
+        log_output(self._process.stdout)
         # The process ends with this object, or with the interpreter.
         self.end = weakref.finalize(self, _end, self._process, self._link)
 
@@ -230,7 +237,12 @@ def _printable(text: object) -> str:
 
 def _end(process: subprocess.Popen[bytes], link: Connection) -> None:
     link.close()
-    # It leads a process group; programs it started may still run even if it has died.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    # The guard ends the functions' process and everything that this one has started.
+    process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(END_TIMEOUT_S)
+    if process.returncode is None or process.returncode < 0:
+        # It leads a process group; what it started may still run if it has been killed.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

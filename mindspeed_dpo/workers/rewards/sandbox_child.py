@@ -2,10 +2,11 @@
 
 Messages are JSON over a separate socket, so that a function's prints do not interfere. A thread reads them, and the
 functions run in the main thread, where they may use signals. When the parent ends for whatever reason, the thread kills
-this process and everything it started.
+this process and everything it started, including what has a session of its own or has lost its parent.
 
-This process is a grandchild of the parent, behind a guard process: Ray kills a worker together with its children, and
-would otherwise leave no process to kill what the functions have started.
+This process is a grandchild of the parent, behind a guard process. Ray kills a worker together with its children, and
+would otherwise leave no process to kill what the functions have started; and the guard does so when this process is
+killed, for example because a function hangs.
 """
 
 from __future__ import annotations
@@ -20,8 +21,11 @@ import traceback
 from multiprocessing.connection import Connection
 from typing import Any
 
+from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants
 from mindspeed_dpo.workers.rewards.function_loading import Function, InvalidFunction, import_function, parameters_of
 from mindspeed_dpo.workers.rewards.function_results import FUNCTION_ERRORS, one_line, run_function
+
+END_TIMEOUT_S = 5.0
 
 
 def main() -> None:
@@ -43,12 +47,23 @@ def main() -> None:
 
 
 def _leave_guard(descriptor: int) -> None:
-    """Continue in a forked child; this process waits for it and exits the same way. No threads exist yet."""
+    """Continue in a forked child. This process waits for it, ends what it has left, and exits the same way.
+
+    SIGTERM lets this process kill the child, also one that does not react itself. No threads exist yet.
+    """
+    adopt_orphans()
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     child = os.fork()
     if child == 0:
+        adopt_orphans()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
         return
     os.close(descriptor)
+    signal.signal(signal.SIGTERM, lambda number, frame: os.kill(child, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_descendants(END_TIMEOUT_S)
     if code < 0:
         os.kill(os.getpid(), -code)
     os._exit(abs(code))
@@ -59,7 +74,8 @@ def _listen(link: Connection, requests: queue.SimpleQueue[tuple[str, dict[str, A
         while True:
             requests.put(json.loads(link.recv_bytes()))
     except (EOFError, OSError):
-        # The group consists of this process, its guard, and every program that a function has started.
+        end_descendants(END_TIMEOUT_S)
+        # The group consists of this process and its guard.
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

@@ -41,7 +41,7 @@ class WeightSender:
         """Open the port of a weight group on rank 0 and return its `host:port`; None on the other ranks."""
         if dist.get_rank():
             return None
-        self._store = host_store(0)
+        self._store = host_store(0, host)
         return f"{host}:{self._store.port}"
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:

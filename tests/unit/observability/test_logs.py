@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.observability import logs
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.storage.errors import WriteError
 
@@ -98,3 +99,17 @@ def test_a_message_that_cannot_be_formatted_is_no_full_disk(tmp_path: Path, caps
         logging.getLogger("mindspeed_dpo.x").info("and on")
     assert session.path is not None and "and on" in session.path.read_text()
     assert "Logging error" in capsys.readouterr().err
+
+
+def test_a_full_log_file_is_renamed_and_the_oldest_one_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "FILE_BYTES", 2000)
+    with start_logging(tmp_path, "actor"):
+        for number in range(400):
+            logging.getLogger("x").info("line %d", number)
+    files = sorted((tmp_path / "logs").iterdir())
+    assert [file.name for file in files] == [
+        "actor_0.log",
+        *(f"actor_0.log.{n + 1}" for n in range(logs.NUM_OLD_FILES)),
+    ]
+    assert all(file.stat().st_size <= 2000 for file in files)
+    assert files[0].read_text().endswith("line 399\n")

@@ -28,25 +28,27 @@ def process(port: int | None, pool: str = "actor_rollout") -> WorkerProcess:
 
 
 def test_a_taken_port_is_named(taken_port: int) -> None:
-    with pytest.raises(PortInUseError, match=rf"master_port={taken_port} is in use on node-3; choose another, or null"):
-        process(taken_port).meeting_point("node-3")
+    with pytest.raises(
+        PortInUseError, match=rf"master_port={taken_port} is in use on 127.0.0.1; choose another, or null"
+    ):
+        process(taken_port).meeting_point("127.0.0.1")
 
 
 def test_without_a_port_any_free_one_is_taken() -> None:
-    host, port = process(None).meeting_point("10.0.0.7").rsplit(":", 1)
-    assert host == "10.0.0.7" and 0 < int(port) < 65536
+    host, port = process(None).meeting_point("127.0.0.1").rsplit(":", 1)
+    assert host == "127.0.0.1" and 0 < int(port) < 65536
 
 
 def test_a_configured_port_is_used() -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         free = probe.getsockname()[1]
-    assert process(free).meeting_point("host") == f"host:{free}"
+    assert process(free).meeting_point("127.0.0.1") == f"127.0.0.1:{free}"
 
 
 def test_the_next_pool_meets_one_port_higher(taken_port: int) -> None:
     with pytest.raises(PortInUseError, match=f"master_port={taken_port} is in use"):
-        process(taken_port - 1, pool="ref").meeting_point("host")
+        process(taken_port - 1, pool="ref").meeting_point("127.0.0.1")
 
 
 def test_leaving_before_joining_does_nothing() -> None:

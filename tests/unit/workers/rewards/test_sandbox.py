@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import select
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +12,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
 from mindspeed_dpo.workers.rewards.sandbox import CallFailed, IsolatedFunctions
+from tests.support.commands import until
+from tests.support.lifetimes import ends
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 
 GONE_WITHIN_S = 60
 NAMES = (
     "length", "hanging", "dying", "killed", "leaving", "shouting", "process_ids", "sees_torch", "starts_a_program",
-    "has_main_thread", "awaited",
+    "has_main_thread", "awaited", "starts_a_daemon", "chatty", "raising_much",
 )  # fmt: skip
 
 
@@ -35,18 +38,6 @@ def call(functions: IsolatedFunctions, name: str, prompt: str = "good", completi
     )
 
 
-def ends(process: int) -> bool:
-    """Whether a process ends within the time given to it; one that is gone already has."""
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return True
-    try:
-        return bool(select.select([descriptor], [], [], GONE_WITHIN_S)[0])
-    finally:
-        os.close(descriptor)
-
-
 def test_functions_run_in_another_process_without_torch_on_its_main_thread(functions: IsolatedFunctions) -> None:
     (child, _) = call(functions, "process_ids")
     assert child != os.getpid()
@@ -59,6 +50,18 @@ def test_functions_run_in_another_process_without_torch_on_its_main_thread(funct
 def test_what_a_function_prints_is_no_message(functions: IsolatedFunctions, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(functions, "shouting") == [2, 1]
     assert call(functions, "length") == [2, 1]
+
+
+def test_a_log_holds_a_bounded_part_of_what_a_function_prints_or_raises(
+    functions: IsolatedFunctions, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert call(functions, "chatty") == [2, 1]
+    with pytest.raises(CallFailed, match=r"raised ValueError: x+$") as failure:
+        call(functions, "raising_much")
+    assert len(str(failure.value)) < 300
+    until(lambda: "printed line 0" in caplog.text, "the first line of the output", GONE_WITHIN_S)
+    assert len(caplog.text) < 2 * INTERVAL_BYTES
 
 
 def test_large_messages_pass(functions: IsolatedFunctions) -> None:
@@ -79,15 +82,16 @@ def test_a_process_that_dies_is_started_again(functions: IsolatedFunctions, name
     assert failure.value.is_lost
     assert call(functions, name) == [2, 1]
     (after, _) = call(functions, "process_ids")
-    assert before != after and ends(int(float(before)))
+    assert before != after and ends(int(float(before)), GONE_WITHIN_S)
 
 
-def test_programs_of_a_process_that_died_end_too() -> None:
-    mortal = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in ("starts_a_program", "dying")], timeout_s=60)
-    (program, _) = call(mortal, "starts_a_program")
+@pytest.mark.parametrize("program", ["starts_a_program", "starts_a_daemon"])
+def test_programs_of_a_process_that_died_end_too(program: str) -> None:
+    mortal = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in (program, "dying")], timeout_s=60)
+    (started, _) = call(mortal, program)
     with pytest.raises(CallFailed, match="exit code 7"):
         call(mortal, "dying", "bad")
-    assert ends(int(float(program)))
+    assert ends(int(float(started)), GONE_WITHIN_S)
     mortal.close()
 
 
@@ -105,27 +109,29 @@ def test_a_call_that_hangs_is_ended_and_the_process_started_again() -> None:
     with pytest.raises(CallFailed, match="did not return within 3 s") as failure:
         call(short, "hanging", "bad")
     assert failure.value.is_lost
-    assert ends(int(float(before)))
+    assert ends(int(float(before)), GONE_WITHIN_S)
     assert call(short, "hanging") == [2, 1]
     short.close()
 
 
 def test_the_process_and_what_it_started_end_when_it_is_let_go() -> None:
-    short = IsolatedFunctions([f"{FUNCTIONS}.process_ids", f"{FUNCTIONS}.starts_a_program"], timeout_s=60)
-    started = [int(float(call(short, name)[0])) for name in ("process_ids", "starts_a_program")]
+    names = ("process_ids", "starts_a_program", "starts_a_daemon")
+    short = IsolatedFunctions([f"{FUNCTIONS}.{name}" for name in names], timeout_s=60)
+    started = [int(float(call(short, name)[0])) for name in names]
     del short
-    assert all(map(ends, started))
+    assert all(ends(pid, GONE_WITHIN_S) for pid in started)
 
 
 PARENT = f"""
 import sys
+from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
-names = ["{FUNCTIONS}." + name for name in ("process_ids", "starts_a_program", "hanging")]
+names = ["{FUNCTIONS}." + name for name in ("process_ids", "starts_a_program", "starts_a_daemon", "hanging")]
 functions = IsolatedFunctions(names, timeout_s=600)
-for name in names[:2]:
+for name in names[:3]:
     print(int(functions.call(name, {{"completions": ["a"]}})[0]), flush=True)
 if sys.argv[1] == "hanging":
-    functions.call(names[2], {{"prompts": ["bad"], "completions": ["a"]}})
+    functions.call(names[3], {{"prompts": ["bad"], "completions": ["a"]}})
 print("waits", flush=True)
 sys.stdin.read()
 """
@@ -138,12 +144,12 @@ def test_no_process_outlives_a_parent_that_is_killed(state: str, with_children: 
         [sys.executable, "-c", PARENT, state], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
-        started = [int(parent.stdout.readline()) for _ in range(2)]
+        started = [int(parent.stdout.readline()) for _ in range(3)]
         assert parent.stdout.readline().strip() == {"hanging": "hangs", "waiting": "waits"}[state]
         children = psutil.Process(parent.pid).children() if with_children else []
         for process in (parent, *children):
             process.kill()
-        assert all(map(ends, started))
+        assert all(ends(pid, GONE_WITHIN_S) for pid in started)
 
 
 def test_all_functions_that_cannot_be_used_are_named() -> None:

@@ -1,0 +1,211 @@
+"""Starts a Ray cluster for one run, or joins one; no step of it waits without a bound, and its end is noticed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import psutil
+import ray
+from ray._private import ray_constants
+
+from mindspeed_dpo.controller.authentication import private_token, token_of
+from mindspeed_dpo.controller.local_raylets import (
+    PROBE_TIMEOUT_S,
+    SHORT_ROOT,
+    Raylet,
+    gcs_server_pid,
+    raylet_of,
+    temporary_root,
+)
+from mindspeed_dpo.processes.driver_link import driver_link
+from mindspeed_dpo.processes.watched import connection_error
+
+OBJECT_STORE_BYTES = 100 * 1024 * 1024
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+SYSTEM_CONFIG: dict[str, Any] = {
+    # Ray would keep a record of each call in gcs_server, 3 KB each and 100,000 of them.
+    "task_events_report_interval_ms": 0,
+    "enable_timeline": False,
+}
+ENVIRONMENT = {
+    "RAY_ROTATION_MAX_BYTES": str(32 * 1024 * 1024),
+    "RAY_ROTATION_BACKUP_COUNT": "2",
+    # Ray's agents wait this long, in seconds, for a gcs_server that has ended before they end, too.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
+    "RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": "10",
+}
+"""Defaults for the processes of a cluster that a run starts."""
+START_LIMIT_S = 120.0
+# Ray gives its processes 30 s to start, which is short on a busy machine.
+START_ATTEMPTS = 2
+MAX_ROOT_LENGTH = 24
+JOIN_LIMIT_S = 60.0
+
+
+class ClusterError(RuntimeError):
+    """The cluster cannot be reached or has too few devices; the message says what it has and what the run needs."""
+
+
+def raylet_at(address: str) -> Raylet:
+    """Return this machine's part of the cluster at `host:port`.
+
+    Raises:
+        ClusterError: Nothing responds there, or this machine is no part of that cluster.
+    """
+    host, _, port = address.rpartition(":")
+    if "/" in address or not host or not port.isdecimal():
+        raise ClusterError(f"ray_address={address} should be host:port of a Ray cluster's head, such as 10.0.0.1:6344")
+    raylet = raylet_of(address)
+    error = connection_error(raylet.address if raylet else address, PROBE_TIMEOUT_S)
+    if error:
+        raise ClusterError(
+            f"no Ray cluster responds at {address} ({error}); check ray_address or RAY_ADDRESS, or unset both"
+        )
+    if raylet is None:
+        raise ClusterError(
+            f"{address} accepts connections, but this machine is no node of a Ray cluster there; join it with "
+            f"ray start --address={address}, or correct ray_address or RAY_ADDRESS"
+        )
+    return raylet
+
+
+@contextmanager
+def join_raylet(raylet: Raylet) -> Iterator[None]:
+    """Connect to a running cluster through this machine's part of it, and disconnect at the end.
+
+    Raises:
+        ClusterError: The cluster does not respond, or does not accept this user's token.
+    """
+    message = f"the Ray cluster at {raylet.address} did not accept this run within {JOIN_LIMIT_S:g} s"
+    hint = "a cluster with token authentication accepts only its own token (~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
+    with ExitStack() as stack:
+        stack.enter_context(token_of(raylet.environment))
+        try:
+            with driver_link.time_limit(JOIN_LIMIT_S, f"{message}; {hint}"):
+                _connect(lambda: ray.init(address=raylet.address, **QUIET), on_loopback=raylet.is_on_loopback)
+        except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            ray.shutdown()
+            raise ClusterError(f"the Ray cluster at {raylet.address} refused this run ({error}); {hint}") from error
+        stack.callback(_disconnect)
+        _watch(raylet.pid, raylet.address)
+        yield
+
+
+@contextmanager
+def start_private_cluster(num_cpus: int) -> Iterator[None]:
+    """Start a cluster for this run alone, reachable from this machine only, and stop it at the end.
+
+    Args:
+        num_cpus: CPUs to declare; processes on the CPU share its cores, so as many as the run needs.
+
+    Raises:
+        ClusterError: Ray did not start.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(private_token())
+        folder = _private_folder(stack)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
+        try:
+            with driver_link.time_limit(START_LIMIT_S, f"Ray did not start within {START_LIMIT_S:g} s"):
+                _connect(lambda: _start_patiently(num_cpus, folder), on_loopback=True)
+        # Ray raises a bare Exception when its processes do not start in time.
+        except Exception as error:
+            ray.shutdown()
+            raise ClusterError(
+                f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or "
+                "start a cluster with `ray start --head` first"
+            ) from error
+        stack.callback(_disconnect)
+        for process in psutil.Process().children(recursive=True):
+            if process.name() in ("gcs_server", "raylet"):
+                driver_link.watch_process(process.name(), process.pid)
+        yield
+
+
+def _start_patiently(num_cpus: int, folder: str) -> None:
+    """Start Ray, once more if its processes did not start in time."""
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            return _start(num_cpus, folder)
+        # Ray raises a bare Exception when its processes do not start in time.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+                raise
+
+
+def _start(num_cpus: int, folder: str) -> None:
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _system_config=SYSTEM_CONFIG,
+        _temp_dir=folder,
+        **QUIET,
+    )
+
+
+def _private_folder(stack: ExitStack) -> str:
+    """Create a folder for Ray's sockets and logs that no other user can read, and remove it at the end.
+
+    Raises:
+        ClusterError: It cannot be created.
+    """
+    # Ray's sockets lie 80 characters deeper, and their paths have at most 107.
+    root = temporary_root() if len(temporary_root()) <= MAX_ROOT_LENGTH else SHORT_ROOT
+    try:
+        folder = tempfile.mkdtemp(prefix="dpo_ray_", dir=root)
+    except OSError as error:
+        raise ClusterError(f"Ray's folder {root} cannot be written ({error}); set RAY_TMPDIR to another one") from error
+    driver_link.remove_at_end(folder)
+    stack.callback(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def _connect(init: Callable[[], object], on_loopback: bool) -> None:
+    """Call `ray.init`; afterwards SIGTERM has its handler again, which Ray replaces."""
+    # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    handler = signal.getsignal(signal.SIGTERM)
+    # Ray replaces a loopback address by one that other machines can reach, unless clusters of several are disabled.
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = before and not on_loopback
+    try:
+        init()
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        _restore(handler)
+
+
+def _restore(handler: Any) -> None:
+    try:
+        signal.signal(signal.SIGTERM, handler)
+    except ValueError:
+        # Not in the main thread: Ray has replaced nothing.
+        return
+
+
+def _watch(raylet_pid: int, address: str) -> None:
+    driver_link.watch_process("raylet", raylet_pid)
+    pid = gcs_server_pid(address)
+    if pid is not None:
+        driver_link.watch_process("gcs_server", pid)
+    else:
+        driver_link.watch_address("gcs_server", address)
+
+
+def _disconnect() -> None:
+    """Leave the cluster, and stop it if this run started it; without its servers Ray would wait for them."""
+    if not driver_link.loss():
+        driver_link.stop_watching()
+        ray.shutdown()

@@ -1,0 +1,105 @@
+"""Finds and ends what a process has started, directly or not, in whatever session, whether or not parents still live.
+
+The standard library only: the process of the user's functions uses it, too.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+
+PR_SET_CHILD_SUBREAPER = 36
+ENDED = "ZX"
+"""States of a process that has ended, but whose parent has not collected its exit status."""
+# Interval at which the processes are counted again while they end.
+POLL_INTERVAL_S = 0.05
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What the kernel says of a process.
+
+    Example:
+        ProcessState("S", parent=1, started=123456)
+
+    Attributes:
+        letter: State, such as S for sleeping, or one of `ENDED`.
+        parent: Process id of the parent.
+        started: When it started, in clock ticks since boot; tells processes of one id apart.
+    """
+
+    letter: str
+    parent: int
+    started: int
+
+
+def process_state(pid: int) -> ProcessState | None:
+    """Return the state of a process; None where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            # The name, in brackets, may contain anything.
+            fields = file.read().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return ProcessState(fields[0], int(fields[1]), int(fields[19]))
+
+
+def adopt_orphans() -> bool:
+    """Become the parent of every descendant whose own parent ends; otherwise these become children of init.
+
+    Returns:
+        Whether the system can do that, as Linux can.
+    """
+    prctl = getattr(ctypes.CDLL(None, use_errno=True), "prctl", None)
+    return prctl is not None and prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+
+
+def living_descendants() -> list[int]:
+    """Return the descendants of this process that still run, parents first; ended children are collected."""
+    states = {int(name): process_state(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
+    children: dict[int, list[int]] = {}
+    for pid, state in states.items():
+        if state is not None:
+            children.setdefault(state.parent, []).append(pid)
+    found = [os.getpid()]
+    for pid in found:
+        found.extend(children.get(pid, ()))
+    return [pid for pid in found[1:] if not _has_ended(pid, states[pid])]
+
+
+def _has_ended(pid: int, state: ProcessState | None) -> bool:
+    if state is None or state.letter not in ENDED:
+        return state is None
+    if state.parent == os.getpid():
+        with suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
+    return True
+
+
+def end_descendants(timeout_s: float, grace_s: float = 0.0) -> bool:
+    """Wait for all descendants to end, and kill those that have not after a grace period.
+
+    Processes may start others in the meantime, so the search is repeated until none is left.
+
+    Args:
+        timeout_s: Seconds after which the attempt is given up; a process can resist in a system call.
+        grace_s: Seconds to wait before the first one is killed.
+
+    Returns:
+        Whether none is left.
+    """
+    start_s = time.monotonic()
+    while living := living_descendants():
+        elapsed_s = time.monotonic() - start_s
+        if elapsed_s >= timeout_s:
+            return False
+        if elapsed_s >= grace_s:
+            for pid in living:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(POLL_INTERVAL_S)
+    return True

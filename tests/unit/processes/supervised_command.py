@@ -1,0 +1,142 @@
+"""A command whose work is supervised, for tests: `python supervised_command.py CASE`. It prints process ids first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+from mindspeed_dpo.processes.driver_link import driver_link
+from mindspeed_dpo.processes.supervisor import supervise
+
+FOREVER_S = 600
+
+
+def sleeping_program() -> subprocess.Popen[bytes]:
+    """Start a program that leads a session of its own."""
+    return subprocess.Popen(["sleep", str(FOREVER_S)], start_new_session=True)
+
+
+def announce(*pids: int) -> None:
+    """Print process ids on one line, this one first."""
+    sys.stdout.write(" ".join(map(str, [os.getpid(), *pids])) + "\n")
+    sys.stdout.flush()
+
+
+def wait_deaf_to_signals() -> None:
+    """Wait in a call that no Python signal handler interrupts, as Ray's calls can be."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
+    threading.Event().wait(FOREVER_S)
+
+
+def orphan() -> int:
+    """End well, and leave a program whose parent has ended and which leads a session of its own."""
+    shell = subprocess.run(
+        ["sh", "-c", f"setsid sleep {FOREVER_S} >&- 2>&- & echo $!"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    announce(int(shell.stdout))
+    return 0
+
+
+def waiting() -> int:
+    """Wait for a signal beside a program of a session of its own."""
+    announce(sleeping_program().pid)
+    threading.Event().wait(FOREVER_S)
+    return 0
+
+
+def deaf() -> int:
+    """Wait without handling signals."""
+    announce(sleeping_program().pid)
+    wait_deaf_to_signals()
+    return 0
+
+
+def graceful() -> int:
+    """Need longer than a run may take after a signal, and say so."""
+    stop = threading.Event()
+
+    def handle(number: int, frame: object) -> None:
+        driver_link.announce_graceful_stop()
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    announce()
+    stop.wait(FOREVER_S)
+    threading.Event().wait(5.5)
+    return 130
+
+
+def reporting() -> int:
+    """Need a program, and report its end."""
+    program = sleeping_program()
+    driver_link.watch_process("gcs_server", program.pid)
+    announce(program.pid)
+    sys.stderr.write(f"seen: {driver_link.loss(FOREVER_S)}\n")
+    return 1
+
+
+def fated() -> int:
+    """Need a program that ends with this process, as Ray's do."""
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import ctypes, time; ctypes.CDLL(None).prctl(1, 9); print(flush=True); time.sleep(600)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert program.stdout is not None
+    program.stdout.readline()
+    driver_link.watch_process("raylet", program.pid)
+    announce(program.pid)
+    threading.Event().wait(FOREVER_S)
+    return 0
+
+
+def aborting() -> int:
+    """Need a program, and be aborted as soon as it ends."""
+    program = sleeping_program()
+    driver_link.watch_process("raylet", program.pid)
+    announce(program.pid)
+    program.wait()
+    os.abort()
+
+
+def blocked() -> int:
+    """Need a program, and notice nothing."""
+    program = sleeping_program()
+    driver_link.watch_process("gcs_server", program.pid)
+    announce(program.pid)
+    wait_deaf_to_signals()
+    return 0
+
+
+def complete() -> int:
+    """Have all results when the program that was needed ends, and be aborted."""
+    program = sleeping_program()
+    driver_link.watch_process("gcs_server", program.pid)
+    driver_link.announce_result(0)
+    announce(program.pid)
+    program.wait()
+    os.abort()
+
+
+def slow() -> int:
+    """Take longer for a step than its limit."""
+    announce()
+    with driver_link.time_limit(0.3, "Ray did not start within 0.3 s"):
+        wait_deaf_to_signals()
+    return 0
+
+
+CASES: dict[str, Callable[[], int]] = {
+    function.__name__: function
+    for function in (orphan, waiting, deaf, graceful, reporting, fated, aborting, blocked, complete, slow)
+}
+
+if __name__ == "__main__":
+    sys.exit(supervise(CASES[sys.argv[1]]))

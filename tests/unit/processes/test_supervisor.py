@@ -1,0 +1,136 @@
+"""The supervisor of a command: however the work ends, it is reported in one sentence and nothing is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.lifetimes import ends
+
+COMMAND = Path(__file__).with_name("supervised_command.py")
+ROOT = Path(__file__).resolve().parents[3]
+END_S = 30.0
+
+
+class Command:
+    """A supervised command that has printed its process ids."""
+
+    def __init__(self, process: subprocess.Popen[str], driver: int, others: list[int]) -> None:
+        self.process, self.driver, self.others = process, driver, others
+
+    def finish(self) -> tuple[int, list[str]]:
+        """Exit code and lines of standard error; nothing that was started still runs."""
+        _, stderr = self.process.communicate(timeout=END_S)
+        assert all(ends(pid, END_S) for pid in (self.driver, *self.others))
+        return self.process.returncode, stderr.splitlines()
+
+
+@contextmanager
+def started(case: str) -> Iterator[Command]:
+    with subprocess.Popen(
+        [sys.executable, str(COMMAND), case],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            driver, *others = map(int, process.stdout.readline().split())
+            yield Command(process, driver, others)
+        finally:
+            process.kill()
+
+
+def test_what_lost_its_parent_and_left_its_session_ends_with_the_command() -> None:
+    with started("orphan") as command:
+        assert len(command.others) == 1
+        assert command.finish() == (0, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_work(number: int) -> None:
+    with started("waiting") as command:
+        command.process.send_signal(number)
+        assert command.finish() == (130, [])
+
+
+def test_work_that_handles_no_signal_is_ended_within_five_seconds() -> None:
+    with started("deaf") as command:
+        begin_s = time.monotonic()
+        command.process.send_signal(signal.SIGTERM)
+        code, lines = command.finish()
+        assert code == 130 and len(lines) == 1 and lines[0].startswith("interrupted: the run was ended at once")
+        assert 2.5 < time.monotonic() - begin_s < 10
+
+
+def test_a_second_signal_ends_the_work_at_once() -> None:
+    with started("deaf") as command:
+        begin_s = time.monotonic()
+        for _ in range(2):
+            command.process.send_signal(signal.SIGINT)
+            # Two signals of one kind that are pending at the same time are one.
+            while os.stat(f"/proc/{command.process.pid}") and _is_pending(command.process.pid, signal.SIGINT):
+                pass
+        assert command.finish()[0] == 130
+        assert time.monotonic() - begin_s < 3
+
+
+def _is_pending(pid: int, number: int) -> bool:
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return bool(int(fields.get("ShdPnd", "0"), 16) >> (number - 1) & 1)
+
+
+def test_work_that_finishes_a_step_after_a_signal_has_its_time() -> None:
+    with started("graceful") as command:
+        command.process.send_signal(signal.SIGTERM)
+        assert command.finish() == (130, [])
+
+
+@pytest.mark.parametrize(
+    ("case", "name"), [("reporting", "gcs_server"), ("aborting", "raylet"), ("blocked", "gcs_server")]
+)
+def test_the_end_of_a_process_that_is_needed_is_reported_once(case: str, name: str) -> None:
+    with started(case) as command:
+        os.kill(command.others[0], signal.SIGKILL)
+        code, lines = command.finish()
+        sentence = f"{name} (process {command.others[0]}) died: killed by a signal, out of memory, or crashed"
+        assert code == 1
+        assert lines == [f"{'seen' if case == 'reporting' else 'error'}: {sentence}"]
+
+
+def test_results_that_are_complete_stand() -> None:
+    with started("complete") as command:
+        os.kill(command.others[0], signal.SIGKILL)
+        assert command.finish() == (0, [])
+
+
+def test_a_step_beyond_its_limit_is_reported() -> None:
+    with started("slow") as command:
+        assert command.finish() == (1, ["error: Ray did not start within 0.3 s"])
+
+
+@pytest.mark.parametrize("case", ["waiting", "fated"])
+def test_the_death_of_the_driver_is_reported(case: str) -> None:
+    with started(case) as command:
+        os.kill(command.driver, signal.SIGKILL)
+        code, lines = command.finish()
+        assert code == 1 and len(lines) == 1
+        assert lines[0].startswith(
+            f"error: the driver (process {command.driver}) died of SIGKILL: the system may be out"
+        )
+
+
+@pytest.mark.parametrize("case", ["waiting", "deaf"])
+def test_nothing_outlives_a_supervisor_that_is_killed(case: str) -> None:
+    with started(case) as command:
+        command.process.kill()
+        assert command.finish()[0] == -signal.SIGKILL
