@@ -33,7 +33,7 @@ from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants
 Function = Callable[..., Any]
 # Errors of a function that do not end its process.
 FUNCTION_ERRORS = (Exception, SystemExit)
-# What is kept of an error: of its message, and of each end of its traceback, in characters.
+# What is reported of an error: of its message, and of each end of its traceback, in characters.
 MESSAGE_LENGTH = 200
 TRACE_LENGTH = 4000
 END_TIMEOUT_S = 5.0
