@@ -191,13 +191,13 @@ class Series:
 
         return f"{num_more} steps after a checkpoint{', in a save' if is_in_save else ''}", is_due
 
-    def _problem(self, victim: str, code: int, told: str, left: list[str], run_is_over: bool) -> str:
+    def _problem(self, victim: str, code: int, output: str, left: list[str], run_is_over: bool) -> str:
         expected = {0} if run_is_over else VICTIMS[victim][1]
         if code not in expected:
-            return f"exit code {code}: {told[-500:]}"
+            return f"exit code {code}: {output[-500:]}"
         if left:
             return f"left behind: {left}"
-        return f"traceback: {told[-1000:]}" if "Traceback" in told else ""
+        return f"traceback: {output[-1000:]}" if "Traceback" in output else ""
 
     def _difference(self, name: str, target: Path) -> str:
         """Compare a run that has reached its end, and let the next one begin anew."""

@@ -1,4 +1,4 @@
-"""Finds the Ray nodes that run on this machine, whose they are, and which of them a run may join without being told."""
+"""Finds the Ray nodes that run on this machine, whose they are, and which of them a run may join without an address."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ class Raylet:
 
 def local_raylets() -> list[Raylet]:
     """Return the raylets on this machine, of all users and clusters."""
-    found = []
+    raylets = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             words = process.cmdline()
             if words and Path(words[0]).name == "raylet":
                 address = _option(words, "--gcs-address")
                 owner = process.uids().real
-                found.append(Raylet(process.pid, owner, address, process.create_time(), _environment(process)))
-    return found
+                raylets.append(Raylet(process.pid, owner, address, process.create_time(), _environment(process)))
+    return raylets
 
 
 def raylet_of(address: str) -> Raylet | None:

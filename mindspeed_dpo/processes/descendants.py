@@ -65,10 +65,10 @@ def living_descendants() -> list[int]:
     for pid, state in states.items():
         if state is not None:
             children.setdefault(state.parent, []).append(pid)
-    found = [os.getpid()]
-    for pid in found:
-        found.extend(children.get(pid, ()))
-    return [pid for pid in found[1:] if not _has_ended(pid, states[pid])]
+    tree = [os.getpid()]
+    for pid in tree:
+        tree.extend(children.get(pid, ()))
+    return [pid for pid in tree[1:] if not _has_ended(pid, states[pid])]
 
 
 def _has_ended(pid: int, state: ProcessState | None) -> bool:

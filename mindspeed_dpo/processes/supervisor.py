@@ -63,7 +63,7 @@ def supervise(work: Callable[[], int]) -> int:
 
 
 def _drive(work: Callable[[], int], connection: socket.socket) -> int:
-    # Ctrl-C reaches the whole process group; a group of its own lets the supervisor forward it, once.
+    # Ctrl-C reaches all of a process group; a group of its own lets the supervisor forward it, once.
     os.setpgid(0, 0)
     driver_link.open(connection)
     signal.signal(signal.SIGTERM, interrupt)

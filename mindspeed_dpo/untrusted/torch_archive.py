@@ -87,7 +87,7 @@ class MappedFile:
     def _view(self, start: int, num_bytes: int) -> memoryview:
         """The mapped bytes of a range."""
         bytes_read = torch.empty(0, dtype=torch.uint8).set_(self._bytes, start, (num_bytes,), (1,))
-        return cast(memoryview, bytes_read.numpy().data)
+        return bytes_read.numpy().data
 
 
 @contextmanager

@@ -36,7 +36,7 @@ TIMEOUT_S = 480.0
 # Between two looks at a condition.
 LOOK_S = 0.01
 START_ATTEMPTS = 4
-# Authentication of the clusters that tests start, as on nodes that share a token; runs that join them are not told.
+# Authentication of the clusters that tests start, as on nodes that share a token; runs that join them do not get it.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 _NOT_INHERITED = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
@@ -108,11 +108,13 @@ class Running:
 
     def listening(self) -> set[str]:
         """Addresses at which the family listens for connections of TCP."""
-        found = set()
+        addresses = set()
         for process in self.family():
             with suppress(psutil.Error):
-                found.update(one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN)
-        return found
+                addresses.update(
+                    one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN
+                )
+        return addresses
 
     def writing(self, name: str) -> psutil.Process:
         """The one process of the family that writes a file of this name, for example the log of a rank."""

@@ -15,7 +15,7 @@ from mindspeed_dpo.workers.rewards.function_loading import Function
 
 # Errors of a function that do not end its process.
 FUNCTION_ERRORS = (Exception, SystemExit)
-# What is kept of an error: of its message, and of each end of its traceback, in characters.
+# What is reported of an error: of its message, and of each end of its traceback, in characters.
 MESSAGE_LENGTH = 200
 TRACE_LENGTH = 4000
 

@@ -75,7 +75,7 @@ def test_a_cluster_whose_server_is_gone_is_not_joined(begun: Raylet, monkeypatch
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.9.8.7"])
-def test_a_raylet_is_known_by_any_name_of_its_host(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_raylet_is_identified_by_any_name_of_its_host(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raylet = Raylet(4711, 0, "10.9.8.7:6344", 0.0)
     run_raylets(monkeypatch, replace(raylet, address="10.9.8.7:6345"), raylet)
     assert raylet_of(f"{host}:6344") == raylet

@@ -1,4 +1,4 @@
-"""The store of a rendezvous listens where it is told to, and nowhere else."""
+"""The store of a rendezvous listens at one address, and nowhere else."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ LISTENING = "0A"
 
 def addresses_of(port: int) -> set[str]:
     """Hexadecimal addresses at which some process of this machine listens on a port."""
-    found = set()
+    addresses = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text().splitlines()[1:]:
             _, local, _, state, *_ = line.split()
             address, hexadecimal = local.split(":")
             if state == LISTENING and int(hexadecimal, 16) == port:
-                found.add(address)
-    return found
+                addresses.add(address)
+    return addresses
 
 
 def test_a_store_is_reached_at_the_loopback_address_only() -> None:
