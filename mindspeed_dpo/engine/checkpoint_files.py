@@ -73,7 +73,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         )
     with reraised_as(CheckpointError, "use an earlier iteration"):
         description = read_json_object(folder / METADATA)
-        version = description.integer("format")
+        version = description.integer("format", None)
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
