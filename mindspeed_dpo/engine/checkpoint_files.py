@@ -93,7 +93,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         description = read_json_object(folder / METADATA)
         metadata = description.plain()
         _check_own_digest(folder, metadata)
-        version = description.integer("format")
+        version = description.integer("format", None)
         if version != FORMAT:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
 
@@ -74,7 +75,9 @@ def _record(line: str, location: str) -> dict[str, float]:
         values = {name: float(value) for name, value in record.items() if name != "step"}
         return {"step": record.integer("step"), **values}
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{location}: expected a JSON object with a step and numbers, got {line[:80]!r}") from error
+        raise MalformedDataError(
+            f"{location}: expected a JSON object with a step and numbers, got {line[:80]!r}"
+        ) from error
 
 
 def _truncate_after(path: Path, completed_steps: int) -> None:

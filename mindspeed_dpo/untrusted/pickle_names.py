@@ -160,7 +160,7 @@ _NAMES: dict[str, Any] = {
     "collections.defaultdict": Constructor(_default_dict),
     "argparse.Namespace": Constructor(argparse.Namespace),
     "types.SimpleNamespace": Constructor(SimpleNamespace),
-    **{f"{module}.{name}": known for module in ("builtins", "__builtin__") for name, known in _BUILTINS.items()},
+    **{f"{module}.{name}": build for module in ("builtins", "__builtin__") for name, build in _BUILTINS.items()},
     **{f"{module}.{kind.__name__}": SETS[kind] for module in ("builtins", "__builtin__") for kind in SETS},
     **{
         f"{module}.{name}": StorageType(kind)

@@ -40,7 +40,9 @@ def read_torch_file(path: Path) -> Any:
     if not path.is_file():
         raise MalformedDataError(f"{path} does not exist")
     size = path.stat().st_size
-    if not zipfile.is_zipfile(path):
+    with _damage_reported(str(path)):
+        is_archive = zipfile.is_zipfile(path)
+    if not is_archive:
         raise MalformedDataError(f"{path} is not a file of torch.save, or is truncated ({size} bytes)")
     return MappedFile(path).read(0, size)
 

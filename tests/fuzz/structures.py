@@ -37,14 +37,14 @@ ODD_VALUES: tuple[Any, ...] = (
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
     """Every container and key within a value."""
-    found, stack = [], [value]
+    places, stack = [], [value]
     while stack:
         item = stack.pop()
         children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
         for key, child in children:
-            found.append((item, key))
+            places.append((item, key))
             stack.append(child)
-    return found
+    return places
 
 
 def change_value(value: Any, choose: random.Random) -> Any:

@@ -211,7 +211,11 @@ TARGETS = (
     Target(
         "tracker-state", "logs/trackers/wandb.json", lambda root: _read_state(root / "logs/trackers/wandb.json"), JSON
     ),
-    Target("reference-cache", "logs/print.v2.ref_logps", lambda root: ReferenceCache(root / "logs", "print", 3).read()),
+    Target(
+        "reference-cache",
+        str(ReferenceCache("logs", "print", 3).path),
+        lambda root: ReferenceCache(root / "logs", "print", 3).read(),
+    ),
     Target("config", "configs/rlxf/mine.yaml", _config, YAML),
     Target("model-config", "configs/rlxf/model/tiny.yaml", _config, YAML),
     Target("yaml", "configs/rlxf/mine.yaml", lambda root: read_yaml(root / "configs/rlxf/mine.yaml"), YAML),

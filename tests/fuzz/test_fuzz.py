@@ -29,7 +29,8 @@ def test_every_mutation_is_read_or_refused(target: Target, root: Path) -> None:
     outcome = run_target(target, root, range(COUNT))
     assert not outcome.faults
     assert outcome.num_read + outcome.num_refused == COUNT
-    assert outcome.num_refused > COUNT // 20
+    # A damaged cache of log-probabilities counts as missing.
+    assert outcome.num_refused > COUNT // 20 or target.name == "reference-cache"
 
 
 def test_mutations_are_the_same_everywhere_and_differ_from_each_other() -> None:

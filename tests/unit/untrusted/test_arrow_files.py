@@ -47,14 +47,14 @@ def test_an_offset_beyond_the_texts_is_refused(offset: int, tmp_path: Path) -> N
         list(read_arrow_rows(path))
 
 
-@pytest.mark.parametrize("kept", [0, 3, 100, 700, -1, -20])
-def test_a_truncated_file_is_refused(kept: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_bytes", [0, 3, 100, 700, -1, -20])
+def test_a_truncated_file_is_refused(num_bytes: int, tmp_path: Path) -> None:
     pyarrow.parquet.write_table(table(), tmp_path / "a.parquet")
     with pyarrow.ipc.new_file(str(tmp_path / "a.arrow"), table().schema) as writer:
         writer.write_table(table())
     for read, name in ((read_parquet_rows, "a.parquet"), (read_arrow_rows, "a.arrow")):
         path = tmp_path / name
-        path.write_bytes(path.read_bytes()[:kept])
+        path.write_bytes(path.read_bytes()[:num_bytes])
         with pytest.raises(MalformedDataError, match=name):
             list(read(path))
 
