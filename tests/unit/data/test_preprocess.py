@@ -86,7 +86,7 @@ def test_rows_that_cannot_be_read_or_tokenized_do_not_cost_the_others(
     out = capsys.readouterr().out
     assert re.search(r"rows read +20\n +rows written +17\n", out)
     assert re.search(r"dropped: unreadable +2 .*first in row 4: .*raw.jsonl, line 4 is not UTF-8", out)
-    assert re.search(r"dropped: not_unicode +1 .*first in row 6: character 3 of a text: '.ud83d'", out)
+    assert re.search(r"dropped: not_unicode +1 .*first in row 6: character \d+ of a text: '.ud83d'", out)
     assert "columns not read: ki\\ud83d\n" in out
 
 
