@@ -1,4 +1,4 @@
-"""Checkpoint policy: marks the best checkpoint, stops early, and deletes old checkpoints.
+"""Checkpoint policy: marks the best checkpoint, and deletes old checkpoints.
 
 Its state is saved in every checkpoint, so a resumed run decides as if it had never stopped.
 """
@@ -6,7 +6,6 @@ Its state is saved in every checkpoint, so a resumed run decides as if it had ne
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -16,67 +15,10 @@ from typing import Any
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoint_retention import mark_best, prune
+from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory, stop_reason
 from mindspeed_dpo.trainers.resume import ResumePoint
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BestMetricRule:
-    """Settings of the policy.
-
-    Attributes:
-        metric: Name of the evaluation metric; None tracks none.
-        is_min: Whether a smaller value is better.
-        patience: Consecutive evaluations without improvement that stop the run; None never stops it.
-        min_delta: Smallest change that counts as an improvement for `patience`.
-        keep: Number of newest checkpoints to keep; None keeps all.
-    """
-
-    metric: str | None = None
-    is_min: bool = True
-    patience: int | None = None
-    min_delta: float = 0.0
-    keep: int | None = None
-
-    @classmethod
-    def of(cls, run: RunConfig) -> BestMetricRule:
-        """Return the rule that a run's settings describe."""
-        loop = run.loop
-        return cls(
-            loop.best_metric,
-            loop.best_metric_mode == "min",
-            loop.early_stop_patience,
-            loop.early_stop_min_delta,
-            run.actor.checkpoint.keep_last_checkpoints,
-        )
-
-    def is_better(self, value: float, before: float | None, by: float = 0.0) -> bool:
-        """Return whether a value improves on an earlier one by more than `by`; NaN and infinity never do."""
-        if not math.isfinite(value):
-            return False
-        return before is None or (before - value if self.is_min else value - before) > by
-
-
-@dataclass
-class EvaluationHistory:
-    """Summary of the evaluations so far, saved in checkpoints as `progress`.
-
-    Attributes:
-        metric: Name of the metric.
-        step: Step of the best value.
-        value: Best value.
-        folder: Absolute path of the best checkpoint.
-        counted: Last value that was an improvement by at least `min_delta`.
-        waited: Evaluations since that one.
-    """
-
-    metric: str | None = None
-    step: int | None = None
-    value: float | None = None
-    folder: str | None = None
-    counted: float | None = None
-    waited: int = 0
 
 
 @dataclass
@@ -89,7 +31,7 @@ class CheckpointPolicy:
         history: Summary of earlier evaluations.
     """
 
-    rule: BestMetricRule = BestMetricRule()
+    rule: BestMetricRule = field(default_factory=BestMetricRule)
     save: Path = Path()
     history: EvaluationHistory = field(default_factory=EvaluationHistory)
 
@@ -115,31 +57,19 @@ class CheckpointPolicy:
         name = self.rule.metric
         if name is None or name not in metrics:
             return False
-        value, history = float(metrics[name]), self.history
-        history.metric = name
-        if self.rule.is_better(value, history.counted, self.rule.min_delta):
-            history.counted, history.waited = value, 0
-        else:
-            history.waited += 1
-        is_best = self.rule.is_better(value, history.value)
-        if is_best:
-            history.step, history.value = num_done, value
-            history.folder = os.path.abspath(iteration_dir(self.save, num_done))
-        return is_best
+        self.history.metric = name
+        folder = os.path.abspath(iteration_dir(self.save, num_done))
+        return self.history.record(self.rule, num_done, float(metrics[name]), folder)
 
     @property
     def should_stop(self) -> bool:
         """Whether `patience` evaluations have passed without improvement."""
-        return self.rule.patience is not None and self.history.waited >= self.rule.patience
+        return self.history.is_patience_exhausted(self.rule)
 
     @property
     def stop_reason(self) -> str:
         """Log message of early stopping."""
-        history = self.history
-        return (
-            f"stopping early: {self.rule.metric} has not improved by more than {self.rule.min_delta:g} in "
-            f"{history.waited} evaluations; its best is {history.value} at step {history.step}"
-        )
+        return stop_reason(self.rule, self.history)
 
     def progress(self) -> dict[str, Any] | None:
         """Return the history to save in a checkpoint; None without a metric."""

@@ -19,7 +19,7 @@ from mindspeed_dpo.engine.checkpoint_files import CheckpointError, latest
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
 from mindspeed_dpo.observability.metrics_jsonl import read_metrics
-from mindspeed_dpo.trainers.checkpoint_policy import EvaluationHistory
+from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
 from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoint_retention import BEST, saved_iterations
-from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule, CheckpointPolicy, EvaluationHistory
+from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.resume import ResumePoint
 from tests.unit.trainers.fakes import FakeRoles, trainer

@@ -8,7 +8,7 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.validation import paths
-from mindspeed_dpo.trainers.checkpoint_policy import BestMetricRule
+from mindspeed_dpo.trainers.early_stopping import BestMetricRule
 from mindspeed_dpo.trainers.trackers import tracked_by
 from tests.unit.config.small_config import resolved, small_tree
 
