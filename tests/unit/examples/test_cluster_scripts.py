@@ -165,7 +165,10 @@ def test_a_port_of_another_program_is_refused(tmp_path: Path) -> None:
         node = Node(tmp_path, MASTER_PORT=str(port), RAY_STATUS="1")
         code, _, err = node.run()
     assert code == 2
-    assert err == f"error: port {port} of 127.0.0.1 is used by a program that is not Ray; choose another MASTER_PORT\n"
+    assert err == (
+        f"error: port {port} of 127.0.0.1 is used by a program that is not Ray, or by a Ray with another token; choose "
+        "another MASTER_PORT\n"
+    )
     assert len(node.calls()) == 1
 
 
@@ -243,6 +246,8 @@ def test_joining_is_given_up_after_a_time(tmp_path: Path, port: str) -> None:
         ({"NNODES": "2"}, "MASTER_ADDR is not set"),
         ({"NNODES": "2", "MASTER_ADDR": "127.0.0.1"}, "CURRENT_IP is not set"),
         ({"MASTER_PORT": "70000"}, "MASTER_PORT should be a number from 1 to 65535"),
+        ({"MASTER_PORT": "10002"}, "MASTER_PORT=10002 lies within 10001 to 19999"),
+        ({"MASTER_PORT": "19999"}, "MASTER_PORT=19999 lies within 10001 to 19999"),
         ({"CURRENT_IP": "203.0.113.9"}, "CURRENT_IP=203.0.113.9 is not an address of this machine"),
         ({"SOCKET_IFNAME": "eth8"}, "SOCKET_IFNAME=eth8 has no IPv4 address on this machine"),
         ({"DEVICE": "tpu"}, "DEVICE should be npu or cpu, got 'tpu'"),
