@@ -29,7 +29,9 @@ def check_writable(run: RunConfig, issues: Issues) -> None:
     folders = {"output_dir": run.loop.output_dir, "save": run.actor.checkpoint.save}
     if run.ref is not None and run.actor.reference.reference == "cached" and not run.is_online:
         folders["reference_cache_dir"] = run.actor.reference.reference_cache_dir
-    violations = [Violation((key,), message) for key, path in folders.items() if (message := _write_obstacle(path))]
+    # A folder within output_dir is not reported a second time.
+    obstacles = {key: message for key, path in folders.items() if (message := _write_obstacle(path))}
+    violations = [Violation((key, "output_dir"), message) for key, message in obstacles.items()]
     issues.add_violations(violations, run.actor, run)
 
 
