@@ -16,14 +16,15 @@ import yaml
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.text_files import read_text
 
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 18
 """Limit for a file; configurations take some kilobytes."""
 MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Limit for keys and values with all aliases replaced by what they stand for."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# libyaml accepts another dialect than Hydra, which uses the loader in Python.
+_LOADER = yaml.SafeLoader
 
 
 def read_yaml(path: Path) -> Any:
