@@ -18,7 +18,7 @@ from mindspeed_dpo.engine.checkpoint_metadata import check_metadata
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
-from mindspeed_dpo.untrusted.text_files import read_bytes
+from mindspeed_dpo.untrusted.text_files import is_file_name, read_bytes
 
 TRACKER = "latest_checkpointed_iteration.txt"
 METADATA = "mindspeed_dpo.json"
@@ -78,7 +78,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             raise CheckpointError(f"{folder} has format {version}, this version reads format {FORMAT}")
         check_metadata(description)
         sizes = description.section("files", JsonObject({}, str(folder)))
-        damaged = [name for name, size in sizes.items() if Path(name).name != name or _size(folder / name) != size]
+        damaged = [name for name, size in sizes.items() if not is_file_name(name) or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
             f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; use an earlier "
