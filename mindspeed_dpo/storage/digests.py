@@ -18,6 +18,7 @@ import xxhash
 BLOCK_BYTES = 1 << 22
 ALGORITHM = "xxh3_64"
 _DIGITS = 16
+_MAX_NAME_BYTES = 255
 
 
 class DamageError(ValueError):
@@ -90,9 +91,10 @@ def digests_from_json(values: Any) -> dict[str, FileDigest]:
 
 
 def is_within(name: str) -> bool:
-    """Return whether a path is one of a file within a folder."""
+    """Return whether a path is one of a file within a folder, with names not longer than file systems allow."""
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and name not in ("", ".")
+    is_short = all(len(part.encode("utf-8", "surrogatepass")) <= _MAX_NAME_BYTES for part in path.parts)
+    return is_short and not path.is_absolute() and not {"..", ""} & {*path.parts, name.strip(".")} and "\0" not in name
 
 
 class BlockHasher:

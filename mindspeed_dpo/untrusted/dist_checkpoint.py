@@ -23,6 +23,7 @@ from mindspeed_dpo.storage.digests import FileDigest, verify_file
 from mindspeed_dpo.untrusted.errors import MalformedDataError, damage_reported
 from mindspeed_dpo.untrusted.pickle_names import InertObject, reject_foreign_objects
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
+from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.tiling import Box, check_tiling
 from mindspeed_dpo.untrusted.torch_archive import MappedFile
 
@@ -135,8 +136,8 @@ class DistCheckpoint:
     def _file(self, name: str) -> MappedFile:
         if name not in self._files:
             path = self.folder / name
-            if Path(name).name != name or not path.is_file() or not path.stat().st_size:
-                raise MalformedDataError(f"{self.folder} lacks {name!r}, which {METADATA_FILE} names")
+            if not is_file_name(name) or not path.is_file() or not path.stat().st_size:
+                raise MalformedDataError(f"{self.folder} lacks {name[:100]!r}, which {METADATA_FILE} names")
             self._files[name] = MappedFile(path, self._digests.get(name))
         return self._files[name]
 

@@ -15,7 +15,13 @@ MAX_SMALL_FILE_BYTES = 1 << 26
 """Limit for configurations, indexes and descriptions, 64 MiB; those of the largest models take a few."""
 MAX_LINE_CHARACTERS = 1 << 28
 """Limit for one line of a file of rows, which is read as one text."""
+MAX_NAME_BYTES = 255
 _BYTE_ORDER_MARK = "\ufeff"
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a text can name a file within a folder: one part of a path, not longer than file systems allow."""
+    return Path(name).name == name and "\0" not in name and len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
 
 
 def read_bytes(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:

@@ -16,7 +16,7 @@ import yaml
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.text_files import read_text
 
-MAX_YAML_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 18
 """Limit for a file; configurations take some kilobytes."""
 MAX_DEPTH = 50
 MAX_NODES = 100_000
@@ -24,7 +24,8 @@ MAX_NODES = 100_000
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+# libyaml accepts another dialect than Hydra, which uses the loader in Python.
+_LOADER = yaml.SafeLoader
 
 
 def read_yaml(path: Path) -> Any:

@@ -20,6 +20,7 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.safetensors_files import open_safetensors, safetensors_errors
+from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_config import is_reward_config, read_hf_config, read_model_config
@@ -140,9 +141,10 @@ class HfSource(WeightSource):
         except MalformedDataError as error:
             raise WeightsError(f"{index} is not a valid index of shards: {error}") from error
         # A shard name with folders in it could point outside; it counts as absent.
-        absent = sorted(s for s in set(shards.values()) if Path(s).name != s or not (self.path / s).is_file())
+        absent = sorted(s for s in set(shards.values()) if not is_file_name(s) or not (self.path / s).is_file())
         if absent:
-            raise WeightsError(f"{self.path} lacks {', '.join(absent)}, named in {index.name}; download it again")
+            names = ", ".join(name[:100] for name in absent[:5])
+            raise WeightsError(f"{self.path} lacks {names}, named in {index.name}; download it again")
         files = {name: self.path / shard for name, shard in shards.items()}
         for file in set(files.values()):
             missing = sorted({name for name, other in files.items() if other == file} - set(self._names(file)))

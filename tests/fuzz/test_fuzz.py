@@ -34,7 +34,7 @@ def test_every_mutation_is_read_or_refused(target: Target, root: Path) -> None:
 
 
 def test_mutations_are_the_same_everywhere_and_differ_from_each_other() -> None:
-    data, target = bytes(range(256)) * 4, TARGETS[0]
+    data, target = bytes(range(256)) * 4, next(target for target in TARGETS if not target.structural)
     assert target.mutated(data, 7) == target.mutated(data, 7)
     assert len({target.mutated(data, number) for number in range(100)}) > 90
     assert mutate(b"", random.Random(1)) is not None

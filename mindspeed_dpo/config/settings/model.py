@@ -131,6 +131,10 @@ class ModelConfig:
         """
         try:
             check_stored(cls, values)
+            model = cls(**values)
+            check_stored(cls, model.as_dict())
         except ValueError as error:
             raise ValueError(f"model settings: {error}") from error
-        return cls(**values)
+        if model.vocab_size is None:
+            raise ValueError("model settings: vocab_size is missing")
+        return model

@@ -26,7 +26,7 @@ def check_stored(group: type, values: Mapping[str, Any]) -> None:
     settings = group_settings(group)
     for key, value in values.items():
         if key not in settings:
-            raise ValueError(f"{reprlib.repr(key)} is not a known key{did_you_mean(str(key), settings)}")
+            raise ValueError(f"{ascii(str(key))[1:-1][:80]} is not a known key{did_you_mean(str(key), settings)}")
         if value is not None:
             _check(key, value, settings[key])
     for key, item in settings.items():

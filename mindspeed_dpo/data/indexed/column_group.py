@@ -339,7 +339,7 @@ def check_fingerprints(
         prompt_type: Prompt type of this run; None is not compared.
 
     Raises:
-        ValueError: A value differs; the message names both.
+        TokenFileError: A value differs; the message names both.
     """
     meta = read_meta(prefix)
     if meta is None or not set(columns) <= set(meta.get("columns") or columns):
@@ -348,7 +348,7 @@ def check_fingerprints(
     for (key, what), own in zip(_IDENTITY.items(), expected, strict=True):
         theirs = meta.get(key)
         if own is not None and theirs is not None and own != theirs:
-            raise ValueError(
+            raise TokenFileError(
                 f"data_path {prefix} was preprocessed with {what} ({key} {theirs}, this run has {own}); "
                 "preprocess again, or use the tokenizer and template of the data"
             )

@@ -128,7 +128,7 @@ def test_a_file_wins_over_the_model_file_it_names(tmp_path: Path) -> None:
 def test_a_file_that_cannot_be_read_is_one_problem_naming_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "broken.yaml").write_text(text)
     (actual,) = _problems("broken", config_dir=tmp_path)
-    assert "broken.yaml: " in actual or "broken.yaml is" in actual or "broken.yaml should" in actual
+    assert "broken.yaml" in actual
     assert "\n" not in actual
 
 
