@@ -65,7 +65,9 @@ def latest(root: Path) -> Path:
     iteration = read_tracker(tracker)
     if iteration is None:
         content = read_bytes(tracker)[:40].decode("utf-8", "backslashreplace").strip()
-        raise CheckpointError(f"{tracker} must contain an iteration number, got {content!r}")
+        raise CheckpointError(
+            f"{tracker} must contain an iteration number, got {content!r}; give the folder of one iteration"
+        )
     folder = iteration_dir(root, iteration)
     read_metadata(folder)
     return folder

@@ -36,6 +36,8 @@ _RECORDS = frozenset(
     | {f"{_DCP}filesystem._StorageInfo", "torch.contiguous_format", "torch.strided", "pathlib.PosixPath"}
     | {"torch.serialization._get_layout", "pathlib.PurePosixPath", "pathlib._local.PosixPath"}
 )  # fmt: skip
+_PLAN_MODULES = ("torch.distributed.", "megatron.core.")
+"""Where the classes are of the plans that torch and megatron-core store beside what is read here."""
 _MAX_SIZE = 1 << 62
 
 
@@ -148,7 +150,7 @@ class DistCheckpoint:
             if METADATA_FILE in self._digests:
                 verify_file(file, self._digests[METADATA_FILE])
         metadata = read_pickle(file, _RECORDS)
-        reject_foreign_objects(metadata, file, "the metadata")
+        reject_foreign_objects(metadata, file, "the metadata", _PLAN_MODULES)
         try:
             tensors, objects = _parse_metadata(_state_of(metadata, "Metadata"))
         except _Mismatch as error:

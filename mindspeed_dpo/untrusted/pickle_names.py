@@ -185,13 +185,21 @@ def resolve_name(full: str, allowed_names: frozenset[str]) -> Any:
     return InertName(full, full in _ALLOWED_NAMES or full in allowed_names)
 
 
-def reject_foreign_objects(value: Any, file: object, part: str) -> None:
+def reject_foreign_objects(value: Any, file: object, part: str, inert_modules: tuple[str, ...] = ()) -> None:
     """Check that a value holds plain data and tensors only.
+
+    Args:
+        value: What was read.
+        file: Its file, for the message.
+        part: What it is, for the message.
+        inert_modules: Packages, with a final dot, whose objects may be in the value; they are not used, nor imported.
 
     Raises:
         MalformedDataError: It holds an object of another class; the message names class and file.
     """
     for name in _foreign_names(value):
+        if name.startswith(inert_modules):
+            continue
         raise MalformedDataError(
             f"{file}: {part} names {name}, which is not data; the file is not trusted and was not read"
         )

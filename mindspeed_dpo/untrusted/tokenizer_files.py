@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.untrusted.json_text import read_json, read_json_object
+from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import read_bytes, read_text
 
 MAX_VOCABULARY_BYTES = 1 << 28
@@ -124,7 +124,7 @@ def _check_text(path: Path) -> None:
 
 
 def _check_json(path: Path) -> None:
-    read_json(path)
+    read_json_object(path)
 
 
 _CHECKS: Mapping[str, Callable[[Path], None]] = {

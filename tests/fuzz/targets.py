@@ -18,7 +18,6 @@ from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError, latest
 from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
-from mindspeed_dpo.observability.metrics_jsonl import read_metrics
 from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
 from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
@@ -44,6 +43,7 @@ from tests.fuzz.structures import (
     yaml_snippet,
     yaml_value,
 )
+from tests.support.metrics import read_metrics
 
 REFUSALS = (
     MalformedDataError, WeightsError, HfConfigError, CheckpointError, TokenFileError, ConfigError, TrackerError,

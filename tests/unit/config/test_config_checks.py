@@ -188,7 +188,7 @@ def test_unrelated_problems_come_in_one_list() -> None:
     assert actual.count("\n") == 4
 
 
-@pytest.mark.parametrize("pool", [0, [], [0], ["8"], [True], {"a": 1}, [2.0], "many"])
+@pytest.mark.parametrize("pool", [0, [], [0], ["x"], [True], {"a": 1}, [2.0], "many"])
 def test_a_pool_is_a_list_of_processes_per_node(pool: object) -> None:
     tree = small_tree()
     tree["resource_pool"]["actor_rollout"] = pool

@@ -143,7 +143,8 @@ def test_what_a_save_says_about_itself_can_be_read(tmp_path: Path) -> None:
     folder = latest(tmp_path)
     assert folder == tmp_path / "iter_0000002"
     said = read_metadata(folder)
-    files = said.pop("files")
+    files, digests = said.pop("files"), said.pop("digests")
+    assert said.pop("xxh3_64") and digests.keys() == files.keys()
     assert said == {"format": FORMAT, "optimizer": True, "rng": True, "iteration": 2, "model": MODEL.as_dict()}
     assert {path.name: path.stat().st_size for path in folder.iterdir() if path.name != METADATA} == files
 

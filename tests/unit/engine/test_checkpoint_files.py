@@ -101,7 +101,7 @@ def test_a_folder_without_checkpoints_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "release", "-3", "1.5"])
 def test_a_tracker_that_holds_no_number_is_shown(text: str, tmp_path: Path) -> None:
     (tmp_path / TRACKER).write_text(f"{text}\n")
-    with pytest.raises(CheckpointError, match="must contain an iteration number; give the folder"):
+    with pytest.raises(CheckpointError, match=f"must contain an iteration number, got {text!r}; give the folder"):
         latest(tmp_path)
 
 

@@ -86,7 +86,8 @@ def test_what_is_not_data_stops_a_resume_and_does_not_run(
 ) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     change(folder, Command(tmp_path / "called"))
-    description = json.loads(before[METADATA])
+    # As a forger would leave it: without digests, as in checkpoints of earlier versions.
+    description = {k: v for k, v in json.loads(before[METADATA]).items() if k not in ("digests", "xxh3_64")}
     description["files"] = {path.name: path.stat().st_size for path in folder.iterdir() if path.name != METADATA}
     (folder / METADATA).write_text(json.dumps(description))
     try:

@@ -26,10 +26,9 @@ def announce(*pids: int) -> None:
     sys.stdout.flush()
 
 
-def wait_deaf_to_signals() -> None:
-    """Wait in a call that no Python signal handler interrupts, as Ray's calls can be."""
+def block_signals() -> None:
+    """Handle no signal, as in calls of Ray's that no Python signal handler interrupts."""
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
-    threading.Event().wait(FOREVER_S)
 
 
 def orphan() -> int:
@@ -50,8 +49,9 @@ def waiting() -> int:
 
 def deaf() -> int:
     """Wait without handling signals."""
+    block_signals()
     announce(sleeping_program().pid)
-    wait_deaf_to_signals()
+    threading.Event().wait(FOREVER_S)
     return 0
 
 
@@ -110,8 +110,9 @@ def blocked() -> int:
     """Need a program, and notice nothing."""
     program = sleeping_program()
     driver_link.watch_process("gcs_server", program.pid)
+    block_signals()
     announce(program.pid)
-    wait_deaf_to_signals()
+    threading.Event().wait(FOREVER_S)
     return 0
 
 
@@ -129,7 +130,8 @@ def slow() -> int:
     """Take longer for a step than its limit."""
     announce()
     with driver_link.time_limit(0.3, "Ray did not start within 0.3 s"):
-        wait_deaf_to_signals()
+        block_signals()
+        threading.Event().wait(FOREVER_S)
     return 0
 
 

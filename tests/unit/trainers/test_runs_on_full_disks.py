@@ -13,9 +13,9 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import latest, verify
-from mindspeed_dpo.observability.metrics_jsonl import read_metrics
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.trainers.output_checks import run_locks
+from tests.support.metrics import read_metrics
 from tests.support.processes import PoolGroup, pool
 from tests.unit.trainers.saved_runs import asking
 from tests.unit.workers.pairs import random_run
