@@ -70,6 +70,7 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
         ("a.json", '[{"a": 1}, {"a": ' + "1" * 5000 + "}]", "a.json, row 2: an integer has 5000 digits"),
         ("a.json", "", "a.json is empty"),
         ("a.csv", 'a,b\n1,2\n"3,4\n5,6\n', "a.csv: the quoted text that begins in line 3 does not end"),
+        ("a.csv", '"a"b,c\n1,2\n', "a.csv: the header cannot be read"),
         ("a.csv", "a,a\n1,2\n", "a.csv: a column name of the header occurs twice"),
         ("a.parquet", "nonsense", "a.parquet, the file: damaged or truncated"),
         ("a.arrow", "nonsense nonsense nonsense", "a.arrow, the file: damaged or truncated"),
