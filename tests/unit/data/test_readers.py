@@ -85,6 +85,14 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, name: str, conte
         list(read_file(path))
 
 
+def test_a_column_of_a_parquet_file_occurs_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    one, other = pyarrow.array(["one"]), pyarrow.array(["other"])
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([one, other], names=["a", "a"]), path)
+    with pytest.raises(InputError, match=r"a.parquet: a column name occurs twice: a, a"):
+        list(read_file(path))
+
+
 @pytest.mark.parametrize("part", ["first", "middle", "end"])
 def test_damaged_gzip_names_the_file(tmp_path: Path, part: str) -> None:
     path = tmp_path / "a.jsonl.gz"
