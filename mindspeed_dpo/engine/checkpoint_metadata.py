@@ -24,7 +24,12 @@ def check_metadata(metadata: JsonObject) -> None:
         sizes = metadata.section(key, None) or JsonObject({}, "")
         for name in sizes:
             sizes.integer(name, minimum=0)
-    metadata.section("sampling", None)
+    for key in ("sampling", "settings"):
+        metadata.section(key, None)
+    if "weights" in metadata:
+        weights = metadata.section("weights")
+        for role in weights:
+            weights.text(role, None)
     _check_number(metadata, "usual_margin")
     _check_model(metadata)
     _check_adapters(metadata.section("adapters", None))

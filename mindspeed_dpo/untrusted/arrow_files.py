@@ -113,6 +113,9 @@ def read_parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
 def _rows(path: Path, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[dict[str, Any]]:
     count = 0
     for batch in batches:
+        names = batch.schema.names
+        if len(set(names)) < len(names):
+            raise MalformedDataError(f"{path}: a column name occurs twice: {', '.join(names)}")
         for start in range(0, batch.num_rows, _SLICE_ROWS):
             with _arrow_errors(path, f"after row {count}"):
                 rows = batch.slice(start, _SLICE_ROWS).to_pylist()
@@ -124,7 +127,7 @@ def _validated(batches: Iterator[pyarrow.RecordBatch], path: Path, file_bytes: i
     for number, batch in enumerate(batches):
         with _arrow_errors(path, f"batch {number}"):
             batch.validate(full=True)
-            _check_num_values(batch, file_bytes)
+            _check_num_values(batch, file_bytes, f"{path}, batch {number}")
         yield batch
 
 
@@ -160,25 +163,25 @@ def _arrow_errors(path: Path, part: str) -> Iterator[None]:
         raise MalformedDataError(f"{path}, {part}: damaged or truncated: {reason}") from error
 
 
-def _check_num_values(batch: pyarrow.RecordBatch, file_bytes: int) -> None:
+def _check_num_values(batch: pyarrow.RecordBatch, file_bytes: int, location: str) -> None:
     """Bound the number of values, which for nulls and repeated values does not follow from the size of the file."""
     limit = max(_MIN_VALUES, _VALUES_PER_BYTE * file_bytes)
-    num_values = sum(map(_num_values, batch.columns))
+    num_values = sum(_num_values(column, location) for column in batch.columns)
     if num_values > limit:
-        raise MalformedDataError(f"a batch has {num_values} values, too many for a file of {file_bytes} bytes")
+        raise MalformedDataError(f"{location} has {num_values} values, too many for a file of {file_bytes} bytes")
 
 
-def _num_values(array: pyarrow.Array) -> int:
+def _num_values(array: pyarrow.Array, location: str) -> int:
     """Number of values of an array and, at any depth, of its lists and structures."""
     kind, count = array.type, len(array)
     if pyarrow.types.is_struct(kind):
-        return count + sum(_num_values(array.field(number)) for number in range(kind.num_fields))
+        return count + sum(_num_values(array.field(number), location) for number in range(kind.num_fields))
     if pyarrow.types.is_map(kind):
-        return count + _num_values(array.keys) + _num_values(array.items)
+        return count + _num_values(array.keys, location) + _num_values(array.items, location)
     if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
-        return count + _num_values(array.values)
+        return count + _num_values(array.values, location)
     if isinstance(array, pyarrow.ExtensionArray):
-        return count + _num_values(array.storage)
+        return count + _num_values(array.storage, location)
     if kind.num_fields:
-        raise MalformedDataError(f"a column has the type {kind}, which is not supported")
+        raise MalformedDataError(f"{location}: a column has the type {kind}, which is not supported")
     return count

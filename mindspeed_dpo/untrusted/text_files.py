@@ -78,20 +78,6 @@ def read_lines(path: Path, *, is_gzipped: bool = False) -> Iterator[tuple[int, s
             yield number, line
 
 
-def read_compressed_text(path: Path, max_characters: int) -> str:
-    """Read a gzipped file of UTF-8 text.
-
-    Raises:
-        FileNotFoundError: It does not exist.
-        MalformedDataError: It is damaged, not UTF-8, or has more than `max_characters`.
-    """
-    with _text_errors(path, lambda: "its content"), _open_text(path, is_gzipped=True) as file:
-        text = file.read(max_characters + 1)
-    if len(text) > max_characters:
-        raise MalformedDataError(f"{path} has more than {max_characters} characters; split it, or write JSON lines")
-    return text
-
-
 def _open_text(path: Path, is_gzipped: bool) -> IO[str]:
     return gzip.open(path, "rt", encoding="utf-8-sig") if is_gzipped else path.open(encoding="utf-8-sig")
 

@@ -86,7 +86,9 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
         raise ConfigError([f"{name}.yaml: {_describe_missing(error, models)}"]) from error
     except _COMPOSE_ERRORS as error:
-        raise ConfigError([f"{name}.yaml: {' '.join(str(error).split())}"]) from error
+        # OmegaConf has no message for an interpolation that does not end.
+        reason = " ".join(str(error).split()) or "a value with ${ is not a complete interpolation"
+        raise ConfigError([f"{name}.yaml: {reason}"]) from error
     if not isinstance(tree, dict):
         raise ConfigError([f"{name}.yaml: must contain sections such as training, got a list"])
     for text in overrides:

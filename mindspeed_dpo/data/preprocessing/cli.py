@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
-from mindspeed_dpo.data.preprocessing.config_keys import KEYS, OFF_VALUES, TEXT
+from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
@@ -66,7 +66,7 @@ def parse(arguments: Sequence[str], root: Path) -> ParsedArguments:
     notices: list[str] = []
     if words and not words[0].startswith("-") and "=" not in words[0]:
         from_file = read_yaml(words.pop(0), root)
-        if from_file.pop("tokenizer_not_use_fast", None) not in OFF_VALUES:
+        if not is_off(from_file.pop("tokenizer_not_use_fast", None)):
             notices.append("tokenizer_not_use_fast has no effect in a YAML file, as in MindSpeed-RL; pass it as a flag")
     from_flags, problems = _read_flags(words)
     return _resolve({**from_file, **from_flags}, problems, notices)
@@ -149,7 +149,7 @@ def _resolve(values: Mapping[str, Any], problems: list[str], notices: list[str])
         spec = KEYS.get(key)
         if spec is None:
             problems.append(f"{key} is not a setting{did_you_mean(key, KEYS)}")
-        elif spec.reject and value not in OFF_VALUES:
+        elif spec.reject and not is_off(value):
             problems.append(f"{key} cannot be used here: {spec.reject}")
         elif spec.no_effect:
             notices.append(f"{key} has no effect: {spec.no_effect}")

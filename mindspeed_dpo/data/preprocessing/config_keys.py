@@ -13,8 +13,12 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.json_text import parse_json
 
-OFF_VALUES: tuple[Any, ...] = (None, False, "", "false", "False", "no", "off", (), [])
-"""Values with which a rejected key is off, so that it is accepted."""
+_OFF_WORDS = ("", "false", "no", "off")
+
+
+def is_off(value: Any) -> bool:
+    """Return whether a rejected key is off with a value, so that it is accepted."""
+    return value in (None, False, (), []) or (isinstance(value, str) and value.strip().lower() in _OFF_WORDS)
 
 
 def _flag(value: Any) -> bool:

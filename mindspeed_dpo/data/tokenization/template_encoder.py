@@ -77,7 +77,11 @@ class TemplateEncoder:
         return PairTokens(self._prompt(example.prompt, rule), chosen, rejected)
 
     def prompt(self, prompt: Prompt) -> list[int]:
-        """Tokenize a prompt, including the header of the response."""
+        """Tokenize a prompt, including the header of the response.
+
+        Raises:
+            RowDropped: A message has a thought that the template cannot represent.
+        """
         return self._prompt(prompt, self._rule(()))
 
     def _rule(self, responses: Sequence[str]) -> ThoughtRule | None:
@@ -117,6 +121,8 @@ class TemplateEncoder:
             yield self._fill(t.system, system)
         for position, turn in enumerate(prompt.turns):
             index, content = position // 2, turn.content
+            if turn.thought and not t.reasoning:
+                raise RowDropped("unsupported_field", f"a message has a thought; prompt_type {t.name} has no thoughts")
             if position % 2:
                 yield self._fill(t.assistant, self._thoughts.remove_from(content) if rule else content)
                 continue

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.indexed.hashing import digest
@@ -20,6 +21,9 @@ from mindspeed_dpo.data.tokenization.tokenizer import with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+
+_SAMPLE_THOUGHT = "sample-thought"
 
 
 class ChatTemplateEncoder:
@@ -37,7 +41,6 @@ class ChatTemplateEncoder:
         if not tokenizer.chat_template:
             raise ValueError("prompt_type chat_template: the tokenizer has no chat template; choose a named template")
         self.tokenizer = with_padding(tokenizer)
-        self._thought_field = next((field for field in THOUGHT_FIELDS if field in str(tokenizer.chat_template)), None)
         self._options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
 
     @property
@@ -83,6 +86,20 @@ class ChatTemplateEncoder:
     def _render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
         messages = [self._message(turn) for turn in turns]
         return render_dialogue(self.tokenizer, messages, self._options, add_generation_prompt=add_generation_prompt)
+
+    @cached_property
+    def _thought_field(self) -> str | None:
+        """The field of a message from which the template renders a thought."""
+        return next(filter(self._renders_thought, THOUGHT_FIELDS), None)
+
+    def _renders_thought(self, field: str) -> bool:
+        """Return whether the template renders a field, which its mere name in the template does not show."""
+        response = {"role": "assistant", "content": "A", field: _SAMPLE_THOUGHT}
+        try:
+            text = render_dialogue(self.tokenizer, [{"role": "user", "content": "Q"}, response], self._options)
+        except RowDropped:
+            return False
+        return _SAMPLE_THOUGHT in text
 
     def _message(self, turn: Turn) -> dict[str, str]:
         message = write_message(turn)

@@ -124,11 +124,13 @@ def test_a_file_wins_over_the_model_file_it_names(tmp_path: Path) -> None:
     assert (model["num_layers"], model["hidden_size"]) == ("8", "64")
 
 
-@pytest.mark.parametrize("text", ["training: [", "training: ${nowhere}\n", "- a\n", "training: {lr: ???}\n"])
+@pytest.mark.parametrize(
+    "text", ["training: [", "training: ${nowhere}\n", "training:\n  lr: ${\n", "- a\n", "training: {lr: ???}\n"]
+)
 def test_a_file_that_cannot_be_read_is_one_problem_naming_it(tmp_path: Path, text: str) -> None:
     (tmp_path / "broken.yaml").write_text(text)
     (actual,) = _problems("broken", config_dir=tmp_path)
-    assert "broken.yaml" in actual
+    assert "broken.yaml" in actual and not actual.endswith(": ")
     assert "\n" not in actual
 
 

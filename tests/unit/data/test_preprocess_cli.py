@@ -91,6 +91,11 @@ def test_refused_keys_say_why_and_only_when_they_request_something(key: str) -> 
     assert parse([*LEAST, f"--{key}="], ROOT).settings == settings()
 
 
+@pytest.mark.parametrize("off", ["FALSE", "Off", "no", "false"])
+def test_a_refused_key_is_off_with_every_spelling_of_yaml(off: str) -> None:
+    assert parse([*LEAST, f"--pack={off}"], ROOT).settings == settings()
+
+
 @pytest.mark.parametrize("key", [key for key, spec in KEYS.items() if spec.no_effect])
 def test_keys_without_effect_are_accepted_and_reported(key: str) -> None:
     read = parse([*LEAST, f"--{key}=something"], ROOT)

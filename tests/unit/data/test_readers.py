@@ -70,6 +70,7 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
         ("a.json", '[{"a": 1}, {"a": ' + "1" * 5000 + "}]", "a.json, row 2: an integer has 5000 digits"),
         ("a.json", "", "a.json is empty"),
         ("a.csv", 'a,b\n1,2\n"3,4\n5,6\n', "a.csv: the quoted text that begins in line 3 does not end"),
+        ("a.csv", '"a"b,c\n1,2\n', "a.csv: the header cannot be read"),
         ("a.csv", "a,a\n1,2\n", "a.csv: a column name of the header occurs twice"),
         ("a.parquet", "nonsense", "a.parquet, the file: damaged or truncated"),
         ("a.arrow", "nonsense nonsense nonsense", "a.arrow, the file: damaged or truncated"),
@@ -81,6 +82,14 @@ def test_what_cannot_be_read_names_file_and_row(tmp_path: Path, name: str, conte
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(InputError, match=sentence):
+        list(read_file(path))
+
+
+def test_a_column_of_a_parquet_file_occurs_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    one, other = pyarrow.array(["one"]), pyarrow.array(["other"])
+    pyarrow.parquet.write_table(pyarrow.Table.from_arrays([one, other], names=["a", "a"]), path)
+    with pytest.raises(InputError, match=r"a.parquet: a column name occurs twice: a, a"):
         list(read_file(path))
 
 

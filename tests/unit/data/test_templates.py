@@ -219,6 +219,15 @@ def test_a_thought_in_a_field_of_its_own_is_written_before_the_response(director
         assert dropped.value.reason == "unsupported_field"
 
 
+def test_a_thought_of_an_earlier_response_is_not_lost(directory: Path) -> None:
+    turns = (TURNS[0], replace(TURNS[1], thought="hm"), TURNS[2])
+    with pytest.raises(RowDropped) as dropped:
+        encoder("llama3", directory).prompt(Prompt(turns))
+    assert dropped.value.reason == "unsupported_field"
+    reasoning = encoder("qwen3", directory)
+    assert reasoning.prompt(Prompt(turns)) == reasoning.prompt(Prompt(TURNS))
+
+
 def test_observations_are_read_like_questions(directory: Path) -> None:
     turns = (*TURNS[:2], Turn("observation", "42"))
     subject = encoder("qwen3", directory)

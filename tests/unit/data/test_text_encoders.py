@@ -132,6 +132,25 @@ def test_a_thought_is_rendered_by_a_template_that_reads_it(tokenizer: TokenizerB
         assert dropped.value.reason == "unsupported_field"
 
 
+@pytest.mark.parametrize(("expression", "is_rendered"), [("m.thinking", True), ("''", False)])
+def test_a_word_in_a_template_is_not_a_field_that_it_reads(
+    tokenizer: TokenizerBase, expression: str, is_rendered: bool
+) -> None:
+    subject = copy.deepcopy(tokenizer)
+    subject.chat_template = (
+        "{% set reasoning_effort = 'low' %}{% if enable_thinking is defined %}{% endif %}"
+        "{% for m in messages %}<|{{ m.role }}|>{{ " + expression + " }}{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
+    if is_rendered:
+        assert text_of(tokenizer, ChatTemplateEncoder(subject).pair(example).chosen) == "hmA"
+        return
+    with pytest.raises(RowDropped) as dropped:
+        ChatTemplateEncoder(subject).pair(example)
+    assert dropped.value.reason == "unsupported_field"
+
+
 def test_thinking_is_handed_to_the_chat_template(tmp_path: Path) -> None:
     template = "{% if enable_thinking is defined %}{{ enable_thinking }}{% else %}unset{% endif %}"
     tokenizer = load_tokenizer(save_tokenizer(tmp_path, chat_template=template))
