@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from mindspeed_dpo.untrusted.json_object import JsonObject
@@ -17,6 +19,7 @@ from mindspeed_dpo.weights.families.hf_key import HfKey
 
 # Null stands for the number of query heads in every family, but not all releases of the classes accept it.
 _KEY_HEADS = "num_key_value_heads"
+_TORCH_NPU = "torch_npu"
 
 
 class HfValues:
@@ -85,7 +88,30 @@ def _config_class(model_type: str) -> Any:
     if model_type not in mapping:
         version = importlib.import_module("transformers").__version__
         raise HfConfigError(f"transformers {version} has no model type {model_type!r}; install a newer release")
-    return mapping[model_type]
+    with _without_torch_npu():
+        return mapping[model_type]
+
+
+@contextmanager
+def _without_torch_npu() -> Iterator[None]:
+    """Hide torch_npu from transformers, whose config modules import it if it is installed.
+
+    Reading a config must not take a device, nor fail where CANN is absent; what transformers has cached meanwhile is
+    forgotten.
+    """
+    if _TORCH_NPU in sys.modules:
+        yield
+        return
+    sys.modules[_TORCH_NPU] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[_TORCH_NPU]
+        availability = importlib.import_module("transformers.utils.import_utils")
+        for name in ("is_torch_npu_available", "_is_package_available"):
+            clear = getattr(getattr(availability, name, None), "cache_clear", None)
+            if clear is not None:
+                clear()
 
 
 def _class_errors() -> tuple[type[Exception], ...]:

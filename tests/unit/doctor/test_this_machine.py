@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.controller.node_inspection import ClusterError, InspectionRequest, connected, inspect_node
+from mindspeed_dpo.controller.node_inspection import InspectionRequest, connected, inspect_node
+from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.probes import operators
