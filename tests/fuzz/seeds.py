@@ -184,7 +184,7 @@ def write_logs(folder: Path) -> Path:
     lines = [json.dumps({"step": step, "loss/total": 0.5, "lr": "NaN"}) for step in range(1, 4)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "trackers/wandb.json").write_text('{"id": "abc", "step": 3}\n')
-    ReferenceCache(folder, "print", 3).write(np.zeros((3, 2)))
+    ReferenceCache(folder, "print", 3).append(np.arange(3), np.zeros((3, 2)))
     return folder
 
 

@@ -173,7 +173,7 @@ TARGETS = (
     Target("dist-weights", f"{ITERATION}/.metadata", lambda root: _all_weights(root / "dist"), (pickle_instruction,)),
     Target("chunks", f"{ITERATION}/__0_0.distcp", _distributed),
     Target("common", f"{ITERATION}/common.pt", _common, (archive_member,)),
-    Target("rollouts", f"{ITERATION}/answers.pt", _rollouts, (archive_member,)),
+    Target("rollouts", f"{ITERATION}/rollouts.pt", _rollouts, (archive_member,)),
     Target("description", f"{ITERATION}/mindspeed_dpo.json", _iteration, JSON),
     Target("described-model", f"{ITERATION}/mindspeed_dpo.json", lambda root: _all_weights(root / "dist"), JSON),
     Target("dist-tracker", "dist/latest_checkpointed_iteration.txt", _iteration),

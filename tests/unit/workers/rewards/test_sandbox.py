@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
-from mindspeed_dpo.workers.rewards.sandbox import CallFailed, IsolatedFunctions
+from mindspeed_dpo.workers.rewards.replies import CallFailed
+from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 from tests.support.commands import until
 from tests.support.lifetimes import ends
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
