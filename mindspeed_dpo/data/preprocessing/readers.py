@@ -32,7 +32,10 @@ def _read_csv(path: Path) -> Iterator[RawRow]:
     # Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
-        names = next(reader, [])
+        try:
+            names = next(reader, [])
+        except csv.Error as error:
+            raise InputError(f"{path}: the header, from line 1 on, is not that of a csv file: {error}") from error
         if len(set(names)) < len(names):
             raise InputError(f"{path}: a column name of the header occurs twice: {', '.join(names)}")
         while True:
