@@ -21,6 +21,10 @@ MAX_YAML_BYTES = 1 << 18
 MAX_DEPTH = 50
 MAX_NODES = 100_000
 """Limit for keys and values with all aliases replaced by what they stand for."""
+MAX_TEXT_NODES = 3000
+"""The same for a file of texts, for which Hydra takes milliseconds each; the largest configurations have hundreds."""
+MAX_INTERPOLATIONS = 1000
+"""Limit for the marks `${` of a file of texts."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
@@ -65,7 +69,10 @@ def read_yaml_texts(path: Path) -> dict[str, Any]:
         FileNotFoundError: It does not exist.
         MalformedDataError: It is not a mapping, or exceeds a limit; the message names the file.
     """
-    content = parse_yaml(read_text(path, MAX_YAML_BYTES), str(path), _TextLoader)
+    text = read_text(path, MAX_YAML_BYTES)
+    if text.count("${") > MAX_INTERPOLATIONS:
+        raise MalformedDataError(f"{path} has more than {MAX_INTERPOLATIONS} interpolations ${{…}}")
+    content = parse_yaml(text, str(path), _TextLoader, MAX_TEXT_NODES)
     if content is not None and not isinstance(content, dict):
         raise MalformedDataError(f"{path} should contain `key: value` lines, got a {type(content).__name__}")
     return {} if content is None else content
@@ -91,19 +98,20 @@ class _TextLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def parse_yaml(text: str, location: str, loader: Any = _LOADER) -> Any:
+def parse_yaml(text: str, location: str, loader: Any = _LOADER, max_nodes: int = MAX_NODES) -> Any:
     """Parse one YAML document to plain values.
 
     Args:
         text: The YAML text.
         location: The file, which begins the message of an error.
         loader: The class that decides what scalars mean.
+        max_nodes: Limit for keys and values with all aliases replaced by what they stand for.
 
     Raises:
         MalformedDataError: It is not YAML, names a class, or exceeds a limit.
     """
     try:
-        _check_events(yaml.parse(text, Loader=_LOADER), location)
+        _check_events(yaml.parse(text, Loader=_LOADER), location, max_nodes)
         return yaml.load(text, Loader=loader)
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
         if isinstance(error, MalformedDataError):
@@ -111,7 +119,7 @@ def parse_yaml(text: str, location: str, loader: Any = _LOADER) -> Any:
         raise MalformedDataError(f"{location} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
 
 
-def _check_events(events: Iterator[yaml.Event], location: str) -> None:
+def _check_events(events: Iterator[yaml.Event], location: str, max_nodes: int) -> None:
     """Bound depth, digits and the number of nodes that a text describes."""
     anchored: dict[str, int | None] = {}
     # Names of the open collections, and the number of nodes within each so far.
@@ -138,5 +146,5 @@ def _check_events(events: Iterator[yaml.Event], location: str) -> None:
                 raise MalformedDataError(f"{location}: a number has more than {MAX_DIGITS} digits")
         if len(names) > MAX_DEPTH:
             raise MalformedDataError(f"{location}: YAML is nested more than {MAX_DEPTH} deep")
-        if counts[-1] > MAX_NODES:
-            raise MalformedDataError(f"{location} has more than {MAX_NODES} keys and values")
+        if counts[-1] > max_nodes:
+            raise MalformedDataError(f"{location} has more than {max_nodes} keys and values")

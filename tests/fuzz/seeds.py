@@ -24,6 +24,9 @@ from mindspeed_dpo.engine.checkpoint_files import FORMAT
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from tests.fuzz.data_targets import write_data_files
+from tests.fuzz.model_targets import write_model_files
+from tests.fuzz.reward_targets import write_reply
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 HF_CONFIG = {
@@ -131,7 +134,12 @@ def write_adapter(folder: Path) -> Path:
     save_file(
         {f"{name}A.weight": torch.ones(2, 8), f"{name}B.weight": torch.ones(8, 2)}, folder / "adapter_model.safetensors"
     )
-    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "bias": "none", "lora_dropout": 0.0, "use_rslora": False}
+    config = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "/base", "revision": None, "r": 2,
+        "lora_alpha": 4, "bias": "none", "lora_dropout": 0.0, "use_rslora": False, "use_dora": False,
+        "target_modules": ["q_proj"], "modules_to_save": None, "init_lora_weights": True, "inference_mode": True,
+        "rank_pattern": {}, "alpha_pattern": {}, "layers_to_transform": None, "fan_in_fan_out": False,
+    }  # fmt: skip
     (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
@@ -184,7 +192,7 @@ def write_logs(folder: Path) -> Path:
     lines = [json.dumps({"step": step, "loss/total": 0.5, "lr": "NaN"}) for step in range(1, 4)]
     (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     (folder / "trackers/wandb.json").write_text('{"id": "abc", "step": 3}\n')
-    ReferenceCache(folder, "print", 3).write(np.zeros((3, 2)))
+    ReferenceCache(folder, "print", 3).append(np.arange(3), np.zeros((3, 2)))
     return folder
 
 
@@ -199,3 +207,23 @@ def write_configs(folder: Path) -> Path:
 def legacy_args() -> argparse.Namespace:
     """Args with objects of other packages, as training stores them."""
     return argparse.Namespace(hidden_size=8, rank=0)
+
+
+def write_seeds(root: Path) -> Path:
+    """Write all seeds below a folder and return it."""
+    hf = write_hf(root / "hf")
+    write_bin(root / "bin")
+    write_legacy(root / "legacy", hf)
+    write_dist(root / "dist", hf)
+    write_adapter(root / "adapter")
+    write_pairs(root / "pairs")
+    write_inputs(root / "inputs")
+    write_logs(root / "logs")
+    write_configs(root / "configs")
+    (root / "tokenizer.json").write_text(
+        '{"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"id": 2, "content": "c"}]}'
+    )
+    write_model_files(root)
+    write_data_files(root)
+    write_reply(root)
+    return root

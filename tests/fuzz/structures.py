@@ -123,6 +123,21 @@ def yaml_snippet(data: bytes, choose: random.Random) -> bytes:
     return b"\n".join([*lines[:at], choose.choice(pieces).rstrip(b"\n"), *lines[at:]])
 
 
+def yaml_interpolation(data: bytes, choose: random.Random) -> bytes:
+    """Add values that refer to each other: many times, in circles, in lists, or to what is not there."""
+    length, times = choose.choice((2, 12, 40)), choose.choice((1, 2, 3))
+    formats = (
+        "'{}'".format("${{{0}}}" * times), "[{}]".format(", ".join(["'${{{0}}}'"] * times)),
+        "{{a: '${{{0}}}', b: '${{{0}}}'}}", "'${{z${{{0}}}}}'", "'${{oc.decode:${{{0}}}}}'",
+    )  # fmt: skip
+    written = choose.choice(formats)
+    firsts = ("1", "x" * 100, "[a, b]", f"'${{z{length - 1}}}'", "'${training}'", "'${nothing}'", "'${.z0}'")
+    first = choose.choice(firsts)
+    lines = [f"z{n}: {written.format(f'z{n - 1}')}".encode() for n in range(1, length)]
+    choose.shuffle(lines)
+    return b"\n".join([data.rstrip(b"\n"), f"z0: {first}".encode(), *lines]) + b"\n"
+
+
 _INSTRUCTIONS = (
     b"]", b"}", b")", b"(", b"0", b"1", b"2", b"N", b"a", b"e", b"s", b"u", b"b", b"R", b"\x81", b"\x85", b"\x87",
     b"t", b"\x8f", b"\x90", b"\x91", b"\x93", b"\x94", b"Q", b"q\x00", b"h\x00", b"r\xff\xff\xff\x7f",

@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from tests.fuzz.child_processes import run_target
 from tests.fuzz.mutations import mutate
-from tests.fuzz.runner import run_target
-from tests.fuzz.targets import TARGETS, Target, write_seeds
+from tests.fuzz.seeds import write_seeds
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
 COUNT = 200
+ACCEPTING = ("reference-cache", "rows-", "input-rows.txt", "tokenizer-")
+"""Targets that drop a row, or compute a value again, instead of refusing the file."""
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +30,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 def test_every_mutation_is_read_or_refused(target: Target, root: Path) -> None:
     target.read(root)  # the seed itself is valid
-    outcome = run_target(target, root, range(COUNT))
-    assert not outcome.faults
-    assert outcome.num_read + outcome.num_refused == COUNT
-    # A damaged cache of log-probabilities counts as missing.
-    assert outcome.num_refused > COUNT // 20 or target.name == "reference-cache"
+    count = max(1, round(COUNT * target.share))
+    outcome = run_target(target, root, range(count))
+    commands = [target.command(numbers[0]) for numbers in outcome.faults.values()]
+    assert not outcome.faults, f"{outcome.faults}\n" + "\n".join(commands)
+    assert outcome.num_read + outcome.num_refused == count
+    assert outcome.num_refused > count // 20 or target.name.startswith(ACCEPTING)
 
 
 def test_mutations_are_the_same_everywhere_and_differ_from_each_other() -> None:
@@ -67,8 +72,7 @@ def test_faults_of_a_reader_are_noticed(read: Callable[[Path], Any], fault: str,
     assert fault in noticed and numbers == [0, 1, 2]
 
 
-def test_a_reader_that_does_not_end_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tests.fuzz.runner.LIMIT_S", 0.2)
+def test_a_reader_that_does_not_end_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"content")
-    outcome = run_target(Target("hanging", "file", wait), tmp_path, range(1))
+    outcome = run_target(Target("hanging", "file", wait, limit_s=0.2), tmp_path, range(1))
     assert [fault.split(" ")[0] for fault in outcome.faults] == ["TimeoutError:"]

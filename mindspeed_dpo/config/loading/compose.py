@@ -26,6 +26,7 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy import canonical_key
 from mindspeed_dpo.config.loading import text_source
 from mindspeed_dpo.config.loading.config_files import check_config_files
+from mindspeed_dpo.config.loading.interpolation_limits import limited_interpolations
 from mindspeed_dpo.config.loading.override_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 
@@ -77,11 +78,15 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     prepared = _prepare_overrides(overrides)
     text_source.register()
     try:
-        with warnings.catch_warnings(), initialize_config_dir(config_dir=first, version_base="1.3"):
+        with (
+            limited_interpolations(),
+            warnings.catch_warnings(),
+            initialize_config_dir(config_dir=first, version_base="1.3"),
+        ):
             # Older files lack `_self_`; their own sections then override the model files, which is the intended order.
             warnings.filterwarnings("ignore", message=".*_self_", category=UserWarning)
             config = hydra_compose(name, [f"hydra.searchpath=[{','.join(map(quoted, others))}]", *prepared])
-        tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            tree = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except MissingConfigException as error:
         models = sorted({path.stem for place in [*folders, *beside] for path in place.glob("model/*.yaml")})
         raise ConfigError([f"{name}.yaml: {_describe_missing(error, models)}"]) from error

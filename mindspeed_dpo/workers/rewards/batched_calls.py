@@ -6,7 +6,8 @@ import logging
 from collections.abc import Sequence
 from typing import Protocol
 
-from mindspeed_dpo.workers.rewards.sandbox import Arguments, CallFailed, Value
+from mindspeed_dpo.workers.rewards.replies import CallFailed, Value
+from mindspeed_dpo.workers.rewards.sandbox import Arguments
 
 logger = logging.getLogger(__name__)
 

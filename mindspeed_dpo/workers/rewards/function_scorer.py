@@ -11,7 +11,8 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.online import RewardConfig
 from mindspeed_dpo.workers.rewards.batched_calls import Functions, call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
-from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions, Value
+from mindspeed_dpo.workers.rewards.replies import Value
+from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 ARGUMENTS = ("prompts", "completions", "completion_ids", MESSAGES)

@@ -10,7 +10,8 @@ import numpy as np
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.workers.rewards.batched_calls import Functions, call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import PromptText, TextReader
-from mindspeed_dpo.workers.rewards.sandbox import Arguments, Value
+from mindspeed_dpo.workers.rewards.replies import Value
+from mindspeed_dpo.workers.rewards.sandbox import Arguments
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 Comparison = tuple[int, int]

@@ -11,10 +11,8 @@ import logging
 import multiprocessing
 import os
 import signal
-import struct
 import subprocess
 import sys
-import time
 import weakref
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
@@ -23,44 +21,21 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.workers.rewards.output_log import log_output
+from mindspeed_dpo.workers.rewards.replies import CallFailed, Replies, Value, foreign_message, values_of
 
 logger = logging.getLogger(__name__)
 
 Arguments = Mapping[str, Sequence[Any]]
-Value = float | str | None
-"""A number, None for no opinion, or a description of anything else that was returned instead of a number."""
 
 # Limit for importing the user's modules; some load large libraries from slow disks.
 START_TIMEOUT_S = 300.0
-# Interval at which a waiting call checks that the process is alive; usually its socket reports that at once.
-POLL_INTERVAL_S = 0.2
 # How long the guard may take to end everything that the functions have started.
 END_TIMEOUT_S = 10.0
-MAX_MESSAGE_BYTES = 1 << 28
-"""Limit for one reply; a number takes about 20 bytes."""
-_HEADER = struct.Struct("!i")
-"""Length of a message, as `multiprocessing.connection` sends it."""
-_BLOCK_BYTES = 1 << 16
 _BOOT = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from mindspeed_dpo.workers.rewards.sandbox_child import main; main()"
 )
-
-
-class CallFailed(Exception):
-    """A call returned no values.
-
-    Attributes:
-        cause: Completes the sentence "the function …".
-        is_lost: Whether the function hung or its process died, rather than raising an error.
-    """
-
-    def __init__(self, cause: str, *, is_lost: bool = False) -> None:
-        super().__init__(cause)
-        self.cause = cause
-        self.is_lost = is_lost
 
 
 class IsolatedFunctions:
@@ -91,7 +66,7 @@ class IsolatedFunctions:
         wanted = {name: value for name, value in arguments.items() if names is None or name in names}
         try:
             reply = self._child.request([path, wanted], self._timeout_s)
-            values = None if "failed" in reply else _values_of(reply)
+            values = None if "failed" in reply else values_of(reply)
         except CallFailed:
             self._child.end()
             self._start()
@@ -138,7 +113,7 @@ class IsolatedFunctions:
             self.names = {path: about.texts("names", None) for path, about in parameters.items()}
             self.required = {path: about.texts("required") for path, about in parameters.items()}
         except MalformedDataError as error:
-            raise _foreign_message(error) from error
+            raise foreign_message(error) from error
 
 
 class _Child:
@@ -158,6 +133,7 @@ class _Child:
             start_new_session=True,
         )
         theirs.close()
+        self._replies = Replies(self._link, self._process)
         assert self._process.stdout is not None
         log_output(self._process.stdout)
         # The process ends with this object, or with the interpreter.
@@ -171,63 +147,8 @@ class _Child:
         return self.receive(timeout_s)
 
     def receive(self, timeout_s: float) -> JsonObject:
-        """Wait for the next message.
-
-        Raises:
-            CallFailed: No message arrived in time, the process died, or what arrived is no message.
-        """
-        deadline = time.monotonic() + timeout_s
-        (num_bytes,) = _HEADER.unpack(self._read(_HEADER.size, deadline, timeout_s))
-        if not 0 <= num_bytes <= MAX_MESSAGE_BYTES:
-            raise _foreign_message(f"a message of {num_bytes} bytes is announced")
-        try:
-            return parse_json_object(self._read(num_bytes, deadline, timeout_s), "the message")
-        except MalformedDataError as error:
-            raise _foreign_message(error) from error
-
-    def _read(self, num_bytes: int, deadline: float, timeout_s: float) -> bytes:
-        """Read so many bytes of the socket, to which the user's code may have written as well."""
-        content = bytearray()
-        while len(content) < num_bytes:
-            self._wait_until_readable(deadline, timeout_s)
-            try:
-                block = os.read(self._link.fileno(), min(num_bytes - len(content), _BLOCK_BYTES))
-            except OSError as error:
-                raise self._death() from error
-            if not block:
-                raise self._death()
-            content += block
-        return bytes(content)
-
-    def _wait_until_readable(self, deadline: float, timeout_s: float) -> None:
-        while not self._link.poll(min(POLL_INTERVAL_S, max(0.0, deadline - time.monotonic()))):
-            if self._process.poll() is not None:
-                raise self._death()
-            if time.monotonic() >= deadline:
-                raise CallFailed(f"did not return within {timeout_s:g} s", is_lost=True)
-
-    def _death(self) -> CallFailed:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(POLL_INTERVAL_S)
-        code = self._process.returncode
-        how = "closed its connection" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
-        return CallFailed(f"ended its process ({how})", is_lost=True)
-
-
-def _values_of(reply: JsonObject) -> list[Value]:
-    """The values of a reply, in which the child describes what is not a number."""
-    try:
-        values = reply.sequence("values")
-    except MalformedDataError as error:
-        raise _foreign_message(error) from error
-    for value in values:
-        if value is not None and type(value) not in (int, float, str):
-            raise _foreign_message(f"a value is a {type(value).__name__}")
-    return values
-
-
-def _foreign_message(reason: object) -> CallFailed:
-    return CallFailed(f"wrote to the socket on which its results are sent ({reason})", is_lost=True)
+        """Wait for the next message; it raises what `Replies.receive` raises."""
+        return self._replies.receive(timeout_s)
 
 
 def _printable(text: object) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.yaml_text import parse_yaml, read_yaml_mapping
+from mindspeed_dpo.untrusted.yaml_text import MAX_INTERPOLATIONS, parse_yaml, read_yaml_mapping, read_yaml_texts
 
 LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n}\n  b: *a{n - 1}\n  c: *a{n - 1}\n" for n in range(1, 40))
@@ -55,3 +55,19 @@ def test_a_mapping_of_texts_is_required(tmp_path: Path) -> None:
             read_yaml_mapping(path)
     path.write_text("")
     assert read_yaml_mapping(path) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [" + "x, " * 5000 + "]", "more than 3000 keys and values"),
+        ("a: &a {" + ", ".join(f"k{n}: v" for n in range(100)) + "}\nb: [" + "*a, " * 40 + "]", "keys and values"),
+        ("a: " + "${b}" * (MAX_INTERPOLATIONS + 1), "more than 1000 interpolations"),
+    ],
+    ids=["list", "aliases", "interpolations"],
+)
+def test_a_file_of_texts_has_as_many_values_as_hydra_reads_in_seconds(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(MalformedDataError, match=words):
+        read_yaml_texts(path)

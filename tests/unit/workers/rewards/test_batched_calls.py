@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mindspeed_dpo.workers.rewards.batched_calls import MAX_CONSECUTIVE_LOSSES, call_for_prompts
-from mindspeed_dpo.workers.rewards.sandbox import CallFailed, Value
+from mindspeed_dpo.workers.rewards.replies import CallFailed, Value
 
 
 class Noting:

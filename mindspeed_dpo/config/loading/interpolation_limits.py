@@ -1,0 +1,48 @@
+"""A bound on what interpolations `${…}` expand to.
+
+OmegaConf resolves a value anew whenever another refers to it. A chain of values that each refer twice to the one before
+would take time and memory that grow exponentially with its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from omegaconf.base import Container
+from omegaconf.errors import InterpolationResolutionError
+
+MAX_RESOLVED = 5000
+"""Limit for the interpolations that are resolved, each time counted."""
+MAX_CHARACTERS = 1 << 20
+"""Limit for the texts, and for the sections written as text, that take their place."""
+
+
+@contextmanager
+def limited_interpolations() -> Iterator[None]:
+    """Let OmegaConf resolve so many interpolations within the block; one more is an error of OmegaConf.
+
+    Raises:
+        InterpolationResolutionError: A limit is exceeded.
+    """
+    resolve = Container.resolve_parse_tree
+    num_resolved, num_characters = 0, 0
+
+    def resolve_counted(self: Container, parse_tree: Any, *args: Any, **options: Any) -> Any:
+        nonlocal num_resolved, num_characters
+        num_resolved += parse_tree.getText().count("${")
+        if num_resolved > MAX_RESOLVED:
+            raise InterpolationResolutionError(f"interpolations refer to others more than {MAX_RESOLVED} times")
+        value = resolve(self, parse_tree, *args, **options)
+        # Of a section the text is that of the file, so that nothing is resolved for it.
+        num_characters += len(str(value))
+        if num_characters > MAX_CHARACTERS:
+            raise InterpolationResolutionError(f"interpolations expand to more than {MAX_CHARACTERS} characters")
+        return value
+
+    Container.resolve_parse_tree = resolve_counted  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Container.resolve_parse_tree = resolve  # type: ignore[method-assign]
