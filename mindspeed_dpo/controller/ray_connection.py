@@ -24,6 +24,7 @@ from mindspeed_dpo.controller.local_raylets import (
     raylet_of,
     temporary_root,
 )
+from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
@@ -176,6 +177,7 @@ def _connect(init: Callable[[], object], on_loopback: bool) -> None:
     # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    log_ray_messages()
     handler = signal.getsignal(signal.SIGTERM)
     # Ray replaces a loopback address by one that other machines can reach, unless clusters of several are disabled.
     before = ray_constants.ENABLE_RAY_CLUSTER
