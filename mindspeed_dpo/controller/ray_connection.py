@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -18,12 +16,11 @@ from ray._private import ray_constants
 from mindspeed_dpo.controller.authentication import private_token, token_of
 from mindspeed_dpo.controller.local_raylets import (
     PROBE_TIMEOUT_S,
-    SHORT_ROOT,
     Raylet,
     gcs_server_pid,
     raylet_of,
-    temporary_root,
 )
+from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
 from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
@@ -46,7 +43,6 @@ ENVIRONMENT = {
 START_LIMIT_S = 120.0
 # Ray gives its processes 30 s to start, which is short on a busy machine.
 START_ATTEMPTS = 2
-MAX_ROOT_LENGTH = 24
 JOIN_LIMIT_S = 60.0
 
 
@@ -111,7 +107,12 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(private_token())
-        folder = _private_folder(stack)
+        try:
+            folder = str(stack.enter_context(private_folder()))
+        except OSError as error:
+            raise ClusterError(
+                f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
+            ) from error
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -153,23 +154,6 @@ def _start(num_cpus: int, folder: str) -> None:
         _temp_dir=folder,
         **QUIET,
     )
-
-
-def _private_folder(stack: ExitStack) -> str:
-    """Create a folder for Ray's sockets and logs that no other user can read, and remove it at the end.
-
-    Raises:
-        ClusterError: It cannot be created.
-    """
-    # Ray's sockets lie 80 characters deeper, and their paths have at most 107.
-    root = temporary_root() if len(temporary_root()) <= MAX_ROOT_LENGTH else SHORT_ROOT
-    try:
-        folder = tempfile.mkdtemp(prefix="dpo_ray_", dir=root)
-    except OSError as error:
-        raise ClusterError(f"Ray's folder {root} cannot be written ({error}); set RAY_TMPDIR to another one") from error
-    driver_link.remove_at_end(folder)
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return folder
 
 
 def _connect(init: Callable[[], object], on_loopback: bool) -> None:
