@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import psutil
 import ray
 from ray._private import ray_constants
 
@@ -22,6 +21,7 @@ from mindspeed_dpo.controller.local_raylets import (
 )
 from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
 from mindspeed_dpo.controller.ray_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_servers import watched_servers
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
@@ -120,15 +120,13 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
                 _connect(lambda: _start_patiently(num_cpus, folder), on_loopback=True)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
-            ray.shutdown()
+            _disconnect()
             raise ClusterError(
-                f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or "
+                driver_link.loss()
+                or f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or "
                 "start a cluster with `ray start --head` first"
             ) from error
         stack.callback(_disconnect)
-        for process in psutil.Process().children(recursive=True):
-            if process.name() in ("gcs_server", "raylet"):
-                driver_link.watch_process(process.name(), process.pid)
         yield
 
 
@@ -136,11 +134,12 @@ def _start_patiently(num_cpus: int, folder: str) -> None:
     """Start Ray, once more if its processes did not start in time."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return _start(num_cpus, folder)
+            with watched_servers():
+                return _start(num_cpus, folder)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
-            ray.shutdown()
-            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+            _disconnect()
+            if driver_link.loss() or attempt == START_ATTEMPTS or "timed out" not in str(error):
                 raise
 
 

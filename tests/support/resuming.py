@@ -77,9 +77,9 @@ def numbers(output_dir: Path) -> list[dict[str, float]]:
 def different_tensors(one: Path, other: Path) -> list[str]:
     """Names of weights and optimizer states that two runs' newest checkpoints do not share bit by bit."""
     first, second = map(_newest_checkpoint, (one, other))
-    keys = first.keys()
-    assert sorted(keys) == sorted(second.keys())
-    return [key for key in keys if not torch.equal(first.read_tensor(key), second.read_tensor(key))]
+    shared = set(first.keys()) & set(second.keys())
+    different = [key for key in shared if not torch.equal(first.read_tensor(key), second.read_tensor(key))]
+    return sorted({*different, *(set(first.keys()) ^ set(second.keys()))})
 
 
 def _newest_checkpoint(output_dir: Path) -> DistSource:
