@@ -20,7 +20,7 @@ from tests.chaos.series import COMPLETED, Kill, Series
 def main() -> int:
     """Run the series and print each kill and a table; the exit code is 1 if something was not as promised."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100, help="number of kills of the whole series")
+    parser.add_argument("--kills", type=int, default=100, help="number of kills of the series")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="start no further command after this time")
     parser.add_argument("--seed", type=int, default=1, help="seed of victims, moments and configurations")
     parser.add_argument("--folder", type=Path, default=Path("outputs/chaos"), help="folder of the series")

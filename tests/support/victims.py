@@ -52,8 +52,8 @@ class Victim:
             f"not one report like {self.report}: {reports}": bool(self.report)
             and (len(reports) != 1 or not re.search(self.report, reports[0])),
         }
-        found = "; ".join(problem for problem, exists in problems.items() if exists)
-        return f"{found}\n{text[-2000:]}" if found else ""
+        sentences = "; ".join(problem for problem, exists in problems.items() if exists)
+        return f"{sentences}\n{text[-2000:]}" if sentences else ""
 
 
 def worker(log: str) -> Victim:
@@ -129,6 +129,6 @@ SUPERVISOR = Victim(_kill_supervisor, -signal.SIGKILL)
 SUPERVISOR_AND_DRIVER = Victim(_kill_supervisor_and_driver, -signal.SIGKILL, leaves_folder=True)
 EVERYTHING = Victim(kill_everything, -signal.SIGKILL, leaves_folder=True)
 STOP = Victim(_request_stop, 130, "SIGTERM: finishing this step and saving")
-"""Nothing is killed: the command is asked to stop."""
+"""Nothing is killed: a signal requests a stop."""
 REWARD_FUNCTIONS = Victim(_kill_reward_functions, -signal.SIGKILL, leaves_folder=True)
 """The run outlives the end of this process, and is killed afterwards."""
