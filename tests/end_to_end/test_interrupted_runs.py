@@ -1,8 +1,8 @@
 """A run that is interrupted and resumed must give the numbers of an uninterrupted one, bit by bit.
 
 A run over two replicas with the distributed optimizer and shuffled pairs is interrupted nine times in a row: eight
-kills of its parts, at moments that a seed chooses, and a stop by a signal. Other layouts and dtypes resume bit by bit in
-the engine's own tests.
+kills of its parts, at moments that a seed chooses, and a stop by a signal. Other layouts and dtypes resume bit by bit
+in the engine's own tests.
 """
 
 from __future__ import annotations
