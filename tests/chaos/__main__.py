@@ -9,6 +9,7 @@ stopped.
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="seed of victims, moments and configurations")
     parser.add_argument("--folder", type=Path, default=Path("outputs/chaos"), help="folder of the series")
     options = parser.parse_args()
+    # As Ctrl-C does, so that the run of the moment ends with the series.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     end_s = time.monotonic() + 60 * options.minutes
     _print(f"seed {options.seed}, folder {options.folder}")
     series = Series(options.folder, options.seed)
