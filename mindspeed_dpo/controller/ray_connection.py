@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-import psutil
 import ray
 from ray._private import ray_constants
 
 from mindspeed_dpo.controller.authentication import private_token, token_of
 from mindspeed_dpo.controller.local_raylets import (
     PROBE_TIMEOUT_S,
-    SHORT_ROOT,
     Raylet,
     gcs_server_pid,
     raylet_of,
-    temporary_root,
 )
+from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
+from mindspeed_dpo.controller.ray_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_servers import watched_servers
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
@@ -45,7 +43,6 @@ ENVIRONMENT = {
 START_LIMIT_S = 120.0
 # Ray gives its processes 30 s to start, which is short on a busy machine.
 START_ATTEMPTS = 2
-MAX_ROOT_LENGTH = 24
 JOIN_LIMIT_S = 60.0
 
 
@@ -110,7 +107,12 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(private_token())
-        folder = _private_folder(stack)
+        try:
+            folder = str(stack.enter_context(private_folder()))
+        except OSError as error:
+            raise ClusterError(
+                f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
+            ) from error
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -118,15 +120,13 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
                 _connect(lambda: _start_patiently(num_cpus, folder), on_loopback=True)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
-            ray.shutdown()
+            _disconnect()
             raise ClusterError(
-                f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or "
+                driver_link.loss()
+                or f"Ray did not start on this machine ({error}); it may be overloaded or out of memory: try again, or "
                 "start a cluster with `ray start --head` first"
             ) from error
         stack.callback(_disconnect)
-        for process in psutil.Process().children(recursive=True):
-            if process.name() in ("gcs_server", "raylet"):
-                driver_link.watch_process(process.name(), process.pid)
         yield
 
 
@@ -134,11 +134,12 @@ def _start_patiently(num_cpus: int, folder: str) -> None:
     """Start Ray, once more if its processes did not start in time."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            return _start(num_cpus, folder)
+            with watched_servers():
+                return _start(num_cpus, folder)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
-            ray.shutdown()
-            if attempt == START_ATTEMPTS or "timed out" not in str(error):
+            _disconnect()
+            if driver_link.loss() or attempt == START_ATTEMPTS or "timed out" not in str(error):
                 raise
 
 
@@ -154,28 +155,12 @@ def _start(num_cpus: int, folder: str) -> None:
     )
 
 
-def _private_folder(stack: ExitStack) -> str:
-    """Create a folder for Ray's sockets and logs that no other user can read, and remove it at the end.
-
-    Raises:
-        ClusterError: It cannot be created.
-    """
-    # Ray's sockets lie 80 characters deeper, and their paths have at most 107.
-    root = temporary_root() if len(temporary_root()) <= MAX_ROOT_LENGTH else SHORT_ROOT
-    try:
-        folder = tempfile.mkdtemp(prefix="dpo_ray_", dir=root)
-    except OSError as error:
-        raise ClusterError(f"Ray's folder {root} cannot be written ({error}); set RAY_TMPDIR to another one") from error
-    driver_link.remove_at_end(folder)
-    stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return folder
-
-
 def _connect(init: Callable[[], object], on_loopback: bool) -> None:
     """Call `ray.init`; afterwards SIGTERM has its handler again, which Ray replaces."""
     # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    log_ray_messages()
     handler = signal.getsignal(signal.SIGTERM)
     # Ray replaces a loopback address by one that other machines can reach, unless clusters of several are disabled.
     before = ray_constants.ENABLE_RAY_CLUSTER

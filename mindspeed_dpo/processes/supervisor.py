@@ -71,6 +71,8 @@ def _drive(work: Callable[[], int], connection: socket.socket) -> int:
     try:
         code = work()
     except KeyboardInterrupt:
+        # A run that has begun reports it itself.
+        _say("interrupted")
         code = INTERRUPTED
     driver_link.announce_end()
     if driver_link.loss():

@@ -19,7 +19,7 @@ from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from tests.config_effects.comparison import prompts_with_text
 from tests.support.processes import PoolGroup
-from tests.support.resuming import different_weights, numbers
+from tests.support.resuming import different_tensors, numbers
 from tests.support.runs import train
 from tests.unit.workers.rollouts import PROMPTS, online_run
 
@@ -117,7 +117,7 @@ def test_a_run_that_was_stopped_and_goes_on_equals_one_left_alone_bit_by_bit(
     assert saved is not None and saved.version == 1
     train(stale_run(folder, stopped, resume_from=stopped))
     assert numbers(stopped) == numbers(alone)
-    assert different_weights(alone, stopped) == []
+    assert different_tensors(alone, stopped) == []
     assert read_rollouts(stopped / "checkpoints" / f"iter_{STEPS:07d}") is None
 
 

@@ -116,10 +116,17 @@ class Running:
                 )
         return addresses
 
-    def writing(self, name: str) -> psutil.Process:
-        """The one process of the family that writes a file of this name, for example the log of a rank."""
-        (process,) = [process for process in self.family() if name in {Path(path).name for path in open_files(process)}]
-        return process
+    def named(self, name: str) -> psutil.Process:
+        """The first process of the family that has a name such as raylet and still runs."""
+        return next(process for process in self.family() if _lives(process) and process.name() == name)
+
+    def has_started(self, name: str) -> bool:
+        """Whether a process of that name runs in the family."""
+        return any(_lives(process) and process.name() == name for process in self.family())
+
+    def ray_folders(self) -> list[str]:
+        """Names of the folders of the Ray that a run has started for itself, as far as they exist."""
+        return [path.name for path in Path(self._folder.name).glob("dpo_ray_*")]
 
     def left_behind(self, timeout_s: float = 30.0) -> list[str]:
         """Titles of what still runs of the family, Ray's own agents too, after some time to end."""

@@ -11,3 +11,9 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     records = [json.loads(line) for line in lines if line.endswith("\n")]
     return [{name: value if name == "step" else float(value) for name, value in record.items()} for record in records]
+
+
+def num_steps(output_dir: Path) -> int:
+    """Lines of metrics.jsonl so far."""
+    path = output_dir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

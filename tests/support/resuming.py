@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
-from mindspeed_dpo.weights import open_weights
+from mindspeed_dpo.weights.dist_source import DistSource
 from tests.support.closeness import is_of_the_clock
-from tests.support.commands import Finished, Running
+from tests.support.commands import Finished, Running, until
 from tests.support.metrics import read_metrics
 from tests.support.runs import ACTOR
+from tests.support.victims import Interrupt, writers
 
 TRACKER = "latest_checkpointed_iteration.txt"
-Interrupt = Callable[[Running], None]
+LEFT_BEHIND_S = 90.0
+"""Some of Ray's agents end by themselves only."""
 
 
 @dataclass(frozen=True)
@@ -28,62 +27,39 @@ class Interrupted:
     Attributes:
         finished: How the command ended.
         left_behind: Processes that outlived it.
+        folders: Ray's folders that it left.
         steps: Of each line of metrics.jsonl at the end.
         saved: Iteration of the newest checkpoint at the end.
     """
 
     finished: Finished
     left_behind: list[str]
+    folders: list[str]
     steps: list[int]
     saved: int
 
 
 def interrupt_run(
-    arguments: Sequence[str], output_dir: Path, interrupt: Interrupt, after: Callable[[], bool]
+    arguments: Sequence[str], output_dir: Path, interrupt: Interrupt, after: Callable[[Running], bool]
 ) -> Interrupted:
-    """Start a run and strike as soon as `after` holds."""
+    """Start a run and interrupt it as soon as `after` holds."""
     with Running(arguments) as run:
-        run.until(after, "the moment to strike")
-        interrupt(run)
+        run.until(lambda: after(run), "the moment of the interruption")
+        run.family()
+        interrupt(run, output_dir)
         finished = run.finish()
-        left_behind = run.left_behind()
-    steps = [int(record["step"]) for record in read_metrics(output_dir / "metrics.jsonl")]
-    return Interrupted(finished, left_behind, steps, saved_iteration(output_dir))
+        left_behind, folders = run.left_behind(LEFT_BEHIND_S), run.ray_folders()
+    # On a running cluster the workers are no descendants of the command.
+    until(lambda: not writers(output_dir), "the end of all workers of the run")
+    metrics = output_dir / "metrics.jsonl"
+    steps = [int(record["step"]) for record in read_metrics(metrics)] if metrics.is_file() else []
+    return Interrupted(finished, left_behind, folders, steps, saved_iteration(output_dir))
 
 
 def resume(arguments: Sequence[str], output_dir: Path) -> list[str]:
     """The same run, resumed in its own folder, which need not be named again."""
     remaining = [argument for argument in arguments if not argument.startswith("training.output_dir=")]
     return [*remaining, f"{ACTOR}.resume_from={output_dir}"]
-
-
-def kill_worker(rank: int) -> Interrupt:
-    """SIGKILL of one worker process."""
-    return lambda run: run.writing(f"actor_rollout_{rank}.log").kill()
-
-
-def kill_gcs_server(run: Running) -> None:
-    """SIGKILL of the server of the Ray that the run has started."""
-    next(process for process in run.family() if process.name() == "gcs_server").kill()
-
-
-def kill_all(run: Running) -> None:
-    """SIGKILL of everything at once, as when the power fails."""
-    for process in run.family():
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    run.signal(signal.SIGKILL)
-
-
-def request_stop(run: Running) -> None:
-    """SIGTERM of the command itself."""
-    run.signal(signal.SIGTERM)
-
-
-def num_steps(output_dir: Path) -> int:
-    """Lines of metrics.jsonl so far."""
-    path = output_dir / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
 def saved_iteration(output_dir: Path) -> int:
@@ -98,13 +74,14 @@ def numbers(output_dir: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in record.items() if not is_of_the_clock(k)} for record in records]
 
 
-def different_weights(one: Path, other: Path) -> list[str]:
-    """Names of tensors that two runs' newest checkpoints do not share bit by bit."""
-    first, second = (dict(_tensors(folder / "checkpoints")) for folder in (one, other))
-    assert first.keys() == second.keys()
-    return [name for name in first if not torch.equal(first[name], second[name])]
+def different_tensors(one: Path, other: Path) -> list[str]:
+    """Names of weights and optimizer states that two runs' newest checkpoints do not share bit by bit."""
+    first, second = map(_newest_checkpoint, (one, other))
+    shared = set(first.keys()) & set(second.keys())
+    different = [key for key in shared if not torch.equal(first.read_tensor(key), second.read_tensor(key))]
+    return sorted({*different, *(set(first.keys()) ^ set(second.keys()))})
 
 
-def _tensors(checkpoints: Path) -> dict[str, torch.Tensor]:
-    source = open_weights(checkpoints)
-    return dict(source.hf_tensors(source.model_config()))
+def _newest_checkpoint(output_dir: Path) -> DistSource:
+    checkpoints = output_dir / "checkpoints"
+    return DistSource(checkpoints, checkpoints / f"iter_{saved_iteration(output_dir):07d}")

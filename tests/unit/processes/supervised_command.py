@@ -9,8 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from mindspeed_dpo.processes import supervisor
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.processes.supervisor import supervise
 
 FOREVER_S = 600
 
@@ -53,6 +53,11 @@ def deaf() -> int:
     announce(sleeping_program().pid)
     threading.Event().wait(FOREVER_S)
     return 0
+
+
+def patient() -> int:
+    """Wait without handling signals, under a supervisor that after a first one waits, too."""
+    return deaf()
 
 
 def graceful() -> int:
@@ -137,8 +142,10 @@ def slow() -> int:
 
 CASES: dict[str, Callable[[], int]] = {
     function.__name__: function
-    for function in (orphan, waiting, deaf, graceful, reporting, fated, aborting, blocked, complete, slow)
+    for function in (orphan, waiting, deaf, patient, graceful, reporting, fated, aborting, blocked, complete, slow)
 }
 
 if __name__ == "__main__":
-    sys.exit(supervise(CASES[sys.argv[1]]))
+    if sys.argv[1] == patient.__name__:
+        supervisor.SIGNAL_GRACE_S = FOREVER_S
+    sys.exit(supervisor.supervise(CASES[sys.argv[1]]))

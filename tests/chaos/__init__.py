@@ -1,0 +1,1 @@
+"""Kills random processes of runs at random moments, resumes them, and compares the results with uninterrupted runs."""

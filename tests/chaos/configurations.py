@@ -1,0 +1,107 @@
+"""The runs of a series of kills: inputs, commands, and the uninterrupted run of each, made once per folder."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.support.commands import succeed, training
+from tests.support.conversions import preprocessing
+from tests.support.online import RULE, OnlineInputs, online_inputs
+from tests.support.resuming import saved_iteration
+from tests.support.runs import Layout, online_overrides
+
+STEPS, SAVE_INTERVAL, EVAL_INTERVAL = 20, 4, 8
+POOLS = {"ref": "[1]", "reward": "[1]"}
+OFFLINE: dict[str, tuple[Layout, dict[str, Any]]] = {
+    "dp2 async": ((1, 1, 2), {"use_distributed_optimizer": True, "async_save": True}),
+    "tp2": ((2, 1, 1), {}),
+    "pp2": ((1, 2, 1), {}),
+    "lora": ((1, 1, 1), {"lora_target_modules": ["all-linear"], "lora_r": 8, "lora_dropout": 0.05}),
+}
+ONLINE = "online stale"
+DONE = "done"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A run that is killed again and again.
+
+    Attributes:
+        command: Its command line without output_dir.
+        alone: Output folder of the uninterrupted run.
+        killed: Output folder of the run that is killed.
+        logs: Logs of its workers, each of another role or rank.
+    """
+
+    command: list[str]
+    alone: Path
+    killed: Path
+    logs: list[str]
+
+    @property
+    def is_online(self) -> bool:
+        """Whether reward functions are called."""
+        return "reward_0.log" in self.logs
+
+    def make_uninterrupted_run(self) -> None:
+        """Run to the end, unless that was done before."""
+        if saved_iteration(self.alone) < STEPS:
+            shutil.rmtree(self.alone, ignore_errors=True)
+            succeed(*self.command, f"training.output_dir={self.alone}")
+
+
+def make_configurations(folder: Path) -> dict[str, Configuration]:
+    """Make inputs that the folder does not have yet, and return the configurations by name."""
+    inputs = folder / "inputs"
+    if not (inputs / DONE).is_file():
+        shutil.rmtree(inputs, ignore_errors=True)
+        _make_inputs(inputs)
+        (inputs / DONE).touch()
+    commands = {name: _offline(inputs, layout, more) for name, (layout, more) in OFFLINE.items()}
+    logs = {
+        name: [f"actor_rollout_{rank}.log" for rank in range(tp * pp * dp)]
+        for name, ((tp, pp, dp), _) in OFFLINE.items()
+    }
+    commands[ONLINE] = _online(OnlineInputs(inputs / "online" / "hf", inputs / "online" / "tokens" / "prompts"))
+    logs[ONLINE] = [f"{pool}_0.log" for pool in ("actor_rollout", "rollout", *POOLS)]
+    folders = {name: folder / name.replace(" ", "_") for name in commands}
+    return {
+        name: Configuration(command, folders[name] / "alone", folders[name] / "killed", logs[name])
+        for name, command in commands.items()
+    }
+
+
+def _make_inputs(inputs: Path) -> None:
+    (inputs / "online").mkdir(parents=True)
+    succeed("examples/tiny/make_preferences.py", inputs / "pairs.jsonl")
+    succeed("examples/tiny/make_model.py", inputs / "hf")
+    succeed("preprocess_data.py", *preprocessing(inputs / "pairs.jsonl", inputs / "hf", inputs / "tokens" / "pairs"))
+    online_inputs(inputs / "online")
+
+
+def _offline(inputs: Path, layout: Layout, more: dict[str, Any]) -> list[str]:
+    return training(
+        layout,
+        tokenizer_name_or_path=inputs / "hf",
+        load=inputs / "hf",
+        data_path=inputs / "tokens" / "pairs",
+        reference_cache_dir=inputs / "cache",
+        train_iters=STEPS,
+        lr_decay_iters=STEPS,
+        save_interval=SAVE_INTERVAL,
+        eval_interval=EVAL_INTERVAL,
+        tensorboard=False,
+        **more,
+    )
+
+
+def _online(inputs: OnlineInputs) -> list[str]:
+    keys = {
+        **inputs.keys, "train_iters": STEPS, "save_interval": SAVE_INTERVAL, "global_batch_size": 4,
+        "micro_batch_size": 2, "n_samples_per_prompt": 3, "reward_functions": [RULE], "rollout_staleness": 1,
+        "num_gpus_for_infer": 1, "async_save": True,
+    }  # fmt: skip
+    return ["ray_gpt.py", "--config-name", "online_dpo_trainer_tiny", *online_overrides((1, 1, 1), POOLS, **keys)]
