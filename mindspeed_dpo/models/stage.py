@@ -56,7 +56,7 @@ class DecoderStage(LanguageModule):
             )
         self.decoder = TransformerBlock(
             self.config,
-            block_spec(self.config, self.vp_stage),
+            block_spec(self.config, model, self.vp_stage),
             post_layer_norm=final_norm,
             pre_process=self.pre_process,
             post_process=self.post_process,

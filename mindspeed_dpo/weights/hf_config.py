@@ -7,15 +7,18 @@ tensors are declared in `families`; building the model is left to `models`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.config.settings.experts import ExpertConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.hf_experts import expert_settings
 
 HfConfig = Mapping[str, Any]
 
@@ -29,7 +32,8 @@ _SCALING_FIELDS: dict[str | None, tuple[str, ...]] = {
 _COMPARED_FIELDS = (
     "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
     "vocab_size", "untie_embeddings_and_output_weights", "rotary_base", "rope_scaling_type", "norm_epsilon",
-    "add_qkv_bias", "qk_layernorm", "sliding_window",
+    "add_qkv_bias", "qk_layernorm", "sliding_window", "rotary_percent",
+    *(item.name for item in dataclasses.fields(ExpertConfig) if item.name != "n_shared_experts"),
 )  # fmt: skip
 
 
@@ -92,9 +96,10 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
         HfConfigError: A key is missing, or asks for something that is not supported.
     """
     family, architecture = _find_architecture(hf)
-    _reject_unsupported(hf)
+    _reject_unsupported(hf, family)
     heads, hidden = int(_required(hf, "num_attention_heads")), int(_required(hf, "hidden_size"))
-    rope = _rope(hf)
+    rope = _rope(hf, family)
+    experts = expert_settings(hf, family)
     return ModelConfig(
         num_layers=int(_required(hf, "num_hidden_layers")),
         hidden_size=hidden,
@@ -109,11 +114,10 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
         max_position_embeddings=int(_required(hf, "max_position_embeddings")),
         rotary_base=float(rope.get("rope_theta") or 10000.0),
         norm_epsilon=float(_required(hf, "rms_norm_eps")),
-        add_qkv_bias=family.add_qkv_bias,
-        qk_layernorm=family.qk_layernorm,
         sliding_window=_sliding_window(hf, architecture),
         init_method_std=float(hf.get("initializer_range", 0.02)),
         **_rope_scaling(hf, rope),
+        **{"add_qkv_bias": family.add_qkv_bias, "qk_layernorm": family.qk_layernorm, **experts},
     )
 
 
@@ -175,18 +179,22 @@ def _head_dim(hf: HfConfig, hidden: int, heads: int) -> int:
     return hidden // heads
 
 
-def _reject_unsupported(hf: HfConfig) -> None:
+def _reject_unsupported(hf: HfConfig, family: ModelFamily) -> None:
     """Reject keys that change the model's results and are not implemented."""
+    is_dense = family.experts is None
     unsupported = {
         "hidden_act": (hf.get("hidden_act", "silu") not in ("silu", "swish"), "silu"),
         "attention_bias": (
-            bool(hf.get("attention_bias")),
+            bool(hf.get("attention_bias")) and family.add_qkv_bias is not None,
             "false (the query, key and value biases of Qwen2 are implied)",
         ),
         "mlp_bias": (bool(hf.get("mlp_bias")), "false"),
-        "partial_rotary_factor": (float(hf.get("partial_rotary_factor") or 1.0) != 1.0, "1.0"),
+        "partial_rotary_factor": (is_dense and float(hf.get("partial_rotary_factor") or 1.0) != 1.0, "1.0"),
         "quantization_config": (hf.get("quantization_config") is not None, "none: store the weights unquantised"),
-        "num_experts": (bool(hf.get("num_experts") or hf.get("num_local_experts")), "none: a dense model"),
+        "num_experts": (
+            is_dense and bool(hf.get("num_experts") or hf.get("num_local_experts")),
+            "none: a dense model",
+        ),
     }
     for key, (is_set, supported) in unsupported.items():
         if is_set:
@@ -221,14 +229,14 @@ def _is_shorter(window: int, hf: HfConfig) -> bool:
     return int(window) < int(_required(hf, "max_position_embeddings"))
 
 
-def _rope(hf: HfConfig) -> dict[str, Any]:
+def _rope(hf: HfConfig, family: ModelFamily) -> dict[str, Any]:
     """The rotary settings in one form: transformers 5 nests the base, transformers 4 has two keys."""
     rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
     if any(isinstance(value, Mapping) for value in rope.values()):
         raise HfConfigError("rope_parameters differ by layer type in config.json, which is not supported")
     rope.setdefault("rope_theta", hf.get("rope_theta"))
     rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-    if float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
+    if family.experts is None and float(rope.get("partial_rotary_factor") or 1.0) != 1.0:
         raise HfConfigError("partial_rotary_factor of config.json is not supported; supported: 1.0")
     return rope
 

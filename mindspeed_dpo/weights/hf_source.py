@@ -19,6 +19,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_config import is_reward_config, model_config_from_hf, read_hf_config
+from mindspeed_dpo.weights.hf_experts import num_next_token_layers
 from mindspeed_dpo.weights.placement import TPRank
 from mindspeed_dpo.weights.rules import TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.safe_pickle import reject_foreign_objects
@@ -73,7 +74,12 @@ class HfSource(WeightSource):
         """
         required = [name for entry in model_entries(self.rules(model), model) for name in entry.hf_names]
         ignored = {name for rule in self.ignored_rules(model) for name in rule.hf}
-        unexpected = sorted(name for name in set(self._files) - ignored.union(required) if not _BUFFERS.search(name))
+        further = self._further_layers(model)
+        unexpected = sorted(
+            name
+            for name in set(self._files) - ignored.union(required)
+            if not _BUFFERS.search(name) and not name.startswith(further)
+        )
         if is_tied(model) and _OUTPUT_LAYER in unexpected:
             if not self._tied_copies_are_equal:
                 raise WeightsError(
@@ -98,6 +104,13 @@ class HfSource(WeightSource):
             slices.append(self._read(name, dim, bounds))
         check_dtypes(slices, ", ".join(entry.hf_names))
         return tuple(slices)
+
+    def _further_layers(self, model: ModelConfig) -> tuple[str, ...]:
+        """Prefixes of the names of layers that predict further tokens, which are numbered after the model's own."""
+        if not (self.path / "config.json").is_file():
+            return ()
+        count = num_next_token_layers(read_hf_config(self.path))
+        return tuple(f"model.layers.{model.num_layers + number}." for number in range(count))
 
     def _read(self, name: str, dim: int | None, bounds: tuple[int, int] | None) -> Tensor:
         """Read the range `bounds` along `dim` (0 or 1) of a tensor, or all of it."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.rules import RuleTable
@@ -31,6 +32,31 @@ class HfArchitecture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HfExpertKeys:
+    """How config.json of a family describes its experts; `weights.hf_experts` reads it.
+
+    Attributes:
+        num_experts: Names of the number of routed experts; releases of transformers differ.
+        width: Name of the width of a routed expert.
+        shared_width: Name of the width of the shared experts; "" where their number is given as `n_shared_experts`, or
+            where there are none.
+        has_step: Whether `decoder_sparse_step` and `mlp_only_layers` say which layers have experts.
+        has_groups: Whether there are the keys of DeepSeek-V3: `n_group`, `topk_group`, `routed_scaling_factor`,
+            `n_shared_experts` and `first_k_dense_replace`.
+        default_rotary_percent: Rotated share of a head where `partial_rotary_factor` is absent.
+        fixed: Settings of `ModelConfig` that all models of the family have.
+    """
+
+    num_experts: tuple[str, ...]
+    width: str
+    shared_width: str = ""
+    has_step: bool = False
+    has_groups: bool = False
+    default_rotary_percent: float = 1.0
+    fixed: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelFamily:
     """Models whose tensors have the same names and layouts.
 
@@ -38,18 +64,26 @@ class ModelFamily:
         name: Name of the family.
         architectures: The model types of transformers that belong to it.
         converter_names: Values of MindSpeed-LLM's `--model-type-hf` that stand for it.
-        add_qkv_bias: Whether the query, key and value projections have biases.
-        qk_layernorm: Whether each query and key head is normalised.
+        add_qkv_bias: Whether the query, key and value projections have biases; None where it depends on the model.
+        qk_layernorm: Whether each query and key head is normalised; None where it depends on the model.
+        experts: How config.json describes its experts; None for dense models.
         rules: The tensors of its language models.
     """
 
     name: str
     architectures: tuple[HfArchitecture, ...]
     converter_names: tuple[str, ...]
-    add_qkv_bias: bool = False
-    qk_layernorm: bool = False
+    add_qkv_bias: bool | None = False
+    qk_layernorm: bool | None = False
+    experts: HfExpertKeys | None = None
     rules: RuleTable
 
     def has_traits_of(self, model: ModelConfig) -> bool:
-        """Whether models of this family have the biases and norms of the given model."""
-        return (self.add_qkv_bias, self.qk_layernorm) == (model.add_qkv_bias, model.qk_layernorm)
+        """Whether models of this family have the biases, norms and kind of experts of the given model."""
+        fixed = {"moe_router_score_function": "softmax", "shared_expert_gate": False}
+        traits: dict[str, object] = {"add_qkv_bias": self.add_qkv_bias, "qk_layernorm": self.qk_layernorm}
+        if self.experts is not None:
+            traits |= {**fixed, **self.experts.fixed}
+        return (self.experts is not None) == model.has_experts and all(
+            value is None or getattr(model, name) == value for name, value in traits.items()
+        )

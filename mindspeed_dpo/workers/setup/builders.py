@@ -178,6 +178,6 @@ def execution(context: WorkerContext, role: RoleConfig) -> Execution:
 def placement_of(role: RoleConfig, place: ParallelRank) -> Placement:
     """The part of the model that a process at this place holds."""
     topology, virtual = place.topology, role.parallel.num_layers_per_virtual_pipeline_stage
-    return ParallelLayout(topology.tp, topology.pp, virtual).rank_placement(
-        role.model.num_layers, place.tp_rank, place.pp_rank
+    return ParallelLayout(topology.tp, topology.pp, virtual, ep=topology.ep).rank_placement(
+        role.model.num_layers, place.tp_rank, place.pp_rank, place.ep_rank
     )
