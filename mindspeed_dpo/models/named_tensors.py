@@ -1,4 +1,4 @@
-"""The tensors of a model under the names that weights have on disk: one for every expert, and buffers that are stored."""
+"""The tensors of a model under the names that weights have on disk: one for each expert, and stored buffers."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from megatron.core.transformer.transformer_layer import (
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SwiGLU
-from mindspeed_dpo.models.moe.moe_layer import MoeLayerSpec
+from mindspeed_dpo.models.moe.moe_layer import MoeLayerSpec, MoeTransformerLayer
 from mindspeed_dpo.parallel.topology import Topology
 
 
@@ -141,7 +141,7 @@ def _layer_spec(config: TransformerConfig, model: ModelConfig, has_experts: bool
         submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear),
     )
     return ModuleSpec(
-        module=TransformerLayer,
+        module=MoeTransformerLayer if has_experts else TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
             self_attention=attention,

@@ -36,7 +36,8 @@ class ExpertGroup:
         size = parallel_state.get_expert_model_parallel_world_size()
         if size == 1:
             return cls()
-        return cls(parallel_state.get_expert_model_parallel_rank(), size, parallel_state.get_expert_model_parallel_group())
+        group = parallel_state.get_expert_model_parallel_group()
+        return cls(group.rank(), size, group)
 
     def local_experts(self, num_experts: int) -> range:
         """Return the indices of the experts that this rank holds."""

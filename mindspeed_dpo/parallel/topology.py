@@ -53,6 +53,11 @@ class Topology:
         """Number of processes of the job."""
         return self.tp * self.cp * self.dp * self.pp
 
+    @property
+    def replicas_share_experts(self) -> bool:
+        """Whether ranks of several replicas share experts, so that no replica can do a pass alone."""
+        return self.tp * self.cp % self.ep != 0
+
     def place(self, rank: int) -> ParallelRank:
         """Return the coordinates of a global rank."""
         rest, tp_rank = divmod(rank, self.tp)

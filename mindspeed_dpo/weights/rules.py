@@ -105,9 +105,22 @@ class TensorEntry:
         return tuple(name.format(g=self.layer, x=self.expert) for name in self.rule.hf)
 
     def mcore_names(self, local_layer: int | None, local_expert: int | None = None) -> tuple[str, ...]:
-        """Megatron's name and its aliases, for a layer of this index in its chunk, an expert of this one on its rank."""
+        """Megatron's name and its aliases, for a layer's index in its chunk and an expert's on its rank."""
         names = (self.rule.mcore, *self.rule.aliases)
         return tuple(name.format(i=local_layer, j=local_expert) for name in names)
+
+    def stacked_names(self) -> Iterator[tuple[str, dict[str, int]]]:
+        """Names under which all layers, or all experts of a layer, may be stored as one tensor.
+
+        Each comes with the indices of this tensor along the leading dims of the stored one, such as
+        `("decoder.layers.mlp.experts.linear_fc1.weight", {"layers": 3, "experts": 17})` for expert 17 of layer 3.
+        """
+        experts = {} if self.expert is None else {"experts": self.expert}
+        for name in self.mcore_names(self.layer, self.expert):
+            of_layer = name.replace(f".local_experts.{self.expert}.", ".")
+            if self.layer is not None:
+                yield of_layer.replace(f".layers.{self.layer}.", ".layers."), {"layers": self.layer, **experts}
+            yield of_layer, experts
 
     @property
     def global_name(self) -> str:

@@ -39,9 +39,9 @@ FAMILIES = (
 )  # fmt: skip
 """Names of dense models that `tiny_config` knows."""
 
-EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "num_hidden_layers": 3}
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 20, "num_hidden_layers": 2}
 GLM_EXPERTS = {
-    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20, "num_hidden_layers": 3,
+    "n_routed_experts": 8, "num_experts_per_tok": 3, "moe_intermediate_size": 20, "num_hidden_layers": 2,
     "n_group": 4, "topk_group": 2, "routed_scaling_factor": 1.7, "n_shared_experts": 2, "head_dim": 8,
     "num_mtp_layers": 0,
 }  # fmt: skip

@@ -8,7 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from megatron.core import parallel_state
+from megatron.core.dist_checkpointing.mapping import ShardedTensor
 from megatron.core.tensor_parallel import set_tensor_model_parallel_attributes
+from megatron.core.transformer.module import MegatronModule
 from torch import Tensor, nn
 
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -36,6 +39,7 @@ class GroupedLinear(nn.Module):
             outputs: Rows of a matrix.
         """
         super().__init__()
+        self.group = group
         device = "cpu" if config.use_cpu_initialization else torch.cuda.current_device()
         local = group.local_experts(num_experts)
         weight = torch.empty(len(local), outputs, inputs, dtype=config.params_dtype, device=device)
@@ -53,13 +57,27 @@ class GroupedLinear(nn.Module):
         """Multiply rows [m, in] of any float dtype, in the order of the experts, to [m, out]; counts [g] int64."""
         return ops.grouped_linear(rows, self.weight, counts)
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[tuple[int, int, int], ...] = (), metadata: Any = None
+    ) -> dict[str, ShardedTensor]:
+        """Describe the parameter for a distributed checkpoint: [experts of the layer, out, in], split by expert."""
+        offsets, axes = list(sharded_offsets), len(sharded_offsets)
+        key = f"{prefix}weight"
+        copy = parallel_state.get_expert_data_parallel_rank()
+        by_expert = (axes, self.group.rank, self.group.size)
+        return {
+            key: ShardedTensor.from_rank_offsets(
+                key, self.weight, *offsets, by_expert, replica_id=(0, 0, copy), prepend_axis_num=axes
+            )
+        }
 
-class GroupedExperts(nn.Module):
+
+class GroupedExperts(MegatronModule):
     """The gated feed-forward layers of this rank's experts."""
 
     def __init__(self, config: Any, model: ModelConfig, group: ExpertGroup) -> None:
         """Create the experts of this rank."""
-        super().__init__()
+        super().__init__(config)
         count, hidden, width = model.num_experts or 0, model.hidden_size, model.moe_ffn_hidden_size
         self.linear_fc1 = GroupedLinear(config, group, count, hidden, 2 * width)
         self.linear_fc2 = GroupedLinear(config, group, count, width, hidden)

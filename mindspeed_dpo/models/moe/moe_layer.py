@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.moe.grouped_experts import GroupedExperts
-from mindspeed_dpo.models.moe.router import Router
+from mindspeed_dpo.models.moe.router import Router, Routing
 from mindspeed_dpo.models.moe.shared_experts import SharedExperts
 from mindspeed_dpo.models.moe.token_dispatch import TokenDispatch
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 
 
-class MoeLayer(nn.Module):
+class MoeLayer(MegatronModule):
     """Router, routed experts and shared experts; the sum of what they compute.
 
     With tensor parallelism rows must be split by sequence parallelism: each rank routes its own rows.
+
+    Attributes:
+        attach_losses: Adds the gradient of losses of the routing to that of the output; set for the duration of a
+            layer's forward pass.
     """
 
+    attach_losses: Callable[[Tensor, Routing], Tensor] | None = None
     shared_experts: SharedExperts | None
 
     def __init__(self, config: Any, model: ModelConfig) -> None:
         """Create the layer on this rank of the expert-parallel group of the process."""
-        super().__init__()
+        super().__init__(config)
         group = ExpertGroup.current()
         self.router = Router(config, model)
         self.experts = GroupedExperts(config, model, group)
@@ -39,8 +48,23 @@ class MoeLayer(nn.Module):
         A collective of the expert-parallel group, even without any row.
         """
         rows = hidden.squeeze(1)
-        output = self.dispatch.apply(self.experts, rows, self.router(rows))[:, None]
+        routing = self.router(rows)
+        output = self.dispatch.apply(self.experts, rows, routing)[:, None]
+        if self.attach_losses is not None and torch.is_grad_enabled():
+            output = self.attach_losses(output, routing)
         return output if self.shared_experts is None else output + self.shared_experts(hidden)[0], None
+
+
+class MoeTransformerLayer(TransformerLayer):
+    """megatron-core's layer, which passes nothing about the micro-batch to its feed-forward part."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute the layer as the base class does, with the losses that `packed_seq_params` holds."""
+        self.mlp.attach_losses = kwargs["packed_seq_params"].attach_losses
+        try:
+            return super().forward(*args, **kwargs)
+        finally:
+            self.mlp.attach_losses = None
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer.mlp import MLP, MLPSubmodules
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -41,6 +42,20 @@ class SharedExperts(MLP):
         if self.gate_weight is not None:
             output = output * (hidden @ self.gate_weight.t()).sigmoid()
         return output, None
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: Any = None
+    ) -> dict[str, Any]:
+        """Describe the parameters for a distributed checkpoint; the base class describes those of submodules only."""
+        described: dict[str, Any] = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        own = {} if self.gate_weight is None else {"gate_weight": self.gate_weight}
+        return described | make_sharded_tensors_for_checkpoint(
+            own,
+            prefix,
+            sharded_offsets=sharded_offsets,
+            tp_group=self.tp_group,
+            dp_cp_group=parallel_state.get_data_parallel_group(with_context_parallel=True),
+        )
 
 
 def _gate(config: Any, hidden_size: int) -> nn.Parameter:

@@ -67,7 +67,7 @@ class TokenDispatch:
 
 
 def _by_expert(arriving: Tensor, total: int) -> Tensor:
-    """The order [total] int64 that sorts rows by expert, which arrive by rank and then by expert, [n, g] of them each."""
+    """The order [total] int64 that sorts rows by expert; they arrive by rank and then by expert, [n, g] of each."""
     experts = torch.arange(arriving.shape[1], device=arriving.device).expand_as(arriving)
     return experts.flatten().repeat_interleave(arriving.flatten(), output_size=total).argsort(stable=True)
 
@@ -89,7 +89,7 @@ def _repeat_in_order(rows: Tensor, order: Tensor, copies: int) -> Tensor:
 
 
 class _RepeatInOrder(torch.autograd.Function):
-    """The gradient of an indexing would add rows in an order that is not fixed; the inverse permutation needs no sum."""
+    """The gradient of an indexing adds rows in no fixed order; that of the inverse permutation is a plain sum."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, order: Tensor, copies: int) -> Tensor:  # type: ignore[override]

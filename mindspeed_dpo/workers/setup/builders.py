@@ -13,6 +13,7 @@ from mindspeed_dpo.device.ops.fused_linear_logprobs import has_kernel
 from mindspeed_dpo.device.probe import head_problem, prefix_problem
 from mindspeed_dpo.engine.weights import load_into
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
+from mindspeed_dpo.models.moe.training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.spec import Execution
@@ -50,6 +51,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
 def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = False) -> PipelineStage:
     """Build a role's language model with its adapters, if it trains any; `build_model` has the arguments."""
     model = build_model(context, role, statistics=statistics)
+    train_routers(model, role.model, role.router)
     if role.adapters.is_on:
         add_adapters(model, role.model, placement_of(role, context.place), role.adapters, context.run.loop.seed)
         adapter = open_initial_adapter(role)
