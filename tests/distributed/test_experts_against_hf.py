@@ -68,7 +68,9 @@ def test_every_gradient_equals_that_of_hugging_face(family: str, layout: str, tm
     job = Job(**{**vars(job), "weights": folder})
     norms = pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
     assert_same_tensors(read_tensors(tmp_path / "gradient"), expected)
-    norm = float(torch.cat([gradient.flatten() for gradient in expected.values()]).norm())
+    # The bias of experts is no parameter: both folders hold its value.
+    trained = [gradient.flatten() for name, gradient in expected.items() if not name.endswith("correction_bias")]
+    norm = float(torch.cat(trained).norm())
     assert norms == pytest.approx([norm] * world_size, rel=ROUNDING)
 
 

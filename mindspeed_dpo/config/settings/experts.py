@@ -15,7 +15,9 @@ class ExpertConfig:
     """Experts and router; with `num_experts: null` every layer has a dense feed-forward layer."""
 
     num_experts: int | None = setting(
-        None, help="Number of routed experts of a layer; null is a dense model.", check=at_least(2)
+        None,
+        help="Number of routed experts of a layer; null or 0 is a dense model.",
+        check=ValueCheck(lambda value: value == 0 or value >= 2, "at least 2, or 0"),
     )
     moe_router_topk: int = setting(2, help="Number of routed experts that compute a token.", check=at_least(1))
     moe_ffn_hidden_size: int = setting(
@@ -68,6 +70,6 @@ class ExpertConfig:
         return (
             self.has_experts
             and layer >= self.first_k_dense_replace
-            and layer % abs(self.moe_layer_freq) == 0
+            and layer % self.moe_layer_freq == 0
             and layer not in self.mlp_only_layers
         )

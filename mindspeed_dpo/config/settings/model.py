@@ -110,6 +110,8 @@ class ModelConfig(ExpertConfig):
         self._fill("vocab_size", self.padded_vocab_size)
         self._fill("moe_ffn_hidden_size", self.ffn_hidden_size)
         self._fill("moe_shared_expert_intermediate_size", self.n_shared_experts * self.moe_ffn_hidden_size)
+        object.__setattr__(self, "num_experts", self.num_experts or None)
+        object.__setattr__(self, "moe_layer_freq", abs(self.moe_layer_freq))
         # Plain values of a JSON file are lists.
         object.__setattr__(self, "mlp_only_layers", tuple(self.mlp_only_layers))
 

@@ -50,7 +50,7 @@ class TokenDispatch:
         counts.scatter_add_(0, chosen, torch.ones_like(chosen))
         sorted_rows = _repeat_in_order(rows, order, routing.experts.shape[1])
         outputs = self._on_all_ranks(experts, sorted_rows, counts)
-        by_token = outputs.index_select(0, _inverse(order)).view(*routing.experts.shape, -1)
+        by_token = outputs.index_select(0, _inverse(order)).view(*routing.experts.shape, rows.shape[1])
         return torch.bmm(routing.weights.to(rows.dtype)[:, None, :], by_token)[:, 0]
 
     def _on_all_ranks(self, experts: Experts, rows: Tensor, counts: Tensor) -> Tensor:
