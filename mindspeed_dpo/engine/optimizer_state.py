@@ -59,6 +59,8 @@ class Slot:
 
 
 def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
+    if getattr(optimizer, "is_stub_optimizer", False):
+        return  # a stage without experts has an optimizer of experts without parameters
     if isinstance(optimizer, DistributedOptimizer):
         for parameter in optimizer.model_param_gbuf_map:
             yield from _sharded_slot(optimizer, parameter)
@@ -66,7 +68,7 @@ def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
         for models, masters in zip(optimizer.float16_groups, optimizer.fp32_from_float16_groups, strict=True):
             for parameter, master in zip(models, masters, strict=True):
                 yield parameter, Slot(master, optimizer.optimizer)
-    elif not optimizer.is_stub_optimizer:
+    else:
         for parameter in optimizer.get_parameters():
             yield parameter, Slot(parameter, optimizer.optimizer)
 

@@ -87,10 +87,15 @@ def gradients_by_stored_name(model: PreTrainedModel, folder: Path) -> dict[str, 
 ROUTER = RouterConfig(moe_aux_loss_coeff=0.5, moe_z_loss_coeff=0.1)
 
 
-@pytest.mark.parametrize("layout", GRADIENT_LAYOUTS)
+LOSS_LAYOUTS = GRADIENT_LAYOUTS | {
+    "virtual stages with a padding micro-batch": (4, Job(Path(), pp=2, virtual=1, ep=2, micro_batch_size=4)),
+}
+
+
+@pytest.mark.parametrize("layout", LOSS_LAYOUTS)
 def test_losses_of_routers_add_the_gradient_of_each_sequence(layout: str, tmp_path: Path) -> None:
     """Against transformers' own balance loss, which counts k choices a token, of one sequence after the other."""
-    folder = save_tiny_model("qwen3_moe", tmp_path / "weights")
+    folder = save_tiny_model("qwen3_moe_some_dense", tmp_path / "weights")
     model = load(folder)
     num_pairs = len(PROMPTS)
     for prompt, response in sequences():
@@ -100,7 +105,7 @@ def test_losses_of_routers_add_the_gradient_of_each_sequence(layout: str, tmp_pa
             z = of_layer.logsumexp(-1).square().mean()
             ((ROUTER.moe_aux_loss_coeff * aux + ROUTER.moe_z_loss_coeff * z) / 2 / num_pairs).backward()
     expected = gradients_by_stored_name(model, tmp_path / "expected")
-    world_size, job = GRADIENT_LAYOUTS[layout]
+    world_size, job = LOSS_LAYOUTS[layout]
     job = Job(**{**vars(job), "weights": folder, "router": ROUTER})
     pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
     assert_same_tensors(read_tensors(tmp_path / "gradient"), expected)
