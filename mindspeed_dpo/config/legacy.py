@@ -122,8 +122,14 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
     "Mixture of experts": {
         "moe_grouped_gemm": _KERNEL,
         "moe_permute_fusion": _KERNEL,
-        "moe_permutation_async_comm": _MOE_SPEED,
-        "moe_alltoall_overlap_comm": _MOE_SPEED,
+        **dict.fromkeys(
+            (
+                *("moe_permutation_async_comm", "moe_alltoall_overlap_comm", "moe_allgather_overlap_comm"),
+                *("moe_fb_overlap", "moe_shared_expert_overlap", "moe_zero_memory", "moe_zero_memory_num_layers"),
+                *("moe_experts_pipeline_degree", "moe_layer_recompute", "moe_token_drop_policy"),
+            ),
+            _MOE_SPEED,
+        ),
         "moe_token_dispatcher_type": no_effect("tokens are exchanged all-to-all and never dropped"),
         "moe_router_load_balancing_type": only(
             "the only balance loss is that of each sequence; set moe_aux_loss_coeff: 0 for none",
@@ -131,7 +137,14 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         ),
         "moe_router_dtype": no_effect("routers compute in float32", "fp32"),
         "moe_router_bias_update_rate": only("the bias of experts is not updated", 0.0),
-        "moe_*": only("this is not implemented for experts", False, 0, 0.0, ""),
+        **dict.fromkeys(
+            ("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity", "moe_token_dropping"),
+            only("no token is dropped", False),
+        ),
+        **dict.fromkeys(
+            ("moe_device_level_aux_loss_coeff", "moe_comm_aux_loss_coeff", "moe_input_jitter_eps"),
+            only("it is not implemented", 0.0),
+        ),
     },
     "Data and checkpoints": {
         "is_instruction_dataset": no_effect("the stage defines which data is read", True, False),

@@ -107,7 +107,7 @@ def test_keys_that_cannot_be_guessed_are_required(key: str) -> None:
     ("changes", "words"),
     [
         ({"model_type": "gemma2"}, "'gemma2' .*supported: llama, mistral, qwen2, qwen3"),
-        ({"model_type": "qwen2_moe"}, "nearest: qwen2"),
+        ({"model_type": "qwen2_vl"}, "nearest: qwen2"),
         ({"model_type": None}, "supported: llama"),
         ({"architectures": ["LlamaForTokenClassification"]}, "expected LlamaForCausalLM, or LlamaForSequenceClass"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "a classifier of 2 labels; a reward model has num_la"),
