@@ -8,7 +8,7 @@ from mindspeed_dpo.models.moe.grouped_experts import GroupedLinear
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return the parameters and stored buffers by Megatron's local name.
+    """Return the parameters and stored buffers by Megatron's local name, each in its own dtype.
 
     The matrices of the experts, one parameter [g, out, in] for the g experts of a rank, are views [out, in], one for
     each expert: `mlp.experts.local_experts.{j}.linear_fc1.weight`.

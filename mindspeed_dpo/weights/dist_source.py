@@ -110,9 +110,9 @@ class DistSource(WeightSource):
         """Missing and unexpected names, by the metadata; optimizer states and `_extra_state` are ignored."""
         missing, expected = [], {rule.mcore for rule in self.ignored_rules(model)}
         for entry in model_entries(self.rules(model), model):
-            found = self._find(entry)
-            if found is not None:
-                expected.add(found[0])
+            location = self._find(entry)
+            if location is not None:
+                expected.add(location[0])
             elif not entry.rule.optional:
                 missing.append(entry.global_name)
         return missing, sorted(key for key in self._tensors if key.startswith(_MODEL_PREFIXES) and key not in expected)
@@ -161,10 +161,10 @@ class DistSource(WeightSource):
 
     def _locate(self, entry: TensorEntry) -> tuple[str, dict[str, int]]:
         """What `_find` gives, for an entry that must be stored."""
-        found = self._find(entry)
-        if found is None:
+        location = self._find(entry)
+        if location is None:
             raise WeightsError(f"{self.folder} lacks {entry.global_name}")
-        return found
+        return location
 
     def _read(self, key: str, box: Box) -> Tensor:
         """Read a box of a tensor from the chunks that overlap it."""

@@ -78,8 +78,8 @@ def _groups(hf: HfConfig) -> dict[str, Any]:
 
 def _attention(hf: HfConfig, family: ModelFamily) -> dict[str, Any]:
     """Biases and norms of attention where they are not the same in all models of a family."""
-    found = {"add_qkv_bias": bool(hf.get("attention_bias")), "qk_layernorm": bool(hf.get("use_qk_norm"))}
-    return {name: value for name, value in found.items() if getattr(family, name) is None}
+    traits = {"add_qkv_bias": bool(hf.get("attention_bias")), "qk_layernorm": bool(hf.get("use_qk_norm"))}
+    return {name: value for name, value in traits.items() if getattr(family, name) is None}
 
 
 def _first(hf: HfConfig, names: tuple[str, ...]) -> Any:

@@ -63,9 +63,7 @@ class ModelConfig(ExpertConfig):
         help="Longest sequence that the model supports.", unit="tokens", check=at_least(1)
     )
     rotary_base: float = setting(10000.0, help="Base of the rotary frequencies.", check=POSITIVE)
-    rotary_percent: float = setting(
-        1.0, help="Share of each head, from its start, that is rotated.", check=_SHARE
-    )
+    rotary_percent: float = setting(1.0, help="Share of each head, from its start, that is rotated.", check=_SHARE)
     rope_scaling_type: str | None = setting(
         None,
         help="Method that extends rotary positions beyond the original length; null disables scaling.",

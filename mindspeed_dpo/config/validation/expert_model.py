@@ -81,11 +81,11 @@ def check_expert_split(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
             ("sequence_parallel", "tensor_model_parallel_size", "num_experts"),
             "must be true: with experts, tensor-parallel devices route different tokens",
         )
-    for key, width in (("moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size),):
-        if width % tp:
-            yield Violation(
-                ("tensor_model_parallel_size", key), f"does not divide {key}={width}; choose a divisor of it"
-            )
+    shared, width = "moe_shared_expert_intermediate_size", model.moe_shared_expert_intermediate_size
+    if width % tp:
+        yield Violation(
+            ("tensor_model_parallel_size", shared), f"does not divide {shared}={width}; choose a divisor of it"
+        )
 
 
 def check_expert_training(run: RunConfig) -> Iterator[Violation]:

@@ -54,7 +54,14 @@ def plan(
 def max_num_micro_batches(
     rows: NDArray[np.int64], workload: NDArray[np.int64], limit: MicroBatchLimit, replicas: int
 ) -> int:
-    """Compute the number of micro-batches of the replica that has most by `plan`, which has the arguments."""
+    """Compute the number of micro-batches of the replica that has most, as `plan` plans them.
+
+    Args:
+        rows: [N] int64 rows of each unit.
+        workload: [N] int64 workload of each unit, in the arbitrary units of `plan`.
+        limit: Maximum size of a micro-batch.
+        replicas: Number of replicas.
+    """
     return max(len(_micro_batches(mine, rows, limit)) for mine in _balanced(rows, workload, limit, replicas))
 
 

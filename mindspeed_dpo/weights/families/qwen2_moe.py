@@ -11,9 +11,7 @@ from mindspeed_dpo.weights.tensor_layouts import Matrix, hidden_size
 
 QWEN2_MOE = ModelFamily(
     name="qwen2_moe",
-    architectures=(
-        HfArchitecture("qwen2_moe", "Qwen2MoeForCausalLM", has_window=True, has_window_flag=True),
-    ),
+    architectures=(HfArchitecture("qwen2_moe", "Qwen2MoeForCausalLM", has_window=True, has_window_flag=True),),
     converter_names=("qwen2-moe", "qwen2_moe"),
     add_qkv_bias=True,
     experts=HfExpertKeys(
