@@ -32,9 +32,11 @@ _SCALING_FIELDS: dict[str | None, tuple[str, ...]] = {
 _COMPARED_FIELDS = (
     "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
     "vocab_size", "untie_embeddings_and_output_weights", "rotary_base", "rope_scaling_type", "norm_epsilon",
-    "add_qkv_bias", "qk_layernorm", "sliding_window", "rotary_percent",
-    *(item.name for item in dataclasses.fields(ExpertConfig) if item.name != "n_shared_experts"),
+    "add_qkv_bias", "qk_layernorm", "sliding_window", "rotary_percent", "num_experts",
 )  # fmt: skip
+_EXPERT_FIELDS = tuple(
+    item.name for item in dataclasses.fields(ExpertConfig) if item.name not in ("num_experts", "n_shared_experts")
+)
 
 
 def read_hf_config(directory: str | Path) -> dict[str, Any]:
@@ -132,7 +134,8 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
         hf: The model of the weights' config.
         reward: Whether both are reward models, which have no output layer to be tied.
     """
-    compared = (*_COMPARED_FIELDS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
+    experts = _EXPERT_FIELDS if model.has_experts and hf.has_experts else ()
+    compared = (*_COMPARED_FIELDS, *experts, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
     fields = [name for name in compared if not (reward and name == "untie_embeddings_and_output_weights")]
     return [
         f"{name} is {getattr(model, name)} in the model section, but {getattr(hf, name)} in the weights' config"
