@@ -44,18 +44,18 @@ def test_metrics_are_those_of_one_process(name: str, tmp_path: Path) -> None:
     layout, settings = LAYOUTS[name]
     alone = train(run_of(tmp_path / "alone"))
     assert {"moe/aux_loss", "moe/z_loss"} <= alone[-1].keys()
-    found = train(run_of(tmp_path / "found", layout, **settings))
-    assert_same_run(found, alone, FULL, but=NOT_ALIKE)
+    actual = train(run_of(tmp_path / "actual", layout, **settings))
+    assert_same_run(actual, alone, FULL, but=NOT_ALIKE)
 
 
 def test_a_run_goes_on_with_other_ranks_of_experts(tmp_path: Path) -> None:
     straight = train(run_of(tmp_path / "straight", save_interval=1))
     layout, settings = LAYOUTS["experts shared by replicas"]
-    train(run_of(tmp_path / "found", layout, **settings, train_iters=1, lr_decay_iters=3, save_interval=1))
+    train(run_of(tmp_path / "actual", layout, **settings, train_iters=1, lr_decay_iters=3, save_interval=1))
     layout, settings = LAYOUTS["copies of the experts"]
-    resume = {"resume_from": tmp_path / "found" / "out", "save_interval": 1, "no_load_rng": True}
-    found = train(run_of(tmp_path / "found", layout, **settings, **resume))
-    assert_same_run(found, straight, FULL, but=NOT_ALIKE)
+    resume = {"resume_from": tmp_path / "actual" / "out", "save_interval": 1, "no_load_rng": True}
+    actual = train(run_of(tmp_path / "actual", layout, **settings, **resume))
+    assert_same_run(actual, straight, FULL, but=NOT_ALIKE)
 
 
 def test_frozen_routers_do_not_change(tmp_path: Path) -> None:

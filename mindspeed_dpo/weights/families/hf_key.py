@@ -123,13 +123,13 @@ def read_share(hf: JsonObject, key: str) -> float:
     return value
 
 
-def read_layers(hf: JsonObject, key: str) -> tuple[int, ...]:
+def read_layers(hf: JsonObject, key: str) -> list[int]:
     """Read a list of numbers of layers, counted from 0.
 
     Raises:
         MalformedDataError: It is no list of integers.
     """
-    return hf.integers(key)
+    return list(hf.integers(key))
 
 
 def read_texts(hf: JsonObject, key: str) -> list[str]:
@@ -175,7 +175,8 @@ TRAIT_KEYS = (
     HfKey("mlp_bias", JsonObject.boolean),
     HfKey("tie_word_embeddings", JsonObject.boolean),
     HfKey("use_sliding_window", JsonObject.boolean),
-    HfKey("sliding_window", read_size, is_nullable=True),
+    # Qwen2-MoE stores 0 where it does not use a window.
+    HfKey("sliding_window", read_count, is_nullable=True),
     HfKey("max_window_layers", read_count),
     HfKey("layer_types", read_texts, is_nullable=True),
 )

@@ -51,29 +51,29 @@ TABLE: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("settings", "problem"), TABLE)
 def test_a_contradiction_is_one_problem(settings: dict[str, Any], problem: str) -> None:
-    found = problems(moe_tree(**settings))
-    assert len(found) == 1 and problem in found[0], found
+    actual = problems(moe_tree(**settings))
+    assert len(actual) == 1 and problem in actual[0], actual
 
 
 @pytest.mark.parametrize("key", ["moe_aux_loss_coeff", "moe_z_loss_coeff"])
 def test_settings_of_experts_need_experts(key: str) -> None:
-    (found,) = problems(put(small_tree(), key, 0.1))
-    assert f"{key}=0.1 has no effect: the model has no experts" in found
-    (found,) = problems(put(small_tree(), "expert_model_parallel_size", 2))
-    assert "expert_model_parallel_size=2 has no effect: the model has no experts" in found
+    (actual,) = problems(put(small_tree(), key, 0.1))
+    assert f"{key}=0.1 has no effect: the model has no experts" in actual
+    (actual,) = problems(put(small_tree(), "expert_model_parallel_size", 2))
+    assert "expert_model_parallel_size=2 has no effect: the model has no experts" in actual
 
 
 def test_online_is_refused_for_now() -> None:
-    (found,) = problems(moe_tree(online_tree()))
-    assert "cannot be combined with stage=ray_online_dpo yet" in found
+    (actual,) = problems(moe_tree(online_tree()))
+    assert "cannot be combined with stage=ray_online_dpo yet" in actual
 
 
 def test_a_reward_model_with_experts_is_refused_for_now() -> None:
     tree = online_tree()
     tree["model"]["scoring"] = {**tree["model"]["small"], **EXPERTS}
     tree["reward"] = {"load": "reward", "model": "scoring"}
-    (found,) = problems(tree)
-    assert "num_experts=8 cannot be a setting of a reward model yet; choose a dense one" in found
+    (actual,) = problems(tree)
+    assert "num_experts=8 cannot be a setting of a reward model yet; choose a dense one" in actual
 
 
 def test_the_spellings_of_mindspeed_mean_the_same() -> None:

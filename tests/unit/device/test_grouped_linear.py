@@ -50,10 +50,10 @@ def test_each_run_meets_its_matrix(counts: list[int]) -> None:
     rows, weight, number = leaves(counts)
     experts = torch.repeat_interleave(torch.arange(3), number)
     expected = torch.einsum("mi,moi->mo", rows, weight[experts])
-    found = grouped_linear(rows, weight, number)
-    torch.testing.assert_close(found, expected)
-    upstream = torch.randn_like(found)
-    ours, theirs = (torch.autograd.grad(out, (rows, weight), upstream) for out in (found, expected))
+    actual = grouped_linear(rows, weight, number)
+    torch.testing.assert_close(actual, expected)
+    upstream = torch.randn_like(actual)
+    ours, theirs = (torch.autograd.grad(out, (rows, weight), upstream) for out in (actual, expected))
     torch.testing.assert_close(ours, theirs)
 
 
@@ -61,10 +61,10 @@ def test_each_run_meets_its_matrix(counts: list[int]) -> None:
 @pytest.mark.usefixtures("on_npu")
 def test_the_operator_of_torch_npu_is_called_for_the_same(counts: list[int]) -> None:
     rows, weight, number = leaves(counts)
-    found, expected = grouped_linear(rows, weight, number), plain_grouped_linear(rows, weight, number)
-    torch.testing.assert_close(found, expected)
-    upstream = torch.randn_like(found)
-    ours, theirs = (torch.autograd.grad(out, (rows, weight), upstream) for out in (found, expected))
+    actual, expected = grouped_linear(rows, weight, number), plain_grouped_linear(rows, weight, number)
+    torch.testing.assert_close(actual, expected)
+    upstream = torch.randn_like(actual)
+    ours, theirs = (torch.autograd.grad(out, (rows, weight), upstream) for out in (actual, expected))
     torch.testing.assert_close(ours, theirs)
 
 

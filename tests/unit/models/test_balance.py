@@ -87,8 +87,8 @@ def test_the_gradient_is_that_of_the_loss_times_its_weight_and_scale() -> None:
     output = torch.ones(2, requires_grad=True)
     (7 * loss.add_to(output, route(logits, MODEL), rows).sum()).backward()
     assert output.grad is not None and output.grad.tolist() == [7.0, 7.0]
-    found, logits.grad = logits.grad, None
+    actual, logits.grad = logits.grad, None
     again = BalanceLoss(MODEL, 0.5, 0.25)
     routing = route(logits, MODEL)
     (3 * (0.5 * again._aux(routing, rows) + 0.25 * again._z(logits, rows))).backward()
-    torch.testing.assert_close(found, logits.grad)
+    torch.testing.assert_close(actual, logits.grad)

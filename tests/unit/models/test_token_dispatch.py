@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
     ids=["one rank", "no token", "two", "a rank without tokens", "no token anywhere", "copies", "three"],
 )
 def test_outputs_and_gradients_are_those_of_one_expert_after_the_other(counts: list[int], ep: int) -> None:
-    found = pool(len(counts)).run(jobs.computed, counts, ep)
+    actual = pool(len(counts)).run(jobs.computed, counts, ep)
     matrix = jobs.matrices().requires_grad_()
     share = jobs.NUM_EXPERTS // ep
     for rank, (rows, weights, experts) in enumerate(jobs.tokens(counts)):
@@ -28,8 +28,8 @@ def test_outputs_and_gradients_are_those_of_one_expert_after_the_other(counts: l
         names = ("output", "rows", "weights")
         assert rows.grad is not None and weights.grad is not None
         expected = dict(zip(names, (output.detach(), rows.grad, weights.grad), strict=True))
-        assert_same_tensors(dict(zip(names, found[rank][:3], strict=True)), expected)
+        assert_same_tensors(dict(zip(names, actual[rank][:3], strict=True)), expected)
     assert matrix.grad is not None
     for first in range(0, jobs.NUM_EXPERTS, share):
-        holders = [result[3] for rank, result in enumerate(found) if rank % ep == first // share]
+        holders = [result[3] for rank, result in enumerate(actual) if rank % ep == first // share]
         assert_same_tensors({"matrices": torch.stack(holders).sum(0)}, {"matrices": matrix.grad[first : first + share]})

@@ -72,6 +72,7 @@ def test_values_that_the_file_lacks_are_those_of_the_class(
         ("mixtral", {"num_local_experts": "8"}, "num_local_experts must be an integer"),
         ("mixtral", {"num_experts": 9}, "num_local_experts and num_experts mean the same, but differ; remove one"),
         ("mixtral", {"router_jitter_noise": 0.1}, "router_jitter_noise=0.1 is not supported; supported: 0.0"),
+        ("mixtral", {"sliding_window": 0}, "sliding_window=0 must be at least 1, or null"),
         ("qwen2_moe", {"qkv_bias": False}, "qkv_bias=False is not supported; supported: true"),
         ("qwen2_moe", {"norm_topk_prob": 1}, "norm_topk_prob must be true or false"),
         ("qwen3_moe", {"attention_bias": True}, "attention_bias=True is not supported; supported: false"),
@@ -103,7 +104,7 @@ def test_every_stored_tensor_is_read_and_written_once(name: str, tmp_path: Path)
     source = open_weights(save_tiny_model(name, tmp_path))
     model, stored = source.model_config(), load_file(tmp_path / "model.safetensors")
     written = list(source.hf_tensors(model))
-    assert Counter(name for name, _ in written) == Counter(stored)
+    assert Counter(name for name, _ in written) == Counter(list(stored))
     assert all(torch.equal(tensor, stored[name]) for name, tensor in written)
 
 
