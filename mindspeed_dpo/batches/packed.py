@@ -84,15 +84,6 @@ class PackedBatch:
                 moved[spec.name] = value.to(device)
         return replace(self, **moved)
 
-    def excess_weights(self, alpha: float) -> Tensor:
-        """Weight [R] float32 of each label: alpha past the length of the shorter response of its pair, else 1."""
-        lengths = self.response_lengths.flatten()
-        places = (
-            torch.arange(len(self.labels), device=self.labels.device) - (lengths.cumsum(0) - lengths)[self.response_ids]
-        )
-        shorter = self.response_lengths.amin(1, keepdim=True).expand_as(self.response_lengths).flatten()
-        return torch.where(places < shorter[self.response_ids], 1.0, alpha)
-
     def sum_by_response(self, values: Tensor) -> Tensor:
         """Sum values [R] over the tokens of each response; result [P, K] in the number format of `segment_sum`."""
         sums = segment_sum(values, self.response_ids, self.response_lengths.flatten())

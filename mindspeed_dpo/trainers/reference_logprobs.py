@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,10 +14,10 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.data.datasets.reference_cache import CachedRows, ReferenceCache, data_fingerprint
+from mindspeed_dpo.data.datasets.reference_cache import CachedRows, ReferenceCache
+from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.workers.role_interfaces import Logps, Rows
 from mindspeed_dpo.workers.setup.datasets import evaluation_data
-from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 logger = logging.getLogger(__name__)
 
@@ -168,26 +166,6 @@ def _cache(run: RunConfig, ref: RoleConfig, data: DataConfig, num_rows: int) -> 
         return None
     fingerprint = reference_fingerprint(replace(ref, data=data), run.loop.seed)
     return ReferenceCache(ref.reference.reference_cache_dir, fingerprint, num_rows)
-
-
-def reference_fingerprint(ref: RoleConfig, seed: int) -> str:
-    """Hash what the reference's log-probabilities depend on: weights, architecture, dtype, token ids."""
-    weights = open_initial_weights(ref)
-    assert weights is not None, "random weights have no file to fingerprint"
-    model = json.dumps(ref.model.as_dict(), sort_keys=True)
-    # Added only if non-default, so existing cache keys stay valid.
-    ld_alpha = f"ld_alpha {ref.loss.ld_alpha}" if ref.loss.ld_alpha != 1 else ""
-    # Weights that a loosely loaded checkpoint lacks are initialised from the seed.
-    random_part = f"loosely, seed {seed}" if weights.loosely else ""
-    parts = (
-        weights.fingerprint(),
-        model,
-        ref.precision.dtype,
-        data_fingerprint(ref.data),
-        random_part,
-        *([ld_alpha] if ld_alpha else []),
-    )
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
 def _compute_with(

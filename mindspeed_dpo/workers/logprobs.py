@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.algorithms.ld_dpo import excess_weights
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.device.ops.sums import sum_dtype
@@ -39,7 +40,7 @@ def response_logps(batch: PackedBatch, columns: Tensor, ld_alpha: float = 1.0) -
             al. 2024 (LD-DPO, arXiv:2409.06411), for policy and reference alike; 1 is the plain sum.
     """
     values = columns[:, LOGP]
-    return batch.sum_by_response(values if ld_alpha == 1 else values * batch.excess_weights(ld_alpha))
+    return batch.sum_by_response(values if ld_alpha == 1 else values * excess_weights(batch, ld_alpha))
 
 
 def kl_surrogate(batch: PackedBatch, columns: Tensor) -> Tensor | None:

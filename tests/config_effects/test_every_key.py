@@ -114,8 +114,8 @@ def test_log_interval_spaces_the_progress_lines(caplog: pytest.LogCaptureFixture
 
 def test_distributed_timeout_minutes_reaches_the_process_group(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Any] = []
-    monkeypatch.setattr(colocated_roles.groups, "join", lambda *arguments: seen.append(arguments[4]))
-    monkeypatch.setattr(colocated_roles.groups, "split", lambda topology, minutes: seen.append(minutes))
+    monkeypatch.setattr(colocated_roles.process_groups, "join", lambda *arguments: seen.append(arguments[4]))
+    monkeypatch.setattr(colocated_roles.process_groups, "split", lambda topology, minutes: seen.append(minutes))
     run = offline({"distributed_timeout_minutes": 7})
     colocated_roles.ColocatedRoles.join(run, run.actor, find_accelerator("cpu"), 0, 1, "host:1")
     assert seen == [7, 7]

@@ -67,7 +67,7 @@ def test_a_save_that_fails_ends_the_run_and_the_next_one_goes_on_from_the_one_be
     run = saving_run(tmp_path, lost, async_save=True)
     group = PoolGroup(run, 1)
     group.inspect(break_writing, 3)
-    with pytest.raises(AssertionError, match=r"iter_0000003 could not be written .* No space left on device"):
+    with pytest.raises(AssertionError, match=r"iter_0000003 cannot be written: No space left on device"):
         train_on(open_inputs(run), {ACTOR: group})
     checkpoints = lost / "checkpoints"
     assert saved_iterations(checkpoints) == [1, 2] and (checkpoints / "iter_0000003.partial").is_dir()

@@ -13,14 +13,14 @@ import pytest
 
 from tests.recordings.files import POLICY, recording
 from tests.support.conversions import assert_same_weights, convert_to_hf, convert_to_mcore
-from tests.support.recorded_layouts import CONVERTED, LAYOUTS, run_of, tested
+from tests.support.recorded_layouts import CONVERTED, LAYOUTS, run_of, runs_of_the_suite
 from tests.support.recorded_runs import compare, recorded_run
 from tests.support.runs import Layout, train
 
 pytestmark = pytest.mark.distributed
 
 
-@pytest.mark.parametrize(("case", "layout"), tested())
+@pytest.mark.parametrize(("case", "layout"), runs_of_the_suite())
 def test_training_follows_the_recording(case: str, layout: str, tmp_path: Path) -> None:
     metrics = train(run_of(case, layout, tmp_path))
     compare(case, metrics, tmp_path / "checkpoints")

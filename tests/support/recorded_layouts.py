@@ -48,7 +48,7 @@ def run_of(case: str, layout: str, folder: Path, **changes: Any) -> RunConfig:
     return recorded_run(case, sizes, folder, **keys)
 
 
-def tested() -> list[tuple[str, str]]:
+def runs_of_the_suite() -> list[tuple[str, str]]:
     """Case and layout: every case at TP1, sigmoid under all layouts, the others under some, which take turns."""
     rotation = cycle([name for name in LAYOUTS if name != "TP1"])
     chosen = []

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindspeed_dpo.algorithms.ld_dpo import excess_weights
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch, concat_responses
 
 TOKENS = st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5)
@@ -133,7 +134,7 @@ def test_a_packed_batch_moves_with_every_tensor_and_keeps_what_it_was_copied_fro
 
 
 def test_tokens_past_the_shorter_response_of_their_pair_weigh_alpha() -> None:
-    weights = packed().excess_weights(0.25)
+    weights = excess_weights(packed(), 0.25)
     assert weights.tolist() == [1.0, 1.0, 0.25, 1.0, 1.0, 0.25, 0.25]
 
 

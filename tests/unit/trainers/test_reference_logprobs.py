@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
 from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.trainers.reference_logprobs import (
     CachedReference,
     cached_reference,
-    reference_fingerprint,
 )
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
