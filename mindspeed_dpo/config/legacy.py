@@ -13,7 +13,12 @@ from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import normalize_key
 
-ALIASES = {"npu_deterministic": "use_deter_comp"}
+ALIASES = {
+    "npu_deterministic": "use_deter_comp",
+    "num_moe_experts": "num_experts",
+    "moe_intermediate_size": "moe_ffn_hidden_size",
+    "moe_shared_expert_gate": "shared_expert_gate",
+}
 """Other accepted names of settings."""
 
 
@@ -53,10 +58,9 @@ def find_legacy_key(key: str, table: Mapping[str, LegacyKey]) -> LegacyKey | Non
 
 
 _KERNEL = no_effect("kernels are chosen for each device and do not change results")
-_MOE = no_effect("mixture of experts is not implemented yet")
+_MOE_SPEED = no_effect("it changes the speed only, and experts are computed in one way")
 _NO_DROPOUT = only("dropout is not implemented: it would make policy and reference differ", 0.0)
 _NO_MLA = only("multi-latent attention is not implemented yet", False)
-_NO_EXPERT_PARALLELISM = only("expert parallelism is not implemented yet", 1)
 _NO_PADDING = no_effect("sequences are never padded to a common length", True)
 _TRUNCATION = no_effect("the key truncation defines how long rows are handled", False)
 _PACKED = no_effect("micro-batches are always packed, and attention never crosses pairs")
@@ -77,7 +81,6 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "use_mcore_models": only("every model is built on megatron-core", True),
         "position_embedding_type": only("only rotary positions are implemented", "rope"),
         "use_rotary_position_embeddings": only("only rotary positions are implemented", True),
-        "rotary_percent": only("only full rotary embeddings are implemented", 1.0),
         "normalization": only("only RMSNorm is implemented", "RMSNorm"),
         "swiglu": only("only the SwiGLU feed-forward layer is implemented", True),
         "disable_bias_linear": only("output and feed-forward layers have no bias; see add_qkv_bias", True),
@@ -111,19 +114,37 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "distributed_backend": only(
             "the backend follows from the device; gloo is accepted and selects device=cpu", "auto", "nccl", "hccl"
         ),
-        "expert_model_parallel_size": _NO_EXPERT_PARALLELISM,
-        "expert_tensor_parallel_size": _NO_EXPERT_PARALLELISM,
+        "expert_tensor_parallel_size": only("experts are never divided", 1),
         "num_layer_list": only("pipeline stages of unequal depth are not implemented yet", ""),
         "noop_layers": only("empty layers are not implemented yet", ""),
         "use_tp_pp_dp_mapping": only("this order of ranks is not implemented yet", False),
     },
     "Mixture of experts": {
-        "num_experts": only("mixture of experts is not implemented yet", 0),
-        "moe_*": _MOE,
-        "norm_topk_prob": _MOE,
-        "n_shared_experts": _MOE,
-        "shared_expert_gate": _MOE,
-        "first_k_dense_replace": _MOE,
+        "moe_grouped_gemm": _KERNEL,
+        "moe_permute_fusion": _KERNEL,
+        **dict.fromkeys(
+            (
+                *("moe_permutation_async_comm", "moe_alltoall_overlap_comm", "moe_allgather_overlap_comm"),
+                *("moe_fb_overlap", "moe_shared_expert_overlap", "moe_zero_memory", "moe_zero_memory_num_layers"),
+                *("moe_experts_pipeline_degree", "moe_layer_recompute", "moe_token_drop_policy"),
+            ),
+            _MOE_SPEED,
+        ),
+        "moe_token_dispatcher_type": no_effect("tokens are exchanged all-to-all and never dropped"),
+        "moe_router_load_balancing_type": only(
+            "the only balance loss is that of each sequence; set moe_aux_loss_coeff: 0 for none",
+            *("aux_loss", "seq_aux_loss", "none"),
+        ),
+        "moe_router_dtype": no_effect("routers compute in float32", "fp32"),
+        "moe_router_bias_update_rate": only("the bias of experts is not updated", 0.0),
+        **dict.fromkeys(
+            ("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity", "moe_token_dropping"),
+            only("no token is dropped", False),
+        ),
+        **dict.fromkeys(
+            ("moe_device_level_aux_loss_coeff", "moe_comm_aux_loss_coeff", "moe_input_jitter_eps"),
+            only("it is not implemented", 0.0),
+        ),
     },
     "Data and checkpoints": {
         "is_instruction_dataset": no_effect("the stage defines which data is read", True, False),

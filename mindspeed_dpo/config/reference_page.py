@@ -25,6 +25,7 @@ _TITLES = {
     "recompute": "Recomputation",
     "optimizer": "Optimizer and learning-rate schedule",
     "loss": "Loss",
+    "router": "Routers of experts",
     "reference": "Reference",
     "adapters": "Adapters (LoRA)",
     "data": "Data",

@@ -25,6 +25,7 @@ from mindspeed_dpo.config.settings.registry import (
     REWARD_SOURCES_USING,
     ROLE_GROUPS,
 )
+from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.config.sourced_values import Origin
@@ -44,6 +45,7 @@ class RoleConfig:
     recompute: RecomputeConfig
     optimizer: OptimizerConfig
     loss: LossConfig
+    router: RouterConfig
     reference: ReferenceConfig
     adapters: AdapterConfig
     data: DataConfig
@@ -187,6 +189,8 @@ class RunConfig:
             unused.add("ipo_normalize")
         if not self.actor.adapters.is_on:
             unused.update(group_settings(AdapterConfig))
+        if not self.actor.model.has_experts:
+            unused.update(group_settings(RouterConfig))
         roles = {"actor_rollout": {"model": "actor", **_role_section(self.actor, unused)}}
         if self.ref is not None:
             roles["ref"] = {"model": "ref", **_frozen_role_section(self.ref)}

@@ -215,16 +215,22 @@ def _optimizer_tensors(
 ) -> dict[str, dict[str, Any]]:
     """Describe state tensors in the same way as the parameters, so that they reshard alike.
 
-    Only the first data- and context-parallel rank writes; every rank takes part in gathering and reads.
+    Only the first of the ranks that hold a parameter writes; every rank takes part in gathering and reads.
     """
-    is_writer = parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
     described: dict[str, dict[str, Any]] = {}
     for name, parameter in _trained(engine):
         for kind in KINDS:
             full = torch.empty(parameter.shape) if is_loading else optimizer.gather(parameter, kind).cpu()
-            if is_loading or is_writer:
+            if is_loading or _holds_first_copy(parameter):
                 described.setdefault(kind, {})[name] = _like(model[name], f"optimizer.state.{kind}", full)
     return described
+
+
+def _holds_first_copy(parameter: torch.nn.Parameter) -> bool:
+    """Whether this is the first of the ranks with copies; those of experts may be tensor-parallel ranks as well."""
+    if getattr(parameter, "allreduce", True):
+        return parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0
+    return parallel_state.get_expert_data_parallel_rank() == 0
 
 
 def _trained(engine: TrainingEngine) -> list[tuple[str, torch.nn.Parameter]]:

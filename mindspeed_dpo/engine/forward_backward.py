@@ -10,6 +10,7 @@ shortest micro-batch; its output and gradient are discarded.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -134,4 +135,6 @@ def _run(
 
 def _with_padding(batches: Sequence[PackedBatch], num_padding: int) -> list[tuple[PackedBatch, bool]]:
     shortest = min(batches, key=lambda batch: len(batch.tokens))
-    return [(batch, True) for batch in batches] + [(shortest, False)] * num_padding
+    # Losses that layers add of themselves leave out pairs of weight 0.
+    padding = replace(shortest, weights=torch.zeros_like(shortest.weights))
+    return [(batch, True) for batch in batches] + [(padding, False)] * num_padding

@@ -23,6 +23,10 @@ def gradient_norm(optimizer: Any, device: torch.device) -> float:
     Returns:
         The norm, equal on all ranks that share the gradient; not finite where the gradient is not.
     """
-    gradients = [grad for inner in optimizer.chained_optimizers for grad in inner.get_main_grads_for_grad_norm()]
-    local = sum_of_squares(gradients, device)
-    return float(sum_over_ranks(local[None], optimizer.get_grad_stats_parallel_group()).sqrt())
+    by_group: dict[Any, list[torch.Tensor]] = {}
+    for inner in optimizer.chained_optimizers:
+        # Experts are on other ranks than the rest of the model, and therefore summed over other groups.
+        gradients = by_group.setdefault(inner.get_grad_stats_parallel_group(), [])
+        gradients += inner.get_main_grads_for_grad_norm()
+    squares = [sum_over_ranks(sum_of_squares(gradients, device)[None], group) for group, gradients in by_group.items()]
+    return float(torch.stack(squares).sum().sqrt())

@@ -59,6 +59,8 @@ class Slot:
 
 
 def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
+    if getattr(optimizer, "is_stub_optimizer", False):
+        return  # a stage without experts has an optimizer of experts without parameters
     if isinstance(optimizer, DistributedOptimizer):
         for parameter in optimizer.model_param_gbuf_map:
             yield from _sharded_slot(optimizer, parameter)
@@ -66,7 +68,7 @@ def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
         for models, masters in zip(optimizer.float16_groups, optimizer.fp32_from_float16_groups, strict=True):
             for parameter, master in zip(models, masters, strict=True):
                 yield parameter, Slot(master, optimizer.optimizer)
-    elif not optimizer.is_stub_optimizer:
+    else:
         for parameter in optimizer.get_parameters():
             yield parameter, Slot(parameter, optimizer.optimizer)
 
@@ -77,6 +79,13 @@ def _sharded_slot(optimizer: DistributedOptimizer, parameter: nn.Parameter) -> I
     group, order = optimizer.model_param_group_index_map[parameter]
     master = optimizer.optimizer.param_groups[group]["params"][order]
     yield parameter, Slot(master, optimizer.optimizer, optimizer._get_model_param_range_map(parameter)["param"].start)
+
+
+def _shard_group(parameter: nn.Parameter) -> Any:
+    """The ranks over which the distributed optimizer divides the state of a parameter."""
+    if getattr(parameter, "allreduce", True):
+        return parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return parallel_state.get_expert_data_parallel_group()
 
 
 class OptimizerState:
@@ -95,8 +104,8 @@ class OptimizerState:
     def gather(self, parameter: nn.Parameter, kind: str) -> Tensor:
         """Assemble a full state tensor, float32 values in the shape of the parameter.
 
-        With the distributed optimizer this is a collective over the data- and context-parallel ranks, which sum
-        disjoint pieces and is therefore exact.
+        With the distributed optimizer this is a collective over the data- and context-parallel ranks, for experts over
+        the ranks that hold the same ones, which sum disjoint pieces and is therefore exact.
         """
         slot = self._slots.get(parameter)
         if not self._is_sharded:
@@ -105,7 +114,7 @@ class OptimizerState:
         full = torch.zeros(parameter.numel(), dtype=torch.float32, device=parameter.device)
         if slot is not None:
             full[slot.start : slot.start + slot.master.numel()] = slot.get(kind)
-        dist.all_reduce(full, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group(with_context_parallel=True))
+        dist.all_reduce(full, dist.ReduceOp.SUM, _shard_group(parameter))
         return full.view(parameter.shape)
 
     def scatter(self, parameter: nn.Parameter, kind: str, full: Tensor) -> None:

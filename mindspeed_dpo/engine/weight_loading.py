@@ -7,13 +7,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from mindspeed_dpo.models.named_tensors import named_tensors
+
 
 def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: str, loosely: bool = False) -> list[str]:
-    """Copy named tensors into a model's parameters.
+    """Copy named tensors into a model's parameters and stored buffers.
 
     Args:
         model: The unwrapped pipeline stage.
-        tensors: Local names and this rank's shards of weights in the same shape as the parameters, any float dtype.
+        tensors: Local names and this rank's shards of weights in the shape of `named_tensors`, any float dtype.
         origin: Source of the tensors, for messages.
         loosely: Allow missing and unexpected names.
 
@@ -23,7 +25,7 @@ def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: s
     Raises:
         ValueError: A shape differs, or a name is missing or unexpected and `loosely` is off.
     """
-    parameters = dict(model.named_parameters())
+    parameters = named_tensors(model)
     problems, shape_mismatches = [], []
     for name, tensor in tensors:
         parameter = parameters.pop(name, None)

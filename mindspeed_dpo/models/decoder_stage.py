@@ -6,8 +6,10 @@ checkpoints of megatron-core treat it like its own models. Parameter names are t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+import torch
 from megatron.core import parallel_state
 from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding
 from megatron.core.models.common.language_module.language_module import LanguageModule
@@ -26,12 +28,19 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
+from mindspeed_dpo.models.moe.balance import BalanceLoss, SequenceRows
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
 
 class DecoderStage(LanguageModule):
-    """The common base of policy and reward models, which add a head on the last stage."""
+    """The common base of policy and reward models, which add a head on the last stage.
+
+    Attributes:
+        balance: Losses of the routers that training adds to its own; None for none.
+    """
+
+    balance: BalanceLoss | None = None
 
     def __init__(self, model: ModelConfig, execution: Execution, *, chunk: int = 0, final_norm: bool = True) -> None:
         """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
@@ -48,6 +57,7 @@ class DecoderStage(LanguageModule):
         self.pre_process = parallel_state.is_pipeline_first_stage() and chunk == 0
         self.post_process = parallel_state.is_pipeline_last_stage() and chunk == execution.num_chunks - 1
         self.context = ContextGroup.of(execution.topology.cp)
+        self._has_equal_layers = len({model.is_moe_layer(layer) for layer in range(model.num_layers)}) == 1
         # Not a buffer, because casting the module to a lower precision must not round the frequencies.
         self.frequencies, self.amplitude = inverse_frequencies(model), amplitude(model)
         if self.pre_process:
@@ -56,7 +66,7 @@ class DecoderStage(LanguageModule):
             )
         self.decoder = TransformerBlock(
             self.config,
-            block_spec(self.config, self.vp_stage),
+            block_spec(self.config, model, self.vp_stage),
             post_layer_norm=final_norm,
             pre_process=self.pre_process,
             post_process=self.post_process,
@@ -73,6 +83,15 @@ class DecoderStage(LanguageModule):
         (hidden,) = input_tensor if isinstance(input_tensor, list) else [input_tensor]
         self.decoder.set_input_tensor(hidden)
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Describe the parameters for a distributed checkpoint; layers of two kinds are not stacked to one tensor."""
+        if not self._has_equal_layers:
+            metadata = {**(metadata or {}), "non_homogeneous_layers": True}
+        described: dict[str, Any] = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        return described
+
     def _decode(self, batch: PackedBatch) -> Tensor:
         """Compute the hidden states [T / cp(/tp), 1, h] of this stage's layers for the rows of this rank."""
         tokens, positions = batch.tokens, batch.positions
@@ -81,6 +100,8 @@ class DecoderStage(LanguageModule):
         embedded = self.embedding(tokens[None], None) if self.pre_process else None
         self.frequencies = self.frequencies.to(positions.device)
         params = SegmentParams.from_batch(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
+        if self.balance is not None and torch.is_grad_enabled():
+            params.attach_losses = partial(self.balance.add_to, rows=SequenceRows.of(batch, self.config))
         return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:

@@ -14,10 +14,15 @@ from megatron.core.transformer.mlp import MLP, MLPSubmodules
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+from megatron.core.transformer.transformer_layer import (
+    TransformerLayer,
+    TransformerLayerSubmodules,
+    get_transformer_layer_offset,
+)
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SwiGLU
+from mindspeed_dpo.models.moe.moe_layer import MoeLayerSpec, MoeTransformerLayer
 from mindspeed_dpo.parallel.topology import Topology
 
 
@@ -89,6 +94,7 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
         overlap_p2p_comm=execution.num_chunks > 1,
         batch_p2p_comm=execution.num_chunks == 1,
         context_parallel_size=topology.cp,
+        # Experts are our own modules, of which megatron-core's config describes nothing.
         expert_model_parallel_size=1,
         sequence_parallel=execution.sequence_parallel and topology.tp > 1,
         variable_seq_lengths=topology.pp > 1,
@@ -106,8 +112,18 @@ def transformer_config(model: ModelConfig, execution: Execution) -> TransformerC
     )
 
 
-def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> TransformerBlockSubmodules:
+def block_spec(
+    config: TransformerConfig, model: ModelConfig, vp_stage: int | None = None
+) -> TransformerBlockSubmodules:
     """Build the spec of the layers and the final norm of this pipeline stage, or of one of its virtual stages."""
+    first = get_transformer_layer_offset(config, vp_stage)
+    layers = range(first, first + get_num_layers_to_build(config, vp_stage))
+    return TransformerBlockSubmodules(
+        layer_specs=[_layer_spec(config, model, model.is_moe_layer(layer)) for layer in layers], layer_norm=RMSNorm
+    )
+
+
+def _layer_spec(config: TransformerConfig, model: ModelConfig, has_experts: bool) -> ModuleSpec:
     head_norm = RMSNorm if config.qk_layernorm else None
     attention = ModuleSpec(
         module=SelfAttention,
@@ -120,21 +136,18 @@ def block_spec(config: TransformerConfig, vp_stage: int | None = None) -> Transf
             k_layernorm=head_norm,
         ),
     )
-    mlp = ModuleSpec(
+    dense = ModuleSpec(
         module=MLP,
         submodules=MLPSubmodules(linear_fc1=ColumnParallelLinear, activation_func=SwiGLU, linear_fc2=RowParallelLinear),
     )
-    layer = ModuleSpec(
-        module=TransformerLayer,
+    return ModuleSpec(
+        module=MoeTransformerLayer if has_experts else TransformerLayer,
         submodules=TransformerLayerSubmodules(
             input_layernorm=RMSNorm,
             self_attention=attention,
             self_attn_bda=get_bias_dropout_add,
             pre_mlp_layernorm=RMSNorm,
-            mlp=mlp,
+            mlp=MoeLayerSpec({"model": model}) if has_experts else dense,
             mlp_bda=get_bias_dropout_add,
         ),
-    )
-    return TransformerBlockSubmodules(
-        layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=RMSNorm
     )

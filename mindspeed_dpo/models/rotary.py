@@ -17,12 +17,14 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 
 
 def inverse_frequencies(model: ModelConfig) -> Tensor:
-    """Angle per position of each rotated pair, [d / 2] float32 in radians, with the model's scaling applied.
+    """Angle per position of each rotated pair, [w / 2] float32 in radians, with the model's scaling applied.
+
+    The rotated width w of a head is `ModelConfig.rotary_width`.
 
     Raises:
         ValueError: The scaling type is not one of `SCALINGS`, or lacks a setting that it needs.
     """
-    exponents = torch.arange(0, model.kv_channels, 2, dtype=torch.int64).float() / model.kv_channels
+    exponents = torch.arange(0, model.rotary_width, 2, dtype=torch.int64).float() / model.rotary_width
     unscaled = 1.0 / (float(model.rotary_base) ** exponents)
     scaling = model.rope_scaling_type or "default"
     if scaling not in SCALINGS:
@@ -36,11 +38,11 @@ def amplitude(model: ModelConfig) -> float:
 
 
 def angles(positions: Tensor, frequencies: Tensor, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines [T, d] float32, unitless, with equal halves along d.
+    """Compute cosines and sines [T, w] float32, unitless, with equal halves along w.
 
     Args:
         positions: [T] integers, in tokens.
-        frequencies: [d / 2] float32, from `inverse_frequencies`.
+        frequencies: [w / 2] float32, from `inverse_frequencies`.
         scale: Factor on both, from `amplitude`.
     """
     half = positions.float()[:, None] * frequencies[None, :]
@@ -73,7 +75,7 @@ def _yarn(frequencies: Tensor, model: ModelConfig) -> Tensor:
     """Preserve pairs with many turns within the original length, divide those with less than one turn by the factor."""
     if model.original_max_position_embeddings is None:
         raise ValueError("rope_scaling_type=yarn needs original_max_position_embeddings")
-    width, length = model.kv_channels, model.original_max_position_embeddings
+    width, length = model.rotary_width, model.original_max_position_embeddings
 
     def pair_with_turns(turns: float) -> float:
         return width * math.log(length / (turns * 2 * math.pi)) / (2 * math.log(model.rotary_base))

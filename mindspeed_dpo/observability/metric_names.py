@@ -40,6 +40,10 @@ METRICS: dict[str, Metric] = {
     "grad_norm": Metric("1", "Global L2 norm of the gradient before clipping.", legacy="grad norm"),
     "learning_rate": Metric("1", "Learning rate this step used.", legacy="learning rate", form=_SCIENTIFIC),
     "beta": Metric("1/nat", "Coefficient of the KL penalty towards the reference."),
+    "moe/aux_loss": Metric(
+        "1", "Balance loss of the routers, mean over pairs and layers, without its coefficient; 1 is a balanced load."
+    ),
+    "moe/z_loss": Metric("1", "z-loss of the routers, mean over pairs and layers, without its coefficient."),
     # Preferences.
     "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
     "rewards/rejected": Metric("1", "The same for the rejected response."),

@@ -34,11 +34,14 @@ def join(
 
 
 def split(topology: Topology, timeout_minutes: float = 45) -> None:
-    """Create the tensor-, context-, pipeline- and data-parallel groups; a collective."""
+    """Create the tensor-, context-, expert-, pipeline- and data-parallel groups; a collective."""
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=topology.tp,
         pipeline_model_parallel_size=topology.pp,
         context_parallel_size=topology.cp,
+        expert_model_parallel_size=topology.ep,
+        # Experts are never divided, so all ranks of a stage that hold the same ones are copies.
+        expert_tensor_parallel_size=1,
         distributed_timeout_minutes=int(timeout_minutes),
     )
 

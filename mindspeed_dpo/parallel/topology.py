@@ -17,19 +17,22 @@ class Topology:
         pp: Pipeline-parallel size.
         dp: Data-parallel size.
         cp: Context-parallel size.
+        ep: Expert-parallel size: consecutive ranks of a stage, whichever of the other axes they are on, that share the
+            experts.
     """
 
     tp: int = 1
     pp: int = 1
     dp: int = 1
     cp: int = 1
+    ep: int = 1
 
     @classmethod
-    def of(cls, world_size: int, tp: int, pp: int, cp: int = 1) -> Topology:
+    def of(cls, world_size: int, tp: int, pp: int, cp: int = 1, ep: int = 1) -> Topology:
         """Derive the data-parallel size from the number of processes.
 
         Raises:
-            ValueError: The world size is not divisible by tp * cp * pp.
+            ValueError: The world size is not divisible by tp * cp * pp, or a stage's ranks are not divisible by ep.
         """
         replica = tp * cp * pp
         if world_size % replica:
@@ -38,12 +41,22 @@ class Topology:
                 f"context_parallel_size={cp} times pipeline_model_parallel_size={pp}; use a multiple of {replica} "
                 "processes"
             )
-        return cls(tp, pp, world_size // replica, cp)
+        if world_size // pp % ep:
+            raise ValueError(
+                f"expert_model_parallel_size={ep} does not divide the {world_size // pp} processes of a pipeline "
+                "stage; use a divisor"
+            )
+        return cls(tp, pp, world_size // replica, cp, ep)
 
     @property
     def world_size(self) -> int:
         """Number of processes of the job."""
         return self.tp * self.cp * self.dp * self.pp
+
+    @property
+    def replicas_share_experts(self) -> bool:
+        """Whether ranks of several replicas share experts, so that no replica can do a pass alone."""
+        return self.tp * self.cp % self.ep != 0
 
     def place(self, rank: int) -> ParallelRank:
         """Return the coordinates of a global rank."""
@@ -62,6 +75,12 @@ class ParallelRank:
     dp_rank: int
     pp_rank: int
     cp_rank: int = 0
+
+    @property
+    def ep_rank(self) -> int:
+        """Rank in the expert-parallel group, a run of consecutive ranks of the stage."""
+        sizes = self.topology
+        return (self.tp_rank + sizes.tp * (self.cp_rank + sizes.cp * self.dp_rank)) % sizes.ep
 
     @property
     def is_last_stage(self) -> bool:

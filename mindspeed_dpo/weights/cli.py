@@ -22,8 +22,8 @@ from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 logger = logging.getLogger(__name__)
 
-_DENSE = "only dense models are supported"
-_NOT_YET = ("mixtral", "qwen2-moe", "qwen3-moe", "deepseek2", "deepseek2-lite", "deepseek3")
+_DENSE = "only dense models are supported in rank files"
+_NOT_YET = ("deepseek2", "deepseek2-lite", "deepseek3")
 
 NO_EFFECT: dict[str, tuple[int | str, str]] = {
     "--load-hf-from-config": (0, "no model is built"),

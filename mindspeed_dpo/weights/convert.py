@@ -168,6 +168,11 @@ def _write_mcore(source: WeightSource, request: ConversionRequest) -> Conversion
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     assets = request.hf_config_dir or source.assets()
     model = _model_config(source, request, assets)
+    if model.has_experts:
+        raise WeightsError(
+            f"{source.path} is a model with experts, whose rank files cannot be written yet; train from a Hugging Face "
+            "folder, which needs no conversion"
+        )
     num_layers = model.num_layers + len(request.layout.noop_layers)
     if request.num_layers not in (None, num_layers):
         raise WeightsError(f"--num-layers is {request.num_layers}, but the model has {num_layers}")

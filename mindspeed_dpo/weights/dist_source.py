@@ -90,9 +90,9 @@ class DistSource(WeightSource):
         """Missing and unexpected names, by the metadata; optimizer states and `_extra_state` are ignored."""
         missing, expected = [], {rule.mcore for rule in self.ignored_rules(model)}
         for entry in model_entries(self.rules(model), model):
-            key = self._find(entry)
-            if key is not None:
-                expected.add(key)
+            location = self._find(entry)
+            if location is not None:
+                expected.add(location[0])
             elif not entry.rule.optional:
                 missing.append(entry.global_name)
         return missing, sorted(key for key in self._tensors if key.startswith(_MODEL_PREFIXES) and key not in expected)
@@ -101,23 +101,26 @@ class DistSource(WeightSource):
         """Compare the shapes in the metadata with the model.
 
         Raises:
-            WeightsError: A shape or the number of layers differs.
+            WeightsError: A shape, or the number of layers or experts, differs.
         """
-        key, layer_box = self._locate(entry)
+        key, leading = self._locate(entry)
         shape = self._tensors[key].shape
-        if layer_box and shape[0] != model.num_layers:
-            raise WeightsError(f"{self.folder} holds {shape[0]} layers, but the model has {model.num_layers}")
-        check_mcore_shape(shape[len(layer_box) :], entry.layout, model, 1, self.folder, key)
+        sizes = {"layers": model.num_layers, "experts": model.num_experts}
+        for what, actual in zip(leading, shape, strict=False):
+            if actual != sizes[what]:
+                raise WeightsError(f"{self.folder} holds {actual} {what}, but the model has {sizes[what]}")
+        check_mcore_shape(shape[len(leading) :], entry.layout, model, 1, self.folder, key)
 
     def read_slices(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
         """Read the rank's blocks of the stored weights; dtype and shape of each slice as in the base class."""
-        layout, (key, layer_box) = entry.layout, self._locate(entry)
-        shape = self._tensors[key].shape[len(layer_box) :]
+        layout, (key, leading) = entry.layout, self._locate(entry)
+        shape = self._tensors[key].shape[len(leading) :]
+        leading_box = tuple((index, index + 1) for index in leading.values())
         boxes = [
             tuple(bounds if dim == layout.partition_dim else (0, size) for dim, size in enumerate(shape))
             for bounds in layout.mcore_ranges(model, tp)
         ]
-        blocks = [self._read(key, layer_box + box).flatten(0, len(layer_box)) for box in boxes]
+        blocks = [self._read(key, leading_box + box).flatten(0, len(leading)) for box in boxes]
         return layout.to_hf(blocks[0] if len(blocks) == 1 else torch.cat(blocks, layout.partition_dim or 0), model)
 
     def keys(self) -> list[str]:
@@ -132,20 +135,16 @@ class DistSource(WeightSource):
         """
         return self._read(key, tuple((0, size) for size in self._tensors[key].shape))
 
-    def _find(self, entry: TensorEntry) -> str | None:
-        """The key of an entry: layers may be stacked under one key, or have a key each."""
-        names = entry.mcore_names(entry.layer)
-        stacked = [name.replace(f".layers.{entry.layer}.", ".layers.") for name in names]
-        return next((key for key in (*stacked, *names) if key in self._tensors), None)
+    def _find(self, entry: TensorEntry) -> tuple[str, dict[str, int]] | None:
+        """The key of an entry and its indices along the leading dims, where layers or experts are stacked."""
+        return next(((name, leading) for name, leading in entry.stacked_names() if name in self._tensors), None)
 
-    def _locate(self, entry: TensorEntry) -> tuple[str, Box]:
-        """The key of an entry, and its range along the leading dim where layers are stacked."""
-        key = self._find(entry)
-        if key is None:
+    def _locate(self, entry: TensorEntry) -> tuple[str, dict[str, int]]:
+        """What `_find` gives, for an entry that must be stored."""
+        location = self._find(entry)
+        if location is None:
             raise WeightsError(f"{self.folder} lacks {entry.global_name}")
-        if entry.layer is None or key in entry.mcore_names(entry.layer):
-            return key, ()
-        return key, ((entry.layer, entry.layer + 1),)
+        return location
 
     def _read(self, key: str, box: Box) -> Tensor:
         """Read a box of a tensor from the chunks that overlap it."""

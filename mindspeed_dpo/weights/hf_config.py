@@ -7,18 +7,20 @@ tensors are declared in `families`; building the model is left to `models`.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.config.settings.experts import ExpertConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
-from mindspeed_dpo.weights.families.hf_key import TRAIT_KEYS
+from mindspeed_dpo.weights.hf_experts import expert_fields
 from mindspeed_dpo.weights.hf_rope import rotary_fields
 from mindspeed_dpo.weights.hf_values import HfValues
 from mindspeed_dpo.weights.hf_window import sliding_window
@@ -34,8 +36,11 @@ _SCALING_FIELDS: dict[str | None, tuple[str, ...]] = {
 _COMPARED_FIELDS = (
     "num_layers", "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size",
     "vocab_size", "untie_embeddings_and_output_weights", "rotary_base", "rope_scaling_type", "norm_epsilon",
-    "add_qkv_bias", "qk_layernorm", "sliding_window",
+    "add_qkv_bias", "qk_layernorm", "sliding_window", "rotary_percent", "num_experts",
 )  # fmt: skip
+_EXPERT_FIELDS = tuple(
+    item.name for item in dataclasses.fields(ExpertConfig) if item.name not in ("num_experts", "n_shared_experts")
+)
 
 
 def read_hf_config(directory: str | Path) -> JsonObject:
@@ -114,21 +119,33 @@ def model_config_from_hf(hf: HfConfig) -> ModelConfig:
     with reraised_as(HfConfigError):
         config = _located(hf)
         family, architecture = _find_architecture(config)
-        values = HfValues(config, architecture.model_type, (*family.fields.values(), *TRAIT_KEYS))
-        _reject_unsupported(config, values)
+        values = HfValues(config, architecture.model_type, (*family.fields.values(), *family.trait_keys))
+        _reject_unsupported(config, values, family)
         fields = {name: values.get(key.name) for name, key in family.fields.items()}
         fields["kv_channels"] = _head_dim(values)
         _check_heads(values, fields["kv_channels"])
+        share = values.default_rotary_share if family.has_partial_rotary else None
         return ModelConfig(
-            **fields,
+            **{**family.fixed_fields, **fields, **expert_fields(values, family)},
             make_vocab_size_divisible_by=1,
             padded_vocab_size=None,
             untie_embeddings_and_output_weights=not values.get("tie_word_embeddings"),
-            add_qkv_bias=family.add_qkv_bias,
-            qk_layernorm=family.qk_layernorm,
             sliding_window=sliding_window(values, architecture),
-            **rotary_fields(config, values.default_rope_theta, fields["max_position_embeddings"]),
+            **rotary_fields(config, values.default_rope_theta, fields["max_position_embeddings"], share),
         )
+
+
+def num_mtp_layers(hf: HfConfig) -> int:
+    """Number of layers behind the model's own that predict further tokens; they are stored, and not trained here.
+
+    Raises:
+        HfConfigError: The model type is not supported, or the number is no integer of at least 0.
+    """
+    with reraised_as(HfConfigError):
+        config = _located(hf)
+        family, architecture = _find_architecture(config)
+        key = family.num_mtp_layers
+        return 0 if key is None else HfValues(config, architecture.model_type, (key,)).get(key.name) or 0
 
 
 def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
@@ -142,7 +159,8 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
         hf: The model of the weights' config.
         reward: Whether both are reward models, which have no output layer to be tied.
     """
-    compared = (*_COMPARED_FIELDS, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
+    experts = _EXPERT_FIELDS if model.has_experts and hf.has_experts else ()
+    compared = (*_COMPARED_FIELDS, *experts, *_SCALING_FIELDS.get(hf.rope_scaling_type, ()))
     fields = [name for name in compared if not (reward and name == "untie_embeddings_and_output_weights")]
     return [
         f"{name} is {getattr(model, name)} in the model section, but {getattr(hf, name)} in the weights' config"
@@ -181,7 +199,7 @@ def _find_architecture(hf: JsonObject) -> tuple[ModelFamily, HfArchitecture]:
 def _head_dim(values: HfValues) -> int:
     """The value of `head_dim` where there is one, as that of Qwen3 is not hidden_size / num_attention_heads."""
     head_dim, hidden, heads = (values.get(key) for key in ("head_dim", "hidden_size", "num_attention_heads"))
-    if head_dim is None and "head_dim" in values.declared:
+    if head_dim is None and "head_dim" in values.declared and not values.is_null_by_default("head_dim"):
         raise HfConfigError(f"{values.location}: head_dim is null; {values.class_name} needs a number, or no such key")
     if head_dim is None and hidden % heads:
         raise HfConfigError(
@@ -202,20 +220,17 @@ def _check_heads(values: HfValues, head_dim: int) -> None:
         raise HfConfigError(f"{values.location}: head_dim={head_dim} must be even for rotary embeddings")
 
 
-def _reject_unsupported(hf: JsonObject, values: HfValues) -> None:
+def _reject_unsupported(hf: JsonObject, values: HfValues, family: ModelFamily) -> None:
     """Reject keys that change the model's results and are not implemented."""
     if values.get("hidden_act") not in ("silu", "swish"):
-        raise _unsupported(values, values.source_of("hidden_act"), "silu")
+        raise values.unsupported(values.source_of("hidden_act"), "silu")
     # Classes without these keys have the biases of their family, whatever the file says.
+    fields = {key.name for key in family.fields.values()}
     for key in ("attention_bias", "mlp_bias"):
-        if key in values.declared and values.get(key):
-            raise _unsupported(values, values.source_of(key), "false")
+        if key in values.declared - fields and values.get(key):
+            raise values.unsupported(values.source_of(key), "false")
     if hf.get("quantization_config") is not None:
-        raise _unsupported(values, "quantization_config", "none: store the weights unquantised")
-    for key in ("num_experts", "num_local_experts"):
+        raise values.unsupported("quantization_config", "none: store the weights unquantised")
+    for key in () if family.experts else ("num_experts", "num_local_experts"):
         if hf.integer(key, 0):
-            raise _unsupported(values, f"{key}={hf[key]}", "none: a dense model")
-
-
-def _unsupported(values: HfValues, what: str, supported: str) -> HfConfigError:
-    return HfConfigError(f"{values.location}: {what} is not supported; supported: {supported}")
+            raise values.unsupported(f"{key}={hf[key]}", "none: a dense model")

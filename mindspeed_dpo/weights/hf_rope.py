@@ -10,33 +10,37 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.weights.errors import HfConfigError
-from mindspeed_dpo.weights.families.hf_key import read_positive, read_size
+from mindspeed_dpo.weights.families.hf_key import read_positive, read_share, read_size
 
 _TYPES = "default, linear, llama3, yarn"
 _HAS_ORIGINAL_LENGTH = ("llama3", "yarn")
+_SHARE = "partial_rotary_factor"
 _ORIGINAL_LENGTH = "original_max_position_embeddings"
 _YARN_DEFAULTS = {"beta_fast": 32, "beta_slow": 1, "truncate": True}
 
 
-def rotary_fields(hf: JsonObject, default_theta: float, max_positions: int) -> dict[str, Any]:
+def rotary_fields(
+    hf: JsonObject, default_theta: float, max_positions: int, default_share: float | None = None
+) -> dict[str, Any]:
     """Translate the rotary settings to fields of `ModelConfig`.
 
     Args:
         hf: The content of config.json.
         default_theta: The base where config.json has none.
         max_positions: The model's `max_position_embeddings`, in tokens.
+        default_share: The rotated share of a head where config.json has none; None for families that rotate all of it.
 
     Raises:
         MalformedDataError: A value has another type or exceeds a limit, or is missing.
         HfConfigError: The settings ask for something that is not supported.
     """
     rope = _rope_section(hf)
-    _check_full_rotation(hf, rope)
+    fields: dict[str, Any] = {"rotary_percent": _rotated_share(hf, rope, default_share)}
     theta = next((read_positive(part, "rope_theta") for part in (rope, hf) if "rope_theta" in part), default_theta)
     rope_type = rope.text("rope_type", None) or rope.text("type", None) or "default"
     if rope_type not in _TYPES.split(", "):
         raise HfConfigError(f"{rope.location}: rope type {rope_type!r} is not supported; supported: {_TYPES}")
-    fields: dict[str, Any] = {"rotary_base": theta}
+    fields["rotary_base"] = theta
     if rope_type == "default":
         return fields
     fields["rope_scaling_type"] = rope_type
@@ -59,11 +63,14 @@ def _rope_section(hf: JsonObject) -> JsonObject:
     return rope
 
 
-def _check_full_rotation(hf: JsonObject, rope: JsonObject) -> None:
+def _rotated_share(hf: JsonObject, rope: JsonObject, default: float | None) -> float:
+    """The share of each head that is rotated."""
+    if default is not None:
+        return next((read_share(part, _SHARE) for part in (rope, hf) if _SHARE in part), default)
     for part in (hf, rope):
-        if part.number("partial_rotary_factor", 1.0) != 1.0:
-            factor = part["partial_rotary_factor"]
-            raise HfConfigError(f"{part.location}: partial_rotary_factor={factor} is not supported; supported: 1.0")
+        if part.number(_SHARE, 1.0) != 1.0:
+            raise HfConfigError(f"{part.location}: {_SHARE}={part[_SHARE]} is not supported; supported: 1.0")
+    return 1.0
 
 
 def _original_length(hf: JsonObject, rope: JsonObject, max_positions: int) -> int:

@@ -23,7 +23,12 @@ from mindspeed_dpo.untrusted.safetensors_files import open_safetensors, safetens
 from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_config import is_reward_config, read_hf_config, read_model_config
+from mindspeed_dpo.weights.hf_config import (
+    is_reward_config,
+    num_mtp_layers,
+    read_hf_config,
+    read_model_config,
+)
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.weight_source import WeightSource, check_shape
@@ -32,6 +37,7 @@ _SCORE = "score.weight"
 _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
 # Buffers that older releases of transformers stored with the weights.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
 _FILE_NAMES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -83,7 +89,12 @@ class HfSource(WeightSource):
         """
         required = [name for entry in model_entries(self.rules(model), model) for name in entry.stored_names]
         ignored = {name for rule in self.ignored_rules(model) for name in rule.hf}
-        unexpected = sorted(name for name in set(self._files) - ignored.union(required) if not _BUFFERS.search(name))
+        mtp_layers = self._mtp_layers(model)
+        unexpected = sorted(
+            name
+            for name in set(self._files) - ignored.union(required)
+            if not _BUFFERS.search(name) and _layer_of(name) not in mtp_layers
+        )
         if is_tied(model) and _OUTPUT_LAYER in unexpected:
             if not self._tied_copies_are_equal:
                 raise WeightsError(
@@ -107,6 +118,12 @@ class HfSource(WeightSource):
             bounds = None if dim is None else layout.hf_range(shape[dim], model, tp)
             slices.append(self._read(name, dim, bounds))
         return tuple(slices)
+
+    def _mtp_layers(self, model: ModelConfig) -> range:
+        """Numbers of the layers that predict further tokens, which follow the model's own."""
+        has_config = (self.path / "config.json").is_file()
+        count = num_mtp_layers(read_hf_config(self.path)) if has_config else 0
+        return range(model.num_layers, model.num_layers + count)
 
     def _read(self, name: str, dim: int | None, bounds: tuple[int, int] | None) -> Tensor:
         """Read the range `bounds` along `dim` (0 or 1) of a tensor, or all of it."""
@@ -165,6 +182,11 @@ class HfSource(WeightSource):
     def _tied_copies_are_equal(self) -> bool:
         """Whether the output layer that a tied model may store in addition equals the embedding."""
         return torch.equal(self._lazy(_OUTPUT_LAYER)[:], self._lazy(_EMBEDDING)[:])
+
+
+def _layer_of(name: str) -> int | None:
+    match = _LAYER.match(name)
+    return int(match[1]) if match else None
 
 
 def _safetensors_handle(file: Path) -> Any:

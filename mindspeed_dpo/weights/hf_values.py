@@ -45,9 +45,11 @@ class HfValues:
         """
         config_class = _config_class(model_type)
         self.location, self.class_name = hf.location, config_class.__name__
-        self.declared = frozenset(inspect.signature(config_class.__init__).parameters)
-        self._given = {key.name: key.value(hf) for key in keys if key.name in hf}
-        self._config = self._build(config_class)
+        self._parameters = inspect.signature(config_class.__init__).parameters
+        self.declared = frozenset(self._parameters)
+        present = [key for key in keys if key.is_in(hf)]
+        self._given = {key.name: key.value(hf) for key in present}
+        self._config = self._build(config_class, present)
 
     @property
     def default_rope_theta(self) -> float:
@@ -56,11 +58,22 @@ class HfValues:
         nested = getattr(self._config, "rope_parameters", None)
         return float(nested["rope_theta"] if nested else self._config.rope_theta)
 
+    @property
+    def default_rotary_share(self) -> float:
+        """Rotated share of each head of a config that has none."""
+        nested = getattr(self._config, "rope_parameters", None) or {}
+        beside = getattr(self._config, "partial_rotary_factor", None)
+        return float(nested.get("partial_rotary_factor") or beside or 1.0)
+
     def get(self, name: str) -> Any:
         """The value of a key that the class declares or the file has; None where there is none."""
         if name == _KEY_HEADS and self._given.get(name, name) is None:
             return self.get("num_attention_heads")
         return getattr(self._config, name, self._given.get(name))
+
+    def is_null_by_default(self, name: str) -> bool:
+        """Whether the class declares a key with the default null, so that its models do without a value."""
+        return name in self.declared and self._parameters[name].default is None
 
     def is_given(self, name: str) -> bool:
         """Whether config.json has the key, also as null."""
@@ -71,8 +84,12 @@ class HfValues:
         origin = "" if self.is_given(name) else f" (the default of {self.class_name})"
         return f"{name}={self.get(name)!r}{origin}"
 
-    def _build(self, config_class: Any) -> Any:
-        given = {name: value for name, value in self._given.items() if name in self.declared}
+    def unsupported(self, what: str, supported: str) -> HfConfigError:
+        """The error about a value that is not implemented."""
+        return HfConfigError(f"{self.location}: {what} is not supported; supported: {supported}")
+
+    def _build(self, config_class: Any, present: Iterable[HfKey]) -> Any:
+        given = {name: self._given[key.name] for key in present for name in key.names if name in self.declared}
         if given.get(_KEY_HEADS, _KEY_HEADS) is None:
             del given[_KEY_HEADS]
         try:

@@ -34,7 +34,11 @@ def sliding_window(values: HfValues, architecture: HfArchitecture) -> int | None
 def _window(values: HfValues, architecture: HfArchitecture) -> int | None:
     is_off = architecture.windowed_layers == "by_layer_type" and not values.get("use_sliding_window")
     window = values.get("sliding_window")
-    return None if window is None or is_off else int(window)
+    if window is None or is_off:
+        return None
+    if window < 1:
+        raise HfConfigError(f"{values.location}: {values.source_of('sliding_window')} must be at least 1, or null")
+    return int(window)
 
 
 def _layer_types(values: HfValues, architecture: HfArchitecture) -> list[str]:

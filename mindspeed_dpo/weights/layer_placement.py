@@ -38,6 +38,8 @@ class Placement:
         layers: Global index of each local layer; None is a no-op layer.
         pre_process: Whether the embedding is part of it.
         post_process: Whether the final norm and the output layer are part of it.
+        ep_rank: Rank in the expert-parallel group.
+        ep_size: Size of the expert-parallel group; each of its ranks holds as many experts of a layer, undivided.
     """
 
     tp_rank: int
@@ -47,6 +49,8 @@ class Placement:
     layers: tuple[int | None, ...]
     pre_process: bool
     post_process: bool
+    ep_rank: int = 0
+    ep_size: int = 1
 
     @classmethod
     def even(
@@ -64,6 +68,19 @@ class Placement:
         """The tensor-parallel rank and the size of its group."""
         return TPRank(self.tp_rank, self.tp_size)
 
+    def experts(self, num_experts: int) -> range:
+        """Global indices of the experts that the rank holds in every layer with experts.
+
+        Raises:
+            WeightsError: The expert-parallel size does not divide the number of experts.
+        """
+        if num_experts % self.ep_size:
+            raise WeightsError(
+                f"expert-parallel size {self.ep_size} does not divide num_experts={num_experts}; choose a divisor"
+            )
+        count = num_experts // self.ep_size
+        return range(self.ep_rank * count, (self.ep_rank + 1) * count)
+
 
 @dataclass(frozen=True)
 class ParallelLayout:
@@ -78,6 +95,7 @@ class ParallelLayout:
         layers_per_virtual_stage: Layers of one model chunk, or None for one chunk per stage.
         num_layer_list: Layers of each stage, or None for stages of equal size.
         noop_layers: Indices without weights, in the numbering that counts no-op layers.
+        ep: Expert-parallel size.
     """
 
     tp: int = 1
@@ -85,6 +103,7 @@ class ParallelLayout:
     layers_per_virtual_stage: int | None = None
     num_layer_list: tuple[int, ...] | None = None
     noop_layers: tuple[int, ...] = ()
+    ep: int = 1
 
     def __post_init__(self) -> None:
         """Check what does not depend on the model.
@@ -108,7 +127,7 @@ class ParallelLayout:
             return 1
         return self._num_indices(num_layers) // (self.pp * self.layers_per_virtual_stage)
 
-    def placement(self, num_layers: int, tp_rank: int, pp_rank: int, chunk: int = 0) -> Placement:
+    def placement(self, num_layers: int, tp_rank: int, pp_rank: int, chunk: int = 0, ep_rank: int = 0) -> Placement:
         """The placement of one chunk of a rank.
 
         Args:
@@ -116,6 +135,7 @@ class ParallelLayout:
             tp_rank: Rank in the tensor-parallel group.
             pp_rank: Pipeline stage.
             chunk: Model chunk of the stage.
+            ep_rank: Rank in the expert-parallel group.
 
         Raises:
             WeightsError: The layers cannot be divided in this way.
@@ -130,14 +150,18 @@ class ParallelLayout:
             layers=tuple(layer_at[index] for index in self._chunk_indices(num_layers, pp_rank, chunk)),
             pre_process=pp_rank == 0 and chunk == 0,
             post_process=pp_rank == self.pp - 1 and chunk == last_chunk,
+            ep_rank=ep_rank,
+            ep_size=self.ep,
         )
 
-    def rank_placement(self, num_layers: int, tp_rank: int, pp_rank: int) -> Placement:
+    def rank_placement(self, num_layers: int, tp_rank: int, pp_rank: int, ep_rank: int = 0) -> Placement:
         """The placement of all chunks of a rank together, their layers in the order of the chunks.
 
         Raises what `placement` raises.
         """
-        chunks = [self.placement(num_layers, tp_rank, pp_rank, chunk) for chunk in range(self.num_chunks(num_layers))]
+        chunks = [
+            self.placement(num_layers, tp_rank, pp_rank, chunk, ep_rank) for chunk in range(self.num_chunks(num_layers))
+        ]
         layers = tuple(layer for chunk in chunks for layer in chunk.layers)
         return replace(chunks[0], layers=layers, post_process=chunks[-1].post_process)
 

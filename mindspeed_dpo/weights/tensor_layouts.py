@@ -51,6 +51,21 @@ def key_size(model: ModelConfig) -> int:
     return model.num_query_groups * model.kv_channels
 
 
+def moe_ffn_hidden_size(model: ModelConfig) -> int:
+    """Width of one routed expert."""
+    return model.moe_ffn_hidden_size
+
+
+def shared_expert_size(model: ModelConfig) -> int:
+    """Width of the shared experts together."""
+    return model.moe_shared_expert_intermediate_size
+
+
+def num_experts(model: ModelConfig) -> int:
+    """Number of routed experts of a layer."""
+    return model.num_experts or 0
+
+
 def evaluate(size: Size, model: ModelConfig) -> int:
     """The size of a dimension for a given model."""
     return size if isinstance(size, int) else size(model)
@@ -127,6 +142,18 @@ class Replicated(TensorLayout):
 
 
 @dataclass(frozen=True)
+class Matrix(TensorLayout):
+    """A matrix [rows, columns] that every tensor-parallel rank holds: a router, or part of an expert."""
+
+    rows: Size
+    columns: Size
+
+    def hf_shapes(self, model: ModelConfig) -> tuple[Shape, ...]:
+        """The shape [rows, columns]."""
+        return ((evaluate(self.rows, model), evaluate(self.columns, model)),)
+
+
+@dataclass(frozen=True)
 class RowParallel(TensorLayout):
     """A matrix [rows, columns] that is split along its columns, its input, as Megatron's RowParallelLinear is."""
 
@@ -161,6 +188,14 @@ class GateUp(TensorLayout):
     def to_hf(self, tensor: Tensor, model: ModelConfig) -> tuple[Tensor, ...]:
         """Split weights [2 width / tp, h] into gate and up, [width / tp, h] each, any dtype."""
         return tensor.chunk(2)
+
+
+@dataclass(frozen=True)
+class ExpertGateUp(GateUp):
+    """The gate matrix above the up matrix of one expert, [2 width, h], which tensor-parallel ranks do not split."""
+
+    partition_dim: ClassVar[int | None] = None
+    num_blocks: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)

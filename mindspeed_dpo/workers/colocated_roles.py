@@ -60,6 +60,7 @@ class ColocatedRoles:
             parallel.tensor_model_parallel_size,
             parallel.pipeline_model_parallel_size,
             parallel.context_parallel_size,
+            parallel.expert_parallel_size,
         )
         process_groups.split(topology, parallel.distributed_timeout_minutes)
         return cls(WorkerContext(run, topology.place(rank), accelerator))

@@ -6,6 +6,11 @@ from tests.config_effects.comparison import CoveredBy
 
 _CONFIG, _ROTARY = "unit/config", "unit/models/test_rotary.py"
 _FREQUENCIES = CoveredBy(f"{_ROTARY}::test_frequencies_equal_those_of_transformers_for_any_settings")
+_EXPERTS = CoveredBy(f"{_CONFIG}/test_config_experts.py::test_a_contradiction_is_one_problem")
+_SPELLINGS = CoveredBy(f"{_CONFIG}/test_config_experts.py::test_the_spellings_of_mindspeed_mean_the_same")
+_ROUTER_LOSSES = CoveredBy(
+    "distributed/test_experts_against_hf.py::test_losses_of_routers_add_the_gradient_of_each_sequence"
+)
 _RESUME = "unit/trainers/test_resume.py"
 _COMMANDS = "end_to_end/test_commands_refuse_bad_runs.py"
 _OPTIONS = CoveredBy("distributed/test_recorded_training.py::test_speed_and_memory_options_change_nothing")
@@ -66,6 +71,21 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "max_position_embeddings": CoveredBy(f"{_CONFIG}/test_config_run.py::test_absent_settings_follow_from_others"),
     "add_qkv_bias": CoveredBy("unit/models/test_policy.py::test_parameters_are_named_as_the_weights_are"),
     "sliding_window": CoveredBy("unit/weights/test_hf_config.py::test_a_window_is_read_where_every_layer_has_it"),
+    "rotary_percent": _EXPERTS,
+    "num_experts": _EXPERTS,
+    **dict.fromkeys(("moe_ffn_hidden_size", "n_shared_experts", "moe_tp_extend_ep", "moe_layer_freq"), _SPELLINGS),
+    **dict.fromkeys(("moe_router_topk", "moe_router_num_groups", "moe_router_group_topk"), _EXPERTS),
+    **dict.fromkeys(("moe_router_score_function", "first_k_dense_replace", "shared_expert_gate"), _EXPERTS),
+    "mlp_only_layers": CoveredBy("unit/weights/test_hf_experts.py::test_layers_with_experts_are_those_of_transformers"),
+    "moe_shared_expert_intermediate_size": _SPELLINGS,
+    **dict.fromkeys(
+        ("moe_router_enable_expert_bias", "norm_topk_prob", "moe_router_topk_scaling_factor"),
+        CoveredBy("unit/models/test_router.py::test_settings_that_change_the_routing"),
+    ),
+    "expert_model_parallel_size": _EXPERTS,
+    "moe_aux_loss_coeff": _ROUTER_LOSSES,
+    "moe_z_loss_coeff": _ROUTER_LOSSES,
+    "freeze_moe_router": CoveredBy("distributed/test_expert_runs.py::test_frozen_routers_do_not_change"),
     # How it runs; none of these may change a number.
     "overlap_grad_reduce": _OPTIONS,
     "overlap_param_gather": _OPTIONS,

@@ -14,6 +14,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.settings.optimization import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device import find_accelerator
@@ -22,6 +23,7 @@ from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
+from mindspeed_dpo.models.moe.training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
@@ -39,6 +41,7 @@ class Job:
     tp: int = 1
     pp: int = 1
     cp: int = 1
+    ep: int = 1
     virtual: int | None = None
     """Layers of a virtual stage."""
     sequence_parallel: bool = False
@@ -50,6 +53,7 @@ class Job:
     """A folder of PEFT whose adapters lie over the weights."""
     options: dict[str, bool] = field(default_factory=dict)
     """Further keys of `ParallelConfig`."""
+    router: RouterConfig = field(default_factory=RouterConfig)
 
 
 def logits_job(job: Job, batch: PreferenceBatch) -> Tensor | None:
@@ -90,6 +94,7 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
         sequence_parallel=job.sequence_parallel,
         **job.options,
     )
+    train_routers(model, open_weights(job.weights).model_config(), job.router)
     engine = TrainingEngine(model, OptimizerConfig(lr=0.0, clip_grad=1e9), parallel)
     objective = PreferenceObjective()
 
@@ -126,7 +131,7 @@ def rows_multiple(topology: Topology, sequence_parallel: bool) -> int:
 
 def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
-    topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
+    topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp, job.ep)
     process_groups.split(topology)
     process_groups.seed(1)
     place = topology.place(dist.get_rank())
@@ -135,11 +140,11 @@ def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     recompute = {"recompute_granularity": job.recompute}
     if job.recompute == "full":
         recompute |= {"recompute_method": "uniform", "recompute_num_layers": 1}
-    layout = ParallelLayout(topology.tp, topology.pp, job.virtual)
+    layout = ParallelLayout(topology.tp, topology.pp, job.virtual, ep=job.ep)
     count = layout.num_chunks(config.num_layers)
     execution = Execution(topology, num_chunks=count, sequence_parallel=job.sequence_parallel, **recompute)
     model = join_virtual_stages([PolicyModel(config, execution, chunk=chunk) for chunk in range(count)])
-    placement = layout.rank_placement(config.num_layers, place.tp_rank, place.pp_rank)
+    placement = layout.rank_placement(config.num_layers, place.tp_rank, place.pp_rank, place.ep_rank)
     assert not load_into(model, source.local_tensors(config, placement), str(job.weights))
     if job.adapter is not None:
         adapter = open_adapter(job.adapter)

@@ -14,6 +14,7 @@ size.
 Activations per layer and token without recomputation, in elements, with h = hidden_size and t = tensor-parallel size:
 4h (inputs and outputs of attention and feed-forward layer, /t with sequence_parallel) + (2 heads + 2 groups) x
 kv_channels / t (queries, keys, values, attention output) + 3 ffn_hidden_size / t (both parts of SwiGLU, their product).
+With experts, a token has 3 moe_ffn_hidden_size + 2h for each of its experts, if these have equal loads.
 Recomputation of complete layers stores h for every layer, and everything for one layer. The first pipeline stage holds
 as many micro-batches as there are stages, p; with v virtual stages per device (p - 1) / v more. A micro-batch has
 micro_batch_tokens tokens (a longer pair has more), else 2 seq_length per pair; context-parallel devices share them.
@@ -28,14 +29,39 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 SEQUENCES_PER_PAIR = 2
 
 
-def num_layer_parameters(model: ModelConfig, tp: int = 1) -> int:
-    """Return the number of parameters of one layer on one of `tp` devices."""
+def num_layer_parameters(model: ModelConfig, tp: int = 1, experts: int | None = None) -> int:
+    """Return the number of parameters of one layer on one of `tp` devices.
+
+    Args:
+        model: The architecture.
+        tp: Tensor-parallel size.
+        experts: Number of routed experts that count, of a layer with experts; None for a dense layer.
+    """
     hidden, width = model.hidden_size, model.kv_channels
     queries, heads = model.num_attention_heads * width, model.num_attention_heads + 2 * model.num_query_groups
-    sharded = hidden * heads * width + queries * hidden + 3 * hidden * model.ffn_hidden_size
+    inner = model.ffn_hidden_size if experts is None else model.moe_shared_expert_intermediate_size
+    sharded = hidden * heads * width + queries * hidden + 3 * hidden * inner
     sharded += heads * width if model.add_qkv_bias else 0
     replicated = 2 * hidden + (2 * width if model.qk_layernorm else 0)
+    if experts is not None:
+        replicated += hidden * ((model.num_experts or 0) + model.shared_expert_gate)
+        replicated += experts * 3 * hidden * model.moe_ffn_hidden_size
     return sharded // tp + replicated
+
+
+def num_layers_parameters(model: ModelConfig, layers: range, tp: int = 1, experts: int | None = None) -> int:
+    """Return the number of parameters of some layers on one of `tp` devices.
+
+    Args:
+        model: The architecture.
+        layers: The layers, counted from 0.
+        tp: Tensor-parallel size.
+        experts: Number of routed experts that count in each layer with experts; None counts all.
+    """
+    experts = model.num_experts if experts is None else experts
+    with_experts = sum(map(model.is_moe_layer, layers))
+    dense = (len(layers) - with_experts) * num_layer_parameters(model, tp)
+    return dense + (with_experts * num_layer_parameters(model, tp, experts) if with_experts else 0)
 
 
 def num_parameters(model: ModelConfig, *, scalar_head: bool = False) -> int:
@@ -47,7 +73,8 @@ def num_parameters(model: ModelConfig, *, scalar_head: bool = False) -> int:
     """
     table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
     output = table if model.untie_embeddings_and_output_weights else 0
-    return model.num_layers * num_layer_parameters(model) + table + hidden + (hidden if scalar_head else output)
+    layers = num_layers_parameters(model, range(model.num_layers))
+    return layers + table + hidden + (hidden if scalar_head else output)
 
 
 def num_device_parameters(role: RoleConfig, *, scalar_head: bool = False) -> int:
@@ -58,12 +85,27 @@ def num_device_parameters(role: RoleConfig, *, scalar_head: bool = False) -> int
         scalar_head: The output layer is scalar, as of a reward model.
     """
     model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
-    layers = model.num_layers // pp * num_layer_parameters(model, tp)
+    depth, experts = model.num_layers // pp, _num_local_experts(role)
+    stages = [range(first, first + depth) for first in range(0, model.num_layers, depth)]
+    layers = max(num_layers_parameters(model, stage, tp, experts) for stage in stages)
     table = model.padded_vocab(tp) // tp * model.hidden_size
     # A tied output layer is the embedding; with several stages the last one has a copy.
     output = table if model.untie_embeddings_and_output_weights or pp > 1 else 0
     last = model.hidden_size + (model.hidden_size // tp if scalar_head else output)
     return layers + (table + last if pp == 1 else max(table, last))
+
+
+def num_device_expert_parameters(role: RoleConfig) -> int:
+    """Return the number of parameters of routed experts on a device of the pipeline stage that has most of them."""
+    model, depth = role.model, role.model.num_layers // role.parallel.pipeline_model_parallel_size
+    num_layers = max(
+        sum(map(model.is_moe_layer, range(first, first + depth))) for first in range(0, model.num_layers, depth)
+    )
+    return num_layers * _num_local_experts(role) * 3 * model.hidden_size * model.moe_ffn_hidden_size
+
+
+def _num_local_experts(role: RoleConfig) -> int:
+    return (role.model.num_experts or 0) // role.parallel.expert_parallel_size
 
 
 def num_adapter_parameters(role: RoleConfig, tp: int = 1, pp: int = 1) -> int:
@@ -122,9 +164,13 @@ def gradient_bytes(role: RoleConfig) -> int:
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
-    copies = max(1, data_parallel_size) * role.parallel.context_parallel_size
-    shards = copies if role.parallel.use_distributed_optimizer else 1
-    return per_parameter * num_trained_parameters(role) // shards
+    parallel, experts = role.parallel, 0 if role.adapters.is_on else num_device_expert_parameters(role)
+    copies = max(1, data_parallel_size) * parallel.context_parallel_size
+    # All devices of a stage that hold the same experts are copies, tensor-parallel ones included.
+    expert_copies = max(1, copies * parallel.tensor_model_parallel_size // parallel.expert_parallel_size)
+    shards, expert_shards = (copies, expert_copies) if parallel.use_distributed_optimizer else (1, 1)
+    others = num_trained_parameters(role) - experts
+    return per_parameter * others // shards + per_parameter * experts // expert_shards
 
 
 def checkpoint_bytes(role: RoleConfig, *, with_reference: bool = False) -> int:
@@ -158,7 +204,11 @@ def activation_bytes(role: RoleConfig) -> int:
     rows = tokens // parallel.context_parallel_size
     residual = model.hidden_size // (tp if parallel.sequence_parallel else 1)
     attention = (2 * model.num_attention_heads + 2 * model.num_query_groups) * model.kv_channels
-    layer = 4 * residual + (attention + 3 * model.ffn_hidden_size) // tp
+    inner = 3 * model.ffn_hidden_size
+    if model.has_experts:
+        of_expert = 3 * model.moe_ffn_hidden_size + 2 * model.hidden_size
+        inner = max(inner, model.moe_router_topk * of_expert + 3 * model.moe_shared_expert_intermediate_size)
+    layer = 4 * residual + (attention + inner) // tp
     layers = model.num_layers // pp
     is_full = role.recompute.recompute_granularity == "full"
     per_row = layers * residual + layer if is_full else layers * layer

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mindspeed_dpo.config.estimates.memory import num_layer_parameters
+from mindspeed_dpo.config.estimates.memory import num_layers_parameters
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 
@@ -32,7 +32,7 @@ def multiply_adds(model: ModelConfig) -> MultiplyAdds:
     """Return the cost of a model's matrix products; a sliding window is not taken into account."""
     width = model.num_attention_heads * model.kv_channels
     return MultiplyAdds(
-        per_token=model.num_layers * num_layer_parameters(model),
+        per_token=num_layers_parameters(model, range(model.num_layers), experts=model.moe_router_topk),
         per_label=model.vocab_size * model.hidden_size,
         # Scores, and the weighted sum of values.
         per_attended_key=2 * model.num_layers * width,

@@ -199,6 +199,8 @@ def _tensor_parallel_layout(parallel: ParallelConfig, tp: int) -> ParallelConfig
         pipeline_model_parallel_size=1,
         num_layers_per_virtual_pipeline_stage=None,
         context_parallel_size=1,
+        expert_model_parallel_size=1,
+        moe_tp_extend_ep=False,
         sequence_parallel=False,
     )
 
@@ -206,5 +208,8 @@ def _tensor_parallel_layout(parallel: ParallelConfig, tp: int) -> ParallelConfig
 def _layout_values(parallel: ParallelConfig, label: str) -> Values:
     """The layout of a shared pool as default values of a role on it."""
     origin = Origin(label, "shared devices")
-    keys = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+    keys = (
+        *("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
+        *("expert_model_parallel_size", "moe_tp_extend_ep"),
+    )
     return {key: SourcedValue(getattr(parallel, key), origin) for key in keys}

@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.settings.setting import POSITIVE, at_least, setting
+from mindspeed_dpo.config.settings.experts import ExpertConfig
+from mindspeed_dpo.config.settings.setting import POSITIVE, ValueCheck, at_least, setting
 from mindspeed_dpo.config.settings.stored_values import check_stored
+
+_SHARE = ValueCheck(lambda value: 0 < value <= 1, "more than 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """A decoder-only transformer with RMSNorm, SwiGLU and rotary position embeddings.
+class ModelConfig(ExpertConfig):
+    """A decoder-only transformer with RMSNorm, SwiGLU and rotary position embeddings, dense or with experts.
 
     Absent sizes are filled in on construction: `ModelConfig(num_layers=2, hidden_size=64, num_attention_heads=4,
     vocab_size=262, max_position_embeddings=256)` has `kv_channels` 16 and `ffn_hidden_size` 256.
@@ -60,6 +63,7 @@ class ModelConfig:
         help="Longest sequence that the model supports.", unit="tokens", check=at_least(1)
     )
     rotary_base: float = setting(10000.0, help="Base of the rotary frequencies.", check=POSITIVE)
+    rotary_percent: float = setting(1.0, help="Share of each head, from its start, that is rotated.", check=_SHARE)
     rope_scaling_type: str | None = setting(
         None,
         help="Method that extends rotary positions beyond the original length; null disables scaling.",
@@ -102,10 +106,21 @@ class ModelConfig:
         self._fill("kv_channels", self.hidden_size // self.num_attention_heads)
         self._fill("ffn_hidden_size", 4 * self.hidden_size)
         self._fill("vocab_size", self.padded_vocab_size)
+        self._fill("moe_ffn_hidden_size", self.ffn_hidden_size)
+        self._fill("moe_shared_expert_intermediate_size", self.n_shared_experts * self.moe_ffn_hidden_size)
+        object.__setattr__(self, "num_experts", self.num_experts or None)
+        object.__setattr__(self, "moe_layer_freq", abs(self.moe_layer_freq))
+        # Plain values of a JSON file are lists.
+        object.__setattr__(self, "mlp_only_layers", tuple(self.mlp_only_layers))
 
     def _fill(self, name: str, value: int | None) -> None:
         if getattr(self, name) is None:
             object.__setattr__(self, name, value)
+
+    @property
+    def rotary_width(self) -> int:
+        """Number of channels of a head that are rotated."""
+        return int(self.kv_channels * self.rotary_percent)
 
     def padded_vocab(self, tp: int) -> int:
         """Return the number of embedding rows over all `tp` shards.
@@ -119,8 +134,15 @@ class ModelConfig:
         return math.ceil(self.vocab_size / multiple) * multiple
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values by key, fit for JSON; `from_dict` is the inverse."""
-        return dataclasses.asdict(self)
+        """Return plain values by key, fit for JSON; `from_dict` is the inverse.
+
+        Settings that later releases added are left out where they have no effect, so that what is stored under a hash
+        of these values remains valid.
+        """
+        unused = set() if self.has_experts else {item.name for item in dataclasses.fields(ExpertConfig)}
+        if self.rotary_percent == 1:
+            unused.add("rotary_percent")
+        return {key: value for key, value in dataclasses.asdict(self).items() if key not in unused}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:

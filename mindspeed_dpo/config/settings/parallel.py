@@ -32,6 +32,17 @@ class ParallelConfig:
         unit="devices",
         check=at_least(1),
     )
+    expert_model_parallel_size: int = setting(
+        1,
+        help="Expert-parallel size: devices that share the experts of every layer, each holding as many, undivided. "
+        "They may be tensor-, context- or data-parallel devices of one pipeline stage.",
+        unit="devices",
+        check=at_least(1),
+    )
+    moe_tp_extend_ep: bool = setting(
+        False,
+        help="Multiply the expert-parallel size by the tensor-parallel size, as MindSpeed does with this key.",
+    )
     sequence_parallel: bool = setting(
         False,
         help="Divide norms and residuals by tokens over the tensor-parallel devices; off if the tensor-parallel size "
@@ -48,6 +59,11 @@ class ParallelConfig:
     distributed_timeout_minutes: int = setting(
         45, help="Timeout of a collective operation.", unit="minutes", check=at_least(1)
     )
+
+    @property
+    def expert_parallel_size(self) -> int:
+        """Number of devices that share the experts of a layer."""
+        return self.expert_model_parallel_size * (self.tensor_model_parallel_size if self.moe_tp_extend_ep else 1)
 
     @property
     def is_interleaved(self) -> bool:

@@ -14,6 +14,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig, RolloutConfig
 from mindspeed_dpo.config.settings.optimization import BatchConfig, OptimizerConfig, ReferenceConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
 
@@ -24,6 +25,7 @@ ROLE_GROUPS: dict[str, type] = {
     "recompute": RecomputeConfig,
     "optimizer": OptimizerConfig,
     "loss": LossConfig,
+    "router": RouterConfig,
     "reference": ReferenceConfig,
     "adapters": AdapterConfig,
     "data": DataConfig,

@@ -13,7 +13,7 @@ from mindspeed_dpo.config.settings.setting import Setting, group_settings
 
 _INT64 = 1 << 63
 _DESCRIPTIONS: dict[type, str] = {
-    bool: "true or false", int: "an integer", float: "a finite number", str: "a text", tuple: "a list of texts",
+    bool: "true or false", int: "an integer", float: "a finite number", str: "a text",
 }  # fmt: skip
 
 
@@ -33,22 +33,21 @@ def check_stored(group: type, values: Mapping[str, Any]) -> None:
         if values.get(key) is None and item.is_required:
             raise ValueError(f"{key} is missing")
         if key in values and values[key] is None and not _may_be_none(item):
-            raise ValueError(f"{key} is null, expected {_DESCRIPTIONS[_kind(item)]}")
+            raise ValueError(f"{key} is null, expected {_described(_kind(item))}")
 
 
 def _check(key: str, value: Any, item: Setting) -> None:
-    kind = _kind(item)
-    if not _has_type(value, kind):
-        raise ValueError(f"{key} is {reprlib.repr(value)}, expected {_DESCRIPTIONS[kind]}")
+    if not _has_type(value, _kind(item)):
+        raise ValueError(f"{key} is {reprlib.repr(value)}, expected {_described(_kind(item))}")
     if item.info.choices and not isinstance(value, (list, tuple)) and value not in item.info.choices:
         raise ValueError(f"{key} is {value!r}, expected one of {', '.join(item.info.choices)}")
     if item.info.check and not item.info.check.accepts(value):
         raise ValueError(f"{key} is {reprlib.repr(value)}, expected {item.info.check.description}")
 
 
-def _has_type(value: Any, kind: type) -> bool:
-    if kind is tuple:
-        return isinstance(value, (list, tuple)) and all(isinstance(text, str) for text in value)
+def _has_type(value: Any, kind: Any) -> bool:
+    if typing.get_origin(kind) is tuple:
+        return isinstance(value, (list, tuple)) and all(_has_type(part, typing.get_args(kind)[0]) for part in value)
     if kind is int:
         return type(value) is int and abs(value) < _INT64
     if kind is float:
@@ -56,10 +55,16 @@ def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _kind(item: Setting) -> type:
-    """The type of a setting without None; `tuple` for a list of texts."""
+def _described(kind: Any) -> str:
+    if typing.get_origin(kind) is tuple:
+        return f"a list, each item {_DESCRIPTIONS[typing.get_args(kind)[0]]}"
+    return _DESCRIPTIONS[kind]
+
+
+def _kind(item: Setting) -> Any:
+    """The type of a setting without None, such as `int` or `tuple[int, ...]`."""
     if typing.get_origin(item.type) is tuple:
-        return tuple
+        return item.type
     inside = typing.get_args(item.type) or (item.type,)
     return next(kind for kind in inside if kind is not type(None))
 

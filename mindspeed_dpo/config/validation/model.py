@@ -15,7 +15,7 @@ _REQUIRED_BY_ROPE_SCALING: dict[str | None, tuple[str, ...]] = {
     "yarn": ("original_max_position_embeddings",),
 }
 LAYOUT_KEYS = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
-"""Keys of the layout of a role."""
+"""Keys of the layout of a role, whose product is the number of devices of a replica."""
 NPU_MAX_HEAD_WIDTH = 768
 """Largest head width that attention of torch_npu 2.13.0 accepts; the width must also be even."""
 NPU_MAX_HEADS = 256
@@ -165,7 +165,7 @@ def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 def check_shared_layout(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
     """Check that a role without processes of its own has the layout of the pool that it shares."""
     other = run.layout_role(run.pool_of(role.name))
-    for key in LAYOUT_KEYS:
+    for key in (*LAYOUT_KEYS, "expert_model_parallel_size", "moe_tp_extend_ep"):
         own, shared = getattr(role.parallel, key), getattr(other.parallel, key)
         if own != shared:
             yield Violation(

@@ -11,6 +11,7 @@ from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.evaluation import check_evaluation
+from mindspeed_dpo.config.validation.expert_model import check_expert_split, check_expert_training, check_experts
 from mindspeed_dpo.config.validation.loss import check_loss
 from mindspeed_dpo.config.validation.model import (
     LAYOUT_KEYS,
@@ -31,7 +32,7 @@ def check_run(run: RunConfig, issues: Issues) -> None:
             _check_role(role, run, issues)
     rules = (
         *(_check_batch, _check_schedule, check_loss, _check_recompute, check_evaluation),
-        *(check_adapters, check_sync, check_initial_weights),
+        *(check_adapters, check_expert_training, check_sync, check_initial_weights),
     )
     for rule in rules:
         issues.add_violations(rule(run), run.actor, run)
@@ -45,9 +46,9 @@ def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
     """Check the model and the layout of a role where they differ from the actor's, which is checked first."""
     rules = [] if role is not run.actor and role.batch == run.actor.batch else [_check_micro_batch]
     if role is run.actor or role.model != run.actor.model:
-        rules.append(check_model)
+        rules += [check_model, check_experts]
     if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
-        rules += [check_split, check_npu_limits]
+        rules += [check_split, check_expert_split, check_npu_limits]
     has_model = role.name != "reward" or role.reward_source == "model"
     if has_model:
         rules.append(check_pool if run.layout_role(run.pool_of(role.name)) is role else check_shared_layout)

@@ -46,8 +46,32 @@ def plan(
         replicas: Number of replicas.
         replica: Index of the replica.
     """
-    max_units = -(-len(rows) // replicas) if limit.units else None
-    mine = balance(workload, replicas, max_units)[replica]
+    return _micro_batches(_balanced(rows, workload, limit, replicas)[replica], rows, limit)
+
+
+def max_num_micro_batches(
+    rows: NDArray[np.int64], workload: NDArray[np.int64], limit: MicroBatchLimit, replicas: int
+) -> int:
+    """Compute the number of micro-batches of the replica that has most, as `plan` plans them.
+
+    Args:
+        rows: [N] int64 rows of each unit.
+        workload: [N] int64 workload of each unit, in the arbitrary units of `plan`.
+        limit: Maximum size of a micro-batch.
+        replicas: Number of replicas.
+    """
+    return max(len(_micro_batches(mine, rows, limit)) for mine in _balanced(rows, workload, limit, replicas))
+
+
+def _balanced(
+    rows: NDArray[np.int64], workload: NDArray[np.int64], limit: MicroBatchLimit, replicas: int
+) -> list[Positions]:
+    """Assign units to the replicas."""
+    return balance(workload, replicas, -(-len(rows) // replicas) if limit.units else None)
+
+
+def _micro_batches(mine: Positions, rows: NDArray[np.int64], limit: MicroBatchLimit) -> list[Positions]:
+    """Divide the units of one replica into micro-batches."""
     if limit.units:
         order = np.arange(len(mine))
         parts = [order[start : start + limit.units] for start in range(0, len(mine), limit.units)]

@@ -84,6 +84,7 @@ class _Row:
     tokens: list[Tensor] = field(default_factory=list)
     positions: list[Tensor] = field(default_factory=list)
     query_lengths: list[int] = field(default_factory=list)
+    segment_responses: list[range] = field(default_factory=list)
     key_lengths: list[int] = field(default_factory=list)
     key_rows: list[Tensor] = field(default_factory=list)
     score_rows: list[Tensor] = field(default_factory=list)
@@ -94,29 +95,33 @@ class _Row:
     def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...]) -> None:
         start = self.length
         prompt_rows = torch.arange(start, start + len(prompt))
-        self._segment(prompt, first_position=0)
+        self._segment(prompt, range(self.responses, self.responses + len(responses)), first_position=0)
         for response in responses:
             first = self.length
-            self._segment(response, first_position=len(prompt), prefix=prompt_rows)
+            self._segment(response, self._next_response(), first_position=len(prompt), prefix=prompt_rows)
             # The first response token is predicted by the last prompt row, the others by the row before them.
             self._score(response, torch.cat((prompt_rows[-1:], torch.arange(first, first + len(response) - 1))))
 
     def add_repeated(self, prompt: Tensor, response: Tensor) -> None:
         first = self.length + len(prompt)
-        self._segment(torch.cat((prompt, response)), first_position=0)
+        self._segment(torch.cat((prompt, response)), self._next_response(), first_position=0)
         self._score(response, torch.arange(first - 1, first + len(response) - 1))
 
     def pad(self, multiple_of: int) -> None:
         missing = -self.length % multiple_of
         if missing:
-            self._segment(torch.zeros(missing, dtype=torch.int32), first_position=0)
+            self._segment(torch.zeros(missing, dtype=torch.int32), range(0), first_position=0)
 
-    def _segment(self, tokens: Tensor, first_position: int, prefix: Tensor | None = None) -> None:
+    def _next_response(self) -> range:
+        return range(self.responses, self.responses + 1)
+
+    def _segment(self, tokens: Tensor, belongs_to: range, first_position: int, prefix: Tensor | None = None) -> None:
         own = torch.arange(self.length, self.length + len(tokens))
         keys = own if prefix is None else torch.cat((prefix, own))
         self.tokens.append(tokens)
         self.positions.append(torch.arange(first_position, first_position + len(tokens)))
         self.query_lengths.append(len(tokens))
+        self.segment_responses.append(belongs_to)
         self.key_lengths.append(len(keys))
         self.key_rows.append(keys)
         self.length += len(tokens)
@@ -149,4 +154,5 @@ class _Row:
             factors=batch.factors,
             logp_weights=batch.logp_weights,
             ref_token_logps=batch.ref_token_logps,
+            segment_responses=tuple(self.segment_responses),
         )

@@ -6,6 +6,7 @@ AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed
 from mindspeed_dpo.device.ops.attention import segment_attention
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, VisibleKeys, block_attention
 from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps
+from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
 from mindspeed_dpo.device.ops.rotary import rotate
@@ -18,6 +19,7 @@ __all__ = [
     "VisibleKeys",
     "block_attention",
     "few_rows_product",
+    "grouped_linear",
     "label_logps",
     "linear",
     "rms_norm",

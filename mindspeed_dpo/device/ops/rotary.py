@@ -16,8 +16,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
     Args:
         x: [T, heads, d] queries or keys.
-        cos: [T, d] float32, the cosine of each angle, the two halves of d being equal.
-        sin: [T, d] float32.
+        cos: [T, w] float32, the cosine of each angle, the two halves of w being equal; the first w <= d channels of a
+            head are rotated.
+        sin: [T, w] float32.
 
     Returns:
         [T, heads, d] in x's dtype; computed in float32.
@@ -25,6 +26,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     Raises:
         OperatorLimit: The device's operator does not support these shapes or dtypes.
     """
+    width = cos.shape[-1]
+    if width < x.shape[-1]:
+        return torch.cat((rotate(x[..., :width], cos, sin), x[..., width:]), dim=-1)
     kernels = kernels_for(x)
     return plain_rotate(x, cos, sin) if kernels is None else _on_npu(kernels, x, cos, sin)
 

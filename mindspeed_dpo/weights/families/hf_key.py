@@ -21,19 +21,34 @@ class HfKey:
         name: The key.
         read: Reads its value from config.json and checks type and limits.
         is_nullable: Whether null is a value of its own, which differs from an absent key.
+        aliases: Names that other releases of transformers give to the key.
     """
 
     name: str
     read: Callable[[JsonObject, str], Any]
     is_nullable: bool = False
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The key and its aliases."""
+        return (self.name, *self.aliases)
+
+    def is_in(self, hf: JsonObject) -> bool:
+        """Whether a config has the key, also as null or under an alias."""
+        return any(name in hf for name in self.names)
 
     def value(self, hf: JsonObject) -> Any:
         """Read the key, which must be present.
 
         Raises:
-            MalformedDataError: The value has another type, or exceeds a limit.
+            MalformedDataError: The value has another type, exceeds a limit, or differs from that of an alias.
         """
-        return None if self.is_nullable and hf[self.name] is None else self.read(hf, self.name)
+        first, *others = (name for name in self.names if name in hf)
+        for other in others:
+            if hf[other] != hf[first]:
+                raise MalformedDataError(f"{hf.location}: {first} and {other} mean the same, but differ; remove one")
+        return None if self.is_nullable and hf[first] is None else self.read(hf, first)
 
 
 def read_size(hf: JsonObject, key: str) -> int:
@@ -87,6 +102,36 @@ def read_not_negative(hf: JsonObject, key: str) -> float:
     return value
 
 
+def read_num_experts(hf: JsonObject, key: str) -> int:
+    """Read a number of experts.
+
+    Raises:
+        MalformedDataError: It is no integer from 2 to 2^31 - 1.
+    """
+    return _at_most(_MAX_SIZE, hf, key, hf.integer(key, minimum=2))
+
+
+def read_share(hf: JsonObject, key: str) -> float:
+    """Read a number above 0 and at most 1.
+
+    Raises:
+        MalformedDataError: It is no such number.
+    """
+    value = read_positive(hf, key)
+    if value > 1:
+        raise MalformedDataError(f"{hf.location}: {key} must be at most 1, got {value}")
+    return value
+
+
+def read_layers(hf: JsonObject, key: str) -> list[int]:
+    """Read a list of numbers of layers, counted from 0.
+
+    Raises:
+        MalformedDataError: It is no list of integers.
+    """
+    return list(hf.integers(key))
+
+
 def read_texts(hf: JsonObject, key: str) -> list[str]:
     """Read a list of texts.
 
@@ -116,14 +161,31 @@ DENSE_FIELDS: Mapping[str, HfKey] = {
 }
 """Field of `ModelConfig` -> key of config.json, for dense models; a family adds those of its own."""
 
+EXPERT_FIELDS: Mapping[str, HfKey] = {
+    **DENSE_FIELDS,
+    "num_experts": HfKey("num_experts", read_num_experts, aliases=("num_local_experts",)),
+    "moe_router_topk": HfKey("num_experts_per_tok", read_size),
+    "moe_ffn_hidden_size": HfKey("moe_intermediate_size", read_size),
+}
+"""The same for models with experts, in the names that most families have."""
+
 TRAIT_KEYS = (
     HfKey("hidden_act", JsonObject.text),
     HfKey("attention_bias", JsonObject.boolean),
     HfKey("mlp_bias", JsonObject.boolean),
     HfKey("tie_word_embeddings", JsonObject.boolean),
     HfKey("use_sliding_window", JsonObject.boolean),
-    HfKey("sliding_window", read_size, is_nullable=True),
+    # Qwen2-MoE stores 0 where it does not use a window.
+    HfKey("sliding_window", read_count, is_nullable=True),
     HfKey("max_window_layers", read_count),
     HfKey("layer_types", read_texts, is_nullable=True),
 )
 """Keys that determine further fields, or select what may not be supported."""
+
+EXPERT_TRAIT_KEYS = (
+    HfKey("decoder_sparse_step", read_size),
+    HfKey("mlp_only_layers", read_layers, is_nullable=True),
+    HfKey("router_jitter_noise", read_not_negative),
+    HfKey("qkv_bias", JsonObject.boolean),
+)
+"""The same for models with experts."""

@@ -32,15 +32,27 @@ ATTENTION_RULES: RuleTable = (
     ),
     layer_rule("self_attention.linear_proj.weight", "self_attn.o_proj.weight", RowParallel(hidden_size, query_size)),
 )
-MLP_RULES: RuleTable = (
+MLP_NORM_RULES: RuleTable = (
     layer_rule(
         "pre_mlp_layernorm.weight",
         "post_attention_layernorm.weight",
         Replicated(hidden_size),
         aliases=("mlp.linear_fc1.layer_norm_weight",),
     ),
-    layer_rule("mlp.linear_fc1.weight", ("mlp.gate_proj.weight", "mlp.up_proj.weight"), GateUp(ffn_hidden_size)),
-    layer_rule("mlp.linear_fc2.weight", "mlp.down_proj.weight", RowParallel(hidden_size, ffn_hidden_size)),
+)
+MLP_RULES: RuleTable = (
+    layer_rule(
+        "mlp.linear_fc1.weight",
+        ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+        GateUp(ffn_hidden_size),
+        where="dense_layer",
+    ),
+    layer_rule(
+        "mlp.linear_fc2.weight",
+        "mlp.down_proj.weight",
+        RowParallel(hidden_size, ffn_hidden_size),
+        where="dense_layer",
+    ),
 )
 OUTPUT_RULES: RuleTable = (
     TensorRule(FINAL_NORM, ("model.norm.weight",), Replicated(hidden_size), where="last"),
@@ -54,5 +66,5 @@ LLAMA = ModelFamily(
         HfArchitecture("mistral", "MistralForCausalLM", windowed_layers="all"),
     ),
     converter_names=("llama", "llama2", "llama3", "mistral"),
-    rules=EMBEDDING_RULES + ATTENTION_RULES + MLP_RULES + OUTPUT_RULES,
+    rules=EMBEDDING_RULES + ATTENTION_RULES + MLP_NORM_RULES + MLP_RULES + OUTPUT_RULES,
 )

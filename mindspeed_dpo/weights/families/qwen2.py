@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from mindspeed_dpo.weights.families.llama import LLAMA
 from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
-from mindspeed_dpo.weights.name_mapping import layer_rule
+from mindspeed_dpo.weights.name_mapping import RuleTable, layer_rule
 from mindspeed_dpo.weights.tensor_layouts import Qkv
+
+QKV_BIAS_RULES: RuleTable = (
+    layer_rule(
+        "self_attention.linear_qkv.bias",
+        ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
+        Qkv(bias=True),
+        requires="add_qkv_bias",
+    ),
+)
 
 QWEN2 = ModelFamily(
     name="qwen2",
@@ -13,12 +22,5 @@ QWEN2 = ModelFamily(
     # MindSpeed-LLM's guides convert Qwen2 as llama2 with --add-qkv-bias.
     converter_names=("llama2", "qwen2", "qwen25"),
     add_qkv_bias=True,
-    rules=(
-        *LLAMA.rules,
-        layer_rule(
-            "self_attention.linear_qkv.bias",
-            ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"),
-            Qkv(bias=True),
-        ),
-    ),
+    rules=LLAMA.rules + QKV_BIAS_RULES,
 )

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from mindspeed_dpo.config.settings.lora import FUSED_MODULES, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.name_mapping import TensorEntry, TensorRule
@@ -111,7 +112,13 @@ class AdapterTensor:
 
 
 def adapter_targets(model: ModelConfig, settings: AdapterConfig) -> list[AdapterTarget]:
-    """The matrices of a layer that have adapters."""
+    """The matrices of a layer that have adapters.
+
+    Raises:
+        WeightsError: The model has experts.
+    """
+    if model.has_experts:
+        raise WeightsError("adapters of a model with experts are not supported yet; merge them with PEFT first")
     targets = []
     for rule in rules_for(model):
         fused = rule.mcore.removesuffix(_WEIGHT).rsplit(".", 1)[-1]

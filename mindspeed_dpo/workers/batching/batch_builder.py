@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.data_parallel_split import Positions
-from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, plan
+from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, max_num_micro_batches, plan
 from mindspeed_dpo.data.batching.packing import pack, packed_sizes
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
@@ -84,7 +84,9 @@ class BatchBuilder:
     def micro_batches(self, rows: Rows, ref_logps: Logps | None = None) -> MicroBatches:
         """Return this rank's part of N rows, at least one micro-batch.
 
-        A rank without rows of its own gets one pair of weight 0: every rank must take part in the collectives.
+        Every rank must take part in the collectives. A rank without rows of its own therefore gets one pair of weight
+        0. Where replicas share experts, which exchange tokens in every pass, all replicas get the same number of
+        micro-batches, the last ones with a pair of weight 0.
 
         Args:
             rows: [N] numbers of the pairs.
@@ -98,19 +100,23 @@ class BatchBuilder:
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
         numbers = np.asarray(rows, dtype=np.int64)
-        planned = self._plan(numbers)
+        planned, padding = self._plan(numbers)
         references = None if ref_logps is None else torch.as_tensor(ref_logps, dtype=sum_dtype(self.device))
-        weight = 1.0 if planned else 0.0
-        parts = planned or [np.zeros(1, np.int64)]
-        return [partial(self._packed, numbers, positions, references, weight) for positions in parts]
+        weights = [1.0] * len(planned) + [0.0] * len(padding)
+        parts = zip([*planned, *padding], weights, strict=True)
+        return [partial(self._packed, numbers, positions, references, weight) for positions, weight in parts]
 
-    def _plan(self, rows: NDArray[np.int64]) -> list[Positions]:
-        """Plan the positions, among the rows, of each micro-batch of this rank."""
+    def _plan(self, rows: NDArray[np.int64]) -> tuple[list[Positions], list[Positions]]:
+        """Plan the positions, among the rows, of each micro-batch of this rank, and of those that are padding."""
         lengths, topology = self._source.lengths()[rows], self.place.topology
         sizes, seen = packed_sizes(lengths, share_prompt=self.share_prompt)
         costs, predictions = self.costs, lengths[:, 1:].sum(1, dtype=np.int64)
         work = costs.per_token * sizes + costs.per_label * predictions + costs.per_attended_key * seen
-        return plan(sizes, work, self.limit, replicas=topology.dp, replica=self.place.dp_rank)
+        planned = plan(sizes, work, self.limit, replicas=topology.dp, replica=self.place.dp_rank)
+        if not topology.replicas_share_experts:
+            return planned, [] if planned else [np.zeros(1, np.int64)]
+        missing = max_num_micro_batches(sizes, work, self.limit, topology.dp) - len(planned)
+        return planned, [np.argmin(sizes, keepdims=True)] * missing
 
     def _packed(
         self, rows: NDArray[np.int64], positions: Positions, references: torch.Tensor | None, weight: float

@@ -14,6 +14,7 @@ from mindspeed_dpo.device.ops.fused_linear_logprobs import has_kernel
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
+from mindspeed_dpo.models.moe.training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
@@ -50,6 +51,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
 def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = False) -> PipelineStage:
     """Build a role's language model with its adapters, if it trains any; `build_model` has the arguments."""
     model = build_model(context, role, statistics=statistics)
+    train_routers(model, role.model, role.router)
     if role.adapters.is_on:
         add_adapters(model, role.model, placement_of(role, context.place), role.adapters, context.run.loop.seed)
         adapter = open_initial_adapter(role)
@@ -178,6 +180,6 @@ def execution(context: WorkerContext, role: RoleConfig) -> Execution:
 def placement_of(role: RoleConfig, place: ParallelRank) -> Placement:
     """The part of the model that a process at this place holds."""
     topology, virtual = place.topology, role.parallel.num_layers_per_virtual_pipeline_stage
-    return ParallelLayout(topology.tp, topology.pp, virtual).rank_placement(
-        role.model.num_layers, place.tp_rank, place.pp_rank
+    return ParallelLayout(topology.tp, topology.pp, virtual, ep=topology.ep).rank_placement(
+        role.model.num_layers, place.tp_rank, place.pp_rank, place.ep_rank
     )

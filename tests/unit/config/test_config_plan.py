@@ -18,7 +18,9 @@ from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.hf_config import model_config_from_hf
 from tests.support.processes import pool
+from tests.support.tiny_models import MOE_FAMILIES, tiny_config
 from tests.unit.config.small_config import online_tree, put, resolved, small_tree
 from tests.unit.models import policy_jobs as jobs
 
@@ -50,6 +52,26 @@ def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -
         reward = AutoModelForSequenceClassification.from_config(_huggingface(model, num_labels=1))
     assert memory.num_parameters(model) == _count(policy)
     assert memory.num_parameters(model, scalar_head=True) == _count(reward)
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+def test_parameters_with_experts_are_those_of_the_model_that_transformers_builds(family: str) -> None:
+    hf = tiny_config(family)
+    with torch.device("meta"):
+        policy = AutoModelForCausalLM.from_config(hf)
+    assert memory.num_parameters(model_config_from_hf(hf.to_dict())) == _count(policy)
+
+
+def test_experts_are_divided_over_their_devices_and_their_state_over_the_copies() -> None:
+    model = model_config_from_hf(tiny_config("qwen3_moe").to_dict())
+    one, shared = (
+        _role(model, 2, 1, parallel={"use_distributed_optimizer": True, "expert_model_parallel_size": ep})
+        for ep in (1, 2)
+    )
+    experts = 2 * 6 * 3 * 32 * 20
+    assert memory.num_device_parameters(one) - memory.num_device_parameters(shared) == experts // 2
+    # Four copies of all experts on TP2 x DP2, two copies of each half.
+    assert memory.optimizer_bytes(one, 2) == memory.optimizer_bytes(shared, 2)
 
 
 def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:

@@ -241,7 +241,7 @@ def test_keys_that_the_class_does_not_have_change_nothing(changes: dict[str, Any
     ("changes", "words"),
     [
         ({"model_type": "gemma2"}, "'gemma2' .*supported: llama, mistral, qwen2, qwen3"),
-        ({"model_type": "qwen2_moe"}, "nearest: qwen2"),
+        ({"model_type": "qwen2_vl"}, "nearest: qwen2"),
         ({"model_type": None}, "supported: llama"),
         ({"architectures": ["LlamaForTokenClassification"]}, "expected LlamaForCausalLM, or LlamaForSequenceClass"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "a classifier of 2 labels; a reward model has num_la"),
@@ -315,7 +315,8 @@ def test_a_window_of_some_layers_only_is_refused() -> None:
 
 def test_every_architecture_has_rules_and_is_identified_by_its_traits() -> None:
     assert all(family.architectures and family.rules for family in MODEL_FAMILIES)
-    assert list(ARCHITECTURES) == ["llama", "mistral", "qwen2", "qwen3"]
+    dense, experts = ["llama", "mistral", "qwen2", "qwen3"], ["mixtral", "qwen2_moe", "qwen3_moe", "glm4_moe"]
+    assert list(ARCHITECTURES) == dense + experts
     for config in (LLAMA32, QWEN25, tiny_config("qwen3").to_dict(), tiny_config("mistral").to_dict()):
         assert family_of(model_config_from_hf(config)) is ARCHITECTURES[config["model_type"]][0]
     both = dataclasses.replace(model_config_from_hf(QWEN25), qk_layernorm=True)

@@ -123,7 +123,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_reported(
     ("more", "words"),
     [
         (["--target-pipeline-paralel-size", "2"], "did you mean --target-pipeline-parallel-size?"),
-        (["--model-type-hf", "mixtral"], "mixtral is not supported yet"),
+        (["--model-type-hf", "deepseek3"], "deepseek3 is not supported yet"),
         (["--model-type-hf", "qwen33"], "did you mean qwen3?"),
         (["--model-type-hf", "baichuan2"], "supported: llama, llama2, llama3, mistral, qwen2, qwen25, qwen3"),
         (["--model-type-hf", "qwen3", "--add-qkv-bias"], "contradicts"),

@@ -162,3 +162,19 @@ def test_tokens_the_model_does_not_know_are_refused_with_their_rows() -> None:
     with pytest.raises(ValueError, match=sentence):
         list(batch_builder(vocab_size=40).micro_batches([1, 2, 3, 40]))
     assert rows_of(batch_builder(vocab_size=41).micro_batches([1, 2, 3, 40])) == [1, 2, 3, 40]
+
+
+@given(
+    rows=st.integers(1, 11),
+    dp=st.integers(2, 4),
+    limit=st.one_of(st.integers(1, 4).map(lambda n: MicroBatchLimit(units=n)), st.just(MicroBatchLimit(rows=11))),
+)
+def test_replicas_that_share_experts_make_as_many_passes(rows: int, dp: int, limit: MicroBatchLimit) -> None:
+    shares = []
+    for rank in range(dp):
+        place = Topology(dp=dp, ep=dp).place(rank)
+        batches = replace(batch_builder(limit=limit), place=place).micro_batches(range(rows))
+        alone = replace(batch_builder(limit=limit), place=Topology(dp=dp).place(rank)).micro_batches(range(rows))
+        assert rows_of(batches) == rows_of(alone)
+        shares.append(len(batches))
+    assert len(set(shares)) == 1

@@ -1,0 +1,66 @@
+"""Runs of a model with experts: metrics, learning, saving and resuming are independent of who holds the experts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.weights.format_detection import open_weights
+from tests.support.closeness import FULL, STEADY, assert_same_run
+from tests.support.jobs import read_tensors
+from tests.support.runs import Layout, train
+from tests.unit.workers.pairs import random_run
+
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
+
+# A dense layer, and one with experts. Three pairs a step: replicas have two micro-batches and one.
+EXPERTS: dict[str, Any] = {
+    "qk_layernorm": True, "num_layers": 2, "first_k_dense_replace": 1, "num_experts": 4, "moe_router_topk": 2,
+    "moe_ffn_hidden_size": 24, "norm_topk_prob": True, "moe_aux_loss_coeff": 0.1, "moe_z_loss_coeff": 0.01,
+}  # fmt: skip
+BUDGET: dict[str, Any] = {"micro_batch_size": None, "micro_batch_tokens": 8, "global_batch_size": 3}
+NOT_ALIKE = ("micro_batches", "micro_batch_fill", "tokens_computed")
+TP2 = {"sequence_parallel": True}
+LAYOUTS: dict[str, tuple[Layout, dict[str, Any]]] = {
+    "experts shared by replicas": ((1, 1, 2), {"expert_model_parallel_size": 2}),
+    "experts shared by tensor ranks": ((2, 1, 1), {"moe_tp_extend_ep": True, **TP2}),
+    "copies of the experts": ((2, 1, 2), {"use_distributed_optimizer": True, "expert_model_parallel_size": 2, **TP2}),
+    "a stage without experts": ((1, 2, 2), {"expert_model_parallel_size": 2}),
+}
+
+
+def run_of(folder: Path, layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
+    keys = {**EXPERTS, **BUDGET, "train_iters": 3, "lr_warmup_iters": 0, **STEADY, "reference": "live", **settings}
+    folder.mkdir(exist_ok=True)
+    return random_run(folder, layout, **keys)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_metrics_are_those_of_one_process(name: str, tmp_path: Path) -> None:
+    layout, settings = LAYOUTS[name]
+    alone = train(run_of(tmp_path / "alone"))
+    assert {"moe/aux_loss", "moe/z_loss"} <= alone[-1].keys()
+    actual = train(run_of(tmp_path / "actual", layout, **settings))
+    assert_same_run(actual, alone, FULL, but=NOT_ALIKE)
+
+
+def test_a_run_goes_on_with_other_ranks_of_experts(tmp_path: Path) -> None:
+    straight = train(run_of(tmp_path / "straight", save_interval=1))
+    layout, settings = LAYOUTS["experts shared by replicas"]
+    train(run_of(tmp_path / "actual", layout, **settings, train_iters=1, lr_decay_iters=3, save_interval=1))
+    layout, settings = LAYOUTS["copies of the experts"]
+    resume = {"resume_from": tmp_path / "actual" / "out", "save_interval": 1, "no_load_rng": True}
+    actual = train(run_of(tmp_path / "actual", layout, **settings, **resume))
+    assert_same_run(actual, straight, FULL, but=NOT_ALIKE)
+
+
+def test_frozen_routers_do_not_change(tmp_path: Path) -> None:
+    train(run_of(tmp_path, freeze_moe_router=True, save_interval=1, train_iters=2))
+    first, second = (read_tensors(folder) for folder in sorted(tmp_path.rglob("iter_*"))[:2])
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert set(first) - changed == {"model.layers.1.mlp.gate.weight"}
+    assert open_weights(sorted(tmp_path.rglob("iter_*"))[0]).model_config().num_experts == 4

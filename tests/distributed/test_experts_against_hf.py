@@ -1,0 +1,121 @@
+"""Models with experts against Hugging Face's: logits, log-probabilities and every gradient, under every layout.
+
+The tiny routers are random, so loads are uneven, and with few tokens some experts have none.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.config.settings.router import RouterConfig
+from tests.distributed.test_against_hf import PROMPTS, RESPONSES, hf_gradients, load, sequences, test_batch
+from tests.support.closeness import ROUNDING, assert_same_tensors
+from tests.support.jobs import Job, gradient_job, logits_job, read_tensors
+from tests.support.processes import pool
+from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model
+
+pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
+
+FORWARD_LAYOUTS = {
+    "one process": Job(Path()),
+    "TP2 EP2": Job(Path(), tp=2, ep=2, sequence_parallel=True, multiple_of=2),
+}
+
+
+@pytest.mark.parametrize("family", MOE_FAMILIES)
+@pytest.mark.parametrize("layout", FORWARD_LAYOUTS)
+def test_logits_equal_those_of_hugging_face(family: str, layout: str, tmp_path: Path) -> None:
+    folder, settings = save_tiny_model(family, tmp_path), vars(FORWARD_LAYOUTS[layout])
+    job = Job(**{**settings, "weights": folder, "share_prompt": False})
+    batch = PreferenceBatch.from_lists(PROMPTS, RESPONSES)
+    (logits,) = [r for r in pool(job.tp).run(logits_job, job, batch) if r is not None]
+    model = load(folder)
+    with torch.no_grad():
+        expected = torch.cat([model(torch.tensor([p + r])).logits[0] for p, r in sequences()])
+    assert_same_tensors({"logits": logits[: len(expected)]}, {"logits": expected})
+
+
+GRADIENT_LAYOUTS = {
+    "one process": (1, Job(Path())),
+    "padded rows, one pair per micro-batch": (1, Job(Path(), micro_batch_size=1, multiple_of=16)),
+    "TP2": (2, Job(Path(), tp=2, sequence_parallel=True)),
+    "EP2 over replicas": (2, Job(Path(), ep=2)),
+    "TP2 EP2": (2, Job(Path(), tp=2, ep=2, sequence_parallel=True)),
+    "CP2 EP2": (2, Job(Path(), cp=2, ep=2)),
+    "TP2 DP2 EP2": (4, Job(Path(), tp=2, ep=2, sequence_parallel=True)),
+    "DP4 EP2 with overlap": (4, Job(Path(), ep=2, micro_batch_size=1, options={"overlap_grad_reduce": True})),
+    "TP2 PP2 EP2, full recompute": (
+        4,
+        Job(Path(), tp=2, pp=2, ep=2, sequence_parallel=True, micro_batch_size=1, recompute="full"),
+    ),
+}
+
+
+# GLM-4.5 has every kind of tensor of the others but the gate of Qwen2-MoE.
+GRADIENT_CASES = [
+    *(("glm4_moe", layout) for layout in GRADIENT_LAYOUTS),
+    *((family, layout) for family in ("qwen2_moe", "qwen3_moe_some_dense") for layout in ("one process", "TP2 EP2")),
+    ("mixtral", "CP2 EP2"),
+]
+
+
+@pytest.mark.parametrize(("family", "layout"), GRADIENT_CASES)
+def test_every_gradient_equals_that_of_hugging_face(family: str, layout: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(family, tmp_path / "weights")
+    expected = gradients_by_stored_name(load(folder), tmp_path / "expected")
+    world_size, job = GRADIENT_LAYOUTS[layout]
+    job = Job(**{**vars(job), "weights": folder})
+    norms = pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
+    assert_same_tensors(read_tensors(tmp_path / "gradient"), expected)
+    # The bias of experts is no parameter: both folders hold its value.
+    trained = [gradient.flatten() for name, gradient in expected.items() if not name.endswith("correction_bias")]
+    norm = float(torch.cat(trained).norm())
+    assert norms == pytest.approx([norm] * world_size, rel=ROUNDING)
+
+
+def gradients_by_stored_name(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """Gradients of transformers under the names of the files: its own modules hold the experts of a layer as one."""
+    hf_gradients(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+    model.save_pretrained(folder)
+    return read_tensors(folder)
+
+
+ROUTER = RouterConfig(moe_aux_loss_coeff=0.5, moe_z_loss_coeff=0.1)
+
+
+# The layouts that divide sequences, micro-batches or layers.
+LOSS_LAYOUTS = {
+    **{
+        name: GRADIENT_LAYOUTS[name] for name in GRADIENT_LAYOUTS if name not in ("TP2", "EP2 over replicas", "TP2 EP2")
+    },
+    "virtual stages with a padding micro-batch": (4, Job(Path(), pp=2, virtual=1, ep=2, micro_batch_size=4)),
+}
+
+
+@pytest.mark.parametrize("layout", LOSS_LAYOUTS)
+def test_losses_of_routers_add_the_gradient_of_each_sequence(layout: str, tmp_path: Path) -> None:
+    """Against transformers' own balance loss, which counts k choices a token, of one sequence after the other."""
+    folder = save_tiny_model("qwen3_moe_some_dense", tmp_path / "weights")
+    model = load(folder)
+    num_pairs = len(PROMPTS)
+    for prompt, response in sequences():
+        logits = model(torch.tensor([prompt + response]), output_router_logits=True).router_logits
+        for of_layer in logits:
+            aux = load_balancing_loss_func((of_layer,), model.config.num_experts, 2) / 2
+            z = of_layer.logsumexp(-1).square().mean()
+            ((ROUTER.moe_aux_loss_coeff * aux + ROUTER.moe_z_loss_coeff * z) / 2 / num_pairs).backward()
+    expected = gradients_by_stored_name(model, tmp_path / "expected")
+    world_size, job = LOSS_LAYOUTS[layout]
+    job = Job(**{**vars(job), "weights": folder, "router": ROUTER})
+    pool(world_size).run(gradient_job, job, test_batch(), tmp_path / "gradient")
+    assert_same_tensors(read_tensors(tmp_path / "gradient"), expected)

@@ -1,0 +1,92 @@
+"""Models with experts: what their settings must fulfil, and the spellings of MindSpeed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mindspeed_dpo.config.settings.model import ModelConfig
+from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
+
+EXPERTS = {"num_experts": 8, "moe_router_topk": 2, "moe_intermediate_size": 32}
+
+
+def moe_tree(tree: Tree | None = None, **settings: Any) -> Tree:
+    """A configuration without problems of a model with experts."""
+    tree = small_tree() if tree is None else tree
+    tree["model"]["small"] |= EXPERTS
+    for key, value in settings.items():
+        put(tree, key, value)
+    return tree
+
+
+TABLE: list[tuple[dict[str, Any], str]] = [
+    ({"moe_router_topk": 9}, "moe_router_topk=9 is more than the 8 experts that a token can choose from"),
+    ({"moe_router_num_groups": 3}, "moe_router_num_groups=3 does not divide num_experts=8 into groups of at least 1"),
+    (
+        {"moe_router_num_groups": 8, "moe_router_score_function": "sigmoid"},
+        "does not divide num_experts=8 into groups of at least 2",
+    ),
+    ({"moe_router_num_groups": 2, "moe_router_group_topk": 3}, "is more than moe_router_num_groups=2"),
+    (
+        {"moe_router_num_groups": 4, "moe_router_group_topk": 1, "moe_router_topk": 3},
+        "moe_router_topk=3 is more than the 2 experts",
+    ),
+    ({"mlp_only_layers": [4]}, "names layer 4, but layers are 0 to 3"),
+    ({"first_k_dense_replace": 4}, "num_experts=8 has no effect: all layers are dense"),
+    ({"shared_expert_gate": True}, "shared_expert_gate=true has no effect without shared experts"),
+    ({"tensor_model_parallel_size": 2}, "sequence_parallel=false must be true: with experts"),
+    (
+        {"expert_model_parallel_size": 4},
+        "expert_model_parallel_size=4 gives an expert-parallel size of 4, which does not divide num_experts=8 and the "
+        "2 devices of a pipeline stage; choose a size of 1 or 2",
+    ),
+    ({"lora_target_modules": ["all-linear"]}, "cannot be combined with num_experts yet"),
+    ({"rotary_percent": 0.2}, "rotates 3 of kv_channels=16"),
+    ({"moe_expert_capacity_factor": 1.5}, "moe_expert_capacity_factor=1.5 is refused"),
+    ({"expert_tensor_parallel_size": 2}, "expert_tensor_parallel_size=2 is refused: experts are never divided"),
+]
+
+
+@pytest.mark.parametrize(("settings", "problem"), TABLE)
+def test_a_contradiction_is_one_problem(settings: dict[str, Any], problem: str) -> None:
+    actual = problems(moe_tree(**settings))
+    assert len(actual) == 1 and problem in actual[0], actual
+
+
+@pytest.mark.parametrize("key", ["moe_aux_loss_coeff", "moe_z_loss_coeff"])
+def test_settings_of_experts_need_experts(key: str) -> None:
+    (actual,) = problems(put(small_tree(), key, 0.1))
+    assert f"{key}=0.1 has no effect: the model has no experts" in actual
+    (actual,) = problems(put(small_tree(), "expert_model_parallel_size", 2))
+    assert "expert_model_parallel_size=2 has no effect: the model has no experts" in actual
+
+
+def test_online_is_refused_for_now() -> None:
+    (actual,) = problems(moe_tree(online_tree()))
+    assert "cannot be combined with stage=ray_online_dpo yet" in actual
+
+
+def test_a_reward_model_with_experts_is_refused_for_now() -> None:
+    tree = online_tree()
+    tree["model"]["scoring"] = {**tree["model"]["small"], **EXPERTS}
+    tree["reward"] = {"load": "reward", "model": "scoring"}
+    (actual,) = problems(tree)
+    assert "num_experts=8 cannot be a setting of a reward model yet; choose a dense one" in actual
+
+
+def test_the_spellings_of_mindspeed_mean_the_same() -> None:
+    settings = {"expert_model_parallel_size": 1, "moe_tp_extend_ep": True, "tensor_model_parallel_size": 2}
+    run = resolved(moe_tree(**settings, sequence_parallel=True, n_shared_experts=2, moe_layer_freq=-1))
+    assert run.actor.parallel.expert_parallel_size == 2
+    model = run.actor.model
+    assert (model.moe_ffn_hidden_size, model.moe_shared_expert_intermediate_size) == (32, 64)
+    assert all(model.is_moe_layer(layer) for layer in range(4))
+
+
+def test_a_dense_model_is_described_without_experts() -> None:
+    described = resolved(small_tree()).actor.model.as_dict()
+    assert not {key for key in described if "moe" in key or "expert" in key or key == "rotary_percent"}
+    model = resolved(moe_tree(mlp_only_layers=[1], rotary_percent=0.5)).actor.model
+    assert ModelConfig.from_dict(model.as_dict()) == model

@@ -1,0 +1,94 @@
+"""The balance losses: values by hand and by transformers, the same for either layout of prompts, padding left out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.models.moe.balance import BalanceLoss, SequenceRows
+from mindspeed_dpo.models.moe.router import Routing, route
+from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from tests.support.tiny_models import tiny_config
+
+MODEL = model_config_from_hf(tiny_config("qwen3_moe").to_dict())
+EXPERTS, TOP_K = 6, 2
+BATCH = PreferenceBatch.from_lists([[5, 1, 2], [7]], [[[3], [4, 9, 6]], [[8, 1], [2, 0, 5, 6]]])
+ALONE = SimpleNamespace(tensor_model_parallel_size=1, context_parallel_size=1)
+
+
+def logits_of(batch: PackedBatch) -> Tensor:
+    """[T, E], the same for the same token at the same place."""
+    table = torch.randn(10, 20, EXPERTS, generator=torch.Generator().manual_seed(1))
+    return table[batch.tokens, batch.positions]
+
+
+def sums(batch: PackedBatch) -> Tensor:
+    """[2], both losses summed over the pairs."""
+    loss = BalanceLoss(MODEL, 1.0, 1.0)
+    loss.begin_step(1.0)
+    loss.add_to(torch.zeros(1, requires_grad=True), route(logits_of(batch), MODEL), SequenceRows.of(batch, ALONE))
+    assert loss.sums is not None
+    return loss.sums
+
+
+def by_sequence() -> Tensor:
+    """[2], each response behind its prompt, alone."""
+    total = torch.zeros(2)
+    for prompt, responses in zip(BATCH.prompts(), BATCH.responses(), strict=True):
+        for response in responses:
+            tokens = torch.cat((prompt, response))
+            table = torch.randn(10, 20, EXPERTS, generator=torch.Generator().manual_seed(1))
+            logits = table[tokens.long(), torch.arange(len(tokens))]
+            aux = load_balancing_loss_func((logits,), EXPERTS, TOP_K) / TOP_K
+            total += torch.stack((aux, logits.logsumexp(-1).square().mean())) / len(responses)
+    return total
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("multiple_of", [1, 16])
+def test_the_losses_are_those_of_each_sequence_alone(share_prompt: bool, multiple_of: int) -> None:
+    packed = pack(BATCH, share_prompt=share_prompt, multiple_of=multiple_of)
+    torch.testing.assert_close(sums(packed), by_sequence())
+
+
+def test_pairs_of_weight_zero_do_not_count() -> None:
+    packed = pack(BATCH)
+    first = sums(replace(packed, weights=torch.tensor([1.0, 0.0])))
+    second = sums(replace(packed, weights=torch.tensor([0.0, 1.0])))
+    torch.testing.assert_close(first + second, sums(packed))
+    assert not bool(sums(replace(packed, weights=torch.zeros(2))).any())
+
+
+def test_a_balanced_load_has_a_loss_of_one() -> None:
+    packed = pack(PreferenceBatch.from_lists([[1]], [[[2, 3], [4, 5]]]))
+    experts = torch.arange(5)[:, None] * 2 % EXPERTS + torch.arange(2)
+    # Rows 0, 1, 2 and 0, 3, 4 each choose all experts once.
+    experts[3:] = experts[1:3]
+    loss = BalanceLoss(MODEL, 1.0, 0.0)
+    loss.begin_step(1.0)
+    routing = Routing(torch.zeros(5, 2), experts, torch.zeros(5, EXPERTS))
+    loss.add_to(torch.zeros(1), routing, SequenceRows.of(packed, ALONE))
+    assert loss.sums is not None
+    torch.testing.assert_close(loss.sums[0], torch.tensor(1.0))
+
+
+def test_the_gradient_is_that_of_the_loss_times_its_weight_and_scale() -> None:
+    packed = pack(BATCH)
+    rows, logits = SequenceRows.of(packed, ALONE), logits_of(packed).requires_grad_()
+    loss = BalanceLoss(MODEL, 0.5, 0.25)
+    loss.begin_step(3.0)
+    output = torch.ones(2, requires_grad=True)
+    (7 * loss.add_to(output, route(logits, MODEL), rows).sum()).backward()
+    assert output.grad is not None and output.grad.tolist() == [7.0, 7.0]
+    actual, logits.grad = logits.grad, None
+    again = BalanceLoss(MODEL, 0.5, 0.25)
+    routing = route(logits, MODEL)
+    (3 * (0.5 * again._aux(routing, rows) + 0.25 * again._z(logits, rows))).backward()
+    torch.testing.assert_close(actual, logits.grad)
