@@ -29,7 +29,10 @@ console = Console(soft_wrap=True, highlight=False, markup=False)
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests say of a mutation: `NOTICED`, `SURVIVED`, or `NO_RESULT` where they could not be run."""
+    """What the tests say of a mutation: `NOTICED`, `SURVIVED`, or `NO_RESULT` where they could not be run.
+
+    A mutation is also noticed if the process of the tests dies or does not end, since both come from the mutation.
+    """
 
     mutation: Mutation
     outcome: Outcome
@@ -37,7 +40,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """The verdict."""
-        if self.outcome.code == _FAILED:
+        if self.outcome.code in (_FAILED, None):
             return NOTICED
         return SURVIVED if self.outcome.code == _PASSED else NO_RESULT
 
@@ -77,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="part of a name, topic or file")
     parser.add_argument("--jobs", type=int, default=1, help="mutations at a time (default: 1)")
-    parser.add_argument("--timeout", type=float, default=600, metavar="S", help="seconds for one mutation's tests")
+    parser.add_argument("--timeout", type=float, default=300, metavar="S", help="seconds for one mutation's tests")
     parser.add_argument("--list", action="store_true", help="show the mutations and run nothing")
     return parser
 
