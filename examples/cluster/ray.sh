@@ -19,7 +19,7 @@ use_token() {
         RAY_AUTH_TOKEN="$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')"
         export RAY_AUTH_TOKEN RAY_AUTH_MODE=token
     else
-        echo "warning: no token for Ray: whoever reaches its ports can run programs on these nodes. Create one with" \
+        echo "warning: no token for Ray: anyone who reaches its ports can run programs on these nodes. Create one with" \
             "ray get-auth-token --generate and copy ~/.ray/auth_token to every node, readable by its owner only" >&2
     fi
 }

@@ -1,4 +1,4 @@
-"""The folder of a run's own Ray: its sockets and logs, removed at the end, or by the next run if nobody was left to."""
+"""The folder of a run's own Ray: its sockets and logs, removed at its end, or by the next run if it was killed."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
-from mindspeed_dpo.storage.errors import write_failure
+from mindspeed_dpo.storage.write_errors import write_failure
 
 
 def write_file(path: Path, content: io.BytesIO) -> FileDigest:

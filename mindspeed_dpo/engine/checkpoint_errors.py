@@ -13,7 +13,7 @@ from pathlib import Path
 from torch.distributed.checkpoint.api import CheckpointException
 
 from mindspeed_dpo.engine.checkpoint_files import EARLIER_ARE_COMPLETE, CheckpointError
-from mindspeed_dpo.storage.errors import WriteError, write_failure
+from mindspeed_dpo.storage.write_errors import WriteError, write_failure
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 
 BEST = "best.json"
 _FOLDER = re.compile(r"iter_(\d{7,})")

@@ -16,7 +16,7 @@ from typing import Any
 
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.observability.tracker import ExternalTracker, Tracker, TrackerRun
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 

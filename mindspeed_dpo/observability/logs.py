@@ -13,7 +13,7 @@ from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
+from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 
 FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"

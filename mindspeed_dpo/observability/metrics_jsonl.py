@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mindspeed_dpo.observability.metric_names import metric
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch.utils.tensorboard import SummaryWriter
 
 from mindspeed_dpo.observability.metric_names import metric
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 
 
 class TensorBoard:

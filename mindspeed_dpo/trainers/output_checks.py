@@ -11,8 +11,8 @@ from pathlib import Path
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.estimates.summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.storage.errors import free_bytes, try_folder, write_errors
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
 
 RUN_LOCK = ".run.lock"
 _CACHE_ROW_BYTES = 32
@@ -43,7 +43,7 @@ def writes_reference_cache(run: RunConfig) -> bool:
 
 
 def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> None:
-    """Check that all folders can be written and that the disk has room for what will be.
+    """Check that all folders can be written and that the disk has space for what will be.
 
     Args:
         run: Settings of the run.
@@ -52,7 +52,7 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
 
     Raises:
         WriteError: A folder cannot be created or written.
-        ValueError: The disk has no room for one checkpoint, or for the reference cache.
+        ValueError: The disk has no space for one checkpoint, or for the reference cache.
     """
     folders = output_folders(run)
     for key, folder in folders.items():

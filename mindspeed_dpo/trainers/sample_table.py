@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines

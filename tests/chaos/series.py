@@ -160,7 +160,7 @@ def _strike(kill: Kill, configuration: Configuration, is_due: Callable[[], bool]
 def _checked(
     kill: Kill, configuration: Configuration, finished: Finished, left_behind: list[str], folders: list[str]
 ) -> Kill:
-    """Note what is not as promised, compare a complete run, and let the next one begin anew."""
+    """Note what is not as promised, compare a complete run, and let the next one begin at step 0."""
     victim, saved = {**_victims(configuration), COMPLETED: NOTHING}[kill.victim], saved_iteration(configuration.killed)
     is_complete = saved == STEPS
     # After the last checkpoint results stand whatever is killed.
@@ -179,7 +179,7 @@ def _arguments(configuration: Configuration) -> list[str]:
     first = [*configuration.command, f"training.output_dir={output_dir}"]
     if saved_iteration(output_dir):
         return resume(first, output_dir)
-    # A run without a checkpoint begins anew.
+    # A run without a checkpoint begins at step 0.
     shutil.rmtree(output_dir, ignore_errors=True)
     return first
 

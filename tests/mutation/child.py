@@ -28,7 +28,7 @@ def run_pytest(root: Path, arguments: Sequence[str], output: Path, compiles: boo
     import pytest
     from hypothesis import Phase, settings
 
-    # A smaller example of the same failure would cost minutes, and nobody looks at it.
+    # A smaller example of the same failure would cost minutes, and it is of no use.
     settings.register_profile(PROFILE, deadline=None, phases=[Phase.explicit, Phase.generate])
     code = pytest.main(list(arguments))
     # A forked process ends without these, and test pools are stopped by one.

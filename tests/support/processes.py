@@ -109,7 +109,7 @@ class Pool:
 
 
 def free_port() -> int:
-    """A port nobody listens on."""
+    """A port on which nothing listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -124,7 +124,7 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
     """Join the other processes on a device that is active, and run the calls that come through the pipe."""
     torch.set_num_threads(1)
     _device[:] = [accelerator]
-    # The first one listens before it reports its port: nobody can take the port meanwhile.
+    # The first one listens before it reports its port, so that no other process can take the port meanwhile.
     store = host_store(0) if rank == 0 else None
     if store is not None:
         end.send(f"127.0.0.1:{store.port}")
@@ -134,7 +134,7 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
     while True:
         end.send(_reply(*end.recv()))
         if not _colocated:
-            dist.barrier()  # nobody may still be in a collective of a group that ends
+            dist.barrier()  # no process may still be in a collective of a group that ends
             leave_layout()
 
 

@@ -1,7 +1,7 @@
 """A bound on what interpolations `${…}` expand to.
 
-OmegaConf resolves a value anew whenever another refers to it. A chain of values that each refer twice to the one before
-would take time and memory that grow exponentially with its length.
+OmegaConf resolves a value again whenever another refers to it. A chain of values that each refer twice to the one
+before would take time and memory that grow exponentially with its length.
 """
 
 from __future__ import annotations

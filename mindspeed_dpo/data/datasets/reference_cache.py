@@ -25,7 +25,7 @@ from mindspeed_dpo.config.settings.online import RolloutConfig
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 from mindspeed_dpo.storage.digests import ALGORITHM, digest_of
-from mindspeed_dpo.storage.errors import write_errors
+from mindspeed_dpo.storage.write_errors import write_errors
 
 logger = logging.getLogger(__name__)
 

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
-from mindspeed_dpo.storage.errors import WriteError, write_errors, write_failure
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 

@@ -25,7 +25,7 @@ from mindspeed_dpo.data.indexed.indexed_dataset import (
     IndexedDatasetWriter,
     TokenFileError,
 )
-from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.storage.write_errors import WriteError
 
 INT32 = st.integers(-(2**31), 2**31 - 1)
 ROWS = st.lists(st.lists(INT32, max_size=20), max_size=20)

@@ -15,7 +15,7 @@ import pytest
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, meta_path, writing
-from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.storage.write_errors import WriteError
 
 VALUES = np.array([[-1.5, -2.25], [0.0, -1e-300], [-60085.123456789, -7.0]], np.float64)
 ROWS = np.arange(3)

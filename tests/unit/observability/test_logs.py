@@ -11,7 +11,7 @@ import pytest
 
 from mindspeed_dpo.observability import logs
 from mindspeed_dpo.observability.logs import LogSession, start_logging
-from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.storage.write_errors import WriteError
 
 
 def test_each_role_and_rank_has_its_file(tmp_path: Path) -> None:

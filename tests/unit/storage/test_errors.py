@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.storage.errors import WriteError, free_bytes, try_folder, write_errors
+from mindspeed_dpo.storage.write_errors import WriteError, free_bytes, try_folder, write_errors
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])

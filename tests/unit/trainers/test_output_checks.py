@@ -10,7 +10,7 @@ import pytest
 
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.storage.write_errors import WriteError
 from mindspeed_dpo.trainers import output_checks
 from mindspeed_dpo.trainers.build import last_line
 from mindspeed_dpo.trainers.output_checks import OutputInUseError, check_outputs, run_locks

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
-from mindspeed_dpo.storage.errors import WriteError
+from mindspeed_dpo.storage.write_errors import WriteError
 from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.trainers.reference_logprobs import (
     CachedReference,

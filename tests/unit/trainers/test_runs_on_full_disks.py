@@ -60,19 +60,19 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
     capsys.readouterr()
     with largest_file(num_bytes):
         code = build.train(run)
-    told = capsys.readouterr().err
-    assert code == build.FAILED and "Traceback" not in told and "Logging error" not in told
-    last = told.splitlines()[-1]
-    assert "cannot be written: File too large; free space there (" in last and str(tmp_path) in last, told
+    text = capsys.readouterr().err
+    assert code == build.FAILED and "Traceback" not in text and "Logging error" not in text
+    last = text.splitlines()[-1]
+    assert "cannot be written: File too large; free space there (" in last and str(tmp_path) in last, text
     if num_bytes < 9000:
         return
     checkpoints = Path(run.actor.checkpoint.save)
     verify(latest(checkpoints))
     # With room again the run goes on from there to its end, and no line of its metrics is missing.
     assert build.train(asking(run, resume="latest_whole")) == build.DONE
-    told = capsys.readouterr().err
-    assert "  taken: weights, optimizer state with its step count, random state" in told
-    assert told.splitlines()[-1].endswith(f"done: all outputs of this run are in {run.loop.output_dir}")
+    text = capsys.readouterr().err
+    assert "  taken: weights, optimizer state with its step count, random state" in text
+    assert text.splitlines()[-1].endswith(f"done: all outputs of this run are in {run.loop.output_dir}")
     assert [line["step"] for line in read_metrics(Path(run.loop.output_dir, "metrics.jsonl"))] == list(range(1, 21))
 
 

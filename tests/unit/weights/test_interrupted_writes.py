@@ -93,7 +93,7 @@ def test_a_disk_without_room_is_one_sentence(
     capsys.readouterr()
     with largest_file(20_000):
         code = main(["--load-dir", str(weights), "--save-dir", str(target), "--save-model-type", save])
-    told = capsys.readouterr().err
-    assert code == FAILURE and "Traceback" not in told
-    assert "cannot be written: " in told.splitlines()[-1] and "File too large" in told, told
+    text = capsys.readouterr().err
+    assert code == FAILURE and "Traceback" not in text
+    assert "cannot be written: " in text.splitlines()[-1] and "File too large" in text, text
     assert not target.exists()
