@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, LOSS_TERM_PREFIX, METRICS, metric
+from tests.distributed.test_expert_runs import run_of
 from tests.support.online import RULE, online_inputs
 from tests.support.runs import tiny_online_run, train
 from tests.unit.workers.pairs import random_run
@@ -19,7 +20,8 @@ def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path
     offline = random_run(tmp_path, train_iters=2, **keys, output_dir=tmp_path / "offline")
     inputs = online_inputs(tmp_path / "online")
     keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
-    written = {name for run in (offline, tiny_online_run(**keys)) for record in train(run) for name in record}
+    runs = (offline, run_of(tmp_path / "experts", train_iters=1), tiny_online_run(**keys))
+    written = {name for run in runs for record in train(run) for name in record}
     for name in written:
         metric(name)
     assert {"loss/sigmoid", "loss/pref_ftx", "eval/loss/pref_ftx", "eval/nll"} <= written
