@@ -86,7 +86,7 @@ def _rollouts(root: Path) -> None:
 
 def _pairs(root: Path) -> None:
     pairs = PairFile(root / "pairs")
-    check_fingerprints(root / "pairs", tokenizer_fingerprint="a")
+    check_fingerprints(root / "pairs", PAIR_COLUMNS, tokenizer_fingerprint="a")
     for row in range(len(pairs)):
         if all(pairs.lengths[row] > 0):
             pairs.row(row)

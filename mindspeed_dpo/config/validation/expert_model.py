@@ -15,7 +15,7 @@ _EP = "expert_model_parallel_size"
 def check_experts(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
     """Check that the router can choose, and that some layer has experts."""
     model, count = role.model, role.model.num_experts
-    if model.rotary_width % 2 or not model.rotary_width:
+    if model.rotary_percent != 1 and (model.rotary_width % 2 or not model.rotary_width):
         yield Violation(
             ("rotary_percent", "kv_channels"),
             f"rotates {model.rotary_width} of kv_channels={model.kv_channels}; an even number of at least 2 is needed",

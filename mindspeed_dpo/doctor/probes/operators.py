@@ -26,7 +26,8 @@ class OperatorCase:
     """An operator and its inputs.
 
     Example:
-        OperatorCase("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x))
+        OperatorCase("grouped_linear", "", ((63, 64), (4, 128, 64)), _grouped_linear),
+    OperatorCase("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x))
 
     Attributes:
         operator: Name in `device.ops`.
@@ -70,6 +71,11 @@ def _segment_sum(values: Tensor) -> Tensor:
     return ops.segment_sum(values, ids.to(values.device), lengths.to(values.device))
 
 
+def _grouped_linear(rows: Tensor, weight: Tensor) -> Tensor:
+    """Give the matrices unequal numbers of rows, one of them none."""
+    return ops.grouped_linear(rows, weight, torch.tensor([40, 0, 1, len(rows) - 41], device=rows.device))
+
+
 _KEYS_SHAPE = (sum(KEYS), NUM_GROUPS, HEAD_DIM)
 _ATTENTION_SHAPES = ((sum(QUERIES), NUM_HEADS, HEAD_DIM), _KEYS_SHAPE, _KEYS_SHAPE)
 CASES = (
@@ -77,6 +83,7 @@ CASES = (
     OperatorCase("linear", "", ((63, 256), (128, 256)), lambda x, weight: ops.linear(weight, None, x)),
     # torch_npu's operators take half precision only; without them the plain form is used.
     OperatorCase("label_logps", "", ((63, 64), (259, 64)), _label_logps, (torch.bfloat16,)),
+    OperatorCase("grouped_linear", "", ((63, 64), (4, 128, 64)), _grouped_linear),
     OperatorCase("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x)),
     OperatorCase("rotate", "", ((63, NUM_HEADS, HEAD_DIM),), _rotate),
     OperatorCase("segment_sum", "", ((sum(QUERIES),),), _segment_sum, (torch.float32,)),

@@ -29,7 +29,8 @@ def chain(link: object, length: int = 60) -> dict[str, object]:
 
 @pytest.mark.parametrize("link", ["zz", "z,z,z", "${oc.decode:z}z", [], {}], ids=str)
 def test_a_chain_that_expands_without_end_is_refused(link: object) -> None:
-    with pytest.raises(InterpolationResolutionError, match="more than"):
+    # Whether the limit or Python's depth of calls comes first depends on the caller's own depth.
+    with pytest.raises(InterpolationResolutionError, match=r"more than|maximum recursion depth"):
         resolved(**chain(link))
 
 
