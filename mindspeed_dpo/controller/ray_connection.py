@@ -21,7 +21,6 @@ from mindspeed_dpo.controller.local_raylets import (
 )
 from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
 from mindspeed_dpo.controller.ray_messages import log_ray_messages
-from mindspeed_dpo.controller.ray_servers import watched_servers
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
@@ -134,8 +133,7 @@ def _start_patiently(num_cpus: int, folder: str) -> None:
     """Start Ray, once more if its processes did not start in time."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            with watched_servers():
-                return _start(num_cpus, folder)
+            return _start(num_cpus, folder)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
             _disconnect()
