@@ -15,7 +15,7 @@ def resolved(**values: object) -> object:
         return OmegaConf.to_container(OmegaConf.create(values), resolve=True)
 
 
-def chain(link: object, length: int = 60) -> dict[str, object]:
+def chain(link: object, length: int = 20) -> dict[str, object]:
     """Values that each refer to the one before, in the form that `link` has for z."""
     values: dict[str, object] = {"z0": "x" * 10}
     for number in range(1, length):
@@ -29,8 +29,7 @@ def chain(link: object, length: int = 60) -> dict[str, object]:
 
 @pytest.mark.parametrize("link", ["zz", "z,z,z", "${oc.decode:z}z", [], {}], ids=str)
 def test_a_chain_that_expands_without_end_is_refused(link: object) -> None:
-    # Whether the limit or Python's depth of calls comes first depends on the caller's own depth.
-    with pytest.raises(InterpolationResolutionError, match=r"more than|maximum recursion depth"):
+    with pytest.raises(InterpolationResolutionError, match="more than"):
         resolved(**chain(link))
 
 
