@@ -1,4 +1,4 @@
-"""Waiting for the end of processes, whoever their parent is. Imports nothing that takes time."""
+"""Waiting for the end of processes, of any parent. Imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 
 
 def ends(pid: int, within_s: float) -> bool:
-    """Whether a process, anybody's child, has ended by then; one that nobody has reaped counts as ended."""
+    """Whether a process, of any parent, has ended by then; one that is not reaped yet counts as ended."""
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:

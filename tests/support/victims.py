@@ -69,7 +69,7 @@ def process_of_ray(name: str) -> Victim:
 
 
 def writers(output_dir: Path, log: str = "") -> list[psutil.Process]:
-    """Processes on this machine that write logs of a run whose names begin so, whoever has started them."""
+    """Processes on this machine that write logs of a run whose names begin so, started by any process."""
     logs = str(output_dir / "logs" / log)
     return [process for process in psutil.process_iter() if any(path.startswith(logs) for path in open_files(process))]
 

@@ -1,4 +1,4 @@
-"""Digests: the same however the bytes arrive, and every changed bit is noticed by whoever reads the part it is in."""
+"""Digests: the same however the bytes arrive, and every changed bit is noticed when the part it is in is read."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ TOO_SHORT_S = 0.2
 
 
 class Ahead(FakeRoles):
-    """Rollouts are there once they are waited for, and nobody may have changed the weights by then."""
+    """Rollouts are there once they are waited for, and the weights must not have changed by then."""
 
     def start_generate(self, rows: np.ndarray, first_sample: int) -> Callable[[], RolloutBatch]:
         generation, version = super().start_generate(rows, first_sample), self.version
