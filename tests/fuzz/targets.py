@@ -18,7 +18,7 @@ from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
 from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
 from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
-from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
+from mindspeed_dpo.untrusted.arrow_rows import read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import read_json, read_json_lines

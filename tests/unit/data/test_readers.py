@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
@@ -214,13 +215,16 @@ def test_a_hub_name_that_cannot_be_loaded_gets_a_sentence(tmp_path: Path, monkey
 def test_a_hub_name_is_loaded_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def load(path: str, **options: Any) -> list[dict[str, Any]]:
+    def load(path: str, **options: Any) -> datasets.Dataset:
         seen.update(options, path=path)
-        return ROWS
+        return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", load)
     (tmp_path / "params.json").write_text('{"name": "subset", "split": "test"}')
     options = {"cache_dir": "~/x", "hf_datasets_params": str(tmp_path / "params.json"), "streaming": True}
-    assert list(find_input(PreprocessSettings(input="some/data", **options)).rows()) == ROWS
+    raw = find_input(PreprocessSettings(input="some/data", **options))
+    assert list(raw.rows()) == ROWS
+    assert raw.columns() == list(ROWS[0])
+    assert list(raw.rows(["answer", "other"])) == [{"answer": row["answer"]} for row in ROWS]
     assert (seen["path"], seen["name"], seen["split"], seen["streaming"]) == ("some/data", "subset", "test", True)
     assert seen["cache_dir"] == str(Path.home() / "x")
