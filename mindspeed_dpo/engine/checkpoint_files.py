@@ -27,6 +27,7 @@ from mindspeed_dpo.storage.digests import (
     is_within,
     verify_file,
 )
+from mindspeed_dpo.storage.folder_replacement import REPLACED, earlier_content, replace_folder, restore_folder
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -89,7 +90,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(
             f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; {way_out(folder)}, "
-            "or finetune=true to load only the weights"
+            f"or finetune=true to load only the weights{earlier_content(folder)}"
         )
     with reraised_as(CheckpointError, way_out(folder)):
         description = read_json_object(folder / METADATA)
@@ -198,11 +199,18 @@ def latest_whole(root: Path, last: int | None = None) -> Path:
 
 def begin(root: Path, iteration: int) -> Path:
     """Create an empty folder for a checkpoint and remove the remains of interrupted saves of any iteration."""
+    restore_replaced(root)
     for remains in root.glob("iter_*.partial"):
         shutil.rmtree(remains, ignore_errors=True)
     partial = _partial(root, iteration)
     partial.mkdir(parents=True)
     return partial
+
+
+def restore_replaced(root: Path) -> None:
+    """Put back the checkpoints that a killed run was about to replace; only the process that saves here may do so."""
+    for aside in root.glob(f"iter_*{REPLACED}"):
+        restore_folder(aside.with_name(aside.name.removesuffix(REPLACED)), aside)
 
 
 def finish(
@@ -224,12 +232,7 @@ def finish(
     content = {"format": FORMAT, **metadata, **_described_files(partial, digests or {})}
     content[ALGORITHM] = _own_digest(content)
     _write_durably(partial / METADATA, json.dumps(content, indent=2) + "\n")
-    replaced = final.with_name(f"{final.name}.replaced")
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace_folder(partial, final, aside=_aside(final))
     temporary = root / f"{TRACKER}.partial"
     _write_durably(temporary, str(iteration))
     os.replace(temporary, root / TRACKER)
@@ -296,6 +299,10 @@ def _write_durably(path: Path, text: str) -> None:
 def _partial(root: Path, iteration: int) -> Path:
     folder = iteration_dir(root, iteration)
     return folder.with_name(f"{folder.name}.partial")
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}{REPLACED}")
 
 
 def _size(path: Path) -> int | None:

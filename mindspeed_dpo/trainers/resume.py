@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,13 @@ from mindspeed_dpo.engine.checkpoint_files import (
     latest_whole,
     read_metadata,
     read_tracker,
+    restore_replaced,
     verify_small_files,
     way_out,
 )
+from mindspeed_dpo.storage.folder_replacement import REPLACED
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.trainers.output_checks import RUN_LOCK
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 from mindspeed_dpo.weights.hf_config import describe_differences
@@ -191,13 +196,22 @@ def _newest_below(path: Path, is_whole: bool = False) -> Path:
         path: One of these.
         is_whole: Verify all files, and return an earlier one where the newest is damaged.
     """
+    save, last = _iteration_of(path)
+    _restore_replaced(save)
     if is_whole:
-        save, last = _iteration_of(path)
         return latest_whole(save, last)
     if (path / METADATA).is_file():
         read_metadata(path)
         return path
     return latest(_save_of(path))
+
+
+def _restore_replaced(save: Path) -> None:
+    """Put back the checkpoint that a killed run was about to replace, unless a run is writing there."""
+    if any(save.glob(f"iter_*{REPLACED}")):
+        # Where it cannot be renamed, the absent checkpoint is reported with the name of its earlier content.
+        with suppress(LockHeldError, OSError), ProcessLock(save / RUN_LOCK):
+            restore_replaced(save)
 
 
 def _iteration_of(path: Path) -> tuple[Path, int | None]:

@@ -67,7 +67,9 @@ def _csv_row(names: list[str], values: list[str], location: str) -> RawRow:
 def _read_txt(path: Path) -> Iterator[RawRow]:
     """Yield one row per non-empty line, with the column `text`."""
     for number, line in read_lines(path):
-        if line.strip():
+        if isinstance(line, MalformedDataError):
+            yield RowDropped("unreadable", str(line))
+        elif line.strip():
             try:
                 yield {"text": decode_text(line, f"{path}, line {number}").rstrip("\r\n")}
             except MalformedDataError as error:

@@ -13,6 +13,8 @@ from safetensors.torch import save_file
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError
+from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.trainers.output_checks import RUN_LOCK
 from mindspeed_dpo.trainers.resume import (
     check_output_is_unused,
     find_resume_point,
@@ -322,3 +324,15 @@ def as_own_reference(run: RunConfig) -> RunConfig:
 def reference_of(run: RunConfig) -> str | None:
     assert run.ref is not None
     return run.ref.checkpoint.load
+
+
+def test_a_checkpoint_that_was_being_replaced_is_resumed_unless_a_run_is_writing_there(
+    run: RunConfig, tmp_path: Path
+) -> None:
+    save = tmp_path / "out" / "checkpoints"
+    folder = write_checkpoint(save, run, 4)
+    aside = folder.rename(folder.with_name("iter_0000004.replaced"))
+    with ProcessLock(save / RUN_LOCK), pytest.raises(CheckpointError, match=r"iter_0000004\.replaced is the earlier"):
+        find_resume_point(asking(run, resume_from=save), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=save), NUM_ROWS)
+    assert found is not None and found.folder == folder and not aside.exists()
