@@ -163,17 +163,16 @@ def _read_alpaca_prompt(row: Row, columns: ColumnMapping) -> PromptExample:
     response = columns.get(row, "response")
     if isinstance(response, list | tuple):
         response = response[0] if response else ""
-    return PromptExample(_alpaca_prompt(row, columns), {"labels": _as_text(response)})
+    return PromptExample(_alpaca_prompt(row, columns), Turn("assistant", _as_text(response)))
 
 
 def _read_sharegpt_prompt(row: Row, columns: ColumnMapping) -> PromptExample:
-    """Read a dialogue; a final response of the assistant becomes the label and not part of the prompt."""
+    """Read a dialogue; a final response of the assistant becomes the reference and not part of the prompt."""
     turns = read_turns(columns.get(row, "messages"), columns.tags, "the dialogue")
-    response = ""
-    if turns[-1].role == "assistant":
-        prompt_turns, last = split_response(turns, "the dialogue")
-        turns, response = list(prompt_turns), last.content
-    return PromptExample(_sharegpt_prompt(row, columns, turns), {"labels": response})
+    if turns[-1].role != "assistant":
+        return PromptExample(_sharegpt_prompt(row, columns, turns))
+    prompt_turns, response = split_response(turns, "the dialogue")
+    return PromptExample(_sharegpt_prompt(row, columns, prompt_turns), response)
 
 
 def _as_text(value: Any) -> str:

@@ -147,7 +147,7 @@ class RowEncoder:
         columns = {"input_ids": _array(ids), "attention_mask": np.ones(len(ids), np.int32)}
         texts = {MESSAGES: json_text(write_messages(example.prompt))}
         for key in self.settings.dataset_additional_keys:
-            value = example.extras[LABELS] if key == LABELS else row.get(key)
+            value = self.encoder.reference(example.reference) if key == LABELS else row.get(key)
             columns[key], texts[key] = self._additional(key, value)
         return EncodedRow(columns, texts=texts)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, Turn
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
 from mindspeed_dpo.data.tokenization.templates import load_template
 from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
@@ -38,6 +38,13 @@ class Encoder(Protocol):
 
         Raises:
             RowDropped: The prompt type cannot represent the prompt.
+        """
+
+    def reference(self, response: Turn) -> str:
+        """Return the text of a reference response, with a thought in a field of its own as the model would write it.
+
+        Raises:
+            RowDropped: The prompt type cannot represent the thought.
         """
 
 
