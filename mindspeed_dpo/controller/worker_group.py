@@ -27,7 +27,7 @@ from mindspeed_dpo.controller.failures import (
 )
 from mindspeed_dpo.controller.pools import Pool
 from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
-from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
+from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK, is_on_this_machine
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 from mindspeed_dpo.workers.worker_process import WorkerProcess
@@ -56,7 +56,7 @@ class NodeProcess(WorkerProcess):
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
         """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
-        if master.startswith(f"{LOOPBACK}:"):
+        if is_on_this_machine(master):
             # gloo would listen at the address that the machine's name stands for.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.join(rank, world_size, master, self.local_rank(resource))
