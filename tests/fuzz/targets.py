@@ -117,6 +117,18 @@ TARGETS = (
         lambda root: _all_weights(root / "legacy"),
         (archive_member,),
     ),
+    Target(
+        "expert-shard",
+        "experts/hf/model-00001-of-00001.safetensors",
+        lambda root: _all_weights(root / "experts/hf"),
+        (header_text,),
+    ),
+    Target(
+        "expert-metadata",
+        f"experts/{ITERATION}/.metadata",
+        lambda root: _all_weights(root / "experts/dist"),
+        (pickle_instruction,),
+    ),
     Target("tracker", "legacy/latest_checkpointed_iteration.txt", lambda root: _all_weights(root / "legacy")),
     Target("dist-metadata", f"{ITERATION}/.metadata", _distributed, (pickle_instruction,)),
     Target("dist-weights", f"{ITERATION}/.metadata", lambda root: _all_weights(root / "dist"), (pickle_instruction,)),
