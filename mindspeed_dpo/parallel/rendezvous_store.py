@@ -1,9 +1,9 @@
 """The key-value store of a job's rendezvous. It is created before the device is activated, so no megatron import.
 
 Torch's store in a socket has no authentication, so other users of the machine could read and write what the processes
-exchange at start. Where all processes are on one machine, the store is therefore a file in memory that is reached through
-the file descriptors of the process that made it, which the kernel opens to processes of the same user only. It ends with
-that process and leaves nothing behind. Between machines the store listens on one address only, that of the first node.
+exchange at start. Where all processes are on one machine, the store is therefore a file in memory that is reached
+through the file descriptors of the process that made it, which the kernel opens to processes of the same user only. It
+ends with that process and leaves nothing behind. Between machines the store listens at one address of the first node.
 """
 
 from __future__ import annotations

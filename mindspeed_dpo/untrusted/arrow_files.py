@@ -145,9 +145,7 @@ def _is_file(source: pyarrow.NativeFile) -> bool:
     return bool(magic == _FILE_MAGIC)
 
 
-def _file_batches(
-    source: pyarrow.NativeFile, options: pyarrow.ipc.IpcReadOptions
-) -> Iterator[pyarrow.RecordBatch]:
+def _file_batches(source: pyarrow.NativeFile, options: pyarrow.ipc.IpcReadOptions) -> Iterator[pyarrow.RecordBatch]:
     reader = pyarrow.ipc.open_file(source, options=options)
     for number in range(reader.num_record_batches):
         yield reader.get_batch(number)
@@ -168,9 +166,11 @@ def _stream_batches(
     source.seek(position)
     rest = source.read(16)
     if rest not in _ENDS_OF_STREAM:
-        reason = "other data after its end" if rest.startswith(_ENDS_OF_STREAM) else "no mark of its end"
+        if rest.startswith(_ENDS_OF_STREAM):
+            raise MalformedDataError(f"{path}: after the {count} rows of its Arrow stream there is other data")
         raise MalformedDataError(
-            f"{path}: the Arrow stream has {reason} after {count} rows; it was truncated or is still being written"
+            f"{path}: the Arrow stream has no mark of its end after {count} rows; it was truncated, or its writer has "
+            "not closed it"
         )
 
 

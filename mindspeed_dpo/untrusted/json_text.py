@@ -70,9 +70,7 @@ class TextStart:
 _BEGINNING = TextStart()
 
 
-def parse_json_prefix(
-    text: str, start: int, location: str, text_start: TextStart = _BEGINNING
-) -> tuple[Any, int]:
+def parse_json_prefix(text: str, start: int, location: str, text_start: TextStart = _BEGINNING) -> tuple[Any, int]:
     """Parse the JSON value at position `start` of a text, and return it with the position after it.
 
     Args:

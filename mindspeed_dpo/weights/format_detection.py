@@ -42,7 +42,9 @@ def open_weights(path: str | Path) -> WeightSource:
     """
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with weights{earlier_content(root)}")
+        raise FileNotFoundError(
+            f"{root} does not exist or is not a folder; give a folder with weights{earlier_content(root)}"
+        )
     if (root / TRACKER).is_file():
         return _open_iteration(root, _tracked_iteration(root))
     if (root / CONFIG_FILE).is_file():
@@ -76,7 +78,9 @@ def open_adapter(path: str | Path) -> AdapterSource:
     """
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with an adapter{earlier_content(root)}")
+        raise FileNotFoundError(
+            f"{root} does not exist or is not a folder; give a folder with an adapter{earlier_content(root)}"
+        )
     if (root / CONFIG_FILE).is_file():
         return PeftAdapter(root)
     folder = _tracked_iteration(root) if (root / TRACKER).is_file() else root

@@ -22,11 +22,11 @@ def text_in_interpolations() -> Iterator[None]:
     """Let OmegaConf pass numbers and truth values to resolvers as text within the block; null stays null."""
     convert = GrammarVisitor._createPrimitive
 
-    def keep_text(self: GrammarVisitor, context: Any) -> Any:
-        only = context.getChild(0) if context.getChildCount() == 1 else None
+    def keep_text(self: GrammarVisitor, ctx: Any) -> Any:
+        only = ctx.getChild(0) if ctx.getChildCount() == 1 else None
         if isinstance(only, TerminalNode) and only.symbol.type in _TYPED:
             return only.symbol.text
-        return convert(self, context)
+        return convert(self, ctx)
 
     GrammarVisitor._createPrimitive = keep_text  # type: ignore[method-assign]
     try:

@@ -236,6 +236,7 @@ def test_tool_text_is_not_lost_silently() -> None:
         ({"role": "tool", "content": "sun"}, "tools"),
         ({"role": "function", "content": "sun"}, "tools"),
         ({"content": "a", "name": "Ann"}, "unsupported_field"),
+        ({"content": "a", "refusal": "no"}, "unsupported_field"),
         ({"content": "a", "images": ["x.png"]}, "media"),
         ({"content": "a", "audio": {"id": "x"}}, "media"),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}, "media"),
@@ -294,6 +295,7 @@ def test_a_response_excluded_from_training_is_counted() -> None:
     ("column", "value", "expected"),
     [
         ("tools", [{"name": "f"}], "tools"),
+        ("functions", '[{"name": "f"}]', "tools"),
         ("tools", '[{"name": "f"}]', "tools"),
         ("images", [b"\x89PNG"], "media"),
         ("image", {"path": "x.png"}, "media"),

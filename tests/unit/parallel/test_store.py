@@ -77,7 +77,7 @@ def test_a_store_with_a_port_is_reached_at_its_address_only() -> None:
 
 def test_waiting_for_a_key_has_a_limit() -> None:
     hosted = host_store()
-    with pytest.raises(RuntimeError, match="(?i)timeout"):
+    with pytest.raises(RuntimeError, match=r"(?i)timeout"):
         reach_store(hosted.address, timedelta(milliseconds=50)).get("nothing")
 
 

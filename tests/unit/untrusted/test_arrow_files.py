@@ -146,7 +146,7 @@ def test_a_value_without_a_form_in_python_costs_its_row(kind: str, tmp_path: Pat
         assert re.search(rf"rows, row {row}, column 'far': a value of timestamp\[\w+\] cannot be read", str(dropped))
     if kind == "file":
         assert [row["union"] for row in read(path, ("union",))] == [1, "b", 3]
-        with pytest.raises(MalformedDataError, match="column 'runs' has the type run_end_encoded.*is not supported"):
+        with pytest.raises(MalformedDataError, match=r"column .runs. has the type run_end_encoded.*is not supported"):
             list(read(path, ("runs",)))
 
 
@@ -175,8 +175,8 @@ def test_a_stream_that_was_cut_between_two_messages_is_noticed(tmp_path: Path) -
         ends = [source.tell(), *(source.tell() for _ in reader)]
     for end, count in zip(ends, (0, 70, 140, 200), strict=True):
         path.write_bytes(content[:end])
-        with pytest.raises(MalformedDataError, match=rf"rows\.arrow: the Arrow stream has no mark .* after {count} rows"):
+        with pytest.raises(MalformedDataError, match=rf"rows\.arrow: .* has no mark .* after {count} rows"):
             list(read_arrow_rows(path, ("text",)))
     path.write_bytes(content * 2)
-    with pytest.raises(MalformedDataError, match="has other data after its end after 200 rows"):
+    with pytest.raises(MalformedDataError, match="after the 200 rows of its Arrow stream there is other data"):
         list(read_arrow_rows(path))
