@@ -15,6 +15,8 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
 
+METRICS_FILE = "metrics.jsonl"
+
 logger = logging.getLogger(__name__)
 
 

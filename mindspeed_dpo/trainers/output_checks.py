@@ -11,6 +11,8 @@ from pathlib import Path
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.estimates.summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.engine.checkpoint_files import TRACKER, CheckpointError
+from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
 
@@ -40,6 +42,22 @@ def writes_reference_cache(run: RunConfig) -> bool:
     """Return whether the reference's log-probabilities are stored on disk."""
     is_cached = run.actor.reference.reference == "cached" and not run.is_online
     return is_cached and run.ref is not None and not run.ref.checkpoint.random_init
+
+
+def check_output_is_unused(run: RunConfig) -> None:
+    """Check that a run that starts at step 0 does not overwrite another run's outputs.
+
+    Raises:
+        CheckpointError: Its folders contain outputs of another run.
+    """
+    save, metrics = Path(run.actor.checkpoint.save), Path(run.loop.output_dir) / METRICS_FILE
+    if (save / TRACKER).is_file():
+        raise CheckpointError(
+            f"{save} contains the checkpoints of another run; resume that one with resume_from={save}, "
+            "choose another output_dir or save, or move them away"
+        )
+    if metrics.is_file() and metrics.stat().st_size:
+        raise CheckpointError(f"{metrics} belongs to another run; choose another output_dir, or move it away")
 
 
 def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> None:

@@ -14,7 +14,8 @@ from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import ROLLOUTS_FILE
-from mindspeed_dpo.trainers.resume import ResumePoint, topology_of, weights_identity
+from mindspeed_dpo.trainers.resume import ResumePoint
+from mindspeed_dpo.trainers.resume_checks import topology_of, weights_identity
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 

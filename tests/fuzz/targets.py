@@ -8,7 +8,8 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import validate
 from mindspeed_dpo.config.loading.compose import compose
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, check_fingerprints, open_text_columns
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_columns
+from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.preprocessing.cli import SettingsError

@@ -23,7 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.legacy import canonical_key
+from mindspeed_dpo.config.legacy_keys import canonical_key
 from mindspeed_dpo.config.loading import text_source
 from mindspeed_dpo.config.loading.config_files import check_config_files
 from mindspeed_dpo.config.loading.interpolation_limits import limited_interpolations

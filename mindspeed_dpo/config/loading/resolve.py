@@ -9,7 +9,8 @@ import dataclasses
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import ROLE_KEYS
+from mindspeed_dpo.config.legacy_keys import ROLE_KEYS
+from mindspeed_dpo.config.loading.ignored_keys import drop_ignored_keys, is_online
 from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.role_settings import (
     RoleBuilder,
@@ -20,7 +21,6 @@ from mindspeed_dpo.config.loading.role_settings import (
     report_context_parallel_algo,
 )
 from mindspeed_dpo.config.loading.sections import Sections
-from mindspeed_dpo.config.loading.unused_keys import drop_unused_keys, is_online
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
@@ -32,7 +32,7 @@ from mindspeed_dpo.config.sourced_values import Values, value_of
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
     move_shared_settings(sections, issues)
-    drop_unused_keys(sections, issues)
+    drop_ignored_keys(sections, issues)
     online = is_online(sections)
     values = overlay_sections(sections, "actor", issues)
     loop = build_group(LoopConfig, values, issues, "training")

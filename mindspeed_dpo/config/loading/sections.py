@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import (
+from mindspeed_dpo.config.legacy_keys import (
     ALGORITHM_KEYS,
     ALIASES,
     CONDITIONAL_VALUES,

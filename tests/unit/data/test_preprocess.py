@@ -16,7 +16,8 @@ import pyarrow.parquet
 import pytest
 
 from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta
+from mindspeed_dpo.data.indexed.column_group import open_columns
+from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
 from mindspeed_dpo.data.preprocessing import pipeline
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main

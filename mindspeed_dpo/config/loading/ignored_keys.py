@@ -1,4 +1,4 @@
-"""Removal of values that the run does not use; each is reported once, with the reason.
+"""Removal of keys that the run ignores; each is reported once as having no effect, with the reason.
 
 A file of one stage therefore also runs under the other, and the resolved run holds only settings with an effect.
 """
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import CONDITIONAL_VALUES
+from mindspeed_dpo.config.legacy_keys import CONDITIONAL_VALUES
 from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, OFFLINE_KEYS, ONLINE_KEYS, REWARD_SOURCES_USING
@@ -29,7 +29,7 @@ def is_online(sections: Sections) -> bool:
     return next((block["stage"].value for block in blocks if "stage" in block), None) == ONLINE_STAGE
 
 
-def drop_unused_keys(sections: Sections, issues: Issues) -> None:
+def drop_ignored_keys(sections: Sections, issues: Issues) -> None:
     """Remove values without effect from all sections and add a note for each."""
     online = is_online(sections)
     if not online:
