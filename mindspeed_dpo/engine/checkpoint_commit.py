@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_files import FORMAT, METADATA, TRACKER, iteration_dir, metadata_digest
+from mindspeed_dpo.storage.atomic_write import write_text_atomically, write_text_durably
 from mindspeed_dpo.storage.digests import (
     ALGORITHM,
     FileDigest,
@@ -44,16 +44,14 @@ def finish(
     partial, final = _partial(root, iteration), iteration_dir(root, iteration)
     content = {"format": FORMAT, **metadata, **_described_files(partial, digests or {})}
     content[ALGORITHM] = metadata_digest(content)
-    _write_durably(partial / METADATA, json.dumps(content, indent=2) + "\n")
+    write_text_durably(partial / METADATA, json.dumps(content, indent=2) + "\n")
     replaced = final.with_name(f"{final.name}.replaced")
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     partial.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
-    temporary = root / f"{TRACKER}.partial"
-    _write_durably(temporary, str(iteration))
-    os.replace(temporary, root / TRACKER)
+    write_text_atomically(root / TRACKER, str(iteration))
 
 
 def discard(partial: Path) -> None:
@@ -69,14 +67,6 @@ def _described_files(folder: Path, digests: Mapping[str, FileDigest]) -> dict[st
         "files": {name: digest.num_bytes for name, digest in known.items()},
         "digests": {name: digest.as_json() for name, digest in known.items()},
     }
-
-
-def _write_durably(path: Path, text: str) -> None:
-    """Write a text file and flush it to the disk, so that a rename after it survives a power failure."""
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _partial(root: Path, iteration: int) -> Path:
