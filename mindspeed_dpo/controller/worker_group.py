@@ -14,7 +14,7 @@ from typing import Any, Generic, NoReturn
 import ray
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.cluster import living_nodes
+from mindspeed_dpo.controller.cluster_capacity import living_nodes
 from mindspeed_dpo.controller.failures import (
     WorkerFailure,
     combined_failure,
@@ -23,7 +23,7 @@ from mindspeed_dpo.controller.failures import (
     iter_completed,
     listen_s,
 )
-from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.ray_worker import RayWorker
 from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
 from mindspeed_dpo.processes.driver_link import driver_link

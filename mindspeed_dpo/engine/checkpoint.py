@@ -18,7 +18,6 @@ from mindspeed_dpo.engine import checkpoint_commit
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_errors import save_errors
-from mindspeed_dpo.engine.checkpoint_io import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.checkpoint_reader import COMMON_FILE, CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.checkpoint_state import (
     REFERENCE_PREFIX,
@@ -29,6 +28,7 @@ from mindspeed_dpo.engine.checkpoint_state import (
     restore_optimizer,
     restore_rng,
 )
+from mindspeed_dpo.engine.checkpoint_tensor_writer import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.checkpoint_verification import file_digests, verify_small_files
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage

@@ -19,7 +19,7 @@ from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wra
 from mindspeed_dpo.engine.optimizer_offload import OffloadedState
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
 from mindspeed_dpo.models.virtual_stages import PipelineStage
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 
 
 class TrainingEngine:

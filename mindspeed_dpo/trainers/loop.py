@@ -16,7 +16,7 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
-from mindspeed_dpo.trainers.checkpointing import CheckpointWriter
+from mindspeed_dpo.trainers.checkpoint_writer import CheckpointWriter
 from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.step_completion_on_signal import GracefulShutdown
 

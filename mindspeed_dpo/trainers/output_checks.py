@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
-from mindspeed_dpo.config.estimates.summary import format_bytes
+from mindspeed_dpo.config.estimates.run_summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoint_files import TRACKER, CheckpointError
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE

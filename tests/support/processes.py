@@ -34,8 +34,8 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from tests.support.forkserver import template
 from tests.support.npu_processes import serve_on_npu
-from tests.support.templates import template
 
 RESULT_TIMEOUT_S = 300
 ACTOR = "actor_rollout"

@@ -11,8 +11,7 @@ from datetime import datetime
 from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy_keys import ROLE_KEYS
 from mindspeed_dpo.config.loading.ignored_keys import drop_ignored_keys, is_online
-from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
-from mindspeed_dpo.config.loading.role_settings import (
+from mindspeed_dpo.config.loading.precedence import (
     RoleBuilder,
     build_group,
     move_shared_settings,
@@ -20,6 +19,7 @@ from mindspeed_dpo.config.loading.role_settings import (
     overlay_sections,
     report_context_parallel_algo,
 )
+from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode

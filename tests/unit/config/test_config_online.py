@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
