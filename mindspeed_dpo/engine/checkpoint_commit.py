@@ -62,10 +62,10 @@ def discard(partial: Path) -> None:
 def _described_files(folder: Path, digests: Mapping[str, FileDigest]) -> dict[str, Any]:
     """Return size and digest of every file of a checkpoint, by its path within the folder."""
     paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    known = {name: digests.get(name) or file_digest(path) for name, path in paths.items()}
+    described = {name: digests.get(name) or file_digest(path) for name, path in paths.items()}
     return {
-        "files": {name: digest.num_bytes for name, digest in known.items()},
-        "digests": {name: digest.as_json() for name, digest in known.items()},
+        "files": {name: digest.num_bytes for name, digest in described.items()},
+        "digests": {name: digest.as_json() for name, digest in described.items()},
     }
 
 

@@ -233,7 +233,7 @@ def verify_file(path: Path, digest: FileDigest) -> None:
         raise DamageError(f"{path} is missing")
     verifier = BlockVerifier(path, digest, path.stat().st_size)
     with path.open("rb") as file:
-        # The blocks are asked for in the order of the file.
+        # The blocks are requested in the order of the file.
         verifier.check(0, digest.num_bytes, lambda start, num_bytes: file.read(num_bytes))
 
 

@@ -75,30 +75,30 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
     folders = output_folders(run)
     for key, folder in folders.items():
         try_folder(folder, f"set {key} to a folder that can be written")
-    _check_room_for_checkpoints(run, folders["save"], num_steps)
+    _check_space_for_checkpoints(run, folders["save"], num_steps)
     if "reference_cache_dir" in folders:
         needed = num_reference_rows * _CACHE_ROW_BYTES
-        _check_room(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
+        _check_space(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
 
 
-def _check_room_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
+def _check_space_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
     settings = run.actor.checkpoint
     one = checkpoint_bytes(run.actor, with_reference=run.actor.reference.sync_ref_model)
-    _check_room(save, one, "a checkpoint of this run", "save")
+    _check_space(save, one, "a checkpoint of this run", "save")
     num_written = math.ceil(num_steps / settings.save_interval) if settings.save_interval else 1
-    kept = num_written
+    num_retained = num_written
     if settings.keep_last_checkpoints is not None:
         # One more while the newest is written, and the best one.
-        kept = min(num_written, settings.keep_last_checkpoints + 1 + bool(run.loop.best_metric))
-    if (free := free_bytes(save)) < kept * one:
+        num_retained = min(num_written, settings.keep_last_checkpoints + 1 + bool(run.loop.best_metric))
+    if (free := free_bytes(save)) < num_retained * one:
         logger.warning(
             "save=%s has %s free, and the %d checkpoints of this run take about %s; set keep_last_checkpoints or free "
             "space",
-            *(save, format_bytes(free), kept, format_bytes(kept * one)),
+            *(save, format_bytes(free), num_retained, format_bytes(num_retained * one)),
         )
 
 
-def _check_room(folder: Path, needed: int, what: str, key: str) -> None:
+def _check_space(folder: Path, needed: int, what: str, key: str) -> None:
     free = free_bytes(folder)
     if free < needed:
         raise ValueError(

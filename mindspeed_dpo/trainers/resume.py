@@ -67,11 +67,11 @@ def find_resume_point(run: RunConfig, num_rows: int) -> ResumePoint | None:
     Raises:
         CheckpointError: The configured path has no checkpoint, or the checkpoint does not fit the run.
     """
-    settings, is_whole = run.actor.checkpoint, run.actor.checkpoint.resume == LATEST_WHOLE
+    settings, verify = run.actor.checkpoint, run.actor.checkpoint.resume == LATEST_WHOLE
     if settings.resume_from:
-        folder, optimizer, rng = newest_checkpoint(Path(settings.resume_from), is_whole), True, True
+        folder, optimizer, rng = newest_checkpoint(Path(settings.resume_from), verify), True, True
     elif settings.load and not settings.finetune and is_training_checkpoint(Path(settings.load)):
-        folder = newest_checkpoint(Path(settings.load), is_whole)
+        folder = newest_checkpoint(Path(settings.load), verify)
         optimizer, rng = not settings.no_load_optim, not settings.no_load_rng
     else:
         return None

@@ -21,14 +21,14 @@ from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 DEFAULT_SAVE = "checkpoints"
 
 
-def newest_checkpoint(path: Path, is_whole: bool = False) -> Path:
+def newest_checkpoint(path: Path, verify: bool = False) -> Path:
     """Return the newest checkpoint of an output folder or a folder of checkpoints, or the given checkpoint.
 
     Args:
         path: One of these.
-        is_whole: Verify all files, and return an earlier one where the newest is damaged.
+        verify: Verify all files, and return an earlier one where the newest is damaged.
     """
-    if is_whole:
+    if verify:
         save, last = _iteration_of(path)
         return latest_whole(save, last)
     if (path / METADATA).is_file():
@@ -45,9 +45,9 @@ def _iteration_of(path: Path) -> tuple[Path, int | None]:
     return _save_of(path), None
 
 
-def save_and_output_dir(path: Path, is_whole: bool) -> tuple[Path, Path | None]:
+def save_and_output_dir(path: Path, verify: bool) -> tuple[Path, Path | None]:
     """Return the folder of checkpoints of a path, and the output folder that one of them names."""
-    if not is_whole:
+    if not verify:
         folder = newest_checkpoint(path)
         return folder.parent, _recorded_output_dir(folder)
     save, _ = _iteration_of(path)

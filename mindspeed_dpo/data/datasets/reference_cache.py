@@ -81,16 +81,16 @@ class ReferenceCache:
 
     def read(self) -> CachedRows:
         """Return the rows that are stored and undamaged."""
-        found = CachedRows.empty(self._num_rows)
+        cached = CachedRows.empty(self._num_rows)
         if self._earlier.is_file():
-            self._read_earlier(found)
+            self._read_earlier(cached)
         if self.path.is_file():
             for rows, values in self._chunks(self.path.read_bytes()):
-                found.store(rows, values)
+                cached.store(rows, values)
         elif self._first_version.is_file() and not self._earlier.is_file():
             reason = "%s was written by an earlier version with less exact sums; computing the reference again"
             logger.warning(reason, self._first_version)
-        return found
+        return cached
 
     def append(self, rows: NDArray[np.int64], values: NDArray[np.floating]) -> None:
         """Append a chunk: values [n, 2], floating dtype, in nats, of rows [n].
@@ -130,7 +130,7 @@ class ReferenceCache:
             position += _HEADER.size + len(chunk[0]) * _ROW_BYTES
 
     def _chunk_at(self, content: bytes, position: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | str:
-        """Return the row numbers and values of the chunk at a position, or what is wrong with it."""
+        """Return the row numbers and values of the chunk at a position, or why it is invalid."""
         start = position + _HEADER.size
         if start > len(content):
             return "are an unfinished chunk"
@@ -145,13 +145,13 @@ class ReferenceCache:
             return f"name rows of another dataset than one of {self._num_rows} rows"
         return rows, np.frombuffer(payload, "<f8", 2 * count, 8 * count).reshape(count, 2)
 
-    def _read_earlier(self, found: CachedRows) -> None:
+    def _read_earlier(self, cached: CachedRows) -> None:
         """Read a file of version 2: a SHA-256 checksum and the values of all rows."""
         content = self._earlier.read_bytes()
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
         actual = hashlib.sha256(payload).digest()
         if actual == checksum and len(payload) == self._num_rows * 16:
-            found.store(np.arange(self._num_rows), np.frombuffer(payload, "<f8").reshape(-1, 2))
+            cached.store(np.arange(self._num_rows), np.frombuffer(payload, "<f8").reshape(-1, 2))
             return
         logger.warning(
             "%s is damaged: it was written with the SHA-256 checksum %s and now has %s, for %d of %d bytes; computing "

@@ -69,7 +69,7 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
         return
     checkpoints = Path(run.actor.checkpoint.save)
     verify(latest(checkpoints))
-    # With room again the run goes on from there to its end, and no line of its metrics is missing.
+    # With free space again the run goes on from there to its end, and no line of its metrics is missing.
     assert build.train(asking(run, resume="latest_whole")) == build.DONE
     text = capsys.readouterr().err
     assert "  taken: weights, optimizer state with its step count, random state" in text
