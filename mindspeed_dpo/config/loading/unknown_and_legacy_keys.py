@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,8 +10,10 @@ from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.legacy_keys import ALIASES, CONDITIONAL_VALUES, ROLE_KEYS, LegacyKey, find_legacy_key
 from mindspeed_dpo.config.loading.value_parsing import parse_plain
 from mindspeed_dpo.config.name_suggestions import did_you_mean, nearest_name, normalize_key
+from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
-from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, format_value
+from mindspeed_dpo.config.settings.training import LoopConfig
+from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value, value_of
 
 
 def check_other_key(origin: Origin, key: str, written: str, value: Any, issues: Issues) -> SourcedValue | None:
@@ -50,6 +53,39 @@ def check_legacy_section(label: str, block: Mapping[Any, Any], table: Mapping[st
             issues.add_problem(f"{label}.{key} is not a known key{did_you_mean(key, names)}")
         else:
             _check_legacy_value(f"{label}.{key}", legacy, value, issues)
+
+
+def apply_conditional_keys(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> LoopConfig:
+    """Check legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
+    report_context_parallel_algo(values, actor, issues)
+    if value_of(values, "do_sample") is False:
+        path = f"{values['do_sample'].origin.section}.do_sample"
+        issues.add_problem(f"{path}=false is refused: {ROLE_KEYS['do_sample'].reason}", "do_sample")
+    if value_of(values, "distributed_backend") != "gloo":
+        return loop
+    if loop.device in ("npu", "cuda"):
+        path = f"{values['distributed_backend'].origin.section}.distributed_backend"
+        issues.add_problem(
+            f"{path}=gloo runs on the CPU only, but device={loop.device}; remove distributed_backend",
+            *("distributed_backend", "device"),
+        )
+    return dataclasses.replace(loop, device="cpu") if loop.device == "auto" else loop
+
+
+def report_context_parallel_algo(values: Values, role: RoleConfig, issues: Issues) -> None:
+    """Report another context-parallel algorithm than Ulysses: a problem with context parallelism, else a note."""
+    item = values.get("context_parallel_algo")
+    if item is None:
+        return
+    path, size = f"{item.origin.section}.context_parallel_algo={item.value}", role.parallel.context_parallel_size
+    if size > 1:
+        issues.add_problem(
+            f"{path} is not implemented with context_parallel_size={size}: rows hold many segments that share prompts, "
+            "which only ulysses_cp_algo supports; remove it",
+            "context_parallel_algo",
+        )
+    elif role.name == "actor":
+        issues.add_note(f"{path} has no effect: context_parallel_size is 1")
 
 
 def _check_legacy_value(path: str, legacy: LegacyKey, value: Any, issues: Issues) -> None:
