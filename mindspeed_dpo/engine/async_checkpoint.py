@@ -17,7 +17,8 @@ from mindspeed_dpo.engine import checkpoint_commit
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.storage.write_errors import write_failure
 
 

@@ -16,12 +16,8 @@ from mindspeed_dpo.engine.checkpoint_files import (
     read_tracker,
     way_out,
 )
-from mindspeed_dpo.storage.digests import (
-    DamageError,
-    FileDigest,
-    digests_from_json,
-    verify_file,
-)
+from mindspeed_dpo.storage.digest_verification import verify_file
+from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 

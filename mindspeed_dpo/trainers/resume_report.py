@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.data import CheckpointConfig
+from mindspeed_dpo.config.settings.checkpoints import CheckpointConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import format_value

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
-from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError

@@ -13,17 +13,13 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 from mindspeed_dpo.storage.digests import ALGORITHM, digest_of
 from mindspeed_dpo.storage.write_errors import write_errors
 
@@ -158,28 +154,3 @@ class ReferenceCache:
             "the reference again",
             *(self._earlier, checksum.hex()[:16], actual.hex()[:16], len(payload), self._num_rows * 16),
         )
-
-
-def data_fingerprint(data: DataConfig) -> str:
-    """Hash what the token ids of a pair dataset depend on: content of the files and truncation."""
-    return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
-
-
-def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
-    """Hash what the token ids of a prompt dataset depend on."""
-    return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
-
-
-def _fingerprint(data_path: str, columns: Sequence[str], *truncation: str) -> str:
-    contents = [_content_hash(source.prefix, columns) for source in parse_data_path(data_path)]
-    return hashlib.sha256("\n".join((*contents, *truncation)).encode()).hexdigest()
-
-
-def _content_hash(prefix: str, columns: Sequence[str]) -> str:
-    """Hash the token files themselves, since the hash in the metadata file may be outdated."""
-    files = hashlib.sha256()
-    for column in columns:
-        with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                files.update(block)
-    return files.hexdigest()

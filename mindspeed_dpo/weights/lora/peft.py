@@ -13,7 +13,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.workers.rewards.batched_calls import call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 from mindspeed_dpo.workers.rewards.replies import Value

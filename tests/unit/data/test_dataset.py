@@ -11,7 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed import pair_file
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints, read_meta

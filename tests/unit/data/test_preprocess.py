@@ -15,7 +15,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed.column_group import open_columns
 from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
 from mindspeed_dpo.data.preprocessing import pipeline

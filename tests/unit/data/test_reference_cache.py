@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
+from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint
+from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_metadata import meta_path
 from mindspeed_dpo.data.indexed.column_group_writer import writing

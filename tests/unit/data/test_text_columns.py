@@ -14,7 +14,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed import text_columns
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.column_group_metadata import read_meta

@@ -18,7 +18,7 @@ from mindspeed_dpo.engine.checkpoint_files import (
     read_metadata,
 )
 from mindspeed_dpo.engine.checkpoint_verification import latest_whole, stored_digests, verify
-from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.storage.digesting_file import DigestingFile
 
 TENSOR_FILES = ("metadata.json", "common.pt", ".metadata")
 

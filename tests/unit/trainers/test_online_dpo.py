@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.trainers.loop import LoopSchedule
