@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.pair_selection import POSITIVE_FRACTION
-from mindspeed_dpo.config.settings.setting import POSITIVE, ValueCheck, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import POSITIVE, POSITIVE_FRACTION, ValueCheck, at_least, setting, within
 
 
 @dataclass(frozen=True, kw_only=True)

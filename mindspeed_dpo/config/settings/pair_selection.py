@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.setting import FRACTION, ValueCheck, at_least, setting
+from mindspeed_dpo.config.settings.setting import FRACTION, at_least, setting
 
-POSITIVE_FRACTION = ValueCheck(lambda value: 0 < value <= 1, "more than 0 and at most 1")
 DPO, XPO, NASH_MD = "dpo", "xpo", "nash_md"
 
 
