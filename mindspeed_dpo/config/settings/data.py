@@ -13,7 +13,7 @@ class DataConfig:
 
     data_path: str = setting(
         help="Prefix of the files written by preprocess_data.py (pairs; online: prompts), without `_packed…`. Several "
-        "data sets are written `a,b`, or `weight,a,weight,b` with their shares of an epoch.",
+        "datasets are written `a,b`, or `weight,a,weight,b` with their shares of an epoch.",
         is_path=True,
     )
     split: str = setting("100,0,0", help="Shares of rows for training, evaluation and test, such as 98,2,0.")
