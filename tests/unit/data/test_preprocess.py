@@ -170,7 +170,7 @@ def test_prompt_sets_hold_prompts_and_what_rewards_need(tmp_path: Path, tokenize
     assert len(PromptDataset.open(str(tmp_path / "out"))) == 3
 
 
-# Ready data sets, on a few rows of their form
+# Ready datasets, on a few rows of their form
 
 READY: dict[str, dict[str, Any]] = {
     "orca_rlhf": {"system": "S", "question": "Q", "chosen": "good", "rejected": "bad"},
