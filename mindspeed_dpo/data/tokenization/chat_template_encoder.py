@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.indexed.hashing import digest
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
 from mindspeed_dpo.data.tokenization.message_parsing import write_message
 from mindspeed_dpo.data.tokenization.prompt_boundary import common_length, split_at_divergence
 from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import with_padding
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -43,7 +42,7 @@ class ChatTemplateEncoder:
     @property
     def fingerprint(self) -> str:
         """Hash of the chat template and its options."""
-        return digest("chat_template", self.tokenizer.chat_template, self._options)
+        return settings_fingerprint("chat_template", self.tokenizer.chat_template, self._options)
 
     @property
     def note(self) -> str | None:

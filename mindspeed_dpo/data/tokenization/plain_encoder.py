@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.indexed.hashing import digest
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
 from mindspeed_dpo.data.tokenization.prompt_boundary import split_at_divergence
 from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import with_padding
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -30,7 +29,7 @@ class PlainEncoder:
     @property
     def fingerprint(self) -> str:
         """Hash of the end token."""
-        return digest("plain", self.tokenizer.eos_token_id)
+        return settings_fingerprint("plain", self.tokenizer.eos_token_id)
 
     @property
     def note(self) -> str | None:

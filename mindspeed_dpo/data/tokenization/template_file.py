@@ -28,7 +28,6 @@ _FIELDS = {
     "template_class",
     "enable_thinking",
 }
-_CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
 
 
 def template_names(path: str | Path | None = None) -> list[str]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from mindspeed_dpo.data.tokenization.template_file import _CONTENT
-
 SPECIAL_PROMPT_TYPES = ("chat_template", "plain")
 """Prompt types without a template of this file: the tokenizer's own chat template, and plain text."""
 
@@ -36,6 +34,7 @@ class Special:
 
 
 Slot = Text | Token | Special
+_CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
 
 
 @dataclass(frozen=True)
