@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
-from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, Slot, Special, Template, Text, Token
+from mindspeed_dpo.data.tokenization.templates import (
+    CONTENT_SLOTS,
+    SPECIAL_PROMPT_TYPES,
+    Slot,
+    Special,
+    Template,
+    Text,
+    Token,
+)
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json
@@ -85,9 +93,9 @@ def _template(entry: JsonObject, source: Path) -> Template:
     efficient = entry.boolean("efficient_eos", False)
     pieces = {piece: _slots(entry[f"format_{piece}"], where) for piece in PIECES if entry.get(f"format_{piece}")}
     pieces.pop("function", None)
-    user = pieces.setdefault("user", _CONTENT)
+    user = pieces.setdefault("user", CONTENT_SLOTS)
     pieces.setdefault("observation", user)
-    pieces.setdefault("assistant", _CONTENT if efficient else (*_CONTENT, Special("eos_token")))
+    pieces.setdefault("assistant", CONTENT_SLOTS if efficient else (*CONTENT_SLOTS, Special("eos_token")))
     template_class = entry.text("template_class", "")
     return Template(
         name=name,

@@ -34,7 +34,7 @@ class Special:
 
 
 Slot = Text | Token | Special
-_CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
+CONTENT_SLOTS: tuple[Slot, ...] = (Text("{{content}}"),)
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class Template:
     """
 
     name: str
-    user: tuple[Slot, ...] = _CONTENT
-    assistant: tuple[Slot, ...] = (*_CONTENT, Special("eos_token"))
-    system: tuple[Slot, ...] = _CONTENT
-    observation: tuple[Slot, ...] = _CONTENT
+    user: tuple[Slot, ...] = CONTENT_SLOTS
+    assistant: tuple[Slot, ...] = (*CONTENT_SLOTS, Special("eos_token"))
+    system: tuple[Slot, ...] = CONTENT_SLOTS
+    observation: tuple[Slot, ...] = CONTENT_SLOTS
     separator: tuple[Slot, ...] = ()
     prefix: tuple[Slot, ...] = ()
     default_system: str = ""
