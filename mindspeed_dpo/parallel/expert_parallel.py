@@ -15,6 +15,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from mindspeed_dpo.parallel.all_to_all import all_to_all
+
 
 @dataclass(frozen=True)
 class ExpertGroup:
@@ -73,24 +75,4 @@ class ExpertGroup:
         """
         if self.size == 1:
             return rows
-        exchanged: Tensor = _Exchange.apply(rows, list(sent), list(received), self.group)
-        return exchanged
-
-
-class _Exchange(torch.autograd.Function):
-    """All-to-all of unequal runs of rows; backward sends every gradient back to where its row is from."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:  # type: ignore[override]
-        ctx.sent, ctx.received, ctx.group = sent, received, group
-        return _all_to_all(rows, sent, received, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        return _all_to_all(gradient, ctx.received, ctx.sent, ctx.group), None, None, None
-
-
-def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
-    result = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(result, rows.contiguous(), received, sent, group)
-    return result
+        return all_to_all(rows, self.group, list(sent), list(received))

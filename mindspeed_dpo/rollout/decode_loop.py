@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.cache_slots import Slots
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
 from mindspeed_dpo.rollout.sampling import draw, uniforms

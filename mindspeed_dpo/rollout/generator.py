@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.decode_loop import DecodeLoop, DecodeStats
 from mindspeed_dpo.rollout.kv_cache import BLOCK, capacity_of
 from mindspeed_dpo.rollout.mixture_policy import TokenModel

@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.online import NASH_MD
+from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.datasets.dataset import PromptDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator

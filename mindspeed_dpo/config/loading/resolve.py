@@ -9,30 +9,28 @@ import dataclasses
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import ROLE_KEYS
-from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
-from mindspeed_dpo.config.loading.role_settings import (
+from mindspeed_dpo.config.loading.ignored_keys import drop_ignored_keys, is_online, note_changed_values
+from mindspeed_dpo.config.loading.precedence import (
     RoleBuilder,
     build_group,
     move_shared_settings,
     normalized_layout,
     overlay_sections,
-    report_context_parallel_algo,
 )
+from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.sections import Sections
-from mindspeed_dpo.config.loading.unused_keys import drop_unused_keys, is_online
+from mindspeed_dpo.config.loading.unknown_and_legacy_keys import apply_conditional_keys
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
-from mindspeed_dpo.config.settings.trackers import filled_tracker_settings, unused_tracker_settings
+from mindspeed_dpo.config.settings.trackers import filled_tracker_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.config.sourced_values import Values, value_of
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
     move_shared_settings(sections, issues)
-    drop_unused_keys(sections, issues)
+    drop_ignored_keys(sections, issues)
     online = is_online(sections)
     values = overlay_sections(sections, "actor", issues)
     loop = build_group(LoopConfig, values, issues, "training")
@@ -44,8 +42,8 @@ def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
         },
     )
     assignment = assign_pools(sections, actor.replica_size, actor.rollout, online, issues)
-    loop = _apply_legacy_keys(values, loop, actor, issues)
-    _note_changed_values(values, loop, actor, issues)
+    loop = apply_conditional_keys(values, loop, actor, issues)
+    note_changed_values(values, loop, actor, issues)
     loop = _fill_loop(sections.name, loop, now)
     actor = _fill_actor(loop, actor, sum(assignment.pools["actor_rollout"]))
     if online:
@@ -77,37 +75,6 @@ def _section_of_group(sections: Sections, group: str) -> str:
     if group == "model":
         return f"model.{sections.model_of.get('actor') or next(iter(sections.models), '')}"
     return default_section("lr")
-
-
-def _apply_legacy_keys(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> LoopConfig:
-    """Check legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
-    report_context_parallel_algo(values, actor, issues)
-    if value_of(values, "do_sample") is False:
-        path = f"{values['do_sample'].origin.section}.do_sample"
-        issues.add_problem(f"{path}=false is refused: {ROLE_KEYS['do_sample'].reason}", "do_sample")
-    if value_of(values, "distributed_backend") != "gloo":
-        return loop
-    if loop.device in ("npu", "cuda"):
-        path = f"{values['distributed_backend'].origin.section}.distributed_backend"
-        issues.add_problem(
-            f"{path}=gloo runs on the CPU only, but device={loop.device}; remove distributed_backend",
-            *("distributed_backend", "device"),
-        )
-    return dataclasses.replace(loop, device="cpu") if loop.device == "auto" else loop
-
-
-def _note_changed_values(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> None:
-    """Add notes about values that have no effect or are read as another value."""
-    if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
-        issues.add_note("sequence_parallel is off: it requires tensor_model_parallel_size above 1")
-    if not loop.is_online and (actor.data.prompt_type or actor.data.prompt_type_path):
-        issues.add_note(
-            "prompt_type is only compared with that of the data: preprocess_data.py has already applied the template"
-        )
-    if actor.rollout.n_samples_per_prompt == 1:
-        issues.add_note("n_samples_per_prompt=1 is read as 2, as in MindSpeed-LLM: a pair needs two responses")
-    for key, sentence in unused_tracker_settings(loop):
-        issues.add_note(f"{values[key].origin.section}.{sentence}")
 
 
 def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:

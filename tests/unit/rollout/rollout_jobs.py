@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator

@@ -17,8 +17,8 @@ from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
-from mindspeed_dpo.data.indexed.column_group import writing
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import Actor, Rollout

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology

@@ -12,8 +12,8 @@ from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.settings.online import NASH_MD
-from mindspeed_dpo.config.settings.optimization import BatchConfig
+from mindspeed_dpo.config.settings.batch_size import BatchConfig
+from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.config.sourced_values import format_value
 
 MIB = 2**20
