@@ -101,5 +101,3 @@ def check_expert_training(run: RunConfig) -> Iterator[Violation]:
         yield Violation(
             ("lora_target_modules", "num_experts"), "cannot be combined with num_experts yet; train all weights"
         )
-    elif run.is_online:
-        yield Violation(("num_experts", "stage"), "cannot be combined with stage=ray_online_dpo yet; use stage=dpo")
