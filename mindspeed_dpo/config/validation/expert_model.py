@@ -22,8 +22,6 @@ def check_experts(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
         )
     if count is None:
         return
-    if role.name == "reward":
-        yield Violation(("num_experts",), "cannot be a setting of a reward model yet; choose a dense one")
     outside = [layer for layer in model.mlp_only_layers if not 0 <= layer < model.num_layers]
     if outside:
         yield Violation(

@@ -171,7 +171,7 @@ def _build_actor(colocated: ColocatedRoles, pairs: Path) -> None:
 
 
 def _score(colocated: ColocatedRoles, sampled: PreferenceBatch) -> Tensor | None:
-    place = colocated.context.place
-    packed = pack(sampled, multiple_of=place.topology.cp).for_context_rank(place.cp_rank, place.topology.cp)
+    place, multiple = colocated.context.place, colocated.context.run.actor.row_multiple
+    packed = pack(sampled, multiple_of=multiple).for_context_rank(place.cp_rank, place.topology.cp)
     columns = colocated.roles["actor"].engine.score([packed])
     return packed.sum_by_response(columns[0][:, LOGP]) if place.is_output else None
