@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
+from mindspeed_dpo.device.ops.kernels import kernels_for
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear
 
 GroupedProduct = Callable[[Tensor, Tensor], Tensor]
@@ -30,7 +31,7 @@ def grouped_product(matrices: Sequence[Tensor], *, packed: bool) -> GroupedProdu
             other in memory are copied.
         packed: Whether to copy them on the host into the layout that is fastest for few rows.
     """
-    if matrices[0].device.type != "cpu":
+    if matrices[0].device.type != "cpu" or kernels_for(matrices[0]) is not None:
         weight = in_one_block(matrices)
         return lambda rows, counts: grouped_linear(rows.contiguous(), weight, counts)
     products: list[Product] = [
@@ -40,7 +41,7 @@ def grouped_product(matrices: Sequence[Tensor], *, packed: bool) -> GroupedProdu
 
 
 def in_one_block(matrices: Sequence[Tensor]) -> Tensor:
-    """Return matrices as one tensor [g, out, in] of their dtype: a view if they lie one after the other, or a copy."""
+    """Return weights [out, in] as one tensor [g, out, in] of their dtype: a view of one block, or a copy."""
     first = matrices[0]
     ends = [first.data_ptr() + index * first.nbytes for index in range(len(matrices))]
     if all(one.is_contiguous() and one.data_ptr() == end for one, end in zip(matrices, ends, strict=True)):
