@@ -77,6 +77,7 @@ def build_optimizer(
             overlap_param_gather=parallel.overlap_param_gather,
         ),
         list(wrapped),
+        use_gloo_process_groups=False,
     )
 
 

@@ -213,9 +213,11 @@ def leave_layout() -> None:
     a reference cycle, holds it any more. A pool that has seen a hundred layouts would have thousands.
     """
     _colocated.clear()
-    if parallel_state.is_initialized():
+    has_layout = parallel_state.is_initialized()
+    if has_layout:
         parallel_state.destroy_model_parallel()
-    if _destroy_groups():
+    _destroy_groups()
+    if has_layout:
         gc.collect()
         _empty_models_that_stay()
         gc.freeze()  # what is left stays: modules and caches
@@ -239,11 +241,9 @@ def num_threads() -> int:
     return psutil.Process().num_threads()
 
 
-def _destroy_groups() -> int:
-    groups_left = [group for group in dist.distributed_c10d._world.pg_map if group is not dist.group.WORLD]
-    for group in groups_left:
+def _destroy_groups() -> None:
+    for group in [group for group in dist.distributed_c10d._world.pg_map if group is not dist.group.WORLD]:
         dist.destroy_process_group(group)
-    return len(groups_left)
 
 
 _colocated: list[ColocatedRoles] = []
