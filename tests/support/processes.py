@@ -3,7 +3,7 @@
 `pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
 megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
 
-They are forked from one process that has imported torch and megatron-core and done nothing else (`templates`). A group
+They are forked from one process that has imported torch and megatron-core and done nothing else (`forkserver`). A group
 that exists costs even while it has no work, as each of its gloo threads looks around a hundred times per second:
 so a layout is left as soon as its job is done.
 """
@@ -34,8 +34,8 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from tests.support.forkserver import template
 from tests.support.npu_processes import serve_on_npu
-from tests.support.templates import template
 
 RESULT_TIMEOUT_S = 300
 ACTOR = "actor_rollout"

@@ -5,18 +5,15 @@ The text is read piece by piece; in memory are the piece and the row at hand.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mindspeed_dpo.data.preprocessing.text_lines import read_pieces, too_long
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import TextStart, parse_json_prefix
+from mindspeed_dpo.untrusted.json_text import TextStart, parse_json_prefix, skip_whitespace
 from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS
-
-_WHITESPACE = re.compile(r"[ \t\r\n]*")
 
 
 def read_document(path: Path) -> Iterator[Row | RowDropped]:
@@ -116,8 +113,3 @@ def row_of(value: Any, location: str) -> Row | RowDropped:
     if isinstance(value, dict):
         return value
     return RowDropped("unreadable", f"{location}: expected an object of columns, got {type(value).__name__}")
-
-
-def skip_whitespace(text: str, position: int) -> int:
-    """Return the position of the next character that is no whitespace of JSON."""
-    return cast(re.Match[str], _WHITESPACE.match(text, position)).end()

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mindspeed_dpo.data.preprocessing.json_document import read_document, row_of, skip_whitespace
+from mindspeed_dpo.data.preprocessing.json_document import read_document, row_of
 from mindspeed_dpo.data.preprocessing.text_lines import gzip_errors, open_bytes, read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import parse_json_prefix
+from mindspeed_dpo.untrusted.json_text import parse_json_prefix, skip_whitespace
 from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS, decode_text
 
 

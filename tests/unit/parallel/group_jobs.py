@@ -9,8 +9,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 from mindspeed_dpo.parallel.rendezvous_store import host_store
-from mindspeed_dpo.parallel.sums import sum_over_ranks
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import leave_layout
 
