@@ -106,7 +106,9 @@ _BY_COLUMN: dict[
     "arrow": ((".arrow",), _read_arrow, arrow_column_names),
 }
 """Formats that store columns, of which some can be read -> file name suffixes, reader and reader of the names."""
-_SUFFIXES = {name: entry[0] for name, entry in (*_BY_ROW.items(), *_BY_COLUMN.items())}
+_SUFFIXES = {name: suffixes for name, (suffixes, _) in _BY_ROW.items()} | {
+    name: suffixes for name, (suffixes, _, _) in _BY_COLUMN.items()
+}
 
 
 def file_format(path: Path) -> str | None:
