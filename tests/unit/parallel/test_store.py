@@ -53,13 +53,18 @@ def run_other(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def open_sockets() -> set[Path]:
+    return {path for path in Path("/proc/self/fd").iterdir() if path.is_socket()}
+
+
 def test_a_store_on_one_machine_is_reached_by_its_user_only() -> None:
+    sockets = open_sockets()
     hosted = host_store()
     hosted.store.set("first", "a ")
+    assert open_sockets() == sockets
     assert Path(hosted.address).parent.stat().st_mode & 0o077 == 0
     assert run_other(hosted.address).returncode == 0
     assert hosted.store.get("key") == b"a value"
-    assert not [path for path in Path(hosted.address).parent.iterdir() if path.is_socket()]
     if os.geteuid() == 0:
         stranger = run_other(hosted.address, "as another user")
         assert stranger.returncode != 0 and "Permission denied" in stranger.stderr
