@@ -195,7 +195,7 @@ class RunConfig:
         if not self.actor.adapters.is_on:
             unused.update(group_settings(AdapterConfig))
         if not self.actor.model.has_experts:
-            unused.update(group_settings(RouterConfig))
+            unused.update([*group_settings(RouterConfig), "inference_expert_model_parallel_size"])
         roles = {"actor_rollout": {"model": "actor", **_role_section(self.actor, unused)}}
         if self.ref is not None:
             roles["ref"] = {"model": "ref", **_frozen_role_section(self.ref)}

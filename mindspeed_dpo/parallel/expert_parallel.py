@@ -46,6 +46,14 @@ class ExpertGroup:
         count = num_experts // self.size
         return range(self.rank * count, (self.rank + 1) * count)
 
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Return whether a flag is set on any rank; a collective."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+        dist.all_reduce(count, dist.ReduceOp.SUM, self.group)
+        return int(count) > 0
+
     def exchange_counts(self, counts: Tensor) -> Tensor:
         """Exchange how many rows each rank sends to each expert.
 

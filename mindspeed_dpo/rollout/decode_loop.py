@@ -28,6 +28,7 @@ class DecodeStats:
         response_tokens: Number of tokens of all responses, including those sampled after a prefill.
         moves: Number of responses moved to another slot to empty a tile.
         cache_tokens: Number of positions of the cache.
+        joined_passes: Number of passes without tokens, for the tokens of replicas that share experts.
     """
 
     prefills: int = 0
@@ -36,6 +37,7 @@ class DecodeStats:
     response_tokens: int = 0
     moves: int = 0
     cache_tokens: int = 0
+    joined_passes: int = 0
 
 
 @dataclass

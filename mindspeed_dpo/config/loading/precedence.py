@@ -86,9 +86,10 @@ class RoleBuilder:
 
     def add_rollout(self) -> None:
         """Add the policy as it generates: the actor with the layout of generation."""
-        tp = self._actor.rollout.inference_tensor_model_parallel_size
+        sizes = self._actor.rollout
+        tp, ep = sizes.inference_tensor_model_parallel_size, sizes.inference_expert_model_parallel_size
         self.roles["rollout"] = dataclasses.replace(
-            self._actor, name="rollout", parallel=_tensor_parallel_layout(self._actor.parallel, tp)
+            self._actor, name="rollout", parallel=_tensor_parallel_layout(self._actor.parallel, tp, ep)
         )
 
     def add_frozen(self, online: bool) -> None:
@@ -176,15 +177,15 @@ def normalized_layout(parallel: ParallelConfig) -> ParallelConfig:
     return dataclasses.replace(parallel, sequence_parallel=sequence_parallel)
 
 
-def _tensor_parallel_layout(parallel: ParallelConfig, tp: int) -> ParallelConfig:
-    """Keep tensor parallelism only."""
+def _tensor_parallel_layout(parallel: ParallelConfig, tp: int, ep: int = 1) -> ParallelConfig:
+    """Keep tensor and expert parallelism only."""
     return dataclasses.replace(
         parallel,
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=1,
         num_layers_per_virtual_pipeline_stage=None,
         context_parallel_size=1,
-        expert_model_parallel_size=1,
+        expert_model_parallel_size=ep,
         moe_tp_extend_ep=False,
         sequence_parallel=False,
     )

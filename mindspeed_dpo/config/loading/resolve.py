@@ -6,6 +6,8 @@ After this step every setting is a number or a name, never "absent".
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
@@ -17,7 +19,7 @@ from mindspeed_dpo.config.loading.precedence import (
     normalized_layout,
     overlay_sections,
 )
-from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
+from mindspeed_dpo.config.loading.resource_pools import PoolSizes, assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.loading.unknown_and_legacy_keys import apply_conditional_keys
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -45,7 +47,7 @@ def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     loop = apply_conditional_keys(values, loop, actor, issues)
     note_changed_values(values, loop, actor, issues)
     loop = _fill_loop(sections.name, loop, now)
-    actor = _fill_actor(loop, actor, sum(assignment.pools["actor_rollout"]))
+    actor = _fill_actor(loop, actor, assignment.pools)
     if online:
         actor = dataclasses.replace(
             actor,
@@ -87,14 +89,16 @@ def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:
     )
 
 
-def _fill_actor(loop: LoopConfig, actor: RoleConfig, num_processes: int) -> RoleConfig:
+def _fill_actor(loop: LoopConfig, actor: RoleConfig, pools: Mapping[str, PoolSizes]) -> RoleConfig:
     """Fill in every derived setting of the actor."""
+    num_processes = sum(pools["actor_rollout"])
     replicas = max(1, num_processes // actor.replica_size)
     batch, optimizer, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
     rollout, pairing, loss = actor.rollout, actor.pairing, actor.loss
     batch_size = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
     normalize = not loop.is_online if loss.ipo_normalize is None else loss.ipo_normalize
     rollout_tp = rollout.inference_tensor_model_parallel_size or actor.parallel.tensor_model_parallel_size
+    num_generating = sum(pools.get("rollout", ())) or num_processes
     return dataclasses.replace(
         actor,
         parallel=normalized_layout(actor.parallel),
@@ -108,5 +112,13 @@ def _fill_actor(loop: LoopConfig, actor: RoleConfig, num_processes: int) -> Role
             rollout,
             n_samples_per_prompt=max(2, rollout.n_samples_per_prompt),
             inference_tensor_model_parallel_size=rollout_tp,
+            inference_expert_model_parallel_size=rollout.inference_expert_model_parallel_size
+            or _rollout_ep(actor, rollout_tp, num_generating),
         ),
     )
+
+
+def _rollout_ep(actor: RoleConfig, tp: int, num_processes: int) -> int:
+    """Return the largest divisor of the expert-parallel size of training that the rollout can have."""
+    common = math.gcd(actor.parallel.expert_parallel_size, num_processes, actor.model.num_experts or 1)
+    return max(ep for ep in range(1, common + 1) if common % ep == 0 and (ep % tp == 0 or tp % ep == 0))

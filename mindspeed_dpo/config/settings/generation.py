@@ -74,6 +74,13 @@ class RolloutConfig:
         unit="devices",
         check=at_least(1),
     )
+    inference_expert_model_parallel_size: int = setting(
+        derived="expert-parallel size of training, or its largest usable divisor",
+        help="Expert-parallel size of the rollout: devices that share the experts of every layer. A multiple or a "
+        "divisor of inference_tensor_model_parallel_size.",
+        unit="devices",
+        check=at_least(1),
+    )
     num_gpus_for_train: int | None = setting(
         None,
         help="Devices of resource_pool.actor_rollout that train, counted from the first; null uses those that "
