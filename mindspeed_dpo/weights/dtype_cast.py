@@ -31,9 +31,13 @@ class TensorCounts:
 
     def add(self, tensor: Tensor) -> None:
         """Count one tensor of weights, of any shape and dtype."""
+        self.add_bytes(tensor.nbytes, tensor.dtype)
+
+    def add_bytes(self, num_bytes: int, dtype: torch.dtype) -> None:
+        """Count one tensor of a size and data type."""
         self.num_tensors += 1
-        self.num_bytes += tensor.nbytes
-        self.dtypes[str(tensor.dtype)] += 1
+        self.num_bytes += num_bytes
+        self.dtypes[str(dtype)] += 1
 
     @property
     def most_common_dtype(self) -> str:

@@ -31,7 +31,8 @@ from mindspeed_dpo.weights.hf_config import (
 )
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, is_tied, model_entries
-from mindspeed_dpo.weights.weight_source import WeightSource, check_shape
+from mindspeed_dpo.weights.shape_checks import check_shape
+from mindspeed_dpo.weights.weight_source import WeightSource
 
 _SCORE = "score.weight"
 _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"

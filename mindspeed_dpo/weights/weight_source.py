@@ -20,7 +20,6 @@ from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layer_placement import UNSHARDED, Placement, TPRank
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, local_entries, model_entries
-from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 
 logger = logging.getLogger(__name__)
 
@@ -146,6 +145,19 @@ class WeightSource(ABC):
         self.check(model)
         return self._local_tensors(local_entries(rules, model, placement), model, placement.tp)
 
+    def is_read(self, entry: TensorEntry) -> bool:
+        """Whether an entry is part of what is read; only a missing one that is tolerated is not."""
+        return not self.loosely or entry.rule.optional or self.has(entry)
+
+    def local_tensor(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:
+        """Read one tensor as `local_tensors` does; call `check` first. Shape and dtype are as there.
+
+        Raises:
+            WeightsError: A file is damaged, or weights that are joined have different data types.
+        """
+        slices = self._with_one_dtype(self._read_or_zeros(entry, model, tp), entry)
+        return entry.layout.to_mcore(slices, model, tp)
+
     def hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         """Yield all weights of the model by Hugging Face name, one rule at a time.
 
@@ -192,9 +204,8 @@ class WeightSource(ABC):
         self, entries: Iterable[tuple[str, TensorEntry]], model: ModelConfig, tp: TPRank
     ) -> Iterator[tuple[str, Tensor]]:
         for name, entry in entries:
-            if self.has(entry) or entry.rule.optional or not self.loosely:
-                slices = self._with_one_dtype(self._read_or_zeros(entry, model, tp), entry)
-                yield name, entry.layout.to_mcore(slices, model, tp)
+            if self.is_read(entry):
+                yield name, self.local_tensor(entry, model, tp)
 
     def _hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         for entry in model_entries(self.rules(model), model):
@@ -238,33 +249,6 @@ def _version(file: Path) -> tuple[int, ...]:
     """What changes when a file is written."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def check_shape(actual: Shape, expected: Shape, file: object, name: str) -> None:
-    """Check that a tensor has the shape that the model requires.
-
-    Raises:
-        WeightsError: The shapes differ; the message names file, tensor and both shapes.
-    """
-    if tuple(actual) != tuple(expected):
-        raise WeightsError(
-            f"{file}: {name} is {list(actual)}, but the model expects {list(expected)}; the sizes of the model "
-            "must match the weights"
-        )
-
-
-def check_mcore_shape(
-    actual: Shape, layout: TensorLayout, model: ModelConfig, tp_size: int, file: object, name: str
-) -> None:
-    """Check the shape of a tensor in Megatron's form; a vocabulary may be padded to any number of rows.
-
-    Raises:
-        WeightsError: The shapes differ; the message names file, tensor and both shapes.
-    """
-    expected = layout.mcore_shape(model, tp_size)
-    if layout.is_padded and len(actual) == 2 and actual[0] * tp_size >= model.vocab_size:
-        expected = (actual[0], *expected[1:])
-    check_shape(actual, expected, file, name)
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, hf_writer, legacy_writer, open_weights
-from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.dtype_cast import cast_tensor
 from tests.support.tiny_models import save_tiny_model
 
