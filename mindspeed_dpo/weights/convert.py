@@ -114,9 +114,8 @@ def _write_mcore(source: WeightSource, request: ConversionRequest) -> Conversion
     if request.num_layers not in (None, num_layers):
         raise WeightsError(f"--num-layers is {request.num_layers}, but the model has {num_layers}")
     source.check_tied_copies(model)
-    return ConversionSummary(
-        target, write_legacy(source, model, RankLayout(request.layout), target, request.dtype, assets)
-    )
+    ranks = RankLayout(request.layout, request.storage if model.has_experts else DEFAULT_STORAGE)
+    return ConversionSummary(target, write_legacy(source, model, ranks, target, request.dtype, assets))
 
 
 def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSummary:
@@ -144,8 +143,10 @@ def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSum
 def _check_experts(model: ModelConfig, request: ConversionRequest) -> None:
     """Check the flags about experts against the model."""
     if not model.has_experts:
-        if request.layout.ep > 1 or request.storage != DEFAULT_STORAGE:
-            raise WeightsError("the model has no experts; omit the flags about experts and expert-parallel ranks")
+        if request.layout.ep > 1:
+            raise WeightsError("the model has no experts; omit --target-expert-parallel-size")
+        if request.storage != DEFAULT_STORAGE or request.first_k_dense is not None:
+            logger.warning("the flags about experts have no effect: the model has none")
         return
     moe_layers = [layer for layer in range(model.num_layers) if model.is_moe_layer(layer)]
     first = moe_layers[0] if moe_layers else model.num_layers

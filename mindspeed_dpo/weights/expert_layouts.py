@@ -33,6 +33,15 @@ def sliced_layout(layout: TensorLayout) -> TensorLayout:
     return layout
 
 
+def whole_layout(layout: TensorLayout) -> TensorLayout:
+    """The layout of an expert's matrix that no rank holds a slice of; the inverse of `sliced_layout`."""
+    if isinstance(layout, GateUp):
+        return ExpertGateUp(layout.width)
+    if isinstance(layout, RowParallel):
+        return ExpertDown(layout.rows, layout.columns)
+    return layout
+
+
 def with_sliced_experts(rules: RuleTable) -> RuleTable:
     """The rules of the same tensors, with experts of which every tensor-parallel rank holds a slice."""
     return tuple(_with_sliced_layout(rule) if rule.where == "expert" else rule for rule in rules)

@@ -114,7 +114,8 @@ class _RankWriter:
         if self.model.has_experts:
             self.storage.experts_per_rank(self.model.num_experts or 0, self.layout)
         for pp_rank in range(self.layout.pp):
-            if not any(layer is not None for chunk in self._chunks((0, pp_rank, 0)) for layer in chunk.layers):
+            chunks = self._chunks((0, pp_rank, 0))
+            if not any(any(local_entries(self.source.rules(self.model), self.model, chunk)) for chunk in chunks):
                 raise WeightsError(f"pipeline stage {pp_rank} would hold noop layers only; use fewer stages")
         self.source.check(self.model)
 

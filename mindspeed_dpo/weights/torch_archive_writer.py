@@ -108,6 +108,9 @@ class TorchArchiveWriter:
         try:
             if kind is None:
                 self._archive.close()
+            else:
+                # An archive that is not closed would write its directory when it is collected.
+                self._archive.fp = None
         finally:
             self._stream.close()
 
