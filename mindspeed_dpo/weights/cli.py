@@ -80,9 +80,7 @@ def _storage(flags: argparse.Namespace) -> ExpertStorage:
         form = ExpertForm.NUMBERED if flags.transformer_impl == "transformer_engine" else ExpertForm.GROUPED
     size, tp = flags.expert_tensor_parallel_size, flags.target_tensor_parallel_size
     if size not in (None, 1, tp):
-        raise UsageError(
-            f"--expert-tensor-parallel-size {size}: only 1 and the tensor-parallel size {tp} are supported"
-        )
+        raise UsageError(f"--expert-tensor-parallel-size {size}: give 1, or the tensor-parallel size {tp}")
     if not flags.moe_tp_extend_ep:
         return ExpertStorage(form, ExpertDivision.WHOLE if size == 1 and tp > 1 else ExpertDivision.SLICED)
     if form is ExpertForm.PER_EXPERT:
