@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -158,3 +161,14 @@ def test_whole_experts_are_where_mindspeed_expects_them(hf_folder: HfFolder, tmp
     for rank, state in whole.items():
         first = 2 * int(rank[-3:])
         assert torch.equal(state[name], torch.cat(down[first : first + 2]))
+
+
+@pytest.mark.slow
+def test_a_training_checkpoint_becomes_rank_files(hf_folder: HfFolder, tmp_path: Path) -> None:
+    module, source = "tests.unit.weights.write_torch_dist", hf_folder("qwen3_moe")
+    command = [sys.executable, "-m", module, str(source), str(tmp_path / "run"), "1", "numbered"]
+    subprocess.run(command, check=True)
+    shutil.copytree(source, tmp_path / "run/hf")
+    for storage in (ExpertStorage(ExpertForm.GROUPED), ExpertStorage(division=WHOLE)):
+        checkpoint = write(tmp_path / "run", tmp_path / name_of(storage), LAYOUT, storage)
+        assert_comes_back(checkpoint, source, tmp_path / f"{name_of(storage)}-hf")
