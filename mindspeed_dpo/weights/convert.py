@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.atomic_write import check_target
 from mindspeed_dpo.weights.conversion_request import ConversionRequest, ConversionSummary, Format
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
@@ -29,6 +28,7 @@ from mindspeed_dpo.weights.layer_placement import ParallelLayout
 from mindspeed_dpo.weights.legacy_source import LegacySource
 from mindspeed_dpo.weights.legacy_writer import RankLayout, write_legacy
 from mindspeed_dpo.weights.lora import AdapterSource, CheckpointAdapter, MergedSource, write_peft
+from mindspeed_dpo.weights.output_folder import check_target
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ _STORED = {
 
 
 def expert_state(chunk: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of the routed experts of the first layer in a chunk that has some."""
+    """The weights of the experts of the first layer in a chunk that has some, as stored: any shape and dtype."""
     stored = [name for name in chunk if any(pattern.search(name) for pattern in _STORED.values())]
     layer = stored[0].partition(".mlp.")[0] + ".mlp." if stored else ""
     return {name: chunk[name] for name in stored if name.startswith(layer)}
@@ -39,7 +39,7 @@ def detect_storage(
     """The form and division of the experts of a checkpoint.
 
     Args:
-        state: The experts of one layer in one file, as of `expert_state`.
+        state: The weights of one layer's experts in one file, any shape and dtype, as of `expert_state`.
         layout: The parallel sizes of the files.
         args: The stored run arguments.
         is_diagonal: Whether only the pairs of ranks have files that `ExpertDivision.WHOLE` uses, and no others.

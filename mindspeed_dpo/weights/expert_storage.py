@@ -147,12 +147,12 @@ class ExpertStorage:
         return matrix.t() if self.form is ExpertForm.GROUPED else matrix
 
     def matrix(self, stored: Tensor, index: int, matrix: Shape) -> Tensor:
-        """The matrix of one expert in a stored tensor, any dtype.
+        """The weights of one expert in a stored tensor.
 
         Args:
-            stored: The tensor in the file.
+            stored: The weights in the file, of `stored_shape` and any dtype.
             index: The expert's index in the file.
-            matrix: The matrix's shape.
+            matrix: The shape of the result.
         """
         if self.form is not ExpertForm.GROUPED:
             return stored

@@ -45,7 +45,7 @@ def fused_shape(entry: TensorEntry, model: ModelConfig) -> Shape:
 
 
 def read_fused(lazy: Any, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
-    """Read a rank's slices of one expert's matrices; dtype as stored, shapes as of `WeightSource.read_slices`.
+    """Read a rank's slices of one expert's weights; dtype as stored, shape of each as of `WeightSource.read_slices`.
 
     Args:
         lazy: The tensor of all experts: one of a mapped file, or a slice object of safetensors.

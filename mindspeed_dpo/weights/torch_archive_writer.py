@@ -119,8 +119,8 @@ class TorchArchiveWriter:
 
         Args:
             shape: Its shape.
-            parts: Consecutive parts of its values in row-major order, of one data type; each is written before the
-                next is asked for.
+            parts: Consecutive parts of its weights in row-major order, of any shape and one dtype; each is written
+                before the next is asked for.
 
         Raises:
             WeightsError: The parts have different data types, one that files cannot hold, or another number of values.

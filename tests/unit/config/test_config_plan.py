@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen2Config, Qwen3Config
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loading.compose import available_configs
