@@ -12,6 +12,7 @@ from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
+_MAX_EXPERTS, _MAX_WIDTH = 10_000, 2**31 - 1
 _ROUTER_FIELDS = {
     "moe_router_topk": (),
     "moe_router_score_function": (),
@@ -54,9 +55,9 @@ def sizes_from_args(args: argparse.Namespace, file: object) -> ExpertSizes:
     names = ("moe_ffn_hidden_size", "moe_intermediate_size", "ffn_hidden_size")
     width = next((value for name in names if (value := getattr(args, name, None)) is not None), None)
     num_experts = getattr(args, "num_experts", None)
-    for name, value in (("num_experts", num_experts), ("moe_ffn_hidden_size", width)):
-        if type(value) is not int or value < 1:
-            raise WeightsError(f"{file} holds experts, but args have {name}={str(value)[:40]}")
+    for name, value, limit in (("num_experts", num_experts, _MAX_EXPERTS), ("moe_ffn_hidden_size", width, _MAX_WIDTH)):
+        if type(value) is not int or not 1 <= value <= limit:
+            raise WeightsError(f"{file}: args have {name}={str(value)[:40]}, expected a number from 1 to {limit}")
     return ExpertSizes(int(str(num_experts)), int(str(width)))
 
 
@@ -114,7 +115,8 @@ def expert_fields(args: argparse.Namespace, num_layers: int, file: object) -> di
         and _first(args, ("moe_router_pre_softmax",)) is False
     ):
         values["norm_topk_prob"] = True
-    return {"num_experts": args.num_experts, **values, **_layer_fields(args, num_layers, file)}
+    num_experts = sizes_from_args(args, file).num_experts
+    return {"num_experts": num_experts, **values, **_layer_fields(args, num_layers, file)}
 
 
 def _first(args: argparse.Namespace, names: tuple[str, ...]) -> Any:

@@ -145,6 +145,28 @@ def test_an_expert_that_was_not_written_is_noticed(
     assert not (tmp_path / "mg").exists()
 
 
+def test_files_of_other_writers_are_read(hf_folder: HfFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Names of MindSpeed-LLM in the args, the gate's older name, and layers that predict further tokens."""
+    checkpoint, prefix = write(hf_folder("qwen2_moe"), tmp_path / "mg"), "decoder.layers.{}.mlp.shared_expert"
+
+    def age(content: dict[str, Any]) -> None:
+        args, state = vars(content["args"]), content["model"]
+        for name in ("moe_ffn_hidden_size", "moe_router_score_function", "moe_router_num_groups", "rotary_percent"):
+            del args[name]
+        args.update(moe_layer_freq=[1, 1], moe_router_pre_softmax=None, moe_tp_extend_ep=None)
+        for layer in range(2):
+            state[prefix.format(layer) + "_gate.weight"] = state.pop(prefix.format(layer) + "s.gate_weight")
+        state.update({"mtp.layers.0.weight": torch.ones(2), f"{LAYER}linear_fc1._extra_state": None})
+
+    for file in checkpoint.glob("iter_*/*"):
+        edit(checkpoint, file.name, age)
+    assert open_weights(checkpoint).model_config() == open_weights(hf_folder("qwen2_moe")).model_config()
+    convert(ConversionRequest(checkpoint, tmp_path / "hf", save_format="hf"))
+    assert "4 tensors of layers that predict further tokens (mtp.…) are not read" in caplog.text
+    result, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", hf_folder("qwen2_moe")))
+    assert result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in expected)
+
+
 @pytest.mark.parametrize(
     ("layout", "division", "words"),
     [

@@ -71,10 +71,10 @@ def test_values_that_the_file_lacks_are_those_of_the_class(
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
 def test_models_that_are_not_implemented_are_refused_with_what_is_missing(name: str) -> None:
-    config = CONFIG_MAPPING[name]().to_dict()
-    with pytest.raises(
-        HfConfigError, match=f"'{name}' is not supported: it needs {re.escape(UNSUPPORTED[name])}, which"
-    ):
+    # Some model types are defined by code in the model's own folder.
+    config = CONFIG_MAPPING[name]().to_dict() if name in CONFIG_MAPPING else {"model_type": name}
+    words = f"'{name}' is not supported: it needs {re.escape(UNSUPPORTED[name])}, which is not implemented"
+    with pytest.raises(HfConfigError, match=words):
         model_config_from_hf(config)
 
 
