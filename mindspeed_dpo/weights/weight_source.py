@@ -150,7 +150,7 @@ class WeightSource(ABC):
         return not self.loosely or entry.rule.optional or self.has(entry)
 
     def local_tensor(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:
-        """Read the weights of one tensor, with the shape of its layout and dtype of `local_tensors`; call `check` first.
+        """Read the weights of one tensor, with the shape of its layout and the stored dtype; call `check` first.
 
         Raises:
             WeightsError: A file is damaged, or weights that are joined have different data types.
