@@ -12,7 +12,7 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The load-balancing bias of routers loses its meaning in 16 bits.
-_ALWAYS_FP32 = "expert_bias"
+_ALWAYS_FP32 = ("expert_bias", "e_score_correction_bias")
 
 
 @dataclass

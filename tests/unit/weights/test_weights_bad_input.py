@@ -247,7 +247,8 @@ def test_a_large_bf16_value_survives_and_overflow_is_an_error(tmp_path: Path) ->
 
 
 def test_router_balance_stays_float32_and_integers_stay_integers() -> None:
-    assert cast_tensor(torch.ones(2), torch.bfloat16, "mlp.router.expert_bias").dtype == torch.float32
+    for name in ("mlp.router.expert_bias", "mlp.gate.e_score_correction_bias"):
+        assert cast_tensor(torch.ones(2), torch.bfloat16, name).dtype == torch.float32
     assert cast_tensor(torch.ones(2, dtype=torch.int64), torch.bfloat16, "x").dtype == torch.int64
     assert cast_tensor(torch.ones(2), torch.bfloat16, "x").dtype == torch.bfloat16
 
