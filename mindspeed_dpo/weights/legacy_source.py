@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.expert_detection import detect_storage, expert_state
-from mindspeed_dpo.weights.expert_storage import DEFAULT_STORAGE, ExpertDivision, ExpertStorage
+from mindspeed_dpo.weights.expert_storage import DEFAULT_STORAGE, ExpertStorage
 from mindspeed_dpo.weights.hf_assets import find_assets
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, TPRank
 from mindspeed_dpo.weights.legacy_args import layout_from_args, model_from_args
@@ -28,8 +27,10 @@ from mindspeed_dpo.weights.legacy_expert_args import sizes_from_args
 from mindspeed_dpo.weights.legacy_names import NameComparison
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, SCORE_HEAD, TensorEntry, embedding_entry, is_tied
-from mindspeed_dpo.weights.rank_files import RANK_FILE, RankFiles, StateDict, rank_folder
+from mindspeed_dpo.weights.rank_files import RankFiles, StateDict
+from mindspeed_dpo.weights.rank_folders import check_folders, has_whole_experts, rank_folder
 from mindspeed_dpo.weights.shape_checks import check_mcore_shape, check_shape
+from mindspeed_dpo.weights.slice_ranges import narrow, range_of
 from mindspeed_dpo.weights.tensor_layouts import TensorLayout
 from mindspeed_dpo.weights.weight_source import WeightSource
 
@@ -65,7 +66,7 @@ class LegacySource(WeightSource):
     def layout(self) -> ParallelLayout:
         """How the rank files divide the model."""
         layout = layout_from_args(self._args, len(self._files.first_content[1]), self._files.first)
-        self._check_ranks(layout)
+        check_folders(self.folder, self._files.folder_names, layout)
         return layout
 
     @cached_property
@@ -80,7 +81,7 @@ class LegacySource(WeightSource):
                         state,
                         layout,
                         self._args,
-                        is_diagonal=self._is_diagonal(layout),
+                        is_diagonal=has_whole_experts(self._files.folder_names, layout),
                         extends_ep=self.extends_ep,
                         file=self._files.path(layout, 0, pp_rank, 0),
                     )
@@ -157,17 +158,17 @@ class LegacySource(WeightSource):
         """Read the shards of the weights that overlap a rank's slices; dtype and shape of each as in the base class."""
         stored, places = self._stored_layout(entry), self._places(entry)
         shapes, dim = stored.hf_shapes(model), stored.partition_dim
-        ranges = [_range(entry.layout, shape, dim or 0, model, tp) for shape in shapes]
+        ranges = [range_of(entry.layout, shape, dim or 0, model, tp) for shape in shapes]
         if dim is None:
             slices = stored.to_hf(self._shard(entry, places[0], model), model)
-            return tuple(_narrow([part], bounds) for part, bounds in zip(slices, ranges, strict=True))
+            return tuple(narrow([part], bounds) for part, bounds in zip(slices, ranges, strict=True))
         # What one shard holds of the first Hugging Face tensor; shards of a vocabulary may include padded rows.
         share = self._stored(entry, places[0]).shape[0] if stored.is_padded else shapes[0][dim] // self.layout.tp
         first = min(ranges[0].start // share, self.layout.tp - 1)
         needed = places[first : max(first + 1, math.ceil(ranges[0].stop / share))]
         shards = [stored.to_hf(self._shard(entry, place, model), model) for place in needed]
         return tuple(
-            _narrow(parts, bounds, offset=first * parts[0].shape[dim])
+            narrow(parts, bounds, offset=first * parts[0].shape[dim])
             for parts, bounds in zip(zip(*shards, strict=True), ranges, strict=True)
         )
 
@@ -241,53 +242,5 @@ class LegacySource(WeightSource):
         """The chunks of a rank; without an expert-parallel rank, of one that has a file."""
         layout = self.layout
         if ep_rank is None:
-            ep_rank = tp_rank % layout.ep if self._is_diagonal(layout) else 0
+            ep_rank = tp_rank % layout.ep if has_whole_experts(self._files.folder_names, layout) else 0
         return self._files.chunks(self._files.path(layout, tp_rank, pp_rank, ep_rank))
-
-    def _is_diagonal(self, layout: ParallelLayout) -> bool:
-        """Whether the files are those of undivided experts, for which some pairs of ranks have none."""
-        names = _folder_names(layout, ExpertStorage(division=ExpertDivision.WHOLE))
-        return names != _folder_names(layout, DEFAULT_STORAGE) and self._files.folder_names == names
-
-    def _check_ranks(self, layout: ParallelLayout) -> None:
-        """Check that there is a file for every rank, and no folder of another layout."""
-        whole = ExpertStorage(division=ExpertDivision.WHOLE)
-        expected = _folder_names(layout, whole if self._is_diagonal(layout) else DEFAULT_STORAGE)
-        present = self._files.folder_names
-        absent = sorted(n for n in expected if not (self.folder / n / RANK_FILE).is_file())
-        foreign = sorted(present - expected)
-        if absent or foreign:
-            sizes = f"TP {layout.tp} x PP {layout.pp}" + (f" x EP {layout.ep}" if layout.ep > 1 else "")
-            raise WeightsError(
-                f"{self.folder} should hold {sizes} rank files; "
-                f"missing: {', '.join(absent) or 'none'}; of another layout: {', '.join(foreign) or 'none'}"
-            )
-
-
-@dataclass(frozen=True)
-class _Range:
-    """Start and stop along a dim."""
-
-    dim: int
-    start: int
-    stop: int
-
-
-def _range(layout: TensorLayout, shape: Shape, dim: int, model: ModelConfig, tp: TPRank) -> _Range:
-    """What a rank needs of a Hugging Face tensor; all along `dim` of what its layout does not split."""
-    if layout.partition_dim is None:
-        return _Range(dim, 0, shape[dim])
-    return _Range(layout.partition_dim, *layout.hf_range(shape[layout.partition_dim], model, tp))
-
-
-def _folder_names(layout: ParallelLayout, storage: ExpertStorage) -> set[str]:
-    """The names of the folders of all ranks; empty where the sizes do not allow such files."""
-    if storage.division is ExpertDivision.WHOLE and layout.tp % layout.ep and layout.ep % layout.tp:
-        return set()
-    return {rank_folder(layout, t, p, e) for t, e in storage.ranks(layout) for p in range(layout.pp)}
-
-
-def _narrow(shards: Sequence[Tensor], bounds: _Range, offset: int = 0) -> Tensor:
-    """A range of joined shards, which start at `offset` of the whole tensor."""
-    joined = shards[0] if len(shards) == 1 else torch.cat(list(shards), bounds.dim)
-    return joined.narrow(bounds.dim, bounds.start - offset, bounds.stop - bounds.start)

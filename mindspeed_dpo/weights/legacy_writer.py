@@ -27,7 +27,8 @@ from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.weights.legacy_args import make_args
 from mindspeed_dpo.weights.name_mapping import TensorEntry, local_entries, model_entries
 from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
-from mindspeed_dpo.weights.rank_files import CHECKPOINT_VERSION, RANK_FILE, rank_folder
+from mindspeed_dpo.weights.rank_files import CHECKPOINT_VERSION
+from mindspeed_dpo.weights.rank_folders import RANK_FILE, rank_folder
 from mindspeed_dpo.weights.torch_archive_writer import TorchArchiveWriter, WrittenTensor
 from mindspeed_dpo.weights.weight_source import WeightSource
 

@@ -19,18 +19,12 @@ from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
 from mindspeed_dpo.weights.legacy_args import plain_args
+from mindspeed_dpo.weights.rank_folders import RANK_FILE, rank_folder
 
-RANK_FILE = "model_optim_rng.pt"
 CHECKPOINT_VERSION = 3.0
 
 StateDict = Mapping[str, Tensor]
 Content = tuple[argparse.Namespace, list[StateDict]]
-
-
-def rank_folder(layout: ParallelLayout, tp_rank: int, pp_rank: int, ep_rank: int = 0) -> str:
-    """Megatron's name of a rank's folder; stage and expert-parallel rank are in it only where there are several."""
-    stage = f"_{pp_rank:03d}" if layout.pp > 1 else ""
-    return f"mp_rank_{tp_rank:02d}" + stage + (f"_{ep_rank:03d}" if layout.ep > 1 else "")
 
 
 class RankFiles:

@@ -6,7 +6,6 @@ Everything else is derived here: a rank's tensors in Megatron's form, and the fu
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,15 +17,13 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.file_fingerprints import fingerprint_of
 from mindspeed_dpo.weights.layer_placement import UNSHARDED, Placement, TPRank
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, local_entries, model_entries
 
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 8
-_HASH_BLOCK_BYTES = 1 << 24
-_fingerprints: dict[tuple[tuple[str | int, ...], ...], str] = {}
-"""Fingerprints by files and their versions: roles often share their weights."""
 
 
 class WeightSource(ABC):
@@ -171,20 +168,7 @@ class WeightSource(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of names and contents of the weight files, in hexadecimal digits; the files are read once."""
-        files = sorted(self.weight_files())
-        versions: tuple[tuple[str | int, ...], ...] = tuple((str(file), *_version(file)) for file in files)
-        if versions not in _fingerprints:
-            _fingerprints[versions] = self._hash_files(files)
-        return _fingerprints[versions]
-
-    def _hash_files(self, files: Sequence[Path]) -> str:
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file.relative_to(self.folder)}:{file.stat().st_size};".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(_HASH_BLOCK_BYTES):
-                    digest.update(block)
-        return digest.hexdigest()
+        return fingerprint_of(self.weight_files(), self.folder)
 
     def _check_names(self, model: ModelConfig) -> None:
         missing, unexpected = self.name_mismatches(model)
@@ -243,12 +227,6 @@ class WeightSource(ABC):
                     entry.rule.mcore,
                     tensor.tolist(),
                 )
-
-
-def _version(file: Path) -> tuple[int, ...]:
-    """What changes when a file is written."""
-    status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _shorten(names: Sequence[str]) -> str:
