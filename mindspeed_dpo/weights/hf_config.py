@@ -149,6 +149,17 @@ def num_mtp_layers(hf: HfConfig) -> int:
         return 0 if key is None else HfValues(config, architecture.model_type, (key,)).get(key.name) or 0
 
 
+def without_mtp_layers(hf: HfConfig) -> dict[str, Any]:
+    """The config of a model that is stored without its layers that predict further tokens.
+
+    Raises:
+        HfConfigError: The model type is not supported.
+    """
+    with reraised_as(HfConfigError):
+        key = _find_architecture(_located(hf))[0].num_mtp_layers
+    return {name: 0 if key is not None and name in key.names else value for name, value in hf.items()}
+
+
 def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
     """Describe each field in which the model section and the weights' config differ.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from mindspeed_dpo.config.settings.lora import AdapterConfig
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
@@ -180,7 +183,7 @@ def test_adapters_of_experts_are_refused() -> None:
 
 
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = save_tiny_model("glm4_moe", tmp_path)
+    folder = save_tiny_model("glm4_moe", tmp_path / "hf")
     stored = load_file(folder / "model.safetensors")
     stored["model.layers.2.eh_proj.weight"] = torch.ones(2, 2)
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
@@ -198,3 +201,7 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, caplog:
     source.check(source.model_config())
     assert "1 tensors of layers that predict further tokens are not read" in caplog.text
     assert "model.layers.2.eh_proj.weight" not in dict(source.hf_tensors(source.model_config()))
+    convert(ConversionRequest(folder, tmp_path / "copy", save_format="hf"))
+    written = json.loads((tmp_path / "copy/config.json").read_text(encoding="utf-8"))
+    assert {written.get(name, 0) for name in ("num_mtp_layers", "num_nextn_predict_layers")} == {0}
+    open_weights(tmp_path / "copy").check(source.model_config())
