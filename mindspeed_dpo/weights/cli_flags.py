@@ -90,7 +90,11 @@ def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
     add("--params-dtype", choices=tuple(DTYPES), help="data type to cast to (default: that of each tensor)")
     add("--true-vocab-size", type=int, metavar="N", help="vocabulary size without padding, if the input lacks it")
     add("--orm", action="store_true", help="convert a reward model, which has a scalar score head")
-    add("--load-checkpoint-loosely", action="store_true", help="tolerate missing and unknown tensors, and list them")
+    add(
+        "--load-checkpoint-loosely",
+        action="store_true",
+        help="tolerate and list missing tensors (not experts) and unknown ones",
+    )
     add("--overwrite", action="store_true", help="replace the content of --save-dir")
 
 

@@ -136,7 +136,7 @@ class _RankWriter:
             WeightsError: One was not; the message names layer and expert.
         """
         for entry in model_entries(self.storage.rules(self.source.rules(self.model)), self.model):
-            if entry.expert is None or (self.source.loosely and not self.source.has(entry)):
+            if entry.expert is None:
                 continue
             for tp_rank, ep_rank, _ in self.storage.holders(entry.expert, self.model.num_experts or 0, self.layout):
                 count = self.experts[entry, tp_rank, ep_rank]

@@ -7,6 +7,7 @@ Everything else is derived here: a rank's tensors in Megatron's form, and the fu
 from __future__ import annotations
 
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, local_ent
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 8
+_EXPERT = re.compile(r"\.experts\.")
 
 
 class WeightSource(ABC):
@@ -32,7 +34,7 @@ class WeightSource(ABC):
     Attributes:
         path: The path that was opened.
         folder: The folder of the weight files: `path`, or one iteration in it.
-        loosely: Skip missing tensors with a warning, and ignore unknown ones.
+        loosely: Skip missing tensors other than experts with a warning, and ignore unknown ones.
         keeps_dtypes: Refuse to join tensors of different data types into one; otherwise they become float32 or wider,
             which is exact, since all weights are cast later.
         final_norm: For a reward model, whether its head reads normalised hidden states; otherwise the norm is ignored.
@@ -180,7 +182,8 @@ class WeightSource(ABC):
         if not problems:
             return
         message = f"{self.path} does not hold this {model.num_layers}-layer model; {'; '.join(problems)}"
-        if not self.loosely:
+        # A layer that computes with some of its experts is never what a user wants.
+        if not self.loosely or any(_EXPERT.search(name) for name in missing):
             raise WeightsError(message)
         logger.warning("%s; continuing, because the checkpoint is loaded loosely", message)
 

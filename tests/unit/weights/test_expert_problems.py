@@ -133,6 +133,15 @@ def test_fused_and_single_experts_together_are_refused(source: Path, tmp_path: P
         convert(ConversionRequest(fused, tmp_path / "mg2"))
 
 
+def test_loose_loading_tolerates_no_missing_expert(source: Path, tmp_path: Path) -> None:
+    stored = load_file(source / "model.safetensors")
+    name = "model.layers.0.mlp.experts.2.down_proj.weight"
+    del stored[name]
+    save_file(stored, source / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match=f"1 tensors are missing: {name}"):
+        convert(ConversionRequest(source, tmp_path / "mg", loosely=True))
+
+
 def test_an_expert_that_was_not_written_is_noticed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
