@@ -93,7 +93,7 @@ def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
     add(
         "--load-checkpoint-loosely",
         action="store_true",
-        help="tolerate and list missing tensors (not experts) and unknown ones",
+        help="tolerate missing tensors (no experts) and unknown ones",
     )
     add("--overwrite", action="store_true", help="replace the content of --save-dir")
 
