@@ -97,9 +97,5 @@ def check_expert_training(run: RunConfig) -> Iterator[Violation]:
         for key in ("moe_aux_loss_coeff", "moe_z_loss_coeff", "freeze_moe_router"):
             if getattr(actor.router, key):
                 yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
-    elif actor.adapters.is_on:
-        yield Violation(
-            ("lora_target_modules", "num_experts"), "cannot be combined with num_experts yet; train all weights"
-        )
     elif run.is_online:
         yield Violation(("num_experts", "stage"), "cannot be combined with stage=ray_online_dpo yet; use stage=dpo")
