@@ -36,11 +36,14 @@ def _linear_entries(module: LoraLayer) -> Iterator[tuple[str, ShardedTensor]]:
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
     for name, stored, dim in module.named_factors():
         places = () if dim is None else ((dim, tp_rank, tp_size),)
-        yield name, ShardedTensor.from_rank_offsets(
-            KEY_PREFIX + stored,
-            getattr(module, name),
-            *places,
-            replica_id=(0, tp_rank if dim is None else 0, replica),
+        yield (
+            name,
+            ShardedTensor.from_rank_offsets(
+                KEY_PREFIX + stored,
+                getattr(module, name),
+                *places,
+                replica_id=(0, tp_rank if dim is None else 0, replica),
+            ),
         )
 
 
@@ -48,8 +51,11 @@ def _expert_entries(module: ExpertLoraLayer) -> Iterator[tuple[str, ShardedTenso
     """The adapters of experts are split by expert, and all ranks that hold the same experts have copies."""
     group, replica = ExpertGroup.current(), parallel_state.get_expert_data_parallel_rank()
     for name, stored in module.named_factors():
-        yield name, ShardedTensor.from_rank_offsets(
-            KEY_PREFIX + stored, getattr(module, name), (0, group.rank, group.size), replica_id=(0, 0, replica)
+        yield (
+            name,
+            ShardedTensor.from_rank_offsets(
+                KEY_PREFIX + stored, getattr(module, name), (0, group.rank, group.size), replica_id=(0, 0, replica)
+            ),
         )
 
 

@@ -35,7 +35,11 @@ LAYOUTS = {
     "EP2 with a sharded optimizer": (
         4,
         # The gather of parameters also gathers the gradients that the job puts in their place.
-        Job(Path(), ep=2, options=dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), True)),
+        Job(
+            Path(),
+            ep=2,
+            options=dict.fromkeys(("use_distributed_optimizer", "overlap_grad_reduce", "overlap_param_gather"), True),
+        ),
     ),
 }
 CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str]] = {

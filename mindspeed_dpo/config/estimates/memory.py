@@ -7,9 +7,8 @@ Bytes per parameter on a device:
     optimizer  8 for Adam's moments, and 4 for float32 weights with bf16; with use_distributed_optimizer divided by the
                data-parallel and the context-parallel size
 
-With adapters, only these have gradients and optimizer state, in addition to the model's weights. An adapter of a matrix
-[out, in] has r (in + out) parameters; the dimension along which the matrix is sharded is divided by the tensor-parallel
-size.
+With adapters, only these have gradients and optimizer state, in addition to the model's weights. Of routed experts all
+devices of a stage that hold the same ones are copies.
 
 Activations per layer and token without recomputation, in elements, with h = hidden_size and t = tensor-parallel size:
 4h (inputs and outputs of attention and feed-forward layer, /t with sequence_parallel) + (2 heads + 2 groups) x
@@ -22,8 +21,12 @@ micro_batch_tokens tokens (a longer pair has more), else 2 seq_length per pair; 
 
 from __future__ import annotations
 
+from mindspeed_dpo.config.estimates.adapters import (
+    num_adapter_parameters,
+    num_merged_elements,
+    stage_adapter_parameters,
+)
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.lora import FUSED_MODULES
 from mindspeed_dpo.config.settings.model import ModelConfig
 
 SEQUENCES_PER_PAIR = 2
@@ -64,16 +67,17 @@ def num_layers_parameters(model: ModelConfig, layers: range, tp: int = 1, expert
     return dense + (with_experts * num_layer_parameters(model, tp, experts) if with_experts else 0)
 
 
-def num_parameters(model: ModelConfig, *, scalar_head: bool = False) -> int:
+def num_parameters(model: ModelConfig, *, scalar_head: bool = False, experts: int | None = None) -> int:
     """Return the number of parameters of a complete model, without padding of the vocabulary.
 
     Args:
         model: The architecture.
+        experts: Number of routed experts that count in each layer with experts; None counts all.
         scalar_head: Count a scalar output layer, as of a reward model, instead of the output layer of the policy.
     """
     table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
     output = table if model.untie_embeddings_and_output_weights else 0
-    layers = num_layers_parameters(model, range(model.num_layers))
+    layers = num_layers_parameters(model, range(model.num_layers), experts=experts)
     return layers + table + hidden + (hidden if scalar_head else output)
 
 
@@ -108,27 +112,16 @@ def _num_local_experts(role: RoleConfig) -> int:
     return (role.model.num_experts or 0) // role.parallel.expert_parallel_size
 
 
-def num_adapter_parameters(role: RoleConfig, tp: int = 1, pp: int = 1) -> int:
-    """Return the number of parameters of a role's adapters on one of `tp` x `pp` devices; by default of all."""
-    model, rank = role.model, role.adapters.lora_r
-    hidden, inner = model.hidden_size, model.ffn_hidden_size // tp
-    queries, keys = (
-        model.num_attention_heads * model.kv_channels // tp,
-        model.num_query_groups * model.kv_channels // tp,
-    )
-    in_plus_out = {
-        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden,
-        "gate_proj": hidden + inner, "up_proj": hidden + inner, "down_proj": inner + hidden,
-    }  # fmt: skip
-    return model.num_layers // pp * rank * sum(in_plus_out[module] for module in role.adapters.modules)
-
-
 def num_trained_parameters(role: RoleConfig) -> int:
     """Return the number of parameters that the optimizer updates, on a device of the largest pipeline stage."""
+    return max(map(sum, stage_adapter_parameters(role))) if role.adapters.is_on else num_device_parameters(role)
+
+
+def num_trained_expert_parameters(role: RoleConfig) -> int:
+    """Return how many of them belong to routed experts."""
     if not role.adapters.is_on:
-        return num_device_parameters(role)
-    parallel = role.parallel
-    return num_adapter_parameters(role, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+        return num_device_expert_parameters(role)
+    return max(stage_adapter_parameters(role), key=sum)[1]
 
 
 def weight_bytes(role: RoleConfig, *, scalar_head: bool = False) -> int:
@@ -143,17 +136,7 @@ def adapter_bytes(role: RoleConfig) -> int:
 
 def merged_bytes(role: RoleConfig) -> int:
     """Bytes on one device of the copies of matrices that are merged with their adapters for the rollout."""
-    model, parallel = role.model, role.parallel
-    hidden, heads, groups = model.hidden_size, model.num_attention_heads, model.num_query_groups
-    sizes = {
-        "linear_qkv": hidden * (heads + 2 * groups) * model.kv_channels,
-        "linear_proj": hidden * heads * model.kv_channels,
-        "linear_fc1": 2 * hidden * model.ffn_hidden_size,
-        "linear_fc2": hidden * model.ffn_hidden_size,
-    }
-    copied = sum(size for fused, size in sizes.items() if set(FUSED_MODULES[fused]) & set(role.adapters.modules))
-    layers = model.num_layers // parallel.pipeline_model_parallel_size
-    return layers * copied // parallel.tensor_model_parallel_size * _element_bytes(role)
+    return num_merged_elements(role) * _element_bytes(role)
 
 
 def gradient_bytes(role: RoleConfig) -> int:
@@ -164,7 +147,7 @@ def gradient_bytes(role: RoleConfig) -> int:
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
-    parallel, experts = role.parallel, 0 if role.adapters.is_on else num_device_expert_parameters(role)
+    parallel, experts = role.parallel, num_trained_expert_parameters(role)
     copies = max(1, data_parallel_size) * parallel.context_parallel_size
     # All devices of a stage that hold the same experts are copies, tensor-parallel ones included.
     expert_copies = max(1, copies * parallel.tensor_model_parallel_size // parallel.expert_parallel_size)

@@ -66,7 +66,9 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
     if peft_type != "LORA" or bias != "none":
         raise WeightsError(f"{file}: peft_type={peft_type}, bias={bias}; only LORA without biases is supported")
     _check_is_plain(config)
-    ranks = {name.split(".")[-3]: tensor.shape[1] for name, tensor in tensors.items() if tensor.dim() == 3 and "_A." in name}
+    ranks = {
+        name.split(".")[-3]: tensor.shape[1] for name, tensor in tensors.items() if tensor.dim() == 3 and "_A." in name
+    }
     modules = {name.split(".")[-3] for name, tensor in tensors.items() if tensor.dim() == 2}
     unsupported = sorted(modules - set(LORA_MODULES))
     if unsupported:
