@@ -41,7 +41,7 @@ class StepRouting:
             follow_load(self._model, self._global_counts(), observers[0].bias_update_rate)
 
     def metrics(self, num_pairs: int) -> dict[str, Tensor]:
-        """Scalars on the device by metric; a collective of all ranks.
+        """Scalars by metric, float32 on the device, in the units of `metric_names`; a collective of all ranks.
 
         Args:
             num_pairs: Number of pairs of the step over all ranks.
@@ -89,7 +89,7 @@ class StepRouting:
 
 
 def mean_values(of_steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Average scalars of several steps by metric, read from the device in one transfer."""
+    """Average the scalar values of several steps by metric, of any dtype; read from the device in one transfer."""
     if not of_steps or not of_steps[0]:
         return {}
     means = torch.stack([torch.stack([value.float() for value in step.values()]) for step in of_steps]).mean(0)

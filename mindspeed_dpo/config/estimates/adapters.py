@@ -1,7 +1,7 @@
 """Numbers of parameters of LoRA adapters, and of the matrices that have them, on a device or of a complete model.
 
-An adapter of a matrix [out, in] has r (in + out) parameters; the dimension along which tensor-parallel devices split the
-matrix is divided by their number. Every routed expert has adapters of its own, which are shared like the experts.
+An adapter of a matrix [out, in] has r (in + out) parameters; the dimension along which tensor-parallel devices split
+the matrix is divided by their number. Every routed expert has adapters of its own, which are shared like the experts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def num_adapter_parameters(role: RoleConfig) -> int:
 
 
 def stage_adapter_parameters(role: RoleConfig) -> list[tuple[int, int]]:
-    """Return for each pipeline stage the parameters of adapters on a device: of linear layers, and of routed experts."""
+    """Return for each pipeline stage the parameters of adapters on a device: of linear layers, and of experts."""
     model, tp = role.model, role.parallel.tensor_model_parallel_size
     experts = (model.num_experts or 0) // role.parallel.expert_parallel_size
     return [(_of_linear(role, stage, tp), _of_experts(role, stage, experts)) for stage in stages(role)]

@@ -33,8 +33,8 @@ class AdapterConfig:
         (),
         help="Modules with a trained adapter, everything else being frozen; empty trains all weights. Accepted are "
         f"Megatron's names ({', '.join(FUSED_MODULES)}), Hugging Face's ({', '.join(LORA_MODULES)}) and {ALL_LINEAR}. "
-        "Each Hugging Face module has its own adapter, also where Megatron fuses several into one matrix. With experts, "
-        "gate_proj with up_proj, and down_proj, are also those of the shared and of all routed experts.",
+        "Each Hugging Face module has its own adapter, also where Megatron fuses several into one matrix. With "
+        "experts, gate_proj with up_proj, and down_proj, are also those of the shared and of the routed experts.",
     )
     lora_target_parameters: tuple[str, ...] = setting(
         (),

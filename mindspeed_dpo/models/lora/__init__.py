@@ -1,4 +1,4 @@
-"""LoRA adapters in a built model: those of one matrix in `layer`, those of a layer's experts in `expert_layer`, those of a pipeline stage in `adapters`.
+"""LoRA adapters in a built model: of one matrix in `layer`, of experts in `expert_layer`, of a stage in `adapters`.
 
 Which matrices have adapters, and how adapters are stored, is left to `weights.lora`.
 """

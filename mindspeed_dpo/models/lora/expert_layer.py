@@ -58,7 +58,7 @@ class ExpertLoraLayer(nn.Module):
         self.lora_B = nn.Parameter(torch.zeros(len(experts), *b))
 
     def attach(self, weight: Tensor) -> None:
-        """Adopt device and dtype of the experts' matrices, [g, out, in] in any float dtype, and how they are reduced."""
+        """Adopt device and dtype of the experts' matrices, [g, out, in] in any float dtype, and their reduction."""
         self.to(device=weight.device, dtype=weight.dtype)
         for parameter in self.parameters():
             # As for the matrices themselves: see `GroupedLinear`.

@@ -41,6 +41,10 @@ def follow_load(stage: PipelineStage, counts: Tensor, rate: float) -> None:
         for layer in chunk.decoder.layers:
             bias = layer.mlp.router.expert_bias if isinstance(layer, MoeTransformerLayer) else None
             if bias is not None:
-                load = counts[layer.layer_number - 1]
-                # Compared as integers, so that no rounding decides about an expert with the mean load.
-                bias.add_(torch.sign(load.sum() - load * len(load)).to(bias.dtype), alpha=rate)
+                bias.copy_(updated_bias(bias, counts[layer.layer_number - 1], rate))
+
+
+def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
+    """Return the bias [E] float32 of E experts after a step with a load of [E] int64 tokens, changed by `rate` each."""
+    # Compared as integers, so that no rounding decides about an expert with the mean load.
+    return bias + rate * torch.sign(load.sum() - load * len(load)).to(bias.dtype)

@@ -1,4 +1,4 @@
-"""PEFT's files `adapter_config.json` and `adapter_model.safetensors`, for plain LoRA of linear layers and of experts."""
+"""PEFT's files `adapter_config.json` and `adapter_model.safetensors`, for plain LoRA of linear layers and experts."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def _read_experts(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tens
         config = read_json_object(folder / CONFIG_FILE)
         rank = config.integer("r", minimum=1)
         ranks = {GATE_UP: rank * _gate_up_factor(config), DOWN: rank}
-        return from_peft(tensors, ranks, config.texts("target_parameters", None) or ())
+        return from_peft(tensors, ranks, config.texts("target_parameters", ()))
     except (OSError, MalformedDataError, WeightsError) as error:
         raise WeightsError(f"{folder}: {error}") from error
 
@@ -171,7 +171,8 @@ def write_peft(
     """Write a folder that `PeftModel.from_pretrained` can load, atomically.
 
     Args:
-        tensors: Adapter weights by PEFT's name without prefix, in the shapes of `read_tensors`, any float dtype.
+        tensors: Adapter weights by PEFT's name without prefix: A [r, in] and B [out, r], of experts A [E, r, in] and B
+            [E, out, r], any float dtype.
         settings: Rank, alpha and target matrices of the adapters.
         base: Path of the base weights, recorded for information.
         target: The folder to create or replace.

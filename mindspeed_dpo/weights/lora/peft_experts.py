@@ -3,8 +3,8 @@
 With transformers 5 the matrices of all experts are one parameter, `gate_up_proj` [E, 2f, h] or `down_proj` [E, h, f],
 and so are their adapters: A [E r, in], expert after expert, and B [out, r E], with the experts of a rank side by side.
 PEFT wraps one parameter around the other, so `gate_up_proj` is stored as `base_layer` where both are adapted.
-With transformers 4 every expert has three modules with adapters of their own. As in PEFT, those of gate and up become one
-of twice the rank: their A one above the other, their B on the diagonal.
+With transformers 4 every expert has three modules with adapters of their own. As in PEFT, those of gate and up become
+one of twice the rank: their A one above the other, their B on the diagonal.
 
 Letters: E experts, r rank, h hidden size, f width of an expert.
 """

@@ -45,7 +45,7 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {**ADAPTERS, "lora_target_parameters": ["mlp.gate.weight"]},
-        "lora_target_parameters=[mlp.gate.weight] names mlp.gate.weight, which cannot have an adapter; choose from mlp.",
+        "lora_target_parameters=[mlp.gate.weight] names mlp.gate.weight, which cannot have an adapter; choose from",
     ),
     ({**ADAPTERS, "lora_target_modules": ["up_proj"]}, "names up_proj of experts without gate_proj; these are one"),
     (
