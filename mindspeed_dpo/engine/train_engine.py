@@ -71,8 +71,7 @@ class TrainingEngine:
             if math.isfinite(norm):
                 clip(self.optimizer, norm)
                 self.optimizer.step_with_ready_grads()
-        if math.isfinite(norm):
-            self._routing.update_bias()
+                self._routing.update_bias()
         return norm
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
