@@ -73,7 +73,7 @@ def test_metrics_are_those_of_one_replica(name: str, tmp_path: Path) -> None:
 
 def test_a_run_goes_on_with_other_ranks_of_experts(tmp_path: Path) -> None:
     """Saved in the background, with a bias that follows the load of every step."""
-    keys = {"save_interval": 1, "moe_router_score_function": "sigmoid", **FOLLOWING_BIAS}
+    keys = {"save_interval": 1, "moe_router_score_function": "sigmoid", "n_shared_experts": 1, **FOLLOWING_BIAS}
     straight = train(run_of(tmp_path / "straight", **keys))
     layout, settings = LAYOUTS["experts shared by replicas"]
     first = {"train_iters": 1, "lr_decay_iters": 3, "async_save": True}
