@@ -12,7 +12,7 @@ from torch import Tensor
 from mindspeed_dpo.models.moe.load import RouterObserver, load_metrics
 from mindspeed_dpo.models.moe.training import follow_load
 from mindspeed_dpo.models.virtual_stages import PipelineStage
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 
 
 class StepRouting:

@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.engine import forward_backward
 from mindspeed_dpo.engine.gradient_norm import gradient_norm

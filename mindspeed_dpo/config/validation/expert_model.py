@@ -22,8 +22,6 @@ def check_experts(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
         )
     if count is None:
         return
-    if role.name == "reward":
-        yield Violation(("num_experts",), "cannot be a setting of a reward model yet; choose a dense one")
     outside = [layer for layer in model.mlp_only_layers if not 0 <= layer < model.num_layers]
     if outside:
         yield Violation(
@@ -97,11 +95,8 @@ def check_expert_training(run: RunConfig) -> Iterator[Violation]:
         for key in ("moe_aux_loss_coeff", "moe_z_loss_coeff", "moe_router_bias_update_rate", "freeze_moe_router"):
             if getattr(actor.router, key):
                 yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
-        return
-    if actor.router.moe_router_bias_update_rate:
+    elif actor.router.moe_router_bias_update_rate:
         yield from _check_bias_update(run)
-    if run.is_online:
-        yield Violation(("num_experts", "stage"), "cannot be combined with stage=ray_online_dpo yet; use stage=dpo")
 
 
 def _check_bias_update(run: RunConfig) -> Iterator[Violation]:

@@ -17,6 +17,7 @@ from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.expert_layer import ExpertLoraLayer
 from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
+from mindspeed_dpo.models.named_tensors import expert_name, named_tensors
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
@@ -94,17 +95,26 @@ def merged_parameters(stage: nn.Module, into: Mapping[str, Tensor] | None = None
     """
     tensors: dict[str, Tensor] = _base_parameters(stage)
     for name, adapters in adapter_layers(stage).items():
-        key = name.removesuffix("adapters") + "weight"
-        weight = tensors[key].detach()
-        copy = torch.empty_like(weight) if into is None else into[key]
-        tensors[key] = copy.copy_(weight.float() + adapters.delta_weight())
+        for key, delta in _changes(name, adapters):
+            weight = tensors[key].detach()
+            copy = torch.empty_like(weight) if into is None else into[key]
+            tensors[key] = copy.copy_(weight.float() + delta)
     return tensors
 
 
+def _changes(name: str, adapters: AdapterLayer) -> Iterator[tuple[str, Tensor]]:
+    """The changes of weights by adapters, float32, with the names of the weights; those of experts one by one."""
+    module, delta = name.removesuffix(".adapters"), adapters.delta_weight()
+    if isinstance(adapters, ExpertLoraLayer):
+        yield from ((expert_name(module, index), change) for index, change in enumerate(delta.unbind(0)))
+    else:
+        yield f"{module}.weight", delta
+
+
 def _base_parameters(stage: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a stage that do not belong to adapters."""
+    """The tensors of a stage that do not belong to adapters, those of experts one by one."""
     adapter_ids = {id(parameter) for layer in adapter_layers(stage).values() for parameter in layer.parameters()}
-    return {name: parameter for name, parameter in stage.named_parameters() if id(parameter) not in adapter_ids}
+    return {name: tensor for name, tensor in named_tensors(stage).items() if id(tensor) not in adapter_ids}
 
 
 def _add_adapter_output(

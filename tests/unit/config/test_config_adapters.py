@@ -10,7 +10,7 @@ import yaml
 
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
