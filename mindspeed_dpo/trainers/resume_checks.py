@@ -157,9 +157,11 @@ def _check_adapters(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> N
             "which merges them"
         )
     if not (settings.is_on and settings.is_compatible_with(trained)):
+        of_experts = trained.lora_target_parameters
+        parameters = f"lora_target_parameters={format_value(of_experts)}, " if of_experts else ""
         raise CheckpointError(
             f"{folder} contains adapters with other settings; resume it with "
-            f"lora_target_modules={format_value(trained.modules)}, lora_r={trained.lora_r}, "
+            f"lora_target_modules={format_value(trained.modules)}, {parameters}lora_r={trained.lora_r}, "
             f"lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.weights.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
@@ -22,7 +21,6 @@ from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
 from mindspeed_dpo.weights.format_detection import open_weights
 from mindspeed_dpo.weights.hf_config import model_config_from_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from mindspeed_dpo.weights.lora.targets import adapter_targets
 from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model, tiny_config
 
 
@@ -174,12 +172,6 @@ def test_experts_that_do_not_divide_are_refused() -> None:
     placement = Placement(0, 1, 0, 1, (0,), True, True, ep_rank=0, ep_size=4)
     with pytest.raises(WeightsError, match="expert-parallel size 4 does not divide num_experts=6"):
         placement.experts(6)
-
-
-def test_adapters_of_experts_are_refused() -> None:
-    settings = AdapterConfig(lora_target_modules=("q_proj",))
-    with pytest.raises(WeightsError, match="adapters of a model with experts are not supported yet"):
-        adapter_targets(model_config_from_hf(config("qwen3_moe")), settings)
 
 
 def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
