@@ -65,13 +65,16 @@ class TrainingEngine:
         losses = [stage.balance for stage in self.model.chunks if stage.balance is not None]
         if not losses:
             return {}
-        sums = torch.zeros(2, device=next(self.model.parameters()).device)
+        sums = torch.zeros(3, device=next(self.model.parameters()).device)
         for loss in losses:
-            sums = sums if loss.sums is None else sums + loss.sums
+            for places, part in ((slice(2), loss.sums), (2, loss.pooled_sum)):
+                if part is not None:
+                    sums[places] += part
         model = losses[0].model
         num_layers = sum(map(model.is_moe_layer, range(model.num_layers)))
-        aux, z = (sum_over_ranks(sums) / (num_pairs * num_layers)).tolist()
-        return {"moe/aux_loss": aux, "moe/z_loss": z}
+        aux, z, pooled = (sum_over_ranks(sums) / num_pairs).tolist()
+        actual = {"moe/aux_loss": aux / num_layers, "moe/z_loss": z / num_layers}
+        return actual | ({"moe/router_aux_loss": pooled} if losses[0].settings.router_aux_loss_coef else {})
 
     def step(self, learning_rate: float) -> float:
         """Clip the gradient and update the parameters; a gradient that is not finite changes nothing.

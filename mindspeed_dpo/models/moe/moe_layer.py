@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
@@ -50,7 +49,7 @@ class MoeLayer(MegatronModule):
         rows = hidden.squeeze(1)
         routing = self.router(rows)
         output = self.dispatch.apply(self.experts, rows, routing)[:, None]
-        if self.attach_losses is not None and torch.is_grad_enabled():
+        if self.attach_losses is not None:
             output = self.attach_losses(output, routing)
         return output if self.shared_experts is None else output + self.shared_experts(hidden)[0], None
 

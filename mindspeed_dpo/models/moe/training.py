@@ -15,7 +15,7 @@ def train_routers(stage: PipelineStage, model: ModelConfig, settings: RouterConf
         return
     for chunk in stage.chunks:
         if settings.has_losses:
-            chunk.balance = BalanceLoss(model, settings.moe_aux_loss_coeff, settings.moe_z_loss_coeff)
+            chunk.balance = BalanceLoss(model, settings)
         for module in chunk.modules():
             if isinstance(module, Router) and settings.freeze_moe_router:
                 module.weight.requires_grad_(False)
