@@ -85,6 +85,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "expert_model_parallel_size": _EXPERTS,
     "moe_aux_loss_coeff": _ROUTER_LOSSES,
     "moe_z_loss_coeff": _ROUTER_LOSSES,
+    "router_aux_loss_coef": CoveredBy("distributed/test_recorded_training.py::test_training_follows_the_recording"),
     "freeze_moe_router": CoveredBy("distributed/test_expert_runs.py::test_frozen_routers_do_not_change"),
     # How it runs; none of these may change a number.
     "overlap_grad_reduce": _OPTIONS,
