@@ -93,7 +93,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
         f"--config-name offline_dpo_trainer_tinny: there is no such configuration; did you mean {TINY}?",
     )
     (actual,) = _problems(TINY, "model=[tinny]")
-    assert "there is no file model/tinny.yaml; choose llama2-7b, " in actual
+    assert "there is no file model/tinny.yaml; choose glm45, " in actual
     (actual,) = _problems(TINY, config_dir="no/such/folder")
     assert actual == "--config-dir no/such/folder: there is no such folder"
 

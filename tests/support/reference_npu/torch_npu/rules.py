@@ -51,7 +51,9 @@ def strict(name: str, operator: Any) -> Callable[..., Any]:
 def _check_kind(name: str, key: str, kind: str, value: Any) -> None:
     if value is None:
         return
-    if "List[int]" in kind:
+    if "List[Tensor]" in kind:
+        need(all(map(torch.is_tensor, value)), f"{name}: {key} must be a list of tensors, got {value!r}")
+    elif "List[int]" in kind:
         plain = isinstance(value, list | tuple) and all(type(item) is int for item in value)
         need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
     elif kind == "int":
