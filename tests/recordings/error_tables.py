@@ -31,7 +31,9 @@ def tables(errors: AllErrors) -> str:
     for kind, layouts in (("", LAYOUTS), ("Models with experts, ", EXPERT_LAYOUTS)):
         some = {case: one for case, one in errors.items() if layouts_of(case) is layouts}
         for title, tier in (("First step, logged values", "first"), ("Ten steps, logged values", "run")):
-            parts.append(f"{_title(kind, title)}:\n\n{_table(some, layouts, lambda one, tier=tier: _logged(one[tier]))}")
+            parts.append(
+                f"{_title(kind, title)}:\n\n{_table(some, layouts, lambda one, tier=tier: _logged(one[tier]))}"
+            )
         update = _table(some, layouts, lambda one: one["run"].get(UPDATE))
         parts.append(f"{_title(kind, 'Update of the weights')}:\n\n{update}")
     return "\n\n".join(parts)

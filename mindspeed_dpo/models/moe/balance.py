@@ -71,7 +71,9 @@ class BalanceLoss:
 
         yield attach
         pooled.finish()
-        self.pooled_sum = pooled.loss if self.pooled_sum is None or pooled.loss is None else self.pooled_sum + pooled.loss
+        self.pooled_sum = (
+            pooled.loss if self.pooled_sum is None or pooled.loss is None else self.pooled_sum + pooled.loss
+        )
 
     def add_to(self, output: Tensor, routing: Routing, rows: SequenceRows) -> Tensor:
         """Return the output of a layer, whose backward pass also computes the gradient of the losses of sequences.

@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.config.settings.router import RouterConfig
+from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.moe.balance import BalanceLoss
 from mindspeed_dpo.models.moe.router import Routing, route
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
