@@ -11,15 +11,9 @@ import pytest
 import torch
 
 from mindspeed_dpo.storage import digests
-from mindspeed_dpo.storage.digests import (
-    BlockHasher,
-    BlockVerifier,
-    DamageError,
-    DigestingFile,
-    digests_from_json,
-    file_digest,
-    verify_file,
-)
+from mindspeed_dpo.storage.digest_verification import BlockVerifier, verify_file
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import BlockHasher, DamageError, digests_from_json, file_digest
 
 BLOCK = 64
 

@@ -1,4 +1,4 @@
-"""Connects to the Ray cluster of a run: the one that is named, one that this user began here, or one of its own."""
+"""The choice of the Ray cluster of a run: the one that is named, one that this user began here, or one of its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
-import ray
-
+from mindspeed_dpo.controller.cluster_capacity import check_capacity
 from mindspeed_dpo.controller.local_raylets import Raylet, raylet_begun_here
 from mindspeed_dpo.controller.ray_connection import (
     ClusterError,
@@ -74,31 +72,3 @@ def _joined(
         logger.info("using the Ray cluster at %s, begun with ray start on this machine", raylet.address)
         stack.push(attempt.pop_all())
     return True
-
-
-def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> None:
-    """Check that every entry of every pool fits on a node, all at the same time.
-
-    Raises:
-        ClusterError: They do not fit.
-    """
-    resource = accelerator.ray_resource
-    nodes = {node["NodeID"]: node for node in living_nodes()}
-    free = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
-    capacities = sorted(f"{node['NodeManagerAddress']} has {free[name]:g}" for name, node in nodes.items())
-    # Largest first, into the fullest node that still fits: exact for nodes of equal size, which pools assume.
-    for size, pool in sorted(((size, pool) for pool, sizes in pools.items() for size in sizes), reverse=True):
-        fitting = [name for name, count in free.items() if count >= size]
-        if not fitting:
-            requested = ", ".join(f"{name}: {list(sizes)}" for name, sizes in pools.items())
-            raise ClusterError(
-                f"too few devices: resource_pool requests {requested}, and no node has {size} {resource} left for "
-                f"{pool}; the cluster's nodes: {', '.join(capacities) or 'none'}. Use fewer processes per node or "
-                f"start more nodes with ray start --resources='{{\"{resource}\": N}}'"
-            )
-        free[min(fitting, key=lambda name: free[name])] -= size
-
-
-def living_nodes() -> list[dict[str, Any]]:
-    """Return Ray's descriptions of the cluster's live nodes."""
-    return [node for node in ray.nodes() if node["Alive"]]
