@@ -244,6 +244,7 @@ def write_seeds(root: Path) -> Path:
     write_legacy(root / "legacy", hf)
     write_dist(root / "dist", hf)
     experts = write_hf(root / "experts/hf", EXPERTS_CONFIG)
+    write_legacy(root / "experts/legacy", experts)
     write_dist(root / "experts/dist", experts)
     write_adapter(root / "adapter")
     write_pairs(root / "pairs")

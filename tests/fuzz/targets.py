@@ -125,6 +125,12 @@ TARGETS = (
         (header_text,),
     ),
     Target(
+        "expert-rank-file",
+        "experts/legacy/iter_0000001/mp_rank_00/model_optim_rng.pt",
+        lambda root: _all_weights(root / "experts/legacy"),
+        (archive_member,),
+    ),
+    Target(
         "expert-metadata",
         f"experts/{ITERATION}/.metadata",
         lambda root: _all_weights(root / "experts/dist"),
