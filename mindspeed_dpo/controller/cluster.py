@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -23,6 +24,25 @@ logger = logging.getLogger(__name__)
 
 LOCAL, AUTOMATIC = "local", "auto"
 """Words that Ray takes for an address: start a cluster, and look for one."""
+NOT_USED = "the Ray cluster at %s, begun with ray start, is not used: %s"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A live node of a cluster.
+
+    Example:
+        Node("9f2c", "10.0.0.1", {"CPU": 64.0, "NPU": 8.0})
+
+    Attributes:
+        name: Ray's id of it.
+        address: Its IP address.
+        resources: Number of units by Ray resource, in total.
+    """
+
+    name: str
+    address: str
+    resources: Mapping[str, float]
 
 
 @contextmanager
@@ -46,16 +66,25 @@ def cluster(
     Raises:
         ClusterError: No cluster responds at the address, or it has too few devices.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or AUTOMATIC
+    address = requested_address(address)
     with ExitStack() as stack:
         if address not in (LOCAL, AUTOMATIC):
             stack.enter_context(join_raylet(raylet_at(address)))
         elif address == LOCAL or not _joined(raylet_begun_here(), accelerator, pools, stack):
             before_start()
-            needed = sum(sum(sizes) for sizes in pools.values())
-            stack.enter_context(start_private_cluster(max(os.cpu_count() or 1, needed)))
-        check_capacity(accelerator, pools)
+            stack.enter_context(start_private_cluster(declared_cpus(pools)))
+        check_capacity(accelerator, pools, connected_nodes())
         yield
+
+
+def requested_address(configured: str | None) -> str:
+    """Return the address that the configuration or RAY_ADDRESS names, or `AUTOMATIC`."""
+    return configured or os.environ.get("RAY_ADDRESS") or AUTOMATIC
+
+
+def declared_cpus(pools: Mapping[str, Sequence[int]]) -> int:
+    """Return the CPUs that a cluster of a run's own declares: processes on the CPU share the cores."""
+    return max(os.cpu_count() or 1, sum(sum(sizes) for sizes in pools.values()))
 
 
 def _joined(
@@ -67,25 +96,24 @@ def _joined(
     with ExitStack() as attempt:
         try:
             attempt.enter_context(join_raylet(raylet))
-            check_capacity(accelerator, pools)
+            check_capacity(accelerator, pools, connected_nodes())
         except ClusterError as error:
-            logger.info("the Ray cluster at %s, begun with ray start, is not used: %s", raylet.address, error)
+            logger.info(NOT_USED, raylet.address, error)
             return False
         logger.info("using the Ray cluster at %s, begun with ray start on this machine", raylet.address)
         stack.push(attempt.pop_all())
     return True
 
 
-def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]]) -> None:
+def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]], nodes: Sequence[Node]) -> None:
     """Check that every entry of every pool fits on a node, all at the same time.
 
     Raises:
         ClusterError: They do not fit.
     """
     resource = accelerator.ray_resource
-    nodes = {node["NodeID"]: node for node in living_nodes()}
-    free = {name: node["Resources"].get(resource, 0) for name, node in nodes.items()}
-    capacities = sorted(f"{node['NodeManagerAddress']} has {free[name]:g}" for name, node in nodes.items())
+    free = {node.name: node.resources.get(resource, 0) for node in nodes}
+    capacities = sorted(f"{node.address} has {free[node.name]:g}" for node in nodes)
     # Largest first, into the fullest node that still fits: exact for nodes of equal size, which pools assume.
     for size, pool in sorted(((size, pool) for pool, sizes in pools.items() for size in sizes), reverse=True):
         fitting = [name for name, count in free.items() if count >= size]
@@ -97,6 +125,11 @@ def check_capacity(accelerator: Accelerator, pools: Mapping[str, Sequence[int]])
                 f"start more nodes with ray start --resources='{{\"{resource}\": N}}'"
             )
         free[min(fitting, key=lambda name: free[name])] -= size
+
+
+def connected_nodes() -> list[Node]:
+    """Return the live nodes of the cluster that this process is connected with."""
+    return [Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"]) for node in living_nodes()]
 
 
 def living_nodes() -> list[dict[str, Any]]:

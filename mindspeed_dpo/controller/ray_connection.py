@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -19,7 +20,7 @@ from mindspeed_dpo.controller.local_raylets import (
     gcs_server_pid,
     raylet_of,
 )
-from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
+from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
 from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
@@ -43,6 +44,7 @@ START_LIMIT_S = 120.0
 # Ray gives its processes 30 s to start, which is short on a busy machine.
 START_ATTEMPTS = 2
 JOIN_LIMIT_S = 60.0
+_TOKEN_HINT = "a cluster with token authentication accepts only its own token (~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
 
 
 class ClusterError(RuntimeError):
@@ -80,18 +82,22 @@ def join_raylet(raylet: Raylet) -> Iterator[None]:
         ClusterError: The cluster does not respond, or does not accept this user's token.
     """
     message = f"the Ray cluster at {raylet.address} did not accept this run within {JOIN_LIMIT_S:g} s"
-    hint = "a cluster with token authentication accepts only its own token (~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
     with ExitStack() as stack:
         stack.enter_context(token_of(raylet.environment))
         try:
-            with driver_link.time_limit(JOIN_LIMIT_S, f"{message}; {hint}"):
+            with driver_link.time_limit(JOIN_LIMIT_S, f"{message}; {_TOKEN_HINT}"):
                 _connect(lambda: ray.init(address=raylet.address, **QUIET), on_loopback=raylet.is_on_loopback)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             ray.shutdown()
-            raise ClusterError(f"the Ray cluster at {raylet.address} refused this run ({error}); {hint}") from error
+            raise ClusterError(refusal(raylet, error)) from error
         stack.callback(_disconnect)
         _watch(raylet.pid, raylet.address)
         yield
+
+
+def refusal(raylet: Raylet, error: Exception) -> str:
+    """Return the sentence for a cluster that refuses this run."""
+    return f"the Ray cluster at {raylet.address} refused this run ({error}); {_TOKEN_HINT}"
 
 
 @contextmanager
@@ -109,9 +115,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
         try:
             folder = str(stack.enter_context(private_folder()))
         except OSError as error:
-            raise ClusterError(
-                f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
-            ) from error
+            raise ClusterError(_unwritable_folder(error)) from error
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -127,6 +131,23 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
             ) from error
         stack.callback(_disconnect)
         yield
+
+
+def check_folder_root() -> None:
+    """Check that the folder of a private cluster can be created; it leaves nothing there.
+
+    Raises:
+        ClusterError: It cannot.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder_root()):
+            return
+    except OSError as error:
+        raise ClusterError(_unwritable_folder(error)) from error
+
+
+def _unwritable_folder(error: OSError) -> str:
+    return f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
 
 
 def _start_patiently(num_cpus: int, folder: str) -> None:
