@@ -21,7 +21,7 @@ def pair_sampler(inputs: RunInputs) -> PairSampler:
 
 
 def evaluation_rows(inputs: RunInputs, dataset: TrainEvalPairs) -> dict[str, NDArray[np.int64]]:
-    """Return the dataset rows [n] of each evaluation set that an evaluation reads."""
+    """Return the dataset rows [n] int64 of each evaluation set that an evaluation reads."""
     loop, batch = inputs.config.loop, inputs.config.actor.batch
     max_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
     rows = {HOLD_OUT: inputs.splits.valid, **dataset.eval_rows}
@@ -29,7 +29,7 @@ def evaluation_rows(inputs: RunInputs, dataset: TrainEvalPairs) -> dict[str, NDA
 
 
 def rows_to_read(inputs: RunInputs, eval_sets: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the dataset rows [n], ascending, that the remaining steps and evaluations read."""
+    """Return the dataset rows [n] int64, ascending, that the remaining steps and evaluations read."""
     batch_size = inputs.config.actor.batch.global_batch_size
     num_samples = max(0, inputs.config.loop.train_iters - inputs.first_step) * batch_size
     sampled = pair_sampler(inputs).distinct_rows(inputs.first_step * batch_size, num_samples)
