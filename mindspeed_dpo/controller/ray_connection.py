@@ -168,7 +168,8 @@ def _start(num_cpus: int, folder: str) -> None:
         num_cpus=num_cpus,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _system_config=SYSTEM_CONFIG,
+        # Ray adds to what it is given, which must not reach a second attempt.
+        _system_config=dict(SYSTEM_CONFIG),
         _temp_dir=folder,
         **QUIET,
     )
