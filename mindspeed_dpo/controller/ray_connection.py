@@ -38,6 +38,8 @@ ENVIRONMENT = {
     # Ray's agents wait this long, in seconds, for a gcs_server that has ended before they end, too.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": "10",
+    # Ray would give its workers a niceness of 15: beside any other program they would hardly compute.
+    "RAY_worker_niceness": "0",
 }
 """Defaults for the processes of a cluster that a run starts."""
 START_LIMIT_S = 120.0

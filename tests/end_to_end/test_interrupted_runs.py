@@ -9,6 +9,7 @@ kills, and `make chaos` has as many as one likes. Other layouts and dtypes resum
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,7 +31,17 @@ from tests.support.resuming import (
     saved_iteration,
 )
 from tests.support.runs import ACTOR, Layout
-from tests.support.victims import DRIVER, EVERYTHING, STOP, SUPERVISOR, Interrupt, Victim, process_of_ray, worker
+from tests.support.victims import (
+    DRIVER,
+    EVERYTHING,
+    STOP,
+    SUPERVISOR,
+    Interrupt,
+    Victim,
+    process_of_ray,
+    worker,
+    writers,
+)
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -72,6 +83,7 @@ class Scenario:
     interrupted: Path
     interruptions: dict[str, Interrupted]
     listening: set[str]
+    niceness: set[int]
 
 
 def run_of(own_run: OwnRun, folder: Path, num_steps: int) -> list[str]:
@@ -102,24 +114,26 @@ def scenario(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPat
     first = run_of(own_run, interrupted, ENDLESS)
     interruptions: dict[str, Interrupted] = {}
     listening: set[str] = set()
+    niceness: set[int] = set()
     for name, case in CASES.items():
         command = resume(first, interrupted) if saved_iteration(interrupted) else first
         interrupt = case.victim.interrupt
         if name == "gcs_server":
-            interrupt = _look_first(interrupt, listening)
+            interrupt = _look_first(interrupt, listening, niceness)
         arguments = command if case.own_ray else [*command, joined]
         interruptions[name] = _interrupt_at(case, interrupt, arguments, interrupted)
         if name == "everything in a save":
             damage_half_written(interrupted / "checkpoints")
     succeed(*run_of(own_run, folder / "alone", interruptions["stop"].saved), joined)
-    return Scenario(folder / "alone", interrupted, interruptions, listening)
+    return Scenario(folder / "alone", interrupted, interruptions, listening, niceness)
 
 
-def _look_first(interrupt: Interrupt, listening: set[str]) -> Interrupt:
-    """Note the addresses at which the run listens before it is interrupted."""
+def _look_first(interrupt: Interrupt, listening: set[str], niceness: set[int]) -> Interrupt:
+    """Note the addresses at which the run listens, and its workers' niceness, before it is interrupted."""
 
     def look(run: Running, output_dir: Path) -> None:
         listening.update(run.listening())
+        niceness.update(process.nice() for process in writers(output_dir))
         interrupt(run, output_dir)
 
     return look
@@ -162,6 +176,10 @@ def test_a_kill_in_a_save_leaves_a_half_written_checkpoint(scenario: Scenario, n
 
 def test_a_run_with_its_own_ray_listens_at_the_loopback_address_only(scenario: Scenario) -> None:
     assert scenario.listening and scenario.listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_workers_are_as_nice_as_their_command(scenario: Scenario) -> None:
+    assert scenario.niceness == {os.nice(0)}
 
 
 def test_a_polite_stop_saves_the_step_it_ends_with(scenario: Scenario) -> None:
