@@ -22,7 +22,7 @@ numerics:  ## every recorded case under every layout against TRL and float64; wr
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.recordings.matrix $(ARGS)
 
 test-isa:  ## the numerical tests as processors with fewer instructions run them: make test-isa ARGS="--levels sse,avx2"
-	PYTHONPATH=. $(PYTHON) tests/isa.py $(ARGS)
+	PYTHONPATH=. $(PYTHON) tests/instruction_sets.py $(ARGS)
 
 chaos:  ## kill random processes of runs and compare with uninterrupted ones: make chaos ARGS="--kills 100 --seed 1"
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) -m tests.chaos $(ARGS)

@@ -16,7 +16,8 @@ from mindspeed_dpo.data.preprocessing.config_keys import KEYS
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
 from mindspeed_dpo.data.preprocessing.merge import merge
 from mindspeed_dpo.data.preprocessing.pipeline import PreprocessResult, preprocess
-from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, template_names
+from mindspeed_dpo.data.tokenization.template_file import template_names
+from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES
 
 ROOT = Path(__file__).resolve().parent
 

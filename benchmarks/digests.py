@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mindspeed_dpo.engine.async_checkpoint import write_file
-from mindspeed_dpo.engine.checkpoint_io import DigestedFiles, DigestedWriter
+from mindspeed_dpo.engine.checkpoint_tensor_writer import DigestedFiles, DigestedWriter
 from mindspeed_dpo.storage.digests import BlockHasher
 
 TENSOR_MIB = 16

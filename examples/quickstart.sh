@@ -38,8 +38,9 @@ SECONDS=0
 rm -rf "$out"
 mkdir -p "$out"
 
-step "tiny Hugging Face model and tokenizer"
+step "tiny Hugging Face models, one of them with experts, and their tokenizer"
 "$python" examples/tiny/make_model.py "$out/hf"
+"$python" examples/tiny/make_model.py "$out/hf_moe" --experts
 
 step "preference set"
 "$python" examples/tiny/make_preferences.py "$out/preferences.jsonl"
@@ -102,6 +103,7 @@ cat <<DONE
 
 Finished in $SECONDS s after the installation. In $root/$out:
   hf/                 the initial model with its tokenizer
+  hf_moe/             the same with experts, for offline_dpo_trainer_tiny_moe and online_dpo_trainer_tiny_moe
   preferences.jsonl   the raw pairs; data/ contains the token files
   mcore_tp2/          the initial model in Megatron-core's format, tensor-parallel size 2
   run_tp2/, run_dp2/  the offline runs: metrics.jsonl, config.yaml, logs/, tensorboard/, checkpoints/

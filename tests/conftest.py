@@ -18,7 +18,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from tests.order import group_of, longest_first
+from tests.xdist_order import group_of, longest_first
 
 # The time of a single example says nothing on a shared machine.
 settings.register_profile("project", deadline=None)
@@ -27,7 +27,7 @@ settings.load_profile("project")
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Spread the tests over workers by `tests.order`, where they are spread by files."""
+    """Spread the tests over workers by `tests.xdist_order`, where they are spread by files."""
     if config.getoption("dist") != "loadfile":
         return None
     scheduler = importlib.import_module("xdist.scheduler").LoadFileScheduling(config, log)

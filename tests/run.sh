@@ -36,7 +36,7 @@ unset PYTHONDONTWRITEBYTECODE
 export PATH="$venv/bin:$PATH"
 if (($# == 0)); then
     # As many workers as there are cores and one more, as those that start Ray wait more than they compute; five at most,
-    # as each starts pools of processes of its own. The order is that of tests/order.py.
+    # as each starts pools of processes of its own. The order is that of tests/xdist_order.py.
     cores="$("$venv/bin/python" -c "import os; print(len(os.sched_getaffinity(0)))")"
     workers=$((cores < 4 ? cores + 1 : 5))
     set -- --numprocesses "$workers" --dist loadfile --no-loadscope-reorder --durations 20

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.losses.aot import aot_partners, aot_unpaired_partners
-from mindspeed_dpo.algorithms.losses.pair_terms import margin
 from mindspeed_dpo.device.ops import total
 
 PARTNERS = {"aot": aot_partners, "aot_unpaired": aot_unpaired_partners}
@@ -77,25 +76,3 @@ def nll_scale(chosen_lengths: Tensor, group: int) -> Tensor:
     """Return pairs of the group / chosen tokens of the group for each pair: [N], in the dtype of the lengths [N]."""
     parts = [part.new_full(part.shape, len(part)) / total(part).clamp(min=1) for part in chosen_lengths.split(group)]
     return torch.cat(parts) if parts else chosen_lengths
-
-
-def adapted_beta(beta: float, values: StepValues, ema: float, *, alpha: float, momentum: float) -> tuple[float, float]:
-    """Adapt beta to a batch, equation 8 of Wu et al. 2024 (β-DPO, arXiv:2407.08639), at least a hundredth of `beta`.
-
-    With M the mean over the batch of beta times the margin of log-ratios: [1 + alpha (M - ema)] beta.
-
-    Args:
-        beta: Beta of a batch whose M equals the running mean, per nat.
-        values: Values of the entire step.
-        ema: Running mean of M over the earlier batches.
-        alpha: Strength of the adaptation.
-        momentum: Weight of the earlier batches in the running mean (equation 9).
-
-    Returns:
-        The batch's beta, and the updated running mean.
-    """
-    assert values.logps is not None and values.ref_logps is not None, "beta follows log-probabilities"
-    margins = margin(values.logps) - margin(values.ref_logps)
-    mean = beta * (total(margins) / len(margins)).item()
-    after = momentum * ema + (1 - momentum) * mean
-    return beta * max(1 + alpha * (mean - ema), 0.01), after

@@ -1,4 +1,4 @@
-"""The objective of preference training: a weighted sum of pair losses, and its metrics.
+"""The objective of preference training: a weighted sum of pair losses.
 
 It is called once per micro-batch with log-probabilities; the engine divides the summed losses by the number of pairs of
 the entire step. Nothing here averages, so the result is independent of how a step is split. `config` validates which
@@ -7,14 +7,13 @@ settings can be combined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, StepValues, adapted_beta, nll_scale
+from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, nll_scale
 from mindspeed_dpo.algorithms.losses.aot import aot_loss, aot_unpaired_loss
 from mindspeed_dpo.algorithms.losses.apo import apo_down_loss, apo_zero_loss
 from mindspeed_dpo.algorithms.losses.bco import bco_pair_loss
@@ -29,8 +28,8 @@ from mindspeed_dpo.algorithms.losses.pair_terms import PairLoss, PairTerms, log_
 from mindspeed_dpo.algorithms.losses.robust import robust_loss
 from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
 from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
-from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, REFERENCE_FREE_LOSSES, LossConfig
-from mindspeed_dpo.device.ops import total
+from mindspeed_dpo.algorithms.preference_metrics import implicit_rewards, preference_metrics
+from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, LossConfig
 from mindspeed_dpo.observability.metrics import MetricSums
 
 PAIR_LOSSES: dict[str, PairLoss] = {
@@ -151,7 +150,9 @@ class PreferenceObjective:
         terms = self._terms(logps, ratios, pairs)
         losses = sum((factor * terms[name] for name, factor in self.coefficients.items()), torch.zeros_like(weights))
         losses = losses if pairs.factors is None else losses * pairs.factors
-        return PairLosses(losses * weights, self._sums(losses, terms, logps, ratios, pairs.lengths, weights))
+        rewards = implicit_rewards(self.settings, self.beta, logps, ratios, pairs.lengths)
+        components = terms if self._is_composed else {}
+        return PairLosses(losses * weights, preference_metrics(losses, components, rewards, logps, weights))
 
     def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
         """Compute each component of the loss, [P], before its factor."""
@@ -189,51 +190,6 @@ class PreferenceObjective:
         chosen = pairs.lengths[:, 0].to(logps.dtype)
         scale = nll_scale(chosen, len(chosen)) if pairs.cross_pair is None else pairs.cross_pair.nll_scale
         return -logps[:, 0] * scale
-
-    def _rewards(self, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:
-        """Return rewards [P, 2]: beta (policy - reference), equation 5 of Rafailov et al. 2023 (arXiv:2305.18290).
-
-        This holds for every loss with a reference; without one they are beta times what the loss compares.
-        """
-        first = self.settings.dpo_loss_type[0]
-        if first not in REFERENCE_FREE_LOSSES:
-            return self.beta * ratios
-        return self.beta * (logps if first == "cpo" else per_token(logps, lengths))
-
-    def _sums(
-        self,
-        losses: Tensor,
-        terms: Mapping[str, Tensor],
-        logps: Tensor,
-        ratios: Tensor,
-        lengths: Tensor,
-        weights: Tensor,
-    ) -> MetricSums:
-        """Sum the metrics of the pairs with their weights."""
-        rewards = self._rewards(logps, ratios, lengths).detach()
-        values = {
-            "loss": losses,
-            "rewards/chosen": rewards[:, 0],
-            "rewards/rejected": rewards[:, 1],
-            "rewards/margins": rewards[:, 0] - rewards[:, 1],
-            # Strictly greater: a tie is not a success.
-            "rewards/accuracies": (rewards[:, 0] > rewards[:, 1]).to(weights.dtype),
-            "logps/chosen": logps[:, 0],
-            "logps/rejected": logps[:, 1],
-        }
-        if self._is_composed:
-            values.update({f"loss/{name}": term for name, term in terms.items()})
-        of_pairs = torch.stack([value.detach() for value in values.values()], 1)
-        return MetricSums.of(values, total(of_pairs * weights[:, None]), total(weights).expand(len(values)))
-
-
-def with_adapted_beta(
-    objective: PreferenceObjective, values: StepValues, ema: float
-) -> tuple[PreferenceObjective, float]:
-    """Return the objective with beta adapted to the batch, and the updated running mean of margins (β-DPO)."""
-    loss = objective.settings
-    beta, after = adapted_beta(objective.beta, values, ema, alpha=loss.beta_dpo_alpha, momentum=loss.beta_dpo_momentum)
-    return replace(objective, beta=beta), after
 
 
 def _blank_padding(logps: Tensor, ref_logps: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:

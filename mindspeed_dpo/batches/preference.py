@@ -122,9 +122,9 @@ class PreferenceBatch:
         index = torch.as_tensor(prompts, dtype=torch.long)
         tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
         return PreferenceBatch(
-            prompt_tokens=torch.cat([all_prompts[p] for p in prompts]),
+            prompt_tokens=torch.cat([self.prompt_tokens[:0], *(all_prompts[p] for p in prompts)]),
             prompt_lengths=self.prompt_lengths[index],
-            response_tokens=torch.cat([r for p in prompts for r in all_responses[p]]),
+            response_tokens=torch.cat([self.response_tokens[:0], *(r for p in prompts for r in all_responses[p])]),
             response_lengths=self.response_lengths[index],
             ref_logps=None if self.ref_logps is None else self.ref_logps[index],
             margins=None if self.margins is None else self.margins[index],

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 
-from mindspeed_dpo.config.legacy import ALGORITHM_KEYS, ALIASES, LEGACY_KEYS, PROFILER_KEYS, LegacyKey
+from mindspeed_dpo.config.legacy_keys import ALGORITHM_KEYS, ALIASES, LEGACY_KEYS, PROFILER_KEYS, LegacyKey
 from mindspeed_dpo.config.loading.value_parsing import scalar_type
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.settings.registry import GROUPS, OFFLINE_KEYS, ONLINE_GROUPS, SHARED_KEYS

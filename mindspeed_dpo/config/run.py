@@ -10,13 +10,17 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
+from mindspeed_dpo.config.settings.batch_size import BatchConfig
+from mindspeed_dpo.config.settings.checkpoints import CheckpointConfig
+from mindspeed_dpo.config.settings.data import DataConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig, RolloutConfig
-from mindspeed_dpo.config.settings.optimization import BatchConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.config.settings.registry import (
     FROZEN_KEYS,
     OFFLINE_KEYS,
@@ -25,6 +29,7 @@ from mindspeed_dpo.config.settings.registry import (
     REWARD_SOURCES_USING,
     ROLE_GROUPS,
 )
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
@@ -190,7 +195,7 @@ class RunConfig:
         if not self.actor.adapters.is_on:
             unused.update(group_settings(AdapterConfig))
         if not self.actor.model.has_experts:
-            unused.update(group_settings(RouterConfig))
+            unused.update([*group_settings(RouterConfig), "inference_expert_model_parallel_size"])
         roles = {"actor_rollout": {"model": "actor", **_role_section(self.actor, unused)}}
         if self.ref is not None:
             roles["ref"] = {"model": "ref", **_frozen_role_section(self.ref)}

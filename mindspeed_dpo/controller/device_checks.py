@@ -11,15 +11,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.authentication import token_of
-from mindspeed_dpo.controller.cluster import (
-    AUTOMATIC,
-    LOCAL,
-    NOT_USED,
-    Node,
-    check_capacity,
-    declared_cpus,
-    requested_address,
-)
+from mindspeed_dpo.controller.cluster_capacity import Node, check_capacity
+from mindspeed_dpo.controller.cluster_choice import AUTOMATIC, LOCAL, NOT_USED, declared_cpus, requested_address
 from mindspeed_dpo.controller.host_capacity import check_host
 from mindspeed_dpo.controller.local_raylets import LOOPBACK, Raylet, raylet_begun_here
 from mindspeed_dpo.controller.ray_connection import ClusterError, check_folder_root, raylet_at, refusal

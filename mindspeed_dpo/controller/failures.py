@@ -1,4 +1,4 @@
-"""Finding the cause when several processes of a run fail at once: the one that died, not those that noticed."""
+"""The failures of several ranks as one error, which names the process that died rather than those that noticed."""
 
 from __future__ import annotations
 
@@ -69,6 +69,27 @@ def listen_s(failures: Mapping[int, Exception]) -> float:
         return 0.0
     causes = [getattr(error, "cause", None) for error in failures.values()]
     return DEATH_WAIT_S if any(isinstance(cause, (RuntimeError, OSError)) for cause in causes) else CAUSE_WAIT_S
+
+
+def combined_failure(group: str, nodes: Sequence[str], failures: Mapping[int, Exception], what: str) -> WorkerFailure:
+    """Combine the failures of a group's ranks into one error: that of a rank that died, or else of the lowest rank.
+
+    Args:
+        group: Name of the group.
+        nodes: Address of each rank's node.
+        failures: Errors by rank; at least one.
+        what: Name of the call that failed.
+
+    Returns:
+        The error, whose cause is the error of that rank.
+    """
+    rank, cause = min(failures.items(), key=lambda item: (not is_death(item[1]), item[0]))
+    failure = WorkerFailure(
+        f"{group} rank {rank} on {nodes[rank]} failed in {what}: {one_line_cause(cause)}; "
+        f"see {group}_{rank}.log in the run's logs"
+    )
+    failure.__cause__ = cause
+    return failure
 
 
 def one_line_cause(error: Exception) -> str:

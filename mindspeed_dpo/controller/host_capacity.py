@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes
+from mindspeed_dpo.config.estimates.run_summary import device_memory, format_bytes
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.ray_connection import ClusterError
 

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.cluster import cluster
+from mindspeed_dpo.controller.cluster_choice import cluster
 from mindspeed_dpo.controller.host_capacity import check_host
-from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.device import find_accelerator
 

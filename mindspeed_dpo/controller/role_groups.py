@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
 from mindspeed_dpo.workers.rewards.scorer import Scored
 from mindspeed_dpo.workers.role_interfaces import (

@@ -7,7 +7,6 @@ groups of the run are monitored too, as the first one may be waiting for them.
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from typing import Any, Generic, NoReturn
@@ -15,51 +14,23 @@ from typing import Any, Generic, NoReturn
 import ray
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.controller.cluster import living_nodes
+from mindspeed_dpo.controller.cluster_capacity import living_nodes
 from mindspeed_dpo.controller.failures import (
     WorkerFailure,
+    combined_failure,
     failures_of,
     has_death,
-    is_death,
     iter_completed,
     listen_s,
-    one_line_cause,
 )
-from mindspeed_dpo.controller.pools import Pool
-from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.controller.placement_groups import Pool
+from mindspeed_dpo.controller.ray_worker import RayWorker
 from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
-from mindspeed_dpo.workers.worker_process import WorkerProcess
-
-logger = logging.getLogger(__name__)
 
 # Interval at which the other groups are checked while results are awaited.
 MONITOR_INTERVAL_S = 1.0
-
-
-class NodeProcess(WorkerProcess):
-    """A worker process as a Ray actor, with the address and device that Ray gave it."""
-
-    def node_address(self) -> str:
-        """Return the address under which other nodes reach this one."""
-        return str(ray.util.get_node_ip_address())
-
-    def local_rank(self, resource: str) -> int:
-        """Return the index of this process's device among those visible to it.
-
-        Ray shows a process its own devices only, so that is 0, unless Ray is configured to leave visibility alone.
-        """
-        ids = ray.get_runtime_context().get_accelerator_ids().get(resource, [])
-        shows_all = os.environ.get(RAY_KEEPS_VISIBLE.get(resource, ""), "").lower() in ("1", "true")
-        return int(ids[0]) if ids and shows_all else 0
-
-    def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
-        """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
-        if master.startswith(f"{LOOPBACK}:"):
-            # gloo would listen at the address that the machine's name stands for.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        self.join(rank, world_size, master, self.local_rank(resource))
 
 
 class WorkerGroup:
@@ -79,7 +50,7 @@ class WorkerGroup:
         self.name = pool.name
         self._pings: dict[Any, int] = {}
         self._others = others if others is not None else []
-        remote = ray.remote(NodeProcess)
+        remote = ray.remote(RayWorker)
         self._processes = [remote.options(**options).remote(run, pool.name, os.getcwd()) for options in pool.options()]
         self._nodes = ["a node not yet determined"] * pool.size
         self._nodes = self._wait([process.node_address.remote() for process in self._processes], "start")
@@ -194,11 +165,7 @@ class WorkerGroup:
             WorkerFailure: Always; it names the cause.
         """
         self.stop()
-        rank, cause = min(failures.items(), key=lambda item: (not is_death(item[1]), item[0]))
-        raise WorkerFailure(
-            f"{self.name} rank {rank} on {self._nodes[rank]} failed in {what}: {one_line_cause(cause)}; "
-            f"see {self.name}_{rank}.log in the run's logs"
-        ) from cause
+        raise combined_failure(self.name, self._nodes, failures, what)
 
 
 class PendingResults(Generic[R]):

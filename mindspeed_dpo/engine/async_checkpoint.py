@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.engine import checkpoint_commit
 from mindspeed_dpo.engine import checkpoint_files as files
 from mindspeed_dpo.engine.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.storage.write_errors import write_failure
 
 
@@ -126,4 +128,4 @@ class PendingCheckpoint:
             digests.update(export_peft(self.partial, self.metadata["adapters"]))
         if self.prefetched is not None:
             digests.update(write_rollouts(self.partial, self.prefetched))
-        files.finish(self.root, self.metadata["iteration"], self.metadata, digests)
+        checkpoint_commit.finish(self.root, self.metadata["iteration"], self.metadata, digests)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import shutil
 from collections.abc import Collection, Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 
 BEST = "best.json"
@@ -29,9 +29,7 @@ def mark_best(root: Path, content: Mapping[str, Any]) -> None:
     """
     with write_errors(root / BEST):
         root.mkdir(parents=True, exist_ok=True)
-        temporary = root / f"{BEST}.partial"
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        os.replace(temporary, root / BEST)
+        write_text_atomically(root / BEST, json.dumps(content, indent=2) + "\n")
 
 
 def saved_iterations(root: Path) -> list[int]:

@@ -22,7 +22,7 @@ from megatron.core.utils import get_model_config
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.engine.p2p_shapes import p2p_options
+from mindspeed_dpo.engine.p2p_communication import p2p_options
 
 LossSum = Callable[[PackedBatch, Tensor], Tensor]
 """Maps a micro-batch and the model's output for it to the sum of its pair losses, a scalar with gradient."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from mindspeed_dpo.device.ops.sums import sum_of_squares
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 
 
 def gradient_norm(optimizer: Any, device: torch.device) -> float:

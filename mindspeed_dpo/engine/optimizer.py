@@ -15,7 +15,7 @@ from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
-from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 
@@ -77,6 +77,7 @@ def build_optimizer(
             overlap_param_gather=parallel.overlap_param_gather,
         ),
         list(wrapped),
+        use_gloo_process_groups=False,
     )
 
 

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.checkpoint_files import CheckpointError, verify_stored, way_out
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.engine.checkpoint_files import CheckpointError, way_out
+from mindspeed_dpo.engine.checkpoint_verification import verify_stored
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 

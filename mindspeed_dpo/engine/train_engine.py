@@ -11,7 +11,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.engine import forward_backward
 from mindspeed_dpo.engine.gradient_norm import gradient_norm
@@ -19,7 +19,7 @@ from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wra
 from mindspeed_dpo.engine.optimizer_offload import OffloadedState
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
 from mindspeed_dpo.models.virtual_stages import PipelineStage
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 
 
 class TrainingEngine:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.observability.tracker import ExternalTracker, Tracker, TrackerRun
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -133,7 +133,5 @@ class ResumedTracker:
             logger.warning("%s did not close: %s", self._name, error)
 
     def _save_state(self) -> None:
-        temporary = self._file.with_name(f"{self._file.name}.partial")
         with write_errors(self._file):
-            temporary.write_text(json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n", encoding="utf-8")
-            os.replace(temporary, self._file)
+            write_text_atomically(self._file, json.dumps({"id": self._tracker.id, "step": self._last_step}) + "\n")

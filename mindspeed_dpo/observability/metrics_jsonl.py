@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from mindspeed_dpo.observability.metric_names import metric
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
+
+METRICS_FILE = "metrics.jsonl"
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +85,7 @@ def _record(line: str, location: str) -> dict[str, float]:
 def _truncate_after(path: Path, completed_steps: int) -> None:
     """Atomically rewrite the file with the lines of completed steps only."""
     lines = [line for line, record in _lines(path) if record["step"] <= completed_steps]
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text_atomically(path, "".join(lines))
     logger.info("%s: resuming with %d logged steps up to step %d", path, len(lines), completed_steps)
 
 

@@ -17,6 +17,7 @@ from megatron.core import parallel_state
 from torch import Tensor
 
 from mindspeed_dpo.batches import RowPart
+from mindspeed_dpo.parallel.all_to_all import all_to_all
 
 
 def num_key_heads_per_rank(groups: int, size: int) -> int:
@@ -61,7 +62,7 @@ class ContextGroup:
             key, value = key.repeat_interleave(copies, 1), value.repeat_interleave(copies, 1)
         shares = [heads.unflatten(1, (self.size, -1)).transpose(0, 1) for heads in (query, key, value)]
         # One message for all three tensors.
-        joined = self._exchange(torch.cat(shares, dim=2)).flatten(0, 1)
+        joined = all_to_all(torch.cat(shares, dim=2), self.group).flatten(0, 1)
         query, key, value = joined.split([share.shape[2] for share in shares], dim=1)
         return query, key, value
 
@@ -74,7 +75,7 @@ class ContextGroup:
         Returns:
             [T / c, heads, d] activations in the same dtype.
         """
-        return self._exchange(context.unflatten(0, (self.size, -1))).transpose(0, 1).flatten(1, 2)
+        return all_to_all(context.unflatten(0, (self.size, -1)), self.group).transpose(0, 1).flatten(1, 2)
 
     def join(self, columns: Tensor, part: RowPart, count: int) -> Tensor:
         """Collect every rank's values of its labels on all ranks, differentiably; see `sum`.
@@ -103,27 +104,3 @@ class ContextGroup:
         total = mine.detach().clone()
         dist.all_reduce(total, dist.ReduceOp.SUM, self.group)
         return mine + (total - mine.detach())
-
-    def _exchange(self, chunks: Tensor) -> Tensor:
-        exchanged: Tensor = _Exchange.apply(chunks, self.group)
-        return exchanged
-
-
-class _Exchange(torch.autograd.Function):
-    """All-to-all of equal chunks; chunk i goes to rank i. It is its own transpose, so backward is the same exchange."""
-
-    @staticmethod
-    def forward(ctx: Any, chunks: Tensor, group: Any) -> Tensor:  # type: ignore[override]
-        ctx.group = group
-        return _all_to_all(chunks, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return _all_to_all(gradient, ctx.group), None
-
-
-def _all_to_all(chunks: Tensor, group: Any) -> Tensor:
-    sent = chunks.contiguous()
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, None, None, group)
-    return received

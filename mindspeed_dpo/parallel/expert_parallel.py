@@ -15,6 +15,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
+from mindspeed_dpo.parallel.all_to_all import all_to_all
+
 
 @dataclass(frozen=True)
 class ExpertGroup:
@@ -43,6 +45,14 @@ class ExpertGroup:
         """Return the indices of the experts that this rank holds."""
         count = num_experts // self.size
         return range(self.rank * count, (self.rank + 1) * count)
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Return whether a flag is set on any rank; a collective."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor([int(flag)], dtype=torch.int32, device=device)
+        dist.all_reduce(count, dist.ReduceOp.SUM, self.group)
+        return int(count) > 0
 
     def exchange_counts(self, counts: Tensor) -> Tensor:
         """Exchange how many rows each rank sends to each expert.
@@ -73,24 +83,4 @@ class ExpertGroup:
         """
         if self.size == 1:
             return rows
-        exchanged: Tensor = _Exchange.apply(rows, list(sent), list(received), self.group)
-        return exchanged
-
-
-class _Exchange(torch.autograd.Function):
-    """All-to-all of unequal runs of rows; backward sends every gradient back to where its row is from."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:  # type: ignore[override]
-        ctx.sent, ctx.received, ctx.group = sent, received, group
-        return _all_to_all(rows, sent, received, group)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
-        return _all_to_all(gradient, ctx.received, ctx.sent, ctx.group), None, None, None
-
-
-def _all_to_all(rows: Tensor, sent: list[int], received: list[int], group: Any) -> Tensor:
-    result = rows.new_empty(sum(received), *rows.shape[1:])
-    dist.all_to_all_single(result, rows.contiguous(), received, sent, group)
-    return result
+        return all_to_all(rows, self.group, list(sent), list(received))

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
+from mindspeed_dpo.parallel.shared_groups import one_group_per_set_of_ranks
 from mindspeed_dpo.parallel.topology import Topology
 
 
@@ -35,15 +36,18 @@ def join(
 
 def split(topology: Topology, timeout_minutes: float = 45) -> None:
     """Create the tensor-, context-, expert-, pipeline- and data-parallel groups; a collective."""
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=topology.tp,
-        pipeline_model_parallel_size=topology.pp,
-        context_parallel_size=topology.cp,
-        expert_model_parallel_size=topology.ep,
-        # Experts are never divided, so all ranks of a stage that hold the same ones are copies.
-        expert_tensor_parallel_size=1,
-        distributed_timeout_minutes=int(timeout_minutes),
-    )
+    with one_group_per_set_of_ranks():
+        parallel_state.initialize_model_parallel(
+            tensor_model_parallel_size=topology.tp,
+            pipeline_model_parallel_size=topology.pp,
+            context_parallel_size=topology.cp,
+            expert_model_parallel_size=topology.ep,
+            # Experts are never divided, so all ranks of a stage that hold the same ones are copies.
+            expert_tensor_parallel_size=1,
+            distributed_timeout_minutes=int(timeout_minutes),
+            # Further copies for host tensors; every group already takes those.
+            create_gloo_process_groups=False,
+        )
 
 
 def all_processes_agree(flag: bool, device: torch.device) -> bool:

@@ -48,6 +48,10 @@ class TensorGroup:
         dist.all_reduce(wide, dist.ReduceOp.SUM, self.group)
         return wide.to(tensor.dtype)
 
+    def own_rows(self, count: int) -> slice:
+        """Return this rank's share of `count` rows that all ranks have, possibly none; the shares are disjoint."""
+        return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
+
     def gather_columns(self, tensor: Tensor) -> Tensor:
         """Concatenate every rank's values [rows, n] float32 to [rows, size * n]."""
         if self.size == 1:

@@ -77,10 +77,15 @@ class ParallelRank:
     cp_rank: int = 0
 
     @property
+    def stage_rank(self) -> int:
+        """Rank among the processes of the pipeline stage."""
+        sizes = self.topology
+        return self.tp_rank + sizes.tp * (self.cp_rank + sizes.cp * self.dp_rank)
+
+    @property
     def ep_rank(self) -> int:
         """Rank in the expert-parallel group, a run of consecutive ranks of the stage."""
-        sizes = self.topology
-        return (self.tp_rank + sizes.tp * (self.cp_rank + sizes.cp * self.dp_rank)) % sizes.ep
+        return self.stage_rank % self.topology.ep
 
     @property
     def is_last_stage(self) -> bool:
@@ -96,3 +101,8 @@ class ParallelRank:
     def holds_first_copy(self) -> bool:
         """Whether this process holds the first copy of its weights; every data- and context-parallel rank has one."""
         return self.dp_rank == 0 and self.cp_rank == 0
+
+    @property
+    def holds_first_experts(self) -> bool:
+        """Whether this process holds the first copy of its experts, which may be beside another copy of the rest."""
+        return self.stage_rank < self.topology.ep

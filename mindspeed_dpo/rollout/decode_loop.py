@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.cache_slots import Slots
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
 from mindspeed_dpo.rollout.sampling import draw, uniforms
@@ -28,6 +28,7 @@ class DecodeStats:
         response_tokens: Number of tokens of all responses, including those sampled after a prefill.
         moves: Number of responses moved to another slot to empty a tile.
         cache_tokens: Number of positions of the cache.
+        joined_passes: Number of passes without tokens, for the tokens of replicas that share experts.
     """
 
     prefills: int = 0
@@ -36,6 +37,7 @@ class DecodeStats:
     response_tokens: int = 0
     moves: int = 0
     cache_tokens: int = 0
+    joined_passes: int = 0
 
 
 @dataclass

@@ -4,6 +4,10 @@ It uses the given tensors, so weights that training updates in place take effect
 it may use repacked copies. Names and shards are Megatron's. Matrix products have either the rows of one prompt or a
 fixed number of rows, so that results do not depend on the other responses of a batch.
 
+Replicas that share experts exchange tokens in every layer with experts, so all of them make the same number of passes.
+Passes of all kinds exchange tokens in the same way: a prompt of one replica may meet a decoding pass of another, and a
+replica that has finished makes passes without tokens until all have.
+
 Notation: T tokens of a prompt, R rows of a decoding pass, h hidden size, V vocabulary size, G query groups of this
 rank, r query heads per group, d head dimension.
 """
@@ -13,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +25,11 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.kv_cache import BLOCK, CacheTile, KvCache, Prefix, as_blocks
-from mindspeed_dpo.rollout.layer_weights import LayerProducts, LayerWeights, MakeProduct, check_weights
+from mindspeed_dpo.rollout.layer_products import LayerProducts, MoeMlp, ProductFactory
+from mindspeed_dpo.rollout.layer_weights import LayerWeights, check_weights
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 
@@ -38,34 +43,44 @@ class ModelProducts:
 
 
 class RolloutModel:
-    """A model that returns next-token logits, equal on all tensor-parallel ranks."""
+    """A model that returns next-token logits, equal on all tensor-parallel ranks.
 
-    def __init__(self, model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup) -> None:
+    Attributes:
+        shares_experts: Whether other replicas hold some of the experts, so that passes are collectives of all of them.
+    """
+
+    def __init__(
+        self, model: ModelConfig, weights: Mapping[str, Tensor], tp: TensorGroup, experts: ExpertGroup | None = None
+    ) -> None:
         """Use weights without copying them.
 
         Args:
             model: The architecture.
             weights: This tensor-parallel rank's weights of all layers by Megatron's names, any float dtype.
             tp: The tensor-parallel group.
+            experts: The ranks that share the experts; by default this rank holds all. They are those of several
+                replicas, or some of one.
 
         Raises:
             ValueError: A tensor is missing or misshapen.
         """
-        tensors = check_weights(model, weights, tp)
-        self.model, self.tp = model, tp
+        self.model, self.tp, self.experts = model, tp, experts or ExpertGroup()
+        tensors = check_weights(model, weights, tp, self.experts)
+        self.shares_experts = model.has_experts and self.experts.size > tp.size
         self.groups = model.num_query_groups // tp.size
         self.ratio = model.num_attention_heads // model.num_query_groups
         self.scale = model.kv_channels**-0.5
         self.embedding = tensors["embedding.word_embeddings.weight"]
-        self.layers = [LayerWeights.of(tensors, i) for i in range(model.num_layers)]
+        self.layers = [LayerWeights.of(tensors, model, i, self.experts) for i in range(model.num_layers)]
         self.final_norm = tensors["decoder.final_layernorm.weight"]
         self.head = tensors.get("output_layer.weight", self.embedding)
         self.frequencies = inverse_frequencies(model).to(self.embedding.device)
         self.amplitude = amplitude(model)
-        self._products = self._build_products(lambda weight, bias: partial(ops.linear, weight, bias))
+        self._products = self._build_products(ProductFactory())
 
-    def _build_products(self, make: MakeProduct) -> ModelProducts:
-        return ModelProducts([LayerProducts.of(layer, make) for layer in self.layers], make(self.head, None))
+    def _build_products(self, make: ProductFactory) -> ModelProducts:
+        layers = [LayerProducts.of(layer, self.model, self.tp, self.experts, make) for layer in self.layers]
+        return ModelProducts(layers, make.of_matrix(self.head))
 
     @property
     def device(self) -> torch.device:
@@ -79,7 +94,7 @@ class RolloutModel:
         On the host the matrices are copied into the layout that is fastest for few rows; see `ops.few_rows_product`.
         """
         plain = self._products
-        self._products = self._build_products(lambda weight, bias: ops.few_rows_product(weight, bias, rows))
+        self._products = self._build_products(ProductFactory(rows))
         try:
             yield
         finally:
@@ -89,6 +104,20 @@ class RolloutModel:
         """Allocate a cache of `slots` responses of `capacity` positions, in tiles of `rows`."""
         width = self.model.kv_channels
         return KvCache(self.model.num_layers, slots, capacity, rows, self.groups, width, self.embedding)
+
+    @torch.inference_mode()
+    def join_pass(self) -> bool:
+        """Make a pass without tokens with the replicas that share the experts, if any of them makes one with tokens.
+
+        Returns:
+            False once no replica makes a further pass; always False if no other replica has experts of this one.
+        """
+        if not self.shares_experts or not self.experts.any(False, self.device):
+            return False
+        for layer in self._products.layers:
+            if isinstance(layer.mlp, MoeMlp):
+                layer.mlp.without_rows()
+        return True
 
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> tuple[Prefix, Tensor]:
@@ -162,6 +191,8 @@ class RolloutModel:
 
     def _decode(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Compute hidden states [tokens, h] after the last layer; `attend` stores keys and values and uses them."""
+        if self.shares_experts:
+            self.experts.any(True, self.device)
         x = self._embed(tokens)
         cos, sin = angles(positions, self.frequencies, self.amplitude)
         epsilon = self.model.norm_epsilon
@@ -169,8 +200,7 @@ class RolloutModel:
             mixed = by.qkv(ops.rms_norm(x, layer.attention_norm, epsilon))
             context = attend(index, *self._heads(mixed, layer, cos, sin))
             x = x + self.tp.sum(by.projection(context.reshape(len(x), -1)))
-            gated = ops.swiglu(by.gate_up(ops.rms_norm(x, layer.mlp_norm, epsilon)))
-            x = x + self.tp.sum(by.down(gated))
+            x = x + self.tp.sum(by.mlp(ops.rms_norm(x, layer.mlp_norm, epsilon)))
         return x
 
     def _heads(self, mixed: Tensor, layer: LayerWeights, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.decode_loop import DecodeLoop, DecodeStats
 from mindspeed_dpo.rollout.kv_cache import BLOCK, capacity_of
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
@@ -73,6 +73,8 @@ class Generator:
     ) -> list[PromptResponses]:
         """Generate K responses to each prompt, the same on every tensor-parallel rank.
 
+        Replicas that share experts make this call together, also those that have no prompts.
+
         Args:
             prompts: Prompts, each [length] integer token ids.
             sample_numbers: Position of each prompt in the order of the run; seeds the sampling, with `seed` and k.
@@ -85,12 +87,13 @@ class Generator:
         """
         self._check(prompts, sample_numbers)
         self.work = DecodeStats()
-        if not prompts:
+        if not prompts and not self.model.shares_experts:
             return []
-        slots, capacity = self._size(prompts)
         loop = DecodeLoop(self.model, self.settings, self.max_new_tokens, self.stop_ids, with_logps, self.work)
         with torch.inference_mode(), self.model.packed_weights(self.settings.decode_rows):
-            sampled = loop.run(prompts, sample_numbers, self.seed, slots, capacity)
+            sampled = loop.run(prompts, sample_numbers, self.seed, *self._size(prompts)) if prompts else []
+            while self.model.join_pass():
+                self.work.joined_passes += 1
         return [
             PromptResponses(
                 tuple(torch.tensor(response.tokens, dtype=torch.int32) for response in row),

@@ -25,10 +25,12 @@ class TokenModel(Protocol):
     Attributes:
         model: The architecture; for a mixture that of the policy.
         tp: The tensor-parallel group; logits are equal on its ranks.
+        shares_experts: As `RolloutModel.shares_experts`.
     """
 
     model: ModelConfig
     tp: TensorGroup
+    shares_experts: bool
 
     @property
     def device(self) -> torch.device:
@@ -41,6 +43,10 @@ class TokenModel(Protocol):
     @property
     def new_cache(self) -> Callable[[int, int, int], Any]:
         """Allocate a cache, as `RolloutModel.new_cache`."""
+
+    @property
+    def join_pass(self) -> Callable[[], bool]:
+        """Make a pass without tokens if another replica makes one, as `RolloutModel.join_pass`."""
 
     @property
     def prefill(self) -> Callable[[Tensor], tuple[Any, Tensor]]:
@@ -109,6 +115,7 @@ class MixedModel:
                 "be mixed; they must use the same tokenizer"
             )
         self.model, self.tp = policy.model, policy.tp
+        self.shares_experts = policy.shares_experts or reference.shares_experts
         self._models, self._share = (policy, reference), share
 
     @property
@@ -127,6 +134,11 @@ class MixedModel:
         """Allocate the caches of both models."""
         policy, reference = self._models
         return MixedCache(policy.new_cache(slots, capacity, rows), reference.new_cache(slots, capacity, rows))
+
+    def join_pass(self) -> bool:
+        """Make a pass of both models without tokens if another replica makes one."""
+        joined = [model.join_pass() for model in self._models]
+        return any(joined)
 
     @torch.inference_mode()
     def prefill(self, prompt: Tensor) -> tuple[tuple[Any, Any], Tensor]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch, concat_responses
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
 

@@ -1,4 +1,4 @@
-"""Digests of files, computed as the bytes are written and checked as they are read.
+"""Digests of files: one per block, so that a part of a file can be checked alone.
 
 A file has one XXH3 digest of 64 bits per block of 4 MiB. A reader that needs a part of a file, such as one rank's shard
 of a tensor, therefore reads and checks the blocks of that part only, and a damaged file is reported with its position.
@@ -6,20 +6,14 @@ of a tensor, therefore reads and checks the blocks of that part only, and a dama
 
 from __future__ import annotations
 
-import io
-import os
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 import xxhash
 
 BLOCK_BYTES = 1 << 22
 ALGORITHM = "xxh3_64"
-PARALLEL_BYTES = 1 << 18
-"""Smaller pieces are digested by the thread that writes them; handing them over would take longer."""
 _DIGITS = 16
 _MAX_NAME_BYTES = 255
 
@@ -125,135 +119,6 @@ class BlockHasher:
         """Return the digest of all bytes so far."""
         unfinished = [self._open.hexdigest()] if self._num_bytes % BLOCK_BYTES else []
         return FileDigest(self._num_bytes, (*self._blocks, *unfinished))
-
-
-class DigestingFile(io.BufferedIOBase):
-    """A file that is written from start to end and computes its digest meanwhile.
-
-    Large pieces are digested in a second thread while they are written: both release Python's global lock.
-
-    Attributes:
-        path: Path of the file.
-        error: The first error of a write. Writers in C++ may replace it by one that does not name the cause.
-    """
-
-    def __init__(self, path: Path, raw: BinaryIO | None = None) -> None:
-        """Create a file, or continue with a stream that is open for writing."""
-        self.path = path
-        self.error: OSError | None = None
-        self._raw: BinaryIO = path.open("wb") if raw is None else raw
-        self._hasher = BlockHasher()
-        # It starts its thread with the first piece that it is given.
-        self._second_thread = ThreadPoolExecutor(1, "digest")
-
-    @property
-    def digest(self) -> FileDigest:
-        """Digest of the bytes written so far."""
-        return self._hasher.result()
-
-    def writable(self) -> bool:
-        """Return True, as bytes can be written."""
-        return True
-
-    def write(self, content: Any) -> int:
-        """Write bytes; an error is also stored in `error`."""
-        view = memoryview(content).cast("B")
-        if len(view) < PARALLEL_BYTES:
-            self._write(view)
-            self._hasher.update(view)
-            return len(view)
-        hashing = self._second_thread.submit(self._hasher.update, view)
-        try:
-            self._write(view)
-        finally:
-            # The memory belongs to the caller, who may reuse it.
-            hashing.result()
-        return len(view)
-
-    def _write(self, view: memoryview) -> None:
-        try:
-            self._raw.write(view)
-        except OSError as error:
-            self.error = self.error or OSError(error.errno, error.strerror, str(self.path))
-            raise
-
-    def tell(self) -> int:
-        """Return the number of bytes written."""
-        return self._hasher.result().num_bytes
-
-    def fileno(self) -> int:
-        """Return the descriptor of the file."""
-        return self._raw.fileno()
-
-    def flush(self) -> None:
-        """Write buffered bytes."""
-        if not self._raw.closed:
-            self._raw.flush()
-
-    def sync(self) -> None:
-        """Flush the file to the disk."""
-        self.flush()
-        os.fsync(self.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._second_thread.shutdown()
-        self._raw.close()
-        super().close()
-
-
-class BlockVerifier:
-    """Compares blocks of a file with their digests, each once, as the parts of the file that they cover are read."""
-
-    def __init__(self, path: Path, digest: FileDigest, num_bytes: int) -> None:
-        """Begin with no block.
-
-        Args:
-            path: Path of the file, for messages.
-            digest: Digest of the file as it was written.
-            num_bytes: Size of the file as it is.
-
-        Raises:
-            DamageError: The sizes differ.
-        """
-        if num_bytes != digest.num_bytes:
-            raise DamageError(f"{path} is damaged: {digest.num_bytes} bytes were written and {num_bytes} are there")
-        self._path, self._digest = path, digest
-        self._checked: set[int] = set()
-
-    def check(self, offset: int, num_bytes: int, read: Callable[[int, int], memoryview | bytes]) -> None:
-        """Check the blocks that a range of bytes touches.
-
-        Args:
-            offset: Start of the range, which is within the file.
-            num_bytes: Its length.
-            read: Returns the content of the file, given start and length.
-
-        Raises:
-            DamageError: A block differs from its digest.
-        """
-        last = (offset + num_bytes - 1) // BLOCK_BYTES if num_bytes else -1
-        for number in range(offset // BLOCK_BYTES, last + 1):
-            if number not in self._checked:
-                start = number * BLOCK_BYTES
-                content = read(start, min(BLOCK_BYTES, self._digest.num_bytes - start))
-                self._digest.check_block(number, content, self._path)
-                self._checked.add(number)
-
-
-def verify_file(path: Path, digest: FileDigest) -> None:
-    """Read a complete file and compare it with its digest.
-
-    Raises:
-        DamageError: It differs, or does not exist.
-        OSError: It cannot be read.
-    """
-    if not path.is_file():
-        raise DamageError(f"{path} is missing")
-    verifier = BlockVerifier(path, digest, path.stat().st_size)
-    with path.open("rb") as file:
-        # The blocks are asked for in the order of the file.
-        verifier.check(0, digest.num_bytes, lambda start, num_bytes: file.read(num_bytes))
 
 
 def file_digest(path: Path) -> FileDigest:

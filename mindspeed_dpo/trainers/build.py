@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.controller.launch import worker_groups

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mindspeed_dpo.config.estimates.summary import device_memory, format_bytes, role_layouts, workload_lines
+from mindspeed_dpo.config.estimates.run_summary import device_memory, format_bytes, role_layouts, workload_lines
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT

@@ -1,4 +1,4 @@
-"""The training loop: steps with checkpoints, evaluations, graceful shutdown, early stopping and divergence checks.
+"""The training loop: steps with checkpoints, evaluations, graceful shutdown, early stopping and the end by divergence.
 
 Each trainer defines its own step.
 """
@@ -6,7 +6,6 @@ Each trainer defines its own step.
 from __future__ import annotations
 
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,14 +16,11 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
-from mindspeed_dpo.trainers.checkpointing import CheckpointWriter
-from mindspeed_dpo.trainers.signals import GracefulShutdown
+from mindspeed_dpo.trainers.checkpoint_writer import CheckpointWriter
+from mindspeed_dpo.trainers.nan_check import DivergenceError
+from mindspeed_dpo.trainers.step_completion_on_signal import GracefulShutdown
 
 logger = logging.getLogger(__name__)
-
-
-class DivergenceError(ValueError):
-    """Loss or gradient norm is not finite."""
 
 
 @dataclass(frozen=True)
@@ -136,17 +132,3 @@ class TrainingLoop(ABC):
 def is_due(num_done: int, interval: int | None) -> bool:
     """Return whether a periodic action is due after `num_done` steps; never without an interval."""
     return interval is not None and interval > 0 and num_done % interval == 0
-
-
-def check_finite(step: int, metrics: Mapping[str, float]) -> None:
-    """Check the metrics of a step, before its weights are saved.
-
-    Raises:
-        DivergenceError: Loss or gradient norm is not finite.
-    """
-    broken = [f"{name} is {metrics[name]}" for name in ("loss", "grad_norm") if not math.isfinite(metrics[name])]
-    if broken:
-        raise DivergenceError(
-            f"step {step + 1}: {' and '.join(broken)}; the weights were not updated, and the newest checkpoint is that "
-            f"of step {step}. Lower lr or clip_grad, or look for a malformed row in the data"
-        )

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
-from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite, is_due
+from mindspeed_dpo.trainers.loop import TrainingLoop, is_due
+from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
 from mindspeed_dpo.trainers.step_timer import StepTimer
 from mindspeed_dpo.workers.role_interfaces import Logps

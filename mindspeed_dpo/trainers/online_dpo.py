@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.algorithms.rollout_metrics import rollout_metrics
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.trainers.loop import TrainingLoop, check_finite
+from mindspeed_dpo.trainers.loop import TrainingLoop
+from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprobs, method_of
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable

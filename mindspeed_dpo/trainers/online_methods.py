@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.algorithms.nash_md import advantages
 from mindspeed_dpo.algorithms.pairing import Selection, select_first, select_pairs
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import DPO, NASH_MD, XPO, PairingConfig
 from mindspeed_dpo.controller.role_groups import ReferenceGroup
 from mindspeed_dpo.device.ops.sums import plain_segment_sum
 from mindspeed_dpo.workers.role_interfaces import Logps

@@ -9,8 +9,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
-from mindspeed_dpo.config.estimates.summary import format_bytes
+from mindspeed_dpo.config.estimates.run_summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.engine.checkpoint_files import TRACKER, CheckpointError
+from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
 
@@ -43,6 +45,22 @@ def writes_reference_cache(run: RunConfig) -> bool:
     return is_cached and run.ref is not None and not run.ref.checkpoint.random_init
 
 
+def check_output_is_unused(run: RunConfig) -> None:
+    """Check that a run that starts at step 0 does not overwrite another run's outputs.
+
+    Raises:
+        CheckpointError: Its folders contain outputs of another run.
+    """
+    save, metrics = Path(run.actor.checkpoint.save), Path(run.loop.output_dir) / METRICS_FILE
+    if (save / TRACKER).is_file():
+        raise CheckpointError(
+            f"{save} contains the checkpoints of another run; resume that one with resume_from={save}, "
+            "choose another output_dir or save, or move them away"
+        )
+    if metrics.is_file() and metrics.stat().st_size:
+        raise CheckpointError(f"{metrics} belongs to another run; choose another output_dir, or move it away")
+
+
 def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> None:
     """Check that all folders can be written and that the disk has space for what will be.
 
@@ -59,10 +77,10 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
     for key, folder in folders.items():
         try_folder(folder, _writable(key))
     _try_own_files(folders["output_dir"])
-    _check_room_for_checkpoints(run, folders["save"], num_steps)
+    _check_space_for_checkpoints(run, folders["save"], num_steps)
     if "reference_cache_dir" in folders:
         needed = num_reference_rows * _CACHE_ROW_BYTES
-        _check_room(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
+        _check_space(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
 
 
 def _try_own_files(output_dir: Path) -> None:
@@ -74,24 +92,24 @@ def _try_own_files(output_dir: Path) -> None:
                 continue
 
 
-def _check_room_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
+def _check_space_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
     settings = run.actor.checkpoint
     one = checkpoint_bytes(run.actor, with_reference=run.actor.reference.sync_ref_model)
-    _check_room(save, one, "a checkpoint of this run", "save")
+    _check_space(save, one, "a checkpoint of this run", "save")
     num_written = math.ceil(num_steps / settings.save_interval) if settings.save_interval else 1
-    kept = num_written
+    num_retained = num_written
     if settings.keep_last_checkpoints is not None:
         # One more while the newest is written, and the best one.
-        kept = min(num_written, settings.keep_last_checkpoints + 1 + bool(run.loop.best_metric))
-    if (free := free_bytes(save)) < kept * one:
+        num_retained = min(num_written, settings.keep_last_checkpoints + 1 + bool(run.loop.best_metric))
+    if (free := free_bytes(save)) < num_retained * one:
         logger.warning(
             "save=%s has %s free, and the %d checkpoints of this run take about %s; set keep_last_checkpoints or free "
             "space",
-            *(save, format_bytes(free), kept, format_bytes(kept * one)),
+            *(save, format_bytes(free), num_retained, format_bytes(num_retained * one)),
         )
 
 
-def _check_room(folder: Path, needed: int, what: str, key: str) -> None:
+def _check_space(folder: Path, needed: int, what: str, key: str) -> None:
     free = free_bytes(folder)
     if free < needed:
         raise ValueError(

@@ -6,7 +6,7 @@ import hashlib
 import json
 
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.datasets.reference_cache import data_fingerprint
+from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 

@@ -75,18 +75,18 @@ class _Part:
         rows: [n] int64, consecutive rows of the combined dataset.
         needed: [m] int64, those of them that the run reads.
         cache: Its file; None for random weights.
-        found: [n] values that are stored or computed.
+        cached: [n] values that are stored or computed.
     """
 
     rows: NDArray[np.int64]
     needed: NDArray[np.int64]
     cache: ReferenceCache | None
-    found: CachedRows
+    cached: CachedRows
 
     @property
     def missing(self) -> NDArray[np.int64]:
         """Rows [k] of the combined dataset that have to be computed."""
-        return self.needed[~self.found.is_present[self.needed - self.rows[0]]] if len(self.needed) else self.needed
+        return self.needed[~self.cached.is_present[self.needed - self.rows[0]]] if len(self.needed) else self.needed
 
     def store(self, rows: NDArray[np.int64], values: NDArray[np.float64]) -> None:
         """Store computed values [k, 2] float64, in nats, of rows [k], also in the file.
@@ -94,7 +94,7 @@ class _Part:
         Raises:
             WriteError: The file cannot be written.
         """
-        self.found.store(rows - self.rows[0], values)
+        self.cached.store(rows - self.rows[0], values)
         if self.cache is not None:
             self.cache.append(rows - self.rows[0], values)
 
@@ -134,8 +134,8 @@ def cached_reference(
     if missing:
         _compute_with(run, missing, initial_actor, group, live)
     return CachedReference(
-        np.concatenate([part.found.values for part in parts]),
-        np.concatenate([part.found.is_present for part in parts]),
+        np.concatenate([part.cached.values for part in parts]),
+        np.concatenate([part.cached.is_present for part in parts]),
     )
 
 

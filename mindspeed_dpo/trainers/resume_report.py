@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.data import CheckpointConfig
+from mindspeed_dpo.config.settings.checkpoints import CheckpointConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.rollout_checkpoint import ROLLOUTS_FILE
-from mindspeed_dpo.trainers.resume import ResumePoint, topology_of, weights_identity
+from mindspeed_dpo.trainers.resume import ResumePoint
+from mindspeed_dpo.trainers.resume_checks import topology_of, weights_identity
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
 from mindspeed_dpo.untrusted.json_text import parse_json_object
@@ -51,7 +52,7 @@ class SampleTable:
         if self.path.is_file():
             earlier = [line for number, line in read_lines(self.path) if self._is_earlier(line, number)]
             with write_errors(self.path):
-                self.path.write_text("".join(earlier), encoding="utf-8")
+                write_text_atomically(self.path, "".join(earlier))
 
     def _is_earlier(self, line: str, number: int) -> bool:
         """Return whether a line is complete and of a step up to the checkpoint."""

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.observability.external_trackers import start_tracker
-from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
+from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE, MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import TrackerRun, Trackers
-from mindspeed_dpo.trainers.resume import METRICS_FILE
 
 
 @contextmanager

@@ -8,20 +8,27 @@ checked: chunks tile their tensor, and their bytes lie within the files and do n
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.storage.digests import FileDigest, verify_file
+from mindspeed_dpo.storage.digest_verification import verify_file
+from mindspeed_dpo.storage.digests import FileDigest
+from mindspeed_dpo.untrusted.dist_checkpoint_metadata import (
+    MetadataMismatchError,
+    StoredBytes,
+    StoredChunk,
+    StoredTensor,
+    _state_of,
+    parse_metadata,
+)
 from mindspeed_dpo.untrusted.errors import MalformedDataError, damage_reported
-from mindspeed_dpo.untrusted.pickle_names import InertObject, reject_foreign_objects
+from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
 from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.tiling import Box, check_tiling
@@ -38,33 +45,6 @@ _RECORDS = frozenset(
 )  # fmt: skip
 _PLAN_MODULES = ("torch.distributed.", "megatron.core.")
 """Where the classes are of the plans that torch and megatron-core store beside what is read here."""
-_MAX_SIZE = 1 << 62
-
-
-@dataclass(frozen=True)
-class StoredBytes:
-    """Where the bytes of a chunk are, for example `StoredBytes("__0_0.distcp", offset=0, num_bytes=1731)`."""
-
-    file: str
-    offset: int
-    num_bytes: int
-
-
-@dataclass(frozen=True)
-class StoredChunk:
-    """A box of a tensor, and where its bytes are."""
-
-    box: Box
-    location: StoredBytes
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """An unsharded tensor and the chunks that tile it."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    chunks: tuple[StoredChunk, ...]
 
 
 class DistCheckpoint:
@@ -152,8 +132,8 @@ class DistCheckpoint:
         metadata = read_pickle(file, _RECORDS)
         reject_foreign_objects(metadata, file, "the metadata", _PLAN_MODULES)
         try:
-            tensors, objects = _parse_metadata(_state_of(metadata, "Metadata"))
-        except _Mismatch as error:
+            tensors, objects = parse_metadata(_state_of(metadata, "Metadata"))
+        except MetadataMismatchError as error:
             raise MalformedDataError(f"{file} is not the metadata of a torch_dist checkpoint: {error}") from error
         for key, stored in tensors.items():
             check_tiling(stored.shape, [chunk.box for chunk in stored.chunks], f"{file}: {key}")
@@ -170,83 +150,6 @@ class DistCheckpoint:
             ranges.sort()
             if any(stop > start for (_, stop), (start, _) in pairwise(ranges)):
                 raise MalformedDataError(f"{self.folder / METADATA_FILE}: two chunks share bytes of {name!r}")
-
-
-class _Mismatch(ValueError):
-    """A record that is not what torch.distributed writes."""
-
-
-def _parse_metadata(state: dict[str, Any]) -> tuple[dict[str, StoredTensor], dict[str, StoredBytes]]:
-    """Convert the records of torch.distributed.checkpoint."""
-    locations = dict(_locations(_item(state, "storage_data", dict)))
-    tensors, objects = {}, {}
-    for key, record in _item(state, "state_dict_metadata", dict).items():
-        if not isinstance(key, str) or not isinstance(record, InertObject):
-            raise _Mismatch("an entry is not a record of a name")
-        if record.name.qualified_name.endswith(".BytesStorageMetadata"):
-            objects[key] = _location(locations, key, ())
-        else:
-            tensors[key] = _stored_tensor(key, _state_of(record, "TensorStorageMetadata"), locations)
-    return tensors, objects
-
-
-def _locations(storage: dict[Any, Any]) -> Iterator[tuple[tuple[str, tuple[int, ...]], StoredBytes]]:
-    for index, record in storage.items():
-        place, info = _state_of(index, "MetadataIndex"), _state_of(record, "_StorageInfo")
-        offset = place.get("offset")
-        if info.get("transform_descriptors"):
-            raise _Mismatch("chunks are stored compressed")
-        numbers = _sizes((info.get("offset"), info.get("length")))
-        key = (_item(place, "fqn", str), () if offset is None else _sizes(offset))
-        yield key, StoredBytes(_item(info, "relative_path", str), *numbers)
-
-
-def _stored_tensor(key: str, state: dict[str, Any], locations: Mapping[Any, StoredBytes]) -> StoredTensor:
-    properties = state.get("properties")
-    values = properties.state if isinstance(properties, InertObject) else None
-    if not isinstance(values, tuple) or not values or not isinstance(values[0], torch.dtype):
-        raise _Mismatch(f"{key} has no dtype")
-    dtype, chunks = values[0], []
-    for record in _item(state, "chunks", list):
-        chunk = _state_of(record, "ChunkStorageMetadata")
-        offsets, sizes = _sizes(chunk.get("offsets")), _sizes(chunk.get("sizes"))
-        if len(offsets) != len(sizes):
-            raise _Mismatch(f"a chunk of {key} has {len(offsets)} offsets and {len(sizes)} sizes")
-        box = tuple((start, start + size) for start, size in zip(offsets, sizes, strict=True))
-        location = _location(locations, key, offsets)
-        if location.num_bytes < prod(sizes) * dtype.itemsize:
-            raise _Mismatch(f"a chunk of {key} has {location.num_bytes} bytes, too few for {list(sizes)} in {dtype}")
-        chunks.append(StoredChunk(box, location))
-    return StoredTensor(_sizes(state.get("size")), dtype, tuple(chunks))
-
-
-def _location(locations: Mapping[Any, StoredBytes], key: str, offsets: tuple[int, ...]) -> StoredBytes:
-    if (key, offsets) not in locations:
-        raise _Mismatch(f"it does not say where {key} at {list(offsets)} is")
-    return locations[key, offsets]
-
-
-def _state_of(record: Any, kind: str) -> dict[str, Any]:
-    """The fields of a record of a class of torch.distributed."""
-    if not isinstance(record, InertObject) or record.name.qualified_name.rsplit(".", 1)[-1] != kind:
-        raise _Mismatch(f"expected a record of {kind}")
-    if not isinstance(record.state, dict):
-        raise _Mismatch(f"a record of {kind} has no fields")
-    return record.state
-
-
-def _item(state: dict[str, Any], name: str, kind: type) -> Any:
-    value = state.get(name)
-    if not isinstance(value, kind):
-        raise _Mismatch(f"{name} is a {type(value).__name__}, expected a {kind.__name__}")
-    return value
-
-
-def _sizes(values: Any) -> tuple[int, ...]:
-    is_list = isinstance(values, (tuple, list)) and len(values) <= 16
-    if not is_list or not all(type(value) is int and 0 <= value < _MAX_SIZE for value in values):
-        raise _Mismatch("an offset, size or length is not a list of sizes")
-    return tuple(values)
 
 
 def _slices_within(outer: Box, inner: Sequence[tuple[int, int]]) -> tuple[slice, ...]:

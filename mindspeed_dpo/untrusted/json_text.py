@@ -1,4 +1,4 @@
-"""JSON: values, objects and lines, with bounds on nesting and on the digits of an integer.
+"""JSON: values and objects, with bounds on nesting and on the digits of an integer.
 
 `JsonObject` in `json_object` reads the items of an object by type.
 """
@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.untrusted.text_files import MAX_SMALL_FILE_BYTES, decode_text, read_lines, read_text
+from mindspeed_dpo.untrusted.text_files import MAX_SMALL_FILE_BYTES, decode_text, read_text
 
 MAX_DEPTH = 100
 """Limit for lists and objects within each other; what walks a value recursively then stays within Python's limit."""
@@ -40,8 +39,8 @@ def parse_json(text: str | bytes, location: str) -> Any:
         MalformedDataError: It is not UTF-8 or not JSON, or exceeds a limit.
     """
     text = decode_text(text, location) if isinstance(text, bytes) else text
-    value, end = parse_json_prefix(text, _skip_whitespace(text, 0), location)
-    end = _skip_whitespace(text, end)
+    value, end = parse_json_prefix(text, skip_whitespace(text, 0), location)
+    end = skip_whitespace(text, end)
     if end < len(text):
         raise MalformedDataError(f"{location}: {_place(text, end)}: invalid JSON: text after the value")
     return value
@@ -95,18 +94,6 @@ def parse_json_object(text: str | bytes, location: str) -> JsonObject:
     return JsonObject.of(parse_json(text, location), location)
 
 
-def read_json_lines(path: Path, *, is_gzipped: bool = False) -> Iterator[tuple[int, Any]]:
-    """Yield the value of every line that is not blank, with the number of the line from 1.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        MalformedDataError: A line is not JSON or exceeds a limit; the message names file and line.
-    """
-    for number, line in read_lines(path, is_gzipped=is_gzipped):
-        if line.strip():
-            yield number, parse_json(line, f"{path}, line {number}")
-
-
 def check_depth(value: Any, location: str) -> None:
     """Check that lists and objects are not nested deeper than `MAX_DEPTH`.
 
@@ -121,7 +108,8 @@ def check_depth(value: Any, location: str) -> None:
         level = [item for node in level for item in (node.values() if isinstance(node, dict) else node)]
 
 
-def _skip_whitespace(text: str, position: int) -> int:
+def skip_whitespace(text: str, position: int) -> int:
+    """Return the first position from `position` on that holds no JSON whitespace; the length of the text at its end."""
     while position < len(text) and text[position] in " \t\r\n":
         position += 1
     return position

@@ -1,13 +1,9 @@
-"""Files of bytes and of UTF-8 text, also gzipped, with a bound on what is read into memory."""
+"""Files of bytes and of UTF-8 text, with a bound on what is read into memory."""
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 
@@ -62,32 +58,23 @@ def decode_text(data: bytes, location: str) -> str:
         raise MalformedDataError(f"{location} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
-def read_lines(path: Path, *, is_gzipped: bool = False) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the lines of a text file with their numbers from 1, without holding the file in memory.
 
     Raises:
         FileNotFoundError: It does not exist.
-        MalformedDataError: It is not UTF-8, is damaged, or a line is longer than `MAX_LINE_CHARACTERS`.
+        MalformedDataError: It is not UTF-8, or a line is longer than `MAX_LINE_CHARACTERS`.
     """
     number = 0
-    with _text_errors(path, lambda: f"after line {number}"), _open_text(path, is_gzipped) as file:
-        while line := file.readline(MAX_LINE_CHARACTERS + 1):
+    with path.open(encoding="utf-8-sig") as file:
+        while True:
+            try:
+                line = file.readline(MAX_LINE_CHARACTERS + 1)
+            except UnicodeDecodeError as error:
+                raise MalformedDataError(f"{path}, after line {number}: not UTF-8 text: {error.reason}") from error
+            if not line:
+                return
             number += 1
             if len(line) > MAX_LINE_CHARACTERS:
                 raise MalformedDataError(f"{path}, line {number} has more than {MAX_LINE_CHARACTERS} characters")
             yield number, line
-
-
-def _open_text(path: Path, is_gzipped: bool) -> IO[str]:
-    return gzip.open(path, "rt", encoding="utf-8-sig") if is_gzipped else path.open(encoding="utf-8-sig")
-
-
-@contextmanager
-def _text_errors(path: Path, position: Callable[[], str]) -> Iterator[None]:
-    """Report what a damaged text or gzip file raises, with the position that `position` returns at that time."""
-    try:
-        yield
-    except UnicodeDecodeError as error:
-        raise MalformedDataError(f"{path}, {position()}: not UTF-8 text: {error.reason}") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise MalformedDataError(f"{path}, {position()}: damaged or truncated gzip data: {error}") from error

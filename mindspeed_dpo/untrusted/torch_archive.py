@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, cast
 
 import torch
 
-from mindspeed_dpo.storage.digests import BlockVerifier, FileDigest
+from mindspeed_dpo.storage.digest_verification import BlockVerifier
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, damage_reported
 from mindspeed_dpo.untrusted.pickle_names import PickleError, StorageType
 from mindspeed_dpo.untrusted.restricted_pickle import MAX_PICKLE_BYTES, parse_pickle

@@ -15,7 +15,6 @@ from typing import Literal
 import torch
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.atomic_write import check_target
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import family_of
@@ -30,6 +29,7 @@ from mindspeed_dpo.weights.hf_writer import write_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
 from mindspeed_dpo.weights.legacy_writer import write_legacy
 from mindspeed_dpo.weights.lora import AdapterSource, CheckpointAdapter, MergedSource, write_peft
+from mindspeed_dpo.weights.output_folder import check_target
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

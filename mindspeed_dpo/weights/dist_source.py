@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
-from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE, DistCheckpoint, StoredTensor
+from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE, DistCheckpoint
+from mindspeed_dpo.untrusted.dist_checkpoint_metadata import StoredTensor
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.tiling import Box

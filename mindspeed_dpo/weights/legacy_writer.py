@@ -14,15 +14,16 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
+from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.write_errors import write_errors
-from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder, write_text_atomically
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_assets import ASSETS_FOLDER, copy_assets
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.weights.legacy_args import make_args
 from mindspeed_dpo.weights.legacy_source import CHECKPOINT_VERSION, RANK_FILE, rank_folder
+from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

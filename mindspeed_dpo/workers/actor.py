@@ -15,14 +15,15 @@ from megatron.core import parallel_state
 from torch import Tensor
 from typing_extensions import override
 
+from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
 from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, cross_pair_values
-from mindspeed_dpo.algorithms.lr_schedule import lr_at
-from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective, with_adapted_beta
+from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
+from mindspeed_dpo.algorithms.schedules import lr_at
 from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.datasets.dataset import PromptDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine import checkpoint
@@ -32,7 +33,7 @@ from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX
 from mindspeed_dpo.observability.metrics import MetricSums
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 from mindspeed_dpo.workers.batching.cross_pair_gather import gather_step_values
 from mindspeed_dpo.workers.batching.minibatches import minibatches
 from mindspeed_dpo.workers.logprobs import (

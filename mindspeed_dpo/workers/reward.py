@@ -18,7 +18,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, open_functions
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
-from mindspeed_dpo.workers.rewards.reward_model import build_model_scorer
+from mindspeed_dpo.workers.rewards.reward_model import ModelScorer, build_model_scorer
 from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer
 from mindspeed_dpo.workers.role_interfaces import Reward
@@ -46,11 +46,12 @@ class RewardWorker(Reward):
         self._penalty = role.pairing.missing_eos_penalty
         self._stop_on_failure = role.reward.reward_failure == "stop"
         self._scorer = SCORER_BUILDERS[role.reward.reward_source](context, role, dataset)
+        self._needs_all_replicas = isinstance(self._scorer, ModelScorer) and self._scorer.needs_all_replicas
 
     @override
     def score(self, rollouts: RolloutBatch) -> Scored | None:
         own = shard(rollouts.num_prompts, self._place.dp_rank, self._place.topology.dp)
-        if not own:
+        if not own and not self._needs_all_replicas:
             return Scored(np.zeros((0, rollouts.num_responses), np.float32)) if self._place.is_output else None
         share = rollouts.select(own)
         scored = self._scorer.score(share)

@@ -8,9 +8,9 @@ from typing_extensions import override
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.online import NASH_MD
+from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.datasets.dataset import PromptDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
@@ -42,7 +42,7 @@ class RolloutWorker(Rollout):
         self.dataset = dataset
         self.weights = rollout_weights(context, role, actor)
         self.version: int | None = 0 if self.weights.is_filled else None
-        policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp)
+        policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp, self.weights.experts)
         self.generator = build_generator(context, role, policy, self.weights.place)
 
     @override
@@ -60,15 +60,15 @@ class RolloutWorker(Rollout):
         current = self._current_version(version)
         own = shard(len(rows), self.weights.place.dp_rank, self.weights.place.topology.dp)
         with self.weights.gathered():
-            parts = [self._generate(rows, part, first_sample, current) for part in self._parts(own)]
-        return RolloutBatch.concat(parts) if self.weights.place.is_output and parts else None
+            parts = [self._generate(rows, part, first_sample, current) for part in self._parts(own, len(rows))]
+        return RolloutBatch.concat(parts) if self.weights.place.is_output and own else None
 
     @override
     def weights_digest(self) -> dict[str, int] | None:
         place = self.weights.place
         with self.weights.gathered():
             shards = Shards(self.role.model, self.weights.tensors, placement(self.role, place))
-            hashes = digests(shards, self.weights.tp.group)
+            hashes = digests(shards, self.weights.tp.group, self.weights.experts.group)
         return hashes if place.is_output else None
 
     def _current_version(self, expected: int | None) -> int:
@@ -78,10 +78,15 @@ class RolloutWorker(Rollout):
             raise ValueError(f"policy version {expected} was requested, but the rollout holds version {self.version}")
         return self.version
 
-    def _parts(self, own: range) -> list[range]:
-        """Split this replica's positions into calls of at most `num_samples_per_step` prompts."""
-        size = self.role.rollout.num_samples_per_step or len(own)
-        return [own[start : start + size] for start in range(0, len(own), size)] if own else []
+    def _parts(self, own: range, total: int) -> list[range]:
+        """Split this replica's positions into calls of at most `num_samples_per_step` prompts.
+
+        Replicas that share experts make the same number of calls, the last ones perhaps without prompts.
+        """
+        topology = self.weights.place.topology
+        most = -(-total // topology.dp) if topology.replicas_share_experts else len(own)
+        size = self.role.rollout.num_samples_per_step or most
+        return [own[start : start + size] for start in range(0, most, size)] if most else []
 
     def _generate(self, rows: Rows, part: range, first_sample: int, version: int) -> RolloutBatch:
         chosen = [int(rows[position]) for position in part]
@@ -111,7 +116,7 @@ def _second_model(context: WorkerContext, role: RoleConfig, policy: RolloutModel
     """Return the reference, or for Nash-MD its mixture with the policy; loads the reference's weights."""
     ref = context.run.ref
     assert ref is not None, "an online run has a reference"
-    reference = RolloutModel(ref.model, reference_weights(ref, place, context.device), policy.tp)
+    reference = RolloutModel(ref.model, reference_weights(ref, place, context.device), policy.tp, policy.experts)
     if role.pairing.online_method == NASH_MD:
         return MixedModel(policy, reference, role.pairing.nash_md_mixture)
     return reference

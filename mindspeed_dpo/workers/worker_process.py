@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
 logger = logging.getLogger(__name__)
+
+_WANDB = "wandb"
 
 
 class PortInUseError(RuntimeError):
@@ -86,7 +91,8 @@ class WorkerProcess:
         accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), timeout_minutes)
         self._log.attach()
         # Imports megatron-core: only now is the device active, and the driver never gets here.
-        from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+        with without_wandb():
+            from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
         self._roles = ColocatedRoles.join(self.run, role, accelerator, rank, world_size, master, self._store)
         logger.info("rank %d of %d joined at %s on %s", rank, world_size, master, accelerator.kind)
@@ -129,3 +135,16 @@ def megatron_settings(role: RoleConfig) -> dict[str, Any]:
         "tensor_model_parallel_size": role.parallel.tensor_model_parallel_size,
         "variable_seq_lengths": role.parallel.pipeline_model_parallel_size > 1,
     }
+
+
+@contextmanager
+def without_wandb() -> Iterator[None]:
+    """Hide wandb from megatron-core in the block; importing it takes half a second, and no worker needs it."""
+    if _WANDB in sys.modules:
+        yield
+        return
+    sys.modules[_WANDB] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[_WANDB]

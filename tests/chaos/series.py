@@ -15,15 +15,7 @@ import psutil
 
 from tests.chaos.configurations import SAVE_INTERVAL, STEPS, Configuration, make_configurations
 from tests.support.commands import Finished, Running
-from tests.support.metrics import num_steps
-from tests.support.resuming import (
-    LEFT_BEHIND_S,
-    different_tensors,
-    numbers,
-    resume,
-    saved_iteration,
-)
-from tests.support.victims import (
+from tests.support.killed_processes import (
     DRIVER,
     EVERYTHING,
     REWARD_FUNCTIONS,
@@ -32,6 +24,14 @@ from tests.support.victims import (
     Victim,
     process_of_ray,
     worker,
+)
+from tests.support.metrics import num_steps
+from tests.support.resuming import (
+    LEFT_BEHIND_S,
+    different_tensors,
+    numbers,
+    resume,
+    saved_iteration,
 )
 
 LONGEST_START_S = 12.0

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, MESSAGES, PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, MESSAGES, PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from tests.support.runs import train
 from tests.unit.workers.pairs import PAIRS, random_run
 from tests.unit.workers.rollouts import PROMPTS, online_run

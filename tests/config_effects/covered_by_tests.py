@@ -143,6 +143,9 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "max_tokens_to_oom": CoveredBy(
         "unit/rollout/test_generator.py::test_a_cache_beyond_the_limit_is_refused_with_what_to_change"
     ),
+    "inference_expert_model_parallel_size": CoveredBy(
+        "unit/config/test_config_experts.py::test_the_rollout_shares_experts_as_training_does_where_it_can"
+    ),
     "inference_tensor_model_parallel_size": CoveredBy(
         f"{_CONFIG}/test_config_pools.py::test_the_rollout_is_the_actor_in_a_layout_of_its_own"
     ),

@@ -47,7 +47,7 @@ def test_the_test_that_covers_a_key_exists(key: str) -> None:
 
 
 def located(keys: Keys) -> dict[str, Any]:
-    """Replace names of data sets by paths."""
+    """Replace names of datasets by paths."""
     sets = {
         "numbers": comparison.pairs_with_numbers,
         "others": lambda: write_pairs(comparison.folder() / "others", OTHERS),

@@ -10,10 +10,13 @@ import torch
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.weights.format_detection import open_weights
+from tests.config_effects.comparison import prompts_with_text
 from tests.support.closeness import FULL, STEADY, assert_same_run
 from tests.support.jobs import read_tensors
 from tests.support.runs import Layout, train
 from tests.unit.workers.pairs import random_run
+from tests.unit.workers.rollouts import EXPERTS as ONLINE_EXPERTS
+from tests.unit.workers.rollouts import online_run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
@@ -65,3 +68,21 @@ def test_frozen_routers_do_not_change(tmp_path: Path) -> None:
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert set(first) - changed == {"model.layers.1.mlp.gate.weight"}
     assert open_weights(sorted(tmp_path.rglob("iter_*"))[0]).model_config().num_experts == 4
+
+
+ONLINE: dict[str, Any] = {
+    **ONLINE_EXPERTS, "reward_functions": ["tests.support.reward_functions.length"], "train_iters": 2,
+    "lr_warmup_fraction": None, "global_batch_size": 3, "ppo_mini_batch_size": 3, "save_interval": None,
+    "online_method": "xpo", "md5_validate": True, **STEADY,
+}  # fmt: skip
+
+
+def test_an_online_run_with_shared_experts_is_that_of_one_replica(tmp_path: Path) -> None:
+    """Three prompts on two replicas; both models that generate have experts."""
+
+    def steps(name: str, layout: Layout, **settings: Any) -> list[dict[str, float]]:
+        keys = {**ONLINE, "data_path": prompts_with_text(), "output_dir": tmp_path / name, **settings}
+        return train(online_run(tmp_path, layout, 1, **keys))
+
+    alone, shared = steps("alone", (1, 1, 1)), steps("shared", (1, 1, 2), expert_model_parallel_size=2)
+    assert_same_run(shared, alone, FULL, but=NOT_ALIKE)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support.closeness import ROUNDING

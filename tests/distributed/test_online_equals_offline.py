@@ -16,7 +16,7 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import LoopSchedule

@@ -15,7 +15,7 @@ import ray
 import ray_gpt
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import Finished, call, command, training
-from tests.support.damage import change_config, lose_second_shard, lose_weights, shorten
+from tests.support.damaged_files import change_config, lose_second_shard, lose_weights, shorten
 from tests.support.runs import ACTOR, Layout
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

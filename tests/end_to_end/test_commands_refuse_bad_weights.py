@@ -11,7 +11,7 @@ import pytest
 import convert_ckpt
 from tests.support.commands import call, command
 from tests.support.conversions import to_mcore_arguments
-from tests.support.damage import change_config, lose_second_shard, lose_weights, shorten
+from tests.support.damaged_files import change_config, lose_second_shard, lose_weights, shorten
 from tests.support.tiny_models import save_tiny_model
 
 

@@ -20,6 +20,17 @@ from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
 from tests.support.commands import Running, succeed, training
+from tests.support.killed_processes import (
+    DRIVER,
+    EVERYTHING,
+    STOP,
+    SUPERVISOR,
+    Interrupt,
+    Victim,
+    process_of_ray,
+    worker,
+    writers,
+)
 from tests.support.metrics import num_steps
 from tests.support.resuming import (
     Interrupted,
@@ -31,17 +42,6 @@ from tests.support.resuming import (
     saved_iteration,
 )
 from tests.support.runs import ACTOR, Layout
-from tests.support.victims import (
-    DRIVER,
-    EVERYTHING,
-    STOP,
-    SUPERVISOR,
-    Interrupt,
-    Victim,
-    process_of_ray,
-    worker,
-    writers,
-)
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import Finished, command, simulated_cluster, succeed
+from tests.support.killed_processes import worker
 from tests.support.metrics import num_steps
 from tests.support.online import RULE, OnlineInputs, online_inputs
 from tests.support.resuming import (
@@ -21,7 +22,6 @@ from tests.support.resuming import (
     saved_iteration,
 )
 from tests.support.runs import online_overrides
-from tests.support.victims import worker
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 

@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.engine.checkpoint_files import FORMAT
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.weights import open_weights

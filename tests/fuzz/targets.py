@@ -8,7 +8,8 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import validate
 from mindspeed_dpo.config.loading.compose import compose
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, check_fingerprints, open_text_columns
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_columns
+from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.preprocessing.cli import SettingsError
@@ -21,7 +22,7 @@ from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
 from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import read_json, read_json_lines
+from mindspeed_dpo.untrusted.json_text import read_json
 from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml
@@ -33,7 +34,7 @@ from mindspeed_dpo.workers.rewards.replies import CallFailed
 from tests.fuzz.data_targets import DATA_TARGETS
 from tests.fuzz.model_targets import MODEL_TARGETS
 from tests.fuzz.reward_targets import REWARD_TARGETS
-from tests.fuzz.structures import archive_member, header_text, pickle_instruction, within_gzip, word
+from tests.fuzz.structures import archive_member, header_text, pickle_instruction, word
 from tests.fuzz.target import JSON, YAML, Target, drain
 
 REFUSALS = (
@@ -133,13 +134,6 @@ TARGETS = (
     Target("text-columns", "pairs_packed_pair_columns.arrow", _pairs, (word,)),
     Target("data-meta", "pairs_packed_meta.json", _pairs, JSON),
     Target("json", "inputs/rows.json", lambda root: read_json(root / "inputs/rows.json"), JSON),
-    Target("jsonl", "inputs/rows.jsonl", lambda root: drain(read_json_lines(root / "inputs/rows.jsonl")), JSON),
-    Target(
-        "gzip",
-        "inputs/rows.jsonl.gz",
-        lambda root: drain(read_json_lines(root / "inputs/rows.jsonl.gz", is_gzipped=True)),
-        (within_gzip(JSON),),
-    ),
     Target("arrow", "inputs/plain.arrow", lambda root: drain(read_arrow_rows(root / "inputs/plain.arrow")), (word,)),
     Target(
         "arrow-packed",

@@ -9,7 +9,7 @@ A route is a layout, a packing, a device, another engine or another implementati
   numbers are those of the mathematics of the run, not of a processor.
 
 Runs that are compared over several steps use `STEADY`. With CLOSENESS_LOG set to a file, every comparison adds to it
-how much of its bound it used (tests/isa.py prints the largest).
+how much of its bound it used (tests/instruction_sets.py prints the largest).
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
-from mindspeed_dpo.config.loading.override_text import quote_typed_values
+from mindspeed_dpo.config.loading.overrides_as_text import quote_typed_values
 from mindspeed_dpo.config.name_suggestions import normalize_key
 from mindspeed_dpo.config.run import RunConfig
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
-from mindspeed_dpo.config.settings.optimization import OptimizerConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
 from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard

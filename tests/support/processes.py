@@ -3,7 +3,7 @@
 `pool(4).run(function, *args)` calls `function(*args)` in four processes that have joined a process group, with
 megatron-core redirected to the host, and returns the four results. The function lives at the top of a module.
 
-They are forked from one process that has imported torch and megatron-core and done nothing else (`templates`). A group
+They are forked from one process that has imported torch and megatron-core and done nothing else (`forkserver`). A group
 that exists costs even while it has no work, as each of its gloo threads looks around a hundred times per second:
 so a layout is left as soon as its job is done.
 """
@@ -34,8 +34,8 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from tests.support.forkserver import template
 from tests.support.npu_processes import serve_on_npu
-from tests.support.templates import template
 
 RESULT_TIMEOUT_S = 300
 ACTOR = "actor_rollout"
@@ -213,9 +213,11 @@ def leave_layout() -> None:
     a reference cycle, holds it any more. A pool that has seen a hundred layouts would have thousands.
     """
     _colocated.clear()
-    if parallel_state.is_initialized():
+    has_layout = parallel_state.is_initialized()
+    if has_layout:
         parallel_state.destroy_model_parallel()
-    if _destroy_groups():
+    _destroy_groups()
+    if has_layout:
         gc.collect()
         _empty_models_that_stay()
         gc.freeze()  # what is left stays: modules and caches
@@ -239,11 +241,9 @@ def num_threads() -> int:
     return psutil.Process().num_threads()
 
 
-def _destroy_groups() -> int:
-    groups_left = [group for group in dist.distributed_c10d._world.pg_map if group is not dist.group.WORLD]
-    for group in groups_left:
+def _destroy_groups() -> None:
+    for group in [group for group in dist.distributed_c10d._world.pg_map if group is not dist.group.WORLD]:
         dist.destroy_process_group(group)
-    return len(groups_left)
 
 
 _colocated: list[ColocatedRoles] = []

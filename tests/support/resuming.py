@@ -13,9 +13,9 @@ import torch
 from mindspeed_dpo.weights.dist_source import DistSource
 from tests.support.closeness import is_of_the_clock
 from tests.support.commands import Finished, Running, until
+from tests.support.killed_processes import Interrupt, writers
 from tests.support.metrics import read_metrics
 from tests.support.runs import ACTOR
-from tests.support.victims import Interrupt, writers
 
 TRACKER = "latest_checkpointed_iteration.txt"
 LEFT_BEHIND_S = 90.0

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs

@@ -16,7 +16,7 @@ from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.support import runs
 from tests.support.closeness import Bound, distance, is_of_the_clock
 from tests.support.processes import PoolGroup, pool
-from tests.support.sensitivity_kinds import ENGINES, RUNS, EngineJob, MakeRun, nudge, weights
+from tests.support.sensitivity_runs import ENGINES, RUNS, EngineJob, MakeRun, nudge, weights
 
 DRAWS = 8
 Result = tuple[list[dict[str, float]], list[Tensor]]

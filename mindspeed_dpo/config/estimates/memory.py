@@ -22,113 +22,17 @@ micro_batch_tokens tokens (a longer pair has more), else 2 seq_length per pair; 
 
 from __future__ import annotations
 
+from mindspeed_dpo.config.estimates.parameter_counts import (
+    num_adapter_parameters,
+    num_device_expert_parameters,
+    num_device_parameters,
+    num_parameters,
+    num_trained_parameters,
+)
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import FUSED_MODULES
-from mindspeed_dpo.config.settings.model import ModelConfig
 
 SEQUENCES_PER_PAIR = 2
-
-
-def num_layer_parameters(model: ModelConfig, tp: int = 1, experts: int | None = None) -> int:
-    """Return the number of parameters of one layer on one of `tp` devices.
-
-    Args:
-        model: The architecture.
-        tp: Tensor-parallel size.
-        experts: Number of routed experts that count, of a layer with experts; None for a dense layer.
-    """
-    hidden, width = model.hidden_size, model.kv_channels
-    queries, heads = model.num_attention_heads * width, model.num_attention_heads + 2 * model.num_query_groups
-    inner = model.ffn_hidden_size if experts is None else model.moe_shared_expert_intermediate_size
-    sharded = hidden * heads * width + queries * hidden + 3 * hidden * inner
-    sharded += heads * width if model.add_qkv_bias else 0
-    replicated = 2 * hidden + (2 * width if model.qk_layernorm else 0)
-    if experts is not None:
-        replicated += hidden * ((model.num_experts or 0) + model.shared_expert_gate)
-        replicated += experts * 3 * hidden * model.moe_ffn_hidden_size
-    return sharded // tp + replicated
-
-
-def num_layers_parameters(model: ModelConfig, layers: range, tp: int = 1, experts: int | None = None) -> int:
-    """Return the number of parameters of some layers on one of `tp` devices.
-
-    Args:
-        model: The architecture.
-        layers: The layers, counted from 0.
-        tp: Tensor-parallel size.
-        experts: Number of routed experts that count in each layer with experts; None counts all.
-    """
-    experts = model.num_experts if experts is None else experts
-    with_experts = sum(map(model.is_moe_layer, layers))
-    dense = (len(layers) - with_experts) * num_layer_parameters(model, tp)
-    return dense + (with_experts * num_layer_parameters(model, tp, experts) if with_experts else 0)
-
-
-def num_parameters(model: ModelConfig, *, scalar_head: bool = False) -> int:
-    """Return the number of parameters of a complete model, without padding of the vocabulary.
-
-    Args:
-        model: The architecture.
-        scalar_head: Count a scalar output layer, as of a reward model, instead of the output layer of the policy.
-    """
-    table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
-    output = table if model.untie_embeddings_and_output_weights else 0
-    layers = num_layers_parameters(model, range(model.num_layers))
-    return layers + table + hidden + (hidden if scalar_head else output)
-
-
-def num_device_parameters(role: RoleConfig, *, scalar_head: bool = False) -> int:
-    """Return the number of parameters on a device of the largest pipeline stage.
-
-    Args:
-        role: The role, with its model and parallel sizes.
-        scalar_head: The output layer is scalar, as of a reward model.
-    """
-    model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
-    depth, experts = model.num_layers // pp, _num_local_experts(role)
-    stages = [range(first, first + depth) for first in range(0, model.num_layers, depth)]
-    layers = max(num_layers_parameters(model, stage, tp, experts) for stage in stages)
-    table = model.padded_vocab(tp) // tp * model.hidden_size
-    # A tied output layer is the embedding; with several stages the last one has a copy.
-    output = table if model.untie_embeddings_and_output_weights or pp > 1 else 0
-    last = model.hidden_size + (model.hidden_size // tp if scalar_head else output)
-    return layers + (table + last if pp == 1 else max(table, last))
-
-
-def num_device_expert_parameters(role: RoleConfig) -> int:
-    """Return the number of parameters of routed experts on a device of the pipeline stage that has most of them."""
-    model, depth = role.model, role.model.num_layers // role.parallel.pipeline_model_parallel_size
-    num_layers = max(
-        sum(map(model.is_moe_layer, range(first, first + depth))) for first in range(0, model.num_layers, depth)
-    )
-    return num_layers * _num_local_experts(role) * 3 * model.hidden_size * model.moe_ffn_hidden_size
-
-
-def _num_local_experts(role: RoleConfig) -> int:
-    return (role.model.num_experts or 0) // role.parallel.expert_parallel_size
-
-
-def num_adapter_parameters(role: RoleConfig, tp: int = 1, pp: int = 1) -> int:
-    """Return the number of parameters of a role's adapters on one of `tp` x `pp` devices; by default of all."""
-    model, rank = role.model, role.adapters.lora_r
-    hidden, inner = model.hidden_size, model.ffn_hidden_size // tp
-    queries, keys = (
-        model.num_attention_heads * model.kv_channels // tp,
-        model.num_query_groups * model.kv_channels // tp,
-    )
-    in_plus_out = {
-        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden,
-        "gate_proj": hidden + inner, "up_proj": hidden + inner, "down_proj": inner + hidden,
-    }  # fmt: skip
-    return model.num_layers // pp * rank * sum(in_plus_out[module] for module in role.adapters.modules)
-
-
-def num_trained_parameters(role: RoleConfig) -> int:
-    """Return the number of parameters that the optimizer updates, on a device of the largest pipeline stage."""
-    if not role.adapters.is_on:
-        return num_device_parameters(role)
-    parallel = role.parallel
-    return num_adapter_parameters(role, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
 
 
 def weight_bytes(role: RoleConfig, *, scalar_head: bool = False) -> int:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mindspeed_dpo.config.estimates.memory import num_layers_parameters
+from mindspeed_dpo.config.estimates.parameter_counts import num_layers_parameters
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 

@@ -23,11 +23,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.legacy import canonical_key
-from mindspeed_dpo.config.loading import text_source
+from mindspeed_dpo.config.legacy_keys import canonical_key
+from mindspeed_dpo.config.loading import yaml_scalars_as_text
 from mindspeed_dpo.config.loading.config_files import check_config_files
 from mindspeed_dpo.config.loading.interpolation_limits import limited_interpolations
-from mindspeed_dpo.config.loading.override_text import quote_typed_values, quote_unknown_characters, quoted
+from mindspeed_dpo.config.loading.overrides_as_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 
 SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
@@ -74,9 +74,9 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
     folders = sorted(_folders(config_dir), key=lambda folder: not (folder / f"{name}.yaml").is_file())
     beside = [folder.parent for folder in folders if (folder.parent / "model").is_dir()]
     check_config_files(name, [*folders, *beside])
-    first, *others = [f"{text_source.SCHEME}://{folder}" for folder in [*folders, *beside]]
+    first, *others = [f"{yaml_scalars_as_text.SCHEME}://{folder}" for folder in [*folders, *beside]]
     prepared = _prepare_overrides(overrides)
-    text_source.register()
+    yaml_scalars_as_text.register()
     try:
         with (
             limited_interpolations(),

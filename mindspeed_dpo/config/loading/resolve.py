@@ -6,33 +6,33 @@ After this step every setting is a number or a name, never "absent".
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import ROLE_KEYS
-from mindspeed_dpo.config.loading.resource_pools import assign_pools, with_device_counts
-from mindspeed_dpo.config.loading.role_settings import (
+from mindspeed_dpo.config.loading.ignored_keys import drop_ignored_keys, is_online, note_changed_values
+from mindspeed_dpo.config.loading.precedence import (
     RoleBuilder,
     build_group,
     move_shared_settings,
     normalized_layout,
     overlay_sections,
-    report_context_parallel_algo,
 )
+from mindspeed_dpo.config.loading.resource_pools import PoolSizes, assign_pools, with_device_counts
 from mindspeed_dpo.config.loading.sections import Sections
-from mindspeed_dpo.config.loading.unused_keys import drop_unused_keys, is_online
+from mindspeed_dpo.config.loading.unknown_and_legacy_keys import apply_conditional_keys
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
-from mindspeed_dpo.config.settings.trackers import filled_tracker_settings, unused_tracker_settings
+from mindspeed_dpo.config.settings.trackers import filled_tracker_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
-from mindspeed_dpo.config.sourced_values import Values, value_of
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
     move_shared_settings(sections, issues)
-    drop_unused_keys(sections, issues)
+    drop_ignored_keys(sections, issues)
     online = is_online(sections)
     values = overlay_sections(sections, "actor", issues)
     loop = build_group(LoopConfig, values, issues, "training")
@@ -44,10 +44,10 @@ def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
         },
     )
     assignment = assign_pools(sections, actor.replica_size, actor.rollout, online, issues)
-    loop = _apply_legacy_keys(values, loop, actor, issues)
-    _note_changed_values(values, loop, actor, issues)
+    loop = apply_conditional_keys(values, loop, actor, issues)
+    note_changed_values(values, loop, actor, issues)
     loop = _fill_loop(sections.name, loop, now)
-    actor = _fill_actor(loop, actor, sum(assignment.pools["actor_rollout"]))
+    actor = _fill_actor(loop, actor, assignment.pools)
     if online:
         actor = dataclasses.replace(
             actor,
@@ -79,37 +79,6 @@ def _section_of_group(sections: Sections, group: str) -> str:
     return default_section("lr")
 
 
-def _apply_legacy_keys(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> LoopConfig:
-    """Check legacy keys whose accepted values depend on settings. `distributed_backend: gloo` selects the CPU."""
-    report_context_parallel_algo(values, actor, issues)
-    if value_of(values, "do_sample") is False:
-        path = f"{values['do_sample'].origin.section}.do_sample"
-        issues.add_problem(f"{path}=false is refused: {ROLE_KEYS['do_sample'].reason}", "do_sample")
-    if value_of(values, "distributed_backend") != "gloo":
-        return loop
-    if loop.device in ("npu", "cuda"):
-        path = f"{values['distributed_backend'].origin.section}.distributed_backend"
-        issues.add_problem(
-            f"{path}=gloo runs on the CPU only, but device={loop.device}; remove distributed_backend",
-            *("distributed_backend", "device"),
-        )
-    return dataclasses.replace(loop, device="cpu") if loop.device == "auto" else loop
-
-
-def _note_changed_values(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> None:
-    """Add notes about values that have no effect or are read as another value."""
-    if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
-        issues.add_note("sequence_parallel is off: it requires tensor_model_parallel_size above 1")
-    if not loop.is_online and (actor.data.prompt_type or actor.data.prompt_type_path):
-        issues.add_note(
-            "prompt_type is only compared with that of the data: preprocess_data.py has already applied the template"
-        )
-    if actor.rollout.n_samples_per_prompt == 1:
-        issues.add_note("n_samples_per_prompt=1 is read as 2, as in MindSpeed-LLM: a pair needs two responses")
-    for key, sentence in unused_tracker_settings(loop):
-        issues.add_note(f"{values[key].origin.section}.{sentence}")
-
-
 def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:
     output_dir = loop.output_dir or f"outputs/{name}/{now:%Y-%m-%d_%H-%M-%S}"
     return dataclasses.replace(
@@ -120,14 +89,16 @@ def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:
     )
 
 
-def _fill_actor(loop: LoopConfig, actor: RoleConfig, num_processes: int) -> RoleConfig:
+def _fill_actor(loop: LoopConfig, actor: RoleConfig, pools: Mapping[str, PoolSizes]) -> RoleConfig:
     """Fill in every derived setting of the actor."""
+    num_processes = sum(pools["actor_rollout"])
     replicas = max(1, num_processes // actor.replica_size)
     batch, optimizer, checkpoint = actor.batch, actor.optimizer, actor.checkpoint
     rollout, pairing, loss = actor.rollout, actor.pairing, actor.loss
     batch_size = batch.global_batch_size or (batch.micro_batch_size or 1) * replicas
     normalize = not loop.is_online if loss.ipo_normalize is None else loss.ipo_normalize
     rollout_tp = rollout.inference_tensor_model_parallel_size or actor.parallel.tensor_model_parallel_size
+    num_generating = sum(pools.get("rollout", ())) or num_processes
     return dataclasses.replace(
         actor,
         parallel=normalized_layout(actor.parallel),
@@ -141,5 +112,13 @@ def _fill_actor(loop: LoopConfig, actor: RoleConfig, num_processes: int) -> Role
             rollout,
             n_samples_per_prompt=max(2, rollout.n_samples_per_prompt),
             inference_tensor_model_parallel_size=rollout_tp,
+            inference_expert_model_parallel_size=rollout.inference_expert_model_parallel_size
+            or _rollout_ep(actor, rollout_tp, num_generating),
         ),
     )
+
+
+def _rollout_ep(actor: RoleConfig, tp: int, num_processes: int) -> int:
+    """Return the largest divisor of the expert-parallel size of training that the rollout can have."""
+    common = math.gcd(actor.parallel.expert_parallel_size, num_processes, actor.model.num_experts or 1)
+    return max(ep for ep in range(1, common + 1) if common % ep == 0 and (ep % tp == 0 or tp % ep == 0))

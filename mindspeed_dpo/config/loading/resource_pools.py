@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.loading.sections import ALL_POOLS, Sections
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.config.sourced_values import format_value
 
 PoolSizes = tuple[int, ...]

@@ -1,6 +1,6 @@
 """Parsing of a composed tree into values by section: every key is a setting, a legacy key, or a problem.
 
-Each value keeps its origin. Which section takes precedence for a role is decided in `role_settings` and `resolve`.
+Each value keeps its origin. Which section takes precedence for a role is decided in `precedence` and `resolve`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import (
+from mindspeed_dpo.config.legacy_keys import (
     ALGORITHM_KEYS,
-    ALIASES,
-    CONDITIONAL_VALUES,
     PROFILER_KEYS,
-    ROLE_KEYS,
-    LegacyKey,
     canonical_key,
-    find_legacy_key,
 )
 from mindspeed_dpo.config.loading.compose import ComposedConfig
+from mindspeed_dpo.config.loading.unknown_and_legacy_keys import check_legacy_section, check_other_key
 from mindspeed_dpo.config.loading.value_parsing import parse_plain, parse_value
-from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, nearest_name, normalize_key
-from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
+from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value
 
@@ -76,7 +72,13 @@ class SectionReader:
         self._read_role(sections, "ref", "actor_rollout_ref.ref", roles.get("ref"))
         self._read_role(sections, "reward", "reward", self._tree.get("reward"))
         self._read_pools(sections)
-        self._read_legacy_sections()
+        profiler = self._mapping(self._tree, "profiler_config")
+        self._check_section_names("profiler_config", profiler, ("integrated",))
+        for label, block, table in (
+            ("algorithm", self._tree.get("algorithm"), ALGORITHM_KEYS),
+            ("profiler_config.integrated", profiler.get("integrated"), PROFILER_KEYS),
+        ):
+            check_legacy_section(label, self._as_mapping(label, block), table, self._issues)
         return sections
 
     def _check_top_level(self) -> None:
@@ -135,7 +137,7 @@ class SectionReader:
             if key in SETTINGS:
                 item = self._read_setting(Origin(label, source), key, written, value)
             else:
-                item = self._read_legacy_key(Origin(label, source), key, written, value)
+                item = check_other_key(Origin(label, source), key, written, value, self._issues)
             if item is not None:
                 values[key] = item
         return values
@@ -155,46 +157,6 @@ class SectionReader:
         if len(spellings) > 1:
             self._issues.add_problem(f"{label}: {' and '.join(spellings)} are the same key; keep one", key)
         return len(spellings) > 1
-
-    def _read_legacy_key(self, origin: Origin, key: str, written: str, value: Any) -> SourcedValue | None:
-        """Check a legacy key. Return its value only where `resolve` has to check it against settings."""
-        legacy = find_legacy_key(key, ROLE_KEYS)
-        if legacy is None:
-            names = [name for name in ROLE_KEYS if "*" not in name]
-            nearest = nearest_name(key, [*SETTINGS, *names, *ALIASES])
-            where = f" (section {default_section(nearest)})" if nearest in SETTINGS else ""
-            hint = f"; did you mean {nearest}{where}?" if nearest else ""
-            self._issues.add_problem(f"{origin.section}.{key} is not a known key{hint}", key)
-            return None
-        plain = parse_plain(value)
-        if plain in CONDITIONAL_VALUES.get(key, ()):
-            return SourcedValue(plain, Origin(origin.section, origin.source, plain))
-        self._check_legacy_value(f"{origin.section}.{written}", legacy, value)
-        return None
-
-    def _check_legacy_value(self, path: str, legacy: LegacyKey, value: Any) -> None:
-        plain = parse_plain(value)
-        if plain is None or plain in legacy.accepted:
-            return
-        if legacy.is_refused:
-            self._issues.add_problem(f"{path}={format_value(value)} is refused: {legacy.reason}")
-        else:
-            self._issues.add_note(f"{path}={format_value(value)} has no effect: {legacy.reason}")
-
-    def _read_legacy_sections(self) -> None:
-        profiler = self._mapping(self._tree, "profiler_config")
-        self._check_section_names("profiler_config", profiler, ("integrated",))
-        self._check_legacy_section("algorithm", self._tree.get("algorithm"), ALGORITHM_KEYS)
-        self._check_legacy_section("profiler_config.integrated", profiler.get("integrated"), PROFILER_KEYS)
-
-    def _check_legacy_section(self, label: str, block: Any, table: Mapping[str, LegacyKey]) -> None:
-        for key, value in _flat(self._as_mapping(label, block)).items():
-            legacy = find_legacy_key(key, table)
-            if legacy is None:
-                names = [name for name in table if "*" not in name]
-                self._issues.add_problem(f"{label}.{key} is not a known key{did_you_mean(key, names)}")
-            else:
-                self._check_legacy_value(f"{label}.{key}", legacy, value)
 
     def _read_pools(self, sections: Sections) -> None:
         pools = self._mapping(self._tree, "resource_pool")
@@ -246,11 +208,3 @@ class SectionReader:
         overrides = self._composed.overrides.items()
         typed = [text for name, text in overrides if name == path or name.startswith(f"{path}.")]
         return f"override {' '.join(typed)}" if typed else file or f"{self._composed.name}.yaml"
-
-
-def _flat(block: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for raw, value in block.items():
-        key = f"{prefix}{normalize_key(raw)}"
-        flat.update(_flat(value, f"{key}.") if isinstance(value, Mapping) else {key: value})
-    return flat

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from mindspeed_dpo.config.settings.data import CheckpointConfig, DataConfig
+from mindspeed_dpo.config.settings.batch_size import BatchConfig
+from mindspeed_dpo.config.settings.checkpoints import CheckpointConfig
+from mindspeed_dpo.config.settings.data import DataConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig, RolloutConfig
-from mindspeed_dpo.config.settings.optimization import BatchConfig, OptimizerConfig, ReferenceConfig
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig

@@ -38,6 +38,7 @@ def within(low: float, high: float) -> ValueCheck:
 
 
 FRACTION = ValueCheck(lambda value: 0 <= value <= 1, "at least 0 and at most 1")
+POSITIVE_FRACTION = ValueCheck(lambda value: 0 < value <= 1, "more than 0 and at most 1")
 POSITIVE = ValueCheck(lambda value: value > 0, "more than 0")
 
 

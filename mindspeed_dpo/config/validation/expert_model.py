@@ -22,8 +22,6 @@ def check_experts(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
         )
     if count is None:
         return
-    if role.name == "reward":
-        yield Violation(("num_experts",), "cannot be a setting of a reward model yet; choose a dense one")
     outside = [layer for layer in model.mlp_only_layers if not 0 <= layer < model.num_layers]
     if outside:
         yield Violation(
@@ -101,5 +99,3 @@ def check_expert_training(run: RunConfig) -> Iterator[Violation]:
         yield Violation(
             ("lora_target_modules", "num_experts"), "cannot be combined with num_experts yet; train all weights"
         )
-    elif run.is_online:
-        yield Violation(("num_experts", "stage"), "cannot be combined with stage=ray_online_dpo yet; use stage=dpo")

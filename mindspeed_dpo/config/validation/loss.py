@@ -110,7 +110,7 @@ def _check_stage(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
     if run.is_online:
         for key in ("margin_column", "weight_column"):
             if getattr(loss, key):
-                yield Violation((key, "stage"), "requires pairs from a data set; online, pairs are made from responses")
+                yield Violation((key, "stage"), "requires pairs from a dataset; online, pairs are made from responses")
         if loss.ld_alpha < 1:
             yield Violation(
                 ("ld_alpha", "stage"),

@@ -17,7 +17,14 @@ def check_online(run: RunConfig, issues: Issues) -> None:
     """Apply every rule about online DPO and add notes about unused capacity."""
     work = iteration_workload(run)
     rules = (
-        *(_check_lengths, _check_mini_batches, _check_rollout_layout, _check_staleness, _check_transfer_bucket),
+        *(
+            _check_lengths,
+            _check_mini_batches,
+            _check_rollout_layout,
+            _check_rollout_experts,
+            _check_staleness,
+            _check_transfer_bucket,
+        ),
         *(_check_tokenizer, _check_reward_source, check_online_method),
     )
     for rule in rules:
@@ -66,6 +73,8 @@ def _check_rollout_layout(run: RunConfig) -> Iterator[Violation]:
     """Check that the tensor-parallel size of the rollout divides the model and the processes."""
     tp, processes = run.actor.rollout.inference_tensor_model_parallel_size, run.num_processes("rollout")
     sizes = tensor_parallel_sizes(run.actor.model)
+    if run.actor.model.has_experts and run.actor.model.moe_shared_expert_intermediate_size:
+        sizes["moe_shared_expert_intermediate_size"] = run.actor.model.moe_shared_expert_intermediate_size
     indivisible = [f"{name}={size}" for name, size in sizes.items() if size % tp]
     if processes % tp:
         own = "rollout" in run.pools
@@ -76,6 +85,25 @@ def _check_rollout_layout(run: RunConfig) -> Iterator[Violation]:
             ("inference_tensor_model_parallel_size", *causes, *sizes, "hidden_size"),
             f"does not divide {join_words(indivisible, 'and')}; "
             f"choose {join_words(divisors(math.gcd(processes, *sizes.values())))}",
+        )
+
+
+def _check_rollout_experts(run: RunConfig) -> Iterator[Violation]:
+    """Check that experts divide over the devices that generate, whose expert groups hold complete replicas."""
+    key, count = "inference_expert_model_parallel_size", run.actor.model.num_experts
+    rollout, processes = run.actor.rollout, run.num_processes("rollout")
+    tp, size = rollout.inference_tensor_model_parallel_size, rollout.inference_expert_model_parallel_size
+    if count is None:
+        if size > 1:
+            yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
+        return
+    usable = [ep for ep in divisors(math.gcd(count, processes)) if ep % tp == 0 or tp % ep == 0]
+    if size not in usable:
+        causes = ("num_experts", "inference_tensor_model_parallel_size", "num_gpus_for_infer", "actor_rollout")
+        yield Violation(
+            (key, *causes),
+            f"must divide num_experts={count} and the {processes} devices that generate, and be a multiple or a "
+            f"divisor of inference_tensor_model_parallel_size={tp}; choose {join_words(usable)}",
         )
 
 
@@ -96,6 +124,8 @@ def _check_transfer_bucket(run: RunConfig) -> Iterator[Violation]:
         "hidden_size": model.hidden_size,
         "ffn_hidden_size": model.ffn_hidden_size,
         "num_attention_heads x kv_channels": model.num_attention_heads * model.kv_channels,
+        "moe_ffn_hidden_size": model.moe_ffn_hidden_size if model.has_experts else 0,
+        "moe_shared_expert_intermediate_size": model.moe_shared_expert_intermediate_size if model.has_experts else 0,
     }
     widest = max(rows, key=lambda name: rows[name])
     required_bytes = rows[widest] * (4 if precision.dtype == "float32" else 2)

@@ -9,7 +9,7 @@ from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
-from mindspeed_dpo.config.settings.online import DPO, NASH_MD, XPO, PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import DPO, NASH_MD, XPO, PairingConfig
 from mindspeed_dpo.config.validation.model import divisors, tensor_parallel_sizes
 
 XPO_LOSSES = ("sigmoid", "ipo")
@@ -93,6 +93,13 @@ def check_reference_rollout(run: RunConfig, ref: RoleConfig) -> Iterator[Violati
                 f"cannot be combined with online_method={method}: the rollout loads a second copy of the reference, in "
                 "which random weights would differ; set load to complete weights",
             )
+    ep, count = run.actor.rollout.inference_expert_model_parallel_size, ref.model.num_experts
+    if count is not None and count % ep:
+        yield Violation(
+            ("num_experts", "inference_expert_model_parallel_size"),
+            f"is not divisible by inference_expert_model_parallel_size={ep}, and with online_method={method} the "
+            "rollout also generates with the reference; choose a divisor of both numbers of experts for that size",
+        )
     tp, sizes = run.actor.rollout.inference_tensor_model_parallel_size, tensor_parallel_sizes(ref.model)
     indivisible = [name for name, size in sizes.items() if size % tp]
     if indivisible and ref.model != run.actor.model:

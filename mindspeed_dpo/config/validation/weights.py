@@ -8,7 +8,7 @@ from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.lora import LORA_TARGETS, AdapterConfig
-from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 
 ADAPTER_KEYS = tuple(group_settings(AdapterConfig))

@@ -13,17 +13,13 @@ import hashlib
 import logging
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.config.settings.online import RolloutConfig
-from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
 from mindspeed_dpo.storage.digests import ALGORITHM, digest_of
 from mindspeed_dpo.storage.write_errors import write_errors
 
@@ -81,16 +77,16 @@ class ReferenceCache:
 
     def read(self) -> CachedRows:
         """Return the rows that are stored and undamaged."""
-        found = CachedRows.empty(self._num_rows)
+        cached = CachedRows.empty(self._num_rows)
         if self._earlier.is_file():
-            self._read_earlier(found)
+            self._read_earlier(cached)
         if self.path.is_file():
             for rows, values in self._chunks(self.path.read_bytes()):
-                found.store(rows, values)
+                cached.store(rows, values)
         elif self._first_version.is_file() and not self._earlier.is_file():
             reason = "%s was written by an earlier version with less exact sums; computing the reference again"
             logger.warning(reason, self._first_version)
-        return found
+        return cached
 
     def append(self, rows: NDArray[np.int64], values: NDArray[np.floating]) -> None:
         """Append a chunk: values [n, 2], floating dtype, in nats, of rows [n].
@@ -130,7 +126,7 @@ class ReferenceCache:
             position += _HEADER.size + len(chunk[0]) * _ROW_BYTES
 
     def _chunk_at(self, content: bytes, position: int) -> tuple[NDArray[np.int64], NDArray[np.float64]] | str:
-        """Return the row numbers and values of the chunk at a position, or what is wrong with it."""
+        """Return the row numbers and values of the chunk at a position, or why it is invalid."""
         start = position + _HEADER.size
         if start > len(content):
             return "are an unfinished chunk"
@@ -145,41 +141,16 @@ class ReferenceCache:
             return f"name rows of another dataset than one of {self._num_rows} rows"
         return rows, np.frombuffer(payload, "<f8", 2 * count, 8 * count).reshape(count, 2)
 
-    def _read_earlier(self, found: CachedRows) -> None:
+    def _read_earlier(self, cached: CachedRows) -> None:
         """Read a file of version 2: a SHA-256 checksum and the values of all rows."""
         content = self._earlier.read_bytes()
         checksum, payload = content[:_CHECKSUM_BYTES], content[_CHECKSUM_BYTES:]
         actual = hashlib.sha256(payload).digest()
         if actual == checksum and len(payload) == self._num_rows * 16:
-            found.store(np.arange(self._num_rows), np.frombuffer(payload, "<f8").reshape(-1, 2))
+            cached.store(np.arange(self._num_rows), np.frombuffer(payload, "<f8").reshape(-1, 2))
             return
         logger.warning(
             "%s is damaged: it was written with the SHA-256 checksum %s and now has %s, for %d of %d bytes; computing "
             "the reference again",
             *(self._earlier, checksum.hex()[:16], actual.hex()[:16], len(payload), self._num_rows * 16),
         )
-
-
-def data_fingerprint(data: DataConfig) -> str:
-    """Hash what the token ids of a pair dataset depend on: content of the files and truncation."""
-    return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
-
-
-def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
-    """Hash what the token ids of a prompt dataset depend on."""
-    return _fingerprint(data.data_path, PROMPT_COLUMNS[:1], str(rollout.max_prompt_length), rollout.prompt_truncation)
-
-
-def _fingerprint(data_path: str, columns: Sequence[str], *truncation: str) -> str:
-    contents = [_content_hash(source.prefix, columns) for source in parse_data_path(data_path)]
-    return hashlib.sha256("\n".join((*contents, *truncation)).encode()).hexdigest()
-
-
-def _content_hash(prefix: str, columns: Sequence[str]) -> str:
-    """Hash the token files themselves, since the hash in the metadata file may be outdated."""
-    files = hashlib.sha256()
-    for column in columns:
-        with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                files.update(block)
-    return files.hexdigest()

@@ -14,10 +14,8 @@ from typing import Any
 from mindspeed_dpo.data.preprocessing.text_lines import gzip_errors, open_bytes, read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import parse_json_prefix
+from mindspeed_dpo.untrusted.json_text import parse_json_prefix, skip_whitespace
 from mindspeed_dpo.untrusted.text_files import decode_text
-
-_WHITESPACE = " \t\r\n"
 
 
 def read_json_rows(path: Path) -> Iterator[Row | RowDropped]:
@@ -42,7 +40,7 @@ def _begins_list(line: bytes) -> bool:
 def _begins_with_object(line: bytes) -> bool:
     try:
         text = decode_text(line, "")
-        value, _ = parse_json_prefix(text, _skip_whitespace(text, 0), "")
+        value, _ = parse_json_prefix(text, skip_whitespace(text, 0), "")
     except MalformedDataError:
         return False
     return isinstance(value, dict)
@@ -58,12 +56,12 @@ def _rows_of_line(line: bytes, location: str) -> list[Row | RowDropped]:
     rows: list[Row | RowDropped] = []
     try:
         text = decode_text(line, location)
-        position = _skip_whitespace(text, 0)
+        position = skip_whitespace(text, 0)
         while position < len(text):
             value, position = parse_json_prefix(text, position, location)
             rows += [_row(item, location) for item in (value if isinstance(value, list) else [value])]
-            position = _skip_whitespace(text, position)
-            position = _skip_whitespace(text, position + 1) if rows and text.startswith(",", position) else position
+            position = skip_whitespace(text, position)
+            position = skip_whitespace(text, position + 1) if rows and text.startswith(",", position) else position
     except MalformedDataError as error:
         rows.append(RowDropped("unreadable", str(error)))
     return rows
@@ -118,7 +116,7 @@ class _Document:
 
     def _next_character(self) -> str:
         """Return the next character that is not whitespace; empty at the end."""
-        self._position = _skip_whitespace(self._text, self._position)
+        self._position = skip_whitespace(self._text, self._position)
         return self._text[self._position : self._position + 1]
 
 
@@ -126,9 +124,3 @@ def _row(value: Any, location: str) -> Row | RowDropped:
     if isinstance(value, dict):
         return value
     return RowDropped("unreadable", f"{location}: expected an object of columns, got {type(value).__name__}")
-
-
-def _skip_whitespace(text: str, position: int) -> int:
-    while position < len(text) and text[position] in _WHITESPACE:
-        position += 1
-    return position

@@ -18,10 +18,10 @@ from mindspeed_dpo.data.indexed.column_group import (
     columns_present,
     open_columns,
     open_text_columns,
-    read_meta,
     text_columns_path,
-    writing,
 )
+from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
 from mindspeed_dpo.data.preprocessing.pipeline import PreprocessError, PreprocessResult

@@ -18,14 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import mindspeed_dpo
-from mindspeed_dpo.data.indexed.column_group import (
-    LABELS,
-    ColumnGroupWriter,
-    open_columns,
-    open_text_columns,
-    text_columns_path,
-    writing,
-)
+from mindspeed_dpo.data.indexed.column_group import LABELS, open_columns, open_text_columns, text_columns_path
+from mindspeed_dpo.data.indexed.column_group_writer import ColumnGroupWriter, writing
 from mindspeed_dpo.data.preprocessing.column_map import needed_columns
 from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
 from mindspeed_dpo.data.preprocessing.process_pool import available_cores, map_in_order, process_pool

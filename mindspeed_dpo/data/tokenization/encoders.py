@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from mindspeed_dpo.data.tokenization.chat_template_encoder import ChatTemplateEncoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt
+from mindspeed_dpo.data.tokenization.plain_encoder import PlainEncoder
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
-from mindspeed_dpo.data.tokenization.templates import load_template
-from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
+from mindspeed_dpo.data.tokenization.template_file import load_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

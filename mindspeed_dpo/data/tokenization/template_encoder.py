@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.indexed.hashing import digest
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
 from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
-from mindspeed_dpo.data.tokenization.tokenizer import token_id, with_template
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, token_id, with_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,7 +54,7 @@ class TemplateEncoder:
         """Hash of the template, its special tokens and the thinking mode."""
         parts = (self.template.fingerprint, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
         thinking = self.enable_thinking if self.template.reasoning else None
-        return digest(*parts, thinking)
+        return settings_fingerprint(*parts, thinking)
 
     @property
     def note(self) -> str | None:

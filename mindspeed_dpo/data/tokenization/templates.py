@@ -1,39 +1,15 @@
-"""Prompt templates: the text and special tokens around each turn, read from a file in MindSpeed-LLM's JSON format.
+"""Prompt templates: the text and special tokens around each turn.
 
-`template_encoder` converts dialogues to token ids with a template; `tokenizer` applies its end token.
+`template_file` reads them, `template_encoder` converts dialogues to token ids, `tokenizer` applies the end token.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from mindspeed_dpo.config.name_suggestions import did_you_mean
-from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
-from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.untrusted.json_text import read_json
-
-SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 SPECIAL_PROMPT_TYPES = ("chat_template", "plain")
 """Prompt types without a template of this file: the tokenizer's own chat template, and plain text."""
-
-PIECES = ("user", "assistant", "system", "function", "observation", "separator", "prefix")
-_FIELDS = {
-    "name",
-    *(f"format_{piece}" for piece in PIECES),
-    "format_tools",
-    "default_system",
-    "stop_words",
-    "thought_words",
-    "efficient_eos",
-    "replace_eos",
-    "force_system",
-    "template_class",
-    "enable_thinking",
-}
 
 
 @dataclass(frozen=True)
@@ -58,7 +34,7 @@ class Special:
 
 
 Slot = Text | Token | Special
-_CONTENT: tuple[Slot, ...] = (Text("{{content}}"),)
+CONTENT_SLOTS: tuple[Slot, ...] = (Text("{{content}}"),)
 
 
 @dataclass(frozen=True)
@@ -83,10 +59,10 @@ class Template:
     """
 
     name: str
-    user: tuple[Slot, ...] = _CONTENT
-    assistant: tuple[Slot, ...] = (*_CONTENT, Special("eos_token"))
-    system: tuple[Slot, ...] = _CONTENT
-    observation: tuple[Slot, ...] = _CONTENT
+    user: tuple[Slot, ...] = CONTENT_SLOTS
+    assistant: tuple[Slot, ...] = (*CONTENT_SLOTS, Special("eos_token"))
+    system: tuple[Slot, ...] = CONTENT_SLOTS
+    observation: tuple[Slot, ...] = CONTENT_SLOTS
     separator: tuple[Slot, ...] = ()
     prefix: tuple[Slot, ...] = ()
     default_system: str = ""
@@ -108,107 +84,3 @@ class Template:
         last = self.assistant[-1] if self.assistant else None
         ends_in_text = isinstance(last, Text) and not last.pattern.endswith("{{content}}")
         return self.efficient_eos or isinstance(last, Special | Token) or ends_in_text
-
-
-def template_names(path: str | Path | None = None) -> list[str]:
-    """Return the template names of a file (the shipped one by default).
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is malformed.
-    """
-    return list(_read_file(Path(path).expanduser() if path else SHIPPED_TEMPLATES))
-
-
-def load_template(name: str, path: str | Path | None = None) -> Template:
-    """Read one template.
-
-    Args:
-        name: Value of `prompt_type`.
-        path: Value of `prompt_type_path`, a JSON list of templates; the shipped file by default.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file or the template is malformed, or the name is unknown; the message suggests one.
-    """
-    source = Path(path).expanduser() if path else SHIPPED_TEMPLATES
-    entries = _read_file(source)
-    if name not in entries:
-        available = [*entries, *SPECIAL_PROMPT_TYPES]
-        hint = did_you_mean(name, available)
-        raise ValueError(f"prompt_type {name!r} is not in {source}; available: {', '.join(available)}{hint}")
-    with reraised_as(ValueError):
-        return _template(entries[name], source)
-
-
-def _read_file(path: Path) -> dict[str, JsonObject]:
-    if not path.is_file():
-        raise FileNotFoundError(f"prompt_type_path: there is no file {path}")
-    try:
-        entries = read_json(path)
-    except MalformedDataError as error:
-        raise ValueError(f"prompt_type_path: {error}") from error
-    if not isinstance(entries, list) or not all(map(_has_name, entries)):
-        raise ValueError(f"prompt_type_path: {path} should be a list of objects that have a name")
-    return {entry["name"]: JsonObject(entry, f"{path}: template {entry['name']}") for entry in entries}
-
-
-def _has_name(entry: Any) -> bool:
-    return isinstance(entry, dict) and isinstance(entry.get("name"), str)
-
-
-def _template(entry: JsonObject, source: Path) -> Template:
-    name = entry.text("name")
-    where = f"{source}: template {name}"
-    for unknown in set(entry) - _FIELDS:
-        raise ValueError(f"{where}: field {unknown!r} is unknown{did_you_mean(unknown, _FIELDS)}")
-    efficient = entry.boolean("efficient_eos", False)
-    pieces = {piece: _slots(entry[f"format_{piece}"], where) for piece in PIECES if entry.get(f"format_{piece}")}
-    pieces.pop("function", None)
-    user = pieces.setdefault("user", _CONTENT)
-    pieces.setdefault("observation", user)
-    pieces.setdefault("assistant", _CONTENT if efficient else (*_CONTENT, Special("eos_token")))
-    template_class = entry.text("template_class", "")
-    return Template(
-        name=name,
-        **pieces,
-        default_system=_joined(entry, "default_system"),
-        stop_words=entry.texts("stop_words", ()),
-        thought_words=_thought_words(entry.get("thought_words"), where),
-        efficient_eos=efficient,
-        replace_eos=entry.boolean("replace_eos", False),
-        reasoning="Reasoning" in template_class,
-        system_in_user=name.startswith("llama2") or template_class == "Llama2Template",
-    )
-
-
-def _joined(entry: JsonObject, key: str) -> str:
-    """A text, or a list of texts joined to one."""
-    return "".join(entry.texts(key)) if isinstance(entry.get(key), list) else entry.text(key, "")
-
-
-def _thought_words(value: Any, where: str) -> tuple[str, str]:
-    if value is None:
-        return Template("").thought_words
-    if not isinstance(value, list) or len(value) != 2:
-        raise ValueError(f"{where}: thought_words should be [opening, closing], got {value!r}")
-    return (str(value[0]), str(value[1]))
-
-
-def _slots(piece: Any, where: str) -> tuple[Slot, ...]:
-    slots = piece.get("slots") if isinstance(piece, dict) else None
-    if not isinstance(slots, list):
-        raise ValueError(f'{where}: a format should be {{"slots": [...]}}, got {json.dumps(piece, ensure_ascii=False)}')
-    return tuple(_slot(slot, where) for slot in slots)
-
-
-def _slot(slot: Any, where: str) -> Slot:
-    if isinstance(slot, str):
-        return Text(slot)
-    if isinstance(slot, dict) and list(slot) == ["token"] and isinstance(slot["token"], str):
-        return Token(slot["token"])
-    if isinstance(slot, list) and len(slot) == 1 and slot[0] in ("bos_token", "eos_token"):
-        return Special(slot[0])
-    raise ValueError(
-        f'{where}: a slot should be a text, {{"token": name}}, ["bos_token"] or ["eos_token"], got {slot!r}'
-    )

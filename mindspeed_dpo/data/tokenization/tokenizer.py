@@ -59,6 +59,11 @@ def load_tokenizer(
     return tokenizer
 
 
+def settings_fingerprint(*parts: object) -> str:
+    """Return a short hash of what an encoder depends on, equal in every process."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
 def tokenizer_fingerprint(directory: str | Path) -> str:
     """Hash the vocabulary files in a tokenizer directory, which determine the mapping from text to ids.
 

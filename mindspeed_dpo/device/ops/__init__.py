@@ -7,6 +7,7 @@ from mindspeed_dpo.device.ops.attention import segment_attention
 from mindspeed_dpo.device.ops.block_attention import BlockAttention, VisibleKeys, block_attention
 from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
+from mindspeed_dpo.device.ops.grouped_product import GroupedProduct, grouped_product
 from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
 from mindspeed_dpo.device.ops.rotary import rotate
@@ -15,11 +16,13 @@ from mindspeed_dpo.device.ops.swiglu import swiglu
 
 __all__ = [
     "BlockAttention",
+    "GroupedProduct",
     "Product",
     "VisibleKeys",
     "block_attention",
     "few_rows_product",
     "grouped_linear",
+    "grouped_product",
     "label_logps",
     "linear",
     "rms_norm",

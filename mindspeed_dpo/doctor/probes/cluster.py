@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mindspeed_dpo.controller.cluster import check_capacity, connected_nodes
+from mindspeed_dpo.controller.cluster_capacity import check_capacity, connected_nodes
 from mindspeed_dpo.controller.node_inspection import InspectionRequest, connected, inspect_node, inspect_nodes
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import Accelerator, find_accelerator

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
+from mindspeed_dpo.models.named_tensors import named_tensors
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
@@ -93,9 +94,9 @@ def merged_parameters(stage: nn.Module, into: Mapping[str, Tensor] | None = None
 
 
 def _base_parameters(stage: nn.Module) -> dict[str, Tensor]:
-    """The parameters of a stage that do not belong to adapters."""
+    """The tensors of a stage that do not belong to adapters, those of experts one by one."""
     adapter_ids = {id(parameter) for layer in adapter_layers(stage).values() for parameter in layer.parameters()}
-    return {name: parameter for name, parameter in stage.named_parameters() if id(parameter) not in adapter_ids}
+    return {name: tensor for name, tensor in named_tensors(stage).items() if id(tensor) not in adapter_ids}
 
 
 def _add_adapter_output(

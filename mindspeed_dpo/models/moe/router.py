@@ -59,9 +59,13 @@ class Router(nn.Module):
 
     def forward(self, rows: Tensor) -> Routing:
         """Route activations [t, h] of any float dtype; computed in float32."""
-        wide = torch.promote_types(rows.dtype, torch.float32)
-        logits = rows.to(wide) @ self.weight.to(wide).t()
-        return route(logits, self.model, self.expert_bias)
+        return route(router_logits(rows, self.weight), self.model, self.expert_bias)
+
+
+def router_logits(rows: Tensor, weight: Tensor) -> Tensor:
+    """Compute the logits [t, E] of activations [t, h] of any float dtype with the weight [E, h], in float32."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    return rows.to(wide) @ weight.to(wide).t()
 
 
 def route(logits: Tensor, model: ModelConfig, bias: Tensor | None = None) -> Routing:

@@ -13,13 +13,14 @@ from safetensors.torch import save
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
-from mindspeed_dpo.storage.digests import DigestingFile, FileDigest
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.safetensors_files import read_safetensors
-from mindspeed_dpo.weights.atomic_write import replace_folder, staging_folder
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

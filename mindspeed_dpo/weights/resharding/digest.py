@@ -19,27 +19,39 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _MIX_1, _MIX_2 = -0x40A7B892E31B1A47, -0x61C8864680B583EB
 
 
-def digests(shards: Shards, group: dist.ProcessGroup | None) -> dict[str, int]:
+def digests(
+    shards: Shards,
+    tensor: dist.ProcessGroup | None,
+    experts: dist.ProcessGroup | None = None,
+    stages: dist.ProcessGroup | None = None,
+) -> dict[str, int]:
     """The digest of every tensor of the model; a collective of the processes that hold it together.
 
     Args:
         shards: The tensors of this process.
-        group: The processes of one replica, or None if this is the only one.
+        tensor: Its tensor-parallel group, or None for a single rank.
+        experts: The processes that share the experts of its layers, or None for a single one.
+        stages: Its pipeline-parallel group, or None for a single stage.
 
     Returns:
         Signed 64-bit numbers by name, in the model's order. A tensor that no process holds has digest 0.
     """
     shapes = full_shapes(shards.model)
     held = {tensor.name for tensor in shards.specs()}
-    sums = torch.zeros(len(shapes), dtype=torch.int64, device=shards.device)
+    # One row for each of the groups whose ranks hold different parts of a layer.
+    sums = torch.zeros(2, len(shapes), dtype=torch.int64, device=shards.device)
     for index, (name, shape) in enumerate(shapes.items()):
         num_columns = shape[1] if len(shape) > 1 else 1
         if name in held:
             for region in shards.owned_regions(name, 0, shape[0]):
-                sums[index] += _digest(region, num_columns)
-    if group is not None:
-        dist.all_reduce(sums, dist.ReduceOp.SUM, group)
-    return dict(zip(shapes, sums.tolist(), strict=True))
+                sums[int(shards.is_expert(name)), index] += _digest(region, num_columns)
+    for part, group in zip(sums, (tensor, experts), strict=True):
+        if group is not None:
+            dist.all_reduce(part, dist.ReduceOp.SUM, group)
+    totals = sums.sum(0)
+    if stages is not None:
+        dist.all_reduce(totals, dist.ReduceOp.SUM, stages)
+    return dict(zip(shapes, totals.tolist(), strict=True))
 
 
 def _digest(region: Region, num_columns: int) -> Tensor:

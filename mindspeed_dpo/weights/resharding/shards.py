@@ -1,13 +1,15 @@
 """The tensors of one process, and the regions of the model's unsharded tensors that they cover.
 
 Names are Megatron's with the layer's index in the model. An unsharded tensor has the form it would have with
-tensor-parallel size 1, without padded vocabulary rows. Nothing here depends on how the other side divides the model.
+tensor-parallel size 1, without padded vocabulary rows. The tensors of each expert are tensors of their own, which
+expert-parallel ranks hold undivided. Nothing here depends on how the other side divides the model.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.families.experts import EXPERT_BIAS
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, is_tied, local_entries, model_entries
 from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
@@ -51,7 +54,7 @@ class TensorSpec:
 
 
 class Shards:
-    """The tensors of one pipeline stage on one tensor-parallel rank."""
+    """The tensors of one pipeline stage on one process."""
 
     def __init__(self, model: ModelConfig, tensors: Mapping[str, Tensor], placement: Placement) -> None:
         """Reference the tensors without copying them.
@@ -65,8 +68,10 @@ class Shards:
             WeightsError: A tensor is not part of the model, or has another shape than the model requires.
         """
         self.model = model
-        self._tp = placement.tp
+        self._tp, self._placement = placement.tp, placement
         self._shards: dict[str, tuple[TensorLayout, Tensor]] = {}
+        self._experts: set[str] = set()
+        self._dtypes: dict[str, torch.dtype] = {}
         entries = dict(local_entries(rules_for(model), model, placement))
         for name, tensor in tensors.items():
             if name not in entries:
@@ -76,13 +81,28 @@ class Shards:
             # The last stage's copy of a tied embedding is sent by the first stage.
             if name in tensors and not (name == OUTPUT_LAYER and is_tied(model)):
                 self._shards[entry.global_name] = entry.layout, tensors[name]
+                self._dtypes[entry.rule.mcore] = tensors[name].dtype
+                if entry.expert is not None:
+                    self._experts.add(entry.global_name)
 
     def specs(self) -> tuple[TensorSpec, ...]:
-        """The unsharded tensors of which this process holds a shard, in the model's order."""
-        return tuple(
-            TensorSpec(name, full_shape(layout, self.model), str(tensor.dtype).removeprefix("torch."))
-            for name, (layout, tensor) in self._shards.items()
-        )
+        """The unsharded tensors of which this process holds a shard, and those of the other experts in its layers.
+
+        They are in the model's order, and equal on all processes of a stage.
+        """
+        return tuple(self._specs())
+
+    def _specs(self) -> Iterator[TensorSpec]:
+        stage = replace(self._placement, ep_rank=0, ep_size=1)
+        for _, entry in local_entries(rules_for(self.model), self.model, stage):
+            name, is_elsewhere = entry.global_name, entry.expert is not None and entry.rule.mcore in self._dtypes
+            if name in self._shards or is_elsewhere:
+                dtype = str(self._dtypes[entry.rule.mcore]).removeprefix("torch.")
+                yield TensorSpec(name, full_shape(entry.layout, self.model), dtype)
+
+    def is_expert(self, name: str) -> bool:
+        """Whether this process holds a tensor that is part of an expert."""
+        return name in self._experts
 
     @property
     def device(self) -> torch.device:
@@ -90,13 +110,20 @@ class Shards:
         return next(iter(self._shards.values()))[1].device
 
     def owned_regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """The same as `regions`, but a replicated tensor is owned by the first tensor-parallel rank alone."""
+        """The same as `regions`, but a replicated tensor is owned by the first tensor-parallel rank alone.
+
+        An expert is owned by every process that holds it.
+        """
+        if name not in self._shards:
+            return
         layout, _ = self._shards[name]
-        if layout.partition_dim is not None or self._tp.rank == 0:
+        if layout.partition_dim is not None or self._tp.rank == 0 or self.is_expert(name):
             yield from self.regions(name, start, stop)
 
     def regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """The regions of rows `start` to `stop` of an unsharded tensor that this process holds."""
+        """The regions of rows `start` to `stop` of an unsharded tensor that this process holds; none of others."""
+        if name not in self._shards:
+            return
         layout, tensor = self._shards[name]
         tensor = tensor.detach()
         if layout.partition_dim == 0:
@@ -136,7 +163,8 @@ def empty_tensors(
 ) -> dict[str, Tensor]:
     """Zero weights of a placement by local name, in the dtype given and the shape of a rank's Megatron tensors.
 
-    A transfer leaves padded vocabulary rows at zero.
+    A transfer leaves padded vocabulary rows at zero. The matrices of a layer's experts lie one after the other in
+    memory, as grouped products need them. The bias of routers is float32 for any dtype, as in training.
 
     Raises:
         WeightsError: The tensor-parallel size does not divide the model.
@@ -144,7 +172,12 @@ def empty_tensors(
     rules = rules_for(model)
     for rule in rules:
         rule.layout.check_tp_size(model, placement.tp_size)
-    return {
-        name: torch.zeros(entry.layout.mcore_shape(model, placement.tp_size), dtype=dtype, device=device)
-        for name, entry in local_entries(rules, model, placement)
-    }
+    blocks: dict[tuple[str, int | None], dict[str, Shape]] = defaultdict(dict)
+    for name, entry in local_entries(rules, model, placement):
+        blocks[entry.rule.mcore, entry.layer][name] = entry.layout.mcore_shape(model, placement.tp_size)
+    tensors: dict[str, Tensor] = {}
+    for (tensor, _), shapes in blocks.items():
+        kept = torch.float32 if tensor.endswith(EXPERT_BIAS) else dtype
+        block = torch.zeros(len(shapes), *next(iter(shapes.values())), dtype=kept, device=device)
+        tensors |= dict(zip(shapes, block.unbind(0), strict=True))
+    return tensors

@@ -1,6 +1,6 @@
 """Transfer of weights from the processes that train them to those that generate, under any layout on either side.
 
-The tensor-parallel ranks of a stage's first replica assemble each bucket from their shards, the first of them
+The processes that hold the first copy of a stage's weights assemble each bucket from their shards, the first of them
 broadcasts it, and each receiver copies its own slices from it. A process may be on one side or on both.
 """
 
@@ -26,16 +26,21 @@ class Sender:
 
     Attributes:
         shards: Its tensors.
-        group: The tensor-parallel ranks of its stage, or None if this is the only one.
+        group: The processes that hold the first copy of its stage's weights together, tensor- and expert-parallel
+            ranks, or None if this is the only one.
         source: Rank in the link of the one among them that broadcasts.
+        sends_experts: Whether its experts are part of the first copy.
+        sends_others: Whether its other tensors are.
     """
 
     shards: Shards
     group: dist.ProcessGroup | None
     source: int
+    sends_experts: bool = True
+    sends_others: bool = True
 
     def share_problem(self, result: HandshakeResult) -> HandshakeResult:
-        """Report a problem to the tensor-parallel ranks, which may be outside the link; a collective of them."""
+        """Report a problem to the processes of the group, which may be outside the link; a collective of them."""
         if self.group is None:
             return result
         flag = torch.tensor(int(bool(result.problem)), dtype=torch.int32, device=self.shards.device)
@@ -48,7 +53,8 @@ class Sender:
         if self.group is not None:
             buffer.zero_()
         for row_slice in bucket.slices:
-            for region in self.shards.owned_regions(row_slice.name, row_slice.start, row_slice.stop):
+            is_sent = self.sends_experts if self.shards.is_expert(row_slice.name) else self.sends_others
+            for region in self.shards.owned_regions(row_slice.name, row_slice.start, row_slice.stop) if is_sent else ():
                 _view(buffer, row_slice, region).copy_(region.tensor)
         if self.group is not None:
             # One rank holds the bits of an element and all others zero, so their sum as integers is exact.

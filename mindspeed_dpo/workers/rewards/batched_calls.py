@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Protocol
 
 from mindspeed_dpo.workers.rewards.replies import CallFailed, Value
-from mindspeed_dpo.workers.rewards.sandbox import Arguments
+from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 
 logger = logging.getLogger(__name__)
 
@@ -16,18 +15,11 @@ logger = logging.getLogger(__name__)
 MAX_CONSECUTIVE_LOSSES = 4
 
 
-class Functions(Protocol):
-    """Functions that are called by their dotted path."""
-
-    def call(self, path: str, arguments: Arguments) -> list[Value]:
-        """Call a function with the arguments that it takes; `IsolatedFunctions.call` states the errors."""
-
-
-def call_for_prompts(functions: Functions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
+def call_for_prompts(functions: IsolatedFunctions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
     """Call a function for several prompts: all in one call, or one by one if that call fails.
 
     Args:
-        functions: Functions by path.
+        functions: IsolatedFunctions by path.
         path: Path of the function.
         prompts: Arguments for each prompt, as lists of equal length; one value is expected for each element.
 
@@ -47,7 +39,7 @@ def call_for_prompts(functions: Functions, path: str, prompts: Sequence[Argument
         return _one_by_one(functions, path, prompts)
 
 
-def _one_by_one(functions: Functions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
+def _one_by_one(functions: IsolatedFunctions, path: str, prompts: Sequence[Arguments]) -> list[list[Value] | str]:
     results: list[list[Value] | str] = []
     num_lost = 0
     for prompt in prompts:
@@ -63,7 +55,7 @@ def _one_by_one(functions: Functions, path: str, prompts: Sequence[Arguments]) -
     return results
 
 
-def _called(functions: Functions, path: str, arguments: Arguments) -> list[Value]:
+def _called(functions: IsolatedFunctions, path: str, arguments: Arguments) -> list[Value]:
     values = functions.call(path, arguments)
     if len(values) != _size(arguments):
         raise CallFailed(f"returned {len(values)} values where {_size(arguments)} were expected")

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import RewardConfig
-from mindspeed_dpo.workers.rewards.batched_calls import Functions, call_for_prompts
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
+from mindspeed_dpo.workers.rewards.batched_calls import call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 from mindspeed_dpo.workers.rewards.replies import Value
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
@@ -57,7 +57,7 @@ class FunctionScorer:
     """Scores responses by a weighted sum of functions."""
 
     def __init__(
-        self, functions: Functions, paths: Sequence[str], weights: Sequence[float], reader: TextReader
+        self, functions: IsolatedFunctions, paths: Sequence[str], weights: Sequence[float], reader: TextReader
     ) -> None:
         """Score by functions.
 

@@ -8,6 +8,7 @@ from itertools import islice
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
@@ -19,7 +20,7 @@ from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.logprobs import HELD_MICRO_BATCHES
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
-from mindspeed_dpo.workers.rewards.retokenization import TokenConverter
+from mindspeed_dpo.workers.rewards.retokenization import ConvertedRollouts, TokenConverter
 from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer, token_converter
 from mindspeed_dpo.workers.setup.model_builder import build_reward_model, limit_of, offload_from, shares_prompt
@@ -39,6 +40,7 @@ class ModelScorer:
         share_prompt: Compute a prompt once for all its responses.
         multiple_of: The rows of a micro-batch are padded to a multiple of this.
         vocab_size: Vocabulary size of the model.
+        needs_all_replicas: Whether replicas share experts, so that all of them score equally many micro-batches.
     """
 
     engine: ScoringEngine
@@ -49,11 +51,13 @@ class ModelScorer:
     share_prompt: bool
     multiple_of: int
     vocab_size: int
+    needs_all_replicas: bool = False
 
     def score(self, rollouts: RolloutBatch) -> Scored | None:
         """Score the prompts that can be converted to the model's tokens; the others are failures."""
-        converted = self.converter.convert(rollouts)
-        planned, values = self._run(converted.batch) if converted.batch is not None else ([], [])
+        has_prompts = rollouts.num_prompts > 0
+        converted = self.converter.convert(rollouts) if has_prompts else ConvertedRollouts(None, [])
+        planned, values = self._run(converted.batch)
         if not self.place.is_output:
             return None
         scores = np.full((rollouts.num_prompts, rollouts.num_responses), np.nan, np.float32)
@@ -62,20 +66,35 @@ class ModelScorer:
             scores[positions] = torch.cat(values).cpu().numpy()
         return Scored(scores, converted.failures)
 
-    def _run(self, batch: PreferenceBatch) -> tuple[list[Positions], list[Tensor]]:
+    def _run(self, batch: PreferenceBatch | None) -> tuple[list[Positions], list[Tensor]]:
         """Return the prompts of each micro-batch and their scores [p, K]; no scores on all but the last stage."""
-        self._check_tokens(batch)
-        rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=self.share_prompt)
-        planned = plan(rows, rows, self.limit)
-        values, packed = [], self._micro_batches(batch, planned)
+        parts: list[PreferenceBatch] = []
+        planned: list[Positions] = []
+        if batch is not None:
+            self._check_tokens(batch)
+            rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=self.share_prompt)
+            planned = plan(rows, rows, self.limit)
+            parts = [batch.select(part.tolist()) for part in planned]
+        values, packed = [], self._micro_batches([*parts, *self._padding(len(planned))])
         with self.engine.on_device():
             while held := list(islice(packed, HELD_MICRO_BATCHES)):
                 values += self.engine.score(held)
-        return planned, values
+        return planned, values[: len(planned)]
 
-    def _micro_batches(self, batch: PreferenceBatch, planned: Sequence[Positions]) -> Iterator[PackedBatch]:
-        for part in planned:
-            packed = pack(batch.select(part.tolist()), share_prompt=self.share_prompt, multiple_of=self.multiple_of)
+    def _padding(self, num_planned: int) -> list[PreferenceBatch]:
+        """Return micro-batches whose scores are not used, up to the number of the replica that has most.
+
+        How many a replica has depends on what could be converted, so the replicas ask each other.
+        """
+        if not self.needs_all_replicas:
+            return []
+        most = torch.tensor([num_planned], dtype=torch.int32, device=self.device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        return [PreferenceBatch.from_lists([[0]], [([0], [0])])] * (int(most) - num_planned)
+
+    def _micro_batches(self, parts: Sequence[PreferenceBatch]) -> Iterator[PackedBatch]:
+        for part in parts:
+            packed = pack(part, share_prompt=self.share_prompt, multiple_of=self.multiple_of)
             yield packed.for_context_rank(self.place.cp_rank, self.place.topology.cp).to(self.device)
 
     def _check_tokens(self, batch: PreferenceBatch) -> None:
@@ -110,4 +129,5 @@ def build_model_scorer(context: WorkerContext, role: RoleConfig, prompts: Prompt
         share_prompt=shares_prompt(context, role),
         multiple_of=role.row_multiple,
         vocab_size=role.model.vocab_size,
+        needs_all_replicas=role.model.has_experts and context.place.topology.replicas_share_experts,
     )

@@ -7,8 +7,9 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.datasets.reference_cache import data_fingerprint, prompts_fingerprint
+from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint, prompts_fingerprint
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES, load_template
+from mindspeed_dpo.data.tokenization.template_file import load_template
+from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 

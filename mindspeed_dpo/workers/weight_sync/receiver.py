@@ -14,10 +14,11 @@ from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.models.lora import merged_parameters
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
-from mindspeed_dpo.weights import Placement, WeightsError
+from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
@@ -29,15 +30,17 @@ class RolloutWeights(Protocol):
     """The weights of one rollout process.
 
     Attributes:
-        tensors: This tensor-parallel rank's shards of all layers, by Megatron's names; updated in place.
+        tensors: This process's shards and experts of all layers, by Megatron's names; updated in place.
         place: Ranks of the process in the rollout's layout, which has one pipeline stage.
         tp: The tensor-parallel group.
+        experts: The processes that share the experts.
         is_filled: Whether the tensors hold weights before the first transfer.
     """
 
     tensors: Mapping[str, Tensor]
     place: ParallelRank
     tp: TensorGroup
+    experts: ExpertGroup
     is_filled: bool
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
@@ -53,12 +56,14 @@ class RolloutWeights(Protocol):
 def rollout_weights(context: WorkerContext, role: RoleConfig, actor: ActorWorker | None) -> RolloutWeights:
     """Return the weights of a rollout process, on devices of its own or in the process of an actor.
 
-    Training weights are used in place if actor and rollout have the same tensor-parallel size and one pipeline stage.
+    Training weights are used in place if actor and rollout have the same tensor- and expert-parallel sizes and one
+    pipeline stage.
     """
     if actor is None:
         return OwnWeights(context, role)
-    trained = actor.context.place.topology
-    if trained.pp == 1 and trained.tp == role.parallel.tensor_model_parallel_size:
+    trained, parallel = actor.context.place.topology, role.parallel
+    sizes = (1, parallel.tensor_model_parallel_size, parallel.expert_parallel_size)
+    if (trained.pp, trained.tp, trained.ep) == sizes:
         return TrainingWeights(actor)
     return CopiedWeights(role, actor)
 
@@ -69,7 +74,7 @@ class OwnWeights:
     def __init__(self, context: WorkerContext, role: RoleConfig) -> None:
         """Allocate the tensors and read the role's initial weights."""
         self.place = context.place
-        self.tp = _megatron_group(context.place)
+        self.tp, self.experts = _megatron_group(context.place), ExpertGroup.current()
         self._context = context
         self._role = role
         self._link: WeightGroup | None = None
@@ -119,8 +124,8 @@ class TrainingWeights:
         self._engine = actor.engine
         trained = actor.context.place.topology
         # Context-parallel ranks hold copies of the weights, so each is a replica of the rollout.
-        self.place = Topology.of(trained.world_size, trained.tp, 1).place(dist.get_rank())
-        self.tp = _megatron_group(self.place)
+        self.place = Topology.of(trained.world_size, trained.tp, 1, ep=trained.ep).place(dist.get_rank())
+        self.tp, self.experts = _megatron_group(self.place), ExpertGroup.current()
         self.tensors: Mapping[str, Tensor] = merged_parameters(actor.engine.model)
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
@@ -147,11 +152,11 @@ class CopiedWeights:
     is_filled = True
 
     def __init__(self, role: RoleConfig, actor: ActorWorker) -> None:
-        """Create the tensor-parallel groups and fill the copy; a collective of all of the actor's processes."""
+        """Create the groups and fill the copy; a collective of all of the actor's processes."""
         context, trained = actor.context, actor.context.place
-        tp = role.parallel.tensor_model_parallel_size
-        self.place = Topology.of(trained.topology.world_size, tp, 1).place(dist.get_rank())
-        self.tp = _new_groups(self.place.topology)
+        tp, ep = role.parallel.tensor_model_parallel_size, role.parallel.expert_parallel_size
+        self.place = Topology.of(trained.topology.world_size, tp, 1, ep=ep).place(dist.get_rank())
+        self.tp, self.experts = TensorGroup(*_new_groups(tp)), ExpertGroup(*_new_groups(ep))
         self.tensors: Mapping[str, Tensor]
         self.tensors, self._shards = _empty(role, self.place, context.device)
         self._engine, self._bucket_bytes = actor.engine, role.rollout.publish_bucket_bytes
@@ -201,8 +206,9 @@ def reference_weights(role: RoleConfig, place: ParallelRank, device: torch.devic
 
 
 def placement(role: RoleConfig, place: ParallelRank) -> Placement:
-    """Return the part of the model that a rollout process holds: all layers, one tensor-parallel rank."""
-    return Placement.even(role.model.num_layers, tp_rank=place.tp_rank, tp_size=place.topology.tp)
+    """Return the part of the model that a rollout process holds: all layers, its shards and its experts."""
+    layout = ParallelLayout(place.topology.tp, 1, ep=place.topology.ep)
+    return layout.placement(role.model.num_layers, place.tp_rank, 0, ep_rank=place.ep_rank)
 
 
 def _empty(role: RoleConfig, place: ParallelRank, device: torch.device) -> tuple[dict[str, Tensor], Shards]:
@@ -227,10 +233,10 @@ def _megatron_group(place: ParallelRank) -> TensorGroup:
     return TensorGroup(place.tp_rank, tp, parallel_state.get_tensor_model_parallel_group() if tp > 1 else None)
 
 
-def _new_groups(topology: Topology) -> TensorGroup:
-    """Create the tensor-parallel groups of a second layout, every process every group, and return this process's."""
-    rank, tp = dist.get_rank(), topology.tp
-    if tp == 1:
-        return TensorGroup()
-    groups = [dist.new_group(list(range(start, start + tp))) for start in range(0, topology.world_size, tp)]
-    return TensorGroup(rank % tp, tp, groups[rank // tp])
+def _new_groups(size: int) -> tuple[int, int, dist.ProcessGroup | None]:
+    """Create groups of `size` consecutive processes, every process every group; return rank, size and group of its."""
+    rank = dist.get_rank()
+    if size == 1:
+        return 0, 1, None
+    groups = [dist.new_group(list(range(start, start + size))) for start in range(0, dist.get_world_size(), size)]
+    return rank % size, size, groups[rank // size]

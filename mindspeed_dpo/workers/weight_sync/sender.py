@@ -8,7 +8,9 @@ from megatron.core import parallel_state
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import merged_parameters
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.rendezvous_store import host_store
+from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Sender, Shards, digests, transfer
 from mindspeed_dpo.workers.setup.model_builder import placement_of
@@ -18,8 +20,8 @@ from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 class WeightSender:
     """Sends the weights of one training process, where that is its part.
 
-    The first copy of the weights is sent: the first tensor-parallel rank of each stage is in the weight group, the
-    other tensor-parallel ranks of that copy gather their shards to it.
+    The first copy of the weights is sent: the first rank of each stage is in the weight group, the other tensor- and
+    expert-parallel ranks of that copy gather their shards to it.
     """
 
     def __init__(self, context: WorkerContext, role: RoleConfig, engine: TrainingEngine) -> None:
@@ -53,7 +55,7 @@ class WeightSender:
             num_receivers: Processes of the rollout, whose ranks in the group follow.
         """
         place, self._has_group = self._context.place, True
-        if place.holds_first_copy and place.tp_rank == 0:
+        if place.stage_rank == 0:
             self._link = join_weight_group(
                 address,
                 place.pp_rank,
@@ -83,11 +85,12 @@ class WeightSender:
     def digest(self) -> dict[str, int] | None:
         """Return a 64-bit hash of every weight by name, from the output rank of each replica; a collective."""
         place = self._context.place
-        is_single = place.topology.tp * place.topology.pp == 1
         with self._engine.parameters_gathered():
             hashes = digests(
                 shards_of(self._context, self._role, self._engine),
-                None if is_single else parallel_state.get_model_parallel_group(),
+                parallel_state.get_tensor_model_parallel_group() if place.topology.tp > 1 else None,
+                ExpertGroup.current().group,
+                parallel_state.get_pipeline_model_parallel_group() if place.topology.pp > 1 else None,
             )
         return hashes if place.is_output else None
 
@@ -101,13 +104,28 @@ def sender_of(context: WorkerContext, role: RoleConfig, engine: TrainingEngine, 
         context: Context of the actor's process.
         role: Settings of the actor.
         engine: Holds the weights.
-        source: Rank in the weight group of the first tensor-parallel rank of this stage.
+        source: Rank in the weight group of the first rank of this stage.
     """
-    if not context.place.holds_first_copy:
+    place = context.place
+    if not place.holds_first_copy and not place.holds_first_experts:
         return None
-    is_sharded = context.place.topology.tp > 1
-    group = parallel_state.get_tensor_model_parallel_group() if is_sharded else None
-    return Sender(shards_of(context, role, engine), group, source)
+    return Sender(
+        shards_of(context, role, engine),
+        _group_of_first_copy(place.topology),
+        source,
+        sends_experts=place.holds_first_experts,
+        sends_others=place.holds_first_copy,
+    )
+
+
+def _group_of_first_copy(topology: Topology) -> dist.ProcessGroup | None:
+    """Return the larger of the first tensor- and the first expert-parallel group of a stage: both start at its rank 0.
+
+    None for a single rank. Only for processes in that group.
+    """
+    if topology.ep > topology.tp:
+        return ExpertGroup.current().group
+    return parallel_state.get_tensor_model_parallel_group() if topology.tp > 1 else None
 
 
 def shards_of(context: WorkerContext, role: RoleConfig, engine: TrainingEngine) -> Shards:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree

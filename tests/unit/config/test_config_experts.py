@@ -63,17 +63,44 @@ def test_settings_of_experts_need_experts(key: str) -> None:
     assert "expert_model_parallel_size=2 has no effect: the model has no experts" in actual
 
 
-def test_online_is_refused_for_now() -> None:
-    (actual,) = problems(moe_tree(online_tree()))
-    assert "cannot be combined with stage=ray_online_dpo yet" in actual
+def rollout_tree(processes: int, **settings: Any) -> Tree:
+    """An online run of a model with experts on so many processes."""
+    tree = moe_tree(online_tree(), **settings)
+    tree["resource_pool"]["actor_rollout"] = [processes]
+    return tree
 
 
-def test_a_reward_model_with_experts_is_refused_for_now() -> None:
+@pytest.mark.parametrize(
+    ("processes", "settings", "size"),
+    [
+        (2, {"expert_model_parallel_size": 2}, 2),
+        (8, {"expert_model_parallel_size": 4, "num_gpus_for_infer": 4, "num_gpus_for_train": 4}, 4),
+        (4, {"expert_model_parallel_size": 4, "inference_expert_model_parallel_size": 2}, 2),
+        (6, {"expert_model_parallel_size": 4, "num_gpus_for_infer": 2, "num_gpus_for_train": 4}, 2),
+    ],
+)
+def test_the_rollout_shares_experts_as_training_does_where_it_can(
+    processes: int, settings: dict[str, Any], size: int
+) -> None:
+    rollout = resolved(rollout_tree(processes, **settings)).rollout
+    assert rollout is not None and rollout.parallel.expert_parallel_size == size
+
+
+def test_expert_groups_of_the_rollout_hold_complete_replicas() -> None:
+    sizes = {"tensor_model_parallel_size": 2, "sequence_parallel": True, "inference_expert_model_parallel_size": 8}
+    (actual,) = problems(rollout_tree(4, **sizes))
+    assert "inference_expert_model_parallel_size=8 must divide num_experts=8 and the 4 devices" in actual
+    assert actual.endswith("choose 1, 2 or 4")
+    (actual,) = problems(put(online_tree(), "inference_expert_model_parallel_size", 2))
+    assert "inference_expert_model_parallel_size=2 has no effect: the model has no experts" in actual
+
+
+def test_a_reward_model_has_experts_of_its_own() -> None:
     tree = online_tree()
     tree["model"]["scoring"] = {**tree["model"]["small"], **EXPERTS}
     tree["reward"] = {"load": "reward", "model": "scoring"}
-    (actual,) = problems(tree)
-    assert "num_experts=8 cannot be a setting of a reward model yet; choose a dense one" in actual
+    run = resolved(tree)
+    assert run.reward is not None and run.reward.model.has_experts and not run.actor.model.has_experts
 
 
 def test_the_spellings_of_mindspeed_mean_the_same() -> None:

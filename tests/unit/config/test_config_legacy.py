@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.legacy import ALIASES, ROLE_KEYS, find_legacy_key
+from mindspeed_dpo.config.legacy_keys import ALIASES, ROLE_KEYS, find_legacy_key
 from mindspeed_dpo.config.load import check, load_run
 from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.run import RunConfig

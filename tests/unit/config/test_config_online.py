@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
@@ -57,9 +57,9 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"margin_column": "gap"},
-        "margin_column=gap requires pairs from a data set; online, pairs are made from responses",
+        "margin_column=gap requires pairs from a dataset; online, pairs are made from responses",
     ),
-    ({"weight_column": "trust"}, "weight_column=trust requires pairs from a data set"),
+    ({"weight_column": "trust"}, "weight_column=trust requires pairs from a dataset"),
     ({"dpo_beta_end": 0.5}, "dpo_beta_end=0.5 has no effect with dpo_beta_style=constant; choose linear or cosine"),
     ({"dpo_beta_style": "linear"}, "dpo_beta_style=linear requires dpo_beta_end"),
     ({"num_gpus_for_train": 3}, "num_gpus_for_train=3 and num_gpus_for_infer=null must add up to the 2 processes"),

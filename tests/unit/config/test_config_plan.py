@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.summary import plan_lines
+from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loading.compose import available_configs
@@ -26,7 +34,9 @@ from tests.unit.models import policy_jobs as jobs
 
 
 def _huggingface(model: ModelConfig, **head: Any) -> Any:
-    kind = Qwen3Config if model.qk_layernorm else Qwen2Config if model.add_qkv_bias else LlamaConfig
+    kind: Any = Qwen3Config if model.qk_layernorm else Qwen2Config if model.add_qkv_bias else LlamaConfig
+    if model.num_experts is not None:
+        kind = partial(Qwen3MoeConfig, num_experts=model.num_experts, moe_intermediate_size=model.moe_ffn_hidden_size)
     return kind(
         num_hidden_layers=model.num_layers,
         hidden_size=model.hidden_size,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from mindspeed_dpo.controller.worker_group import NodeProcess
+from mindspeed_dpo.controller.ray_worker import RayWorker
 from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
 
 
@@ -24,5 +24,5 @@ def test_the_device_is_ray_s_own_only_where_ray_shows_all_of_that_kind(
         monkeypatch.setenv(RAY_KEEPS_VISIBLE[set_for], value)
     context = SimpleNamespace(get_accelerator_ids=lambda: {"NPU": ["5"]})
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
-    process = NodeProcess.__new__(NodeProcess)
+    process = RayWorker.__new__(RayWorker)
     assert process.local_rank("NPU") == expected

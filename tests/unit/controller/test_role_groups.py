@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.optimization import ReferenceConfig
+from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.role_groups import (
     ActorGroup,
     ReferenceGroup,

@@ -11,16 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed import pair_file
-from mindspeed_dpo.data.indexed.column_group import (
-    IGNORE_INDEX,
-    PAIR_COLUMNS,
-    PROMPT_COLUMNS,
-    check_fingerprints,
-    read_meta,
-    writing,
-)
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, PROMPT_COLUMNS
+from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints, read_meta
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.trainers.run_inputs import check_data
 

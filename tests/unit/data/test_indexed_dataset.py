@@ -12,13 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.indexed.column_group import (
-    ColumnGroupWriter,
-    column_stem,
-    columns_present,
-    open_columns,
-    writing,
-)
+from mindspeed_dpo.data.indexed.column_group import column_stem, columns_present, open_columns
+from mindspeed_dpo.data.indexed.column_group_writer import ColumnGroupWriter, writing
 from mindspeed_dpo.data.indexed.indexed_dataset import (
     DTYPES,
     IndexedDatasetReader,
@@ -216,7 +211,7 @@ def test_a_set_that_was_half_replaced_is_refused_until_replaced(
         moved.append(source.rename(target))
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("mindspeed_dpo.data.indexed.column_group.os.replace", killed)
+        patch.setattr("mindspeed_dpo.data.indexed.column_group_writer.os.replace", killed)
         commit(2)
     with pytest.raises(TokenFileError, match="is being replaced, or a run was killed while replacing it"):
         open_columns(tmp_path / "a", ("x",))

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta, writing
+from mindspeed_dpo.data.indexed.column_group import open_columns
+from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from preprocess_data import main
 
 COLUMNS = ("chosen_labels", "labels")

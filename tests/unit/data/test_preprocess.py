@@ -15,8 +15,10 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
-from mindspeed_dpo.data.indexed.column_group import open_columns, read_meta
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
+from mindspeed_dpo.data.indexed.column_group import open_columns
+from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
 from mindspeed_dpo.data.preprocessing import pipeline
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
 from preprocess_data import ROOT, main
@@ -168,7 +170,7 @@ def test_prompt_sets_hold_prompts_and_what_rewards_need(tmp_path: Path, tokenize
     assert len(PromptDataset.open(str(tmp_path / "out"))) == 3
 
 
-# Ready data sets, on a few rows of their form
+# Ready datasets, on a few rows of their form
 
 READY: dict[str, dict[str, Any]] = {
     "orca_rlhf": {"system": "S", "question": "Q", "chosen": "good", "rejected": "bad"},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from preprocess_data import main
 from tests.recordings.batches import of_case
 from tests.recordings.files import read_rows, recording

@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache, data_fingerprint
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, meta_path, writing
+from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint
+from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group_metadata import meta_path
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.storage.write_errors import WriteError
 
 VALUES = np.array([[-1.5, -2.25], [0.0, -1e-300], [-60085.123456789, -7.0]], np.float64)

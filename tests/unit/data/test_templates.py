@@ -10,7 +10,7 @@ import pytest
 
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
-from mindspeed_dpo.data.tokenization.templates import load_template, template_names
+from mindspeed_dpo.data.tokenization.template_file import load_template, template_names
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_tokenizer, text_of
 

@@ -14,15 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset, PromptDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed import text_columns
-from mindspeed_dpo.data.indexed.column_group import (
-    PAIR_COLUMNS,
-    open_text_columns,
-    read_meta,
-    text_columns_path,
-    writing,
-)
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_columns, text_columns_path
+from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter, json_text
 from mindspeed_dpo.data.preprocessing import pipeline

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.data.tokenization.templates import load_template
+from mindspeed_dpo.data.tokenization.template_file import load_template
 from mindspeed_dpo.data.tokenization.tokenizer import (
     load_tokenizer,
     stop_token_ids,

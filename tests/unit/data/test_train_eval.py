@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from tests.unit.workers.pairs import PAIRS, write_pairs
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear, plain_grouped_linear
+from mindspeed_dpo.device.ops.grouped_product import grouped_product, in_one_block
 from mindspeed_dpo.device.ops.kernels import Kernels, use
 from mindspeed_dpo.device.ops.limits import OperatorLimit
 
@@ -73,3 +74,25 @@ def test_what_the_operator_does_not_support_is_refused() -> None:
     wide = torch.zeros(1, 2, 65536, dtype=torch.bfloat16)
     with pytest.raises(OperatorLimit, match="a width up to 65535"):
         grouped_linear(torch.zeros(3, 65536, dtype=torch.bfloat16), wide, torch.tensor([3]))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype, packed: bool) -> None:
+    """To the bit; sizes at which a matrix library picks its real kernels."""
+    torch.manual_seed(0)
+    rows, matrices = torch.randn(40, 256, dtype=dtype), torch.randn(3, 96, 256, dtype=dtype)
+    product = grouped_product(list(matrices), packed=packed)
+    together = product(rows, torch.tensor([33, 0, 7]))
+    assert torch.equal(product(rows[20:36], torch.tensor([13, 0, 3])), together[20:36])
+    expected = plain_grouped_linear(rows.float(), matrices.float(), torch.tensor([33, 0, 7]))
+    torch.testing.assert_close(together, expected.to(dtype), rtol=1e-2, atol=0.2 if dtype == torch.bfloat16 else 1e-3)
+    assert product(rows[:0], torch.tensor([0, 0, 0])).shape == (0, 96)
+
+
+def test_matrices_in_one_block_are_not_copied() -> None:
+    block = torch.randn(3, 4, 5)
+    assert torch.equal(in_one_block(block.unbind(0)), block)
+    assert in_one_block(block.unbind(0)).data_ptr() == block.data_ptr()
+    apart = [block[2], block[0]]
+    assert torch.equal(in_one_block(apart), torch.stack(apart))

@@ -19,7 +19,7 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError, iteration_dir
 from mindspeed_dpo.engine.train_engine import TrainingEngine
-from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.storage.digesting_file import DigestingFile
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 
 

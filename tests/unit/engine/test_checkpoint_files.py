@@ -7,21 +7,18 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.engine.checkpoint_commit import begin, finish
 from mindspeed_dpo.engine.checkpoint_files import (
     FORMAT,
     METADATA,
     TRACKER,
     CheckpointError,
-    begin,
-    finish,
     iteration_dir,
     latest,
-    latest_whole,
     read_metadata,
-    stored_digests,
-    verify,
 )
-from mindspeed_dpo.storage.digests import DigestingFile
+from mindspeed_dpo.engine.checkpoint_verification import latest_whole, stored_digests, verify
+from mindspeed_dpo.storage.digesting_file import DigestingFile
 
 TENSOR_FILES = ("metadata.json", "common.pt", ".metadata")
 

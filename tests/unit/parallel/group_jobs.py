@@ -10,7 +10,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_dpo.parallel import process_groups
-from mindspeed_dpo.parallel.sums import sum_over_ranks
+from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import leave_layout
 
@@ -24,6 +24,7 @@ class Seen:
     sizes: tuple[int, ...]
     replica_sum: float
     copies: int
+    groups: tuple[tuple[int, ...], ...]
     drawn: tuple[float, ...]
     drawn_for_tensor_parallel: tuple[float, ...]
 
@@ -55,6 +56,9 @@ def stand(topology: Topology, seed: int) -> Seen:
         ),
         replica_sum=float(ranks),
         copies=parallel_state.get_data_parallel_world_size(with_context_parallel=True),
+        groups=tuple(
+            sorted(tuple(dist.get_process_group_ranks(group)) for group in dist.distributed_c10d._world.pg_map)
+        ),
         drawn=tuple(drawn.tolist()),
         drawn_for_tensor_parallel=tuple(parted.tolist()),
     )

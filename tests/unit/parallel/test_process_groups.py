@@ -39,6 +39,13 @@ def test_places_are_those_of_megatron(layout: tuple[int, ...]) -> None:
         assert seen.copies == topology.dp * topology.cp
 
 
+def test_groups_of_the_same_ranks_are_one_group_with_threads_once() -> None:
+    assert look_around(Topology())[0].groups == ((0,),)
+    seen = look_around(Topology(tp=2, dp=2))
+    assert seen[0].groups == ((0,), (0, 1), (0, 1, 2, 3), (0, 2))
+    assert seen[3].groups == ((0, 1, 2, 3), (1, 3), (2, 3), (3,))
+
+
 def test_a_sum_over_replicas_meets_the_ranks_that_share_the_other_axes() -> None:
     assert [seen.replica_sum for seen in look_around(Topology(tp=2, dp=2))] == [2, 4, 2, 4]
     assert [seen.replica_sum for seen in look_around(Topology(cp=2, dp=2))] == [2, 4, 2, 4]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.lifetimes import ends
+from tests.support.wait_for_end import ends
 
 COMMAND = Path(__file__).with_name("supervised_command.py")
 ROOT = Path(__file__).resolve().parents[3]

@@ -10,23 +10,36 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
-from mindspeed_dpo.weights import Placement, open_weights
+from mindspeed_dpo.rollout.layer_weights import placement_with
+from mindspeed_dpo.rollout.mixture_policy import MixedModel
+from mindspeed_dpo.rollout.paired_generation import PairedGenerator
+from mindspeed_dpo.weights import open_weights
 
 PROMPTS = [[5, 1, 0, 64], [7, 47, 2], [9, 9, 31, 4, 60, 3, 8, 1, 77, 12, 30], [11], [92, 3], [40, 41, 42, 43, 44, 45]]
 
 
-def rollout_model(folder: Path, tp: TensorGroup | None = None, dtype: torch.dtype | None = None) -> RolloutModel:
-    """This rank's share of a saved model."""
-    tp = tp or TensorGroup()
+def rollout_model(
+    folder: Path,
+    tp: TensorGroup | None = None,
+    dtype: torch.dtype | None = None,
+    experts: ExpertGroup | None = None,
+    unused_experts: int = 0,
+) -> RolloutModel:
+    """This rank's share of a saved model; the bias of routers may keep the last experts from being chosen."""
+    tp, experts = tp or TensorGroup(), experts or ExpertGroup()
     source = open_weights(folder)
     model = source.model_config()
-    placement = Placement.even(model.num_layers, tp_rank=tp.rank, tp_size=tp.size)
+    placement = placement_with(model, tp, experts)
     weights = {name: t if dtype is None else t.to(dtype) for name, t in source.local_tensors(model, placement)}
-    return RolloutModel(model, weights, tp)
+    for name, tensor in weights.items():
+        if unused_experts and name.endswith("expert_bias"):
+            tensor[-unused_experts:] = -100
+    return RolloutModel(model, weights, tp, experts)
 
 
 def settings(**changes: Any) -> RolloutConfig:
@@ -65,3 +78,36 @@ def shared_logits(folder: Path, prompt: list[int]) -> Tensor:
     """Logits after a prompt, as one tensor rank sees them."""
     tp = TensorGroup(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
     return rollout_model(folder, tp).prefill(torch.tensor(prompt))[1]
+
+
+def paired_generator(policy: RolloutModel, reference: RolloutModel) -> PairedGenerator:
+    """One response of the policy, and one of its mixture with the reference."""
+    mixture = MixedModel(policy, reference, 0.5)
+    limits: dict[str, Any] = {"max_new_tokens": 4, "stop_ids": frozenset({13, 29}), "seed": 1}
+    return PairedGenerator.between(policy, mixture, settings(), **limits)
+
+
+def replica_rollout(folder: Path, tp_size: int, shares: list[list[int]], **options: Any) -> RolloutBatch:
+    """The responses of one of several replicas that together share the experts, to its share of the prompts."""
+    policy, share = _of_replica(folder, tp_size, shares, options.pop("unused_experts", 0))
+    return rollout(policy, [PROMPTS[number] for number in share], share, **options)
+
+
+def replica_pairs(folder: Path, reference: Path, shares: list[list[int]]) -> RolloutBatch:
+    """The same with two models, both with experts."""
+    (policy, share), (other, _) = (_of_replica(weights, 1, shares) for weights in (folder, reference))
+    prompts = tensors([PROMPTS[number] for number in share])
+    return paired_generator(policy, other).rollout(prompts, share, share, version=0)
+
+
+def _of_replica(
+    folder: Path, tp_size: int, shares: list[list[int]], unused_experts: int = 0
+) -> tuple[RolloutModel, list[int]]:
+    rank, size = dist.get_rank(), dist.get_world_size()
+    tp = TensorGroup()
+    if tp_size > 1:
+        groups = [dist.new_group(list(range(start, start + tp_size))) for start in range(0, size, tp_size)]
+        tp = TensorGroup(rank % tp_size, tp_size, groups[rank // tp_size])
+    experts = ExpertGroup(rank, size, dist.group.WORLD)
+    model = rollout_model(folder, tp, experts=experts, unused_experts=unused_experts)
+    return model, shares[rank // tp_size]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from tests.support.tiny_models import FAMILIES, save_tiny_model
+from tests.support.tiny_models import FAMILIES, MOE_FAMILIES, save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
 
 pytestmark = pytest.mark.numerics
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.numerics
 LONG = [int(token) for token in torch.randint(93, (121,), generator=torch.Generator().manual_seed(0))]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *MOE_FAMILIES])
 def test_greedy_responses_equal_those_of_hugging_face(family: str, tmp_path: Path) -> None:
     folder = save_tiny_model(family, tmp_path)
     prompts = [*PROMPTS, LONG]

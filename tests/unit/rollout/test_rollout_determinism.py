@@ -158,7 +158,7 @@ def test_weights_that_change_in_place_are_seen_by_the_next_call(dtype: torch.dty
     model = rollout_model(save_tiny_model("llama", tmp_path), dtype=dtype)
     before, logits = rollout(model), model.prefill(torch.tensor(PROMPTS[0]))[1]
     assert by_sample(rollout(model), range(6)) == by_sample(before, range(6))
-    model.layers[1].down.mul_(2)
+    model.layers[1].mlp.down.mul_(2)
     assert not torch.equal(model.prefill(torch.tensor(PROMPTS[0]))[1], logits)
     assert by_sample(rollout(model), range(6)) != by_sample(before, range(6))
 

@@ -17,7 +17,7 @@ from transformers.generation import (
     TopPLogitsWarper,
 )
 
-from mindspeed_dpo.config.settings.online import RolloutConfig
+from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, penalized, uniforms
 
 pytestmark = pytest.mark.numerics

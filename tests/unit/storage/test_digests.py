@@ -11,16 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.storage import digests
-from mindspeed_dpo.storage.digests import (
-    BlockHasher,
-    BlockVerifier,
-    DamageError,
-    DigestingFile,
-    digests_from_json,
-    file_digest,
-    verify_file,
-)
+from mindspeed_dpo.storage import digesting_file, digests
+from mindspeed_dpo.storage.digest_verification import BlockVerifier, verify_file
+from mindspeed_dpo.storage.digesting_file import DigestingFile
+from mindspeed_dpo.storage.digests import BlockHasher, DamageError, digests_from_json, file_digest
 
 BLOCK = 64
 
@@ -59,7 +53,7 @@ def test_large_pieces_are_digested_in_a_second_thread_which_ends_with_the_file(
         threads.add(threading.current_thread())
         update(hasher, piece)
 
-    monkeypatch.setattr(digests, "PARALLEL_BYTES", 100)
+    monkeypatch.setattr(digesting_file, "PARALLEL_BYTES", 100)
     monkeypatch.setattr(BlockHasher, "update", recording)
     # The caller's memory, which is reused after each write.
     piece = bytearray(111)

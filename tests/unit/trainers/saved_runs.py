@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoint_files import begin, finish
+from mindspeed_dpo.engine.checkpoint_commit import begin, finish
 from mindspeed_dpo.workers.setup.datasets import sampling_of
 
 NUM_ROWS = 5

@@ -14,7 +14,8 @@ from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoint_retention import BEST, saved_iterations
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule
-from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.nan_check import DivergenceError
 from tests.unit.trainers.fakes import FakeRoles, trainer
 
 LOSS = "eval/loss"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.nan_check import DivergenceError
 from tests.unit.trainers.fakes import BATCH, EVAL_ROWS, ROW_TOKENS, TRAIN_ROWS, FakeRoles, trainer
 
 

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.config.settings.online import PairingConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.metric_names import metric
-from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.workers.rewards.scorer import Scored

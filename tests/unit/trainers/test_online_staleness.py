@@ -15,7 +15,8 @@ import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.role_groups import ActorGroup, RolloutGroup
-from mindspeed_dpo.trainers.loop import DivergenceError, LoopSchedule
+from mindspeed_dpo.trainers.loop import LoopSchedule
+from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from tests.unit.trainers.test_online_dpo import BATCH, COUNT, FakeRoles, responses_to, rows_of_step, trainer
 

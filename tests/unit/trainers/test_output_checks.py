@@ -1,4 +1,4 @@
-"""What a run writes is tried first: folders, room on the disk, other runs in the same place."""
+"""What a run writes is tried first: folders, space on the disk, other runs in the same folder."""
 
 from __future__ import annotations
 

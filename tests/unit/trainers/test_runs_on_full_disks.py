@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoint_files import latest, verify
+from mindspeed_dpo.engine.checkpoint_files import latest
+from mindspeed_dpo.engine.checkpoint_verification import verify
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.trainers.output_checks import run_locks
 from tests.support.metrics import read_metrics
@@ -68,7 +69,7 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
         return
     checkpoints = Path(run.actor.checkpoint.save)
     verify(latest(checkpoints))
-    # With room again the run goes on from there to its end, and no line of its metrics is missing.
+    # With free space again the run goes on from there to its end, and no line of its metrics is missing.
     assert build.train(asking(run, resume="latest_whole")) == build.DONE
     text = capsys.readouterr().err
     assert "  taken: weights, optimizer state with its step count, random state" in text

@@ -16,7 +16,7 @@ from ray._private.accelerators import get_accelerator_manager_for_resource
 
 import ray_gpt
 from mindspeed_dpo.controller import device_checks, local_raylets
-from mindspeed_dpo.controller.cluster import Node
+from mindspeed_dpo.controller.cluster_capacity import Node
 from mindspeed_dpo.controller.local_raylets import Raylet
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.storage.locks import ProcessLock

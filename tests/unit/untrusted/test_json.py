@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,6 @@ from mindspeed_dpo.untrusted.json_text import (
     parse_json,
     parse_json_object,
     read_json,
-    read_json_lines,
     read_json_object,
 )
 from mindspeed_dpo.untrusted.text_files import read_bytes
@@ -104,20 +102,6 @@ def test_errors_can_be_printed_anywhere() -> None:
     with pytest.raises(MalformedDataError) as error:
         JsonObject({"k": ["\ud83d", "ä"][0]}, "f.json").integer("k")
     assert str(error.value).encode("ascii")
-
-
-def test_lines_are_named_and_damaged_gzip_is_one_sentence(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\n\n{"a": }\n')
-    rows = read_json_lines(path)
-    assert next(rows) == (1, {"a": 1})
-    with pytest.raises(MalformedDataError, match=r"rows\.jsonl, line 3: line 1, column 7"):
-        next(rows)
-    packed = gzip.compress(b'{"a": 1}\n' * 1000)
-    for damaged in (packed[:-9], packed[:20] + b"\xff\xff" + packed[22:], b"\x1f\x8b" + bytes(30), b"plain"):
-        path.write_bytes(damaged)
-        with pytest.raises(MalformedDataError, match=r"rows\.jsonl, .*gzip|rows\.jsonl, line"):
-            list(read_json_lines(path, is_gzipped=True))
 
 
 def test_size_and_kind_of_a_file_are_bounded(tmp_path: Path) -> None:

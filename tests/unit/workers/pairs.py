@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, writing
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from tests.support.runs import Layout, tiny_run
 
 Pair = tuple[list[int], list[int], list[int]]

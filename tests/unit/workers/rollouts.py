@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig, PreTrainedConfig
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.data.datasets.dataset import PreferenceDataset
-from mindspeed_dpo.data.indexed.column_group import writing
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import Actor, Rollout
@@ -30,15 +30,21 @@ from tests.unit.workers.pairs import write_pairs
 
 PROMPTS = [[5, 1, 2], [7, 20], [11], [3, 3, 0, 9], [30, 31, 200]]
 ROLLOUT = "rollout"
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 24, "first_k_dense_replace": 1,
+    "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True, "norm_topk_prob": True,
+    "n_shared_experts": 1, "rotary_percent": 0.5,
+}  # fmt: skip
+"""Settings of the model with experts that `online_run` makes: a dense layer, and one with everything that there is."""
 
 
 def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **settings: Any) -> RunConfig:
     """A run whose rollout sits on `own` processes, or in the actor's for 0."""
     tp, pp, dp = layout
     train = tp * pp * dp * settings.get("context_parallel_size", 1)
-    if not (folder / "hf").exists():
+    if not (folder / "tokenizer").exists():
         write_inputs(folder)
-    layers = settings.get("num_layers", 2)
+    layers, has_experts = settings.get("num_layers", 2), "num_experts" in settings
     keys = {
         "tensor_model_parallel_size": tp,
         "pipeline_model_parallel_size": pp,
@@ -46,7 +52,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
         "data_path": folder / "prompts",
         "output_dir": folder / "out",
         "tokenizer_name_or_path": folder / "tokenizer",
-        "load": _weights(folder / "hf" if layers == 2 else folder / f"hf{layers}", layers),
+        "load": _weights(folder / _name(layers, has_experts), layers, has_experts),
         "seq_length": 20,
         "max_prompt_length": 8,
         "n_samples_per_prompt": 2,
@@ -63,7 +69,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
 
 def write_inputs(folder: Path) -> None:
     """Weights of the tiny model, a tokenizer, prompts, and pairs to learn from."""
-    _weights(folder / "hf", 2)
+    _weights(folder / _name(2), 2)
     save_tokenizer(folder / "tokenizer")
     write_pairs(folder / "pairs")
     with writing(folder / "prompts", ("input_ids",)) as writer:
@@ -72,17 +78,35 @@ def write_inputs(folder: Path) -> None:
         writer.commit({})
 
 
-def _weights(folder: Path, layers: int) -> Path:
+def _name(layers: int, has_experts: bool = False) -> str:
+    return f"hf{'_experts' * has_experts}{layers}"
+
+
+def _weights(folder: Path, layers: int, has_experts: bool = False) -> Path:
     """The folder, with random weights of the tiny model in so many layers."""
     if folder.exists():
         return folder
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=262, hidden_size=64, intermediate_size=176, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-6, initializer_range=0.1, max_position_embeddings=256,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(_config(layers, has_experts), dtype=torch.float32)
+    for name, buffer in model.named_buffers():
+        if name.endswith("e_score_correction_bias"):
+            buffer.copy_(0.3 * torch.randn_like(buffer))
+    model.save_pretrained(folder)
     return folder
+
+
+def _config(layers: int, has_experts: bool) -> PreTrainedConfig:
+    sizes = {
+        "vocab_size": 262, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "rms_norm_eps": 1e-6, "initializer_range": 0.1,
+        "max_position_embeddings": 256, "head_dim": 16,
+    }  # fmt: skip
+    if not has_experts:
+        return LlamaConfig(**sizes)
+    return Glm4MoeConfig(
+        **sizes, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, first_k_dense_replace=1,
+        n_group=1, topk_group=1, n_shared_experts=1, num_mtp_layers=0,
+    )  # fmt: skip
 
 
 class Jobs:
@@ -147,7 +171,7 @@ def _build_actor(colocated: ColocatedRoles, pairs: Path) -> None:
 
 
 def _score(colocated: ColocatedRoles, sampled: PreferenceBatch) -> Tensor | None:
-    place = colocated.context.place
-    packed = pack(sampled, multiple_of=place.topology.cp).for_context_rank(place.cp_rank, place.topology.cp)
+    place, multiple = colocated.context.place, colocated.context.run.actor.row_multiple
+    packed = pack(sampled, multiple_of=multiple).for_context_rank(place.cp_rank, place.topology.cp)
     columns = colocated.roles["actor"].engine.score([packed])
     return packed.sum_by_response(columns[0][:, LOGP]) if place.is_output else None

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.config.settings.online import PairingConfig, RewardConfig
+from mindspeed_dpo.config.settings.pair_selection import PairingConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers import reward
 from mindspeed_dpo.workers.reward import RewardError, RewardWorker

@@ -12,12 +12,15 @@ from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.role_interfaces import Rollout
 from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
-from tests.unit.workers.rollouts import PROMPTS, ROLLOUT, Jobs, online_run
+from tests.unit.workers.rollouts import EXPERTS, PROMPTS, ROLLOUT, Jobs, online_run
 
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
+EP2 = {"expert_model_parallel_size": 2}
+TP2_EP2 = {"moe_tp_extend_ep": True, "sequence_parallel": True}
+ALL_EXPERTS = {"inference_expert_model_parallel_size": 1}
 VIRTUAL = {"num_layers": 4, "num_layers_per_virtual_pipeline_stage": 1}
 # Layout of training, tensor-parallel size of the rollout, processes of its own, further settings.
 PLACEMENTS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
@@ -39,6 +42,17 @@ PLACEMENTS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "copy, with adapters": ((1, 2, 1), 2, 0, ADAPTERS),
     "own, of virtual stages": ((2, 2, 1), 1, 1, VIRTUAL),
     "copy of virtual stages, with adapters": ((1, 2, 1), 2, 0, {**VIRTUAL, **ADAPTERS}),
+    "experts of replicas, in place": ((1, 1, 2), 1, 0, {**EXPERTS, **EP2, **OVERLAP}),
+    "experts of replicas, copy of all on each": ((1, 1, 2), 1, 0, {**EXPERTS, **EP2, **ALL_EXPERTS}),
+    "experts of replicas, copy on tensor ranks": ((1, 1, 2), 2, 0, {**EXPERTS, **EP2, **ALL_EXPERTS}),
+    "experts of tensor ranks, in place": ((2, 1, 1), 2, 0, {**EXPERTS, **TP2_EP2}),
+    "experts of tensor ranks, own": ((2, 1, 1), 1, 1, {**EXPERTS, **TP2_EP2}),
+    "experts of tensor ranks, own two ranks": ((2, 1, 1), 2, 2, {**EXPERTS, **TP2_EP2, **ALL_EXPERTS}),
+    "experts of tensor ranks, copy on replicas": ((2, 1, 1), 1, 0, {**EXPERTS, **TP2_EP2}),
+    "experts of a stage, copy of all on each": ((1, 2, 2), 1, 0, {**EXPERTS, **EP2, **ALL_EXPERTS}),
+    "experts of a stage, own two ranks": ((1, 2, 2), 2, 2, {**EXPERTS, **EP2, **ALL_EXPERTS}),
+    "experts of a stage, own replicas": ((1, 2, 2), 1, 2, {**EXPERTS, **EP2}),
+    "experts of two replicas of tensor ranks, in place": ((2, 1, 2), 2, 0, {**EXPERTS, **TP2_EP2, **EP2}),
 }
 # A group that is left behind has about fifty.
 FEW_THREADS = 10

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
@@ -83,7 +83,7 @@ def base_run() -> RunConfig:
 def reward_run(
     load: Path, layout: tuple[int, int] = (1, 1), *, model: Mapping[str, Any] | None = None,
     micro_batch_size: int | None = 2, micro_batch_tokens: int | None = None, pad_to_multiple_of: int = 1,
-    sequence_parallel: bool = False, cp: int = 1, share_prompt: bool = True, **keys: Any,
+    sequence_parallel: bool = False, cp: int = 1, ep: int = 1, share_prompt: bool = True, **keys: Any,
 ) -> RunConfig:  # fmt: skip
     """A run whose reward loads `load`; further keys are of `RewardConfig`."""
     run = base_run()
@@ -96,7 +96,7 @@ def reward_run(
         checkpoint=replace(actor.checkpoint, load=str(load), random_init=False),
         parallel=replace(
             actor.parallel, tensor_model_parallel_size=layout[0], pipeline_model_parallel_size=layout[1],
-            context_parallel_size=cp, sequence_parallel=sequence_parallel,
+            context_parallel_size=cp, expert_model_parallel_size=ep, sequence_parallel=sequence_parallel,
         ),
         batch=replace(
             actor.batch, micro_batch_size=micro_batch_size, micro_batch_tokens=micro_batch_tokens,
@@ -128,6 +128,7 @@ def _score(run: RunConfig, batch: RolloutBatch, prompts: type) -> Scored | None:
         parallel.tensor_model_parallel_size,
         parallel.pipeline_model_parallel_size,
         parallel.context_parallel_size,
+        parallel.expert_parallel_size,
     )
     process_groups.split(topology)
     worker = RewardWorker(WorkerContext(run, topology.place(dist.get_rank()), find_accelerator("cpu")), role, prompts())

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mindspeed_dpo.config.settings.online import RewardConfig
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, check_functions, open_functions
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions

@@ -113,6 +113,15 @@ def test_the_policys_tokens_are_scored_as_hugging_face_scores_them(name: str, pr
     assert_scores(score(reward_run(folder, **how), BATCH, processes), expected(folder, as_sampled))
 
 
+@pytest.mark.parametrize(
+    ("processes", "how"), [(2, {"layout": (2, 1), "sequence_parallel": True}), (4, {"micro_batch_size": 1})]
+)
+def test_a_reward_model_shares_its_experts(processes: int, how: dict) -> None:
+    """With four replicas one has no prompts, and takes part in the passes of the others."""
+    folder = reward_folder("qwen3_moe")
+    assert_scores(score(reward_run(folder, ep=2, **how), BATCH, processes), expected(folder, as_sampled))
+
+
 def test_a_converted_reward_model_scores_the_same_with_the_tokenizer_it_carries(tmp_path: Path) -> None:
     convert(ConversionRequest(reward_folder(), tmp_path, layout=ParallelLayout(2, 1), reward_model=True))
     assert_scores(score(reward_run(tmp_path), BATCH), expected(reward_folder(), as_sampled))

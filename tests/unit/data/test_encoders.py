@@ -10,8 +10,9 @@ from transformers import PreTrainedTokenizerBase as TokenizerBase
 
 from mindspeed_dpo.data.tokenization import chat_rendering
 from mindspeed_dpo.data.tokenization.chat_rendering import ChatTemplateError
+from mindspeed_dpo.data.tokenization.chat_template_encoder import ChatTemplateEncoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.text_encoders import ChatTemplateEncoder, PlainEncoder
+from mindspeed_dpo.data.tokenization.plain_encoder import PlainEncoder
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_chat_tokenizer, save_tokenizer, text_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.isa import PROBE, closest, environment, results
+from tests.instruction_sets import PROBE, closest, environment, results
 
 REPORT = """<testsuites><testsuite>
 <testcase classname="tests.a" name="one"/><testcase classname="tests.a" name="two"><failure>no</failure></testcase>

@@ -12,8 +12,8 @@ from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.settings.online import NASH_MD
-from mindspeed_dpo.config.settings.optimization import BatchConfig
+from mindspeed_dpo.config.settings.batch_size import BatchConfig
+from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.config.sourced_values import format_value
 
 MIB = 2**20
@@ -51,9 +51,10 @@ def _layout(run: RunConfig, role: RoleConfig) -> str:
     tp, pp = role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
     virtual = f" with {role.num_chunks} virtual stages each" if role.num_chunks > 1 else ""
     cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
+    ep = f", EP {role.parallel.expert_parallel_size}" if role.parallel.expert_parallel_size > 1 else ""
     parameters = memory.num_parameters(role.model, scalar_head=role.name == "reward")
     size = f"{parameters / 1e6:,.1f} M parameters, {role.precision.dtype}"
-    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}, {size}"
+    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}"
 
 
 def workload_lines(run: RunConfig) -> Iterator[str]:
@@ -150,11 +151,11 @@ def _reference_for_rollout(run: RunConfig, rollout: RoleConfig) -> Iterator[tupl
 
 
 def _shares_training_weights(run: RunConfig) -> bool:
-    """Whether the rollout uses the training weights in place: same devices, same shards, all layers."""
+    """Whether the rollout uses the training weights in place: same devices, same shards and experts, all layers."""
     assert run.rollout is not None
     return run.pool_of("rollout") == run.pool_of("actor") and all(
         getattr(run.actor.parallel, key) == getattr(run.rollout.parallel, key)
-        for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+        for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size")
     )
 
 

@@ -1,6 +1,6 @@
 """The numerical tests at several instruction sets, as one processor after the other would run them: `make test-isa`.
 
-python tests/isa.py [--levels sse,avx2] [pytest arguments]
+python tests/instruction_sets.py [--levels sse,avx2] [pytest arguments]
 
 A level takes instructions away from torch, oneDNN and MKL by their own environment variables, which the processes of
 the tests and of Ray inherit; what this processor lacks is absent at every level. The level also decides whether

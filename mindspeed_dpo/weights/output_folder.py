@@ -1,4 +1,4 @@
-"""Atomic replacement of folders and files: each is written next to its target and renamed when it is complete.
+"""Atomic replacement of an output folder, which is filled next to its target and renamed when it is complete.
 
 After a crash the target holds its old content, or a folder remains whose name ends in `.unfinished`; never a mixture.
 The next write to the same target deletes such a folder, unless the process that fills it is alive.
@@ -72,13 +72,6 @@ def replace_folder(folder: Path, target: Path) -> None:
     folder.rename(target)
     if older.exists():
         shutil.rmtree(older)
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write a small text file, either completely or not at all."""
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _lock_path(target: Path) -> Path:

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from mindspeed_dpo.controller import pools
-from mindspeed_dpo.controller.pools import Pool
+from mindspeed_dpo.controller import placement_groups
+from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import find_accelerator
 
@@ -35,7 +35,9 @@ def test_a_reservation_that_fails_is_reported(error: Exception, sentence: str, m
         raise error
 
     monkeypatch.setattr(ray, "get", get)
-    monkeypatch.setattr(pools, "placement_group", lambda bundles, strategy: SimpleNamespace(ready=lambda: None))
-    monkeypatch.setattr(pools, "remove_placement_group", lambda group: None)
+    monkeypatch.setattr(
+        placement_groups, "placement_group", lambda bundles, strategy: SimpleNamespace(ready=lambda: None)
+    )
+    monkeypatch.setattr(placement_groups, "remove_placement_group", lambda group: None)
     with pytest.raises(ClusterError, match=sentence):
         Pool("rollout", [2], find_accelerator("cpu"))

@@ -1,8 +1,4 @@
-"""Encoders without a template file: the tokenizer's own chat template, and plain text.
-
-Both tokenize the prompt alone and with each response. Responses start at the first position at which the ids of either
-sequence differ from those of the prompt, so both sequences of a pair have exactly the same prompt ids.
-"""
+"""The encoder that uses the tokenizer's own chat template, for the prompt alone and with each response."""
 
 from __future__ import annotations
 
@@ -11,13 +7,13 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.indexed.hashing import digest
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
 from mindspeed_dpo.data.tokenization.message_parsing import write_message
+from mindspeed_dpo.data.tokenization.prompt_boundary import common_length, split_at_divergence
 from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import with_padding
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -46,7 +42,7 @@ class ChatTemplateEncoder:
     @property
     def fingerprint(self) -> str:
         """Hash of the chat template and its options."""
-        return digest("chat_template", self.tokenizer.chat_template, self._options)
+        return settings_fingerprint("chat_template", self.tokenizer.chat_template, self._options)
 
     @property
     def note(self) -> str | None:
@@ -62,7 +58,7 @@ class ChatTemplateEncoder:
         turns = _turns(example.prompt)
         prompt = self._render(turns, add_generation_prompt=True)
         texts = [self._render([*turns, response]) for response in example.responses]
-        tokens = _split_at_divergence(*(text_ids(self.tokenizer, text) for text in (prompt, *texts)))
+        tokens = split_at_divergence(*(text_ids(self.tokenizer, text) for text in (prompt, *texts)))
         return replace(tokens, is_prompt_changed=self._is_changed(turns, prompt, texts))
 
     def _is_changed(self, turns: Sequence[Turn], prompt: str, texts: Sequence[str]) -> bool:
@@ -72,7 +68,7 @@ class ChatTemplateEncoder:
         """
         if all(text.startswith(prompt) for text in texts):
             return False
-        messages = prompt[: _common_length(prompt, self._render(turns))]
+        messages = prompt[: common_length(prompt, self._render(turns))]
         return not all(text.startswith(messages) for text in texts)
 
     def prompt(self, prompt: Prompt) -> list[int]:
@@ -111,76 +107,5 @@ class ChatTemplateEncoder:
         return {**message, self._thought_field: turn.thought}
 
 
-class PlainEncoder:
-    """Encoder of plain text without special tokens, except for an end token after each response."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Use `tokenizer` without its chat template.
-
-        Raises:
-            ValueError: The tokenizer has no end token.
-        """
-        if tokenizer.eos_token_id is None:
-            raise ValueError("prompt_type plain appends the end token to each response, but the tokenizer has none")
-        self.tokenizer = with_padding(tokenizer)
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of the end token."""
-        return digest("plain", self.tokenizer.eos_token_id)
-
-    @property
-    def note(self) -> str | None:
-        """Always None: this prompt type needs no warning."""
-        return None
-
-    def pair(self, example: PairExample) -> PairTokens:
-        """Tokenize a pair.
-
-        Raises:
-            RowDropped: The prompt has a system text or several turns, or a response has a thought of its own.
-        """
-        if example.chosen_thought or example.rejected_thought:
-            raise RowDropped("unsupported_field", "a response has a thought, which prompt_type plain does not support")
-        prompt = self._text(example.prompt)
-        chosen, rejected = (
-            self._with_end_token(self._ids(prompt + text)) for text in (example.chosen, example.rejected)
-        )
-        return _split_at_divergence(self._ids(prompt), chosen, rejected)
-
-    def prompt(self, prompt: Prompt) -> list[int]:
-        """Tokenize a prompt.
-
-        Raises:
-            RowDropped: The prompt has a system text or several turns.
-        """
-        return self._ids(self._text(prompt))
-
-    def _text(self, prompt: Prompt) -> str:
-        if prompt.system or len(prompt.turns) > 1:
-            raise RowDropped("not_plain", "use chat_template or a named template for dialogues and system texts")
-        return prompt.turns[0].content
-
-    def _ids(self, text: str) -> list[int]:
-        return text_ids(self.tokenizer, text)
-
-    def _with_end_token(self, ids: list[int]) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        return ids if ids and ids[-1] == end else [*ids, end]
-
-
 def _turns(prompt: Prompt) -> list[Turn]:
     return [*([Turn("system", prompt.system)] if prompt.system else []), *prompt.turns]
-
-
-def _split_at_divergence(prompt: list[int], chosen: list[int], rejected: list[int]) -> PairTokens:
-    """Split both sequences where either first differs from the prompt; later prompt tokens belong to the responses."""
-    cut = min(_common_length(prompt, chosen), _common_length(prompt, rejected))
-    return PairTokens(chosen[:cut], chosen[cut:], rejected[cut:], prompt_tail=len(prompt) - cut)
-
-
-def _common_length(one: Sequence[object], other: Sequence[object]) -> int:
-    for position, (a, b) in enumerate(zip(one, other, strict=False)):
-        if a != b:
-            return position
-    return min(len(one), len(other))

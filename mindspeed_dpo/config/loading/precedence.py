@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from mindspeed_dpo.config.issues import Issues
 from mindspeed_dpo.config.loading.resource_pools import PoolAssignment
 from mindspeed_dpo.config.loading.sections import Sections
+from mindspeed_dpo.config.loading.unknown_and_legacy_keys import report_context_parallel_algo
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.parallel import ParallelConfig
@@ -85,9 +86,10 @@ class RoleBuilder:
 
     def add_rollout(self) -> None:
         """Add the policy as it generates: the actor with the layout of generation."""
-        tp = self._actor.rollout.inference_tensor_model_parallel_size
+        sizes = self._actor.rollout
+        tp, ep = sizes.inference_tensor_model_parallel_size, sizes.inference_expert_model_parallel_size
         self.roles["rollout"] = dataclasses.replace(
-            self._actor, name="rollout", parallel=_tensor_parallel_layout(self._actor.parallel, tp)
+            self._actor, name="rollout", parallel=_tensor_parallel_layout(self._actor.parallel, tp, ep)
         )
 
     def add_frozen(self, online: bool) -> None:
@@ -175,31 +177,15 @@ def normalized_layout(parallel: ParallelConfig) -> ParallelConfig:
     return dataclasses.replace(parallel, sequence_parallel=sequence_parallel)
 
 
-def report_context_parallel_algo(values: Values, role: RoleConfig, issues: Issues) -> None:
-    """Report another context-parallel algorithm than Ulysses: a problem with context parallelism, else a note."""
-    item = values.get("context_parallel_algo")
-    if item is None:
-        return
-    path, size = f"{item.origin.section}.context_parallel_algo={item.value}", role.parallel.context_parallel_size
-    if size > 1:
-        issues.add_problem(
-            f"{path} is not implemented with context_parallel_size={size}: rows hold many segments that share prompts, "
-            "which only ulysses_cp_algo supports; remove it",
-            "context_parallel_algo",
-        )
-    elif role.name == "actor":
-        issues.add_note(f"{path} has no effect: context_parallel_size is 1")
-
-
-def _tensor_parallel_layout(parallel: ParallelConfig, tp: int) -> ParallelConfig:
-    """Keep tensor parallelism only."""
+def _tensor_parallel_layout(parallel: ParallelConfig, tp: int, ep: int = 1) -> ParallelConfig:
+    """Keep tensor and expert parallelism only."""
     return dataclasses.replace(
         parallel,
         tensor_model_parallel_size=tp,
         pipeline_model_parallel_size=1,
         num_layers_per_virtual_pipeline_stage=None,
         context_parallel_size=1,
-        expert_model_parallel_size=1,
+        expert_model_parallel_size=ep,
         moe_tp_extend_ep=False,
         sequence_parallel=False,
     )

@@ -13,7 +13,7 @@ import pytest
 
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.trainers.loop import LoopSchedule
-from mindspeed_dpo.trainers.signals import SIGNALS
+from mindspeed_dpo.trainers.step_completion_on_signal import SIGNALS
 from tests.unit.trainers.fakes import FakeRoles, trainer
 
 

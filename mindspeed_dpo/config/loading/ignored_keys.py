@@ -1,4 +1,4 @@
-"""Removal of values that the run does not use; each is reported once, with the reason.
+"""Removal of keys that the run ignores; each is reported once as having no effect, with the reason.
 
 A file of one stage therefore also runs under the other, and the resolved run holds only settings with an effect.
 """
@@ -9,11 +9,13 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.legacy import CONDITIONAL_VALUES
+from mindspeed_dpo.config.legacy_keys import CONDITIONAL_VALUES
 from mindspeed_dpo.config.loading.sections import Sections
+from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, OFFLINE_KEYS, ONLINE_KEYS, REWARD_SOURCES_USING
-from mindspeed_dpo.config.settings.training import ONLINE_STAGE
+from mindspeed_dpo.config.settings.trackers import unused_tracker_settings
+from mindspeed_dpo.config.settings.training import ONLINE_STAGE, LoopConfig
 from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
 _ONLINE_ONLY = dict.fromkeys((*ONLINE_KEYS, "do_sample"), f"only {ONLINE_STAGE} uses it")
@@ -29,7 +31,7 @@ def is_online(sections: Sections) -> bool:
     return next((block["stage"].value for block in blocks if "stage" in block), None) == ONLINE_STAGE
 
 
-def drop_unused_keys(sections: Sections, issues: Issues) -> None:
+def drop_ignored_keys(sections: Sections, issues: Issues) -> None:
     """Remove values without effect from all sections and add a note for each."""
     online = is_online(sections)
     if not online:
@@ -50,6 +52,20 @@ def drop_unused_keys(sections: Sections, issues: Issues) -> None:
     used = {sections.model_of.get(role) for role in ("actor", "ref", "reward")}
     for name in sorted(set(sections.models) - used) if len(sections.models) > 1 else ():
         issues.add_note(f"model.{name} is used by no role")
+
+
+def note_changed_values(values: Values, loop: LoopConfig, actor: RoleConfig, issues: Issues) -> None:
+    """Add notes about values that have no effect or are read as another value."""
+    if actor.parallel.sequence_parallel and actor.parallel.tensor_model_parallel_size == 1:
+        issues.add_note("sequence_parallel is off: it requires tensor_model_parallel_size above 1")
+    if not loop.is_online and (actor.data.prompt_type or actor.data.prompt_type_path):
+        issues.add_note(
+            "prompt_type is only compared with that of the data: preprocess_data.py has already applied the template"
+        )
+    if actor.rollout.n_samples_per_prompt == 1:
+        issues.add_note("n_samples_per_prompt=1 is read as 2, as in MindSpeed-LLM: a pair needs two responses")
+    for key, sentence in unused_tracker_settings(loop):
+        issues.add_note(f"{values[key].origin.section}.{sentence}")
 
 
 def reward_source(sections: Sections) -> str:

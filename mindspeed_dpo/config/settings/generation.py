@@ -1,0 +1,121 @@
+"""Online DPO: how and where responses are generated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mindspeed_dpo.config.settings.setting import POSITIVE, POSITIVE_FRACTION, ValueCheck, at_least, setting, within
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """Generation of responses by the policy."""
+
+    n_samples_per_prompt: int = setting(
+        2,
+        help="Responses sampled for each prompt; 1 (the default of MindSpeed-LLM) is read as 2.",
+        unit="responses",
+        check=at_least(1),
+    )
+    max_prompt_length: int = setting(512, help="Maximum length of a prompt.", unit="tokens", check=at_least(1))
+    prompt_truncation: str = setting(
+        "drop",
+        help="Handling of prompts longer than max_prompt_length: drop skips the prompt, keep_last removes tokens from "
+        "its start.",
+        choices=("drop", "keep_last"),
+    )
+    temperature: float = setting(0.7, help="Sampling temperature: logits are divided by it.", check=POSITIVE)
+    top_k: int = setting(
+        0, help="Sample from the k most probable tokens; 0 uses all tokens.", unit="tokens", check=at_least(0)
+    )
+    top_p: float = setting(
+        1.0,
+        help="Sample from the most probable tokens with this total probability; 1 uses all tokens.",
+        check=POSITIVE_FRACTION,
+    )
+    min_p: float = setting(
+        0.0,
+        help="Exclude tokens whose probability is below this fraction of the most probable token's.",
+        check=within(0, 1),
+    )
+    repetition_penalty: float = setting(
+        1.0,
+        help="Divide positive and multiply negative logits of tokens that already occurred by this; 1 disables it.",
+        check=POSITIVE,
+    )
+    num_samples_per_step: int | None = setting(
+        None,
+        help="Prompts per generation call of one replica; null uses all prompts of the replica.",
+        unit="prompts",
+        check=at_least(1),
+    )
+    rollout_slots: int = setting(
+        64,
+        help="Responses that one replica decodes concurrently; a finished response frees its slot for the next.",
+        unit="responses",
+        check=at_least(1),
+    )
+    decode_rows: int = setting(
+        16,
+        help="Rows of one decoding pass, unused rows included. The number is constant so that a response does not "
+        "depend on the others in its batch.",
+        unit="rows",
+        check=at_least(1),
+    )
+    max_tokens_to_oom: int = setting(
+        12000,
+        help="Maximum tokens in the key-value cache of one replica; a generation call that needs more is refused.",
+        unit="tokens",
+        check=at_least(1),
+    )
+    inference_tensor_model_parallel_size: int = setting(
+        derived="tensor_model_parallel_size",
+        help="Tensor-parallel size of the rollout.",
+        unit="devices",
+        check=at_least(1),
+    )
+    inference_expert_model_parallel_size: int = setting(
+        derived="expert-parallel size of training, or its largest usable divisor",
+        help="Expert-parallel size of the rollout: devices that share the experts of every layer. A multiple or a "
+        "divisor of inference_tensor_model_parallel_size.",
+        unit="devices",
+        check=at_least(1),
+    )
+    num_gpus_for_train: int | None = setting(
+        None,
+        help="Devices of resource_pool.actor_rollout that train, counted from the first; null uses those that "
+        "num_gpus_for_infer leaves.",
+        unit="devices",
+        check=at_least(1),
+    )
+    num_gpus_for_infer: int | None = setting(
+        None,
+        help="Devices of resource_pool.actor_rollout that only generate, counted from the last; 0 generates on the "
+        "training devices, null uses those that num_gpus_for_train leaves.",
+        unit="devices",
+        check=at_least(0),
+    )
+    publish_bucket_bytes: int = setting(
+        256 * 1024 * 1024,
+        help="Maximum size of one transfer when weights are sent to the rollout.",
+        unit="bytes",
+        check=at_least(1),
+    )
+    rollout_staleness: int = setting(
+        0,
+        help="With 1, the rollout generates on its own devices for the next iteration while the actor trains on this "
+        "one, with weights that are one iteration old. With 0, it waits for the new weights.",
+        unit="iterations",
+        check=ValueCheck(lambda value: value in (0, 1), "0 or 1"),
+    )
+    md5_validate: bool = setting(
+        False,
+        help="Compare hashes of all weights after each transfer to the rollout, and stop the run on a mismatch.",
+    )
+    log_samples_interval: int | None = setting(
+        None,
+        help="Iterations between tables of sample responses with their scores; null or 0 writes none.",
+        unit="iterations",
+        check=at_least(0),
+        shared=True,
+    )
