@@ -7,9 +7,10 @@ import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 
@@ -25,6 +26,7 @@ from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
+SERVERS = ("gcs_server", "raylet")
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 SYSTEM_CONFIG: dict[str, Any] = {
@@ -132,6 +134,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
                 "start a cluster with `ray start --head` first"
             ) from error
         stack.callback(_disconnect)
+        _watch_children()
         yield
 
 
@@ -209,6 +212,14 @@ def _watch(raylet_pid: int, address: str) -> None:
         driver_link.watch_process("gcs_server", pid)
     else:
         driver_link.watch_address("gcs_server", address)
+
+
+def _watch_children() -> None:
+    """Watch the servers that this process has started, once they are ready; Ray itself may end and restart slow ones."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.name() in SERVERS:
+                driver_link.watch_process(process.name(), process.pid)
 
 
 def _disconnect() -> None:

@@ -196,7 +196,8 @@ def test_the_numbers_are_those_of_a_run_left_alone(scenario: Scenario) -> None:
 
 
 def test_nothing_half_written_is_left(scenario: Scenario) -> None:
-    assert list((scenario.interrupted / "checkpoints").glob("*.partial")) == []
+    checkpoints = scenario.interrupted / "checkpoints"
+    assert [*checkpoints.glob("*.partial"), *checkpoints.glob(".*.part")] == []
 
 
 @pytest.mark.parametrize("which", ["interrupted", "alone"])
@@ -216,7 +217,7 @@ def damage_half_written(checkpoints: Path) -> None:
             path.write_bytes(path.read_bytes()[:100])
         for name in (".metadata", "mindspeed_dpo.json"):
             (partial / name).unlink(missing_ok=True)
-    (checkpoints / "latest_checkpointed_iteration.txt.partial").write_text("")
+    (checkpoints / ".latest_checkpointed_iteration.txt.part").write_text("")
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 2), (1, 2, 1)], ids=["dp2", "pp2"])

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 
+from mindspeed_dpo.controller import ray_connection
 from mindspeed_dpo.controller.ray_connection import SYSTEM_CONFIG, ClusterError, start_private_cluster
 
 
@@ -45,3 +49,22 @@ def test_a_start_that_fails_is_reported(
     with pytest.raises(ClusterError, match=expected), start_private_cluster(2):
         pytest.fail("it started")
     assert len(starts.settings) == attempts
+
+
+def test_servers_of_an_own_cluster_are_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    watched: list[tuple[str, int]] = []
+    monkeypatch.setattr(ray_connection.driver_link, "watch_process", lambda name, pid: watched.append((name, pid)))
+    names, programs = ("gcs_server", "raylet", "log_monitor"), list[subprocess.Popen[bytes]]()
+
+    def init(**options: Any) -> None:
+        programs.extend(subprocess.Popen([shutil.copy("/bin/sleep", tmp_path / name), "600"]) for name in names)
+
+    monkeypatch.setattr(ray, "init", init)
+    try:
+        with start_private_cluster(2):
+            pids = {name: program.pid for name, program in zip(names, programs, strict=True)}
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
+    assert sorted(watched) == [("gcs_server", pids["gcs_server"]), ("raylet", pids["raylet"])]
