@@ -215,7 +215,7 @@ def _watch(raylet_pid: int, address: str) -> None:
 
 
 def _watch_children() -> None:
-    """Watch the servers that this process has started, once they are ready; Ray itself may end and restart slow ones."""
+    """Watch the servers that this process has started. Not earlier, as Ray itself ends and restarts slow ones."""
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             if process.name() in SERVERS:

@@ -28,7 +28,8 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
-from mindspeed_dpo.models.moe.balance import BalanceLoss, SequenceRows
+from mindspeed_dpo.models.moe.balance import SequenceRows
+from mindspeed_dpo.models.moe.load import RouterObserver
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
@@ -37,10 +38,10 @@ class DecoderStage(LanguageModule):
     """The common base of policy and reward models, which add a head on the last stage.
 
     Attributes:
-        balance: Losses of the routers that training adds to its own; None for none.
+        routing: What training does with the choices of the routers; None where there are none.
     """
 
-    balance: BalanceLoss | None = None
+    routing: RouterObserver | None = None
 
     def __init__(self, model: ModelConfig, execution: Execution, *, chunk: int = 0, final_norm: bool = True) -> None:
         """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
@@ -100,8 +101,8 @@ class DecoderStage(LanguageModule):
         embedded = self.embedding(tokens[None], None) if self.pre_process else None
         self.frequencies = self.frequencies.to(positions.device)
         params = SegmentParams.from_batch(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
-        if self.balance is not None and torch.is_grad_enabled():
-            params.attach_losses = partial(self.balance.add_to, rows=SequenceRows.of(batch, self.config))
+        if self.routing is not None and torch.is_grad_enabled():
+            params.observe_routing = partial(self.routing.observe, rows=SequenceRows.of(batch, self.config))
         return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:
