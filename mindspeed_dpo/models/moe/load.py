@@ -90,8 +90,11 @@ class RouterObserver:
     def of_pass(self, rows: SequenceRows) -> Iterator[Callable[..., Tensor]]:
         """Give what observes the layers of one forward pass over all of them.
 
-        It counts the choices of a layer, and returns its output, whose backward pass has the gradient of the losses;
-        `_observe` has its arguments.
+        It is called with a layer's output (activations of any shape and dtype, which it returns with the gradient of
+        the losses attached), its routing and its index in the model, and counts the choices.
+
+        Args:
+            rows: The sequences of the t rows of this rank.
         """
         with nullcontext() if self.balance is None else self.balance.of_pass(rows) as attach:
             yield partial(self._observe, rows=rows, attach=attach)
