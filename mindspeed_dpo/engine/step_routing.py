@@ -62,16 +62,21 @@ class StepRouting:
         if observers[0].balance is not None:
             aux, z = sums[:2] / (num_pairs * num_layers)
             values |= {"moe/aux_loss": aux, "moe/z_loss": z}
+            if observers[0].balance.settings.router_aux_loss_coef:
+                values["moe/router_aux_loss"] = sums[3] / num_pairs
         return values
 
     def _local_sums(self) -> Tensor:
-        """[3] float32 sums of this rank: balance loss, z-loss, entropy."""
-        sums = torch.zeros(3, device=next(self._model.parameters()).device)
+        """[4] float32 sums of this rank: balance loss, z-loss, entropy, pooled balance loss."""
+        sums = torch.zeros(4, device=next(self._model.parameters()).device)
         for observer in self._observers:
-            if observer.balance is not None and observer.balance.sums is not None:
-                sums[:2] += observer.balance.sums
+            balance = observer.balance
+            if balance is not None and balance.sums is not None:
+                sums[:2] += balance.sums
+            if balance is not None and balance.pooled_sum is not None:
+                sums[3] += balance.pooled_sum
             if observer.load.entropy is not None:
-                sums[2:] += observer.load.entropy
+                sums[2:3] += observer.load.entropy
         return sums
 
     def _global_counts(self) -> Tensor:

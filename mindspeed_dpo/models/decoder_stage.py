@@ -6,7 +6,6 @@ checkpoints of megatron-core treat it like its own models. Parameter names are t
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,8 +27,8 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
-from mindspeed_dpo.models.moe.balance import SequenceRows
 from mindspeed_dpo.models.moe.load import RouterObserver
+from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
@@ -101,9 +100,10 @@ class DecoderStage(LanguageModule):
         embedded = self.embedding(tokens[None], None) if self.pre_process else None
         self.frequencies = self.frequencies.to(positions.device)
         params = SegmentParams.from_batch(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
-        if self.routing is not None and torch.is_grad_enabled():
-            params.observe_routing = partial(self.routing.observe, rows=SequenceRows.of(batch, self.config))
-        return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
+        if self.routing is None or not torch.is_grad_enabled():
+            return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
+        with self.routing.of_pass(SequenceRows.of(batch, self.config)) as params.observe_routing:
+            return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:
         """Gather the hidden states of all rows of this context-parallel rank, [T / cp, h].

@@ -43,6 +43,11 @@ METRICS: dict[str, Metric] = {
     "moe/aux_loss": Metric(
         "1", "Balance loss of the routers, mean over pairs and layers, without its coefficient; 1 is a balanced load."
     ),
+    "moe/router_aux_loss": Metric(
+        "1",
+        "Balance loss of transformers and TRL, pooled over layers and the responses of a pair; mean over pairs, without "
+        "its coefficient; moe_router_topk is a balanced load.",
+    ),
     "moe/z_loss": Metric("1", "z-loss of the routers, mean over pairs and layers, without its coefficient."),
     "moe/load_max_over_mean": Metric(
         "1", "Tokens of the busiest expert of a layer divided by the mean over its experts, mean over layers."

@@ -11,12 +11,12 @@ from typing import Any
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.sourced_values import format_value
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError, way_out
 from mindspeed_dpo.engine.checkpoint_verification import file_digests, verify_small_files
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 logger = logging.getLogger(__name__)

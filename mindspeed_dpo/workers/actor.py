@@ -24,6 +24,7 @@ from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine import checkpoint
@@ -44,7 +45,6 @@ from mindspeed_dpo.workers.logprobs import (
     workload_metrics,
 )
 from mindspeed_dpo.workers.role_interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
 from mindspeed_dpo.workers.setup.model_builder import build_trained_model, make_batch_builder
 from mindspeed_dpo.workers.setup.objective_and_schedule import (

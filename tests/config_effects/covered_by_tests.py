@@ -88,6 +88,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "moe_router_bias_update_rate": CoveredBy(
         "distributed/test_expert_runs.py::test_a_run_goes_on_with_other_ranks_of_experts"
     ),
+    "router_aux_loss_coef": CoveredBy("distributed/test_recorded_training.py::test_training_follows_the_recording"),
     "freeze_moe_router": CoveredBy("distributed/test_expert_runs.py::test_frozen_routers_do_not_change"),
     # How it runs; none of these may change a number.
     "overlap_grad_reduce": _OPTIONS,

@@ -16,12 +16,16 @@ import pytest
 import torch
 
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from tests.distributed import test_experts_against_hf as experts
 from tests.distributed import test_online_equals_offline as online
-from tests.support.closeness import FULL, RECORDED, STEADY, assert_same_run
+from tests.support.closeness import FULL, RECORDED, STEADY, assert_same_run, assert_same_tensors
+from tests.support.jobs import Job, gradient_job, read_tensors
 from tests.support.npu_processes import SETTINGS
 from tests.support.processes import PoolGroup, pool
+from tests.support.recorded_layouts import run_of
 from tests.support.recorded_runs import compare, recorded_run
 from tests.support.runs import Layout, train
+from tests.support.tiny_models import save_tiny_model
 from tests.unit.workers.pairs import random_run
 from tests.unit.workers.rollouts import Jobs, online_run, write_inputs
 
@@ -188,3 +192,26 @@ def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path)
         assert pool(1, device="npu") is not processes
     assert_same_run(repeated, shared, FULL, set(COMPARED) & set(shared[0]))
     assert repeated[0]["tokens_computed"] > shared[0]["tokens_computed"]
+
+
+@pytest.mark.parametrize("layout", ["EP2", "TP2 EP2"])
+@pytest.mark.parametrize("family", ["qwen3_moe", "glm4_moe"])
+def test_gradients_of_experts_on_npu_are_those_of_hugging_face(family: str, layout: str, tmp_path: Path) -> None:
+    folder = save_tiny_model(family, tmp_path / "weights")
+    expected = experts.gradients_by_stored_name(experts.load(folder), tmp_path / "expected")
+    processes = pool(2, device="npu")
+    before = min(processes.run(number_of_calls))
+    tp = {"tp": 2, "sequence_parallel": True} if layout == "TP2 EP2" else {}
+    job = Job(folder, ep=2, **tp)
+    processes.run(gradient_job, job, experts.test_batch(), tmp_path / "gradient")
+    assert_same_tensors(read_tensors(tmp_path / "gradient"), expected)
+    for calls in processes.run(calls_since, before):
+        products = [options for name, options in calls if name == "npu_grouped_matmul"]
+        # Two products of a layer, each with a gradient by its rows and one by its matrices.
+        assert [options["group_type"] for options in products].count(2) == len(products) / 3 > 0
+
+
+@pytest.mark.parametrize("layout", ["EP2", "TP2×EP2"])
+def test_training_of_experts_on_npu_follows_the_recording(layout: str, tmp_path: Path) -> None:
+    metrics = train(run_of("qwen3_moe_aux", layout, tmp_path, **NPU))
+    compare("qwen3_moe_aux", metrics, tmp_path / "checkpoints")

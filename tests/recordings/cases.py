@@ -11,7 +11,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "lr": 1e-3, "schedule": "linear", "warmup_steps": 2, "max_steps": 10, "batch_size": 2, "accumulation": 2,
     "max_grad_norm": 1.0, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8,
 }  # fmt: skip
-"""Of every case: `batch_size` counts the pairs of a micro-batch, `accumulation` the micro-batches of a step."""
+"""Where a case says nothing else: `batch_size` counts the pairs of a micro-batch, `accumulation` the micro-batches of a step."""
 MAX_LENGTH = 64
 """Tokens of a sequence; what is longer is cut at its end."""
 LOSS: dict[str, Any] = {
@@ -20,6 +20,8 @@ LOSS: dict[str, Any] = {
     "discopop_tau": 0.05, "precompute_ref_log_probs": False,
 }  # fmt: skip
 """Settings of the loss where a case does not say otherwise, by their names in TRL's DPOConfig."""
+_ONE_PAIR: dict[str, Any] = {"hp": {"batch_size": 1, "accumulation": 4}}
+"""The balance loss of the routers depends on which pairs share a micro-batch."""
 CASES: dict[str, dict[str, Any]] = {
     "sigmoid": {},
     "sigmoid_ls_ignored": {"label_smoothing": 0.2},
@@ -48,8 +50,15 @@ CASES: dict[str, dict[str, Any]] = {
     "f_js": {"f_divergence_type": "js_divergence"},
     "f_js_ipo": {"loss_type": ["ipo"], "f_divergence_type": "js_divergence"},
     "f_alpha": {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.5},
+    "qwen3_moe": {**_ONE_PAIR, "model": "qwen3_moe", "router_aux_loss_coef": 0.0},
+    "qwen3_moe_aux": {**_ONE_PAIR, "model": "qwen3_moe", "router_aux_loss_coef": 0.01},
+    "mixtral": {**_ONE_PAIR, "model": "mixtral", "router_aux_loss_coef": 0.0},
+    "mixtral_aux": {**_ONE_PAIR, "model": "mixtral", "router_aux_loss_coef": 0.01},
 }
-WITH_FINAL_WEIGHTS = ("sigmoid", "ipo", "sft", "wpo", "ld_dpo")
+"""What a case changes. `model` names a folder with policy and reference; without it they are the Llama."""
+EXPERT_CASES = tuple(name for name, case in CASES.items() if "model" in case)
+"""Cases of models with experts, in the layouts of such models."""
+WITH_FINAL_WEIGHTS = ("sigmoid", "ipo", "sft", "wpo", "ld_dpo", "qwen3_moe_aux", "mixtral_aux")
 """Cases whose final weights are stored; of the others only how far they moved."""
 
 
@@ -57,6 +66,7 @@ def settings(case: str) -> dict[str, Any]:
     """All settings of a case."""
     changes = dict(CASES[case])
     data, max_length = changes.pop("data", "preferences"), changes.pop("max_length", MAX_LENGTH)
+    model, hyper = {"model": changes.pop("model")} if "model" in changes else {}, changes.pop("hp", {})
     loss = {**LOSS, **changes}
     loss["loss_weights"] = loss["loss_weights"] or [1.0] * len(loss["loss_type"])
-    return {"data": f"{data}.jsonl", "max_length": max_length, "options": loss, "hp": HYPERPARAMETERS}
+    return {"data": f"{data}.jsonl", "max_length": max_length, "options": loss, "hp": HYPERPARAMETERS | hyper, **model}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from tests.recordings.distances import UPDATE
 from tests.recordings.files import in_float64
-from tests.support.recorded_layouts import LAYOUTS
-from tests.support.recorded_runs import COMPARED
+from tests.support.recorded_layouts import EXPERT_LAYOUTS, LAYOUTS, layouts_of
+from tests.support.recorded_runs import AUX_LOSS, COMPARED
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
 START, END = "<!-- errors: written by `make numerics` -->", "<!-- end of errors -->"
@@ -25,16 +26,25 @@ def write_tables(errors: AllErrors) -> None:
 
 
 def tables(errors: AllErrors) -> str:
-    """Three tables: the first step, ten steps, the update."""
+    """Three tables for dense models and three for those with experts: the first step, ten steps, the update."""
     parts = []
-    for title, tier in (("First step, logged values", "first"), ("Ten steps, logged values", "run")):
-        parts.append(f"{title}:\n\n{_table(errors, lambda one, tier=tier: _logged(one[tier]))}")
-    parts.append(f"Update of the weights:\n\n{_table(errors, lambda one: one['run'].get(UPDATE))}")
+    for kind, layouts in (("", LAYOUTS), ("Models with experts, ", EXPERT_LAYOUTS)):
+        some = {case: one for case, one in errors.items() if layouts_of(case) is layouts}
+        for title, tier in (("First step, logged values", "first"), ("Ten steps, logged values", "run")):
+            parts.append(
+                f"{_title(kind, title)}:\n\n{_table(some, layouts, lambda one, tier=tier: _logged(one[tier]))}"
+            )
+        update = _table(some, layouts, lambda one: one["run"].get(UPDATE))
+        parts.append(f"{_title(kind, 'Update of the weights')}:\n\n{update}")
     return "\n\n".join(parts)
 
 
-def _table(errors: AllErrors, figure: Any) -> str:
-    layouts = list(LAYOUTS)
+def _title(kind: str, title: str) -> str:
+    return f"{kind}{title[0].lower()}{title[1:]}" if kind else title
+
+
+def _table(errors: AllErrors, layouts: Iterable[str], figure: Any) -> str:
+    layouts = list(layouts)
     lines = [f"| case | TRL | {' | '.join(layouts)} |", f"|---|---|{'---|' * len(layouts)}"]
     for case, by_layout in errors.items():
         own = figure(in_float64(case)["distance"])
@@ -46,7 +56,7 @@ def _table(errors: AllErrors, figure: Any) -> str:
 
 def _logged(figures: dict[str, float]) -> float:
     """The largest distance of those values that a run of ours logs as TRL does."""
-    return max(figures[name] for name in COMPARED)
+    return max(figures[name] for name in (*COMPARED, AUX_LOSS) if name in figures)
 
 
 def _cell(from_float64: float, from_recording: float | None, own: float | None) -> str:

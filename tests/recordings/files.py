@@ -31,10 +31,20 @@ def in_float64(case: str, folder: Path = DATA) -> dict[str, Any]:
     return _read(folder / "float64" / f"{case}.json")
 
 
-@lru_cache(maxsize=2)
-def initial_weights() -> dict[str, Tensor]:
+def role_folder(case: dict[str, Any], role: str) -> Path:
+    """The folder of a case's `policy` or `reference`; the Llama where the case names no other model."""
+    return DATA / case.get("model", "") / role
+
+
+@lru_cache(maxsize=4)
+def weights_in(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder, float32."""
+    return load_file(folder / "model.safetensors")
+
+
+def initial_weights(case: dict[str, Any]) -> dict[str, Tensor]:
     """The policy's weights before the first step, float32."""
-    return load_file(POLICY / "model.safetensors")
+    return weights_in(role_folder(case, "policy"))
 
 
 def final_weights(case: str, folder: Path = DATA) -> dict[str, Tensor] | None:

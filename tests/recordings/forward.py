@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from tests.recordings.batches import MicroBatch
-from tests.recordings.llama import Weights, logits
+from tests.recordings.experts import Routed, balance_loss
+from tests.recordings.llama import Model, logits
 from tests.recordings.losses import PAIR_LOSSES, Values
 
 SIDES = ("chosen", "rejected")
@@ -25,32 +26,39 @@ class Scored:
     """[sequences, tokens - 1]: log-probability of the token that follows, 0 outside the response."""
     summed: tuple[Tensor, Tensor]
     """[pairs] each: the response's log-probability as it enters the loss, of chosen and rejected."""
+    routed: list[Routed]
+    """Of each layer with experts."""
 
 
 def measure(
-    batch: MicroBatch, policy: Weights, reference: Weights, options: dict[str, Any]
+    batch: MicroBatch, policy: Model, reference: Model, options: dict[str, Any]
 ) -> tuple[Tensor, dict[str, Any], dict[str, float]]:
     """The loss with its graph; what is recorded of a micro-batch; its share of the logged values."""
     scored = _score(batch, policy, options["ld_alpha"])
     with torch.no_grad():
         other = _score(batch, reference, options["ld_alpha"])
-    loss = _loss(batch, scored, other, options)
+    loss, logged = _loss(batch, scored, other, options), {}
+    if options.get("router_aux_loss_coef"):  # TRL computes it only then
+        aux_loss = balance_loss(scored.routed, batch.attention)
+        loss = loss + options["router_aux_loss_coef"] * aux_loss
+        logged["aux_loss"] = aux_loss.item()
     with torch.no_grad():
-        logged = {"loss": loss.item(), **_rewards(scored, other, options["beta"]), **_statistics(batch, scored)}
+        logged |= {"loss": loss.item(), **_rewards(scored, other, options["beta"]), **_statistics(batch, scored)}
     columns = (*scored.summed, *other.summed)
     names = [prefix + side + "_logps" for prefix in ("", "ref_") for side in SIDES]
     record = {"loss": loss.item()} | {name: column.tolist() for name, column in zip(names, columns, strict=True)}
     return loss, record, logged
 
 
-def _score(batch: MicroBatch, weights: Weights, ld_alpha: float | None) -> Scored:
-    values = logits(weights, batch.ids)[:, :-1]
+def _score(batch: MicroBatch, model: Model, ld_alpha: float | None) -> Scored:
+    values, routed = logits(model, batch.ids)
+    values = values[:, :-1]
     mask = batch.response[:, 1:]
     logps = values.log_softmax(-1).gather(-1, batch.ids[:, 1:, None])[..., 0] * mask
     weight = mask if ld_alpha is None else _ld_weights(mask, ld_alpha)
     # In float64 also where the rest is float32: a sum of some hundred nats would lose 1e-5, which `beta` multiplies.
     chosen, rejected = (logps * weight).sum(1, dtype=torch.float64).chunk(2)
-    return Scored(values, logps, (chosen, rejected))
+    return Scored(values, logps, (chosen, rejected), routed)
 
 
 def _ld_weights(mask: Tensor, ld_alpha: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Makes what the recorded runs start from: a tiny random Llama as policy, a reference near it, and rows of pairs.
+"""Makes what the recorded runs start from: tiny random models as policy, references near them, and rows of pairs.
 
     python -m tests.recordings.inputs DIR
 
@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, MixtralConfig, PreTrainedConfig, PreTrainedModel, Qwen3MoeConfig
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 SPECIAL = ["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>", "<|end|>"]
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
@@ -31,6 +32,15 @@ MODEL: dict[str, Any] = {
     "attention_dropout": 0.0,
     "initializer_range": 0.08,  # larger than usual: log-probs and gradients far from degenerate
 }  # fmt: skip
+SMALL: dict[str, Any] = {
+    **MODEL, "hidden_size": 16, "intermediate_size": 32, "num_experts_per_tok": 2, "initializer_range": 0.2,
+}  # fmt: skip
+QWEN3_MOE: dict[str, Any] = {
+    **SMALL, "num_hidden_layers": 3, "head_dim": 8, "mlp_only_layers": [0], "num_experts": 6, "moe_intermediate_size": 8,
+    "norm_topk_prob": True, "tie_word_embeddings": True,
+}  # fmt: skip
+"""The first of its three layers is dense."""
+MIXTRAL: dict[str, Any] = {**SMALL, "intermediate_size": 16, "num_local_experts": 4}
 ROPE_THETA = 10000.0
 REFERENCE_NOISE = 0.02
 WORDS = [
@@ -60,12 +70,20 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_models(folder: Path) -> None:
-    """The policy, and as reference the policy plus noise, so that the first loss is not log 2."""
+    """The Llama with its tokenizer, and models with experts, which use the same one."""
     vocabulary = max(write_tokenizer(folder / role) for role in ("policy", "reference"))
-    torch.manual_seed(1)
     special = {name.replace("_token", "_token_id"): SPECIAL.index(token) for name, token in NAMED.items()}
     rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=vocabulary, rope_parameters=rope, **special, **MODEL)).float()
+    common = {"vocab_size": vocabulary, "rope_parameters": rope, **special}
+    write_pair(folder, LlamaConfig(**common, **MODEL))
+    write_pair(folder / "qwen3_moe", Qwen3MoeConfig(**common, **QWEN3_MOE))
+    write_pair(folder / "mixtral", MixtralConfig(**common, **MIXTRAL))
+
+
+def write_pair(folder: Path, config: PreTrainedConfig) -> None:
+    """The policy, and as reference the policy plus noise, so that the first loss is not log 2."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(config).float()
     _save(model, folder / "policy")
     noise = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -94,7 +112,7 @@ def write_rows(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _save(model: LlamaForCausalLM, folder: Path) -> None:
+def _save(model: PreTrainedModel, folder: Path) -> None:
     """As save_pretrained, with a config.json that transformers 4 understands as well."""
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)

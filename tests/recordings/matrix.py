@@ -26,10 +26,10 @@ import torch
 from tests.recordings.cases import CASES
 from tests.recordings.distances import UPDATE, Distances, misses, of_steps, of_update
 from tests.recordings.error_tables import write_tables
-from tests.recordings.files import in_float64, initial_weights
+from tests.recordings.files import in_float64, initial_weights, recording
 from tests.recordings.training import replay_case
-from tests.support.recorded_layouts import LAYOUTS, run_of
-from tests.support.recorded_runs import COMPARED, from_recording, weights_of
+from tests.support.recorded_layouts import EXPERT_LAYOUTS, LAYOUTS, layouts_of, run_of
+from tests.support.recorded_runs import as_logged_by_trl, compared_values, from_recording, weights_of
 from tests.support.runs import train
 
 Errors = dict[str, Distances]
@@ -43,8 +43,8 @@ def errors(case: str, layout: str) -> Errors:
         metrics = train(run_of(case, layout, folder))
         final = weights_of(folder / "checkpoints")
     exact = replay_case(case, torch.float64)
-    from_exact = of_steps(metrics, exact.steps, COMPARED)
-    from_exact["run"][UPDATE] = of_update(final, exact.final, initial_weights())
+    from_exact = of_steps(as_logged_by_trl(metrics, recording(case)), exact.steps, compared_values(recording(case)))
+    from_exact["run"][UPDATE] = of_update(final, exact.final, initial_weights(recording(case)))
     return {"recording": from_recording(case, metrics, final), "float64": from_exact}
 
 
@@ -56,7 +56,7 @@ def all_errors(cases: list[str], layouts: list[str], results_file: Path | None) 
     }
     actual: dict[str, dict[str, Errors]] = {}
     for case in cases:
-        for layout in layouts:
+        for layout in filter(layouts_of(case).__contains__, layouts):
             one = done.get((case, layout)) or errors(case, layout)
             if results_file is not None and (case, layout) not in done:
                 with results_file.open("a") as file:
@@ -76,7 +76,7 @@ def _line(case: str, layout: str, one: Errors) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES), help="comma-separated (default: all)")
-    parser.add_argument("--layouts", default=",".join(LAYOUTS), help="comma-separated (default: all)")
+    parser.add_argument("--layouts", default=",".join(LAYOUTS | EXPERT_LAYOUTS), help="comma-separated (default: all)")
     parser.add_argument("--results", type=Path, help="file of finished runs, read and appended to")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -87,7 +87,7 @@ def main() -> int:
         for layout, one in layouts.items()
         for text in misses(one["recording"], in_float64(case)["distance"])
     ]
-    if set(actual) == set(CASES) and all(set(layouts) == set(LAYOUTS) for layouts in actual.values()):
+    if set(actual) == set(CASES) and all(set(layouts) == set(layouts_of(case)) for case, layouts in actual.items()):
         write_tables(actual)
     print("\n".join([*missed, f"{sum(map(len, actual.values()))} runs, {len(missed)} figures further than allowed"]))
     return 1 if missed else 0

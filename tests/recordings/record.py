@@ -51,7 +51,7 @@ def entry(case: str, settings: dict[str, Any], recorded: Replayed) -> dict[str, 
         "steps": recorded.steps,
         "micro_batches": recorded.micro_batches,
         "gradient": {"step": recorded.gradient_step, "norms": norms(recorded.gradient)},
-        "update": update_norms(recorded.final, initial_weights()),
+        "update": update_norms(recorded.final, initial_weights(settings)),
     }
 
 
@@ -61,14 +61,14 @@ def write(out: Path, case: str, settings: dict[str, Any], recorded: Replayed) ->
     if case in cases.WITH_FINAL_WEIGHTS:
         tensors = {name: value.contiguous() for name, value in recorded.final.items()}
         save_file(tensors, out / "cases" / f"{case}.final.safetensors", {"format": "pt"})
-    exact = float64_entry(recorded, replay(settings, torch.float64))
+    exact = float64_entry(recorded, replay(settings, torch.float64), initial_weights(settings))
     write_compact(out / "float64" / f"{case}.json", exact)
     return f"loss {recorded.steps[0]['loss']:.6f} .. {recorded.steps[-1]['loss']:.6f}"
 
 
 def compared(case: str, recorded: Replayed) -> str:
     """How far TRL is here from what is stored; a complaint where that is further than any run may be."""
-    actual = distances(recorded, recording(case), final_weights(case))
+    actual = distances(recorded, recording(case), initial_weights(recording(case)), final_weights(case))
     worst = {tier: max(figures.values()) for tier, figures in actual.items()}
     missed = misses(actual, in_float64(case)["distance"])
     return f"first step {worst['first']:.1e}, ten steps {worst['run']:.1e} {'; '.join(missed)}"

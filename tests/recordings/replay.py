@@ -40,7 +40,9 @@ def norms(tensors: Mapping[str, Tensor]) -> dict[str, float]:
     return {name: float(torch.linalg.vector_norm(value.double())) for name, value in tensors.items()}
 
 
-def distances(ours: Replayed, theirs: dict[str, Any], final: Mapping[str, Tensor] | None) -> Distances:
+def distances(
+    ours: Replayed, theirs: dict[str, Any], initial: Mapping[str, Tensor], final: Mapping[str, Tensor] | None
+) -> Distances:
     """Of a replay from what is stored of a run and, where they are at hand, its final weights."""
     actual = of_steps(ours.steps, theirs["steps"], theirs["steps"][0])
     of_batches = _of_micro_batches(ours.micro_batches, theirs["micro_batches"], len(theirs["steps"]))
@@ -48,40 +50,41 @@ def distances(ours: Replayed, theirs: dict[str, Any], final: Mapping[str, Tensor
         actual[tier] |= figures
     tier = "first" if theirs["gradient"]["step"] == 0 else "run"
     actual[tier]["gradient norms"] = of_norms(norms(ours.gradient), theirs["gradient"]["norms"])
-    initial = initial_weights()
     actual["run"]["update norms"] = of_norms(update_norms(ours.final, initial), theirs[UPDATE])
     if final is not None:
         actual["run"][UPDATE] = of_update(ours.final, final, initial)
     return actual
 
 
-def float64_entry(recorded: Replayed, exact: Replayed) -> dict[str, Any]:
+def float64_entry(recorded: Replayed, exact: Replayed, initial: Mapping[str, Tensor]) -> dict[str, Any]:
     """What is written of a case's run in float64; all of the recording is at hand."""
     entry: dict[str, Any] = {
         "steps": exact.steps,
         "micro_batches": exact.micro_batches,
         "gradient": {"step": exact.gradient_step, "norms": norms(exact.gradient)},
-        UPDATE: update_norms(exact.final, initial_weights()),
+        UPDATE: update_norms(exact.final, initial),
     }
-    return {**entry, "distance": distances(recorded, entry, exact.final)}
+    return {**entry, "distance": distances(recorded, entry, initial, exact.final)}
 
 
 def complaints(case: str) -> list[str]:
     """What is amiss in the stored files of a case."""
     stored, exact = recording(case), in_float64(case)
     settings = cases.settings(case)
+    initial = initial_weights(settings)
     actual = [f"{key} is not what cases.py says" for key in settings if stored[key] != settings[key]]
     if fingerprint(of_case(stored)) != stored["tokens"]:
         actual.append("the raw rows give other tokens than were recorded")
     again = replay(settings, torch.float64)
-    for tier, figures in distances(again, exact, None).items():
+    for tier, figures in distances(again, exact, initial, None).items():
         actual += [f"float64 {tier} {name}: {apart:.1e}" for name, apart in figures.items() if not apart <= STORED]
     saved_weights = final_weights(case)
     if saved_weights is not None:
-        own = of_update(saved_weights, again.final, initial_weights())
+        own = of_update(saved_weights, again.final, initial)
         if distance(own, exact["distance"]["run"][UPDATE]) > STORED:
             actual.append(f"the recording's update is {own:.1e} from float64")
-    return actual + misses(distances(replay(settings, torch.float32), stored, saved_weights), exact["distance"])
+    in_float32 = distances(replay(settings, torch.float32), stored, initial, saved_weights)
+    return actual + misses(in_float32, exact["distance"])
 
 
 def _of_micro_batches(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], steps: int) -> Distances:

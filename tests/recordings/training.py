@@ -15,13 +15,12 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.recordings.batches import MicroBatch, of_case
-from tests.recordings.files import REFERENCE, initial_weights, recording
+from tests.recordings.files import initial_weights, recording, role_folder, weights_in
 from tests.recordings.forward import measure
-from tests.recordings.llama import Weights
+from tests.recordings.llama import Model, config
 
 Tensors = dict[str, Tensor]
 
@@ -49,14 +48,15 @@ def replay_case(case: str, dtype: torch.dtype) -> Replayed:
 def replay(case: dict[str, Any], dtype: torch.dtype) -> Replayed:
     """Run a case from the recorded initial weights."""
     hyper = case["hp"]
-    reference = {name: value.to(dtype) for name, value in load_file(REFERENCE / "model.safetensors").items()}
-    policy = {name: value.to(dtype, copy=True).requires_grad_() for name, value in initial_weights().items()}
+    sizes, frozen = config(role_folder(case, "policy")), weights_in(role_folder(case, "reference"))
+    reference = Model({name: value.to(dtype) for name, value in frozen.items()}, sizes)
+    policy = {name: value.to(dtype, copy=True).requires_grad_() for name, value in initial_weights(case).items()}
     optimizer = _optimizer(policy, hyper)
     batches, size = of_case(case), hyper["accumulation"]
     steps, records, gradients = [], [], []
     for step in range(hyper["max_steps"]):
         group = batches[step * size : (step + 1) * size]
-        logged, recorded = _accumulate(group, policy, reference, case["options"])
+        logged, recorded = _accumulate(group, Model(policy, sizes), reference, case["options"])
         norm = torch.nn.utils.clip_grad_norm_(policy.values(), hyper["max_grad_norm"], foreach=False)
         rate = learning_rate(hyper, step)
         tokens = (steps[-1]["num_tokens"] if steps else 0) + sum(int(batch.attention.sum()) for batch in group)
@@ -81,7 +81,7 @@ def learning_rate(hyper: dict[str, Any], step: int) -> float:
 
 
 def _accumulate(
-    group: list[MicroBatch], policy: Weights, reference: Weights, options: dict[str, Any]
+    group: list[MicroBatch], policy: Model, reference: Model, options: dict[str, Any]
 ) -> tuple[dict[str, float], list[dict[str, Any]]]:
     """Add up the gradients of a step; means of what is logged, and the record of each micro-batch."""
     logged, records = [], []
@@ -93,7 +93,7 @@ def _accumulate(
     return {name: sum(one[name] for one in logged) / len(logged) for name in logged[0]}, records
 
 
-def _optimizer(policy: Weights, hyper: dict[str, Any]) -> torch.optim.AdamW:
+def _optimizer(policy: Tensors, hyper: dict[str, Any]) -> torch.optim.AdamW:
     plain = [name for name in policy if "norm" in name or "bias" in name]
     groups = [
         {

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import io
+from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 from tests.recordings.batches import of_case
-from tests.recordings.files import POLICY, REFERENCE, read_rows
+from tests.recordings.files import POLICY, read_rows, role_folder
 from tests.recordings.training import Replayed
 
 
@@ -24,16 +26,26 @@ def run(case: dict[str, Any], scratch: str) -> Replayed:
     log = _Log()
     # The reference is passed explicitly: TRL would load it again by name otherwise.
     trainer = _Recorder(
-        model=_model(POLICY), ref_model=_model(REFERENCE), args=_arguments(case, scratch), callbacks=[log],
+        model=_model(role_folder(case, "policy")), ref_model=_model(role_folder(case, "reference")),
+        args=_arguments(case, scratch), callbacks=[log],
         processing_class=AutoTokenizer.from_pretrained(POLICY), train_dataset=Dataset.from_list(rows),
     )  # fmt: skip
     trainer.case, trainer.records = case, []
     with contextlib.redirect_stdout(io.StringIO()):  # the trainer prints every log line
         trainer.train()
     assert len(log.steps) == hyper["max_steps"]
-    final = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
+    final = _stored(trainer.model, Path(scratch) / "final")
     first = next(step for step, logged in enumerate(log.steps) if logged["loss"] != 0)
-    return Replayed(log.steps, trainer.records, first, log.gradients[first], final)
+    with torch.no_grad():
+        for name, value in trainer.model.named_parameters():
+            value.copy_(log.gradients[first][name])
+    return Replayed(log.steps, trainer.records, first, _stored(trainer.model, Path(scratch) / "gradient"), final)
+
+
+def _stored(model: Any, folder: Path) -> dict[str, Tensor]:
+    """The tensors as they are written: transformers has the experts of a layer in one tensor, its files do not."""
+    model.save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
 
 
 class _Recorder(DPOTrainer):

@@ -18,10 +18,10 @@ from mindspeed_dpo.data.preprocessing.cli import parse
 from mindspeed_dpo.data.preprocessing.pipeline import preprocess
 from mindspeed_dpo.weights import open_weights
 from tests.recordings.distances import UPDATE, Distances, misses, of_norms, of_steps, of_update, update_norms
-from tests.recordings.files import DATA, POLICY, REFERENCE, final_weights, in_float64, initial_weights, recording
+from tests.recordings.files import DATA, POLICY, final_weights, in_float64, initial_weights, recording, role_folder
 from tests.support.runs import Layout, tiny_run
 
-ACCURACIES = "rewards/accuracies"
+ACCURACIES, AUX_LOSS = "rewards/accuracies", "aux_loss"
 # Token statistics are not among them: TRL averages over micro-batches, we over the tokens of the step.
 COMPARED = (
     "loss", "grad_norm", "learning_rate", "num_tokens", "rewards/chosen", "rewards/rejected", ACCURACIES,
@@ -48,8 +48,8 @@ def loss_keys(options: dict[str, Any]) -> dict[str, Any]:
         keys["loss_weights"] = tuple(options["loss_weights"] or (1.0,) * len(types))
     if options["label_smoothing"] and set(types) & {"robust", "exo_pair", "aot", "aot_unpaired"}:
         keys["dpo_label_smoothing"] = options["label_smoothing"]
-    for key in ("use_weighting", "ld_alpha", "f_divergence_type"):
-        if options[key]:
+    for key in ("use_weighting", "ld_alpha", "f_divergence_type", "router_aux_loss_coef"):
+        if options.get(key):
             keys[key] = options[key]
     if options["f_divergence_type"] == "alpha_divergence":
         keys["f_alpha_divergence_coef"] = options["f_alpha_divergence_coef"]
@@ -85,8 +85,8 @@ def recorded_keys(case: str, folder: Path) -> dict[str, Any]:
     return {
         "data_path": token_files(recorded["data"]),
         "tokenizer_name_or_path": POLICY,
-        "load": POLICY,
-        "ref_model": REFERENCE,
+        "load": role_folder(recorded, "policy"),
+        "ref_model": role_folder(recorded, "reference"),
         "reference_cache_dir": folder / "cache",
         "output_dir": folder,
         "no_shuffle": True,
@@ -110,7 +110,16 @@ def recorded_keys(case: str, folder: Path) -> dict[str, Any]:
         # TRL sorts pairs and averages tokens within a micro-batch.
         **({"loss_group_size": hyper["batch_size"]} if GROUPED & set(options["loss_type"]) else {}),
         **loss_keys(options),
+        **_model_keys(recorded),
     }
+
+
+def _model_keys(recorded: dict[str, Any]) -> dict[str, Any]:
+    """What the model of a case has other than the model file, which describes the Llama."""
+    if "model" not in recorded:
+        return {}
+    described = open_weights(role_folder(recorded, "policy")).model_config().as_dict()
+    return {key: value for key, value in described.items() if value is not None}
 
 
 def recorded_run(case: str, layout: Layout, folder: Path, **settings: Any) -> RunConfig:
@@ -126,14 +135,32 @@ def compare(case: str, metrics: list[dict[str, float]], checkpoints: Path) -> No
 
 def from_recording(case: str, metrics: list[dict[str, float]], final: dict[str, Tensor]) -> Distances:
     """How far a finished run is from the recording: logged values, norms of the update, the update if stored."""
-    theirs, initial = recording(case), initial_weights()
-    actual = of_steps(metrics, theirs["steps"], COMPARED)
+    theirs, initial = recording(case), initial_weights(recording(case))
+    metrics = as_logged_by_trl(metrics, theirs)
+    actual = of_steps(metrics, theirs["steps"], compared_values(theirs))
     _disregard_ties(actual, metrics, theirs)
     actual["run"]["update norms"] = of_norms(update_norms(final, initial), theirs[UPDATE])
     saved_weights = final_weights(case)
     if saved_weights is not None:
         actual["run"][UPDATE] = of_update(final, saved_weights, initial)
     return actual
+
+
+def compared_values(recorded: dict[str, Any]) -> tuple[str, ...]:
+    """Names of the logged values by which a run is compared with a recording."""
+    return (*COMPARED, AUX_LOSS) if AUX_LOSS in recorded["steps"][0] else COMPARED
+
+
+def as_logged_by_trl(metrics: list[dict[str, float]], recorded: dict[str, Any]) -> list[dict[str, float]]:
+    """The metrics with the balance loss of the routers under TRL's name, and added to the loss as TRL does."""
+    coeff = recorded["options"].get("router_aux_loss_coef")
+    if not coeff:
+        return metrics
+    of_routers = [step["moe/router_aux_loss"] for step in metrics]
+    return [
+        {**step, AUX_LOSS: aux, "loss": step["loss"] + coeff * aux}
+        for step, aux in zip(metrics, of_routers, strict=True)
+    ]
 
 
 def _disregard_ties(actual: Distances, metrics: list[dict[str, float]], recorded: dict[str, Any]) -> None:

@@ -17,6 +17,12 @@ class RouterConfig:
         "value is 1 for a balanced load. Mean over the responses of a pair, sum over layers.",
         check=at_least(0),
     )
+    router_aux_loss_coef: float = setting(
+        0.0,
+        help="Weight of the balance loss as transformers and TRL compute it, pooled over all layers and over the "
+        "responses of a pair; moe_router_topk for a balanced load. Not with pipeline stages.",
+        check=at_least(0),
+    )
     moe_z_loss_coeff: float = setting(
         0.0,
         help="Weight of the z-loss of each sequence, the mean square of the log-sum-exp of the router's logits.",
@@ -33,4 +39,4 @@ class RouterConfig:
     @property
     def has_losses(self) -> bool:
         """Whether a loss is added."""
-        return self.moe_aux_loss_coeff > 0 or self.moe_z_loss_coeff > 0
+        return max(self.moe_aux_loss_coeff, self.router_aux_loss_coef, self.moe_z_loss_coeff) > 0

@@ -90,9 +90,18 @@ def check_expert_split(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 def check_expert_training(run: RunConfig) -> Iterator[Violation]:
     """Check settings of routers, and reject what is not implemented for models with experts."""
-    actor = run.actor
+    actor, num_stages = run.actor, run.actor.parallel.pipeline_model_parallel_size
+    if actor.router.router_aux_loss_coef and num_stages > 1:
+        yield Violation(
+            ("router_aux_loss_coef", "pipeline_model_parallel_size"),
+            f"cannot be combined with pipeline_model_parallel_size={num_stages}: it pools the choices of all layers; "
+            "use moe_aux_loss_coeff, which is of each layer",
+        )
     if not actor.model.has_experts:
-        for key in ("moe_aux_loss_coeff", "moe_z_loss_coeff", "moe_router_bias_update_rate", "freeze_moe_router"):
+        for key in (
+            "moe_aux_loss_coeff", "router_aux_loss_coef", "moe_z_loss_coeff", "moe_router_bias_update_rate",
+            "freeze_moe_router",
+        ):  # fmt: skip
             if getattr(actor.router, key):
                 yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
     elif actor.router.moe_router_bias_update_rate:

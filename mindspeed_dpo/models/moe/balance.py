@@ -10,60 +10,24 @@ Letters: t rows of this rank, S sequences of a micro-batch, E experts, k experts
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.router import RouterConfig
+from mindspeed_dpo.models.moe.pooled_balance import PooledPass
 from mindspeed_dpo.models.moe.router import Routing, scores_of
+from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 
-
-@dataclass(frozen=True)
-class SequenceRows:
-    """Which rows of a packed row belong to which sequence.
-
-    Attributes:
-        membership: [S, t] float32, 1 where a row of this rank belongs to a sequence: those of a shared prompt belong to
-            all its responses, those of padding to none.
-        lengths: [S] float32 tokens of each sequence over all ranks.
-        weights: [S] float32 share of a sequence in the loss of its pair; 0 for padding.
-        group: The ranks that share the rows; None for a single one.
-    """
-
-    membership: Tensor
-    lengths: Tensor
-    weights: Tensor
-    group: Any = None
-
-    @classmethod
-    def of(cls, batch: PackedBatch, config: Any) -> SequenceRows:
-        """Compute them for the rows of this context- and tensor-parallel rank; call after `process_groups.split`.
-
-        Args:
-            batch: The micro-batch, on its device.
-            config: megatron-core's config of the model.
-        """
-        device, num_sequences = batch.weights.device, batch.response_lengths.numel()
-        belongs = torch.zeros(num_sequences, len(batch.query_lengths))
-        for segment, responses in enumerate(batch.segment_responses):
-            belongs[responses.start : responses.stop, segment] = 1
-        counts = torch.tensor(batch.query_lengths)
-        lengths = belongs @ counts.float()
-        membership = belongs.to(device).repeat_interleave(counts.to(device), dim=1, output_size=len(batch.tokens))
-        if batch.part is not None:
-            membership = membership[:, batch.part.start : batch.part.stop]
-        tp, cp = config.tensor_model_parallel_size, config.context_parallel_size
-        if tp > 1:
-            membership = membership.chunk(tp, dim=1)[parallel_state.get_tensor_model_parallel_rank()]
-        num_responses = batch.response_lengths.shape[1]
-        weights = batch.weights.repeat_interleave(num_responses, output_size=num_sequences) / num_responses
-        group = parallel_state.get_tensor_and_context_parallel_group() if tp * cp > 1 else None
-        return cls(membership.contiguous(), lengths.to(device), weights, group)
+AttachLosses = Callable[[Tensor, Routing], Tensor]
+"""Gives a layer's output the gradient of losses of its routing."""
 
 
 @dataclass
@@ -72,43 +36,70 @@ class BalanceLoss:
 
     Attributes:
         model: The architecture.
-        aux_coeff: Weight of the balance loss.
-        z_coeff: Weight of the z-loss.
+        settings: Weights of the losses.
         scale: Factor that turns a sum over pairs into this rank's share of the mean over the step, before gradients are
             averaged over data- and context-parallel ranks.
         sums: [2] float32, balance loss and z-loss of this rank's rows, summed over pairs and layers; None before the
             first pass of a step.
+        pooled_sum: Scalar float32, the balance loss of transformers of this rank's rows, summed over pairs; None where
+            it is off.
     """
 
     model: ModelConfig
-    aux_coeff: float
-    z_coeff: float
+    settings: RouterConfig
     scale: float = 0.0
     sums: Tensor | None = field(default=None, repr=False)
+    pooled_sum: Tensor | None = field(default=None, repr=False)
 
     def begin_step(self, scale: float) -> None:
         """Forget the sums of the step before, and set the factor of this one."""
-        self.scale, self.sums = scale, None
+        self.scale, self.sums, self.pooled_sum = scale, None, None
+
+    @contextmanager
+    def of_pass(self, rows: SequenceRows) -> Iterator[AttachLosses]:
+        """Give what attaches the losses to the layers of one forward pass over all of them."""
+        coeff, model = self.settings.router_aux_loss_coef, self.model
+        if not coeff:
+            yield partial(self.add_to, rows=rows)
+            return
+        num_layers = sum(map(model.is_moe_layer, range(model.num_layers)))
+        pooled = PooledPass(rows, num_layers, coeff * self.scale)
+
+        def attach(output: Tensor, routing: Routing) -> Tensor:
+            output = pooled.add_to(output, *self._shares_and_choices(routing))
+            return self.add_to(output, routing, rows)
+
+        yield attach
+        pooled.finish()
+        self.pooled_sum = (
+            pooled.loss if self.pooled_sum is None or pooled.loss is None else self.pooled_sum + pooled.loss
+        )
 
     def add_to(self, output: Tensor, routing: Routing, rows: SequenceRows) -> Tensor:
-        """Return the output of a layer, whose backward pass also computes the gradient of the losses.
+        """Return the output of a layer, whose backward pass also computes the gradient of the losses of sequences.
 
         Args:
-            output: Activations of any shape and dtype, unchanged.
+            output: Activations of any shape and dtype, unchanged; without gradient if they are recomputed later.
             routing: Experts of the t rows of this rank.
             rows: Their sequences.
         """
+        if not torch.is_grad_enabled():
+            return output
         losses = torch.stack((self._aux(routing, rows), self._z(routing.logits, rows)))
         self.sums = losses.detach() if self.sums is None else self.sums + losses.detach()
-        loss = self.aux_coeff * losses[0] + self.z_coeff * losses[1]
+        loss = self.settings.moe_aux_loss_coeff * losses[0] + self.settings.moe_z_loss_coeff * losses[1]
         attached: Tensor = _AttachLoss.apply(output, loss, self.scale)
         return attached
 
-    def _aux(self, routing: Routing, rows: SequenceRows) -> Tensor:
-        """This rank's part of the weighted sum of the balance losses, a scalar; parts add up over `rows.group`."""
+    def _shares_and_choices(self, routing: Routing) -> tuple[Tensor, Tensor]:
+        """[t, E] each: scores divided by their sum, and 1 where a token has chosen an expert."""
         scores = scores_of(routing.logits, self.model)
         shares = scores / scores.sum(-1, keepdim=True)
-        chosen = torch.zeros_like(shares).scatter_(1, routing.experts, 1.0)
+        return shares, torch.zeros_like(shares).scatter_(1, routing.experts, 1.0)
+
+    def _aux(self, routing: Routing, rows: SequenceRows) -> Tensor:
+        """This rank's part of the weighted sum of the balance losses, a scalar; parts add up over `rows.group`."""
+        shares, chosen = self._shares_and_choices(routing)
         counts = rows.membership @ chosen
         if rows.group is not None:
             dist.all_reduce(counts, dist.ReduceOp.SUM, rows.group)

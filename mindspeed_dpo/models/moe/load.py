@@ -8,15 +8,19 @@ Letters: t rows of this rank, E experts, L layers of the model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.models.moe.balance import BalanceLoss, SequenceRows
+from mindspeed_dpo.models.moe.balance import AttachLosses, BalanceLoss
 from mindspeed_dpo.models.moe.router import Routing, scores_of
+from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 
 
 @dataclass
@@ -82,17 +86,22 @@ class RouterObserver:
         if self.balance is not None:
             self.balance.begin_step(scale)
 
-    def observe(self, output: Tensor, routing: Routing, layer: int, rows: SequenceRows) -> Tensor:
-        """Count the choices of a layer, and return its output, whose backward pass has the gradient of the losses.
+    @contextmanager
+    def of_pass(self, rows: SequenceRows) -> Iterator[Callable[..., Tensor]]:
+        """Give what observes the layers of one forward pass over all of them.
 
-        Args:
-            output: Activations of any shape and dtype, unchanged.
-            routing: Experts of the t rows of this rank.
-            layer: Index of the layer in the model.
-            rows: Their sequences.
+        It counts the choices of a layer, and returns its output, whose backward pass has the gradient of the losses;
+        `_observe` has its arguments.
         """
-        self.load.add(routing, rows, layer)
-        return output if self.balance is None else self.balance.add_to(output, routing, rows)
+        with nullcontext() if self.balance is None else self.balance.of_pass(rows) as attach:
+            yield partial(self._observe, rows=rows, attach=attach)
+
+    def _observe(
+        self, output: Tensor, routing: Routing, layer: int, rows: SequenceRows, attach: AttachLosses | None
+    ) -> Tensor:
+        if torch.is_grad_enabled():  # A layer whose activations are recomputed is counted then.
+            self.load.add(routing, rows, layer)
+        return output if attach is None else attach(output, routing)
 
 
 def load_metrics(counts: Tensor, model: ModelConfig) -> Tensor:

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor
@@ -51,7 +50,7 @@ class MoeLayer(MegatronModule):
         rows = hidden.squeeze(1)
         routing = self.router(rows)
         output = self.dispatch.apply(self.experts, rows, routing)[:, None]
-        if self.observe is not None and torch.is_grad_enabled():
+        if self.observe is not None:
             output = self.observe(output, routing)
         return output if self.shared_experts is None else output + self.shared_experts(hidden)[0], None
 

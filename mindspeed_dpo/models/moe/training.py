@@ -21,7 +21,7 @@ def train_routers(stage: PipelineStage, model: ModelConfig, settings: RouterConf
     for chunk in stage.chunks:
         chunk.routing = RouterObserver(RouterLoad(model), bias_update_rate=settings.moe_router_bias_update_rate)
         if settings.has_losses:
-            chunk.routing.balance = BalanceLoss(model, settings.moe_aux_loss_coeff, settings.moe_z_loss_coeff)
+            chunk.routing.balance = BalanceLoss(model, settings)
         for module in chunk.modules():
             if isinstance(module, Router) and settings.freeze_moe_router:
                 module.weight.requires_grad_(False)

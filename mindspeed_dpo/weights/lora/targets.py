@@ -19,8 +19,9 @@ from mindspeed_dpo.config.settings.lora import DOWN, FUSED_MODULES, GATE_UP, Ada
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import TensorEntry, TensorRule, layer_rules
-from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
+from mindspeed_dpo.weights.tensor_layouts import TensorLayout
 
 FACTORS = ("lora_A", "lora_B")
 _SPLIT_DIMS = {"lora_A": 1, "lora_B": 0}

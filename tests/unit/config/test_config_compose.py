@@ -36,7 +36,8 @@ def test_every_shipped_configuration_has_no_problems(name: str) -> None:
 
 
 def test_the_promised_configurations_are_shipped() -> None:
-    models = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_8b")
+    models = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_8b", "qwen3_30b_a3b", "qwen3_235b_a22b")
+    models += ("mixtral_8x7b", "qwen15_moe_a27b", "qwen2_57b_a14b", "glm45_air")
     assert {f"offline_dpo_trainer_{model}" for model in models} <= set(available_configs())
     online = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b")
     assert {f"online_dpo_trainer_{model}" for model in online} <= set(available_configs())
@@ -92,7 +93,7 @@ def test_unknown_names_suggest_the_nearest() -> None:
         f"--config-name offline_dpo_trainer_tinny: there is no such configuration; did you mean {TINY}?",
     )
     (actual,) = _problems(TINY, "model=[tinny]")
-    assert "there is no file model/tinny.yaml; choose llama2-7b, " in actual
+    assert "there is no file model/tinny.yaml; choose glm45, " in actual
     (actual,) = _problems(TINY, config_dir="no/such/folder")
     assert actual == "--config-dir no/such/folder: there is no such folder"
 

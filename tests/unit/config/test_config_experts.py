@@ -67,6 +67,7 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         },
         "leaves the pipeline stage of layers 0 to 1 without any adapter",
     ),
+    ({"router_aux_loss_coef": 0.1, "pipeline_model_parallel_size": 2}, "it pools the choices of all layers"),
     ({"rotary_percent": 0.2}, "rotates 3 of kv_channels=16"),
     ({"moe_expert_capacity_factor": 1.5}, "moe_expert_capacity_factor=1.5 is refused"),
     ({"expert_tensor_parallel_size": 2}, "expert_tensor_parallel_size=2 is refused: experts are never divided"),
@@ -79,7 +80,7 @@ def test_a_contradiction_is_one_problem(settings: dict[str, Any], problem: str) 
     assert len(actual) == 1 and problem in actual[0], actual
 
 
-@pytest.mark.parametrize("key", ["moe_aux_loss_coeff", "moe_z_loss_coeff"])
+@pytest.mark.parametrize("key", ["moe_aux_loss_coeff", "router_aux_loss_coef", "moe_z_loss_coeff"])
 def test_settings_of_experts_need_experts(key: str) -> None:
     (actual,) = problems(put(small_tree(), key, 0.1))
     assert f"{key}=0.1 has no effect: the model has no experts" in actual

@@ -59,7 +59,23 @@ def _count(module: torch.nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-@pytest.mark.parametrize("name", [name for name in available_configs() if name.startswith("offline")])
+PUBLISHED = {
+    "mixtral_8x7b": 46.7, "qwen15_moe_a27b": 14.3, "qwen2_57b_a14b": 57.4, "qwen3_30b_a3b": 30.5,
+    "qwen3_235b_a22b": 235, "glm45_air": 106,
+}  # fmt: skip
+"""Billions of parameters of models with experts, as their authors name them."""
+DENSE = [
+    name for name in available_configs() if name.startswith("offline") and name.split("trainer_")[1] not in PUBLISHED
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_shipped_model_with_experts_has_the_published_number_of_parameters(name: str) -> None:
+    model = load_run(f"offline_dpo_trainer_{name}", exists=lambda path: True).actor.model
+    assert memory.num_parameters(model) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
+
+
+@pytest.mark.parametrize("name", DENSE)
 def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
     model = load_run(name, exists=lambda path: True).actor.model
     with torch.device("meta"):

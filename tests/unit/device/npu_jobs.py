@@ -90,7 +90,7 @@ def _lost() -> None:
 def operators() -> dict[str, float]:
     """Largest difference of each operator and its gradients from its definition, over those of the definition."""
     home = "mindspeed_dpo.device.ops"
-    norm, rotary, gate, attention = (importlib.import_module(f"{home}.{name}") for name in OPERATORS)
+    norm, rotary, gate, attention, grouped = (importlib.import_module(f"{home}.{name}") for name in OPERATORS)
     torch.manual_seed(0)
     x, weight = torch.randn(8, 2, 16), torch.randn(16)
     angle = torch.randn(8, 8)
@@ -102,13 +102,16 @@ def operators() -> dict[str, float]:
         "swiglu": _difference(*gated[1], (x,)),
         "rotate": _difference(rotary.rotate, rotary.plain_rotate, (x,), both.cos(), both.sin()),
     }
+    runs, matrices, counts = torch.randn(7, 4), torch.randn(3, 6, 4), torch.tensor([4, 0, 3])
+    forms = grouped.grouped_linear, grouped.plain_grouped_linear
+    actual["grouped_linear"] = _difference(*forms, (runs, matrices), counts)
     for window in (None, 2):
         forms = attention.segment_attention, attention.plain_segment_attention
         actual[f"attention, window {window}"] = _difference(*forms, qkv, *SEGMENTS, 0.3, window)
     return actual
 
 
-OPERATORS = ("rms_norm", "rotary", "swiglu", "attention")
+OPERATORS = ("rms_norm", "rotary", "swiglu", "attention", "grouped_linear")
 
 
 def _difference(ours: Any, plain: Any, leaves: tuple[torch.Tensor, ...], *rest: Any) -> float:

@@ -11,10 +11,12 @@ from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.models.moe.balance import BalanceLoss, SequenceRows
+from mindspeed_dpo.models.moe.balance import BalanceLoss
 from mindspeed_dpo.models.moe.load import RouterLoad, load_metrics
 from mindspeed_dpo.models.moe.router import Routing, route
+from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 from mindspeed_dpo.models.moe.training import updated_bias
 from mindspeed_dpo.weights.hf_config import model_config_from_hf
 from tests.support.tiny_models import tiny_config
@@ -22,18 +24,19 @@ from tests.support.tiny_models import tiny_config
 MODEL = model_config_from_hf(tiny_config("qwen3_moe").to_dict())
 EXPERTS, TOP_K = 6, 2
 BATCH = PreferenceBatch.from_lists([[5, 1, 2], [7]], [[[3], [4, 9, 6]], [[8, 1], [2, 0, 5, 6]]])
+BOTH = RouterConfig(moe_aux_loss_coeff=1.0, moe_z_loss_coeff=1.0)
 ALONE = SimpleNamespace(tensor_model_parallel_size=1, context_parallel_size=1)
 
 
-def logits_of(batch: PackedBatch) -> Tensor:
+def logits_of(batch: PackedBatch, seed: int = 1) -> Tensor:
     """[T, E], the same for the same token at the same place."""
-    table = torch.randn(10, 20, EXPERTS, generator=torch.Generator().manual_seed(1))
+    table = torch.randn(10, 20, EXPERTS, generator=torch.Generator().manual_seed(seed))
     return table[batch.tokens, batch.positions]
 
 
 def sums(batch: PackedBatch) -> Tensor:
     """[2], both losses summed over the pairs."""
-    loss = BalanceLoss(MODEL, 1.0, 1.0)
+    loss = BalanceLoss(MODEL, BOTH)
     loss.begin_step(1.0)
     loss.add_to(torch.zeros(1, requires_grad=True), route(logits_of(batch), MODEL), SequenceRows.of(batch, ALONE))
     assert loss.sums is not None
@@ -73,7 +76,7 @@ def test_a_balanced_load_has_a_loss_of_one() -> None:
     experts = torch.arange(5)[:, None] * 2 % EXPERTS + torch.arange(2)
     # Rows 0, 1, 2 and 0, 3, 4 each choose all experts once.
     experts[3:] = experts[1:3]
-    loss = BalanceLoss(MODEL, 1.0, 0.0)
+    loss = BalanceLoss(MODEL, BOTH)
     loss.begin_step(1.0)
     routing = Routing(torch.zeros(5, 2), experts, torch.zeros(5, EXPERTS))
     loss.add_to(torch.zeros(1), routing, SequenceRows.of(packed, ALONE))
@@ -84,16 +87,43 @@ def test_a_balanced_load_has_a_loss_of_one() -> None:
 def test_the_gradient_is_that_of_the_loss_times_its_weight_and_scale() -> None:
     packed = pack(BATCH)
     rows, logits = SequenceRows.of(packed, ALONE), logits_of(packed).requires_grad_()
-    loss = BalanceLoss(MODEL, 0.5, 0.25)
+    loss = BalanceLoss(MODEL, RouterConfig(moe_aux_loss_coeff=0.5, moe_z_loss_coeff=0.25))
     loss.begin_step(3.0)
     output = torch.ones(2, requires_grad=True)
     (7 * loss.add_to(output, route(logits, MODEL), rows).sum()).backward()
     assert output.grad is not None and output.grad.tolist() == [7.0, 7.0]
     actual, logits.grad = logits.grad, None
-    again = BalanceLoss(MODEL, 0.5, 0.25)
+    again = BalanceLoss(MODEL, RouterConfig(moe_aux_loss_coeff=0.5, moe_z_loss_coeff=0.25))
     routing = route(logits, MODEL)
     (3 * (0.5 * again._aux(routing, rows) + 0.25 * again._z(logits, rows))).backward()
     torch.testing.assert_close(actual, logits.grad)
+
+
+def pooled_by_transformers(layers: list[Tensor], batch: PackedBatch) -> Tensor:
+    """Its loss of a micro-batch of one pair, summed over the pairs."""
+    members = SequenceRows.of(batch, ALONE).membership.bool().unflatten(0, (-1, 2))
+    pairs = [tuple(torch.cat([logits[rows] for rows in pair]) for logits in layers) for pair in members]
+    return torch.stack([load_balancing_loss_func(logits, EXPERTS, TOP_K) for logits in pairs]).sum()
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_the_pooled_loss_is_that_of_transformers_for_each_pair(share_prompt: bool) -> None:
+    packed = pack(BATCH, share_prompt=share_prompt, multiple_of=16)
+    for layers in ([logits_of(packed).requires_grad_()], [logits_of(packed, seed).requires_grad_() for seed in (1, 2)]):
+        model = replace(MODEL, num_layers=len(layers))
+        balance = BalanceLoss(model, RouterConfig(router_aux_loss_coef=0.5))
+        balance.begin_step(3.0)
+        output = torch.zeros(1, requires_grad=True)
+        with balance.of_pass(SequenceRows.of(packed, ALONE)) as attach:
+            for logits in layers:
+                output = attach(output, route(logits, model))
+        output.sum().backward()
+        actual = [logits.grad for logits in layers]
+        expected = pooled_by_transformers(layers, packed)
+        assert balance.pooled_sum is not None
+        torch.testing.assert_close(balance.pooled_sum, expected.detach())
+        gradients = torch.autograd.grad(1.5 * expected, layers)
+        torch.testing.assert_close(actual, list(gradients))
 
 
 def load_of(packed: PackedBatch) -> RouterLoad:

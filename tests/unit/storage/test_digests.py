@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mindspeed_dpo.storage import digests
+from mindspeed_dpo.storage import digest_verification, digests
 from mindspeed_dpo.storage.digest_verification import BlockVerifier, verify_file
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import BlockHasher, DamageError, digests_from_json, file_digest
@@ -20,7 +20,8 @@ BLOCK = 64
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "BLOCK_BYTES", BLOCK)
+    for module in (digests, digest_verification):
+        monkeypatch.setattr(module, "BLOCK_BYTES", BLOCK)
 
 
 def content(size: int) -> bytes:

@@ -18,7 +18,8 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
-from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.dist_source import DistSource
 
 HfFolder = Callable[[str], Path]

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from tests.support.npu_facts import SCHEMAS, V27, operators
 
-from . import cross_entropy, npu, rules
+from . import cross_entropy, grouped_matmul, npu, rules
 from .rules import DeviceRefusal, calls
 
 __all__ = ["DeviceRefusal", "calls", "follow", "npu"]
@@ -26,7 +26,7 @@ _operators: dict[str, Any] = {}
 for _name, (_, _schema) in SCHEMAS.items():
     # torch itself parses the schema, so that names, kinds and defaults are held to it.
     _library.define(_schema)
-    _home = rules if hasattr(rules, _name) else cross_entropy
+    _home = next(module for module in (rules, grouped_matmul, cross_entropy) if hasattr(module, _name))
     _library.impl(_name, getattr(_home, _name), "CompositeImplicitAutograd")
     _operators[_name] = rules.strict(_name, getattr(torch.ops.npu, _name))
 

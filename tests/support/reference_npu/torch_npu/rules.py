@@ -40,18 +40,25 @@ def strict(name: str, operator: Any) -> Callable[..., Any]:
         for key, value in given.items():
             need(key in kinds, f"{name} has no argument {key}")
             _check_kind(name, key, kinds[key], value)
-        tensors = [value for value in given.values() if torch.is_tensor(value)]
-        options = {key: value for key, value in given.items() if not torch.is_tensor(value)}
+        tensors = [tensor for value in given.values() for tensor in _tensors_of(value)]
+        options = {key: value for key, value in given.items() if not _tensors_of(value)}
         calls.append(Call(name, tuple(tuple(tensor.shape) for tensor in tensors), options))
         return operator(*args, **kwargs)
 
     return call
 
 
+def _tensors_of(value: Any) -> list[Tensor]:
+    """The tensor that an argument is, or those that it lists."""
+    return [one for one in (value if isinstance(value, list | tuple) else [value]) if torch.is_tensor(one)]
+
+
 def _check_kind(name: str, key: str, kind: str, value: Any) -> None:
     if value is None:
         return
-    if "List[int]" in kind:
+    if "List[Tensor]" in kind:
+        need(all(map(torch.is_tensor, value)), f"{name}: {key} must be a list of tensors, got {value!r}")
+    elif "List[int]" in kind:
         plain = isinstance(value, list | tuple) and all(type(item) is int for item in value)
         need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
     elif kind == "int":
