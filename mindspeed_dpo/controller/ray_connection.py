@@ -26,7 +26,8 @@ from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
-SERVERS = ("gcs_server", "raylet")
+SERVERS = ("raylet", "gcs_server")
+"""In the order in which their ends are reported: that of the raylet ends the driver, and gcs_server with it, at once."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 SYSTEM_CONFIG: dict[str, Any] = {
@@ -216,10 +217,12 @@ def _watch(raylet_pid: int, address: str) -> None:
 
 def _watch_children() -> None:
     """Watch the servers that this process has started. Not earlier, as Ray itself ends and restarts slow ones."""
-    for process in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            if process.name() in SERVERS:
-                driver_link.watch_process(process.name(), process.pid)
+    children = psutil.Process().children(recursive=True)
+    for name in SERVERS:
+        for process in children:
+            with suppress(psutil.Error):
+                if process.name() == name:
+                    driver_link.watch_process(name, process.pid)
 
 
 def _disconnect() -> None:
