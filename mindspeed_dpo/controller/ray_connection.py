@@ -27,7 +27,7 @@ from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
 SERVERS = ("raylet", "gcs_server")
-"""In the order in which their ends are reported: that of the raylet ends the driver, and gcs_server with it, at once."""
+"""In the order in which their ends are reported: that of the raylet ends the driver and gcs_server at once."""
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 SYSTEM_CONFIG: dict[str, Any] = {
