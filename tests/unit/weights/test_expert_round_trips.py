@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from mindspeed_dpo.weights.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from tests.support.tiny_models import MOE_FAMILIES
+from tests.unit.weights.training_checkpoints import write_training_checkpoint
 
 HfFolder = Callable[[str], Path]
 SLICED, WHOLE, EXTENDED = ExpertDivision.SLICED, ExpertDivision.WHOLE, ExpertDivision.EXTENDED
@@ -165,9 +164,8 @@ def test_whole_experts_are_where_mindspeed_expects_them(hf_folder: HfFolder, tmp
 
 @pytest.mark.slow
 def test_a_training_checkpoint_becomes_rank_files(hf_folder: HfFolder, tmp_path: Path) -> None:
-    module, source = "tests.unit.weights.write_torch_dist", hf_folder("qwen3_moe")
-    command = [sys.executable, "-m", module, str(source), str(tmp_path / "run"), "1", "numbered"]
-    subprocess.run(command, check=True)
+    source = hf_folder("qwen3_moe")
+    write_training_checkpoint(source, tmp_path / "run", 1)
     shutil.copytree(source, tmp_path / "run/hf")
     for storage in (ExpertStorage(ExpertForm.GROUPED), ExpertStorage(division=WHOLE)):
         checkpoint = write(tmp_path / "run", tmp_path / name_of(storage), LAYOUT, storage)
