@@ -2,7 +2,7 @@
 
 Composes and validates the configuration, then trains. Exit code: that of the run, or 2 if the configuration has
 problems, which are listed before anything starts. With `plan=true` (dry run) nothing starts: the plan of the run is
-printed, and the exit code is 0 if the run could start.
+printed, all is checked that a run checks before it takes devices, and the exit code is 0 if the run would start.
 """
 
 from __future__ import annotations
@@ -54,14 +54,19 @@ def _split_plan(options: argparse.Namespace) -> tuple[bool, list[str]]:
 
 
 def _dry_run(options: argparse.Namespace) -> int:
-    """Print the plan of the run, then the problems that prevent it."""
+    """Print the plan of the run, then what prevents its start."""
     report = validate(compose(options.config_name, options.overrides, options.config_dir))
     if report.run is not None:
         from mindspeed_dpo.trainers.dry_run import preview
 
         width = {"width": shutil.get_terminal_size().columns} if sys.stdout.isatty() else {}
         print(preview(report.run, **width), end="", flush=True)
-    return _reject(report.problems) if report.problems else 0
+    if report.problems or report.run is None:
+        return _reject(report.problems)
+    # Deferred: this imports torch and Ray, and the plan should not have to wait for them.
+    from mindspeed_dpo.trainers.start_checks import report_start
+
+    return report_start(report.run)
 
 
 def _reject(problems: Sequence[str]) -> int:
@@ -76,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
         "--config-dir", "--config-path", "-cd", metavar="DIR", help="a folder searched before configs/rlxf"
     )
     parser.add_argument(
-        "--plan", action="store_true", help="print the plan of the run, as plan=true does, and start nothing"
+        "--plan",
+        action="store_true",
+        help="print the plan of the run and check it, as plan=true does, and start nothing",
     )
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"

@@ -44,6 +44,8 @@ start_ray() {
     [[ "$1" != --head ]] || more+=('--system-config={"task_events_report_interval_ms": 0, "enable_timeline": false}')
     use_token
     export RAY_ROTATION_MAX_BYTES="${RAY_ROTATION_MAX_BYTES:-33554432}" RAY_ROTATION_BACKUP_COUNT="${RAY_ROTATION_BACKUP_COUNT:-2}"
+    # Ray would give its workers a niceness of 15: beside any other program they would hardly compute.
+    export RAY_worker_niceness="${RAY_worker_niceness:-0}"
     # CPU processes share cores, so declare at least one CPU per process.
     if [[ "$DEVICE" == cpu ]]; then
         cpus=("--num-cpus=$((NPUS_PER_NODE > $(nproc) ? NPUS_PER_NODE : $(nproc)))")

@@ -136,7 +136,6 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
             *("aux_loss", "seq_aux_loss", "none"),
         ),
         "moe_router_dtype": no_effect("routers compute in float32", "fp32"),
-        "moe_router_bias_update_rate": only("the bias of experts is not updated", 0.0),
         **dict.fromkeys(
             ("moe_expert_capacity_factor", "moe_pad_expert_input_to_capacity", "moe_token_dropping"),
             only("no token is dropped", False),

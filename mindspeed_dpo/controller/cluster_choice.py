@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
-from mindspeed_dpo.controller.cluster_capacity import check_capacity
+from mindspeed_dpo.controller.cluster_capacity import check_capacity, connected_nodes
 from mindspeed_dpo.controller.local_raylets import Raylet, raylet_begun_here
 from mindspeed_dpo.controller.ray_connection import (
     ClusterError,
@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 LOCAL, AUTOMATIC = "local", "auto"
 """Words that Ray takes for an address: start a cluster, and look for one."""
+NOT_USED = "the Ray cluster at %s, begun with ray start, is not used: %s"
 
 
 @contextmanager
@@ -44,16 +45,25 @@ def cluster(
     Raises:
         ClusterError: No cluster responds at the address, or it has too few devices.
     """
-    address = address or os.environ.get("RAY_ADDRESS") or AUTOMATIC
+    address = requested_address(address)
     with ExitStack() as stack:
         if address not in (LOCAL, AUTOMATIC):
             stack.enter_context(join_raylet(raylet_at(address)))
         elif address == LOCAL or not _joined(raylet_begun_here(), accelerator, pools, stack):
             before_start()
-            needed = sum(sum(sizes) for sizes in pools.values())
-            stack.enter_context(start_private_cluster(max(os.cpu_count() or 1, needed)))
-        check_capacity(accelerator, pools)
+            stack.enter_context(start_private_cluster(declared_cpus(pools)))
+        check_capacity(accelerator, pools, connected_nodes())
         yield
+
+
+def requested_address(configured: str | None) -> str:
+    """Return the address that the configuration or RAY_ADDRESS names, or `AUTOMATIC`."""
+    return configured or os.environ.get("RAY_ADDRESS") or AUTOMATIC
+
+
+def declared_cpus(pools: Mapping[str, Sequence[int]]) -> int:
+    """Return the CPUs that a cluster of a run's own declares: processes on the CPU share the cores."""
+    return max(os.cpu_count() or 1, sum(sum(sizes) for sizes in pools.values()))
 
 
 def _joined(
@@ -65,9 +75,9 @@ def _joined(
     with ExitStack() as attempt:
         try:
             attempt.enter_context(join_raylet(raylet))
-            check_capacity(accelerator, pools)
+            check_capacity(accelerator, pools, connected_nodes())
         except ClusterError as error:
-            logger.info("the Ray cluster at %s, begun with ray start, is not used: %s", raylet.address, error)
+            logger.info(NOT_USED, raylet.address, error)
             return False
         logger.info("using the Ray cluster at %s, begun with ray start on this machine", raylet.address)
         stack.push(attempt.pop_all())

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
+import psutil
 import ray
 from ray._private import ray_constants
 
@@ -19,11 +21,12 @@ from mindspeed_dpo.controller.local_raylets import (
     gcs_server_pid,
     raylet_of,
 )
-from mindspeed_dpo.controller.ray_folders import folder_root, private_folder
+from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
 from mindspeed_dpo.controller.ray_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched import connection_error
 
+SERVERS = ("gcs_server", "raylet")
 OBJECT_STORE_BYTES = 100 * 1024 * 1024
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
 SYSTEM_CONFIG: dict[str, Any] = {
@@ -37,12 +40,15 @@ ENVIRONMENT = {
     # Ray's agents wait this long, in seconds, for a gcs_server that has ended before they end, too.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": "10",
+    # Ray would give its workers a niceness of 15: beside any other program they would hardly compute.
+    "RAY_worker_niceness": "0",
 }
 """Defaults for the processes of a cluster that a run starts."""
 START_LIMIT_S = 120.0
 # Ray gives its processes 30 s to start, which is short on a busy machine.
 START_ATTEMPTS = 2
 JOIN_LIMIT_S = 60.0
+_TOKEN_HINT = "a cluster with token authentication accepts only its own token (~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
 
 
 class ClusterError(RuntimeError):
@@ -80,18 +86,22 @@ def join_raylet(raylet: Raylet) -> Iterator[None]:
         ClusterError: The cluster does not respond, or does not accept this user's token.
     """
     message = f"the Ray cluster at {raylet.address} did not accept this run within {JOIN_LIMIT_S:g} s"
-    hint = "a cluster with token authentication accepts only its own token (~/.ray/auth_token, RAY_AUTH_TOKEN_PATH)"
     with ExitStack() as stack:
         stack.enter_context(token_of(raylet.environment))
         try:
-            with driver_link.time_limit(JOIN_LIMIT_S, f"{message}; {hint}"):
+            with driver_link.time_limit(JOIN_LIMIT_S, f"{message}; {_TOKEN_HINT}"):
                 _connect(lambda: ray.init(address=raylet.address, **QUIET), on_loopback=raylet.is_on_loopback)
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             ray.shutdown()
-            raise ClusterError(f"the Ray cluster at {raylet.address} refused this run ({error}); {hint}") from error
+            raise ClusterError(refusal(raylet, error)) from error
         stack.callback(_disconnect)
         _watch(raylet.pid, raylet.address)
         yield
+
+
+def refusal(raylet: Raylet, error: Exception) -> str:
+    """Return the sentence for a cluster that refuses this run."""
+    return f"the Ray cluster at {raylet.address} refused this run ({error}); {_TOKEN_HINT}"
 
 
 @contextmanager
@@ -109,9 +119,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
         try:
             folder = str(stack.enter_context(private_folder()))
         except OSError as error:
-            raise ClusterError(
-                f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
-            ) from error
+            raise ClusterError(_unwritable_folder(error)) from error
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
@@ -126,7 +134,25 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
                 "start a cluster with `ray start --head` first"
             ) from error
         stack.callback(_disconnect)
+        _watch_children()
         yield
+
+
+def check_folder_root() -> None:
+    """Check that the folder of a private cluster can be created; it leaves nothing there.
+
+    Raises:
+        ClusterError: It cannot.
+    """
+    try:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder_root()):
+            return
+    except OSError as error:
+        raise ClusterError(_unwritable_folder(error)) from error
+
+
+def _unwritable_folder(error: OSError) -> str:
+    return f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
 
 
 def _start_patiently(num_cpus: int, folder: str) -> None:
@@ -147,7 +173,8 @@ def _start(num_cpus: int, folder: str) -> None:
         num_cpus=num_cpus,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        _system_config=SYSTEM_CONFIG,
+        # Ray adds to what it is given, which must not reach a second attempt.
+        _system_config=dict(SYSTEM_CONFIG),
         _temp_dir=folder,
         **QUIET,
     )
@@ -185,6 +212,14 @@ def _watch(raylet_pid: int, address: str) -> None:
         driver_link.watch_process("gcs_server", pid)
     else:
         driver_link.watch_address("gcs_server", address)
+
+
+def _watch_children() -> None:
+    """Watch the servers that this process has started. Not earlier, as Ray itself ends and restarts slow ones."""
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            if process.name() in SERVERS:
+                driver_link.watch_process(process.name(), process.pid)
 
 
 def _disconnect() -> None:

@@ -7,7 +7,7 @@ import os
 import ray
 
 from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
-from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
+from mindspeed_dpo.parallel.rendezvous_store import is_on_this_machine
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 
@@ -29,7 +29,7 @@ class RayWorker(WorkerProcess):
 
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
         """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
-        if master.startswith(f"{LOOPBACK}:"):
+        if is_on_this_machine(master):
             # gloo would listen at the address that the machine's name stands for.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.join(rank, world_size, master, self.local_rank(resource))

@@ -15,15 +15,23 @@ from mindspeed_dpo.storage.digests import (
     FileDigest,
     file_digest,
 )
+from mindspeed_dpo.storage.folder_replacement import REPLACED, replace_folder, restore_folder
 
 
 def begin(root: Path, iteration: int) -> Path:
     """Create an empty folder for a checkpoint and remove the remains of interrupted saves of any iteration."""
+    restore_replaced(root)
     for remains in root.glob("iter_*.partial"):
         shutil.rmtree(remains, ignore_errors=True)
     partial = _partial(root, iteration)
     partial.mkdir(parents=True)
     return partial
+
+
+def restore_replaced(root: Path) -> None:
+    """Put back the checkpoints that a killed run was about to replace; only the process that saves here may do so."""
+    for aside in root.glob(f"iter_*{REPLACED}"):
+        restore_folder(aside.with_name(aside.name.removesuffix(REPLACED)), aside)
 
 
 def finish(
@@ -45,12 +53,7 @@ def finish(
     content = {"format": FORMAT, **metadata, **_described_files(partial, digests or {})}
     content[ALGORITHM] = metadata_digest(content)
     write_text_durably(partial / METADATA, json.dumps(content, indent=2) + "\n")
-    replaced = final.with_name(f"{final.name}.replaced")
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        final.rename(replaced)
-    partial.rename(final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    replace_folder(partial, final, aside=final.with_name(f"{final.name}{REPLACED}"))
     write_text_atomically(root / TRACKER, str(iteration))
 
 

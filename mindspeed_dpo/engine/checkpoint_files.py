@@ -19,6 +19,7 @@ from mindspeed_dpo.storage.digests import (
     digest_of,
     is_within,
 )
+from mindspeed_dpo.storage.folder_replacement import earlier_content
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -79,7 +80,7 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     if missing:
         raise CheckpointError(
             f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; {way_out(folder)}, "
-            "or finetune=true to load only the weights"
+            f"or finetune=true to load only the weights{earlier_content(folder)}"
         )
     with reraised_as(CheckpointError, way_out(folder)):
         description = read_json_object(folder / METADATA)

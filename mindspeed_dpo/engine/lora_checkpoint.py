@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
-from mindspeed_dpo.models.lora import LoraLayer
+from mindspeed_dpo.models.lora import AdapterLayer, ExpertLoraLayer, LoraLayer
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.weights.lora.adapter_source import KEY_PREFIX, adapter_settings, read_checkpoint_adapters
 from mindspeed_dpo.weights.lora.peft import write_peft
@@ -18,24 +19,44 @@ PEFT_FOLDER = "adapter"
 """Folder within a checkpoint that PEFT can load."""
 
 
-def sharded_adapters(adapters: Mapping[str, LoraLayer]) -> dict[str, ShardedTensor]:
+def sharded_adapters(adapters: Mapping[str, AdapterLayer]) -> dict[str, ShardedTensor]:
     """Describe this process's adapters by local name as shards of full tensors."""
+    described = {}
+    for path, module in adapters.items():
+        entries = _expert_entries(module) if isinstance(module, ExpertLoraLayer) else _linear_entries(module)
+        described.update({f"{path}.{name}": entry for name, entry in entries})
+    return described
+
+
+def _linear_entries(module: LoraLayer) -> Iterator[tuple[str, ShardedTensor]]:
     tp_rank, tp_size = (
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_tensor_model_parallel_world_size(),
     )
     replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
-    described = {}
-    for path, module in adapters.items():
-        for name, stored, dim in module.named_factors():
-            places = () if dim is None else ((dim, tp_rank, tp_size),)
-            described[f"{path}.{name}"] = ShardedTensor.from_rank_offsets(
+    for name, stored, dim in module.named_factors():
+        places = () if dim is None else ((dim, tp_rank, tp_size),)
+        yield (
+            name,
+            ShardedTensor.from_rank_offsets(
                 KEY_PREFIX + stored,
                 getattr(module, name),
                 *places,
                 replica_id=(0, tp_rank if dim is None else 0, replica),
-            )
-    return described
+            ),
+        )
+
+
+def _expert_entries(module: ExpertLoraLayer) -> Iterator[tuple[str, ShardedTensor]]:
+    """The adapters of experts are split by expert, and all ranks that hold the same experts have copies."""
+    group, replica = ExpertGroup.current(), parallel_state.get_expert_data_parallel_rank()
+    for name, stored in module.named_factors():
+        yield (
+            name,
+            ShardedTensor.from_rank_offsets(
+                KEY_PREFIX + stored, getattr(module, name), (0, group.rank, group.size), replica_id=(0, 0, replica)
+            ),
+        )
 
 
 def export_peft(folder: Path, description: Mapping[str, Any]) -> dict[str, FileDigest]:

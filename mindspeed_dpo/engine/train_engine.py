@@ -18,8 +18,8 @@ from mindspeed_dpo.engine.gradient_norm import gradient_norm
 from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
 from mindspeed_dpo.engine.optimizer_offload import OffloadedState
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
+from mindspeed_dpo.engine.step_routing import StepRouting
 from mindspeed_dpo.models.virtual_stages import PipelineStage
-from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 
 
 class TrainingEngine:
@@ -32,6 +32,7 @@ class TrainingEngine:
         self._weight_decay = optimizer.weight_decay
         self.wrapped = wrap(model, parallel)
         self.optimizer = build_optimizer(self.wrapped, optimizer, parallel)
+        self._routing = StepRouting(model)
         self._state_on_device: Callable[[], AbstractContextManager[None]] = nullcontext
         if optimizer.optimizer_offload:
             self._state_on_device = OffloadedState(OptimizerState(self.optimizer)).on_device
@@ -50,31 +51,12 @@ class TrainingEngine:
             chunk.zero_grad_buffer()
         self.optimizer.zero_grad()
         replicas = parallel_state.get_data_parallel_world_size()
-        for stage in self.model.chunks:
-            if stage.balance is not None:
-                # Attached inside the model, these losses are not scaled by the schedule, but averaged over ranks.
-                stage.balance.begin_step(parallel_state.get_data_parallel_world_size(True) / num_pairs)
+        self._routing.begin_step(num_pairs)
         forward_backward.forward_backward(self.wrapped, batches, loss_sum, replicas=replicas, num_pairs=num_pairs)
 
-    def router_losses(self, num_pairs: int) -> dict[str, float]:
-        """Mean losses of the routers in the last `accumulate`, by metric; empty without any; a collective of all ranks.
-
-        Args:
-            num_pairs: Number of pairs of the step over all ranks.
-        """
-        losses = [stage.balance for stage in self.model.chunks if stage.balance is not None]
-        if not losses:
-            return {}
-        sums = torch.zeros(3, device=next(self.model.parameters()).device)
-        for loss in losses:
-            for places, part in ((slice(2), loss.sums), (2, loss.pooled_sum)):
-                if part is not None:
-                    sums[places] += part
-        model = losses[0].model
-        num_layers = sum(map(model.is_moe_layer, range(model.num_layers)))
-        aux, z, pooled = (sum_over_ranks(sums) / num_pairs).tolist()
-        actual = {"moe/aux_loss": aux / num_layers, "moe/z_loss": z / num_layers}
-        return actual | ({"moe/router_aux_loss": pooled} if losses[0].settings.router_aux_loss_coef else {})
+    def router_metrics(self, num_pairs: int) -> dict[str, Tensor]:
+        """Float32 scalars of the routers in the last `accumulate`, as of `StepRouting.metrics`; a collective."""
+        return self._routing.metrics(num_pairs)
 
     def step(self, learning_rate: float) -> float:
         """Clip the gradient and update the parameters; a gradient that is not finite changes nothing.
@@ -89,6 +71,7 @@ class TrainingEngine:
             if math.isfinite(norm):
                 clip(self.optimizer, norm)
                 self.optimizer.step_with_ready_grads()
+                self._routing.update_bias()
         return norm
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:

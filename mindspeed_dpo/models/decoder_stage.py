@@ -27,7 +27,7 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
-from mindspeed_dpo.models.moe.balance import BalanceLoss
+from mindspeed_dpo.models.moe.load import RouterObserver
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
@@ -37,10 +37,10 @@ class DecoderStage(LanguageModule):
     """The common base of policy and reward models, which add a head on the last stage.
 
     Attributes:
-        balance: Losses of the routers that training adds to its own; None for none.
+        routing: What training does with the choices of the routers; None where there are none.
     """
 
-    balance: BalanceLoss | None = None
+    routing: RouterObserver | None = None
 
     def __init__(self, model: ModelConfig, execution: Execution, *, chunk: int = 0, final_norm: bool = True) -> None:
         """Build this rank's stage; parameters are uninitialised unless `execution.random_init`.
@@ -100,9 +100,9 @@ class DecoderStage(LanguageModule):
         embedded = self.embedding(tokens[None], None) if self.pre_process else None
         self.frequencies = self.frequencies.to(positions.device)
         params = SegmentParams.from_batch(batch, *angles(positions, self.frequencies, self.amplitude), self.context)
-        if self.balance is None or not torch.is_grad_enabled():
+        if self.routing is None or not torch.is_grad_enabled():
             return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
-        with self.balance.of_pass(SequenceRows.of(batch, self.config)) as params.attach_losses:
+        with self.routing.of_pass(SequenceRows.of(batch, self.config)) as params.observe_routing:
             return self.decoder(embedded, attention_mask=None, packed_seq_params=params)
 
     def _gather(self, hidden: Tensor) -> Tensor:

@@ -55,14 +55,15 @@ class SegmentParams(PackedSeqParams):
         cos: [T / c, d] float32 cosines for the positions that this rank computes, as one of c context-parallel ranks.
         sin: [T / c, d] float32 sines for the same positions.
         context: The context-parallel group, or None for a single rank.
-        attach_losses: Adds the gradient of losses of a router's choices to a layer's output; None for no such losses.
+        observe_routing: Maps output, choices of the router and index of a layer to the output, with the gradient of
+            losses of the choices; None where nothing is to be done with them.
     """
 
     batch: PackedBatch = None  # type: ignore[assignment]
     cos: Tensor = None  # type: ignore[assignment]
     sin: Tensor = None  # type: ignore[assignment]
     context: ContextGroup | None = None
-    attach_losses: Callable[[Tensor, Any], Tensor] | None = None
+    observe_routing: Callable[..., Tensor] | None = None
 
     @classmethod
     def from_batch(

@@ -30,10 +30,10 @@ class LogSession:
     """The handlers one process added to the root logger.
 
     Attributes:
-        path: The log file of this role and rank.
+        path: The log file of this role and rank; None for the console only.
     """
 
-    def __init__(self, path: Path, handlers: list[logging.Handler]) -> None:
+    def __init__(self, path: Path | None, handlers: list[logging.Handler]) -> None:
         self.path = path
         self._handlers = handlers
         self._level_before = logging.getLogger().level
@@ -85,10 +85,23 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
     file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))
     handlers: list[logging.Handler] = [file_handler]
     if console_level is not None:
-        console = _Console(console_level)
-        console.setFormatter(logging.Formatter(CONSOLE_FORMAT, TIME_FORMAT))
-        handlers.append(console)
+        handlers.append(_console(console_level))
     return LogSession(path, handlers)
+
+
+def log_to_console(level: int = logging.INFO) -> LogSession:
+    """Log to standard error only.
+
+    Args:
+        level: Lowest level shown.
+    """
+    return LogSession(None, [_console(level)])
+
+
+def _console(level: int) -> logging.Handler:
+    console = _Console(level)
+    console.setFormatter(logging.Formatter(CONSOLE_FORMAT, TIME_FORMAT))
+    return console
 
 
 class _LogFile(RotatingFileHandler):

@@ -49,6 +49,11 @@ METRICS: dict[str, Metric] = {
         "its coefficient; moe_router_topk is a balanced load.",
     ),
     "moe/z_loss": Metric("1", "z-loss of the routers, mean over pairs and layers, without its coefficient."),
+    "moe/load_max_over_mean": Metric(
+        "1", "Tokens of the busiest expert of a layer divided by the mean over its experts, mean over layers."
+    ),
+    "moe/idle_experts": Metric("1", "Share of experts that no token of the step has chosen, over all layers."),
+    "moe/router_entropy": Metric("nat", "Mean entropy of the routers' scores of a token, over tokens and layers."),
     # Preferences.
     "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
     "rewards/rejected": Metric("1", "The same for the rejected response."),

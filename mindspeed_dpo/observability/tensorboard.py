@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
+from tensorboard.summary.writer import event_file_writer
 from torch.utils.tensorboard import SummaryWriter
 
 from mindspeed_dpo.observability.metric_names import metric
@@ -22,6 +24,8 @@ class TensorBoard:
     def __init__(self, folder: str | Path, *, completed_steps: int = 0) -> None:
         purge_step = completed_steps + 1 if completed_steps else None
         self._folder = folder
+        self._hook = threading.excepthook
+        threading.excepthook = self._report_thread
         with write_errors(folder):
             self._writer = SummaryWriter(str(folder), purge_step=purge_step)  # type: ignore[no-untyped-call]
 
@@ -44,5 +48,14 @@ class TensorBoard:
         Raises:
             WriteError: It cannot be written.
         """
-        with write_errors(self._folder):
-            self._writer.close()  # type: ignore[no-untyped-call]
+        try:
+            with write_errors(self._folder):
+                self._writer.close()  # type: ignore[no-untyped-call]
+        finally:
+            threading.excepthook = self._hook
+
+    def _report_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """Print the traceback of a thread, but not that of TensorBoard's own, whose error the next call raises."""
+        is_own = type(failure.thread).__module__ == event_file_writer.__name__
+        if not (is_own and isinstance(failure.exc_value, OSError)):
+            self._hook(failure)

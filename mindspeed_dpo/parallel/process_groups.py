@@ -8,27 +8,26 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
+from mindspeed_dpo.parallel.rendezvous_store import reach_store
 from mindspeed_dpo.parallel.shared_groups import one_group_per_set_of_ranks
 from mindspeed_dpo.parallel.topology import Topology
 
 
 def join(
-    rank: int, world_size: int, master: str, backend: str, timeout_minutes: float, store: dist.TCPStore | None = None
+    rank: int, world_size: int, master: str, backend: str, timeout_minutes: float, store: dist.Store | None = None
 ) -> None:
     """Join the job's default process group.
 
     Args:
         rank: Global rank of this process.
         world_size: Number of processes.
-        master: `host:port` of the store that rank 0 serves.
+        master: Address of the store that rank 0 serves.
         backend: Backend of torch.distributed, as in `Accelerator.backend`.
         timeout_minutes: Limit for a collective.
         store: The store itself if this process serves it already.
     """
     timeout = timedelta(minutes=timeout_minutes)
-    if store is None:
-        host, port = master.rsplit(":", 1)
-        store = dist.TCPStore(host, int(port), is_master=rank == 0, timeout=timeout, wait_for_workers=False)
+    store = reach_store(master, timeout) if store is None else store
     dist.init_process_group(
         backend, store=dist.PrefixStore("job", store), rank=rank, world_size=world_size, timeout=timeout
     )

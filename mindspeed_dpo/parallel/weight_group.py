@@ -15,6 +15,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import distributed_c10d
 
+from mindspeed_dpo.parallel.rendezvous_store import reach_store
+
 # The types of its private functions differ between releases of torch.
 c10d: Any = distributed_c10d
 
@@ -73,12 +75,12 @@ class WeightGroup:
 
 
 def join_weight_group(
-    address: str, rank: int, size: int, *, backend: str, timeout_minutes: float, store: dist.TCPStore | None = None
+    address: str, rank: int, size: int, *, backend: str, timeout_minutes: float, store: dist.Store | None = None
 ) -> WeightGroup:
     """Join a weight group between jobs; returns once every process has joined.
 
     Args:
-        address: `host:port` of a store that serves this group only.
+        address: Address of a store that serves this group only.
         rank: Rank in the group.
         size: Number of processes.
         backend: Backend of torch.distributed, as in `Accelerator.backend`.
@@ -86,9 +88,7 @@ def join_weight_group(
         store: The store itself if this process serves it.
     """
     timeout = timedelta(minutes=timeout_minutes)
-    if store is None:
-        host, port = address.rsplit(":", 1)
-        store = dist.TCPStore(host, int(port), is_master=False, timeout=timeout)
+    store = reach_store(address, timeout) if store is None else store
     if backend == "gloo":
         return WeightGroup(rank, size, dist.ProcessGroupGloo(dist.PrefixStore("link", store), rank, size, timeout))
     return WeightGroup(rank, size, device_group(store, rank, size, backend, timeout))

@@ -65,6 +65,8 @@ def supervise(work: Callable[[], int]) -> int:
 def _drive(work: Callable[[], int], connection: socket.socket) -> int:
     # Ctrl-C reaches all of a process group; a group of its own lets the supervisor forward it, once.
     os.setpgid(0, 0)
+    # For the terminal that group is in the background; with `stty tostop` it would be stopped at its first line.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     driver_link.open(connection)
     signal.signal(signal.SIGTERM, interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
@@ -121,6 +123,7 @@ class Supervisor:
         signal.set_wakeup_fd(self._wakeup_end, warn_on_full_buffer=False)
         for number in FORWARDED:
             signal.signal(number, self._forward)
+        signal.signal(signal.SIGTSTP, self._suspend)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
         while not self._has_ended():
@@ -141,6 +144,11 @@ class Supervisor:
         self._deadline_s = time.monotonic() + SIGNAL_GRACE_S
         with suppress(ProcessLookupError):
             os.kill(self._pid, number)
+
+    def _suspend(self, number: int, frame: FrameType | None) -> None:
+        """Suspend this process only, as Ctrl-Z asks for: Ray and collectives would not survive a pause of the run."""
+        _say("suspended: the command only; the run goes on. Continue the command with fg or bg")
+        os.kill(os.getpid(), signal.SIGSTOP)
 
     def _has_ended(self) -> bool:
         if self._code is None:

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mindspeed_dpo.storage.digests import BlockHasher, FileDigest
 
+PARALLEL_BYTES = 1 << 18
+"""Smaller pieces are digested by the thread that writes them; handing them over would take longer."""
+
 
 class DigestingFile(io.BufferedIOBase):
     """A file that is written from start to end and computes its digest meanwhile.
+
+    Large pieces are digested in a second thread while they are written: both release Python's global lock.
 
     Attributes:
         path: Path of the file.
@@ -24,6 +30,8 @@ class DigestingFile(io.BufferedIOBase):
         self.error: OSError | None = None
         self._raw: BinaryIO = path.open("wb") if raw is None else raw
         self._hasher = BlockHasher()
+        # It starts its thread with the first piece that it is given.
+        self._second_thread = ThreadPoolExecutor(1, "digest")
 
     @property
     def digest(self) -> FileDigest:
@@ -37,13 +45,24 @@ class DigestingFile(io.BufferedIOBase):
     def write(self, content: Any) -> int:
         """Write bytes; an error is also stored in `error`."""
         view = memoryview(content).cast("B")
+        if len(view) < PARALLEL_BYTES:
+            self._write(view)
+            self._hasher.update(view)
+            return len(view)
+        hashing = self._second_thread.submit(self._hasher.update, view)
+        try:
+            self._write(view)
+        finally:
+            # The memory belongs to the caller, who may reuse it.
+            hashing.result()
+        return len(view)
+
+    def _write(self, view: memoryview) -> None:
         try:
             self._raw.write(view)
         except OSError as error:
             self.error = self.error or OSError(error.errno, error.strerror, str(self.path))
             raise
-        self._hasher.update(view)
-        return len(view)
 
     def tell(self) -> int:
         """Return the number of bytes written."""
@@ -65,5 +84,6 @@ class DigestingFile(io.BufferedIOBase):
 
     def close(self) -> None:
         """Close the file."""
+        self._second_thread.shutdown()
         self._raw.close()
         super().close()

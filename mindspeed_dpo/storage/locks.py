@@ -76,6 +76,22 @@ class ProcessLock:
             self.path.unlink(missing_ok=True)
             os.close(descriptor)
 
+    def holder(self) -> str | None:
+        """Return a description of the process that holds the lock, or None; no file is created.
+
+        Raises:
+            OSError: The file cannot be opened.
+        """
+        with suppress(FileNotFoundError), self.path.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return _read_holder(file.fileno())
+            except OSError as error:
+                if error.errno not in _UNSUPPORTED:
+                    raise
+        return None
+
     def __enter__(self) -> ProcessLock:
         self.acquire()
         return self

@@ -14,14 +14,11 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.controller.launch import worker_groups
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoint_files import CheckpointError
@@ -33,12 +30,14 @@ from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.trainers.output_checks import OutputInUseError, check_outputs, output_folders, run_locks
+from mindspeed_dpo.trainers.output_checks import OutputInUseError, output_folders, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
 from mindspeed_dpo.trainers.resume import with_own_checkpoints, with_resumed_output_dir
-from mindspeed_dpo.trainers.resume_report import CONFIG_FILE, resume_lines
-from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
+from mindspeed_dpo.trainers.resume_report import CONFIG_FILE
+from mindspeed_dpo.trainers.row_selection import evaluation_rows, pair_sampler, rows_to_read
+from mindspeed_dpo.trainers.run_inputs import RunInputs
 from mindspeed_dpo.trainers.sample_table import SAMPLES_FILE, SampleTable
+from mindspeed_dpo.trainers.start_checks import open_and_check
 from mindspeed_dpo.trainers.trackers import open_trackers
 from mindspeed_dpo.weights.hf_assets import ASSETS_FOLDER, copy_assets
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
@@ -69,11 +68,7 @@ def train(config: RunConfig) -> int:
 
 def _train_logged(config: RunConfig) -> int:
     try:
-        inputs = open_inputs(config)
-        for line in resume_lines(inputs.config, inputs.resume_point) if inputs.resume_point else ():
-            logger.info("%s", line)
-        num_steps = config.loop.train_iters - inputs.first_step
-        check_outputs(inputs.config, num_steps, num_reference_rows(inputs))
+        inputs = open_and_check(config)
         # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
         settings_file = Path(config.loop.output_dir, CONFIG_FILE)
         with write_errors(settings_file):
@@ -139,7 +134,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
     groups["actor_rollout"].build("actor")
     actor = ActorGroup(groups["actor_rollout"])
     # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
-    eval_sets = _eval_sets(inputs, dataset)
+    eval_sets = evaluation_rows(inputs, dataset)
     reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")], eval_sets)
     inputs.load_checkpoint(actor)
     loop, lengths = config.loop, dataset.lengths().astype(np.int64)
@@ -147,7 +142,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         OfflineDPOTrainer,
         actor=actor,
         reference=reference,
-        sampler=_sampler(inputs),
+        sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         eval_sets=eval_sets,
         row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
@@ -155,28 +150,6 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,
     )
-
-
-def _eval_sets(inputs: RunInputs, dataset: TrainEvalPairs) -> dict[str, NDArray[np.int64]]:
-    """Return the dataset rows [n] of each evaluation set that an evaluation reads."""
-    loop, batch = inputs.config.loop, inputs.config.actor.batch
-    max_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0
-    rows = {HOLD_OUT: inputs.splits.valid, **dataset.eval_rows}
-    return {name: rows[name][:max_rows] for name in evaluation_sets(inputs.config)}
-
-
-def _rows_to_read(inputs: RunInputs, eval_sets: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
-    """Return the dataset rows [n], ascending, that the remaining steps and evaluations read."""
-    batch_size = inputs.config.actor.batch.global_batch_size
-    num_samples = max(0, inputs.config.loop.train_iters - inputs.first_step) * batch_size
-    sampled = _sampler(inputs).distinct_rows(inputs.first_step * batch_size, num_samples)
-    return np.unique(np.concatenate([inputs.splits.train[sampled], *eval_sets.values()]))
-
-
-def num_reference_rows(inputs: RunInputs) -> int:
-    """Return the number of dataset rows of which the run stores the reference's log-probabilities."""
-    dataset = inputs.dataset
-    return len(_rows_to_read(inputs, _eval_sets(inputs, dataset))) if isinstance(dataset, TrainEvalPairs) else 0
 
 
 def _reference(
@@ -193,7 +166,7 @@ def _reference(
     if config.actor.reference.reference == "live":
         group.build("ref")
         return live
-    needed = _rows_to_read(inputs, eval_sets)
+    needed = rows_to_read(inputs, eval_sets)
     return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows, needed)
 
 
@@ -210,7 +183,7 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
         rollout=_rollout(inputs, group_of),
         reward=RewardGroup(group_of["reward"]),
         reference=ReferenceGroup(group_of["ref"], settings=config.actor.reference),
-        sampler=_sampler(inputs),
+        sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
@@ -266,11 +239,6 @@ def _samples(config: RunConfig, first_step: int) -> SampleTable:
         config.actor.rollout.log_samples_interval,
         first_step,
     )
-
-
-def _sampler(inputs: RunInputs) -> PairSampler:
-    actor, num_rows = inputs.config.actor, len(inputs.splits.train)
-    return PairSampler(num_rows, actor.batch.global_batch_size, inputs.config.loop.seed, not actor.data.no_shuffle)
 
 
 def _schedule(inputs: RunInputs, eval_interval: int | None = None, eval_at_start: bool = False) -> LoopSchedule:

@@ -1,6 +1,7 @@
 """The dry run: prints a run's settings and their origins, pools, workload and memory without starting anything.
 
-It reads the row lengths of the data where it exists, and uses neither torch nor Ray nor a device.
+It reads the row lengths of the data where it exists, and uses neither torch nor Ray nor a device. Whether the run would
+start is checked by `start_checks`.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
 
 RUN_LOCK = ".run.lock"
+OWN_FILES = ("config.yaml", "metrics.jsonl", "logs/driver_0.log")
 _CACHE_ROW_BYTES = 32
 
 logger = logging.getLogger(__name__)
@@ -74,11 +75,21 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
     """
     folders = output_folders(run)
     for key, folder in folders.items():
-        try_folder(folder, f"set {key} to a folder that can be written")
+        try_folder(folder, _writable(key))
+    _try_own_files(folders["output_dir"])
     _check_space_for_checkpoints(run, folders["save"], num_steps)
     if "reference_cache_dir" in folders:
         needed = num_reference_rows * _CACHE_ROW_BYTES
         _check_space(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
+
+
+def _try_own_files(output_dir: Path) -> None:
+    """Try the files that a resumed run appends to or replaces."""
+    for name in OWN_FILES:
+        path = output_dir / name
+        if path.exists():
+            with write_errors(path, _writable("output_dir")), path.open("ab"):
+                continue
 
 
 def _check_space_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> None:
@@ -117,28 +128,54 @@ def run_locks(run: RunConfig) -> Iterator[None]:
         OutputInUseError: Another run holds one of them.
         WriteError: A folder cannot be created or written.
     """
-    folders = {"output_dir": Path(run.loop.output_dir), "save": Path(run.actor.checkpoint.save)}
     with ExitStack() as stack:
-        for key in folders if folders["output_dir"].resolve() != folders["save"].resolve() else ("output_dir",):
-            stack.enter_context(_folder_lock(key, folders[key]))
+        for key, folder in _locked_folders(run).items():
+            stack.enter_context(_folder_lock(key, folder))
         yield
+
+
+def check_unlocked(run: RunConfig) -> None:
+    """Check, without taking them, that the locks of `run_locks` could be taken.
+
+    Raises:
+        OutputInUseError: Another run holds one of them.
+        WriteError: A folder cannot be created or written.
+    """
+    for key, folder in _locked_folders(run).items():
+        try_folder(folder, _writable(key))
+        with write_errors(folder, _writable(key)):
+            holder = ProcessLock(folder / RUN_LOCK).holder()
+        if holder is not None:
+            raise OutputInUseError(_in_use(key, folder, holder))
+
+
+def _locked_folders(run: RunConfig) -> dict[str, Path]:
+    folders = {"output_dir": Path(run.loop.output_dir), "save": Path(run.actor.checkpoint.save)}
+    if folders["output_dir"].resolve() == folders["save"].resolve():
+        del folders["save"]
+    return folders
+
+
+def _writable(key: str) -> str:
+    return f"set {key} to a folder that can be written"
+
+
+def _in_use(key: str, folder: Path, holder: str) -> str:
+    return f"{key}={folder} is in use by another run, {holder}; wait for it to end, or set {key} to another folder"
 
 
 @contextmanager
 def _folder_lock(key: str, folder: Path) -> Iterator[None]:
     was_there = folder.is_dir()
     with ExitStack() as stack:
-        with write_errors(folder, f"set {key} to a folder that can be written"):
+        with write_errors(folder, _writable(key)):
             folder.mkdir(parents=True, exist_ok=True)
             if not was_there:
                 stack.callback(_remove_if_empty, folder)
             try:
                 stack.enter_context(ProcessLock(folder / RUN_LOCK))
             except LockHeldError as error:
-                raise OutputInUseError(
-                    f"{key}={folder} is in use by another run, {error.holder}; wait for it to end, or set {key} to "
-                    "another folder"
-                ) from None
+                raise OutputInUseError(_in_use(key, folder, error.holder)) from None
         yield
 
 

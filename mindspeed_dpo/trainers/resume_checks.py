@@ -11,12 +11,12 @@ from typing import Any
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.sourced_values import format_value
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError, way_out
 from mindspeed_dpo.engine.checkpoint_verification import file_digests, verify_small_files
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.weights.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 logger = logging.getLogger(__name__)
@@ -157,9 +157,11 @@ def _check_adapters(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> N
             "which merges them"
         )
     if not (settings.is_on and settings.is_compatible_with(trained)):
+        of_experts = trained.lora_target_parameters
+        parameters = f"lora_target_parameters={format_value(of_experts)}, " if of_experts else ""
         raise CheckpointError(
             f"{folder} contains adapters with other settings; resume it with "
-            f"lora_target_modules={format_value(trained.modules)}, lora_r={trained.lora_r}, "
+            f"lora_target_modules={format_value(trained.modules)}, {parameters}lora_r={trained.lora_r}, "
             f"lora_alpha={trained.lora_alpha:g} and use_rslora={format_value(trained.use_rslora)}"
         )
     source = open_initial_weights(run.actor)

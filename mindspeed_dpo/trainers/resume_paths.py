@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.engine.checkpoint_commit import restore_replaced
 from mindspeed_dpo.engine.checkpoint_files import (
     METADATA,
     TRACKER,
@@ -15,6 +17,9 @@ from mindspeed_dpo.engine.checkpoint_files import (
     read_tracker,
 )
 from mindspeed_dpo.engine.checkpoint_verification import latest_whole
+from mindspeed_dpo.storage.folder_replacement import REPLACED
+from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.trainers.output_checks import RUN_LOCK
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 
@@ -28,13 +33,22 @@ def newest_checkpoint(path: Path, verify: bool = False) -> Path:
         path: One of these.
         verify: Verify all files, and return an earlier one where the newest is damaged.
     """
+    save, last = _iteration_of(path)
+    _restore_replaced(save)
     if verify:
-        save, last = _iteration_of(path)
         return latest_whole(save, last)
     if (path / METADATA).is_file():
         read_metadata(path)
         return path
     return latest(_save_of(path))
+
+
+def _restore_replaced(save: Path) -> None:
+    """Put back the checkpoint that a killed run was about to replace, unless a run is writing there."""
+    if any(save.glob(f"iter_*{REPLACED}")):
+        # Where it cannot be renamed, the absent checkpoint is reported with the name of its earlier content.
+        with suppress(LockHeldError, OSError), ProcessLock(save / RUN_LOCK):
+            restore_replaced(save)
 
 
 def _iteration_of(path: Path) -> tuple[Path, int | None]:

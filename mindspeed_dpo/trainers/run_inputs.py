@@ -44,6 +44,7 @@ class RunInputs:
         splits: Rows for training and for evaluation.
         resume_point: The checkpoint that the run resumes from; None for a new run.
         weights: Fingerprints of the contents of the initial and the reference weights; None for random or no weights.
+            Empty if they were not read.
     """
 
     config: RunConfig
@@ -72,8 +73,12 @@ class RunInputs:
             actor.load(str(self.resume_point.folder), self.resume_point.optimizer, self.resume_point.rng)
 
 
-def open_inputs(config: RunConfig) -> RunInputs:
+def open_inputs(config: RunConfig, with_fingerprints: bool = True) -> RunInputs:
     """Open data, weights and checkpoint and check that they fit the configuration.
+
+    Args:
+        config: Settings of the run.
+        with_fingerprints: Read all weights for their fingerprints, which checkpoints record.
 
     Raises:
         ValueError: One of them does not fit.
@@ -99,7 +104,7 @@ def open_inputs(config: RunConfig) -> RunInputs:
             check_weights(role)
     # Opened only for its checks.
     open_initial_adapter(config.actor)
-    return RunInputs(config, dataset, splits, resume_point, weights_identity(config))
+    return RunInputs(config, dataset, splits, resume_point, weights_identity(config) if with_fingerprints else {})
 
 
 def _check_best(config: RunConfig, splits: Splits) -> None:

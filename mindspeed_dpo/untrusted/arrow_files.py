@@ -1,15 +1,14 @@
-"""Arrow and parquet files: batches whose buffers and offsets were checked before anything reads through them.
+"""Arrow and parquet files: their column names, and batches of the columns that are asked for.
 
-Arrow's readers check the structure of a file, but not the offsets of texts and lists: used without validation, a
-changed byte makes the process read memory that is not its own. Validation reads every buffer once.
+A batch is not yet checked: Arrow's readers check the structure of a file, but not the offsets of texts and lists.
+`arrow_rows` validates before it reads values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow
@@ -20,45 +19,80 @@ from numpy.typing import NDArray
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 
 _BATCH_ROWS = 1024
-_SLICE_ROWS = 64
-"""Rows converted to Python values at a time; rows may share one long value of a dictionary."""
-_VALUES_PER_BYTE = 64
-_MIN_VALUES = 1 << 20
-"""A file may have this many values, or `_VALUES_PER_BYTE` for each of its bytes: a column of nulls takes no bytes."""
+_FILE_MAGIC = b"ARROW1"
+_ENDS_OF_STREAM = (b"\xff\xff\xff\xff\0\0\0\0", b"\0\0\0\0")
+"""What ends an Arrow stream, by itself and in versions of Arrow before 0.15."""
 
 
-def read_arrow_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    """Yield the validated batches of an Arrow file, or of an Arrow stream as `datasets` writes it, from a memory map.
+def arrow_column_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of an Arrow file or stream, in order.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        MalformedDataError: It is damaged; the message names file and batch.
+        MalformedDataError: It is damaged; the message names it.
     """
-    size = _file_size(path)
-    with _arrow_errors(path, "the file"), pyarrow.memory_map(str(path)) as source:
-        yield from _validated(_batches(source), path, size)
+    file_size(path)
+    with arrow_errors(path, "the file"), pyarrow.memory_map(str(path)) as source:
+        reader = pyarrow.ipc.open_file(source) if _is_file(source) else pyarrow.ipc.open_stream(source)
+        return tuple(reader.schema.names)
 
 
-def read_parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    """Yield the validated batches of a parquet file.
+def parquet_column_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the columns of a parquet file, in order.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        MalformedDataError: It is damaged; the message names file and batch.
+        MalformedDataError: It is damaged; the message names it.
     """
-    size = _file_size(path)
-    with _arrow_errors(path, "the file"), pyarrow.parquet.ParquetFile(path) as source:
-        yield from _validated(source.iter_batches(batch_size=_BATCH_ROWS), path, size)
+    file_size(path)
+    with arrow_errors(path, "the file"):
+        return tuple(pyarrow.parquet.read_schema(path).names)
 
 
-def read_arrow_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an Arrow file or stream as plain values by column.
+def read_arrow_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the batches of an Arrow file, or of an Arrow stream as `datasets` writes it, from a memory map.
+
+    Args:
+        path: The file.
+        columns: Names of the columns to read; None reads all. Those that the file lacks are not in the batches.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        MalformedDataError: It is damaged, or a value has no form in Python; the message names file and row.
+        MalformedDataError: It is damaged or truncated; the message names it.
     """
-    return _rows(path, read_arrow_batches(path))
+    file_size(path)
+    with arrow_errors(path, "the file"), pyarrow.memory_map(str(path)) as source:
+        is_file = _is_file(source)
+        schema = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source).schema
+        indices = _selected(schema.names, columns)
+        source.seek(0)
+        # No index would mean all columns.
+        options = pyarrow.ipc.IpcReadOptions(included_fields=indices or ([0] if len(schema) else []))
+        batches = _file_batches(source, options) if is_file else _stream_batches(source, options, path)
+        names = [schema.names[index] for index in indices]
+        for batch in batches:
+            yield batch if len(batch.schema) == len(names) else batch.select([])
+
+
+def read_parquet_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the batches of a parquet file; arguments and errors are those of `read_arrow_batches`.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        MalformedDataError: It is damaged or truncated; the message names it.
+    """
+    file_size(path)
+    with arrow_errors(path, "the file"), pyarrow.parquet.ParquetFile(path) as source:
+        names = source.schema_arrow.names
+        indices = _selected(names, columns)
+        wanted = None if len(indices) == len(names) else [names[index] for index in indices]
+        num_rows = 0
+        for batch in source.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+            num_rows += batch.num_rows
+            # A name with a dot also selects what lies within a structure of another name.
+            yield batch if wanted is None else batch.select(wanted)
+        if num_rows != source.metadata.num_rows:
+            raise MalformedDataError(f"{path} has {num_rows} rows, but announces {source.metadata.num_rows}")
 
 
 def open_text_batches(path: Path) -> tuple[tuple[str, ...], list[pyarrow.RecordBatch]]:
@@ -72,15 +106,15 @@ def open_text_batches(path: Path) -> tuple[tuple[str, ...], list[pyarrow.RecordB
     Raises:
         MalformedDataError: The file is damaged, or has columns of other types.
     """
-    _file_size(path)
-    with _arrow_errors(path, "the file"):
+    file_size(path)
+    with arrow_errors(path, "the file"):
         reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         names, types = tuple(reader.schema.names), reader.schema.types
     if any(kind != pyarrow.large_string() for kind in types):
         raise MalformedDataError(f"{path}: every column should be of large_string, but it has {str(types)[:300]}")
     for number, batch in enumerate(batches):
-        with _arrow_errors(path, f"batch {number}"):
+        with arrow_errors(path, f"batch {number}"):
             batch.validate()
             in_order = all(map(_lies_end_to_end, batch.columns))
         if not in_order:
@@ -100,49 +134,53 @@ def _lies_end_to_end(column: pyarrow.Array) -> bool:
     return bool(in_order and places[-1] <= data.size)
 
 
-def read_parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a parquet file as plain values by column.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        MalformedDataError: It is damaged, or a value has no form in Python; the message names file and row.
-    """
-    return _rows(path, read_parquet_batches(path))
+def _selected(names: Sequence[str], columns: Collection[str] | None) -> list[int]:
+    return [index for index, name in enumerate(names) if columns is None or name in columns]
 
 
-def _rows(path: Path, batches: Iterator[pyarrow.RecordBatch]) -> Iterator[dict[str, Any]]:
-    count = 0
-    for batch in batches:
-        names = batch.schema.names
-        if len(set(names)) < len(names):
-            raise MalformedDataError(f"{path}: a column name occurs twice: {', '.join(names)}")
-        for start in range(0, batch.num_rows, _SLICE_ROWS):
-            with _arrow_errors(path, f"after row {count}"):
-                rows = batch.slice(start, _SLICE_ROWS).to_pylist()
-            count += len(rows)
-            yield from rows
+def _is_file(source: pyarrow.NativeFile) -> bool:
+    """Return whether an Arrow file begins here, not a stream; the position stays at its start."""
+    magic = source.read(len(_FILE_MAGIC))
+    source.seek(0)
+    return bool(magic == _FILE_MAGIC)
 
 
-def _validated(batches: Iterator[pyarrow.RecordBatch], path: Path, file_bytes: int) -> Iterator[pyarrow.RecordBatch]:
-    for number, batch in enumerate(batches):
-        with _arrow_errors(path, f"batch {number}"):
-            batch.validate(full=True)
-            _check_num_values(batch, file_bytes, f"{path}, batch {number}")
-        yield batch
-
-
-def _batches(source: pyarrow.NativeFile) -> Iterator[pyarrow.RecordBatch]:
-    try:
-        reader = pyarrow.ipc.open_file(source)
-    except pyarrow.ArrowInvalid:
-        source.seek(0)
-        yield from pyarrow.ipc.open_stream(source)
-        return
+def _file_batches(source: pyarrow.NativeFile, options: pyarrow.ipc.IpcReadOptions) -> Iterator[pyarrow.RecordBatch]:
+    reader = pyarrow.ipc.open_file(source, options=options)
     for number in range(reader.num_record_batches):
         yield reader.get_batch(number)
 
 
-def _file_size(path: Path) -> int:
+def _stream_batches(
+    source: pyarrow.NativeFile, options: pyarrow.ipc.IpcReadOptions, path: Path
+) -> Iterator[pyarrow.RecordBatch]:
+    """Yield the batches of a stream, which must end with its mark and the file with it.
+
+    Arrow reads a stream without the mark to its last whole batch and says nothing.
+    """
+    reader = pyarrow.ipc.open_stream(source, options=options)
+    position, count = source.tell(), 0
+    for batch in reader:
+        position, count = source.tell(), count + batch.num_rows
+        yield batch
+    source.seek(position)
+    rest = source.read(16)
+    if rest not in _ENDS_OF_STREAM:
+        if rest.startswith(_ENDS_OF_STREAM):
+            raise MalformedDataError(f"{path}: after the {count} rows of its Arrow stream there is other data")
+        raise MalformedDataError(
+            f"{path}: the Arrow stream has no mark of its end after {count} rows; it was truncated, or its writer has "
+            "not closed it"
+        )
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes.
+
+    Raises:
+        FileNotFoundError: It does not exist.
+        MalformedDataError: It is empty.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     size = path.stat().st_size
@@ -152,8 +190,12 @@ def _file_size(path: Path) -> int:
 
 
 @contextmanager
-def _arrow_errors(path: Path, part: str) -> Iterator[None]:
-    """Report what Arrow raises for a damaged file."""
+def arrow_errors(path: Path, part: str) -> Iterator[None]:
+    """Report what Arrow raises for a damaged file; `part` follows the path in the message.
+
+    Raises:
+        MalformedDataError: The block raised such an error.
+    """
     try:
         yield
     except MalformedDataError:
@@ -161,27 +203,3 @@ def _arrow_errors(path: Path, part: str) -> Iterator[None]:
     except (pyarrow.ArrowException, OSError, ValueError, OverflowError, KeyError, TypeError, MemoryError) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise MalformedDataError(f"{path}, {part}: damaged or truncated: {reason}") from error
-
-
-def _check_num_values(batch: pyarrow.RecordBatch, file_bytes: int, location: str) -> None:
-    """Bound the number of values, which for nulls and repeated values does not follow from the size of the file."""
-    limit = max(_MIN_VALUES, _VALUES_PER_BYTE * file_bytes)
-    num_values = sum(_num_values(column, location) for column in batch.columns)
-    if num_values > limit:
-        raise MalformedDataError(f"{location} has {num_values} values, too many for a file of {file_bytes} bytes")
-
-
-def _num_values(array: pyarrow.Array, location: str) -> int:
-    """Number of values of an array and, at any depth, of its lists and structures."""
-    kind, count = array.type, len(array)
-    if pyarrow.types.is_struct(kind):
-        return count + sum(_num_values(array.field(number), location) for number in range(kind.num_fields))
-    if pyarrow.types.is_map(kind):
-        return count + _num_values(array.keys, location) + _num_values(array.items, location)
-    if pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind) or pyarrow.types.is_fixed_size_list(kind):
-        return count + _num_values(array.values, location)
-    if isinstance(array, pyarrow.ExtensionArray):
-        return count + _num_values(array.storage, location)
-    if kind.num_fields:
-        raise MalformedDataError(f"{location}: a column has the type {kind}, which is not supported")
-    return count

@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
@@ -25,6 +27,7 @@ def _parse_int(digits: str) -> int:
     return int(digits)
 
 
+_WHITESPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(parse_int=_parse_int)
 
 
@@ -42,12 +45,40 @@ def parse_json(text: str | bytes, location: str) -> Any:
     value, end = parse_json_prefix(text, skip_whitespace(text, 0), location)
     end = skip_whitespace(text, end)
     if end < len(text):
-        raise MalformedDataError(f"{location}: {_place(text, end)}: invalid JSON: text after the value")
+        line, column = _BEGINNING.place(text, end)
+        raise MalformedDataError(f"{location}: line {line}, column {column}: invalid JSON: text after the value")
     return value
 
 
-def parse_json_prefix(text: str, start: int, location: str) -> tuple[Any, int]:
+@dataclass(frozen=True)
+class TextStart:
+    """Where a text starts within a longer one, for example `TextStart(line=3, column=17)`, both counted from 1."""
+
+    line: int = 1
+    column: int = 1
+
+    def place(self, text: str, position: int) -> tuple[int, int]:
+        """Return line and column in the longer text of a position in this one."""
+        num_lines = text.count("\n", 0, position)
+        column = position - text.rfind("\n", 0, position)
+        return self.line + num_lines, column if num_lines else self.column + position
+
+    def moved(self, text: str, position: int) -> TextStart:
+        """Return the start of the rest of a text from a position on."""
+        return TextStart(*self.place(text, position))
+
+
+_BEGINNING = TextStart()
+
+
+def parse_json_prefix(text: str, start: int, location: str, text_start: TextStart = _BEGINNING) -> tuple[Any, int]:
     """Parse the JSON value at position `start` of a text, and return it with the position after it.
+
+    Args:
+        text: The text.
+        start: Position of the value's first character.
+        location: Beginning of the message of an error, which gives line and column.
+        text_start: Where the text starts within the file.
 
     Raises:
         MalformedDataError: There is no JSON value, or it exceeds a limit; the message begins with `location`.
@@ -55,7 +86,8 @@ def parse_json_prefix(text: str, start: int, location: str) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise MalformedDataError(f"{location}: {_place(text, error.pos)}: invalid JSON: {error.msg}") from error
+        line, column = text_start.place(text, error.pos)
+        raise MalformedDataError(f"{location}: line {line}, column {column}: invalid JSON: {error.msg}") from error
     except RecursionError as error:
         raise MalformedDataError(f"{location}: JSON is nested more than {MAX_DEPTH} deep") from error
     except ValueError as error:
@@ -110,12 +142,4 @@ def check_depth(value: Any, location: str) -> None:
 
 def skip_whitespace(text: str, position: int) -> int:
     """Return the first position from `position` on that holds no JSON whitespace; the length of the text at its end."""
-    while position < len(text) and text[position] in " \t\r\n":
-        position += 1
-    return position
-
-
-def _place(text: str, position: int) -> str:
-    line = text.count("\n", 0, position) + 1
-    column = position - text.rfind("\n", 0, position)
-    return f"line {line}, column {column}"
+    return cast(re.Match[str], _WHITESPACE.match(text, position)).end()

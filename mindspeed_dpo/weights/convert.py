@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
-
-import torch
 
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.weights.conversion_request import ConversionRequest, ConversionSummary, Format
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.expert_storage import DEFAULT_STORAGE
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
 from mindspeed_dpo.weights.hf_assets import tokenizer_vocab_size
@@ -27,74 +25,15 @@ from mindspeed_dpo.weights.hf_config import (
 from mindspeed_dpo.weights.hf_source import HfSource
 from mindspeed_dpo.weights.hf_writer import write_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
-from mindspeed_dpo.weights.legacy_writer import write_legacy
+from mindspeed_dpo.weights.legacy_source import LegacySource
+from mindspeed_dpo.weights.legacy_writer import RankLayout, write_legacy
 from mindspeed_dpo.weights.lora import AdapterSource, CheckpointAdapter, MergedSource, write_peft
 from mindspeed_dpo.weights.output_folder import check_target
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)
 
-Format = Literal["hf", "mg"]
 MG2HF_FOLDER = "mg2hf"
-
-
-@dataclass(frozen=True)
-class ConversionRequest:
-    """The arguments of one conversion.
-
-    `ConversionRequest(Path("Llama-3.2-1B"), Path("ckpt"), layout=ParallelLayout(tp=8))` converts a Hugging Face folder
-    to rank files for tensor-parallel size 8.
-
-    Attributes:
-        load_dir: The weights to read.
-        save_dir: The folder to write. Hugging Face output goes to a subfolder if it is a Hugging Face folder itself.
-        save_format: The format to write.
-        load_format: The expected format of `load_dir`, or None for any.
-        layout: How Megatron rank files divide the model.
-        dtype: The dtype to cast to, or None to preserve each tensor's own.
-        families: Names of the expected families, or None for any.
-        reward_model: Whether the weights are expected to be those of a reward model.
-        hf_config_dir: Folder with config.json and tokenizer, where the weights come without them.
-        vocab_size: Vocabulary size without padding, where the weights do not record it.
-        vocab_multiple: Pad the vocabulary to a multiple of this times the tensor-parallel size.
-        num_layers: The expected number of layers including no-op layers, or None for any.
-        adapter_dir: The adapters to merge into `load_dir`, unless that is a checkpoint of adapters.
-        adapter_only: Write the adapters for PEFT instead of merged weights.
-        expected_adapter: Expected settings of the adapters, by key.
-        loosely: Tolerate missing and unknown tensors, with a warning.
-        overwrite: Replace the content of `save_dir`.
-    """
-
-    load_dir: Path
-    save_dir: Path
-    save_format: Format = "mg"
-    load_format: Format | None = None
-    layout: ParallelLayout = field(default_factory=ParallelLayout)
-    dtype: torch.dtype | None = None
-    families: frozenset[str] | None = None
-    reward_model: bool = False
-    hf_config_dir: Path | None = None
-    vocab_size: int | None = None
-    vocab_multiple: int | None = None
-    num_layers: int | None = None
-    adapter_dir: Path | None = None
-    adapter_only: bool = False
-    expected_adapter: Mapping[str, object] = field(default_factory=dict)
-    loosely: bool = False
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class ConversionSummary:
-    """What a conversion has written.
-
-    Attributes:
-        path: The folder.
-        counts: Number, size and dtypes of the tensors.
-    """
-
-    path: Path
-    counts: TensorCounts
 
 
 def convert(request: ConversionRequest) -> ConversionSummary:
@@ -121,6 +60,8 @@ def _open_source(request: ConversionRequest) -> WeightSource:
     """Open the weights to convert, with adapters merged if there are any."""
     source = open_weights(request.load_dir)
     _check_format(source, request)
+    if isinstance(source, LegacySource):
+        source.extends_ep = request.reads_extended
     if request.adapter_dir is not None:
         source = MergedSource(source, open_adapter(request.adapter_dir))
     if isinstance(source, MergedSource):
@@ -168,16 +109,13 @@ def _write_mcore(source: WeightSource, request: ConversionRequest) -> Conversion
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     assets = request.hf_config_dir or source.assets()
     model = _model_config(source, request, assets)
-    if model.has_experts:
-        raise WeightsError(
-            f"{source.path} is a model with experts, whose rank files cannot be written yet; train from a Hugging Face "
-            "folder, which needs no conversion"
-        )
+    _check_experts(model, request)
     num_layers = model.num_layers + len(request.layout.noop_layers)
     if request.num_layers not in (None, num_layers):
         raise WeightsError(f"--num-layers is {request.num_layers}, but the model has {num_layers}")
     source.check_tied_copies(model)
-    return ConversionSummary(target, write_legacy(source, model, request.layout, target, request.dtype, assets))
+    ranks = RankLayout(request.layout, request.storage if model.has_experts else DEFAULT_STORAGE)
+    return ConversionSummary(target, write_legacy(source, model, ranks, target, request.dtype, assets))
 
 
 def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSummary:
@@ -200,6 +138,22 @@ def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSum
     tensors = source.hf_tensors(model)
     counts = write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model)
     return ConversionSummary(target, counts)
+
+
+def _check_experts(model: ModelConfig, request: ConversionRequest) -> None:
+    """Check the flags about experts against the model."""
+    if not model.has_experts:
+        if request.layout.ep > 1:
+            raise WeightsError("the model has no experts; omit --target-expert-parallel-size")
+        if request.storage != DEFAULT_STORAGE or request.first_k_dense is not None:
+            logger.warning("the flags about experts have no effect: the model has none")
+        return
+    moe_layers = [layer for layer in range(model.num_layers) if model.is_moe_layer(layer)]
+    first = moe_layers[0] if moe_layers else model.num_layers
+    if request.first_k_dense not in (None, first):
+        raise WeightsError(
+            f"--first-k-dense-replace is {request.first_k_dense}, but {first} layers come before the first with experts"
+        )
 
 
 def _check_format(source: WeightSource, request: ConversionRequest) -> None:

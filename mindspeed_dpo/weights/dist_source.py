@@ -26,7 +26,8 @@ from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_assets import find_assets
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.name_mapping import SCORE_HEAD, TensorEntry, model_entries
-from mindspeed_dpo.weights.weight_source import WeightSource, check_mcore_shape
+from mindspeed_dpo.weights.shape_checks import check_mcore_shape
+from mindspeed_dpo.weights.weight_source import WeightSource
 
 COMPLETE_FILE, DESCRIPTION_FILE = "metadata.json", "mindspeed_dpo.json"
 _MODEL_PREFIXES = ("embedding.", "decoder.", "output_layer.", "rm_head.")

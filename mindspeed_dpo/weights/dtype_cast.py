@@ -12,7 +12,7 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # The load-balancing bias of routers loses its meaning in 16 bits.
-_ALWAYS_FP32 = "expert_bias"
+_ALWAYS_FP32 = ("expert_bias", "e_score_correction_bias")
 
 
 @dataclass
@@ -31,9 +31,13 @@ class TensorCounts:
 
     def add(self, tensor: Tensor) -> None:
         """Count one tensor of weights, of any shape and dtype."""
+        self.add_bytes(tensor.nbytes, tensor.dtype)
+
+    def add_bytes(self, num_bytes: int, dtype: torch.dtype) -> None:
+        """Count one tensor of a size and data type."""
         self.num_tensors += 1
-        self.num_bytes += tensor.nbytes
-        self.dtypes[str(tensor.dtype)] += 1
+        self.num_bytes += num_bytes
+        self.dtypes[str(dtype)] += 1
 
     @property
     def most_common_dtype(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mindspeed_dpo.storage.folder_replacement import earlier_content
 from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import read_text
@@ -41,7 +42,9 @@ def open_weights(path: str | Path) -> WeightSource:
     """
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with weights")
+        raise FileNotFoundError(
+            f"{root} does not exist or is not a folder; give a folder with weights{earlier_content(root)}"
+        )
     if (root / TRACKER).is_file():
         return _open_iteration(root, _tracked_iteration(root))
     if (root / CONFIG_FILE).is_file():
@@ -75,7 +78,9 @@ def open_adapter(path: str | Path) -> AdapterSource:
     """
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} does not exist or is not a folder; give a folder with an adapter")
+        raise FileNotFoundError(
+            f"{root} does not exist or is not a folder; give a folder with an adapter{earlier_content(root)}"
+        )
     if (root / CONFIG_FILE).is_file():
         return PeftAdapter(root)
     folder = _tracked_iteration(root) if (root / TRACKER).is_file() else root
@@ -95,7 +100,7 @@ def _tracked_iteration(root: Path) -> Path:
         raise WeightsError(f"{tracker} must hold a number or the word {_RELEASE}, got {content[:40]!r}")
     folder = root / (_RELEASE if content == _RELEASE else f"iter_{int(content):07d}")
     if not folder.is_dir():
-        raise WeightsError(f"{folder} does not exist, although {TRACKER} names it")
+        raise WeightsError(f"{folder} does not exist, although {TRACKER} names it{earlier_content(folder)}")
     return folder
 
 

@@ -20,6 +20,7 @@ from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
 from mindspeed_dpo.weights.hf_experts import expert_fields
 from mindspeed_dpo.weights.hf_rope import rotary_fields
 from mindspeed_dpo.weights.hf_values import HfValues
@@ -148,6 +149,17 @@ def num_mtp_layers(hf: HfConfig) -> int:
         return 0 if key is None else HfValues(config, architecture.model_type, (key,)).get(key.name) or 0
 
 
+def without_mtp_layers(hf: HfConfig) -> dict[str, Any]:
+    """The config of a model that is stored without its layers that predict further tokens.
+
+    Raises:
+        HfConfigError: The model type is not supported.
+    """
+    with reraised_as(HfConfigError):
+        key = _find_architecture(_located(hf))[0].num_mtp_layers
+    return {name: 0 if key is not None and name in key.names else value for name, value in hf.items()}
+
+
 def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = False) -> list[str]:
     """Describe each field in which the model section and the weights' config differ.
 
@@ -177,6 +189,11 @@ def _located(hf: HfConfig) -> JsonObject:
 def _find_architecture(hf: JsonObject) -> tuple[ModelFamily, HfArchitecture]:
     """The family and architecture of a config; a classifier must have one label."""
     model_type = hf.text("model_type", None)
+    if model_type is not None and model_type in UNSUPPORTED:
+        raise HfConfigError(
+            f"{hf.location}: model_type {model_type!r} is not supported: it needs {UNSUPPORTED[model_type]}, which is "
+            f"not implemented; supported: {', '.join(ARCHITECTURES)}"
+        )
     if model_type not in ARCHITECTURES:
         nearest = difflib.get_close_matches(str(model_type), ARCHITECTURES, n=1)
         hint = f" (nearest: {nearest[0]})" if nearest else ""

@@ -5,6 +5,7 @@ Only the requested slices of a safetensors file are read. A .bin file is memory-
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +30,20 @@ from mindspeed_dpo.weights.hf_config import (
     read_hf_config,
     read_model_config,
 )
+from mindspeed_dpo.weights.hf_fused_experts import (
+    fused_shape,
+    has_fused_experts,
+    is_fused,
+    read_fused,
+    with_fused_names,
+)
 from mindspeed_dpo.weights.layer_placement import TPRank
+from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, is_tied, model_entries
-from mindspeed_dpo.weights.weight_source import WeightSource, check_shape
+from mindspeed_dpo.weights.shape_checks import check_shape
+from mindspeed_dpo.weights.weight_source import WeightSource
+
+logger = logging.getLogger(__name__)
 
 _SCORE = "score.weight"
 _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
@@ -75,8 +87,10 @@ class HfSource(WeightSource):
         return bool(entry.hf_names) and all(name in self._files for name in entry.stored_names)
 
     def rules(self, model: ModelConfig) -> RuleTable:
-        """The rules of the model; the embedding of a tied model may be stored as its output layer alone."""
+        """The rules of the model; a tied embedding may be stored as its output layer alone, experts may be fused."""
         rules = super().rules(model)
+        if self._is_fused:
+            rules = with_fused_names(rules)
         if not is_tied(model) or self.is_reward_model or _EMBEDDING in self._files or _OUTPUT_LAYER not in self._files:
             return rules
         return tuple(replace(rule, stored=(_OUTPUT_LAYER,)) if rule.hf == (_EMBEDDING,) else rule for rule in rules)
@@ -87,14 +101,19 @@ class HfSource(WeightSource):
         Raises:
             WeightsError: A tied model's output layer differs from its embedding.
         """
-        required = [name for entry in model_entries(self.rules(model), model) for name in entry.stored_names]
+        entries = model_entries(self.rules(model), model)
+        required = dict.fromkeys(name for entry in entries for name in entry.stored_names)
         ignored = {name for rule in self.ignored_rules(model) for name in rule.hf}
+        others = {name for name in set(self._files) - ignored.union(required) if not _BUFFERS.search(name)}
         mtp_layers = self._mtp_layers(model)
-        unexpected = sorted(
-            name
-            for name in set(self._files) - ignored.union(required)
-            if not _BUFFERS.search(name) and _layer_of(name) not in mtp_layers
-        )
+        left_out = {name for name in others if _layer_of(name) in mtp_layers}
+        if left_out:
+            logger.warning(
+                "%s: %d tensors of layers that predict further tokens are not read; such layers are not implemented",
+                self.path,
+                len(left_out),
+            )
+        unexpected = sorted(others - left_out)
         if is_tied(model) and _OUTPUT_LAYER in unexpected:
             if not self._tied_copies_are_equal:
                 raise WeightsError(
@@ -105,14 +124,20 @@ class HfSource(WeightSource):
 
     def check_shapes(self, entry: TensorEntry, model: ModelConfig) -> None:
         """Compare the shapes in the headers of the shards with the model."""
+        if is_fused(entry):
+            (name,) = entry.stored_names
+            check_shape(self._shape(name), fused_shape(entry, model), self._files[name], f"{name} of all experts")
+            return
         for name, shape in zip(entry.stored_names, entry.layout.hf_shapes(model), strict=True):
-            lazy = self._lazy(name)
-            actual = lazy.shape if isinstance(lazy, Tensor) else lazy.get_shape()
-            check_shape(tuple(actual), shape, self._files[name], name)
+            check_shape(self._shape(name), shape, self._files[name], name)
 
     def read_slices(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
         """Read only the rank's slices of the weights; dtype and shape of each as in the base class."""
         layout, dim = entry.layout, entry.layout.partition_dim
+        if is_fused(entry):
+            (name,) = entry.stored_names
+            with reraised_as(WeightsError), safetensors_errors(self._files[name], name):
+                return read_fused(self._lazy(name), entry, model, tp)
         slices = []
         for name, shape in zip(entry.stored_names, layout.hf_shapes(model), strict=True):
             bounds = None if dim is None else layout.hf_range(shape[dim], model, tp)
@@ -132,6 +157,10 @@ class HfSource(WeightSource):
             if bounds is None:
                 return lazy[:]
             return lazy[bounds[0] : bounds[1]] if dim == 0 else lazy[:, bounds[0] : bounds[1]]
+
+    def _shape(self, name: str) -> Shape:
+        lazy = self._lazy(name)
+        return tuple(lazy.shape if isinstance(lazy, Tensor) else lazy.get_shape())
 
     def _lazy(self, name: str) -> Any:
         """A tensor of a mapped file, or a slice object of safetensors."""
@@ -177,6 +206,11 @@ class HfSource(WeightSource):
         if file not in self._open_files:
             self._open_files[file] = _bin_content(file) if file.suffix == ".bin" else _safetensors_handle(file)
         return self._open_files[file]
+
+    @cached_property
+    def _is_fused(self) -> bool:
+        """Whether experts are stored as in the memory of transformers 5."""
+        return has_fused_experts(self._files)
 
     @cached_property
     def _tied_copies_are_equal(self) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf_assets import copy_assets
-from mindspeed_dpo.weights.hf_config import as_reward_config, read_hf_config
+from mindspeed_dpo.weights.hf_config import as_reward_config, read_hf_config, without_mtp_layers
 from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def write_hf(
             # safetensors creates files that only their owner can read.
             file.chmod((folder / "config.json").stat().st_mode)
         _rename_shards(shards, counts)
-        _set_dtype(folder, counts)
+        _describe_weights(folder, counts)
         if reward_model:
             _write_json(folder / "config.json", as_reward_config(read_hf_config(folder)))
         replace_folder(folder, target)
@@ -122,9 +122,9 @@ def _rename_shards(shards: list[tuple[Path, list[str]]], counts: TensorCounts) -
     _write_json(shards[0][0].with_name("model.safetensors.index.json"), index)
 
 
-def _set_dtype(folder: Path, counts: TensorCounts) -> None:
-    """Write the dtype to config.json under both keys, as transformers 4 and 5 differ."""
-    config = dict(read_hf_config(folder))
+def _describe_weights(folder: Path, counts: TensorCounts) -> None:
+    """Write to config.json that layers were left out, and the dtype under both keys of transformers 4 and 5."""
+    config = without_mtp_layers(read_hf_config(folder))
     name = counts.most_common_dtype.removeprefix("torch.")
     config["torch_dtype"] = name
     if "dtype" in config:

@@ -111,8 +111,8 @@ class ParallelLayout:
         Raises:
             WeightsError: A size is not positive, or settings exclude each other.
         """
-        if self.tp < 1 or self.pp < 1:
-            raise WeightsError(f"parallel sizes must be at least 1, got TP {self.tp} and PP {self.pp}")
+        if self.tp < 1 or self.pp < 1 or self.ep < 1:
+            raise WeightsError(f"parallel sizes must be at least 1, got TP {self.tp}, PP {self.pp} and EP {self.ep}")
         if self.num_layer_list is not None and (self.noop_layers or self.layers_per_virtual_stage):
             raise WeightsError("num_layer_list cannot be combined with noop_layers or virtual pipeline stages")
         if self.layers_per_virtual_stage is not None and (self.layers_per_virtual_stage < 1 or self.pp == 1):

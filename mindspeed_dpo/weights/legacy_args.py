@@ -14,39 +14,45 @@ from typing import Any
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.stored_values import check_stored
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.expert_storage import DEFAULT_STORAGE, ExpertStorage
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
+from mindspeed_dpo.weights.legacy_expert_args import expert_args, expert_fields
 
 _MODEL_FIELDS = (
     "hidden_size", "num_attention_heads", "num_query_groups", "kv_channels", "ffn_hidden_size", "vocab_size",
     "make_vocab_size_divisible_by", "untie_embeddings_and_output_weights", "max_position_embeddings", "rotary_base",
     "rope_scaling_type", "rope_scaling_factor", "low_freq_factor", "high_freq_factor",
     "original_max_position_embeddings", "norm_epsilon", "add_qkv_bias", "qk_layernorm", "init_method_std",
+    "rotary_percent",
 )  # fmt: skip
 _CONSTANT_FIELDS: dict[str, Any] = {
     "add_position_embedding": True, "position_embedding_type": "rope", "normalization": "RMSNorm", "swiglu": True,
     "add_bias_linear": False, "use_mcore_models": True, "tokenizer_type": "PretrainedFromHF", "iteration": 1,
-    "consumed_train_samples": 0, "consumed_valid_samples": 0, "expert_model_parallel_size": 1, "num_experts": None,
-    "moe_router_topk": None, "moe_intermediate_size": None, "moe_ffn_hidden_size": None, "n_shared_experts": None,
-    "shared_expert_gate": False, "first_k_dense_replace": None, "moe_layer_freq": None, "moe_grouped_gemm": False,
-    "moe_tp_extend_ep": False, "q_lora_rank": None, "kv_lora_rank": None, "v_head_dim": None,
+    "consumed_train_samples": 0, "consumed_valid_samples": 0, "q_lora_rank": None, "kv_lora_rank": None,
+    "v_head_dim": None,
 }  # fmt: skip
 _MAX_SIZE = 1 << 20
 """Limit for layers, stages and ranks, which are counted one by one."""
+_EP_SIZE = "expert_model_parallel_size"
 _SHORT_DTYPES = {"torch.bfloat16": "bf16", "torch.float16": "fp16"}
 
 
-def make_args(model: ModelConfig, layout: ParallelLayout, dtype: str) -> argparse.Namespace:
+def make_args(
+    model: ModelConfig, layout: ParallelLayout, dtype: str, storage: ExpertStorage = DEFAULT_STORAGE
+) -> argparse.Namespace:
     """The args to store with weights.
 
     Args:
         model: The architecture.
         layout: How the rank files divide the model.
         dtype: Dtype of the weights, such as "torch.bfloat16".
+        storage: How the files hold experts.
     """
     chunks = layout.num_chunks(model.num_layers)
     short = _SHORT_DTYPES.get(dtype, "fp32")
     return argparse.Namespace(
         **_CONSTANT_FIELDS,
+        **expert_args(model, layout, storage),
         **{name: getattr(model, name) for name in _MODEL_FIELDS},
         # Megatron counts no-op layers as layers.
         num_layers=model.num_layers + len(layout.noop_layers),
@@ -96,6 +102,7 @@ def model_from_args(args: argparse.Namespace, file: object) -> ModelConfig:
         raise WeightsError(f"{file}: args lack vocab_size; give the model's Hugging Face folder (--hf-cfg-dir)")
     noops = _parse_list(getattr(args, "noop_layers", None))
     values["num_layers"] = _size(args, "num_layers", file) - len(noops)
+    values |= expert_fields(args, values["num_layers"], file)
     try:
         check_stored(ModelConfig, values)
     except ValueError as error:
@@ -116,6 +123,7 @@ def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) ->
             raise WeightsError(f"{file}: args lack {name}, so the layout of the files is unknown")
         sizes.append(_size(args, name, file))
     tp, pp, num_layers = sizes
+    has_ep = getattr(args, _EP_SIZE, None) not in (None, 0)
     if num_layers % (pp * num_chunks) and num_chunks > 1:
         raise WeightsError(f"{file}: {num_layers} layers do not fit {num_chunks} chunks in each of {pp} stages")
     return ParallelLayout(
@@ -124,6 +132,7 @@ def layout_from_args(args: argparse.Namespace, num_chunks: int, file: object) ->
         layers_per_virtual_stage=num_layers // (pp * num_chunks) if num_chunks > 1 else None,
         num_layer_list=tuple(_parse_list(getattr(args, "num_layer_list", None))) or None,
         noop_layers=tuple(sorted(_parse_list(getattr(args, "noop_layers", None)))),
+        ep=_size(args, _EP_SIZE, file) if has_ep else 1,
     )
 
 
@@ -136,10 +145,10 @@ def _size(args: argparse.Namespace, name: str, file: object) -> int:
 
 
 def _reject_unsupported(args: argparse.Namespace, file: object) -> None:
-    if getattr(args, "num_experts", None) or getattr(args, "expert_model_parallel_size", None) not in (None, 0, 1):
-        raise WeightsError(f"{file}: mixture-of-experts weights are not supported yet")
-    if getattr(args, "kv_lora_rank", None):
-        raise WeightsError(f"{file}: weights with multi-latent attention are not supported")
+    if getattr(args, "kv_lora_rank", None) or getattr(args, "multi_latent_attention", None):
+        raise WeightsError(
+            f"{file}: the model has multi-latent attention (DeepSeek-V2 and V3, Kimi), which is not implemented"
+        )
 
 
 def _format_list(numbers: Iterable[int]) -> str | None:

@@ -164,14 +164,17 @@ def local_entries(rules: RuleTable, model: ModelConfig, placement: Placement) ->
 
 def _layer_entries(rules: RuleTable, model: ModelConfig, layer: int, experts: range) -> Iterator[TensorEntry]:
     """The tensors of one layer, with those of the given experts if it has experts."""
-    absent = "dense_layer" if model.is_moe_layer(layer) else "moe_layer"
-    for rule in rules:
-        if rule.requires and not getattr(model, rule.requires):
-            continue
+    for rule in layer_rules(rules, model, layer):
         if rule.where == "expert":
-            yield from (TensorEntry(rule, layer, expert) for expert in experts if model.is_moe_layer(layer))
-        elif rule.where.endswith("layer") and rule.where != absent:
+            yield from (TensorEntry(rule, layer, expert) for expert in experts)
+        else:
             yield TensorEntry(rule, layer)
+
+
+def layer_rules(rules: RuleTable, model: ModelConfig, layer: int) -> Iterator[TensorRule]:
+    """The rules of the tensors of one layer, by its index in the model."""
+    kinds = {"layer", "moe_layer", "expert"} if model.is_moe_layer(layer) else {"layer", "dense_layer"}
+    return (rule for rule in rules if rule.where in kinds and (not rule.requires or getattr(model, rule.requires)))
 
 
 def is_tied(model: ModelConfig) -> bool:

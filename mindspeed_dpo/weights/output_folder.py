@@ -1,7 +1,8 @@
 """Atomic replacement of an output folder, which is filled next to its target and renamed when it is complete.
 
 After a crash the target holds its old content, or a folder remains whose name ends in `.unfinished`; never a mixture.
-The next write to the same target deletes such a folder, unless the process that fills it is alive.
+The next write to the same target deletes such a folder, unless the process that fills it is alive, and gives the target
+its old content back if that was put aside.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mindspeed_dpo.storage import folder_replacement
+from mindspeed_dpo.storage.folder_replacement import REPLACED, restore_folder
 from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
 from mindspeed_dpo.weights.errors import WeightsError
 
 _LOCK = ".unfinished.lock"
-_REMAINS = (".unfinished", _LOCK, ".replaced", ".part")
+_REMAINS = (".unfinished", _LOCK, REPLACED, ".part")
 """Endings of the hidden names that are used while writing."""
 
 
@@ -32,6 +35,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         if path.exists():
             with _locked(path, target):
                 pass
+    _restore(target)
     if target.is_dir() and not overwrite and not all(map(_is_remains, target.iterdir())):
         raise WeightsError(f"{target} is not empty; give another --save-dir, or --overwrite to replace its content")
 
@@ -48,6 +52,7 @@ def staging_folder(target: Path) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(_lock_path(target), target):
+            restore_folder(target, _aside(target))
             if folder.exists():
                 shutil.rmtree(folder)
             folder.mkdir()
@@ -64,14 +69,21 @@ def staging_folder(target: Path) -> Iterator[Path]:
 
 def replace_folder(folder: Path, target: Path) -> None:
     """Rename a complete folder to `target`, replacing an older folder of that name."""
-    older = target.with_name(f".{target.name}.replaced")
-    if older.exists():
-        shutil.rmtree(older)
-    if target.exists():
-        target.rename(older)
-    folder.rename(target)
-    if older.exists():
-        shutil.rmtree(older)
+    folder_replacement.replace_folder(folder, target, _aside(target))
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}{REPLACED}")
+
+
+def _restore(target: Path) -> None:
+    """Put back what a killed process had put aside: the target, or folders within it."""
+    within = target.glob(f".*{REPLACED}") if target.is_dir() else ()
+    names = [path.name.removeprefix(".").removesuffix(REPLACED) for path in within]
+    for folder in [target, *(target / name for name in names)]:
+        if _aside(folder).exists():
+            with _locked(_lock_path(folder), target):
+                restore_folder(folder, _aside(folder))
 
 
 def _lock_path(target: Path) -> Path:

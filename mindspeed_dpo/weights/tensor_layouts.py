@@ -10,7 +10,6 @@ head), r = n / g, V vocabulary, V' padded vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,55 +19,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.layer_placement import UNSHARDED, TPRank
-
-Shape = tuple[int, ...]
-Size = int | Callable[[ModelConfig], int]
-"""A dimension of a tensor: a number, or a function of the model such as those below."""
-
-
-def hidden_size(model: ModelConfig) -> int:
-    """Width h of the residual stream."""
-    return model.hidden_size
-
-
-def ffn_hidden_size(model: ModelConfig) -> int:
-    """Width f of the feed-forward layer."""
-    return model.ffn_hidden_size
-
-
-def head_size(model: ModelConfig) -> int:
-    """Width d of one attention head."""
-    return model.kv_channels
-
-
-def query_size(model: ModelConfig) -> int:
-    """Width n d of all query heads."""
-    return model.num_attention_heads * model.kv_channels
-
-
-def key_size(model: ModelConfig) -> int:
-    """Width g d of all key heads, or of all value heads."""
-    return model.num_query_groups * model.kv_channels
-
-
-def moe_ffn_hidden_size(model: ModelConfig) -> int:
-    """Width of one routed expert."""
-    return model.moe_ffn_hidden_size
-
-
-def shared_expert_size(model: ModelConfig) -> int:
-    """Width of the shared experts together."""
-    return model.moe_shared_expert_intermediate_size
-
-
-def num_experts(model: ModelConfig) -> int:
-    """Number of routed experts of a layer."""
-    return model.num_experts or 0
-
-
-def evaluate(size: Size, model: ModelConfig) -> int:
-    """The size of a dimension for a given model."""
-    return size if isinstance(size, int) else size(model)
+from mindspeed_dpo.weights.model_sizes import Shape, Size, evaluate, key_size, query_size
 
 
 class TensorLayout:
@@ -143,7 +94,7 @@ class Replicated(TensorLayout):
 
 @dataclass(frozen=True)
 class Matrix(TensorLayout):
-    """A matrix [rows, columns] that every tensor-parallel rank holds: a router, or part of an expert."""
+    """A matrix [rows, columns] that every tensor-parallel rank holds, such as a router."""
 
     rows: Size
     columns: Size
@@ -188,14 +139,6 @@ class GateUp(TensorLayout):
     def to_hf(self, tensor: Tensor, model: ModelConfig) -> tuple[Tensor, ...]:
         """Split weights [2 width / tp, h] into gate and up, [width / tp, h] each, any dtype."""
         return tensor.chunk(2)
-
-
-@dataclass(frozen=True)
-class ExpertGateUp(GateUp):
-    """The gate matrix above the up matrix of one expert, [2 width, h], which tensor-parallel ranks do not split."""
-
-    partition_dim: ClassVar[int | None] = None
-    num_blocks: ClassVar[int] = 1
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Everything else is derived here: a rank's tensors in Megatron's form, and the fu
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,16 +18,14 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.file_fingerprints import fingerprint_of
 from mindspeed_dpo.weights.layer_placement import UNSHARDED, Placement, TPRank
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, local_entries, model_entries
-from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
 
 logger = logging.getLogger(__name__)
 
 _MAX_LISTED = 8
-_HASH_BLOCK_BYTES = 1 << 24
-_fingerprints: dict[tuple[tuple[str | int, ...], ...], str] = {}
-"""Fingerprints by files and their versions: roles often share their weights."""
+_EXPERT = re.compile(r"\.experts\.")
 
 
 class WeightSource(ABC):
@@ -36,7 +34,7 @@ class WeightSource(ABC):
     Attributes:
         path: The path that was opened.
         folder: The folder of the weight files: `path`, or one iteration in it.
-        loosely: Skip missing tensors with a warning, and ignore unknown ones.
+        loosely: Skip missing tensors other than experts with a warning, and ignore unknown ones.
         keeps_dtypes: Refuse to join tensors of different data types into one; otherwise they become float32 or wider,
             which is exact, since all weights are cast later.
         final_norm: For a reward model, whether its head reads normalised hidden states; otherwise the norm is ignored.
@@ -146,6 +144,19 @@ class WeightSource(ABC):
         self.check(model)
         return self._local_tensors(local_entries(rules, model, placement), model, placement.tp)
 
+    def is_read(self, entry: TensorEntry) -> bool:
+        """Whether an entry is part of what is read; only a missing one that is tolerated is not."""
+        return not self.loosely or entry.rule.optional or self.has(entry)
+
+    def local_tensor(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:
+        """Read the weights of one tensor, with the shape of its layout and the stored dtype; call `check` first.
+
+        Raises:
+            WeightsError: A file is damaged, or weights that are joined have different data types.
+        """
+        slices = self._with_one_dtype(self._read_or_zeros(entry, model, tp), entry)
+        return entry.layout.to_mcore(slices, model, tp)
+
     def hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         """Yield all weights of the model by Hugging Face name, one rule at a time.
 
@@ -159,20 +170,7 @@ class WeightSource(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of names and contents of the weight files, in hexadecimal digits; the files are read once."""
-        files = sorted(self.weight_files())
-        versions: tuple[tuple[str | int, ...], ...] = tuple((str(file), *_version(file)) for file in files)
-        if versions not in _fingerprints:
-            _fingerprints[versions] = self._hash_files(files)
-        return _fingerprints[versions]
-
-    def _hash_files(self, files: Sequence[Path]) -> str:
-        digest = hashlib.sha256()
-        for file in files:
-            digest.update(f"{file.relative_to(self.folder)}:{file.stat().st_size};".encode())
-            with file.open("rb") as stream:
-                while block := stream.read(_HASH_BLOCK_BYTES):
-                    digest.update(block)
-        return digest.hexdigest()
+        return fingerprint_of(self.weight_files(), self.folder)
 
     def _check_names(self, model: ModelConfig) -> None:
         missing, unexpected = self.name_mismatches(model)
@@ -184,7 +182,8 @@ class WeightSource(ABC):
         if not problems:
             return
         message = f"{self.path} does not hold this {model.num_layers}-layer model; {'; '.join(problems)}"
-        if not self.loosely:
+        # A layer that computes with some of its experts is never what a user wants.
+        if not self.loosely or any(_EXPERT.search(name) for name in missing):
             raise WeightsError(message)
         logger.warning("%s; continuing, because the checkpoint is loaded loosely", message)
 
@@ -192,9 +191,8 @@ class WeightSource(ABC):
         self, entries: Iterable[tuple[str, TensorEntry]], model: ModelConfig, tp: TPRank
     ) -> Iterator[tuple[str, Tensor]]:
         for name, entry in entries:
-            if self.has(entry) or entry.rule.optional or not self.loosely:
-                slices = self._with_one_dtype(self._read_or_zeros(entry, model, tp), entry)
-                yield name, entry.layout.to_mcore(slices, model, tp)
+            if self.is_read(entry):
+                yield name, self.local_tensor(entry, model, tp)
 
     def _hf_tensors(self, model: ModelConfig) -> Iterator[tuple[str, Tensor]]:
         for entry in model_entries(self.rules(model), model):
@@ -232,39 +230,6 @@ class WeightSource(ABC):
                     entry.rule.mcore,
                     tensor.tolist(),
                 )
-
-
-def _version(file: Path) -> tuple[int, ...]:
-    """What changes when a file is written."""
-    status = file.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
-
-
-def check_shape(actual: Shape, expected: Shape, file: object, name: str) -> None:
-    """Check that a tensor has the shape that the model requires.
-
-    Raises:
-        WeightsError: The shapes differ; the message names file, tensor and both shapes.
-    """
-    if tuple(actual) != tuple(expected):
-        raise WeightsError(
-            f"{file}: {name} is {list(actual)}, but the model expects {list(expected)}; the sizes of the model "
-            "must match the weights"
-        )
-
-
-def check_mcore_shape(
-    actual: Shape, layout: TensorLayout, model: ModelConfig, tp_size: int, file: object, name: str
-) -> None:
-    """Check the shape of a tensor in Megatron's form; a vocabulary may be padded to any number of rows.
-
-    Raises:
-        WeightsError: The shapes differ; the message names file, tensor and both shapes.
-    """
-    expected = layout.mcore_shape(model, tp_size)
-    if layout.is_padded and len(actual) == 2 and actual[0] * tp_size >= model.vocab_size:
-        expected = (actual[0], *expected[1:])
-    check_shape(actual, expected, file, name)
 
 
 def _shorten(names: Sequence[str]) -> str:

@@ -24,11 +24,13 @@ from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine import checkpoint
 from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
 from mindspeed_dpo.engine.checkpoint_files import read_metadata
+from mindspeed_dpo.engine.step_routing import mean_values
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX
@@ -43,7 +45,6 @@ from mindspeed_dpo.workers.logprobs import (
     workload_metrics,
 )
 from mindspeed_dpo.workers.role_interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
 from mindspeed_dpo.workers.setup.model_builder import build_trained_model, make_batch_builder
 from mindspeed_dpo.workers.setup.objective_and_schedule import (
@@ -100,13 +101,13 @@ class ActorWorker(Actor):
         beta = beta_of(self.role, step, run.loop.train_iters)
         batch_builder, rows = self.batch_builder.over(pairs)
         norms, rate = [], 0.0
-        router_losses: list[dict[str, float]] = []
+        of_routers: list[dict[str, Tensor]] = []
         for minibatch in minibatches(run, step, len(rows)):
             self.objective = replace(self.objective, beta=beta)
             batches = batch_builder.micro_batches(rows[minibatch.positions], ref_logps[minibatch.positions])
             rate = lr_at(step * steps_per_iteration(self.role) + minibatch.number, self.learning_rate)
             norms.append(self._train_step(batches, len(minibatch.positions), rate, sums))
-            router_losses.append(self.engine.router_losses(len(minibatch.positions)))
+            of_routers.append(self.engine.router_metrics(len(minibatch.positions)))
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
@@ -114,8 +115,7 @@ class ActorWorker(Actor):
         if metrics is None:
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, "beta": self.objective.beta}
-        of_routers = {key: sum(values[key] for values in router_losses) / len(norms) for key in router_losses[0]}
-        return {**metrics, **rates, **of_routers, "memory/peak_bytes": peak_bytes}
+        return {**metrics, **rates, **mean_values(of_routers), "memory/peak_bytes": peak_bytes}
 
     def _train_step(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """Do one optimizer step on this rank's share of its pairs; return the global gradient norm."""

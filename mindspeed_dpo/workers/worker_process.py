@@ -57,7 +57,7 @@ class WorkerProcess:
             host: Address at which the other processes of the pool reach this one.
 
         Returns:
-            `host:port` of the store.
+            Address of the store.
 
         Raises:
             PortInUseError: `master_port` is set and in use.
@@ -65,12 +65,13 @@ class WorkerProcess:
         first = self.run.loop.master_port
         port = None if first is None else first + list(self.run.pools).index(self.pool)
         try:
-            self._store = host_store(port or 0, host)
+            hosted = host_store(port, host)
         except OSError as error:
             raise PortInUseError(
                 f"master_port={port} is in use on {host}; choose another, or null for any free one"
             ) from error
-        return f"{host}:{self._store.port}"
+        self._store = hosted.store
+        return hosted.address
 
     def join(self, rank: int, world_size: int, master: str, local_rank: int = 0) -> None:
         """Activate the device and join the pool's process group; a collective.

@@ -85,6 +85,9 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "expert_model_parallel_size": _EXPERTS,
     "moe_aux_loss_coeff": _ROUTER_LOSSES,
     "moe_z_loss_coeff": _ROUTER_LOSSES,
+    "moe_router_bias_update_rate": CoveredBy(
+        "distributed/test_expert_runs.py::test_a_run_goes_on_with_other_ranks_of_experts"
+    ),
     "router_aux_loss_coef": CoveredBy("distributed/test_recorded_training.py::test_training_follows_the_recording"),
     "freeze_moe_router": CoveredBy("distributed/test_expert_runs.py::test_frozen_routers_do_not_change"),
     # How it runs; none of these may change a number.
@@ -127,6 +130,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "lora_target_modules": CoveredBy(
         "unit/config/test_config_adapters.py::test_targets_are_named_by_megatron_or_by_hugging_face"
     ),
+    "lora_target_parameters": CoveredBy("distributed/test_expert_adapters.py::test_every_gradient_equals_that_of_peft"),
     "lora_r": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
     "lora_alpha": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
     "use_rslora": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),

@@ -26,6 +26,8 @@ EXPERTS: dict[str, Any] = {
     "moe_ffn_hidden_size": 24, "norm_topk_prob": True, "moe_aux_loss_coeff": 0.1, "moe_z_loss_coeff": 0.01,
 }  # fmt: skip
 BUDGET: dict[str, Any] = {"micro_batch_size": None, "micro_batch_tokens": 8, "global_batch_size": 3}
+FOLLOWING_BIAS = {"moe_router_enable_expert_bias": True, "moe_router_bias_update_rate": 0.01}
+BIAS = "model.layers.1.mlp.gate.e_score_correction_bias"
 NOT_ALIKE = ("micro_batches", "micro_batch_fill", "tokens_computed")
 TP2 = {"sequence_parallel": True}
 LAYOUTS: dict[str, tuple[Layout, dict[str, Any]]] = {
@@ -33,7 +35,27 @@ LAYOUTS: dict[str, tuple[Layout, dict[str, Any]]] = {
     "experts shared by tensor ranks": ((2, 1, 1), {"moe_tp_extend_ep": True, **TP2}),
     "copies of the experts": ((2, 1, 2), {"use_distributed_optimizer": True, "expert_model_parallel_size": 2, **TP2}),
     "a stage without experts": ((1, 2, 2), {"expert_model_parallel_size": 2}),
+    "prompts repeated": ((1, 1, 2), {"expert_model_parallel_size": 2, "share_prompt": False, "micro_batch_tokens": 20}),
+    "all that saves memory": (
+        (2, 1, 2),
+        {
+            "expert_model_parallel_size": 4,
+            "reference": "cached",
+            "optimizer_offload": True,
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+            "use_distributed_optimizer": True,
+            "overlap_grad_reduce": True,
+            "overlap_param_gather": True,
+            **TP2,
+        },
+    ),
 }
+
+
+MEASURED = ("aux_loss", "z_loss", "load_max_over_mean", "idle_experts", "router_entropy")
+EVALUATION = {"split": "60,40,0", "eval_interval": 3, "eval_iters": 1}
 
 
 def run_of(folder: Path, layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
@@ -46,20 +68,31 @@ def run_of(folder: Path, layout: Layout = (1, 1, 1), **settings: Any) -> RunConf
 def test_metrics_are_those_of_one_replica(name: str, tmp_path: Path) -> None:
     layout, settings = LAYOUTS[name]
     # Random weights differ with the number of stages.
-    alone = train(run_of(tmp_path / "alone", (1, layout[1], 1)))
-    assert {"moe/aux_loss", "moe/z_loss"} <= alone[-1].keys()
-    actual = train(run_of(tmp_path / "actual", layout, **settings))
+    alone = train(run_of(tmp_path / "alone", (1, layout[1], 1), **EVALUATION))
+    assert {f"moe/{name}" for name in MEASURED} | {"eval/loss"} <= alone[-1].keys()
+    actual = train(run_of(tmp_path / "actual", layout, **EVALUATION, **settings))
     assert_same_run(actual, alone, FULL, but=NOT_ALIKE)
 
 
 def test_a_run_goes_on_with_other_ranks_of_experts(tmp_path: Path) -> None:
-    straight = train(run_of(tmp_path / "straight", save_interval=1))
+    """Saved in the background, with a bias that follows the load of every step."""
+    keys = {"save_interval": 1, "moe_router_score_function": "sigmoid", "n_shared_experts": 1, **FOLLOWING_BIAS}
+    straight = train(run_of(tmp_path / "straight", **keys))
     layout, settings = LAYOUTS["experts shared by replicas"]
-    train(run_of(tmp_path / "actual", layout, **settings, train_iters=1, lr_decay_iters=3, save_interval=1))
+    first = {"train_iters": 1, "lr_decay_iters": 3, "async_save": True}
+    train(run_of(tmp_path / "actual", layout, **settings, **first, **keys))
     layout, settings = LAYOUTS["copies of the experts"]
-    resume = {"resume_from": tmp_path / "actual" / "out", "save_interval": 1, "no_load_rng": True}
-    actual = train(run_of(tmp_path / "actual", layout, **settings, **resume))
+    resume = {"resume_from": tmp_path / "actual" / "out", "no_load_rng": True}
+    actual = train(run_of(tmp_path / "actual", layout, **settings, **resume, **keys))
     assert_same_run(actual, straight, FULL, but=NOT_ALIKE)
+    biases = [
+        [read_tensors(folder)[BIAS] for folder in sorted(path.rglob("iter_*"))]
+        for path in (tmp_path / "straight", tmp_path / "actual")
+    ]
+    assert len(biases[0]) == 3 and all(map(torch.equal, *biases))
+    steps = torch.stack([torch.zeros(4), *biases[0]]).diff(dim=0) / FOLLOWING_BIAS["moe_router_bias_update_rate"]
+    torch.testing.assert_close(steps, steps.round())
+    assert steps.any(1).all() and (steps.abs() < 1.5).all()
 
 
 def test_frozen_routers_do_not_change(tmp_path: Path) -> None:

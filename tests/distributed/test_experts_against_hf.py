@@ -51,6 +51,7 @@ GRADIENT_LAYOUTS = {
     "CP2 EP2": (2, Job(Path(), cp=2, ep=2)),
     "TP2 DP2 EP2": (4, Job(Path(), tp=2, ep=2, sequence_parallel=True)),
     "DP4 EP2 with overlap": (4, Job(Path(), ep=2, micro_batch_size=1, options={"overlap_grad_reduce": True})),
+    "prompts repeated": (2, Job(Path(), tp=2, ep=2, sequence_parallel=True, share_prompt=False)),
     "TP2 PP2 EP2, full recompute": (
         4,
         Job(Path(), tp=2, pp=2, ep=2, sequence_parallel=True, micro_batch_size=1, recompute="full"),
@@ -62,6 +63,7 @@ GRADIENT_LAYOUTS = {
 GRADIENT_CASES = [
     *(("glm4_moe", layout) for layout in GRADIENT_LAYOUTS),
     *((family, layout) for family in ("qwen2_moe", "qwen3_moe_some_dense") for layout in ("one process", "TP2 EP2")),
+    *((family, "prompts repeated") for family in ("qwen2_moe", "qwen3_moe_some_dense", "mixtral")),
     ("mixtral", "CP2 EP2"),
 ]
 
@@ -94,10 +96,9 @@ ROUTER = RouterConfig(moe_aux_loss_coeff=0.5, moe_z_loss_coeff=0.1)
 
 
 # The layouts that divide sequences, micro-batches or layers.
+ALIKE = ("TP2", "EP2 over replicas", "TP2 EP2", "prompts repeated")
 LOSS_LAYOUTS = {
-    **{
-        name: GRADIENT_LAYOUTS[name] for name in GRADIENT_LAYOUTS if name not in ("TP2", "EP2 over replicas", "TP2 EP2")
-    },
+    **{name: layout for name, layout in GRADIENT_LAYOUTS.items() if name not in ALIKE},
     "virtual stages with a padding micro-batch": (4, Job(Path(), pp=2, virtual=1, ep=2, micro_batch_size=4)),
 }
 

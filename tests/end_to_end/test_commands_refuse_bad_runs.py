@@ -151,11 +151,14 @@ def test_a_run_that_cannot_be_is_refused_before_ray(
     bad = BAD[name]
     copy = prepare(bad, own_run, tmp_path / "copy")
     keys = {key: value.format(copy) if isinstance(value, str) else value for key, value in bad.keys.items()}
-    arguments = training(bad.layout, **{**own_run.keys, "output_dir": tmp_path / "run", **keys})
-    finished = call(ray_gpt.main, [*arguments[1:], *bad.overrides], capfd)
+    arguments = training(bad.layout, **{**own_run.keys, "output_dir": tmp_path / "run", **keys})[1:]
+    planned = call(ray_gpt.main, [*arguments, *bad.overrides, "plan=true"], capfd)
+    assert not (tmp_path / "run").exists()
+    finished = call(ray_gpt.main, [*arguments, *bad.overrides], capfd)
     assert ray_untouched == [], finished.text
-    assert finished.code == bad.code, finished.text
-    assert [word for word in bad.words if word not in finished.text] == [], finished.text
+    for one in (planned, finished):
+        assert one.code == bad.code, one.text
+        assert [word for word in bad.words if word not in one.text] == [], one.text
     assert_nothing_begun(tmp_path / "run")
 
 
@@ -215,7 +218,9 @@ def assert_one_sentence(finished: Finished, *words: str) -> None:
 def test_too_few_devices_are_reported_with_those_available(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
     pool = "resource_pool.actor_rollout=[8]"
     finished = run_on(ray_address, own_run, tmp_path, pool, micro_batch_size=2)
-    assert_one_sentence(finished, "too few devices", "actor_rollout: [8]", "has 4", "ray start")
+    planned = run_on(ray_address, own_run, tmp_path, pool, "plan=true", micro_batch_size=2)
+    for one in (finished, planned):
+        assert_one_sentence(one, "too few devices", "actor_rollout: [8]", "has 4", "ray start")
     assert_nothing_begun(tmp_path)
 
 

@@ -38,6 +38,24 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "mistral": {"rope_type": "linear", "factor": 2.0},
 }  # fmt: skip
 """Rotary settings by model type; the other types have none."""
+EXPERTS: dict[str, dict[str, Any]] = {
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "router_aux_loss_coef": 0.02},
+    "qwen2_moe": {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "shared_expert_intermediate_size": 10,
+        "norm_topk_prob": False, "decoder_sparse_step": 1, "mlp_only_layers": [0], "router_aux_loss_coef": 0.001,
+    },
+    "qwen3_moe": {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 6, "head_dim": 4, "norm_topk_prob": True,
+        "decoder_sparse_step": 2, "mlp_only_layers": [], "router_aux_loss_coef": 0.001,
+    },
+    "glm4_moe": {
+        "n_routed_experts": 4, "num_experts_per_tok": 2, "n_shared_experts": 1, "moe_intermediate_size": 6,
+        "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "routed_scaling_factor": 1.5,
+        "norm_topk_prob": True, "use_qk_norm": True, "attention_bias": True, "partial_rotary_factor": 0.5,
+        "num_nextn_predict_layers": 1, "head_dim": 8,
+    },
+}  # fmt: skip
+"""What families with experts say beyond the others."""
 WINDOWS: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": 16},
     "qwen2": {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0},
@@ -63,6 +81,7 @@ def _configs() -> Iterator[tuple[str, dict[str, Any]]]:
     for model_type, (_, architecture) in ARCHITECTURES.items():
         scaling, window = SCALINGS.get(model_type), WINDOWS.get(model_type, {})
         own = {**COMMON, "model_type": model_type, "architectures": [architecture.causal_lm], **window}
+        own |= EXPERTS.get(model_type, {})
         yield f"{model_type}-4", {**own, "rope_theta": 1e4, "rope_scaling": scaling, "torch_dtype": "bfloat16"}
         kinds = ["sliding_attention" if window.get("sliding_window") else "full_attention"] * 2
         nested = {"rope_theta": 1e4, **(scaling or {"rope_type": "default"})}

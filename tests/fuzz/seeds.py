@@ -24,7 +24,8 @@ from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.engine.checkpoint_files import FORMAT
 from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.weights import open_weights
-from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from tests.fuzz.data_targets import write_data_files
 from tests.fuzz.model_targets import write_model_files
 from tests.fuzz.reward_targets import write_reply
@@ -38,15 +39,25 @@ HF_CONFIG = {
 }  # fmt: skip
 
 
-def write_hf(folder: Path) -> Path:
+EXPERTS_CONFIG = {
+    **HF_CONFIG, "architectures": ["Qwen3MoeForCausalLM"], "model_type": "qwen3_moe", "num_experts": 2,
+    "num_experts_per_tok": 1, "moe_intermediate_size": 6, "head_dim": 4, "decoder_sparse_step": 1,
+    "mlp_only_layers": [], "norm_topk_prob": True,
+}  # fmt: skip
+
+
+_EXPERT = ".local_experts."
+
+
+def write_hf(folder: Path, config: dict[str, Any] = HF_CONFIG) -> Path:
     """A folder of one shard with an index."""
     folder.mkdir(parents=True)
-    tensors = hf_tensors()
+    tensors = hf_tensors() if config is HF_CONFIG else expert_tensors()
     shard = "model-00001-of-00001.safetensors"
     save_file(tensors, folder / shard)
     index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(tensors, shard)}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps(HF_CONFIG))
+    (folder / "config.json").write_text(json.dumps(config))
     return folder
 
 
@@ -70,6 +81,18 @@ def hf_tensors() -> dict[str, torch.Tensor]:
     return {name: torch.rand(shape) for name, shape in shapes.items()}
 
 
+def expert_tensors() -> dict[str, torch.Tensor]:
+    """Random weights of the model of `EXPERTS_CONFIG`."""
+    tensors = {name: tensor for name, tensor in hf_tensors().items() if ".mlp." not in name}
+    layer = "model.layers.0"
+    tensors |= {f"{layer}.self_attn.{name}_norm.weight": torch.rand(4) for name in "qk"}
+    tensors[f"{layer}.mlp.gate.weight"] = torch.rand(2, 8)
+    for expert in range(2):
+        for name, shape in (("gate_proj", (6, 8)), ("up_proj", (6, 8)), ("down_proj", (8, 6))):
+            tensors[f"{layer}.mlp.experts.{expert}.{name}.weight"] = torch.rand(shape)
+    return tensors
+
+
 def write_legacy(folder: Path, hf: Path) -> Path:
     """A rank file, with what training adds to it."""
     convert(ConversionRequest(hf, folder))
@@ -87,7 +110,11 @@ def write_dist(folder: Path, hf: Path) -> Path:
     iteration = folder / "iter_0000002"
     iteration.mkdir(parents=True)
     tensors = dict(weights.local_tensors(model, _placement(model)))
-    state: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items()}
+    state: dict[str, Any] = {name: tensor.clone() for name, tensor in tensors.items() if _EXPERT not in name}
+    for first in [name for name in tensors if f"{_EXPERT}0." in name]:
+        # Megatron-core stacks the experts of a layer.
+        experts = [tensors[first.replace(f"{_EXPERT}0.", f"{_EXPERT}{number}.")] for number in range(2)]
+        state[first.replace(f"{_EXPERT}0.", ".")] = torch.stack(experts)
     state["optimizer.state.exp_avg.decoder.final_layernorm.weight"] = torch.ones(8)
     state["rng/shard_0.0.0_1.1.1"] = [{"host": torch.get_rng_state(), "device": torch.get_rng_state(), "tracker": {}}]
     writer = dcp.FileSystemWriter(iteration, thread_count=1)
@@ -216,6 +243,9 @@ def write_seeds(root: Path) -> Path:
     write_bin(root / "bin")
     write_legacy(root / "legacy", hf)
     write_dist(root / "dist", hf)
+    experts = write_hf(root / "experts/hf", EXPERTS_CONFIG)
+    write_legacy(root / "experts/legacy", experts)
+    write_dist(root / "experts/dist", experts)
     write_adapter(root / "adapter")
     write_pairs(root / "pairs")
     write_inputs(root / "inputs")

@@ -25,7 +25,7 @@ class Target:
         read: Reads it, as the package does, given the folder of all seeds.
         structural: The mutations that know the format.
         share: Share of the mutations that are read; less than 1 where each costs a process of its own.
-        limit_s: Limit for the time to read one mutation.
+        limit_s: Limit for the processor time to read one mutation.
     """
 
     name: str

@@ -19,7 +19,7 @@ from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
 from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
 from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
-from mindspeed_dpo.untrusted.arrow_files import read_arrow_rows, read_parquet_rows
+from mindspeed_dpo.untrusted.arrow_rows import read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import read_json
@@ -117,6 +117,24 @@ TARGETS = (
         "legacy/iter_0000001/mp_rank_00/model_optim_rng.pt",
         lambda root: _all_weights(root / "legacy"),
         (archive_member,),
+    ),
+    Target(
+        "expert-shard",
+        "experts/hf/model-00001-of-00001.safetensors",
+        lambda root: _all_weights(root / "experts/hf"),
+        (header_text,),
+    ),
+    Target(
+        "expert-rank-file",
+        "experts/legacy/iter_0000001/mp_rank_00/model_optim_rng.pt",
+        lambda root: _all_weights(root / "experts/legacy"),
+        (archive_member,),
+    ),
+    Target(
+        "expert-metadata",
+        f"experts/{ITERATION}/.metadata",
+        lambda root: _all_weights(root / "experts/dist"),
+        (pickle_instruction,),
     ),
     Target("tracker", "legacy/latest_checkpointed_iteration.txt", lambda root: _all_weights(root / "legacy")),
     Target("dist-metadata", f"{ITERATION}/.metadata", _distributed, (pickle_instruction,)),

@@ -29,8 +29,8 @@ def main() -> None:
     else:
         activate("cpu")
     groups = importlib.import_module("mindspeed_dpo.parallel.process_groups")
-    store = host_store(0)
-    groups.join(0, 1, f"127.0.0.1:{store.port}", "gloo", 2.0, store)
+    hosted = host_store()
+    groups.join(0, 1, hosted.address, "gloo", 2.0, hosted.store)
     jobs = importlib.import_module("tests.unit.engine.engine_jobs")
     gradient, loss = jobs.gradient_and_loss(jobs.Setup())
     report["loss"] = loss

@@ -38,6 +38,8 @@ LOOK_S = 0.01
 START_ATTEMPTS = 4
 # Authentication of the clusters that tests start, as on nodes that share a token; runs that join them do not get it.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+# As `examples/cluster` sets it: Ray's own default would make the workers the last on a busy machine.
+NOT_NICE = {"RAY_worker_niceness": "0"}
 _NOT_INHERITED = {"PYTHONPATH", "MASTER_ADDR", "MASTER_PORT", "RANK", "LOCAL_RANK", "WORLD_SIZE"}
 
 
@@ -220,7 +222,7 @@ def simulated_cluster(npus: Sequence[int]) -> Iterator[str]:
                 f"--resources={json.dumps({'NPU': count})}", f"--object-store-memory={100 * 1024 * 1024}",
                 "--node-ip-address=127.0.0.1", "--disable-usage-stats",
             ]  # fmt: skip
-            node = stack.enter_context(Running(arguments, **TOKEN))
+            node = stack.enter_context(Running(arguments, **TOKEN, **NOT_NICE))
             node.until(lambda node=node: "Ray runtime started" in node.printed(), "the start of a node")
         yield address
 
@@ -236,7 +238,7 @@ def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> It
             f"--resources={json.dumps(resources or {})}",
             "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
         ]  # fmt: skip
-        with Running(arguments, **TOKEN) as running:
+        with Running(arguments, **TOKEN, **NOT_NICE) as running:
             until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
             # Another program took a port, or Ray waited 30 s for its own processes: too little on a very busy machine.
             if running.has_ended:

@@ -124,11 +124,10 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
     """Join the other processes on a device that is active, and run the calls that come through the pipe."""
     torch.set_num_threads(1)
     _device[:] = [accelerator]
-    # The first one listens before it reports its port, so that no other process can take the port meanwhile.
-    store = host_store(0) if rank == 0 else None
-    if store is not None:
-        end.send(f"127.0.0.1:{store.port}")
-    master = f"127.0.0.1:{store.port}" if store is not None else end.recv()
+    hosted = host_store() if rank == 0 else None
+    if hosted is not None:
+        end.send(hosted.address)
+    master, store = (hosted.address, hosted.store) if hosted is not None else (end.recv(), None)
     process_groups.join(rank, world_size, master, accelerator.backend, timeout_minutes=3, store=store)
     gc.freeze()  # what is imported stays, and need not be looked through for garbage again and again
     while True:

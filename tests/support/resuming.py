@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import torch
 
 from mindspeed_dpo.weights.dist_source import DistSource
@@ -30,6 +32,7 @@ class Interrupted:
         folders: Ray's folders that it left.
         steps: Of each line of metrics.jsonl at the end.
         saved: Iteration of the newest checkpoint at the end.
+        partial: Names of half-written checkpoints at the end.
     """
 
     finished: Finished
@@ -37,6 +40,7 @@ class Interrupted:
     folders: list[str]
     steps: list[int]
     saved: int
+    partial: list[str]
 
 
 def interrupt_run(
@@ -53,7 +57,46 @@ def interrupt_run(
     until(lambda: not writers(output_dir), "the end of all workers of the run")
     metrics = output_dir / "metrics.jsonl"
     steps = [int(record["step"]) for record in read_metrics(metrics)] if metrics.is_file() else []
-    return Interrupted(finished, left_behind, folders, steps, saved_iteration(output_dir))
+    partial = [path.name for path in (output_dir / "checkpoints").glob("iter_*.partial")]
+    return Interrupted(finished, left_behind, folders, steps, saved_iteration(output_dir), partial)
+
+
+class SaveMoment:
+    """The moment at which a run writes a checkpoint, held by suspending its workers until it has been interrupted."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self._output_dir = output_dir
+        self._workers: list[psutil.Process] = []
+
+    def is_reached(self) -> bool:
+        """Whether a checkpoint is being written; if so, its writers are suspended."""
+        if not self._workers:
+            self._workers = writers(self._output_dir)
+        if not self._is_writing():
+            return False
+        for process in self._workers:
+            process.suspend()
+        if self._is_writing():
+            return True
+        self._resume()
+        return False
+
+    def interrupted_by(self, interrupt: Interrupt) -> Interrupt:
+        """The interrupt, after which the workers go on if they still exist."""
+
+        def interrupt_and_resume(run: Running, output_dir: Path) -> None:
+            interrupt(run, output_dir)
+            self._resume()
+
+        return interrupt_and_resume
+
+    def _is_writing(self) -> bool:
+        return any((self._output_dir / "checkpoints").glob("iter_*.partial"))
+
+    def _resume(self) -> None:
+        for process in self._workers:
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 def resume(arguments: Sequence[str], output_dir: Path) -> list[str]:

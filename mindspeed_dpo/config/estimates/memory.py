@@ -7,9 +7,8 @@ Bytes per parameter on a device:
     optimizer  8 for Adam's moments, and 4 for float32 weights with bf16; with use_distributed_optimizer divided by the
                data-parallel and the context-parallel size
 
-With adapters, only these have gradients and optimizer state, in addition to the model's weights. An adapter of a matrix
-[out, in] has r (in + out) parameters; the dimension along which the matrix is sharded is divided by the tensor-parallel
-size.
+With adapters, only these have gradients and optimizer state, in addition to the model's weights. Of routed experts all
+devices of a stage that hold the same ones are copies.
 
 Activations per layer and token without recomputation, in elements, with h = hidden_size and t = tensor-parallel size:
 4h (inputs and outputs of attention and feed-forward layer, /t with sequence_parallel) + (2 heads + 2 groups) x
@@ -22,15 +21,14 @@ micro_batch_tokens tokens (a longer pair has more), else 2 seq_length per pair; 
 
 from __future__ import annotations
 
+from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters, num_merged_elements
 from mindspeed_dpo.config.estimates.parameter_counts import (
-    num_adapter_parameters,
-    num_device_expert_parameters,
     num_device_parameters,
     num_parameters,
+    num_trained_expert_parameters,
     num_trained_parameters,
 )
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.lora import FUSED_MODULES
 
 SEQUENCES_PER_PAIR = 2
 
@@ -47,17 +45,7 @@ def adapter_bytes(role: RoleConfig) -> int:
 
 def merged_bytes(role: RoleConfig) -> int:
     """Bytes on one device of the copies of matrices that are merged with their adapters for the rollout."""
-    model, parallel = role.model, role.parallel
-    hidden, heads, groups = model.hidden_size, model.num_attention_heads, model.num_query_groups
-    sizes = {
-        "linear_qkv": hidden * (heads + 2 * groups) * model.kv_channels,
-        "linear_proj": hidden * heads * model.kv_channels,
-        "linear_fc1": 2 * hidden * model.ffn_hidden_size,
-        "linear_fc2": hidden * model.ffn_hidden_size,
-    }
-    copied = sum(size for fused, size in sizes.items() if set(FUSED_MODULES[fused]) & set(role.adapters.modules))
-    layers = model.num_layers // parallel.pipeline_model_parallel_size
-    return layers * copied // parallel.tensor_model_parallel_size * _element_bytes(role)
+    return num_merged_elements(role) * _element_bytes(role)
 
 
 def gradient_bytes(role: RoleConfig) -> int:
@@ -68,7 +56,7 @@ def gradient_bytes(role: RoleConfig) -> int:
 def optimizer_bytes(role: RoleConfig, data_parallel_size: int) -> int:
     """Bytes of a trained role's optimizer state on one device."""
     per_parameter = 12 if role.precision.bf16 else 8
-    parallel, experts = role.parallel, 0 if role.adapters.is_on else num_device_expert_parameters(role)
+    parallel, experts = role.parallel, num_trained_expert_parameters(role)
     copies = max(1, data_parallel_size) * parallel.context_parallel_size
     # All devices of a stage that hold the same experts are copies, tensor-parallel ones included.
     expert_copies = max(1, copies * parallel.tensor_model_parallel_size // parallel.expert_parallel_size)

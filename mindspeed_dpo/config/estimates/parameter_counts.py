@@ -1,7 +1,8 @@
-"""Numbers of parameters: of a model, of a layer, on one device, and of adapters."""
+"""Numbers of parameters: of a model, of a layer, on one device, and of those that are trained."""
 
 from __future__ import annotations
 
+from mindspeed_dpo.config.estimates.adapters import stage_adapter_parameters
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 
@@ -41,16 +42,17 @@ def num_layers_parameters(model: ModelConfig, layers: range, tp: int = 1, expert
     return dense + (with_experts * num_layer_parameters(model, tp, experts) if with_experts else 0)
 
 
-def num_parameters(model: ModelConfig, *, scalar_head: bool = False) -> int:
+def num_parameters(model: ModelConfig, *, scalar_head: bool = False, experts: int | None = None) -> int:
     """Return the number of parameters of a complete model, without padding of the vocabulary.
 
     Args:
         model: The architecture.
+        experts: Number of routed experts that count in each layer with experts; None counts all.
         scalar_head: Count a scalar output layer, as of a reward model, instead of the output layer of the policy.
     """
     table, hidden = model.vocab_size * model.hidden_size, model.hidden_size
     output = table if model.untie_embeddings_and_output_weights else 0
-    layers = num_layers_parameters(model, range(model.num_layers))
+    layers = num_layers_parameters(model, range(model.num_layers), experts=experts)
     return layers + table + hidden + (hidden if scalar_head else output)
 
 
@@ -86,24 +88,13 @@ def num_local_experts(role: RoleConfig) -> int:
     return (role.model.num_experts or 0) // role.parallel.expert_parallel_size
 
 
-def num_adapter_parameters(role: RoleConfig, tp: int = 1, pp: int = 1) -> int:
-    """Return the number of parameters of a role's adapters on one of `tp` x `pp` devices; by default of all."""
-    model, rank = role.model, role.adapters.lora_r
-    hidden, inner = model.hidden_size, model.ffn_hidden_size // tp
-    queries, keys = (
-        model.num_attention_heads * model.kv_channels // tp,
-        model.num_query_groups * model.kv_channels // tp,
-    )
-    in_plus_out = {
-        "q_proj": hidden + queries, "k_proj": hidden + keys, "v_proj": hidden + keys, "o_proj": queries + hidden,
-        "gate_proj": hidden + inner, "up_proj": hidden + inner, "down_proj": inner + hidden,
-    }  # fmt: skip
-    return model.num_layers // pp * rank * sum(in_plus_out[module] for module in role.adapters.modules)
-
-
 def num_trained_parameters(role: RoleConfig) -> int:
     """Return the number of parameters that the optimizer updates, on a device of the largest pipeline stage."""
+    return max(map(sum, stage_adapter_parameters(role))) if role.adapters.is_on else num_device_parameters(role)
+
+
+def num_trained_expert_parameters(role: RoleConfig) -> int:
+    """Return how many of them belong to routed experts."""
     if not role.adapters.is_on:
-        return num_device_parameters(role)
-    parallel = role.parallel
-    return num_adapter_parameters(role, parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size)
+        return num_device_expert_parameters(role)
+    return max(stage_adapter_parameters(role), key=sum)[1]

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mindspeed_dpo.config.estimates import memory
+from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.batch_size import BatchConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.config.sourced_values import format_value
 
@@ -29,8 +31,10 @@ def _role_lines(run: RunConfig) -> Iterator[str]:
     for role, pool, nodes, layout in role_layouts(run):
         yield f"{role} on {pool} {nodes}: {layout}"
     if run.actor.adapters.is_on:
-        count = memory.num_adapter_parameters(run.actor)
-        yield f"adapters on {join_words(run.actor.adapters.modules, 'and')}: {count:,} trained parameters"
+        adapters, count = run.actor.adapters, num_adapter_parameters(run.actor)
+        of_experts = adapters.expert_ranks if run.actor.model.has_experts else ()
+        names = [*adapters.modules, *(f"experts.{name}" for name in of_experts)]
+        yield f"adapters on {join_words(names, 'and')}: {count:,} trained parameters"
 
 
 def role_layouts(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
@@ -53,8 +57,15 @@ def _layout(run: RunConfig, role: RoleConfig) -> str:
     cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
     ep = f", EP {role.parallel.expert_parallel_size}" if role.parallel.expert_parallel_size > 1 else ""
     parameters = memory.num_parameters(role.model, scalar_head=role.name == "reward")
-    size = f"{parameters / 1e6:,.1f} M parameters, {role.precision.dtype}"
+    size = f"{parameters / 1e6:,.1f} M parameters{_active(role.model)}, {role.precision.dtype}"
     return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}"
+
+
+def _active(model: ModelConfig) -> str:
+    """The parameters that compute a token, of a model with experts."""
+    if not model.has_experts:
+        return ""
+    return f" ({memory.num_parameters(model, experts=model.moe_router_topk) / 1e6:,.1f} M active)"
 
 
 def workload_lines(run: RunConfig) -> Iterator[str]:

@@ -28,6 +28,12 @@ class RouterConfig:
         help="Weight of the z-loss of each sequence, the mean square of the log-sum-exp of the router's logits.",
         check=at_least(0),
     )
+    moe_router_bias_update_rate: float = setting(
+        0.0,
+        help="Change per step of the bias by which experts are chosen: up for those with less than the mean load, "
+        "down for those with more (DeepSeek-V3, arXiv:2408.15664; Megatron's default is 0.001). 0 freezes it.",
+        check=at_least(0),
+    )
     freeze_moe_router: bool = setting(False, help="Do not train the weights of the routers.")
 
     @property

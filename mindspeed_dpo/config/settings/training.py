@@ -48,7 +48,7 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
     master_port: int | None = setting(
         None,
         help="Rendezvous port of the first pool's processes; each further pool uses the next port. Null uses free "
-        "ports.",
+        "ports between machines and none on a single one.",
         check=within(1, 65536),
         shared=True,
     )

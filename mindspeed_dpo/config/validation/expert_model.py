@@ -98,10 +98,27 @@ def check_expert_training(run: RunConfig) -> Iterator[Violation]:
             "use moe_aux_loss_coeff, which is of each layer",
         )
     if not actor.model.has_experts:
-        for key in ("moe_aux_loss_coeff", "router_aux_loss_coef", "moe_z_loss_coeff", "freeze_moe_router"):
+        for key in (
+            "moe_aux_loss_coeff", "router_aux_loss_coef", "moe_z_loss_coeff", "moe_router_bias_update_rate",
+            "freeze_moe_router",
+        ):  # fmt: skip
             if getattr(actor.router, key):
                 yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
-    elif actor.adapters.is_on:
+    elif actor.router.moe_router_bias_update_rate:
+        yield from _check_bias_update(run)
+
+
+def _check_bias_update(run: RunConfig) -> Iterator[Violation]:
+    """Check that there is a bias, and that a checkpoint holds it."""
+    key, actor = "moe_router_bias_update_rate", run.actor
+    if not actor.model.moe_router_enable_expert_bias:
+        yield Violation((key, "moe_router_enable_expert_bias"), "has no effect: the routers have no bias; remove it")
+    if actor.adapters.is_on:
         yield Violation(
-            ("lora_target_modules", "num_experts"), "cannot be combined with num_experts yet; train all weights"
+            (key, "lora_target_modules"),
+            "cannot be combined with adapters, whose checkpoints do not contain the bias; set it to 0",
+        )
+    if actor.reference.sync_ref_model:
+        yield Violation(
+            (key, "sync_ref_model"), "cannot be combined with sync_ref_model, which updates no bias; set it to 0"
         )

@@ -10,6 +10,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.lora import LORA_TARGETS, AdapterConfig
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.config.settings.setting import group_settings
+from mindspeed_dpo.config.validation.expert_adapters import check_expert_adapters
 
 ADAPTER_KEYS = tuple(group_settings(AdapterConfig))
 
@@ -43,6 +44,8 @@ def check_adapters(run: RunConfig) -> Iterator[Violation]:
             f"names {unknown[0]}, which cannot have an adapter; choose from {join_words(LORA_TARGETS)}"
             + did_you_mean(unknown[0], LORA_TARGETS),
         )
+    else:
+        yield from check_expert_adapters(run.actor)
     if checkpoint.random_init:
         yield Violation(
             ("random_init", "lora_target_modules"),

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.generation import RolloutConfig
-from mindspeed_dpo.data.datasets.reference_cache import _BLOCK_BYTES
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
+
+_BLOCK_BYTES = 1 << 24
 
 
 def data_fingerprint(data: DataConfig) -> str:

@@ -32,7 +32,6 @@ _HEADER = struct.Struct("<8sQ16s")
 """Magic, number of rows, and digest of row numbers and values in hexadecimal digits."""
 _ROW_BYTES = 8 + 16
 _CHECKSUM_BYTES = 32
-_BLOCK_BYTES = 1 << 24
 CACHE_ADVICE = "set reference_cache_dir to a folder that can be written"
 
 

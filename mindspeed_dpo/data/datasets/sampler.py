@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint, prompts_fingerprint
+from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 
 
 class PairSampler:
@@ -67,3 +72,17 @@ class PairSampler:
 def _permutation(num_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return the row order of an epoch, [rows] int64; cached for all its steps, so callers must not modify it."""
     return np.random.default_rng([seed, epoch]).permutation(num_rows).astype(np.int64)
+
+
+def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:
+    """Return all settings that decide which rows a step samples: equal for two runs only if they sample the same."""
+    role = run.actor
+    return {
+        "global_batch_size": role.batch.global_batch_size,
+        "seed": run.loop.seed,
+        "rows": num_rows,
+        "split": role.data.split,
+        "no_shuffle": role.data.no_shuffle,
+        "weights": [source.weight for source in parse_data_path(role.data.data_path)],
+        "data": prompts_fingerprint(role.data, role.rollout) if run.is_online else data_fingerprint(role.data),
+    }

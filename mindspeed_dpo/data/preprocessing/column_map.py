@@ -16,7 +16,7 @@ from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.data.tokenization.message_fields import is_empty
 
 UNSUPPORTED_COLUMNS = {
-    "tools": "tools",
+    **dict.fromkeys(("tools", "functions"), "tools"),
     **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), "media"),
 }
 """Keys of every handler whose column must be empty, with the reason for which other rows are dropped.

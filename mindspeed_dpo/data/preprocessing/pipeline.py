@@ -114,7 +114,7 @@ def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: Colum
     try:
         if settings.n_subs > 1:
             return _encode_parts(job, raw, settings, writer)
-        return _encode_rows(job, raw.rows(), settings, writer)
+        return _encode_rows(job, raw.rows(_row_encoder(job).read_columns), settings, writer)
     except BrokenExecutor as error:
         raise PreprocessError("a worker process died, possibly out of memory; try fewer workers") from error
 
@@ -181,7 +181,7 @@ def _encode_chunk(job: _Job, rows: list[RawRow]) -> list[EncodedRow | tuple[str,
 
 def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
     """Encode `n_subs` parts in parallel, then merge their files in order."""
-    total = sum(1 for _ in raw.rows())
+    total = sum(1 for _ in raw.rows(_row_encoder(job).read_columns))
     bounds = [total * part // settings.n_subs for part in range(settings.n_subs + 1)]
     counts = RowCounts()
     with (
@@ -206,7 +206,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
 def _encode_part(job: _Job, raw: RawData, start: int, stop: int, prefix: str) -> RowCounts:
     encoder = _row_encoder(job)
     with writing(prefix, encoder.column_names, encoder.text_column_names) as writer:
-        rows = itertools.islice(raw.rows(), start, stop)
+        rows = itertools.islice(raw.rows(encoder.read_columns), start, stop)
         counts = _encode_rows(job, rows, raw.settings, writer, first_row=start + 1)
         writer.commit({})
     return counts

@@ -43,21 +43,20 @@ def sharegpt_prompt(row: Row, columns: ColumnMapping, turns: Sequence[Turn]) -> 
 
 
 def read_alpaca_prompt(row: Row, columns: ColumnMapping) -> PromptExample:
-    """Read a prompt; the response, if there is one, becomes the label."""
+    """Read a prompt; the response, if there is one, becomes the reference."""
     response = columns.get(row, "response")
     if isinstance(response, list | tuple):
         response = response[0] if response else ""
-    return PromptExample(alpaca_prompt(row, columns), {"labels": _as_text(response)})
+    return PromptExample(alpaca_prompt(row, columns), Turn("assistant", _as_text(response)))
 
 
 def read_sharegpt_prompt(row: Row, columns: ColumnMapping) -> PromptExample:
-    """Read a dialogue; a final response of the assistant becomes the label and not part of the prompt."""
+    """Read a dialogue; a final response of the assistant becomes the reference and not part of the prompt."""
     turns = read_turns(columns.get(row, "messages"), columns.tags, "the dialogue")
-    response = ""
-    if turns[-1].role == "assistant":
-        prompt_turns, last = split_response(turns, "the dialogue")
-        turns, response = list(prompt_turns), last.content
-    return PromptExample(sharegpt_prompt(row, columns, turns), {"labels": response})
+    if turns[-1].role != "assistant":
+        return PromptExample(sharegpt_prompt(row, columns, turns))
+    prompt_turns, response = split_response(turns, "the dialogue")
+    return PromptExample(sharegpt_prompt(row, columns, prompt_turns), response)
 
 
 def _as_text(value: Any) -> str:

@@ -49,7 +49,14 @@ class EncodedRow:
 
 
 class RowEncoder:
-    """Converts raw rows with a handler and an encoder."""
+    """Converts raw rows with a handler and an encoder.
+
+    Attributes:
+        settings: Settings of the run.
+        read_columns: Columns that are used of a row.
+        unread_columns: Columns of the data that are not.
+        encoder: Converts texts to tokens.
+    """
 
     def __init__(self, settings: PreprocessSettings, available: Sequence[str], source: str) -> None:
         """Load the tokenizer and the template, and resolve the columns.
@@ -66,8 +73,8 @@ class RowEncoder:
         self.settings = settings
         self._handler = HANDLERS[settings.handler_name]
         self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
-        read = {*self._columns.columns, *settings.dataset_additional_keys}
-        self.unread_columns = tuple(column for column in available if column not in read)
+        self.read_columns = frozenset({*self._columns.columns, *settings.dataset_additional_keys})
+        self.unread_columns = tuple(column for column in available if column not in self.read_columns)
         missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
         if missing:
             present = ", ".join(available)
@@ -140,7 +147,7 @@ class RowEncoder:
         columns = {"input_ids": _array(ids), "attention_mask": np.ones(len(ids), np.int32)}
         texts = {MESSAGES: json_text(write_messages(example.prompt))}
         for key in self.settings.dataset_additional_keys:
-            value = example.extras[LABELS] if key == LABELS else row.get(key)
+            value = self.encoder.reference(example.reference) if key == LABELS else row.get(key)
             columns[key], texts[key] = self._additional(key, value)
         return EncodedRow(columns, texts=texts)
 

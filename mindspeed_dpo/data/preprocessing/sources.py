@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import datasets
 
 from mindspeed_dpo.data.preprocessing.data_folder import select_files
-from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, file_format, read_file
+from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, column_names, file_format, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.untrusted.errors import reraised_as
@@ -42,13 +43,19 @@ class RawData:
     skipped_files: tuple[str, ...]
     settings: PreprocessSettings
 
-    def rows(self) -> Iterator[RawRow]:
-        """Yield the rows in order, at most `max_samples`."""
-        source = itertools.chain.from_iterable(map(read_file, self.files)) if self.files else _hub_rows(self.settings)
+    def rows(self, columns: Collection[str] | None = None) -> Iterator[RawRow]:
+        """Yield the rows in order, at most `max_samples`.
+
+        Args:
+            columns: Columns that will be used; rows may lack others, which can then not make reading fail. None reads
+                all.
+        """
+        files = (read_file(file, columns) for file in self.files)
+        source = itertools.chain.from_iterable(files) if self.files else _hub_rows(self.settings, columns)
         return itertools.islice(source, self.settings.max_samples)
 
     def columns(self, needed: Collection[str] = ()) -> list[str]:
-        """Return the columns of the first rows, in order of appearance.
+        """Return the columns that the files name, and those of the first rows, in order of appearance.
 
         Args:
             needed: Columns for which further rows are read until all have appeared.
@@ -56,16 +63,20 @@ class RawData:
         Raises:
             InputError: There are no rows.
         """
-        seen: dict[str, None] = {}
+        if not self.files and (names := _hub_column_names(self.settings)):
+            return names
+        named = [name for file in self.files for name in column_names(file) or ()]
+        seen: dict[str, None] = dict.fromkeys(named)
         num_rows, unreadable = 0, None
-        for num_rows, row in enumerate(self.rows(), start=1):
+        # Of files that name their columns no value is needed, only that there is a row.
+        for num_rows, row in enumerate(self.rows(() if named else None), start=1):
             if isinstance(row, RowDropped):
                 unreadable = unreadable or row
             else:
                 seen.update(dict.fromkeys(row))
-            if num_rows >= _COLUMN_SCAN_ROWS and seen.keys() >= set(needed):
+            if named or (num_rows >= _COLUMN_SCAN_ROWS and seen.keys() >= set(needed)):
                 break
-        if not seen:
+        if not seen or not num_rows:
             reason = f", of {num_rows} none can be read: {unreadable.detail}" if unreadable else ""
             raise InputError(f"{self.name} has no rows{reason}")
         return list(seen)
@@ -89,16 +100,36 @@ def find_input(settings: PreprocessSettings) -> RawData:
     return RawData(settings.input, (), (), settings)
 
 
-def _hub_rows(settings: PreprocessSettings) -> Iterator[RawRow]:
+def _hub_rows(settings: PreprocessSettings, columns: Collection[str] | None) -> Iterator[RawRow]:
+    with _hub_errors(settings):
+        dataset = _hub_dataset(settings)
+        # A streamed dataset may not know its columns.
+        present = [] if columns is None else [name for name in dataset.column_names or () if name in columns]
+        yield from dataset.select_columns(present) if present else dataset
+
+
+def _hub_column_names(settings: PreprocessSettings) -> list[str]:
+    with _hub_errors(settings):
+        return list(_hub_dataset(settings).column_names or ())
+
+
+def _hub_dataset(settings: PreprocessSettings) -> Any:
     options: dict[str, Any] = {"split": "train", **_hub_parameters(settings)}
+    return datasets.load_dataset(
+        options.pop("path", settings.input),
+        streaming=settings.streaming,
+        cache_dir=str(Path(settings.cache_dir).expanduser()),
+        download_mode="force_redownload" if settings.overwrite_cache else None,
+        **options,
+    )
+
+
+@contextmanager
+def _hub_errors(settings: PreprocessSettings) -> Iterator[None]:
     try:
-        yield from datasets.load_dataset(
-            options.pop("path", settings.input),
-            streaming=settings.streaming,
-            cache_dir=str(Path(settings.cache_dir).expanduser()),
-            download_mode="force_redownload" if settings.overwrite_cache else None,
-            **options,
-        )
+        yield
+    except InputError:
+        raise
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(

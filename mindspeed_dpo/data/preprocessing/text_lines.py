@@ -1,7 +1,11 @@
-"""Lines of text files, also gzipped, as bytes: a line that is not UTF-8 must not cost the others."""
+"""Text files, also gzipped, as bytes of lines or as pieces of text: a line that cannot be read must not cost others.
+
+What is in memory is bounded by the longest row that is accepted, however large a file is or unpacks to.
+"""
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -12,24 +16,54 @@ from typing import IO
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS
 
+PIECE_CHARACTERS = 1 << 20
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines of a file with their numbers from 1.
+
+def read_lines(path: Path) -> Iterator[tuple[int, bytes | MalformedDataError]]:
+    """Yield the lines of a file with their numbers from 1; in place of a line that is too long, the reason.
 
     Raises:
-        MalformedDataError: The file is damaged, or a line is too long; the message names file and line.
+        MalformedDataError: The file is damaged; the message names file and line.
     """
     number = 0
     with open_bytes(path) as file:
         while True:
             with gzip_errors(path, f"after line {number}"):
                 line = file.readline(MAX_LINE_CHARACTERS + 1)
+                is_too_long = len(line) > MAX_LINE_CHARACTERS
+                rest = line
+                while is_too_long and rest and not rest.endswith(b"\n"):
+                    rest = file.readline(PIECE_CHARACTERS)
             if not line:
                 return
             number += 1
-            if len(line) > MAX_LINE_CHARACTERS:
-                raise MalformedDataError(f"{path}, line {number} has more than {MAX_LINE_CHARACTERS} bytes")
-            yield number, line
+            yield number, too_long(f"{path}, line {number}") if is_too_long else line
+
+
+def too_long(location: str) -> MalformedDataError:
+    """Return the error about a row that exceeds the limit."""
+    return MalformedDataError(f"{location} has more than {MAX_LINE_CHARACTERS} bytes, the limit for one row")
+
+
+def read_pieces(path: Path) -> Iterator[str]:
+    """Yield a UTF-8 file as texts of up to `PIECE_CHARACTERS`, without a byte order mark.
+
+    Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
+
+    Raises:
+        MalformedDataError: The file is damaged.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("surrogateescape")
+    with open_bytes(path) as file:
+        is_first = True
+        while True:
+            with gzip_errors(path, "its content"):
+                data = file.read(PIECE_CHARACTERS)
+            text = decoder.decode(data, final=not data)
+            yield text.removeprefix("\ufeff") if is_first else text
+            is_first = False
+            if not data:
+                return
 
 
 def open_bytes(path: Path) -> IO[bytes] | gzip.GzipFile:

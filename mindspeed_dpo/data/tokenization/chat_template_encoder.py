@@ -79,6 +79,21 @@ class ChatTemplateEncoder:
         """
         return text_ids(self.tokenizer, self._render(_turns(prompt), add_generation_prompt=True))
 
+    def reference(self, response: Turn) -> str:
+        """Return the text of a reference response, with its thought as the chat template renders it.
+
+        Raises:
+            RowDropped: The chat template does not render its thought.
+        """
+        if not response.thought:
+            return response.content
+        question = Turn("user", "Q")
+        # Another content shows what the template writes after it.
+        other = replace(response, content="B" if response.content.rstrip().endswith("A") else "A")
+        text, changed = self._render([question, response]), self._render([question, other])
+        start = common_length(text, self._render([question], add_generation_prompt=True))
+        return text[start : len(text) - common_length(text[::-1], changed[::-1])]
+
     def _render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
         messages = [self._message(turn) for turn in turns]
         return render_dialogue(self.tokenizer, messages, self._options, add_generation_prompt=add_generation_prompt)

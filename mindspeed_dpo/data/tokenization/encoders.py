@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from mindspeed_dpo.data.tokenization.chat_template_encoder import ChatTemplateEncoder
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, Turn
 from mindspeed_dpo.data.tokenization.plain_encoder import PlainEncoder
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
 from mindspeed_dpo.data.tokenization.template_file import load_template
@@ -39,6 +39,13 @@ class Encoder(Protocol):
 
         Raises:
             RowDropped: The prompt type cannot represent the prompt.
+        """
+
+    def reference(self, response: Turn) -> str:
+        """Return the text of a reference response, with a thought in a field of its own as the model would write it.
+
+        Raises:
+            RowDropped: The prompt type cannot represent the thought.
         """
 
 

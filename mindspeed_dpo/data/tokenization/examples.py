@@ -6,7 +6,7 @@ Handlers create examples from columns, and encoders tokenize them. Both drop a r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 Row = Mapping[str, Any]
@@ -105,10 +105,14 @@ class PairExample:
 
 @dataclass(frozen=True)
 class PromptExample:
-    """A prompt with additional texts that are not part of it, by column name."""
+    """A prompt and a reference response to it, which is empty where the data has none.
+
+    Example:
+        PromptExample(Prompt((Turn("user", "2 + 2?"),)), reference=Turn("assistant", "4"))
+    """
 
     prompt: Prompt
-    extras: Mapping[str, str] = field(default_factory=dict)
+    reference: Turn = Turn("assistant", "")
 
 
 @dataclass(frozen=True)

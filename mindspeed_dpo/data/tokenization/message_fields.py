@@ -14,9 +14,9 @@ from mindspeed_dpo.data.tokenization.examples import RowDropped, Turn
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold a thought apart from the content; templates differ in which one they read."""
 _UNSUPPORTED_FIELDS = {
-    **dict.fromkeys(("tool_calls", "function_call", "tool_call_id", "tools"), "tools"),
+    **dict.fromkeys(("tool_calls", "function_call", "tool_call_id", "tools", "functions"), "tools"),
     **dict.fromkeys(("image", "images", "image_url", "audio", "audios", "video", "videos"), "media"),
-    "name": "unsupported_field",
+    **dict.fromkeys(("name", "refusal"), "unsupported_field"),
 }
 """Fields of a message that change its meaning, with the reason for which a row with them is dropped."""
 _TEXT_PART_TYPES = (None, "text", "input_text", "output_text")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.prompt_boundary import split_at_divergence
 from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
@@ -57,6 +57,16 @@ class PlainEncoder:
             RowDropped: The prompt has a system text or several turns.
         """
         return self._ids(self._text(prompt))
+
+    def reference(self, response: Turn) -> str:
+        """Return the text of a reference response.
+
+        Raises:
+            RowDropped: It has a thought of its own.
+        """
+        if response.thought:
+            raise RowDropped("unsupported_field", "a response has a thought, which prompt_type plain does not support")
+        return response.content
 
     def _text(self, prompt: Prompt) -> str:
         if prompt.system or len(prompt.turns) > 1:

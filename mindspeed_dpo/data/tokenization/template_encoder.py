@@ -83,6 +83,14 @@ class TemplateEncoder:
         """
         return self._prompt(prompt, self._rule(()))
 
+    def reference(self, response: Turn) -> str:
+        """Return the text of a reference response, with its thought before it.
+
+        Raises:
+            RowDropped: It has a thought that the template cannot represent.
+        """
+        return self._with_thought(response)
+
     def _rule(self, responses: Sequence[str]) -> ThoughtRule | None:
         if not self.template.reasoning:
             return None

@@ -20,7 +20,7 @@ NUM_VALUES = 1 << 20
 TIMEOUT_MINUTES = 2.0
 
 
-def all_reduce(kind: str, rank: int, master: str, store: dist.TCPStore | None = None) -> float:
+def all_reduce(kind: str, rank: int, master: str, store: dist.Store | None = None) -> float:
     """Join as one of two processes, all-reduce a tensor and return the time in seconds.
 
     Raises:
@@ -48,15 +48,14 @@ def run_both(kind: str) -> str:
     Raises:
         RuntimeError: The second process failed.
     """
-    store = host_store(0)
-    master = f"127.0.0.1:{store.port}"
+    hosted = host_store()
     second = subprocess.Popen(
-        probe_command("all_reduce", {"kind": kind, "rank": 1, "master": master}),
+        probe_command("all_reduce", {"kind": kind, "rank": 1, "master": hosted.address}),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
     try:
-        seconds = all_reduce(kind, 0, master, store)
+        seconds = all_reduce(kind, 0, hosted.address, hosted.store)
         if second.wait() != 0:
             raise RuntimeError(f"the second process exited with code {second.returncode}")
     finally:

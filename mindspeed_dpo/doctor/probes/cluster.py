@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from mindspeed_dpo.controller.cluster_capacity import check_capacity
+from mindspeed_dpo.controller.cluster_capacity import check_capacity, connected_nodes
 from mindspeed_dpo.controller.node_inspection import InspectionRequest, connected, inspect_node, inspect_nodes
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import Accelerator, find_accelerator
@@ -41,7 +41,7 @@ def inspect(arguments: dict[str, Any]) -> dict[str, Any]:
 
 def _capacity_problem(accelerator: Accelerator, pools: dict[str, list[int]]) -> str | None:
     try:
-        check_capacity(accelerator, pools)
+        check_capacity(accelerator, pools, connected_nodes())
     except ClusterError as error:
         return str(error)
     return None

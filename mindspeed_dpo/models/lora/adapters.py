@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.models.lora.expert_layer import ExpertLoraLayer
 from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
-from mindspeed_dpo.models.named_tensors import named_tensors
+from mindspeed_dpo.models.named_tensors import expert_name, named_tensors
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
-from mindspeed_dpo.weights.lora.targets import adapter_targets
+from mindspeed_dpo.weights.lora.targets import adapter_targets, expert_targets
 
 
 def add_adapters(
@@ -36,23 +37,31 @@ def add_adapters(
         seed: Seed of the run.
     """
     stage.requires_grad_(False)
-    targets, switch = adapter_targets(model, settings), AdapterSwitch()
+    switch, experts = AdapterSwitch(), placement.experts(model.num_experts or 0)
     for local, layer in enumerate(placement.layers):
         assert layer is not None
-        for target in targets:
+        for target in adapter_targets(model, settings, layer):
             linear: Any = stage.get_submodule(target.mcore_module(local))
             adapters = LoraLayer(target, layer, model, placement.tp, settings, switch, seed)
             adapters.attach(linear.weight, stage.config.sequence_parallel)
             linear.adapters = adapters
             linear.register_forward_hook(_add_adapter_output)
+        for of_experts in expert_targets(model, settings, layer):
+            grouped: Any = stage.get_submodule(of_experts.mcore_module(local))
+            grouped.adapters = ExpertLoraLayer(of_experts, layer, model, experts, switch, seed)
+            grouped.adapters.attach(grouped.weight)
+            grouped.register_forward_hook(_add_expert_output)
     if stage.pre_process and stage.config.recompute_granularity == "full":
         # A recomputed layer has gradients only if its input requires them, which a frozen embedding's output does not.
         stage.embedding.register_forward_hook(_require_gradient)
 
 
-def adapter_layers(stage: nn.Module) -> dict[str, LoraLayer]:
+AdapterLayer = LoraLayer | ExpertLoraLayer
+
+
+def adapter_layers(stage: nn.Module) -> dict[str, AdapterLayer]:
     """The adapters of a stage by module name; empty for a stage without adapters."""
-    return {name: module for name, module in stage.named_modules() if isinstance(module, LoraLayer)}
+    return {name: module for name, module in stage.named_modules() if isinstance(module, AdapterLayer)}
 
 
 @contextmanager
@@ -86,11 +95,20 @@ def merged_parameters(stage: nn.Module, into: Mapping[str, Tensor] | None = None
     """
     tensors: dict[str, Tensor] = _base_parameters(stage)
     for name, adapters in adapter_layers(stage).items():
-        key = name.removesuffix("adapters") + "weight"
-        weight = tensors[key].detach()
-        copy = torch.empty_like(weight) if into is None else into[key]
-        tensors[key] = copy.copy_(weight.float() + adapters.delta_weight())
+        for key, delta in _changes(name, adapters):
+            weight = tensors[key].detach()
+            copy = torch.empty_like(weight) if into is None else into[key]
+            tensors[key] = copy.copy_(weight.float() + delta)
     return tensors
+
+
+def _changes(name: str, adapters: AdapterLayer) -> Iterator[tuple[str, Tensor]]:
+    """The changes of weights by adapters, float32, with the names of the weights; those of experts one by one."""
+    module, delta = name.removesuffix(".adapters"), adapters.delta_weight()
+    if isinstance(adapters, ExpertLoraLayer):
+        yield from ((expert_name(module, index), change) for index, change in enumerate(delta.unbind(0)))
+    else:
+        yield f"{module}.weight", delta
 
 
 def _base_parameters(stage: nn.Module) -> dict[str, Tensor]:
@@ -104,6 +122,11 @@ def _add_adapter_output(
 ) -> tuple[Tensor, Any] | None:
     adapters: LoraLayer = linear.adapters  # type: ignore[assignment]
     return (output[0] + adapters(inputs[0]), output[1]) if adapters.switch.enabled else None
+
+
+def _add_expert_output(linear: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    adapters: ExpertLoraLayer = linear.adapters  # type: ignore[assignment]
+    return output + adapters(*inputs) if adapters.switch.enabled else None
 
 
 def _require_gradient(embedding: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from megatron.core.transformer.module import MegatronModule
@@ -24,11 +25,11 @@ class MoeLayer(MegatronModule):
     With tensor parallelism rows must be split by sequence parallelism: each rank routes its own rows.
 
     Attributes:
-        attach_losses: Adds the gradient of losses of the routing to that of the output; set for the duration of a
-            layer's forward pass.
+        observe: Counts the choices, and adds the gradient of losses of the routing to that of the output; set for the
+            duration of a layer's forward pass.
     """
 
-    attach_losses: Callable[[Tensor, Routing], Tensor] | None = None
+    observe: Callable[[Tensor, Routing], Tensor] | None = None
     shared_experts: SharedExperts | None
 
     def __init__(self, config: Any, model: ModelConfig) -> None:
@@ -49,8 +50,8 @@ class MoeLayer(MegatronModule):
         rows = hidden.squeeze(1)
         routing = self.router(rows)
         output = self.dispatch.apply(self.experts, rows, routing)[:, None]
-        if self.attach_losses is not None:
-            output = self.attach_losses(output, routing)
+        if self.observe is not None:
+            output = self.observe(output, routing)
         return output if self.shared_experts is None else output + self.shared_experts(hidden)[0], None
 
 
@@ -58,12 +59,13 @@ class MoeTransformerLayer(TransformerLayer):
     """megatron-core's layer, which passes nothing about the micro-batch to its feed-forward part."""
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Compute the layer as the base class does, with the losses that `packed_seq_params` holds."""
-        self.mlp.attach_losses = kwargs["packed_seq_params"].attach_losses
+        """Compute the layer as the base class does, with the observer that `packed_seq_params` holds."""
+        observe = kwargs["packed_seq_params"].observe_routing
+        self.mlp.observe = None if observe is None else partial(observe, layer=self.layer_number - 1)
         try:
             return super().forward(*args, **kwargs)
         finally:
-            self.mlp.attach_losses = None
+            self.mlp.observe = None
 
 
 @dataclass(frozen=True)

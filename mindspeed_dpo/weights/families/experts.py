@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.weights.expert_layouts import ExpertDown, ExpertGateUp
 from mindspeed_dpo.weights.families.llama import MLP_NORM_RULES
+from mindspeed_dpo.weights.model_sizes import hidden_size, moe_ffn_hidden_size, num_experts, shared_expert_size
 from mindspeed_dpo.weights.name_mapping import RuleTable, layer_rule
-from mindspeed_dpo.weights.tensor_layouts import (
-    ExpertGateUp,
-    GateUp,
-    Matrix,
-    Replicated,
-    RowParallel,
-    hidden_size,
-    moe_ffn_hidden_size,
-    num_experts,
-    shared_expert_size,
-)
+from mindspeed_dpo.weights.tensor_layouts import GateUp, Matrix, Replicated, RowParallel
 
 ROUTER, EXPERT_BIAS = "mlp.router.weight", "mlp.router.expert_bias"
 EXPERT_FC1 = "mlp.experts.local_experts.{j}.linear_fc1.weight"
@@ -40,7 +32,7 @@ def routed_expert_rules(block: str, *, gate: str, up: str, down: str) -> RuleTab
             ExpertGateUp(moe_ffn_hidden_size),
             where="expert",
         ),
-        layer_rule(EXPERT_FC2, f"{expert}{down}.weight", Matrix(hidden_size, moe_ffn_hidden_size), where="expert"),
+        layer_rule(EXPERT_FC2, f"{expert}{down}.weight", ExpertDown(hidden_size, moe_ffn_hidden_size), where="expert"),
     )
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 
-_MAX_LAYERS = 10_000
+_MAX_LAYERS = _MAX_EXPERTS = 10_000
+"""Limits for what is counted one by one."""
 _MAX_SIZE = 2**31 - 1
 
 
@@ -106,9 +107,9 @@ def read_num_experts(hf: JsonObject, key: str) -> int:
     """Read a number of experts.
 
     Raises:
-        MalformedDataError: It is no integer from 2 to 2^31 - 1.
+        MalformedDataError: It is no integer from 2 to 10000.
     """
-    return _at_most(_MAX_SIZE, hf, key, hf.integer(key, minimum=2))
+    return _at_most(_MAX_EXPERTS, hf, key, hf.integer(key, minimum=2))
 
 
 def read_share(hf: JsonObject, key: str) -> float:

@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.model_sizes import ffn_hidden_size, hidden_size, query_size
 from mindspeed_dpo.weights.name_mapping import FINAL_NORM, OUTPUT_LAYER, RuleTable, TensorRule, layer_rule
-from mindspeed_dpo.weights.tensor_layouts import (
-    GateUp,
-    Qkv,
-    Replicated,
-    RowParallel,
-    VocabParallel,
-    ffn_hidden_size,
-    hidden_size,
-    query_size,
-)
+from mindspeed_dpo.weights.tensor_layouts import GateUp, Qkv, Replicated, RowParallel, VocabParallel
 
 EMBEDDING_RULES: RuleTable = (
     TensorRule("embedding.word_embeddings.weight", ("model.embed_tokens.weight",), VocabParallel(), where="first"),

@@ -8,8 +8,9 @@ from mindspeed_dpo.weights.families.hf_key import EXPERT_FIELDS, HfKey, read_siz
 from mindspeed_dpo.weights.families.llama import ATTENTION_RULES, EMBEDDING_RULES, MLP_RULES, OUTPUT_RULES
 from mindspeed_dpo.weights.families.model_family import ExpertTraits, HfArchitecture, ModelFamily
 from mindspeed_dpo.weights.families.qwen2 import QKV_BIAS_RULES
+from mindspeed_dpo.weights.model_sizes import hidden_size
 from mindspeed_dpo.weights.name_mapping import layer_rule
-from mindspeed_dpo.weights.tensor_layouts import Matrix, hidden_size
+from mindspeed_dpo.weights.tensor_layouts import Matrix
 
 QWEN2_MOE = ModelFamily(
     name="qwen2_moe",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from mindspeed_dpo.weights.families.llama import LLAMA
 from mindspeed_dpo.weights.families.model_family import HfArchitecture, ModelFamily
+from mindspeed_dpo.weights.model_sizes import head_size
 from mindspeed_dpo.weights.name_mapping import RuleTable, layer_rule
-from mindspeed_dpo.weights.tensor_layouts import Replicated, head_size
+from mindspeed_dpo.weights.tensor_layouts import Replicated
 
 HEAD_NORM_RULES: RuleTable = tuple(
     layer_rule(

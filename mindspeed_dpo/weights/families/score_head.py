@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.weights.model_sizes import hidden_size
 from mindspeed_dpo.weights.name_mapping import FINAL_NORM, OUTPUT_LAYER, SCORE_HEAD, RuleTable, TensorRule
-from mindspeed_dpo.weights.tensor_layouts import Replicated, RowParallel, hidden_size
+from mindspeed_dpo.weights.tensor_layouts import Replicated, RowParallel
 
 SCORE_RULES: RuleTable = (
     TensorRule(SCORE_HEAD, ("score.weight",), RowParallel(1, hidden_size), where="last"),

@@ -45,7 +45,11 @@ class AdapterSource(ABC):
     @property
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Adapter weights by PEFT's name without prefix, unsharded, in the stored dtype: A [r, in] and B [out, r]."""
+        """Adapter weights by PEFT's name without prefix, unsharded, in the stored dtype: A [r, in] and B [out, r].
+
+        Those of the experts of a layer are [E, r, in] and [E, out, r], by the parameter's name in transformers 5, such
+        as `model.layers.3.mlp.experts.gate_up_proj.lora_A.weight`.
+        """
 
     @abstractmethod
     def files(self) -> Sequence[Path]:
@@ -168,7 +172,8 @@ def adapter_settings(stored: dict[str, Any]) -> AdapterConfig:
             raise ValueError("lora_target_modules is missing")
     except ValueError as error:
         raise WeightsError(f"the description of the adapters in a checkpoint is damaged: {error}") from error
-    return AdapterConfig(**{**stored, "lora_target_modules": tuple(stored["lora_target_modules"])})
+    lists = ("lora_target_modules", "lora_target_parameters")
+    return AdapterConfig(**{**stored, **{key: tuple(stored[key]) for key in lists if stored.get(key) is not None}})
 
 
 def quick_fingerprint(source: WeightSource) -> str:
@@ -187,7 +192,7 @@ def quick_fingerprint(source: WeightSource) -> str:
     return digest.hexdigest()
 
 
-def check_adapter(adapter: AdapterSource, settings: AdapterConfig) -> None:
+def check_adapter(adapter: AdapterSource, settings: AdapterConfig, model: ModelConfig) -> None:
     """Check that an adapter has the settings of a run.
 
     Raises:
@@ -197,9 +202,13 @@ def check_adapter(adapter: AdapterSource, settings: AdapterConfig) -> None:
     compared = {
         "lora_r": (stored.lora_r, settings.lora_r),
         "lora_target_modules": (list(stored.modules), list(settings.modules)),
+        "lora_target_parameters": (list(stored.lora_target_parameters), list(settings.lora_target_parameters)),
         "use_rslora": (stored.use_rslora, settings.use_rslora),
         "lora_alpha": (stored.lora_alpha, settings.lora_alpha),
     }
+    if set(adapter_tensors(model, stored)) == set(adapter_tensors(model, settings)):
+        # Both name the same matrices, if perhaps by other names.
+        del compared["lora_target_modules"], compared["lora_target_parameters"]
     for key, (actual, expected) in compared.items():
         if actual != expected:
             raise WeightsError(f"{adapter.path} has {key}={actual}, but the run has {expected}; set {key}={actual}")

@@ -12,6 +12,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
+from mindspeed_dpo.weights.lora.targets import EXPERT_PARAMETERS, FACTORS, expert_parameter
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry
 from mindspeed_dpo.weights.weight_source import WeightSource
 
@@ -92,8 +93,23 @@ class MergedSource(WeightSource):
     def read_slices(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
         """Read slices of the base weights and add those of the adapters; dtype and shape of each do not change."""
         slices = self.base.read_slices(entry, model, tp)
+        if entry.expert is not None:
+            return self._merge_expert(slices, entry)
         modules = [name.removesuffix(".weight") for name in entry.hf_names] or [""] * len(slices)
         return tuple(self._merge(base, name, entry, model, tp) for base, name in zip(slices, modules, strict=True))
+
+    def _merge_expert(self, slices: tuple[Tensor, ...], entry: TensorEntry) -> tuple[Tensor, ...]:
+        """Add the adapter of one expert to its matrices, of which the gate and the up matrix have one together."""
+        assert entry.layer is not None
+        linear = entry.rule.mcore.removesuffix(".weight").rsplit(".", 1)[-1]
+        module = expert_parameter(entry.layer, EXPERT_PARAMETERS[linear])
+        factors = [self.adapter.tensors.get(f"{module}.{factor}.weight") for factor in FACTORS]
+        if factors[0] is None or factors[1] is None:
+            return slices
+        a, b = factors[0][entry.expert].float(), factors[1][entry.expert].float()
+        delta = self.adapter.settings.scale_of_rank(len(a)) * (b @ a)
+        changes = delta.split([len(base) for base in slices])
+        return tuple((base.float() + change).to(base.dtype) for base, change in zip(slices, changes, strict=True))
 
     def _merge(self, base: Tensor, module: str, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:
         """Add the adapter's slice to a slice of the matrix of `module`."""

@@ -15,17 +15,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from mindspeed_dpo.config.settings.lora import FUSED_MODULES, AdapterConfig
+from mindspeed_dpo.config.settings.lora import DOWN, FUSED_MODULES, GATE_UP, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layer_placement import TPRank
-from mindspeed_dpo.weights.name_mapping import TensorEntry, TensorRule
-from mindspeed_dpo.weights.tensor_layouts import Shape, TensorLayout
+from mindspeed_dpo.weights.model_sizes import Shape
+from mindspeed_dpo.weights.name_mapping import TensorEntry, TensorRule, layer_rules
+from mindspeed_dpo.weights.tensor_layouts import TensorLayout
 
 FACTORS = ("lora_A", "lora_B")
 _SPLIT_DIMS = {"lora_A": 1, "lora_B": 0}
 _WEIGHT = ".weight"
+EXPERT_PARAMETERS = {"linear_fc1": GATE_UP, "linear_fc2": DOWN}
+"""The parameter of transformers 5 that holds the same matrices of all experts as each of Megatron's modules."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,44 @@ class AdapterTarget:
 
 
 @dataclass(frozen=True)
+class ExpertTarget:
+    """A matrix of every routed expert of a layer that has an adapter for each expert: A [r, in] and B [out, r].
+
+    Those of all experts are one tensor, [E, r, in] and [E, out, r], under the name of the parameter in transformers 5.
+
+    Attributes:
+        rule: The rule of the matrix.
+        parameter: `gate_up_proj`, the gate above the up matrix as in Megatron, or `down_proj`.
+        rank: Rank r of each adapter.
+        scale: The factor on B A, unitless.
+    """
+
+    rule: TensorRule
+    parameter: str
+    rank: int
+    scale: float
+
+    def mcore_module(self, local_layer: int) -> str:
+        """Name of the module with the matrices of all experts, in a layer of this index within its chunk."""
+        return self.rule.mcore.replace(".local_experts.{j}", "").format(i=local_layer).removesuffix(_WEIGHT)
+
+    def hf_module(self, layer: int) -> str:
+        """Name of the parameter in transformers, such as `model.layers.3.mlp.experts.gate_up_proj`."""
+        return expert_parameter(layer, self.parameter)
+
+    def shapes(self, model: ModelConfig) -> tuple[Shape, Shape]:
+        """Shapes of A [E, r, in] and B [E, out, r] of all experts."""
+        size_out, size_in = self.rule.layout.mcore_shape(model, 1)
+        count = model.num_experts or 0
+        return (count, self.rank, size_in), (count, size_out, self.rank)
+
+
+def expert_parameter(layer: int, parameter: str) -> str:
+    """Name in transformers of a parameter with the matrices of all experts of a layer, whatever the family."""
+    return f"model.layers.{layer}.mlp.experts.{parameter}"
+
+
+@dataclass(frozen=True)
 class AdapterTensor:
     """One tensor of one adapter.
 
@@ -111,29 +151,36 @@ class AdapterTensor:
         return f"{self.module}.{self.factor}{_WEIGHT}"
 
 
-def adapter_targets(model: ModelConfig, settings: AdapterConfig) -> list[AdapterTarget]:
-    """The matrices of a layer that have adapters.
-
-    Raises:
-        WeightsError: The model has experts.
-    """
-    if model.has_experts:
-        raise WeightsError("adapters of a model with experts are not supported yet; merge them with PEFT first")
+def adapter_targets(model: ModelConfig, settings: AdapterConfig, layer: int) -> list[AdapterTarget]:
+    """The matrices of a layer that have adapters, those of routed experts excepted."""
     targets = []
-    for rule in rules_for(model):
+    for rule in layer_rules(rules_for(model), model, layer):
         fused = rule.mcore.removesuffix(_WEIGHT).rsplit(".", 1)[-1]
-        if fused in FUSED_MODULES and rule.mcore.endswith(_WEIGHT):
+        if fused in FUSED_MODULES and rule.mcore.endswith(_WEIGHT) and rule.where != "expert":
             modules = tuple(module if module in settings.modules else None for module in FUSED_MODULES[fused])
             if any(modules):
                 targets.append(AdapterTarget(rule, modules, settings.lora_r))
     return targets
 
 
+def expert_targets(model: ModelConfig, settings: AdapterConfig, layer: int) -> list[ExpertTarget]:
+    """The parameters of a layer's routed experts that have adapters; none in a layer without experts."""
+    rules = {
+        EXPERT_PARAMETERS[rule.mcore.removesuffix(_WEIGHT).rsplit(".", 1)[-1]]: rule
+        for rule in layer_rules(rules_for(model), model, layer)
+        if rule.where == "expert"
+    }
+    ranks = settings.expert_ranks if rules else {}
+    return [ExpertTarget(rules[name], name, rank, settings.scale_of_rank(rank)) for name, rank in ranks.items()]
+
+
 def adapter_tensors(model: ModelConfig, settings: AdapterConfig) -> Iterator[AdapterTensor]:
     """Every tensor of the adapters of a model."""
-    targets = adapter_targets(model, settings)
     for layer in range(model.num_layers):
-        for target in targets:
+        for target in adapter_targets(model, settings, layer):
             for module in target.adapted:
                 for factor, shape in zip(FACTORS, target.shapes(module, model), strict=True):
                     yield AdapterTensor(target.hf_module(module, layer), factor, shape)
+        for experts in expert_targets(model, settings, layer):
+            for factor, shape in zip(FACTORS, experts.shapes(model), strict=True):
+                yield AdapterTensor(experts.hf_module(layer), factor, shape)

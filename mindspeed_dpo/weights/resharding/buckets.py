@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.resharding.shards import TensorSpec
-from mindspeed_dpo.weights.tensor_layouts import Shape
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
-from mindspeed_dpo.data.datasets.data_fingerprint import data_fingerprint, prompts_fingerprint
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
-from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 
 
@@ -62,17 +59,3 @@ def open_prompts(role: RoleConfig) -> PromptDataset:
     return PromptDataset.open(
         role.data.data_path, max_prompt_length=settings.max_prompt_length, truncation=settings.prompt_truncation
     )
-
-
-def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:
-    """Return all settings that decide which rows a step samples: equal for two runs only if they sample the same."""
-    role = run.actor
-    return {
-        "global_batch_size": role.batch.global_batch_size,
-        "seed": run.loop.seed,
-        "rows": num_rows,
-        "split": role.data.split,
-        "no_shuffle": role.data.no_shuffle,
-        "weights": [source.weight for source in parse_data_path(role.data.data_path)],
-        "data": prompts_fingerprint(role.data, role.rollout) if run.is_online else data_fingerprint(role.data),
-    }

@@ -37,7 +37,7 @@ def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:
     if role.adapters.lora_load is None:
         return None
     adapter = open_adapter(role.adapters.lora_load)
-    check_adapter(adapter, role.adapters)
+    check_adapter(adapter, role.adapters, role.model)
     adapter.check(role.model)
     return adapter
 

@@ -35,16 +35,17 @@ class WeightSender:
         self._context = context
         self._role = role
         self._engine = engine
-        self._store: dist.TCPStore | None = None
+        self._store: dist.Store | None = None
         self._link: WeightGroup | None = None
         self._has_group = False
 
     def host_group(self, host: str) -> str | None:
-        """Open the port of a weight group on rank 0 and return its `host:port`; None on the other ranks."""
+        """Open the store of a weight group on rank 0 and return its address; None on the other ranks."""
         if dist.get_rank():
             return None
-        self._store = host_store(0, host)
-        return f"{host}:{self._store.port}"
+        hosted = host_store(host=host)
+        self._store = hosted.store
+        return hosted.address
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
         """Join the weight group, if this process sends; returns once all have joined.

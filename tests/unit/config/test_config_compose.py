@@ -171,9 +171,14 @@ AS_TYPED = [
 
 
 @pytest.mark.parametrize("text", AS_TYPED)
-@pytest.mark.parametrize("way", ["override", "file", "interpolation", "quoted"])
-def test_a_text_stays_as_typed(text: str, way: str, tmp_path: Path) -> None:
-    written = {"override": "other", "interpolation": "${training.save}", "quoted": f"'{text}'"}.get(way, text)
+@pytest.mark.parametrize("way", ["override", "file", "interpolation", "quoted", "default", "environment", "decoded"])
+def test_a_text_stays_as_typed(text: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AS_TYPED", text)
+    written = {
+        "override": "other", "interpolation": "${training.save}", "quoted": f"'{text}'",
+        "default": f"${{oc.env:NO_SUCH_VARIABLE,{text}}}", "environment": "${oc.env:AS_TYPED}",
+        "decoded": "${oc.decode:${oc.env:AS_TYPED}}",
+    }.get(way, text)  # fmt: skip
     (tmp_path / "mine.yaml").write_text(f"training:\n  output_dir: {written}\n  save: {text}\n")
     tree = compose("mine", [f"training.output_dir={text}"] if way == "override" else [], tmp_path).tree
     assert parse_value(tree["training"]["output_dir"], SETTINGS["output_dir"]) == text
@@ -189,6 +194,20 @@ def test_texts_in_lists_and_joined_texts_stay_as_typed(tmp_path: Path) -> None:
     assert tree["training"] == {
         "a": "1.10", "b": "run_1.10/01", "c": "01", "d": ["1_0", {"e": "0x1"}], "f": None, "g": None,
         "h": ["1.50", {"i": "2_0"}, None], "j": "1.10",
+    }  # fmt: skip
+
+
+def test_arguments_of_every_resolver_stay_as_typed(tmp_path: Path) -> None:
+    text = (
+        "training:\n  a: ${oc.select:nothing,1.10}\n  b: '${oc.create:[1e5,{x: 1_0, 0x1: on, y: null}]}'\n"
+        "  c: ${oc.dict.values:training.d}\n  d: {x: 1.50}\n  e: ${oc.env:NO_SUCH_VARIABLE,null}\n"
+    )
+    (tmp_path / "mine.yaml").write_text(text)
+    overrides = ["training.f=${oc.env:NO_SUCH_VARIABLE,1e5}", "training.g=[${oc.env:NO_SUCH_VARIABLE,-01.0}/x]"]
+    tree = compose("mine", overrides, config_dir=tmp_path).tree
+    assert tree["training"] == {
+        "a": "1.10", "b": ["1e5", {"x": "1_0", "0x1": "on", "y": None}], "c": ["1.50"], "d": {"x": "1.50"}, "e": None,
+        "f": "1e5", "g": ["-01.0/x"],
     }  # fmt: skip
 
 

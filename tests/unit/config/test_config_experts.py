@@ -9,6 +9,7 @@ import pytest
 from mindspeed_dpo.config.settings.model import ModelConfig
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
+ADAPTERS = {"lora_target_modules": ["linear_qkv"]}
 EXPERTS = {"num_experts": 8, "moe_router_topk": 2, "moe_intermediate_size": 32}
 
 
@@ -42,7 +43,30 @@ TABLE: list[tuple[dict[str, Any], str]] = [
         "expert_model_parallel_size=4 gives an expert-parallel size of 4, which does not divide num_experts=8 and the "
         "2 devices of a pipeline stage; choose a size of 1 or 2",
     ),
-    ({"lora_target_modules": ["all-linear"]}, "cannot be combined with num_experts yet"),
+    (
+        {**ADAPTERS, "lora_target_parameters": ["mlp.gate.weight"]},
+        "lora_target_parameters=[mlp.gate.weight] names mlp.gate.weight, which cannot have an adapter; choose from",
+    ),
+    ({**ADAPTERS, "lora_target_modules": ["up_proj"]}, "names up_proj of experts without gate_proj; these are one"),
+    (
+        {**ADAPTERS, "lora_target_modules": ["linear_fc1"], "lora_target_parameters": ["mlp.experts.gate_up_proj"]},
+        "has gate_up_proj together with gate_proj and up_proj of the same experts; name them once",
+    ),
+    (
+        {**ADAPTERS, "lora_target_modules": ["all-linear"], "lora_dropout": 0.1},
+        "lora_dropout=0.1 cannot be combined with adapters of experts, as in PEFT",
+    ),
+    ({**ADAPTERS, "freeze_moe_router": True}, "freeze_moe_router=true has no effect: with adapters the routers are"),
+    (
+        {
+            **ADAPTERS,
+            "lora_target_modules": [],
+            "lora_target_parameters": ["mlp.experts.down_proj"],
+            "first_k_dense_replace": 2,
+            "pipeline_model_parallel_size": 2,
+        },
+        "leaves the pipeline stage of layers 0 to 1 without any adapter",
+    ),
     ({"router_aux_loss_coef": 0.1, "pipeline_model_parallel_size": 2}, "it pools the choices of all layers"),
     ({"rotary_percent": 0.2}, "rotates 3 of kv_channels=16"),
     ({"moe_expert_capacity_factor": 1.5}, "moe_expert_capacity_factor=1.5 is refused"),
@@ -62,6 +86,8 @@ def test_settings_of_experts_need_experts(key: str) -> None:
     assert f"{key}=0.1 has no effect: the model has no experts" in actual
     (actual,) = problems(put(small_tree(), "expert_model_parallel_size", 2))
     assert "expert_model_parallel_size=2 has no effect: the model has no experts" in actual
+    (actual,) = problems(put(small_tree(), "lora_target_parameters", ["mlp.experts.down_proj"]))
+    assert "lora_target_parameters=[mlp.experts.down_proj] has no effect: the model has no experts" in actual
 
 
 def rollout_tree(processes: int, **settings: Any) -> Tree:

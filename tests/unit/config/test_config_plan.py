@@ -20,16 +20,21 @@ from transformers import (
 )
 
 from mindspeed_dpo.config.estimates import memory
+from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
+from mindspeed_dpo.config.estimates.parameter_counts import num_layers_parameters
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.load import load_run
 from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.settings.lora import EXPERT_TARGETS, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from mindspeed_dpo.weights.lora.targets import adapter_tensors
 from tests.support.processes import pool
-from tests.support.tiny_models import MOE_FAMILIES, tiny_config
+from tests.support.tiny_models import MOE_FAMILIES, tiny_config, tiny_model
 from tests.unit.config.small_config import online_tree, put, resolved, small_tree
+from tests.unit.config.test_config_experts import moe_tree
 from tests.unit.models import policy_jobs as jobs
 
 
@@ -98,6 +103,52 @@ def test_experts_are_divided_over_their_devices_and_their_state_over_the_copies(
     assert memory.num_device_parameters(one) - memory.num_device_parameters(shared) == experts // 2
     # Four copies of all experts on TP2 x DP2, two copies of each half.
     assert memory.optimizer_bytes(one, 2) == memory.optimizer_bytes(shared, 2)
+
+
+@pytest.mark.parametrize(
+    "targets", [{"lora_target_modules": ("all-linear",)}, {"lora_target_parameters": EXPERT_TARGETS[:2]}]
+)
+@pytest.mark.parametrize("family", ["qwen3_moe_some_dense", "qwen2_moe", "mixtral"])
+def test_adapters_of_experts_are_counted_and_divided(family: str, targets: dict[str, Any]) -> None:
+    model, settings = model_config_from_hf(tiny_config(family).to_dict()), AdapterConfig(lora_r=3, **targets)
+    shapes = [tensor.shape for tensor in adapter_tensors(model, settings)]
+    of_experts = sum(math.prod(shape) for shape in shapes if len(shape) == 3)
+    role = _role(model, 1, 1, parallel={"expert_model_parallel_size": 2}, adapters=settings)
+    assert num_adapter_parameters(role) == sum(map(math.prod, shapes))
+    assert memory.num_trained_parameters(role) == sum(map(math.prod, shapes)) - of_experts // 2
+    # Two devices hold each half of the experts' state, four the rest.
+    sharded = _role(
+        model, 1, 1, parallel={"expert_model_parallel_size": 2, "use_distributed_optimizer": True}, adapters=settings
+    )
+    others = sum(map(math.prod, shapes)) - of_experts
+    assert memory.optimizer_bytes(sharded, 4) == 8 * others // 4 + 8 * (of_experts // 2) // 2
+
+
+def test_multiply_adds_with_experts_are_those_that_torch_counts() -> None:
+    """Of the experts that compute a token, by which work is balanced over replicas, not of all."""
+    hf, tokens = tiny_model("qwen3_moe"), 40
+    hf.set_experts_implementation("eager")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hf(torch.arange(tokens)[None])
+    actual = multiply_adds(model_config_from_hf(hf.config.to_dict()))
+    counted = tokens * (actual.per_token + actual.per_label) + tokens**2 * actual.per_attended_key
+    assert counter.get_total_flops() / 2 == pytest.approx(counted, rel=0.02)
+
+
+def test_the_plan_of_a_model_with_experts() -> None:
+    tree = moe_tree(expert_model_parallel_size=2, lora_target_modules=["linear_qkv", "linear_fc2"], lora_r=2)
+    run = resolved(tree)
+    experts = num_layers_parameters(run.actor.model, range(4)) - num_layers_parameters(
+        run.actor.model, range(4), experts=2
+    )
+    assert experts == 4 * 6 * 3 * 64 * 32
+    total = memory.num_parameters(run.actor.model)
+    size = f"{total / 1e6:,.1f} M parameters ({(total - experts) / 1e6:,.1f} M active), float32"
+    lines = plan_lines(run)
+    assert lines[1] == f"actor on actor_rollout [2]: TP 1 x PP 1 x DP 2, EP 2, {size}"
+    assert any(
+        line.startswith("adapters on q_proj, k_proj, v_proj, down_proj and experts.down_proj: ") for line in lines
+    )
 
 
 def _role(model: ModelConfig, tp: int, pp: int, **groups: Any) -> RoleConfig:

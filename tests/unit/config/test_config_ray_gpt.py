@@ -31,6 +31,16 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     return runs
 
 
+@pytest.fixture
+def checked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
+    """The runs whose start was to be checked, by a stand-in that returns exit code 5."""
+    runs: list[RunConfig] = []
+    stand_in = ModuleType("mindspeed_dpo.trainers.start_checks")
+    stand_in.report_start = lambda run: runs.append(run) or 5  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
+    return runs
+
+
 def test_a_valid_configuration_is_run_and_its_exit_code_returned(
     started: list[RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,24 +91,30 @@ def line_of(text: str, key: str) -> list[str]:
     return line[1:]
 
 
-def test_a_plan_shows_origins_of_values_and_epochs(tmp_path: Path) -> None:
+def test_a_plan_shows_origins_of_values_and_epochs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checked: list[RunConfig]
+) -> None:
     pairs = write_pairs(tmp_path / "pairs")
     given = [*PATHS, f"actor_rollout_ref.actor_rollout.data_path={pairs}", "training.train_iters=10"]
     given += ["training.split=100,0,0", "training.eval_interval=0", "+plan=true"]
+    assert ray_gpt.main(["--config-name", TINY, *given]) == 5
+    printed = capsys.readouterr().out
+    assert line_of(printed, "lr_decay_style") == ["cosine", f"{TINY}.yaml"]
+    assert line_of(printed, "train_iters") == ["10", "override", "training.train_iters=10"]
+    assert line_of(printed, "adam_beta1") == ["0.9", "default"]
+    assert line_of(printed, "lr_decay_iters") == ["10", "derived:", "train_iters"]
+    assert line_of(printed, "hidden_size") == ["64", "model/tiny.yaml"]
+    assert line_of(printed, "data")[:5] == f"{len(PAIRS)} of {len(PAIRS)} rows used".split()
+    assert line_of(printed, "epochs")[0] == f"{10 * 8 / len(PAIRS):.4g}"
+    assert [run.loop.train_iters for run in checked] == [10]
+
+
+def test_a_plan_imports_no_torch_until_it_is_printed_and_no_megatron() -> None:
     code = (
-        "import sys, ray_gpt; code = ray_gpt.main(sys.argv[1:]); "
-        "sys.exit(code if not {'torch', 'ray', 'megatron'} & set(sys.modules) else 99)"
+        "import sys, ray_gpt, mindspeed_dpo.trainers.dry_run; early = {'torch', 'ray'} & set(sys.modules); "
+        "import mindspeed_dpo.trainers.start_checks; sys.exit(99 if early or 'megatron' in sys.modules else 0)"
     )
-    arguments = [sys.executable, "-c", code, "--config-name", TINY, *given]
-    ended = subprocess.run(arguments, check=False, capture_output=True, text=True)
-    assert ended.returncode == 0, ended.stderr
-    assert line_of(ended.stdout, "lr_decay_style") == ["cosine", f"{TINY}.yaml"]
-    assert line_of(ended.stdout, "train_iters") == ["10", "override", "training.train_iters=10"]
-    assert line_of(ended.stdout, "adam_beta1") == ["0.9", "default"]
-    assert line_of(ended.stdout, "lr_decay_iters") == ["10", "derived:", "train_iters"]
-    assert line_of(ended.stdout, "hidden_size") == ["64", "model/tiny.yaml"]
-    assert line_of(ended.stdout, "data")[:5] == f"{len(PAIRS)} of {len(PAIRS)} rows used".split()
-    assert line_of(ended.stdout, "epochs")[0] == f"{10 * 8 / len(PAIRS):.4g}"
+    assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
 
 
 def test_what_has_no_effect_is_part_of_the_plan(capsys: pytest.CaptureFixture[str]) -> None:

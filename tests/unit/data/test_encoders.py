@@ -127,7 +127,13 @@ def test_a_thought_is_rendered_by_a_template_that_reads_it(tokenizer: TokenizerB
     thinking = copy.deepcopy(tokenizer)
     thinking.chat_template = template
     assert text_of(tokenizer, ChatTemplateEncoder(thinking).pair(example).chosen) == "(hm)A"
+    thinking.chat_template = template.replace("{{ m.content }}", "{{ m.content }}<|end|>\n")
+    for content in ("A", "", "BA", "end|>"):
+        assert ChatTemplateEncoder(thinking).reference(Turn("assistant", content, "hm")) == f"(hm){content}"
     for other in others:
+        assert other.reference(Turn("assistant", " A")) == " A"
+        with pytest.raises(RowDropped):
+            other.reference(Turn("assistant", "A", "hm"))
         with pytest.raises(RowDropped) as dropped:
             other.pair(example)
         assert dropped.value.reason == "unsupported_field"

@@ -44,6 +44,10 @@ def prompt(*texts: str, system: str = "") -> Prompt:
     return Prompt(tuple(Turn(roles[place % 2], text) for place, text in enumerate(texts)), system)
 
 
+def reference(text: str) -> Turn:
+    return Turn("assistant", text)
+
+
 # Names
 
 
@@ -232,6 +236,7 @@ def test_tool_text_is_not_lost_silently() -> None:
         ({"role": "tool", "content": "sun"}, "tools"),
         ({"role": "function", "content": "sun"}, "tools"),
         ({"content": "a", "name": "Ann"}, "unsupported_field"),
+        ({"content": "a", "refusal": "no"}, "unsupported_field"),
         ({"content": "a", "images": ["x.png"]}, "media"),
         ({"content": "a", "audio": {"id": "x"}}, "media"),
         ({"content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}]}, "media"),
@@ -290,6 +295,7 @@ def test_a_response_excluded_from_training_is_counted() -> None:
     ("column", "value", "expected"),
     [
         ("tools", [{"name": "f"}], "tools"),
+        ("functions", '[{"name": "f"}]', "tools"),
         ("tools", '[{"name": "f"}]', "tools"),
         ("images", [b"\x89PNG"], "media"),
         ("image", {"path": "x.png"}, "media"),
@@ -429,14 +435,16 @@ def test_dialogues_without_a_common_question_are_dropped(chosen: Any, rejected: 
 
 @pytest.mark.parametrize("name", ["PPOAlpacaStyleInstructionHandler", "R1AlpacaStyleInstructionHandler"])
 def test_prompts_need_no_response(name: str) -> None:
-    assert read(name, {"instruction": "Q"}) == PromptExample(prompt("Q"), {"labels": ""})
-    assert read(name, {"instruction": "Q", "output": ["A", "B"]}) == PromptExample(prompt("Q"), {"labels": "A"})
-    assert read(name, {"p": "Q", "a": 42}, {"prompt": "p", "response": "a"}).extras == {"labels": "42"}
+    assert read(name, {"instruction": "Q"}) == PromptExample(prompt("Q"), reference(""))
+    assert read(name, {"instruction": "Q", "output": ["A", "B"]}) == PromptExample(prompt("Q"), reference("A"))
+    assert read(name, {"p": "Q", "a": 42}, {"prompt": "p", "response": "a"}).reference == reference("42")
 
 
 @pytest.mark.parametrize("name", ["PPOSharegptStyleInstructionHandler", "R1SharegptStyleInstructionHandler"])
 def test_prompts_keep_earlier_responses_and_part_with_the_last(name: str) -> None:
     turns = [human("Q1"), gpt("A1"), human("Q2")]
-    assert read(name, {"conversations": turns}) == PromptExample(prompt("Q1", "A1", "Q2"), {"labels": ""})
-    expected = PromptExample(prompt("Q1", "A1", "Q2"), {"labels": "A2"})
+    assert read(name, {"conversations": turns}) == PromptExample(prompt("Q1", "A1", "Q2"), reference(""))
+    expected = PromptExample(prompt("Q1", "A1", "Q2"), reference("A2"))
     assert read(name, {"conversations": [*turns, gpt("A2")]}) == expected
+    thinking = {**gpt("A2"), "reasoning": "hm"}
+    assert read(name, {"conversations": [*turns, thinking]}).reference == Turn("assistant", "A2", "hm")

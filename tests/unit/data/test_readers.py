@@ -5,14 +5,17 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
+from mindspeed_dpo.data.preprocessing import json_document, json_rows, text_lines
 from mindspeed_dpo.data.preprocessing.readers import InputError, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.preprocessing.sources import find_input
@@ -214,13 +217,66 @@ def test_a_hub_name_that_cannot_be_loaded_gets_a_sentence(tmp_path: Path, monkey
 def test_a_hub_name_is_loaded_with_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
 
-    def load(path: str, **options: Any) -> list[dict[str, Any]]:
+    def load(path: str, **options: Any) -> datasets.Dataset:
         seen.update(options, path=path)
-        return ROWS
+        return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", load)
     (tmp_path / "params.json").write_text('{"name": "subset", "split": "test"}')
     options = {"cache_dir": "~/x", "hf_datasets_params": str(tmp_path / "params.json"), "streaming": True}
-    assert list(find_input(PreprocessSettings(input="some/data", **options)).rows()) == ROWS
+    raw = find_input(PreprocessSettings(input="some/data", **options))
+    assert list(raw.rows()) == ROWS
+    assert raw.columns() == list(ROWS[0])
+    assert list(raw.rows(["answer", "other"])) == [{"answer": row["answer"]} for row in ROWS]
     assert (seen["path"], seen["name"], seen["split"], seen["streaming"]) == ("some/data", "subset", "test", True)
     assert seen["cache_dir"] == str(Path.home() / "x")
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
+def test_rows_are_the_same_wherever_a_document_is_cut(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also within characters, escapes, numbers and literals."""
+    rows = [{"a": "ä\U0001f600\n", "b": [12.5e3, True, None, {}]}, {"a": "", "c": -7}, {"d": "x" * 30}]
+    text = json.dumps(rows, ensure_ascii=False, indent=1) + json.dumps(rows) + "".join(map(json.dumps, rows))
+    content = f"\ufeff \n{text}".encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    for size in (4, 5, 7, 64):
+        monkeypatch.setattr(text_lines, "PIECE_CHARACTERS", size)
+        assert list(read_file(tmp_path / name)) == rows * 3
+    (tmp_path / "bad.json").write_text('[{"a": 1},\n\n {"a": 2}, {"a" 3}]')
+    with pytest.raises(InputError, match=r"row 3: line 3, column 17: invalid JSON"):
+        list(read_file(tmp_path / "bad.json"))
+
+
+@pytest.mark.parametrize("name", ["a.json.gz", "a.jsonl.gz", "a.jsonl"])
+def test_a_row_that_unpacks_to_more_than_the_limit_costs_itself(name: str, tmp_path: Path) -> None:
+    long, wide = '{"a": "' + "x" * (9 << 20) + '"}', '{"a": "b"}'
+    lines = [wide, long, wide]
+    content = (f"[{','.join(lines)}]" if ".json." in name else "\n".join(lines)).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content, 1) if name.endswith("gz") else content)
+    first, dropped, last = read_file(tmp_path / name)
+    assert first == last == {"a": "b"}
+    assert isinstance(dropped, RowDropped) and "has more than 8388608 bytes, the limit for one row" in dropped.detail
+
+
+@pytest.mark.parametrize("text", ['[{"a": "' + "x" * 1000, "[" + " " * 1000, "[" * 1000, '{"a": 1}' * 200])
+def test_a_document_of_any_size_is_read_in_bounded_memory(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unpacked, the file has 30 times more than a row may have."""
+    monkeypatch.setattr(text_lines, "PIECE_CHARACTERS", 1 << 10)
+    for module in (json_document, json_rows):
+        monkeypatch.setattr(module, "MAX_LINE_CHARACTERS", 1 << 14)
+    path = tmp_path / "a.json.gz"
+    path.write_bytes(gzip.compress(text.encode() + text[-1000:].encode() * 500, 1))
+    tracemalloc.start()
+    try:
+        num_rows = sum(1 for _ in read_file(path))
+    except InputError as error:
+        num_rows = None
+        assert "row 1: " in str(error)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 << 14, f"{peak} bytes"
+    assert num_rows == (200 + 500 * 125 if text.startswith("{") else None)

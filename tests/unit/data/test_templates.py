@@ -217,6 +217,10 @@ def test_a_thought_in_a_field_of_its_own_is_written_before_the_response(director
         with pytest.raises(RowDropped) as dropped:
             encoder(name, directory).pair(example)
         assert dropped.value.reason == "unsupported_field"
+    assert subject.reference(Turn("assistant", "A", "hm\n")) == written.chosen
+    assert encoder("llama3", directory).reference(Turn("assistant", "A")) == "A"
+    with pytest.raises(RowDropped):
+        encoder("llama3", directory).reference(Turn("assistant", "A", "hm"))
 
 
 def test_a_thought_of_an_earlier_response_is_not_lost(directory: Path) -> None:

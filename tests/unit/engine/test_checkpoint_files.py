@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.engine.checkpoint_commit import begin, finish
+from mindspeed_dpo.engine.checkpoint_commit import begin, finish, restore_replaced
 from mindspeed_dpo.engine.checkpoint_files import (
     FORMAT,
     METADATA,
@@ -231,3 +231,43 @@ def test_a_checkpoint_of_an_earlier_version_is_checked_by_its_sizes(tmp_path: Pa
     (folder / "common.pt").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"common\.pt missing or of another size"):
         verify(folder)
+
+
+def interrupted_replacement(root: Path) -> Path:
+    """A save folder as a kill leaves it between the two renames that replace iteration 10."""
+    old = write(root, 10, seed=1)
+    old.rename(old.with_name("iter_0000010.replaced"))
+    (old.with_name("iter_0000010.partial")).mkdir()
+    return old
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_nothing(tmp_path: Path) -> None:
+    old = interrupted_replacement(tmp_path)
+    with pytest.raises(CheckpointError, match=r"iter_0000010\.replaced is the earlier content: rename it back"):
+        latest(tmp_path)
+    begin(tmp_path, 20)
+    assert latest(tmp_path) == old and read_metadata(old)["seed"] == 1
+    assert sorted(path.name for path in tmp_path.glob("iter_*")) == ["iter_0000010", "iter_0000020.partial"]
+
+
+def test_a_kill_after_a_checkpoint_was_replaced_leaves_the_new_one(tmp_path: Path) -> None:
+    old = write(tmp_path, 10, seed=1)
+    old.rename(old.with_name("iter_0000010.replaced"))
+    write(tmp_path / "other", 10, seed=2).rename(old)
+    restore_replaced(tmp_path)
+    assert read_metadata(old)["seed"] == 2 and not old.with_name("iter_0000010.replaced").exists()
+
+
+def test_a_checkpoint_that_cannot_be_replaced_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, rename = write(tmp_path, 10, seed=1), Path.rename
+    folder = begin(tmp_path, 10)
+
+    def fail_for_new(path: Path, target: Path) -> Path:
+        if path == folder:
+            raise OSError("no")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail_for_new)
+    with pytest.raises(OSError, match="no"):
+        finish(tmp_path, 10, {"iteration": 10})
+    assert latest(tmp_path) == old and read_metadata(old)["seed"] == 1

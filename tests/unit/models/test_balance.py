@@ -14,8 +14,10 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.moe.balance import BalanceLoss
+from mindspeed_dpo.models.moe.load import RouterLoad, load_metrics
 from mindspeed_dpo.models.moe.router import Routing, route
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
+from mindspeed_dpo.models.moe.training import updated_bias
 from mindspeed_dpo.weights.hf_config import model_config_from_hf
 from tests.support.tiny_models import tiny_config
 
@@ -122,3 +124,37 @@ def test_the_pooled_loss_is_that_of_transformers_for_each_pair(share_prompt: boo
         torch.testing.assert_close(balance.pooled_sum, expected.detach())
         gradients = torch.autograd.grad(1.5 * expected, layers)
         torch.testing.assert_close(actual, list(gradients))
+
+
+def load_of(packed: PackedBatch) -> RouterLoad:
+    """What is counted in layer 1 of a micro-batch."""
+    load = RouterLoad(MODEL)
+    load.add(route(logits_of(packed), MODEL), SequenceRows.of(packed, ALONE), 1)
+    return load
+
+
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_tokens_are_counted_once_for_each_sequence(share_prompt: bool) -> None:
+    packed = pack(BATCH, share_prompt=share_prompt, multiple_of=16)
+    expected, entropy = torch.zeros(2, EXPERTS, dtype=torch.int64), 0.0
+    table = torch.randn(10, 20, EXPERTS, generator=torch.Generator().manual_seed(1))
+    for prompt, responses in zip(BATCH.prompts(), BATCH.responses(), strict=True):
+        for response in responses:
+            tokens = torch.cat((prompt, response)).long()
+            scores = table[tokens, torch.arange(len(tokens))].softmax(-1)
+            expected[1] += torch.bincount(scores.topk(TOP_K).indices.flatten(), minlength=EXPERTS)
+            entropy += float(torch.distributions.Categorical(scores).entropy().sum())
+    load = load_of(packed)
+    assert load.counts is not None and torch.equal(load.counts, expected)
+    assert load.entropy is not None and float(load.entropy) == pytest.approx(entropy, rel=1e-5)
+    without = load_of(replace(packed, weights=torch.zeros(2)))
+    assert without.counts is not None and not bool(without.counts.any())
+
+
+def test_the_load_by_hand() -> None:
+    model = replace(MODEL, num_layers=3, num_experts=4, first_k_dense_replace=1)
+    counts = torch.tensor([[0, 0, 0, 0], [6, 2, 0, 0], [2, 2, 2, 2]])
+    # Three times the mean in one layer, the mean in the other; two of eight experts without a token.
+    torch.testing.assert_close(load_metrics(counts, model), torch.tensor([2.0, 0.25]))
+    bias = updated_bias(torch.tensor([0.1, 0.1, 0.0, 0.0]), torch.tensor([6, 2, 0, 0]), 0.01)
+    torch.testing.assert_close(bias, torch.tensor([0.09, 0.1, 0.01, 0.01]))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import resource
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import Trackers
+from mindspeed_dpo.storage.write_errors import WriteError
 
 
 def curve(folder: Path, name: str) -> list[tuple[int, float]]:
@@ -35,6 +39,44 @@ def test_a_resumed_run_hides_the_points_it_writes_again(tmp_path: Path) -> None:
     second.log(3, {"loss": 0.5})
     second.close()
     assert curve(tmp_path, "loss") == [(1, 1.0), (2, 1.0), (3, 0.5)]
+
+
+def test_a_full_disk_is_one_error_without_the_traceback_of_a_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[BaseException | None] = []
+
+    def hook(failure: threading.ExceptHookArgs) -> None:
+        seen.append(failure.exc_value)
+
+    monkeypatch.setattr(threading, "excepthook", hook)
+    board = TensorBoard(tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(WriteError, match=f"{tmp_path} cannot be written: File too large"):
+            for step in range(1, 100):
+                board.log(step, {"loss": 1.0})
+        with suppress(WriteError):
+            board.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert seen == [] and threading.excepthook is hook
+
+
+def test_the_traceback_of_another_thread_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda failure: seen.append(failure.exc_value))
+    board, error = TensorBoard(tmp_path), OSError("elsewhere")
+
+    def fail() -> None:
+        raise error
+
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    board.close()
+    assert seen == [error]
 
 
 def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
+from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.processes import leave_layout
 
@@ -64,10 +64,11 @@ def stand(topology: Topology, seed: int) -> Seen:
     )
 
 
-def join_and_leave(port: str) -> None:
+def join_and_leave() -> None:
     """Join a job of one, split it, leave it, and join again: nothing may be left behind."""
-    for offset in range(2):
-        process_groups.join(0, 1, f"127.0.0.1:{int(port) + offset}", "gloo", timeout_minutes=1)
+    for _ in range(2):
+        hosted = host_store()
+        process_groups.join(0, 1, hosted.address, "gloo", timeout_minutes=1, store=hosted.store)
         process_groups.split(Topology(), timeout_minutes=1)
         ready = dist.is_initialized() and parallel_state.is_initialized()
         process_groups.leave()
@@ -76,7 +77,7 @@ def join_and_leave(port: str) -> None:
 
 
 if __name__ == "__main__":
-    join_and_leave(sys.argv[1])
+    join_and_leave()
 
 
 def summed_over_ranks(values: list[list[float]], dtype: torch.dtype) -> torch.Tensor:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.parallel.topology import Topology
-from tests.support.processes import free_port, pool
+from tests.support.processes import pool
 from tests.unit.parallel.group_jobs import Seen, stand, summed_over_ranks
 
 pytestmark = pytest.mark.distributed
@@ -69,7 +69,7 @@ def test_replicas_draw_the_same_and_the_seed_decides_what() -> None:
 
 def test_leaving_ends_everything_and_can_be_followed_by_joining() -> None:
     module = "tests.unit.parallel.group_jobs"
-    command = [sys.executable, "-m", module, str(free_port())]
+    command = [sys.executable, "-m", module]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
 

@@ -25,7 +25,7 @@ def main(port: int, rank: int, size: int, what: str) -> None:
     """Play a part."""
     # Each process is a job of its own, so that none can be mistaken for another in a default group.
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    store = host_store(port) if rank == 0 else None
+    store = host_store(port).store if rank == 0 else None
     link = join_weight_group(f"127.0.0.1:{port}", rank, size, backend="gloo", timeout_minutes=0.5, store=store)
     if what == "one dies" and rank == 1:
         os._exit(0)

@@ -47,6 +47,13 @@ def waiting() -> int:
     return 0
 
 
+def speaking() -> int:
+    """Print a line on the terminal."""
+    announce()
+    sys.stderr.write("a line\n")
+    return 0
+
+
 def deaf() -> int:
     """Wait without handling signals."""
     block_signals()
@@ -140,10 +147,8 @@ def slow() -> int:
     return 0
 
 
-CASES: dict[str, Callable[[], int]] = {
-    function.__name__: function
-    for function in (orphan, waiting, deaf, patient, graceful, reporting, fated, aborting, blocked, complete, slow)
-}
+FUNCTIONS = (orphan, waiting, speaking, deaf, patient, graceful, reporting, fated, aborting, blocked, complete, slow)
+CASES: dict[str, Callable[[], int]] = {function.__name__: function for function in FUNCTIONS}
 
 if __name__ == "__main__":
     if sys.argv[1] in (patient.__name__, waiting.__name__):  # the latter ends at once, but on a busy machine late

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,6 +62,41 @@ def test_a_signal_ends_the_work(number: int) -> None:
     with started("waiting") as command:
         command.process.send_signal(number)
         assert command.finish() == (130, ["interrupted"])
+
+
+def test_ctrl_z_suspends_the_command_and_not_the_run() -> None:
+    with started("waiting") as command:
+        command.process.send_signal(signal.SIGTSTP)
+        _, status = os.waitpid(command.process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert "State:\tT" not in Path(f"/proc/{command.driver}/status").read_text()
+        command.process.send_signal(signal.SIGCONT)
+        command.process.send_signal(signal.SIGTERM)
+        code, lines = command.finish()
+        assert code == 130 and lines[0].startswith("suspended: the command only") and lines[1:] == ["interrupted"]
+
+
+def test_a_terminal_that_stops_background_output_does_not_stop_the_run() -> None:
+    ours, theirs = os.openpty()
+    flags = termios.tcgetattr(theirs)
+    flags[3] |= termios.TOSTOP
+    termios.tcsetattr(theirs, termios.TCSANOW, flags)
+
+    def own_terminal() -> None:
+        os.setsid()
+        fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, str(COMMAND), "speaking"]
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=theirs, env=environment, preexec_fn=own_terminal
+    ) as process:
+        try:
+            assert process.wait(END_S) == 0 and b"a line" in os.read(ours, 1000)
+        finally:
+            process.kill()
+            os.close(ours)
+            os.close(theirs)
 
 
 def test_work_that_handles_no_signal_is_ended() -> None:

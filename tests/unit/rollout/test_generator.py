@@ -152,7 +152,7 @@ def test_limits_and_numbers_must_fit(model: RolloutModel) -> None:
 
 def test_weights_that_are_not_finite_are_reported(tmp_path: Path) -> None:
     broken = rollout_model(save_tiny_model("llama", tmp_path), dtype=torch.float64)
-    broken.layers[2].down.fill_(float("nan"))
+    broken.layers[2].mlp.down.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="logits are not finite"):
         rollout(broken)
 

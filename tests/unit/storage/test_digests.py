@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import io
+import threading
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 
-from mindspeed_dpo.storage import digests
+from mindspeed_dpo.storage import digest_verification, digesting_file, digests
 from mindspeed_dpo.storage.digest_verification import BlockVerifier, verify_file
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import BlockHasher, DamageError, digests_from_json, file_digest
@@ -20,7 +21,8 @@ BLOCK = 64
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(digests, "BLOCK_BYTES", BLOCK)
+    for module in (digests, digest_verification):
+        monkeypatch.setattr(module, "BLOCK_BYTES", BLOCK)
 
 
 def content(size: int) -> bytes:
@@ -41,6 +43,30 @@ def test_pieces_of_any_length_give_the_digest_of_the_file(size: int, tmp_path: P
     assert (digest.num_bytes, len(digest.blocks)) == (size, -(-size // BLOCK))
     assert digests_from_json({"file": digest.as_json()}) == {"file": digest}
     verify_file(tmp_path / "file", digest)
+
+
+def test_large_pieces_are_digested_in_a_second_thread_which_ends_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, update, threads = content(333), BlockHasher.update, set()
+
+    def recording(hasher: BlockHasher, piece: memoryview) -> None:
+        threads.add(threading.current_thread())
+        update(hasher, piece)
+
+    monkeypatch.setattr(digesting_file, "PARALLEL_BYTES", 100)
+    monkeypatch.setattr(BlockHasher, "update", recording)
+    # The caller's memory, which is reused after each write.
+    piece = bytearray(111)
+    with DigestingFile(tmp_path / "file") as file:
+        for start in range(0, 333, len(piece)):
+            piece[:] = data[start : start + len(piece)]
+            file.write(piece)
+    monkeypatch.undo()
+    monkeypatch.setattr(digests, "BLOCK_BYTES", BLOCK)
+    assert file.digest == file_digest(tmp_path / "file") and (tmp_path / "file").read_bytes() == data
+    (thread,) = threads
+    assert thread is not threading.current_thread() and not thread.is_alive()
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 200, 332])

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoint_commit import begin, finish
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 
 NUM_ROWS = 5
 

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoint_files import METADATA, TRACKER, CheckpointError
-from mindspeed_dpo.trainers.output_checks import check_output_is_unused
+from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.trainers.output_checks import RUN_LOCK, check_output_is_unused
 from mindspeed_dpo.trainers.resume import find_resume_point, with_own_checkpoints, with_reference_of
 from mindspeed_dpo.trainers.resume_checks import weights_identity
-from mindspeed_dpo.workers.setup.datasets import sampling_of
 from tests.support.processes import PoolGroup
 from tests.unit.trainers.saved_runs import NUM_ROWS, asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
@@ -318,3 +319,15 @@ def as_own_reference(run: RunConfig) -> RunConfig:
 def reference_of(run: RunConfig) -> str | None:
     assert run.ref is not None
     return run.ref.checkpoint.load
+
+
+def test_a_checkpoint_that_was_being_replaced_is_resumed_unless_a_run_is_writing_there(
+    run: RunConfig, tmp_path: Path
+) -> None:
+    save = tmp_path / "out" / "checkpoints"
+    folder = write_checkpoint(save, run, 4)
+    aside = folder.rename(folder.with_name("iter_0000004.replaced"))
+    with ProcessLock(save / RUN_LOCK), pytest.raises(CheckpointError, match=r"iter_0000004\.replaced is the earlier"):
+        find_resume_point(asking(run, resume_from=save), NUM_ROWS)
+    found = find_resume_point(asking(run, resume_from=save), NUM_ROWS)
+    assert found is not None and found.folder == folder and not aside.exists()

@@ -23,7 +23,7 @@ from mindspeed_dpo.weights import Placement, WeightsError, open_weights
 from mindspeed_dpo.weights.resharding import Sender, Shards, empty_tensors, transfer
 from tests.support.processes import leave_layout
 
-_store: list[dist.TCPStore] = []
+_store: list[dist.Store] = []
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,9 @@ def host() -> str | None:
     """The address of a new link, from rank 0."""
     if dist.get_rank():
         return None
-    _store[:] = [host_store(0)]
-    return f"127.0.0.1:{_store[0].port}"
+    hosted = host_store()
+    _store[:] = [hosted.store]
+    return hosted.address
 
 
 def publish(address: str, side: Side, receivers: int) -> Outcome:
@@ -157,7 +158,7 @@ def _differing(
     ]
 
 
-def _join(address: str, rank: int, size: int, store: dist.TCPStore | None) -> WeightGroup:
+def _join(address: str, rank: int, size: int, store: dist.Store | None) -> WeightGroup:
     return join_weight_group(address, rank, size, backend="gloo", timeout_minutes=1, store=store)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,16 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mindspeed_dpo.config.settings.lora import AdapterConfig
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 from mindspeed_dpo.weights.families import family_of
+from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
 from mindspeed_dpo.weights.format_detection import open_weights
 from mindspeed_dpo.weights.hf_config import model_config_from_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from mindspeed_dpo.weights.lora.targets import adapter_targets
 from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model, tiny_config
 
 
@@ -64,6 +68,29 @@ def test_values_that_the_file_lacks_are_those_of_the_class(
 ) -> None:
     model = model_config_from_hf({key: value for key, value in config(name).items() if key not in absent})
     assert {field: getattr(model, field) for field in expected} == expected
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_models_that_are_not_implemented_are_refused_with_what_is_missing(name: str) -> None:
+    # Some model types are defined by code in the model's own folder.
+    config = CONFIG_MAPPING[name]().to_dict() if name in CONFIG_MAPPING else {"model_type": name}
+    words = f"'{name}' is not supported: it needs {re.escape(UNSUPPORTED[name])}, which is not implemented"
+    with pytest.raises(HfConfigError, match=words):
+        model_config_from_hf(config)
+
+
+def test_all_models_in_demand_are_either_supported_or_refused_with_a_reason() -> None:
+    in_demand = {
+        "deepseek_v2",
+        "deepseek_v3",
+        "kimi_k2",
+        "qwen3_next",
+        "qwen3_5_moe",
+        "gpt_oss",
+        "llama4",
+        "llama4_text",
+    }
+    assert in_demand <= UNSUPPORTED.keys()
 
 
 @pytest.mark.parametrize(
@@ -147,14 +174,8 @@ def test_experts_that_do_not_divide_are_refused() -> None:
         placement.experts(6)
 
 
-def test_adapters_of_experts_are_refused() -> None:
-    settings = AdapterConfig(lora_target_modules=("q_proj",))
-    with pytest.raises(WeightsError, match="adapters of a model with experts are not supported yet"):
-        adapter_targets(model_config_from_hf(config("qwen3_moe")), settings)
-
-
-def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None:
-    folder = save_tiny_model("glm4_moe", tmp_path)
+def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = save_tiny_model("glm4_moe", tmp_path / "hf")
     stored = load_file(folder / "model.safetensors")
     stored["model.layers.2.eh_proj.weight"] = torch.ones(2, 2)
     save_file(stored, folder / "model.safetensors", {"format": "pt"})
@@ -170,4 +191,9 @@ def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path) -> None
         encoding="utf-8",
     )
     source.check(source.model_config())
+    assert "1 tensors of layers that predict further tokens are not read" in caplog.text
     assert "model.layers.2.eh_proj.weight" not in dict(source.hf_tensors(source.model_config()))
+    convert(ConversionRequest(folder, tmp_path / "copy", save_format="hf"))
+    written = json.loads((tmp_path / "copy/config.json").read_text(encoding="utf-8"))
+    assert {written.get(name, 0) for name in ("num_mtp_layers", "num_nextn_predict_layers")} == {0}
+    open_weights(tmp_path / "copy").check(source.model_config())

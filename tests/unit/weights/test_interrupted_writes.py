@@ -97,3 +97,36 @@ def test_a_disk_without_room_is_one_sentence(
     assert code == FAILURE and "Traceback" not in text
     assert "cannot be written: " in text.splitlines()[-1] and "File too large" in text, text
     assert not target.exists()
+
+
+def put_aside(target: Path) -> Path:
+    """Rename a folder as a kill leaves it between the two renames of a replacement."""
+    return target.rename(target.with_name(f".{target.name}.replaced"))
+
+
+@pytest.mark.parametrize("save", ["hf", "mg"])
+def test_a_kill_while_a_folder_is_replaced_loses_nothing(
+    save: str, hf_folder: HfFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "target"
+    command = ["--load-dir", str(hf_folder("llama")), "--save-dir", str(target), "--save-model-type", save]
+    assert main(command) == 0
+    written = sorted(path for path in target.rglob("*"))
+    aside = put_aside(target if save == "hf" else target / "iter_0000001")
+    capsys.readouterr()
+    assert main(["--load-dir", str(target), "--save-dir", str(tmp_path / "other")]) == FAILURE
+    assert f"{aside} is the earlier content: rename it back" in capsys.readouterr().err
+    # What was there must not be overwritten without permission, and is there again.
+    assert main(command) == FAILURE
+    assert "is not empty" in capsys.readouterr().err
+    assert sorted(path for path in target.rglob("*")) == written and not aside.exists()
+
+
+def test_a_folder_that_is_written_again_first_gets_its_earlier_content_back(tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "old").touch()
+    put_aside(target)
+    with pytest.raises(RuntimeError), staging_folder(target):
+        raise RuntimeError
+    assert [path.name for path in target.iterdir()] == ["old"]

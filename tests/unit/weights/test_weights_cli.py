@@ -16,8 +16,9 @@ import torch
 from safetensors.torch import load_file
 
 from convert_ckpt import FAILURE, USAGE, main
-from mindspeed_dpo.weights import cli
-from mindspeed_dpo.weights.cli import UsageError, parse
+from mindspeed_dpo.weights.cli import parse
+from mindspeed_dpo.weights.cli_flags import NO_EFFECT, REJECTED, UsageError
+from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
 
 HfFolder = Callable[[str], Path]
@@ -123,13 +124,27 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_reported(
     ("more", "words"),
     [
         (["--target-pipeline-paralel-size", "2"], "did you mean --target-pipeline-parallel-size?"),
-        (["--model-type-hf", "deepseek3"], "deepseek3 is not supported yet"),
+        (["--model-type-hf", "deepseek3"], "deepseek3 is not supported; supported: llama,"),
+        (["--model-type-hf", "deepseek3"], "missing: multi-latent attention"),
         (["--model-type-hf", "qwen33"], "did you mean qwen3?"),
         (["--model-type-hf", "baichuan2"], "supported: llama, llama2, llama3, mistral, qwen2, qwen25, qwen3"),
         (["--model-type-hf", "qwen3", "--add-qkv-bias"], "contradicts"),
         (["--model-type", "BERT"], "only GPT"),
         (["--load-model-type", "optim"], "optimizer states"),
-        (["--target-expert-model-parallel-size", "2"], "only dense models"),
+        (["--moe-tp-extend-ep"], "--moe-tp-extend-ep needs --moe-grouped-gemm"),
+        (["--expert-tensor-parallel-size", "2"], "give 1, or the tensor-parallel size 1"),
+        (
+            [
+                "--moe-tp-extend-ep",
+                "--moe-grouped-gemm",
+                "--expert-tensor-parallel-size",
+                "2",
+                "--target-tensor-parallel-size",
+                "2",
+            ],
+            "keeps experts whole",
+        ),
+        (["--target-expert-parallel-size", "0"], "at least 1"),
         (["--num-layer-list", "4,x"], "numbers separated by commas"),
         (["--num-layer-list", "2,2", "--noop-layers", "1"], "cannot be combined"),
         (["--mtp-num-layers", "1"], "multi-token"),
@@ -138,7 +153,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_reported(
         (["--ckpt-format", "torch_dist"], "only torch"),
         (["--params-dtype", "int8"], "invalid choice"),
         (["--target-tensor-parallel-size", "0"], "at least 1"),
-        *[([flag, "x"] if values == 1 else [flag], reason) for flag, (values, reason) in cli.REJECTED.items()],
+        *[([flag, "x"] if values == 1 else [flag], reason) for flag, (values, reason) in REJECTED.items()],
     ],
 )
 def test_invalid_command_lines_are_reported_with_the_reason(
@@ -148,9 +163,9 @@ def test_invalid_command_lines_are_reported_with_the_reason(
     assert words in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flag", cli.NO_EFFECT)
+@pytest.mark.parametrize("flag", NO_EFFECT)
 def test_flags_without_effect_say_so(flag: str, caplog: pytest.LogCaptureFixture) -> None:
-    values, reason = cli.NO_EFFECT[flag]
+    values, reason = NO_EFFECT[flag]
     count = values if isinstance(values, int) else 1
     parse([*MINIMAL, flag, *["x"] * count])
     assert (f"{flag} has no effect: {reason}" in caplog.text) == (flag != "--tokenizer-model")
@@ -173,9 +188,57 @@ def test_flags_reach_the_request() -> None:
 
 def test_both_spellings_of_the_expert_size_are_accepted() -> None:
     for name in ("--target-expert-parallel-size", "--target-expert-model-parallel-size"):
-        assert parse([*MINIMAL, name, "1"]).layout == ParallelLayout()
+        assert parse([*MINIMAL, name, "2"]).layout == ParallelLayout(ep=2)
     with pytest.raises(UsageError, match="--save-dir"):
         parse(["--load-dir", "a"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "storage"),
+    [
+        ([], ExpertStorage()),
+        (["--moe-grouped-gemm"], ExpertStorage(ExpertForm.GROUPED)),
+        (["--moe-grouped-gemm", "--moe-tp-extend-ep"], ExpertStorage(ExpertForm.GROUPED, ExpertDivision.EXTENDED)),
+        (["--moe-grouped-gemm", "--transformer-impl", "transformer_engine"], ExpertStorage(ExpertForm.NUMBERED)),
+        (["--expert-tensor-parallel-size", "1"], ExpertStorage(division=ExpertDivision.WHOLE)),
+        (["--expert-tensor-parallel-size", "2"], ExpertStorage()),
+        (["--moe-grouped-gemm", "--save-model-type", "hf"], ExpertStorage()),
+    ],
+)
+def test_flags_about_experts_reach_the_request(flags: list[str], storage: ExpertStorage) -> None:
+    request = parse([*MINIMAL, "--target-tensor-parallel-size", "2", "--first-k-dense-replace", "3", *flags])
+    assert (request.storage, request.first_k_dense, request.reads_extended) == (storage, 3, None)
+
+
+def test_a_model_with_experts_goes_there_and_back(hf_folder: HfFolder, tmp_path: Path) -> None:
+    source = hf_folder("glm4_moe")
+    to_mcore = [
+        "--load-dir",
+        source,
+        "--save-dir",
+        tmp_path / "mg",
+        "--model-type-hf",
+        "glm45-moe",
+        "--use-mcore-models",
+    ]
+    layout = ["--target-tensor-parallel-size", 2, "--target-pipeline-parallel-size", 2, "--num-layer-list", "1,1"]
+    experts = ["--target-expert-parallel-size", 2, "--moe-grouped-gemm", "--moe-tp-extend-ep"]
+    assert run(*to_mcore, *layout, *experts, "--first-k-dense-replace", 2) == FAILURE
+    assert run(*to_mcore, *layout, *experts, "--first-k-dense-replace", 1) == 0
+    assert (tmp_path / "mg/iter_0000001/mp_rank_01_001_001/model_optim_rng.pt").is_file()
+    to_hf = ["--load-dir", tmp_path / "mg", "--save-dir", tmp_path / "hf", "--save-model-type", "hf"]
+    assert run(*to_hf, "--moe-grouped-gemm", "--moe-tp-extend-ep") == 0
+    result, expected = load_file(tmp_path / "hf/model.safetensors"), load_file(source / "model.safetensors")
+    assert all(torch.equal(result[key], expected[key]) for key in expected)
+
+
+def test_flags_about_experts_of_a_dense_model_say_that_they_have_no_effect(
+    hf_folder: HfFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert run("--load-dir", hf_folder("llama"), "--save-dir", tmp_path / "mg", "--moe-grouped-gemm") == 0
+    assert "the flags about experts have no effect" in caplog.text
+    more = ["--target-expert-parallel-size", 2, "--overwrite"]
+    assert run("--load-dir", hf_folder("llama"), "--save-dir", tmp_path / "mg", *more) == FAILURE
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,10 @@ def test_what_is_no_plain_lora_of_the_model_is_refused(how: str, folders: tuple[
 
 
 def test_an_adapter_of_another_kind_than_the_run_wants_is_refused(folders: tuple[Path, Path]) -> None:
-    source = open_adapter(folders[1])
+    source, model = open_adapter(folders[1]), open_weights(folders[0]).model_config()
     with pytest.raises(WeightsError, match=r"has lora_r=4, but the run has 16; set lora_r=4"):
-        check_adapter(source, AdapterConfig(lora_target_modules=LORA_MODULES))
-    check_adapter(source, source.settings)
+        check_adapter(source, AdapterConfig(lora_target_modules=LORA_MODULES), model)
+    check_adapter(source, source.settings, model)
 
 
 def test_an_adapter_is_not_taken_for_a_model_and_a_model_not_for_an_adapter(folders: tuple[Path, Path]) -> None:

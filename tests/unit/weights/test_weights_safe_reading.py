@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import struct
@@ -15,11 +16,14 @@ import pytest
 import torch
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
-from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from mindspeed_dpo.weights.dist_source import DistSource
+from tests.fuzz.seeds import EXPERTS_CONFIG, write_dist, write_hf
 
 HfFolder = Callable[[str], Path]
 
@@ -44,9 +48,10 @@ class Getter:
         return eval, (f"__import__('os').system('touch {self.marker}')",)
 
 
-@pytest.fixture
-def rank_file(hf_folder: HfFolder, tmp_path: Path) -> Path:
-    convert(ConversionRequest(hf_folder("llama"), tmp_path / "mg"))
+@pytest.fixture(params=["llama", "qwen3_moe"])
+def rank_file(request: pytest.FixtureRequest, hf_folder: HfFolder, tmp_path: Path) -> Path:
+    """A rank file of a model without and one with experts."""
+    convert(ConversionRequest(hf_folder(request.param), tmp_path / "mg"))
     return tmp_path / "mg/iter_0000001/mp_rank_00/model_optim_rng.pt"
 
 
@@ -66,7 +71,7 @@ def test_foreign_objects_in_args_are_tolerated_and_never_called(rank_file: Path,
 
     plant(rank_file, where)
     source = open_weights(rank_file.parents[2])
-    assert len(list(source.hf_tensors(source.model_config()))) == 39
+    assert len(list(source.hf_tensors(source.model_config()))) in (39, 57)
     assert not marker.exists()
 
 
@@ -105,13 +110,38 @@ def test_a_command_in_a_bin_file_is_refused(hf_folder: HfFolder, tmp_path: Path)
     assert not (tmp_path / "called").exists()
 
 
-def test_a_command_in_the_metadata_of_a_training_checkpoint_is_refused(hf_folder: HfFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["llama", "qwen3_moe"])
+def test_a_command_in_the_metadata_of_a_training_checkpoint_is_refused(
+    family: str, hf_folder: HfFolder, tmp_path: Path
+) -> None:
     (tmp_path / ".metadata").write_bytes(pickle.dumps({"a": Command(tmp_path / "called")}))
     (tmp_path / "metadata.json").write_text("{}")
     source = open_weights(tmp_path)
     assert isinstance(source, DistSource)
     with pytest.raises(WeightsError, match=r"metadata.*system"):
-        source.check(open_weights(hf_folder("llama")).model_config())
+        source.check(open_weights(hf_folder(family)).model_config())
+    assert not (tmp_path / "called").exists()
+
+
+@pytest.mark.parametrize("evil", ["common.pt", "__0_0.distcp", ".metadata"])
+def test_a_command_in_a_training_checkpoint_of_experts_is_refused(evil: str, tmp_path: Path) -> None:
+    write_dist(tmp_path / "dist", write_hf(tmp_path / "hf", EXPERTS_CONFIG))
+    folder = tmp_path / "dist/iter_0000002"
+    open_weights(folder).check(open_weights(tmp_path / "hf").model_config())
+    if evil == ".metadata":
+        metadata = pickle.loads((folder / evil).read_bytes())
+        (key, *_) = [key for key in metadata.state_dict_metadata if "experts" in key]
+        metadata.state_dict_metadata[key] = Command(tmp_path / "called")
+        (folder / evil).write_bytes(pickle.dumps(metadata))
+    else:
+        plain = io.BytesIO()
+        torch.save([Command(tmp_path / "called")], plain)
+        padding = (folder / evil).stat().st_size - len(plain.getvalue())
+        (folder / evil).write_bytes(plain.getvalue() + bytes(max(0, padding)))
+    with pytest.raises((WeightsError, MalformedDataError)):
+        reject_foreign_objects(read_torch_file(folder / "common.pt"), folder / "common.pt", "the checkpoint")
+        source = open_weights(folder)
+        list(source.hf_tensors(source.model_config()))
     assert not (tmp_path / "called").exists()
 
 

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, hf_source, open_weights
-from mindspeed_dpo.weights.convert import ConversionRequest, convert
+from mindspeed_dpo.weights.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.convert import convert
 from tests.support.tiny_models import save_tiny_model, tiny_model
 
 HfFolder = Callable[[str], Path]

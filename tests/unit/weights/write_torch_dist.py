@@ -28,10 +28,11 @@ def main(source: str, target: str, tp: int, stacked: bool) -> None:
     weights = open_weights(source)
     model = weights.model_config()
     state: dict[str, ShardedTensor] = {}
+    experts = model.num_experts or 0
     for rank in range(tp):
         placement = Placement.even(model.num_layers, tp_rank=rank, tp_size=tp)
         for name, tensor in weights.local_tensors(model, placement):
-            for number, shard in enumerate(shards(name, tensor, rank, tp, model.num_layers, stacked)):
+            for number, shard in enumerate(shards(name, tensor, rank, tp, (model.num_layers, experts), stacked)):
                 state[f"{name}.{rank}.{number}"] = shard
     folder = Path(target) / "iter_0000010"
     folder.mkdir(parents=True)
@@ -42,13 +43,20 @@ def main(source: str, target: str, tp: int, stacked: bool) -> None:
     torch.distributed.destroy_process_group()
 
 
-def shards(name: str, tensor: torch.Tensor, rank: int, tp: int, layers: int, stacked: bool) -> list[ShardedTensor]:
-    """The sharded tensors megatron-core's layers would make of one rank's tensor."""
+def shards(
+    name: str, tensor: torch.Tensor, rank: int, tp: int, sizes: tuple[int, int], stacked: bool
+) -> list[ShardedTensor]:
+    """The sharded tensors megatron-core's layers would make of one rank's tensor; sizes: layers and experts."""
+    layers, experts = sizes
     dim = 1 if name.endswith(("linear_proj.weight", "linear_fc2.weight", "rm_head.weight")) else 0
     key, lead = name, []
     if name.startswith("decoder.layers.") and stacked:
         _, _, layer, rest = name.split(".", 3)
         key, lead = f"decoder.layers.{rest}", [(0, int(layer), layers)]
+    if ".local_experts." in key:
+        module, _, rest = key.partition(".local_experts.")
+        expert, _, rest = rest.partition(".")
+        key, lead = f"{module}.{rest}", [*lead, (len(lead), int(expert), experts)]
     if "layernorm" in name or name == "rm_head.bias":
         offsets = [[]] if rank == 0 else []
         parts = [tensor]

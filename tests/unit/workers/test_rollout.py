@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 OVERLAP = {"use_distributed_optimizer": True, "overlap_param_gather": True, "overlap_grad_reduce": True}
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
+ALL_ADAPTERS = {"lora_target_modules": ["linear_qkv", "linear_fc1", "linear_fc2"], "lr": 0.05}
 EP2 = {"expert_model_parallel_size": 2}
 TP2_EP2 = {"moe_tp_extend_ep": True, "sequence_parallel": True}
 ALL_EXPERTS = {"inference_expert_model_parallel_size": 1}
@@ -52,6 +53,8 @@ PLACEMENTS: dict[str, tuple[Layout, int, int, dict[str, Any]]] = {
     "experts of a stage, copy of all on each": ((1, 2, 2), 1, 0, {**EXPERTS, **EP2, **ALL_EXPERTS}),
     "experts of a stage, own two ranks": ((1, 2, 2), 2, 2, {**EXPERTS, **EP2, **ALL_EXPERTS}),
     "experts of a stage, own replicas": ((1, 2, 2), 1, 2, {**EXPERTS, **EP2}),
+    "experts of tensor ranks, in place, with adapters": ((2, 1, 1), 2, 0, {**EXPERTS, **TP2_EP2, **ALL_ADAPTERS}),
+    "experts of replicas, own, with adapters": ((1, 1, 2), 1, 1, {**EXPERTS, **EP2, **ALL_ADAPTERS}),
     "experts of two replicas of tensor ranks, in place": ((2, 1, 2), 2, 0, {**EXPERTS, **TP2_EP2, **EP2}),
 }
 # A group that is left behind has about fifty.

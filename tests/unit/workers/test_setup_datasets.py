@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.setup.datasets import sampling_of
+from mindspeed_dpo.data.datasets.sampler import sampling_of
 from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import socket
 import sys
 from collections.abc import Iterator
@@ -36,9 +37,10 @@ def test_a_taken_port_is_named(taken_port: int) -> None:
         process(taken_port).meeting_point("127.0.0.1")
 
 
-def test_without_a_port_any_free_one_is_taken() -> None:
-    host, port = process(None).meeting_point("127.0.0.1").rsplit(":", 1)
-    assert host == "127.0.0.1" and 0 < int(port) < 65536
+def test_without_a_port_none_is_taken_on_one_machine_and_any_free_one_between_machines() -> None:
+    assert process(None).meeting_point("127.0.0.1").startswith(f"/proc/{os.getpid()}/fd/")
+    host, port = process(None).meeting_point("127.0.0.2").rsplit(":", 1)
+    assert host == "127.0.0.2" and 0 < int(port) < 65536
 
 
 def test_a_configured_port_is_used() -> None:
