@@ -21,6 +21,7 @@ from transformers import (
 
 from mindspeed_dpo.config.estimates import memory
 from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
+from mindspeed_dpo.config.estimates.parameter_counts import num_layers_parameters
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import multiply_adds
 from mindspeed_dpo.config.load import load_run
@@ -137,7 +138,7 @@ def test_multiply_adds_with_experts_are_those_that_torch_counts() -> None:
 def test_the_plan_of_a_model_with_experts() -> None:
     tree = moe_tree(expert_model_parallel_size=2, lora_target_modules=["linear_qkv", "linear_fc2"], lora_r=2)
     run = resolved(tree)
-    experts = memory.num_layers_parameters(run.actor.model, range(4)) - memory.num_layers_parameters(
+    experts = num_layers_parameters(run.actor.model, range(4)) - num_layers_parameters(
         run.actor.model, range(4), experts=2
     )
     assert experts == 4 * 6 * 3 * 64 * 32

@@ -15,6 +15,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from examples.tiny.make_model import make_model, make_tokenizer
 from examples.tiny.rewards import vowels
+from mindspeed_dpo.config.load import check, compose
+from mindspeed_dpo.weights import open_weights
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -86,6 +88,17 @@ def test_a_file_of_an_offline_run_gets_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 0.7}\n')
     done = example("show_online.py", tmp_path / "metrics.jsonl")
     assert done.returncode == 1 and "is it of an online run?" in done.stderr and "Traceback" not in done.stderr
+
+
+# Model with experts
+
+
+@pytest.mark.parametrize("stage", ["offline", "online"])
+def test_the_configurations_describe_the_model_with_experts(stage: str, tmp_path: Path) -> None:
+    make_model(262, seed=0, has_experts=True).save_pretrained(tmp_path)
+    run = check(compose(f"{stage}_dpo_trainer_tiny_moe", []), exists=lambda path: True)
+    assert run.actor.model == open_weights(tmp_path).model_config()
+    assert run.actor.parallel.expert_parallel_size == 2
 
 
 # Reward model
