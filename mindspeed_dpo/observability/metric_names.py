@@ -45,7 +45,7 @@ METRICS: dict[str, Metric] = {
     ),
     "moe/router_aux_loss": Metric(
         "1",
-        "Balance loss of transformers and TRL, pooled over layers and the responses of a pair; mean over pairs, without "
+        "Balance loss of transformers and TRL, pooled over layers and responses of a pair; mean over pairs, without "
         "its coefficient; moe_router_topk is a balanced load.",
     ),
     "moe/z_loss": Metric("1", "z-loss of the routers, mean over pairs and layers, without its coefficient."),

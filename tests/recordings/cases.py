@@ -11,7 +11,7 @@ HYPERPARAMETERS: dict[str, Any] = {
     "lr": 1e-3, "schedule": "linear", "warmup_steps": 2, "max_steps": 10, "batch_size": 2, "accumulation": 2,
     "max_grad_norm": 1.0, "weight_decay": 0.01, "betas": [0.9, 0.999], "eps": 1e-8,
 }  # fmt: skip
-"""Where a case says nothing else: `batch_size` counts the pairs of a micro-batch, `accumulation` the micro-batches of a step."""
+"""Unless a case changes it: `batch_size` counts the pairs of a micro-batch, `accumulation` micro-batches of a step."""
 MAX_LENGTH = 64
 """Tokens of a sequence; what is longer is cut at its end."""
 LOSS: dict[str, Any] = {

@@ -36,8 +36,8 @@ SMALL: dict[str, Any] = {
     **MODEL, "hidden_size": 16, "intermediate_size": 32, "num_experts_per_tok": 2, "initializer_range": 0.2,
 }  # fmt: skip
 QWEN3_MOE: dict[str, Any] = {
-    **SMALL, "num_hidden_layers": 3, "head_dim": 8, "mlp_only_layers": [0], "num_experts": 6, "moe_intermediate_size": 8,
-    "norm_topk_prob": True, "tie_word_embeddings": True,
+    **SMALL, "num_hidden_layers": 3, "head_dim": 8, "mlp_only_layers": [0], "num_experts": 6,
+    "moe_intermediate_size": 8, "norm_topk_prob": True, "tie_word_embeddings": True,
 }  # fmt: skip
 """The first of its three layers is dense."""
 MIXTRAL: dict[str, Any] = {**SMALL, "intermediate_size": 16, "num_local_experts": 4}

@@ -14,6 +14,7 @@ from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
 from mindspeed_dpo.weights.lora.targets import EXPERT_PARAMETERS, FACTORS, expert_parameter
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry
+from mindspeed_dpo.weights.slice_ranges import narrow, range_of
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 
@@ -94,11 +95,13 @@ class MergedSource(WeightSource):
         """Read slices of the base weights and add those of the adapters; dtype and shape of each do not change."""
         slices = self.base.read_slices(entry, model, tp)
         if entry.expert is not None:
-            return self._merge_expert(slices, entry)
+            return self._merge_expert(slices, entry, model, tp)
         modules = [name.removesuffix(".weight") for name in entry.hf_names] or [""] * len(slices)
         return tuple(self._merge(base, name, entry, model, tp) for base, name in zip(slices, modules, strict=True))
 
-    def _merge_expert(self, slices: tuple[Tensor, ...], entry: TensorEntry) -> tuple[Tensor, ...]:
+    def _merge_expert(
+        self, slices: tuple[Tensor, ...], entry: TensorEntry, model: ModelConfig, tp: TPRank
+    ) -> tuple[Tensor, ...]:
         """Add the adapter of one expert to its matrices, of which the gate and the up matrix have one together."""
         assert entry.layer is not None
         linear = entry.rule.mcore.removesuffix(".weight").rsplit(".", 1)[-1]
@@ -108,7 +111,12 @@ class MergedSource(WeightSource):
             return slices
         a, b = factors[0][entry.expert].float(), factors[1][entry.expert].float()
         delta = self.adapter.settings.scale_of_rank(len(a)) * (b @ a)
-        changes = delta.split([len(base) for base in slices])
+        shapes = entry.layout.hf_shapes(model)
+        changes = [
+            # Rank files may hold slices of experts.
+            narrow([change], range_of(entry.layout, shape, 0, model, tp))
+            for change, shape in zip(delta.split([shape[0] for shape in shapes]), shapes, strict=True)
+        ]
         return tuple((base.float() + change).to(base.dtype) for base, change in zip(slices, changes, strict=True))
 
     def _merge(self, base: Tensor, module: str, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> Tensor:

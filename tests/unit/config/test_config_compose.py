@@ -39,7 +39,7 @@ def test_the_promised_configurations_are_shipped() -> None:
     models = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_8b", "qwen3_30b_a3b", "qwen3_235b_a22b")
     models += ("mixtral_8x7b", "qwen15_moe_a27b", "qwen2_57b_a14b", "glm45_air")
     assert {f"offline_dpo_trainer_{model}" for model in models} <= set(available_configs())
-    online = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b")
+    online = ("tiny", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_30b_a3b")
     assert {f"online_dpo_trainer_{model}" for model in online} <= set(available_configs())
 
 

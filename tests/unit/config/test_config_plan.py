@@ -64,7 +64,7 @@ PUBLISHED = {
     "qwen3_235b_a22b": 235, "glm45_air": 106,
 }  # fmt: skip
 """Billions of parameters of models with experts, as their authors name them."""
-DENSE = [
+OTHERS = [
     name for name in available_configs() if name.startswith("offline") and name.split("trainer_")[1] not in PUBLISHED
 ]
 
@@ -75,7 +75,7 @@ def test_a_shipped_model_with_experts_has_the_published_number_of_parameters(nam
     assert memory.num_parameters(model) / 1e9 == pytest.approx(PUBLISHED[name], rel=0.01)
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", OTHERS)
 def test_parameters_are_those_of_the_model_that_transformers_builds(name: str) -> None:
     model = load_run(name, exists=lambda path: True).actor.model
     with torch.device("meta"):

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -25,6 +23,7 @@ from mindspeed_dpo.weights.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.convert import convert
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tiny_models import save_tiny_model
+from tests.unit.weights.training_checkpoints import write_training_checkpoint
 
 pytestmark = pytest.mark.numerics
 
@@ -185,8 +184,7 @@ def test_a_checkpoint_trained_from_a_language_model_is_exported_with_a_classifie
 @pytest.mark.slow
 def test_training_checkpoints_of_reward_models_read_like_their_origin(tmp_path: Path) -> None:
     target = tmp_path / "checkpoint"
-    module = "tests.unit.weights.write_torch_dist"
-    subprocess.run([sys.executable, "-m", module, str(reward_folder("qwen2")), str(target), "2", "stacked"], check=True)
+    write_training_checkpoint(reward_folder("qwen2"), target, 2, stacked=True)
     hf, dist = open_weights(reward_folder("qwen2")), open_weights(target)
     assert dist.is_reward_model
     model = hf.model_config()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import enum
 import shutil
-import subprocess
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +19,7 @@ from mindspeed_dpo.weights import ParallelLayout, WeightsError, hf_source, open_
 from mindspeed_dpo.weights.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.convert import convert
 from tests.support.tiny_models import save_tiny_model, tiny_model
+from tests.unit.weights.training_checkpoints import write_training_checkpoint
 
 HfFolder = Callable[[str], Path]
 
@@ -249,8 +248,7 @@ def test_training_checkpoints_of_megatron_core_read_like_their_origin(
     hf_folder: HfFolder, name: str, form: str, tmp_path: Path
 ) -> None:
     target = tmp_path / "checkpoint"
-    module = "tests.unit.weights.write_torch_dist"
-    subprocess.run([sys.executable, "-m", module, str(hf_folder(name)), str(target), "2", form], check=True)
+    write_training_checkpoint(hf_folder(name), target, 2, stacked=form == "stacked")
     hf, dist = open_weights(hf_folder(name)), open_weights(target)
     model = hf.model_config()
     assert dist.model_config() == model

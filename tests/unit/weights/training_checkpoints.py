@@ -1,30 +1,25 @@
-"""Writes a training checkpoint as megatron-core does, from a Hugging Face folder; run as a program.
-
-python -m tests.unit.weights.write_torch_dist <folder> <target> <tensor-parallel size> <stacked|numbered>
-One process plays all tensor-parallel ranks. It is a program because megatron-core keeps state in the process.
-"""
+"""Writes a training checkpoint as megatron-core does, from a Hugging Face folder."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import torch
+from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedTensor
 
-from mindspeed_dpo.device import activate
 from mindspeed_dpo.weights import Placement, open_weights
-
-activate("cpu")  # before megatron-core is imported
-
-from megatron.core import dist_checkpointing  # noqa: E402
-from megatron.core.dist_checkpointing import ShardedTensor  # noqa: E402
+from tests.support.processes import pool
 
 
-def main(source: str, target: str, tp: int, stacked: bool) -> None:
-    """Write `<target>/iter_0000010` and the tracker."""
-    store = torch.distributed.FileStore(f"{target}.store", 1)
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+def write_training_checkpoint(source: Path, target: Path, tp: int, *, stacked: bool = False) -> None:
+    """Write `<target>/iter_0000010` and the tracker; tensors of layers are stacked, or numbered by layer."""
+    pool(1).run(_write, source, target, tp, stacked)
+
+
+def _write(source: Path, target: Path, tp: int, stacked: bool) -> None:
+    """One process plays all tensor-parallel ranks."""
     weights = open_weights(source)
     model = weights.model_config()
     state: dict[str, ShardedTensor] = {}
@@ -34,13 +29,12 @@ def main(source: str, target: str, tp: int, stacked: bool) -> None:
         for name, tensor in weights.local_tensors(model, placement):
             for number, shard in enumerate(shards(name, tensor, rank, tp, (model.num_layers, experts), stacked)):
                 state[f"{name}.{rank}.{number}"] = shard
-    folder = Path(target) / "iter_0000010"
+    folder = target / "iter_0000010"
     folder.mkdir(parents=True)
     state["optimizer"] = ShardedTensor.from_rank_offsets("optimizer.state.exp_avg.decoder.x", torch.ones(3))
     dist_checkpointing.save({**state, "iteration": 10}, str(folder))
     (folder / "mindspeed_dpo.json").write_text(json.dumps({"model": model.as_dict(), "iteration": 10}))
-    (Path(target) / "latest_checkpointed_iteration.txt").write_text("10")
-    torch.distributed.destroy_process_group()
+    (target / "latest_checkpointed_iteration.txt").write_text("10")
 
 
 def shards(
@@ -69,7 +63,3 @@ def shards(
         ShardedTensor.from_rank_offsets(key, part.clone(), *lead, *offset, prepend_axis_num=len(lead))
         for part, offset in zip(parts, offsets, strict=False)
     ]
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4] == "stacked")
