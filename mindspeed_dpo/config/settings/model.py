@@ -1,7 +1,8 @@
 """The architecture of one model in Megatron's terms: the content of a `configs/model/*.yaml` file.
 
 Only settings that shape weights or change logits are here. Older keys with a single accepted value (`swiglu`,
-`normalization`, …) are in `config.legacy`; the mapping from a Hugging Face `config.json` is in `weights.hf_config`.
+`normalization`, …) are in `config.legacy_keys`; the mapping from a Hugging Face `config.json` is in
+`weights.hf_config`.
 """
 
 from __future__ import annotations
