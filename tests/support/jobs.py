@@ -18,7 +18,7 @@ from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine import checkpoint
+from mindspeed_dpo.engine.checkpoints import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
