@@ -81,7 +81,16 @@ def test_a_failed_probe_reports_the_reason() -> None:
         MACHINE.probe("library_version", module="no_such_library")
 
 
-FORWARD_ONLY = {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "VisibleKeys"}
+FORWARD_ONLY = {
+    "GroupedProduct",
+    "grouped_product",
+    "block_attention",
+    "few_rows_product",
+    "rows_to_multiply",
+    "BlockAttention",
+    "Product",
+    "VisibleKeys",
+}
 """Names of `device.ops` that have no gradient; the tests of generation compare them."""
 
 
