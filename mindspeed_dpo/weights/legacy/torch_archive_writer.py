@@ -10,13 +10,13 @@ from __future__ import annotations
 import collections
 import io
 import itertools
-import pickle
 import struct
 import sys
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import Pickler
 from types import TracebackType
 from typing import Any
 
@@ -164,7 +164,7 @@ class TorchArchiveWriter:
         return info
 
 
-class _Pickler(pickle.Pickler):
+class _Pickler(Pickler):
     """Writes references to storages as torch does."""
 
     def persistent_id(self, value: Any) -> tuple[object, ...] | None:

@@ -80,7 +80,7 @@ def write_inputs(folder: Path) -> Path:
 
 
 def _name(layers: int, has_experts: bool = False) -> str:
-    return f"hf{'_experts' * has_experts}{layers}"
+    return "hf" if (layers, has_experts) == (2, False) else f"hf{'_experts' * has_experts}{layers}"
 
 
 def _weights(folder: Path, layers: int, has_experts: bool = False) -> Path:
