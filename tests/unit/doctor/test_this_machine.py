@@ -20,8 +20,8 @@ from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.probes import operators
 from mindspeed_dpo.doctor.processes import RESULT_PREFIX, CompletedCommand, run_command
 from mindspeed_dpo.doctor.request import request_from_config
+from tests.support.process_signals import ends
 from tests.support.processes import free_port
-from tests.support.wait_for_end import ends
 
 MACHINE = Machine(timeout_s=200)
 

@@ -1,9 +1,15 @@
-"""Waiting for the end of processes, of any parent. Imports nothing that takes time."""
+"""Processes of tests: their end, and the signals that they heed. Imports nothing that takes time."""
 
 from __future__ import annotations
 
 import os
 import select
+import signal
+
+
+def heed_interrupts() -> None:
+    """Heed SIGINT in a new process: what a shell runs in the background ignores it, and so do all descendants."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ends(pid: int, within_s: float) -> bool:
