@@ -24,7 +24,7 @@ from tests.support.conversions import preprocessing, to_hf_arguments, to_mcore_a
 def main() -> None:
     """Preprocess, convert there and back, plan a run on devices that are not there, import every module."""
     folder = Path(sys.argv[1])
-    hf, mcore, pairs = folder / "hf2", folder / "mcore", folder / "made"
+    hf, mcore, pairs = folder / "hf", folder / "mcore", folder / "made"
     plan = ["--config-name", "offline_dpo_trainer_tiny", "plan=true", "training.device=npu"]
     plan += ["training.distributed_backend=auto"]
     plan += [f"actor_rollout_ref.actor_rollout.{key}={value}" for key, value in (("load", hf), ("data_path", pairs))]

@@ -51,7 +51,7 @@ def _without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def plan(inputs: Path, folder: Path, capture: Capture, *more: str, online: bool = False, **settings: Any) -> Finished:
     """The plan of a run over the inputs whose outputs go below the folder; it must leave the folder as it is."""
     keys = {
-        "tokenizer_name_or_path": inputs / "tokenizer", "load": inputs / "hf2", "output_dir": folder / "out",
+        "tokenizer_name_or_path": inputs / "tokenizer", "load": inputs / "hf", "output_dir": folder / "out",
         "data_path": inputs / ("prompts" if online else "pairs"), "train_iters": 2, **settings,
     }  # fmt: skip
     if online:
