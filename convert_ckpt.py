@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.weights.cli import UsageError, parse
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.cli import UsageError, parse
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 
 USAGE, FAILURE = 2, 1

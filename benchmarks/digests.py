@@ -26,8 +26,8 @@ from measuring import least_seconds, machine, median, spread
 from rich.console import Console
 from rich.table import Table
 
-from mindspeed_dpo.engine.async_checkpoint import write_file
-from mindspeed_dpo.engine.checkpoint_tensor_writer import DigestedFiles, DigestedWriter
+from mindspeed_dpo.engine.checkpoints.async_checkpoint import write_file
+from mindspeed_dpo.engine.checkpoints.checkpoint_tensor_writer import DigestedFiles, DigestedWriter
 from mindspeed_dpo.storage.digests import BlockHasher
 
 TENSOR_MIB = 16

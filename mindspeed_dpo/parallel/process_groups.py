@@ -1,4 +1,4 @@
-"""Lifetime of process groups: torch.distributed, megatron-core's parallel state and random generators."""
+"""Lifetime of process groups: torch.distributed and megatron-core's parallel state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state, tensor_parallel
+from megatron.core import parallel_state
 
 from mindspeed_dpo.parallel.rendezvous_store import reach_store
 from mindspeed_dpo.parallel.shared_groups import one_group_per_set_of_ranks
@@ -54,17 +54,6 @@ def all_processes_agree(flag: bool, device: torch.device) -> bool:
     count = torch.tensor([int(flag)], dtype=torch.int32, device=device)
     dist.all_reduce(count, dist.ReduceOp.SUM)
     return int(count) == dist.get_world_size()
-
-
-def seed(number: int) -> None:
-    """Seed this process's random generators; call after `split`.
-
-    Pipeline stages get different seeds. The ranks of a stage share theirs, except in megatron-core's tensor-parallel
-    regions, where each tensor rank has its own.
-    """
-    stage_seed = number + 100 * parallel_state.get_pipeline_model_parallel_rank()
-    torch.manual_seed(stage_seed)
-    tensor_parallel.model_parallel_cuda_manual_seed(stage_seed, force_reset_rng=True)
 
 
 def leave() -> None:

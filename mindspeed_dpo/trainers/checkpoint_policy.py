@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.checkpoint_retention import mark_best, prune
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.engine.checkpoints.checkpoint_retention import mark_best, prune
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory, stop_reason
-from mindspeed_dpo.trainers.resume import ResumePoint
+from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 
 logger = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.trainers.output_checks import check_output_is_unused
-from mindspeed_dpo.trainers.resume import ResumePoint, find_resume_point, with_reference_of
-from mindspeed_dpo.trainers.resume_checks import weights_identity
-from mindspeed_dpo.weights.hf_config import describe_differences, read_model_config
+from mindspeed_dpo.trainers.resuming.resume import ResumePoint, find_resume_point, with_reference_of
+from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
+from mindspeed_dpo.weights.hf.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer

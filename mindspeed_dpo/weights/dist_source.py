@@ -23,7 +23,7 @@ from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.tiling import Box
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_assets import find_assets
+from mindspeed_dpo.weights.hf.hf_assets import find_assets
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.name_mapping import SCORE_HEAD, TensorEntry, model_entries
 from mindspeed_dpo.weights.shape_checks import check_mcore_shape

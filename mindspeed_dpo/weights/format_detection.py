@@ -10,9 +10,9 @@ from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import read_text
 from mindspeed_dpo.weights.dist_source import COMPLETE_FILE, DistSource
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.hf_source import HfSource
-from mindspeed_dpo.weights.legacy_source import LegacySource
-from mindspeed_dpo.weights.legacy_writer import TRACKER
+from mindspeed_dpo.weights.hf.hf_source import HfSource
+from mindspeed_dpo.weights.legacy.legacy_source import LegacySource
+from mindspeed_dpo.weights.legacy.legacy_writer import TRACKER
 from mindspeed_dpo.weights.lora.adapter_source import (
     AdapterSource,
     CheckpointAdapter,

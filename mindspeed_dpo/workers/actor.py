@@ -27,9 +27,9 @@ from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.async_checkpoint import PendingCheckpoint
-from mindspeed_dpo.engine.checkpoint_files import read_metadata
+from mindspeed_dpo.engine.checkpoints import checkpoint
+from mindspeed_dpo.engine.checkpoints.async_checkpoint import PendingCheckpoint
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
 from mindspeed_dpo.engine.step_routing import mean_values
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage

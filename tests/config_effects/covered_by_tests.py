@@ -88,7 +88,9 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "moe_router_bias_update_rate": CoveredBy(
         "distributed/test_expert_runs.py::test_a_run_goes_on_with_other_ranks_of_experts"
     ),
-    "router_aux_loss_coef": CoveredBy("distributed/test_recorded_training.py::test_training_follows_the_recording"),
+    "router_aux_loss_coef": CoveredBy(
+        "unit/models/test_balance.py::test_the_pooled_loss_is_that_of_transformers_for_each_pair"
+    ),
     "freeze_moe_router": CoveredBy("distributed/test_expert_runs.py::test_frozen_routers_do_not_change"),
     # How it runs; none of these may change a number.
     "overlap_grad_reduce": _OPTIONS,
@@ -130,7 +132,9 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "lora_target_modules": CoveredBy(
         "unit/config/test_config_adapters.py::test_targets_are_named_by_megatron_or_by_hugging_face"
     ),
-    "lora_target_parameters": CoveredBy("distributed/test_expert_adapters.py::test_every_gradient_equals_that_of_peft"),
+    "lora_target_parameters": CoveredBy(
+        f"{_CONFIG}/test_config_plan.py::test_adapters_of_experts_are_counted_and_divided"
+    ),
     "lora_r": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
     "lora_alpha": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),
     "use_rslora": CoveredBy("unit/config/test_config_adapters.py::test_the_scale_is_alpha_by_r_or_by_its_root"),

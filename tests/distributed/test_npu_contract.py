@@ -89,9 +89,9 @@ def test_training_on_npu_follows_the_recording(case: str, layout: Layout, tmp_pa
 def test_online_training_with_fixed_responses_is_that_on_the_cpu_and_offline_training(
     layout: Layout, tmp_path: Path
 ) -> None:
-    write_inputs(tmp_path)
+    weights = write_inputs(tmp_path)
     # Random weights are drawn on the device, which has numbers of its own.
-    settings = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "sequence_parallel": layout[0] > 1}
+    settings = {"random_init": False, "finetune": True, "load": weights, "sequence_parallel": layout[0] > 1}
     settings |= {"train_iters": online.STEPS, "global_batch_size": online.BATCH, **STEADY}
     actual = {}
     for name, device, responses in (("offline", NPU, 0), ("pairs", NPU, 2), ("online", NPU, 3), ("cpu", {}, 3)):

@@ -10,7 +10,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mindspeed_dpo.config.load import load_run
-from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
+from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.engine.checkpoint_retention import saved_iterations
+from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
 from tests.support.commands import Running, succeed, training

@@ -12,7 +12,7 @@ from typing import Any, cast
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.weights.families import ARCHITECTURES
-from mindspeed_dpo.weights.hf_config import (
+from mindspeed_dpo.weights.hf.hf_config import (
     as_reward_config,
     is_reward_config,
     num_labels,

@@ -21,11 +21,11 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_writer import writing
-from mindspeed_dpo.engine.checkpoint_files import FORMAT
-from mindspeed_dpo.engine.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT
+from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.weights import open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from tests.fuzz.data_targets import write_data_files
 from tests.fuzz.model_targets import write_model_files
 from tests.fuzz.reward_targets import write_reply

@@ -18,7 +18,7 @@ from mindspeed_dpo.config.settings.router import RouterConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine import checkpoint
+from mindspeed_dpo.engine.checkpoints import checkpoint
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
@@ -27,6 +27,7 @@ from mindspeed_dpo.models.moe.training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.weights import ParallelLayout, open_adapter, open_weights
 from mindspeed_dpo.weights.lora import adapter_description
@@ -133,7 +134,7 @@ def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp, job.ep)
     process_groups.split(topology)
-    process_groups.seed(1)
+    seed_generators(1)
     place = topology.place(dist.get_rank())
     source = open_weights(job.weights)
     config = source.model_config()

@@ -32,7 +32,7 @@ class Interrupted:
         folders: Ray's folders that it left.
         steps: Of each line of metrics.jsonl at the end.
         saved: Iteration of the newest checkpoint at the end.
-        partial: Names of half-written checkpoints at the end.
+        partial: Names of half-written checkpoints when it was interrupted.
     """
 
     finished: Finished
@@ -50,6 +50,7 @@ def interrupt_run(
     with Running(arguments) as run:
         run.until(lambda: after(run), "the moment of the interruption")
         run.family()
+        partial = [path.name for path in (output_dir / "checkpoints").glob("iter_*.partial")]
         interrupt(run, output_dir)
         finished = run.finish()
         left_behind, folders = run.left_behind(LEFT_BEHIND_S), run.ray_folders()
@@ -57,7 +58,6 @@ def interrupt_run(
     until(lambda: not writers(output_dir), "the end of all workers of the run")
     metrics = output_dir / "metrics.jsonl"
     steps = [int(record["step"]) for record in read_metrics(metrics)] if metrics.is_file() else []
-    partial = [path.name for path in (output_dir / "checkpoints").glob("iter_*.partial")]
     return Interrupted(finished, left_behind, folders, steps, saved_iteration(output_dir), partial)
 
 

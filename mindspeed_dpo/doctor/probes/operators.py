@@ -26,8 +26,7 @@ class OperatorCase:
     """An operator and its inputs.
 
     Example:
-        OperatorCase("grouped_linear", "", ((63, 64), (4, 128, 64)), _grouped_linear),
-    OperatorCase("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x))
+        OperatorCase("swiglu", "", ((63, 512),), lambda x: ops.swiglu(x))
 
     Attributes:
         operator: Name in `device.ops`.

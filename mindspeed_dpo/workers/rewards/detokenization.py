@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.workers.rewards.answer_extraction import extracted_answer
 from mindspeed_dpo.workers.rewards.scorer import PromptColumns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MESSAGES = "messages"
-_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 # Characters of a long prompt shown in errors: its start shows the template, its end the question.
 _HEAD, _TAIL = 40, 80
 
@@ -114,9 +113,3 @@ class TextReader:
                 f"{', '.join(columns)}; preprocess it with dataset_additional_keys: [{', '.join(absent)}]"
             )
         return {name: columns[name] for name in self._names if name in columns}
-
-
-def extracted_answer(text: str) -> str:
-    """Return the text between the last <answer> and </answer>; all of it without such tags."""
-    answers = _ANSWER.findall(text)
-    return str(answers[-1]) if answers else text

@@ -11,7 +11,7 @@ from mindspeed_dpo.data.tokenization.encoders import make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.weights.families import ARCHITECTURES
-from mindspeed_dpo.weights.hf_config import num_labels, read_hf_config
+from mindspeed_dpo.weights.hf.hf_config import num_labels, read_hf_config
 from mindspeed_dpo.workers.rewards.detokenization import PromptText
 from mindspeed_dpo.workers.rewards.retokenization import conversation
 

@@ -14,7 +14,8 @@ from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.data.tokenization.encoders import Encoder
 from mindspeed_dpo.data.tokenization.examples import REASONS, PairExample, Prompt, RowDropped
 from mindspeed_dpo.data.tokenization.message_parsing import OPENAI_TAGS, make_prompt, read_turns
-from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader, extracted_answer
+from mindspeed_dpo.workers.rewards.answer_extraction import extracted_answer
+from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,6 +21,7 @@ from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stag
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.context_parallel import num_key_heads_per_rank
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSource
@@ -39,7 +40,7 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
         statistics: Whether the head also computes the columns of token statistics.
     """
     # Each model is initialised from the same seed, so that a random policy equals its random reference.
-    process_groups.seed(context.run.loop.seed)
+    seed_generators(context.run.loop.seed)
     run_options = execution(context, role)
     chunks = [PolicyModel(role.model, run_options, statistics, chunk=chunk) for chunk in range(run_options.num_chunks)]
     fused = fuses_head(context, role, chunks[0].shard)
@@ -62,7 +63,7 @@ def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics:
 
 def build_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStage:
     """Build a role's reward model with its weights."""
-    process_groups.seed(context.run.loop.seed)
+    seed_generators(context.run.loop.seed)
     run_options, no_norm = execution(context, role), role.reward.no_post_layer_norm
     chunks = [
         RewardModel(role.model, run_options, chunk=chunk, no_post_layer_norm=no_norm)

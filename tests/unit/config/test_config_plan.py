@@ -29,7 +29,7 @@ from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import EXPERT_TARGETS, AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from mindspeed_dpo.weights.lora.targets import adapter_tensors
 from tests.support.processes import pool
 from tests.support.tiny_models import MOE_FAMILIES, tiny_config, tiny_model

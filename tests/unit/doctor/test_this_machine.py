@@ -20,8 +20,8 @@ from mindspeed_dpo.doctor.machine import Machine, ProbeError
 from mindspeed_dpo.doctor.probes import operators
 from mindspeed_dpo.doctor.processes import RESULT_PREFIX, CompletedCommand, run_command
 from mindspeed_dpo.doctor.request import request_from_config
+from tests.support.process_signals import ends
 from tests.support.processes import free_port
-from tests.support.wait_for_end import ends
 
 MACHINE = Machine(timeout_s=200)
 
@@ -81,7 +81,16 @@ def test_a_failed_probe_reports_the_reason() -> None:
         MACHINE.probe("library_version", module="no_such_library")
 
 
-FORWARD_ONLY = {"block_attention", "few_rows_product", "rows_to_multiply", "BlockAttention", "Product", "VisibleKeys"}
+FORWARD_ONLY = {
+    "GroupedProduct",
+    "grouped_product",
+    "block_attention",
+    "few_rows_product",
+    "rows_to_multiply",
+    "BlockAttention",
+    "Product",
+    "VisibleKeys",
+}
 """Names of `device.ops` that have no gradient; the tests of generation compare them."""
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine import checkpoint
-from mindspeed_dpo.engine.checkpoint_files import CheckpointError, iteration_dir
+from mindspeed_dpo.engine.checkpoints import checkpoint
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, iteration_dir
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train

@@ -25,6 +25,7 @@ from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import ParallelLayout
 from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
@@ -76,7 +77,7 @@ def build(setup: Setup, seed: int = 3) -> TrainingEngine:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), setup.tp, setup.pp, setup.cp)
     process_groups.split(topology)
-    process_groups.seed(seed)
+    seed_generators(seed)
     dtype = torch.bfloat16 if setup.bf16 else torch.float32
     config = replace(MODEL, num_layers=setup.layers)
     count = ParallelLayout(setup.tp, setup.pp, setup.virtual).num_chunks(setup.layers)

@@ -13,8 +13,8 @@ import pytest
 from torch.distributed.checkpoint import FileSystemReader
 
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine import async_checkpoint, checkpoint
-from mindspeed_dpo.engine.checkpoint_files import iteration_dir, latest, read_metadata
+from mindspeed_dpo.engine.checkpoints import async_checkpoint, checkpoint
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import iteration_dir, latest, read_metadata
 from mindspeed_dpo.storage.digests import FileDigest
 from tests.support.processes import pool
 from tests.unit.engine.checkpoint_jobs import save

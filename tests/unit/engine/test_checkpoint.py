@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.engine.checkpoint_files import FORMAT, METADATA, iteration_dir, latest, read_metadata
-from mindspeed_dpo.engine.checkpoint_state import CheckpointParts
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT, METADATA, iteration_dir, latest, read_metadata
+from mindspeed_dpo.engine.checkpoints.checkpoint_state import CheckpointParts
 from tests.support.processes import pool
 from tests.unit.engine import checkpoint_jobs
 from tests.unit.engine.engine_jobs import MODEL, Setup

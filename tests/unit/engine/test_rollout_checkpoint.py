@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.rollout_checkpoint import read_rollouts, write_rollouts
+from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts, write_rollouts
 
 ROLLOUTS = RolloutBatch(
     PreferenceBatch.from_lists([[5, 1], [7]], [[[3], [4, 9]], [[8], [2, 0, 6]]]),

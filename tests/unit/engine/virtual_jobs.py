@@ -19,6 +19,7 @@ from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
@@ -106,7 +107,7 @@ def _build(deep: Deep) -> tuple[PipelineStage, dict[str, str]]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), 1, deep.pp)
     process_groups.split(topology)
-    process_groups.seed(1)
+    seed_generators(1)
     model = replace(MODEL, num_layers=8, untie_embeddings_and_output_weights=not deep.tied)
     layout = ParallelLayout(1, deep.pp, deep.layers)
     count, pp_rank = layout.num_chunks(8), topology.place(dist.get_rank()).pp_rank

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import until
+from tests.support.process_signals import heed_interrupts
 from tests.support.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -64,11 +65,6 @@ exit "${RUN_CODE:-0}"
 IP = """#!/usr/bin/env bash
 [[ "${!#}" != eth7 ]] || echo "2: eth7    inet 127.0.0.5/8 brd 127.255.255.255 scope global eth7"
 """
-
-
-def heed_interrupts() -> None:
-    """Tests that are run in the background of a shell ignore SIGINT, and no shell below them could trap it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Node:

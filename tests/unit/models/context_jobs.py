@@ -13,6 +13,7 @@ from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import Topology
 from tests.support.jobs import rows_multiple
 from tests.support.processes import leave_layout
@@ -28,7 +29,7 @@ def columns_and_gradient(
     leave_layout()
     topology = Topology.of(dist.get_world_size(), dist.get_world_size() // cp, 1, cp)
     process_groups.split(topology)
-    process_groups.seed(3)
+    seed_generators(3)
     execution = Execution(topology, sequence_parallel=sequence_parallel, random_init=True)
     policy = PolicyModel(model, execution, statistics=True)
     place = topology.place(dist.get_rank())

@@ -14,6 +14,7 @@ from mindspeed_dpo.data.batching.packing import pack
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from tests.support.jobs import logits_shard
 from tests.support.processes import leave_layout
@@ -53,7 +54,7 @@ def build(
     leave_layout()
     topology = Topology.of(dist.get_world_size(), tp, pp)
     process_groups.split(topology)
-    process_groups.seed(seed)
+    seed_generators(seed)
     settings = Execution(topology, **{"random_init": True, **execution})  # type: ignore[arg-type]
     return PolicyModel(model, settings, statistics=statistics), topology.place(dist.get_rank())
 

@@ -17,6 +17,7 @@ from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.weights import ParallelLayout, open_weights
 from tests.support.jobs import rows_multiple
@@ -79,7 +80,7 @@ def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), job.tp, job.pp, job.cp)
     process_groups.split(topology)
-    process_groups.seed(1)
+    seed_generators(1)
     place = topology.place(dist.get_rank())
     source = open_weights(job.weights)
     source.final_norm = not job.no_post_layer_norm

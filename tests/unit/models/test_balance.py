@@ -18,7 +18,7 @@ from mindspeed_dpo.models.moe.load import RouterLoad, load_metrics
 from mindspeed_dpo.models.moe.router import Routing, route
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 from mindspeed_dpo.models.moe.training import updated_bias
-from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from tests.support.tiny_models import tiny_config
 
 MODEL = model_config_from_hf(tiny_config("qwen3_moe").to_dict())

@@ -68,8 +68,8 @@ def test_it_scores_as_the_plain_head_does(size: int) -> None:
 def test_it_is_used_where_the_operators_are_and_nothing_else_is_requested(
     version: str, settings: dict[str, Any], fuses: bool, tmp_path: Path
 ) -> None:
-    write_inputs(tmp_path)
-    given = {"random_init": False, "finetune": True, "load": tmp_path / "hf", "log_token_statistics": False}
+    weights = write_inputs(tmp_path)
+    given = {"random_init": False, "finetune": True, "load": weights, "log_token_statistics": False}
     group = PoolGroup(random_run(tmp_path, **{**given, **NPU, **settings}), 1)
     assert group.inspect(jobs.decided, (version,), None) == [(fuses, [])]
     group.leave()

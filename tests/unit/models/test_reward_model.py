@@ -14,8 +14,8 @@ from transformers import AutoModelForSequenceClassification
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.weights import ParallelLayout
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from tests.support.processes import pool
 from tests.support.reward_models import hf_scores, save_tiny_reward_model, tiny_reward_model
 from tests.unit.models import reward_jobs as jobs

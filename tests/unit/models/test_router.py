@@ -15,7 +15,7 @@ from transformers.models.qwen2_moe.modeling_qwen2_moe import Qwen2MoeTopKRouter
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeTopKRouter
 
 from mindspeed_dpo.models.moe.router import Router, route
-from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from tests.support.tiny_models import tiny_config
 
 ROUTERS = {

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import Topology
@@ -33,7 +34,7 @@ def stand(topology: Topology, seed: int) -> Seen:
     """Split the processes and look around."""
     leave_layout()
     process_groups.split(topology)
-    process_groups.seed(seed)
+    seed_generators(seed)
     place = topology.place(dist.get_rank())
     ranks = torch.tensor(float(dist.get_rank()))
     dist.all_reduce(ranks, dist.ReduceOp.SUM, parallel_state.get_data_parallel_group())

@@ -151,6 +151,6 @@ FUNCTIONS = (orphan, waiting, speaking, deaf, patient, graceful, reporting, fate
 CASES: dict[str, Callable[[], int]] = {function.__name__: function for function in FUNCTIONS}
 
 if __name__ == "__main__":
-    if sys.argv[1] in (patient.__name__, waiting.__name__):  # the latter ends at once, but on a busy machine late
+    if sys.argv[1] == patient.__name__:
         supervisor.SIGNAL_GRACE_S = FOREVER_S
     sys.exit(supervisor.supervise(CASES[sys.argv[1]]))

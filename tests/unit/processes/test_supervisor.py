@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.wait_for_end import ends
+from tests.support.process_signals import ends, heed_interrupts
 
 COMMAND = Path(__file__).with_name("supervised_command.py")
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,6 +42,7 @@ def started(case: str) -> Iterator[Command]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
+        preexec_fn=heed_interrupts,
     ) as process:
         try:
             assert process.stdout is not None

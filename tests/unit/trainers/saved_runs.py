@@ -9,7 +9,7 @@ from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.engine.checkpoint_commit import begin, finish
+from mindspeed_dpo.engine.checkpoints.checkpoint_commit import begin, finish
 
 NUM_ROWS = 5
 

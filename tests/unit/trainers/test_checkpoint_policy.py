@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.engine.checkpoint_files import METADATA, iteration_dir
-from mindspeed_dpo.engine.checkpoint_retention import BEST, saved_iterations
+from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.engine.checkpoints.checkpoint_retention import BEST, saved_iterations
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory
 from mindspeed_dpo.trainers.loop import LoopSchedule
-from mindspeed_dpo.trainers.resume import ResumePoint
+from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 from tests.unit.trainers.fakes import FakeRoles, trainer
 from tests.unit.workers.pairs import random_run
 

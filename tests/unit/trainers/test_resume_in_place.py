@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.trainers.resume import with_resumed_output_dir
+from mindspeed_dpo.trainers.resuming.resume import with_resumed_output_dir
 from tests.unit.trainers.saved_runs import asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.trainers.resume import ResumePoint, find_resume_point
-from mindspeed_dpo.trainers.resume_report import changed_settings, resume_lines
+from mindspeed_dpo.trainers.resuming.resume import ResumePoint, find_resume_point
+from mindspeed_dpo.trainers.resuming.resume_report import changed_settings, resume_lines
 from tests.unit.trainers.saved_runs import NUM_ROWS, asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
 

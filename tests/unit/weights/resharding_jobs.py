@@ -16,6 +16,7 @@ from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.parallel import process_groups
+from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
@@ -111,7 +112,7 @@ def _train(side: Side, source: Any) -> tuple[ParallelRank, Sender]:
     leave_layout()
     topology = Topology.of(dist.get_world_size(), side.tp, side.pp)
     process_groups.split(topology)
-    process_groups.seed(1)
+    seed_generators(1)
     place = topology.place(dist.get_rank())
     config = open_weights(side.before).model_config()
     model = PolicyModel(config, Execution(topology, dtype=side.dtype))

@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.weights import ParallelLayout, WeightSource, hf_writer, legacy_writer, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights import ParallelLayout, WeightSource, open_weights
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.dtype_cast import cast_tensor
-from mindspeed_dpo.weights.expert_storage import ExpertForm, ExpertStorage
-from mindspeed_dpo.weights.hf_source import HfSource
-from mindspeed_dpo.weights.legacy_source import LegacySource
+from mindspeed_dpo.weights.hf import hf_writer
+from mindspeed_dpo.weights.hf.hf_source import HfSource
+from mindspeed_dpo.weights.legacy import legacy_writer
+from mindspeed_dpo.weights.legacy.expert_storage import ExpertForm, ExpertStorage
+from mindspeed_dpo.weights.legacy.legacy_source import LegacySource
 
 HfFolder = Callable[[str], Path]
 EMBEDDING_BYTES = 93 * 32 * 4

@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mindspeed_dpo.weights import ParallelLayout, WeightsError, legacy_writer, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
-from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
+from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
+from mindspeed_dpo.weights.legacy import legacy_writer
+from mindspeed_dpo.weights.legacy.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.tiny_models import tiny_model
 

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mindspeed_dpo.weights import ParallelLayout, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
-from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
+from mindspeed_dpo.weights.legacy.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from tests.support.peft_adapters import save_random_adapter
 from tests.support.tiny_models import MOE_FAMILIES
 from tests.unit.weights.training_checkpoints import write_training_checkpoint

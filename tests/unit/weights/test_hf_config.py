@@ -13,7 +13,7 @@ from transformers import AutoConfig, LlamaConfig
 from mindspeed_dpo.weights import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, family_of
 from mindspeed_dpo.weights.families import FAMILIES as MODEL_FAMILIES
-from mindspeed_dpo.weights.hf_config import (
+from mindspeed_dpo.weights.hf.hf_config import (
     as_reward_config,
     describe_differences,
     is_reward_config,

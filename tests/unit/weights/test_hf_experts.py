@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
 from mindspeed_dpo.weights.format_detection import open_weights
-from mindspeed_dpo.weights.hf_config import model_config_from_hf
+from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model, tiny_config
 

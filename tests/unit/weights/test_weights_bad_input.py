@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, hf_writer, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, open_weights
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.dtype_cast import cast_tensor
-from mindspeed_dpo.weights.torch_archive_writer import TorchArchiveWriter
+from mindspeed_dpo.weights.hf import hf_writer
+from mindspeed_dpo.weights.legacy.torch_archive_writer import TorchArchiveWriter
 from tests.support.tiny_models import save_tiny_model
 
 HfFolder = Callable[[str], Path]

@@ -16,10 +16,10 @@ import torch
 from safetensors.torch import load_file
 
 from convert_ckpt import FAILURE, USAGE, main
-from mindspeed_dpo.weights.cli import parse
-from mindspeed_dpo.weights.cli_flags import NO_EFFECT, REJECTED, UsageError
-from mindspeed_dpo.weights.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
+from mindspeed_dpo.weights.conversion.cli import parse
+from mindspeed_dpo.weights.conversion.cli_flags import NO_EFFECT, REJECTED, UsageError
 from mindspeed_dpo.weights.layer_placement import ParallelLayout
+from mindspeed_dpo.weights.legacy.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 
 HfFolder = Callable[[str], Path]
 ROOT = Path(__file__).parents[3]

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification
 
 from convert_ckpt import FAILURE, main
 from mindspeed_dpo.weights import HfConfigError, ParallelLayout, Placement, WeightsError, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.weights.training_checkpoints import write_training_checkpoint

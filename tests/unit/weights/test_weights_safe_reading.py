@@ -20,8 +20,8 @@ from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.restricted_pickle import read_pickle
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.dist_source import DistSource
 from tests.fuzz.seeds import EXPERTS_CONFIG, write_dist, write_hf
 

@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mindspeed_dpo.weights import ParallelLayout, WeightsError, hf_source, open_weights
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
+from mindspeed_dpo.weights.hf import hf_source
 from tests.support.tiny_models import save_tiny_model, tiny_model
 from tests.unit.weights.training_checkpoints import write_training_checkpoint
 

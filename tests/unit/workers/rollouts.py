@@ -67,19 +67,20 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
     return load_quickly("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
 
 
-def write_inputs(folder: Path) -> None:
-    """Weights of the tiny model, a tokenizer, prompts, and pairs to learn from."""
-    _weights(folder / _name(2), 2)
+def write_inputs(folder: Path) -> Path:
+    """Write weights of the tiny model, a tokenizer, prompts, and pairs to learn from; returns where the weights are."""
+    weights = _weights(folder / _name(2), 2)
     save_tokenizer(folder / "tokenizer")
     write_pairs(folder / "pairs")
     with writing(folder / "prompts", ("input_ids",)) as writer:
         for prompt in PROMPTS:
             writer.append({"input_ids": prompt})
         writer.commit({})
+    return weights
 
 
 def _name(layers: int, has_experts: bool = False) -> str:
-    return f"hf{'_experts' * has_experts}{layers}"
+    return "hf" if (layers, has_experts) == (2, False) else f"hf{'_experts' * has_experts}{layers}"
 
 
 def _weights(folder: Path, layers: int, has_experts: bool = False) -> Path:

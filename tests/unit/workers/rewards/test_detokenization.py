@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mindspeed_dpo.workers.rewards.detokenization import extracted_answer
+from mindspeed_dpo.workers.rewards.answer_extraction import extracted_answer
 from tests.unit.workers.rewards.sample_rollouts import reader, rollouts, tokenizer
 
 

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from mindspeed_dpo.weights import ParallelLayout, WeightsError
-from mindspeed_dpo.weights.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.convert import convert
+from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 from tests.support.reward_models import hf_scores
 from tests.support.tiny_models import save_tiny_model

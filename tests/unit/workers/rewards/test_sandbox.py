@@ -16,7 +16,7 @@ from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
 from mindspeed_dpo.workers.rewards.replies import CallFailed
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 from tests.support.commands import until
-from tests.support.wait_for_end import ends
+from tests.support.process_signals import ends
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
 
 GONE_WITHIN_S = 60

@@ -1,0 +1,1 @@
+"""Conversion between formats of weights, as `convert_ckpt.py` does it."""

@@ -1,0 +1,24 @@
+"""Processes of tests: their end, and the signals that they heed. Imports nothing that takes time."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+
+
+def heed_interrupts() -> None:
+    """Heed SIGINT in a new process: what a shell runs in the background ignores it, and so do all descendants."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ends(pid: int, within_s: float) -> bool:
+    """Whether a process, of any parent, has ended by then; one that is not reaped yet counts as ended."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([handle], [], [], within_s)[0])
+    finally:
+        os.close(handle)
