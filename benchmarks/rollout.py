@@ -5,8 +5,9 @@
 
 Each measurement runs in its own process, so that its peak memory can be read; the two sides alternate, so that other
 load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them
-less. The model is a 40M Llama with random weights. Its next-token distribution is nearly uniform, so responses of mixed
-length result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
+less. The model is a 40M Llama with random weights, or with `--size 40m-moe` a Qwen3-MoE of 16 experts, of which four
+compute a token, with 40M of its weights. Its next-token distribution is nearly uniform, so responses of mixed length
+result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from measuring import Clock, Result, in_child, machine, median, peak_mib, spread
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM
+from workload import SIZES, Size
 
 from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
@@ -32,7 +34,7 @@ from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
 from mindspeed_dpo.weights import Placement, open_weights
 
-VOCAB, NUM_RESPONSES, TEMPERATURE = 32_000, 2, 0.7
+NUM_RESPONSES, TEMPERATURE = 2, 0.7
 SECONDS = ("wall_s", "cpu_s")
 
 
@@ -46,12 +48,12 @@ class Scenario:
     new_tokens: int
     stops: int
 
-    def draw(self) -> list[Tensor]:
-        """Draw the prompts, with lengths spread evenly on a logarithmic scale."""
+    def draw(self, vocab_size: int) -> list[Tensor]:
+        """Draw the prompts from a vocabulary, with lengths spread evenly on a logarithmic scale."""
         generator = torch.Generator().manual_seed(0)
         shares = torch.rand(self.prompts, generator=generator)
         lengths = (self.shortest * (self.longest / self.shortest) ** shares).round().int().tolist()
-        return [torch.randint(self.stops, VOCAB, (n,), generator=generator) for n in lengths]
+        return [torch.randint(self.stops, vocab_size, (n,), generator=generator) for n in lengths]
 
 
 SCENARIOS = {
@@ -69,7 +71,7 @@ def main() -> None:
         print(json.dumps(measure(options)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        save_model(Path(folder), options.dtype)
+        save_model(Path(folder), SIZES[options.size], options.dtype)
         for name in options.scenario:
             rounds = [
                 {side: run(side, name, folder, options) for side in ("ours", "hf")} for _ in range(options.rounds)
@@ -81,6 +83,7 @@ def parse() -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scenario", nargs="+", choices=SCENARIOS, default=list(SCENARIOS))
+    parser.add_argument("--size", choices=SIZES, default="40m")
     parser.add_argument("--prompts", type=int, help="number of prompts, instead of the scenario's")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each side, alternating")
     parser.add_argument("--batch", type=int, default=32, help="concurrent responses: our slots, and their batch size")
@@ -93,20 +96,18 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def save_model(folder: Path, dtype: str) -> None:
-    """Save the 40M Llama: hidden 512, 8 layers, 8 heads, 4 key-value heads, tied head."""
+def save_model(folder: Path, size: Size, dtype: str) -> None:
+    """Save a model with random weights; a response ends only at the stop tokens of its scenario."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCAB, hidden_size=512, intermediate_size=1408, num_hidden_layers=8, num_attention_heads=8,
-        num_key_value_heads=4, max_position_embeddings=2048, tie_word_embeddings=True,
-    )  # fmt: skip
-    LlamaForCausalLM(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    model = AutoModelForCausalLM.from_config(size.hf_config(), dtype=torch.float32).to(getattr(torch, dtype))
+    model.generation_config.eos_token_id = None
+    model.save_pretrained(folder)
 
 
 def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Result:
     """Measure one side once, in a child process."""
     words = ["--side", side, "--scenario", name, "--folder", folder]
-    for key in ("batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
+    for key in ("size", "batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
         if getattr(options, key) is not None:
             words += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
     return in_child(Path(__file__).resolve(), words)
@@ -116,7 +117,7 @@ def measure(options: argparse.Namespace) -> Result:
     """Load the model, warm up with a few tokens, and measure one run over all prompts."""
     scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
     respond = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
-    prompts = scenario.draw()
+    prompts = scenario.draw(SIZES[options.size].vocab_size)
     respond(prompts[: options.batch // NUM_RESPONSES], 2)
     loaded = peak_mib()
     clock = Clock()
@@ -149,7 +150,7 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
     """Return `generate` as its documentation recommends it: batches sorted by length, left padding, sdpa, cache."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", attn_implementation="sdpa").eval()
-    pad = VOCAB - 1
+    pad = SIZES[options.size].vocab_size - 1
     stops = torch.arange(scenario.stops)
     extra: dict[str, Any] = {"eos_token_id": stops.tolist()} if scenario.stops else {"eos_token_id": None}
     if options.hf_cache == "static":
@@ -179,7 +180,7 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
 
 def report(name: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
     """Print the medians of both sides and of the ratio within a round."""
-    table = Table(title=f"{name}: {SCENARIOS[name]}")
+    table = Table(title=f"{options.size}, {name}: {SCENARIOS[name]}")
     for column in ("", "tokens/s wall", "tokens/s CPU", "tokens", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
 

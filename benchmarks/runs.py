@@ -59,19 +59,8 @@ def _loaded(folder: Path, size: Size, keys: Tree, sections: Tree, processes: int
         "resource_pool": {"actor_rollout": [processes]},
     }
     configs = folder / "configs"
-    for path, content in ((configs / "model" / "bench.yaml", {"bench": _model(size)}), (configs / "bench.yaml", tree)):
+    model = {"bench": size.megatron_keys()}
+    for path, content in ((configs / "model" / "bench.yaml", model), (configs / "bench.yaml", tree)):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return load_run("bench", [], configs)
-
-
-def _model(size: Size) -> Tree:
-    """Return the model's settings under Megatron's names."""
-    return {
-        "num_layers": size.num_hidden_layers, "hidden_size": size.hidden_size,
-        "ffn_hidden_size": size.intermediate_size, "num_attention_heads": size.num_attention_heads,
-        "num_query_groups": size.num_key_value_heads,
-        "kv_channels": size.hidden_size // size.num_attention_heads, "vocab_size": size.vocab_size,
-        "make_vocab_size_divisible_by": 1, "untie_embeddings_and_output_weights": False,
-        "max_position_embeddings": 2048, "rotary_base": 10000, "norm_epsilon": 1e-6,
-    }  # fmt: skip

@@ -11,7 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+    Qwen3MoeConfig,
+)
 
 from mindspeed_dpo.data.preprocessing.pipeline import preprocess
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
@@ -36,6 +42,21 @@ class Size:
     intermediate_size: int
     vocab_size: int = 32_000
 
+    def hf_config(self) -> PretrainedConfig:
+        """Return the config of transformers."""
+        return LlamaConfig(**vars(self), **COMMON)
+
+    def megatron_keys(self) -> dict[str, Any]:
+        """Return the sizes under Megatron's names, as in a model file."""
+        return {
+            "num_layers": self.num_hidden_layers, "hidden_size": self.hidden_size,
+            "ffn_hidden_size": self.intermediate_size, "num_attention_heads": self.num_attention_heads,
+            "num_query_groups": self.num_key_value_heads,
+            "kv_channels": self.hidden_size // self.num_attention_heads, "vocab_size": self.vocab_size,
+            "make_vocab_size_divisible_by": 1, "untie_embeddings_and_output_weights": False,
+            "max_position_embeddings": 2048, "rotary_base": 10000, "norm_epsilon": 1e-6,
+        }  # fmt: skip
+
     def gflop_of_pairs(self, lengths: np.ndarray, passes: int) -> float:
         """Return the minimum GFLOP: prompt tokens once, the head for responses only, attention to visible keys only.
 
@@ -53,21 +74,55 @@ class Size:
         return passes * float(layers + 2 * self.hidden_size * self.vocab_size * responses.sum()) / 1e9
 
 
+@dataclass(frozen=True, kw_only=True)
+class MoeSize(Size):
+    """Sizes of a Qwen3-MoE with tied embeddings and experts in all layers.
+
+    `intermediate_size` is the width of all experts of a token together, so that a token passes as many weights as in a
+    Llama of the same sizes, plus those of the router, which the minimum FLOPs omit.
+    """
+
+    num_experts: int
+    num_experts_per_tok: int
+
+    @property
+    def moe_intermediate_size(self) -> int:
+        """Width of an expert."""
+        return self.intermediate_size // self.num_experts_per_tok
+
+    def hf_config(self) -> PretrainedConfig:
+        """Return the config of transformers, without the loss that balances the load of experts."""
+        return Qwen3MoeConfig(
+            **vars(self), **COMMON, moe_intermediate_size=self.moe_intermediate_size, norm_topk_prob=True,
+            head_dim=self.hidden_size // self.num_attention_heads, router_aux_loss_coef=0.0,
+        )  # fmt: skip
+
+    def megatron_keys(self) -> dict[str, Any]:
+        """Return the sizes under Megatron's names, as in a model file."""
+        return super().megatron_keys() | {
+            "qk_layernorm": True, "num_experts": self.num_experts, "moe_router_topk": self.num_experts_per_tok,
+            "moe_ffn_hidden_size": self.moe_intermediate_size, "norm_topk_prob": True,
+        }  # fmt: skip
+
+
+COMMON = {
+    "max_position_embeddings": 2048, "tie_word_embeddings": True, "pad_token_id": 0, "bos_token_id": 1,
+    "eos_token_id": 2, "rms_norm_eps": 1e-6, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0},
+}  # fmt: skip
 SIZES = {
     "tiny": Size(64, 2, 4, 2, 176, 512),
     "40m": Size(512, 8, 8, 4, 1408),
     "174m": Size(1024, 12, 16, 8, 2816),
+    "tiny-moe": MoeSize(64, 2, 4, 2, 176, 512, num_experts=4, num_experts_per_tok=2),
+    "40m-moe": MoeSize(512, 8, 8, 4, 1408, num_experts=16, num_experts_per_tok=4),
 }
 
 
 def make_model(folder: Path, size: Size, dtype: str, stops: int = 0) -> None:
-    """Save a Llama with random weights in Hugging Face format; the last `stops` tokens are stop tokens."""
+    """Save a model with random weights in Hugging Face format; the last `stops` tokens are stop tokens."""
     torch.manual_seed(0)
-    config = LlamaConfig(
-        **vars(size), max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2,
-        pad_token_id=0,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).to(getattr(torch, dtype))
+    config = size.hf_config()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(getattr(torch, dtype))
     model.generation_config.eos_token_id = [config.eos_token_id, *range(size.vocab_size - stops, size.vocab_size)]
     model.save_pretrained(folder)
 
