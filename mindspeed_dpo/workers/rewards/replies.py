@@ -22,6 +22,8 @@ Value = float | str | None
 
 # Interval at which a waiting call checks that the process is alive; usually its socket reports that at once.
 POLL_INTERVAL_S = 0.2
+EXIT_TIMEOUT_S = 5.0
+"""Limit for the exit of a process that has closed its connection, which a busy machine delays."""
 MAX_MESSAGE_BYTES = 1 << 28
 """Limit for one reply; a number takes about 20 bytes."""
 _HEADER = struct.Struct("!i")
@@ -93,7 +95,7 @@ class Replies:
 
     def _death(self) -> CallFailed:
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(POLL_INTERVAL_S)
+            self._process.wait(EXIT_TIMEOUT_S)
         code = self._process.returncode
         how = "closed its connection" if code is None else f"signal {-code}" if code < 0 else f"exit code {code}"
         return CallFailed(f"ended its process ({how})", is_lost=True)
