@@ -39,7 +39,7 @@ def replace_folder(new: Path, target: Path, aside: Path) -> None:
 def restore_folder(target: Path, aside: Path) -> None:
     """Undo a replacement that was interrupted between its renames, or delete the older folder if it was complete.
 
-    Nobody else may write to `target`.
+    No other process may write to `target`.
     """
     if not aside.exists():
         return

@@ -1,4 +1,4 @@
-"""Arrow and parquet files: their column names, and batches of the columns that are asked for.
+"""Arrow and parquet files: their column names, and batches of the requested columns.
 
 A batch is not yet checked: Arrow's readers check the structure of a file, but not the offsets of texts and lists.
 `arrow_rows` validates before it reads values.

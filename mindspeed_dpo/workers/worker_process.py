@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.device.determinism import make_deterministic
+from mindspeed_dpo.device.hidden_modules import hidden_module
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
@@ -24,8 +22,6 @@ if TYPE_CHECKING:
     from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
 logger = logging.getLogger(__name__)
-
-_WANDB = "wandb"
 
 
 class PortInUseError(RuntimeError):
@@ -92,7 +88,8 @@ class WorkerProcess:
         accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), timeout_minutes)
         self._log.attach()
         # Imports megatron-core: only now is the device active, and the driver never gets here.
-        with without_wandb():
+        # It would import wandb, which takes half a second and is used on the driver only.
+        with hidden_module("wandb"):
             from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
         self._roles = ColocatedRoles.join(self.run, role, accelerator, rank, world_size, master, self._store)
@@ -136,16 +133,3 @@ def megatron_settings(role: RoleConfig) -> dict[str, Any]:
         "tensor_model_parallel_size": role.parallel.tensor_model_parallel_size,
         "variable_seq_lengths": role.parallel.pipeline_model_parallel_size > 1,
     }
-
-
-@contextmanager
-def without_wandb() -> Iterator[None]:
-    """Hide wandb from megatron-core in the block; importing it takes half a second, and no worker needs it."""
-    if _WANDB in sys.modules:
-        yield
-        return
-    sys.modules[_WANDB] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[_WANDB]

@@ -1,4 +1,4 @@
-"""Processes of tests: their end, and the signals that they heed. Imports nothing that takes time."""
+"""Processes of tests: their end, and their handling of signals. Imports nothing that takes time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import select
 import signal
 
 
-def heed_interrupts() -> None:
-    """Heed SIGINT in a new process: what a shell runs in the background ignores it, and so do all descendants."""
+def restore_sigint() -> None:
+    """Do not ignore SIGINT in a new process, as programs in the background of a shell and their descendants do."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""What a conversion is asked to do, and what it reports: the arguments and the result of `convert`."""
+"""The arguments and the result of `convert`."""
 
 from __future__ import annotations
 

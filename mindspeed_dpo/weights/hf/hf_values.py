@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from mindspeed_dpo.device.hidden_modules import hidden_module
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families.hf_key import HfKey
@@ -119,11 +120,10 @@ def _without_torch_npu() -> Iterator[None]:
     if _TORCH_NPU in sys.modules:
         yield
         return
-    sys.modules[_TORCH_NPU] = None  # type: ignore[assignment]
     try:
-        yield
+        with hidden_module(_TORCH_NPU):
+            yield
     finally:
-        del sys.modules[_TORCH_NPU]
         availability = importlib.import_module("transformers.utils.import_utils")
         for name in ("is_torch_npu_available", "_is_package_available"):
             clear = getattr(getattr(availability, name, None), "cache_clear", None)

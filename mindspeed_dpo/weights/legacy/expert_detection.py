@@ -43,7 +43,7 @@ def detect_storage(
         layout: The parallel sizes of the files.
         args: The stored run arguments.
         is_diagonal: Whether only the pairs of ranks have files that `ExpertDivision.WHOLE` uses, and no others.
-        extends_ep: Whether whole experts are divided among tensor-parallel ranks too, if the user has said so.
+        extends_ep: Whether whole experts are divided among tensor-parallel ranks too, if the user has set it.
         file: For messages.
 
     Raises:

@@ -35,7 +35,7 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class ExpertSizes:
-    """Sizes by which the experts in a file are told apart.
+    """Sizes by which the experts in a file are distinguished.
 
     Attributes:
         num_experts: Routed experts of a layer.

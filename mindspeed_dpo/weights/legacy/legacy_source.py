@@ -42,7 +42,7 @@ class LegacySource(WeightSource):
     """An iteration folder of rank files.
 
     Attributes:
-        extends_ep: Whether experts are divided as with `moe_tp_extend_ep`, if the user has said so.
+        extends_ep: Whether experts are divided as with `moe_tp_extend_ep`, if the user has set it.
     """
 
     extends_ep: bool | None = None

@@ -28,7 +28,7 @@ Content = tuple[argparse.Namespace, list[StateDict]]
 
 
 class RankFiles:
-    """The rank files of one iteration folder, opened when they are asked for."""
+    """The rank files of one iteration folder, opened at the first access."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

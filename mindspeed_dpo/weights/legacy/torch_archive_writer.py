@@ -120,7 +120,7 @@ class TorchArchiveWriter:
         Args:
             shape: Its shape.
             parts: Consecutive parts of its weights in row-major order, of any shape and one dtype; each is written
-                before the next is asked for.
+                before the next is requested.
 
         Raises:
             WeightsError: The parts have different data types, one that files cannot hold, or another number of values.

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import until
-from tests.support.process_signals import heed_interrupts
+from tests.support.process_signals import restore_sigint
 from tests.support.processes import free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -97,7 +97,7 @@ class Node:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=heed_interrupts,
+            preexec_fn=restore_sigint,
         ) as process:
             try:
                 yield process

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.process_signals import ends, heed_interrupts
+from tests.support.process_signals import ends, restore_sigint
 
 COMMAND = Path(__file__).with_name("supervised_command.py")
 ROOT = Path(__file__).resolve().parents[3]
@@ -42,7 +42,7 @@ def started(case: str) -> Iterator[Command]:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        preexec_fn=heed_interrupts,
+        preexec_fn=restore_sigint,
     ) as process:
         try:
             assert process.stdout is not None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import socket
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mindspeed_dpo.workers.worker_process import PortInUseError, WorkerProcess, megatron_settings, without_wandb
+from mindspeed_dpo.workers.worker_process import PortInUseError, WorkerProcess, megatron_settings
 from tests.unit.workers.pairs import random_run
 
 
@@ -57,13 +55,6 @@ def test_the_next_pool_meets_one_port_higher(taken_port: int) -> None:
 
 def test_leaving_before_joining_does_nothing() -> None:
     process(None).leave()
-
-
-def test_wandb_is_hidden_inside_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    with without_wandb(), pytest.raises(ImportError):
-        importlib.import_module("wandb")
-    assert "wandb" not in sys.modules
 
 
 @pytest.mark.parametrize(("layout", "varies"), [((1, 1, 1), False), ((2, 2, 1), True)])
