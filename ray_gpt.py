@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import load_run, validate
 from mindspeed_dpo.config.loading.compose import available_configs, compose
+from mindspeed_dpo.processes.garbage_collection import collection_suspended
 from mindspeed_dpo.processes.supervisor import supervise
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for note in run.notes:
         print(f"note: {note}", file=sys.stderr)
     # Deferred: this imports torch and Ray, for which a misspelled key should not have to wait.
-    from mindspeed_dpo.trainers.build import train
+    with collection_suspended():
+        from mindspeed_dpo.trainers.build import train
 
     return train(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import importlib.util
 import logging
@@ -20,6 +21,8 @@ from hypothesis import settings
 
 from tests.xdist_order import group_of, longest_first
 
+# What is imported and collected stays, so nothing looks for garbage before the tests begin.
+gc.disable()
 # The time of a single example says nothing on a shared machine.
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
@@ -48,6 +51,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, skip in absent.items():
             if item.get_closest_marker(marker):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector begin, with what the tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

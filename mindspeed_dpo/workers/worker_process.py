@@ -16,6 +16,7 @@ from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.device.hidden_modules import hidden_module
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.parallel.rendezvous_store import host_store
+from mindspeed_dpo.processes.garbage_collection import collection_suspended
 from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ class WorkerProcess:
         if role.precision.use_deter_comp:
             make_deterministic(find_accelerator(self.run.loop.device).kind)
         timeout_minutes = role.parallel.distributed_timeout_minutes
-        accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), timeout_minutes)
-        self._log.attach()
-        # Imports megatron-core: only now is the device active, and the driver never gets here.
-        # It would import wandb, which takes half a second and is used on the driver only.
-        with hidden_module("wandb"):
+        # megatron-core would import wandb, which takes half a second and is used on the driver only.
+        with collection_suspended(), hidden_module("wandb"):
+            accelerator = activate(self.run.loop.device, local_rank, megatron_settings(role), timeout_minutes)
+            self._log.attach()
+            # Imports megatron-core: only now is the device active, and the driver never gets here.
             from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 
         self._roles = ColocatedRoles.join(self.run, role, accelerator, rank, world_size, master, self._store)

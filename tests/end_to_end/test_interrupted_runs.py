@@ -19,7 +19,7 @@ import pytest
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run
-from tests.support.commands import Running, succeed, training
+from tests.support.commands import LOOK_S, SHORT_LOOK_S, Running, succeed, training
 from tests.support.killed_processes import (
     DRIVER,
     EVERYTHING,
@@ -153,7 +153,8 @@ def _interrupt_at(case: Case, interrupt: Interrupt, arguments: list[str], output
         STEP: lambda run: has_progressed(),
         SAVE: lambda run: has_progressed() and in_save.is_reached(),
     }
-    return interrupt_run(arguments, output_dir, in_save.interrupted_by(interrupt), moments[case.moment])
+    look_s = SHORT_LOOK_S if case.moment == SAVE else LOOK_S
+    return interrupt_run(arguments, output_dir, in_save.interrupted_by(interrupt), moments[case.moment], look_s)
 
 
 @pytest.mark.parametrize("name", CASES)

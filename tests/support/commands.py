@@ -33,8 +33,10 @@ from tests.support.runs import Layout, overrides
 ROOT = Path(__file__).resolve().parents[2]
 # Far more than any command takes alone: machines that test are busy.
 TIMEOUT_S = 480.0
-# Between two looks at a condition.
-LOOK_S = 0.01
+# Between two looks at a condition, most of which go through all processes of the machine.
+LOOK_S = 0.05
+# The same for one that holds for a moment only.
+SHORT_LOOK_S = 0.01
 START_ATTEMPTS = 4
 # Authentication of the clusters that tests start, as on nodes that share a token; runs that join them do not get it.
 TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -83,10 +85,10 @@ class Running:
         """What it has printed until now."""
         return self._output.read_text(encoding="utf-8", errors="replace")
 
-    def until(self, condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    def until(self, condition: Callable[[], bool], what: str, look_s: float = LOOK_S) -> None:
         """Wait for a condition; fails if the command ends without it."""
 
-        until(lambda: condition() or self.has_ended, what, timeout_s)
+        until(lambda: condition() or self.has_ended, what, look_s=look_s)
         assert condition(), f"ended with {self._process.returncode} before {what}:\n{self.printed()}"
 
     def finish(self, timeout_s: float = TIMEOUT_S) -> Finished:
@@ -201,13 +203,13 @@ def training(layout: Layout, **keys: Any) -> list[str]:
     return [*name, *overrides({**sizes, **keys}), f"resource_pool.actor_rollout=[{tp * pp * dp}]"]
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S) -> None:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = TIMEOUT_S, look_s: float = LOOK_S) -> None:
     """Wait for a condition, looking again and again for a bounded time."""
     pause, end_s = threading.Event(), time.monotonic() + timeout_s
     while time.monotonic() < end_s:
         if condition():
             return
-        pause.wait(LOOK_S)
+        pause.wait(look_s)
     raise AssertionError(f"waited {timeout_s:g} s in vain for {what}")
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import atexit
 import functools
-import gc
 import importlib
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from mindspeed_dpo.processes.garbage_collection import collection_suspended
 
 _HOST = ("tests.support.host_imports",)
 _NPU = ("tests.support.npu_imports",)
@@ -42,9 +43,9 @@ def template(device: str) -> Template:
 
 
 def _serve(end: Connection, modules: tuple[str, ...]) -> None:
-    for module in modules:
-        importlib.import_module(module)
-    gc.freeze()  # what is imported stays, and its pages stay shared
+    with collection_suspended():  # what is imported stays, and its pages stay shared
+        for module in modules:
+            importlib.import_module(module)
     context = multiprocessing.get_context("fork")
     while True:
         try:

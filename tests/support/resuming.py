@@ -12,7 +12,7 @@ import torch
 
 from mindspeed_dpo.weights.dist_source import DistSource
 from tests.support.closeness import is_of_the_clock
-from tests.support.commands import Finished, Running, until
+from tests.support.commands import LOOK_S, Finished, Running, until
 from tests.support.killed_processes import Interrupt, writers
 from tests.support.metrics import read_metrics
 from tests.support.runs import ACTOR
@@ -44,11 +44,15 @@ class Interrupted:
 
 
 def interrupt_run(
-    arguments: Sequence[str], output_dir: Path, interrupt: Interrupt, after: Callable[[Running], bool]
+    arguments: Sequence[str],
+    output_dir: Path,
+    interrupt: Interrupt,
+    after: Callable[[Running], bool],
+    look_s: float = LOOK_S,
 ) -> Interrupted:
-    """Start a run and interrupt it as soon as `after` holds."""
+    """Start a run and interrupt it as soon as `after` holds, which is looked at in intervals of `look_s`."""
     with Running(arguments) as run:
-        run.until(lambda: after(run), "the moment of the interruption")
+        run.until(lambda: after(run), "the moment of the interruption", look_s)
         run.family()
         partial = [path.name for path in (output_dir / "checkpoints").glob("iter_*.partial")]
         interrupt(run, output_dir)
