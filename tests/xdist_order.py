@@ -9,9 +9,16 @@ import pytest
 
 OWN_RUN = "tests/end_to_end"
 """Files of this folder that share one run, made once by the worker that has them all."""
-APART = ("test_online_runs.py", "test_overlap_benchmark.py", "_bad_data.py", "_bad_weights.py")
+APART = (
+    "test_interrupted_runs.py",
+    "test_online_runs.py",
+    "test_overlap_benchmark.py",
+    "_bad_data.py",
+    "_bad_weights.py",
+)
 """Ends of the names of those that do not."""
 LONGEST = (
+    "tests/end_to_end/test_interrupted_runs.py",
     OWN_RUN,
     "tests/end_to_end/test_online_runs.py",
     "tests/distributed/test_recorded_training.py",

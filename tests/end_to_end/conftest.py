@@ -9,55 +9,79 @@ from typing import Any
 
 import pytest
 
-from tests.support.commands import ray_cluster, succeed, training
-from tests.support.conversions import preprocessing, to_mcore
+import preprocess_data
+from tests.support.commands import ray_cluster, run_here, succeed, training
+from tests.support.conversions import convert_to_mcore, preprocessing
+from tests.support.runs import Layout
 
 
 @dataclass(frozen=True)
-class OwnRun:
-    """Inputs and a finished run over 24 steps on TP2, made by the commands from the examples' model and pairs.
+class OwnInputs:
+    """Inputs made from the examples' model and pairs, in this process.
 
     Attributes:
         preferences: Raw pairs.
         model: Hugging Face folder with a tokenizer.
-        weights: The same as Megatron-core weights for TP2.
+        weights: The same as Megatron-core weights.
         pairs: Prefix of the pairs as tokens.
-        keys: Settings of the run; others can be put on top.
-        output_dir: What the run wrote.
     """
 
     preferences: Path
     model: Path
     weights: Path
     pairs: Path
-    keys: dict[str, Any]
+
+    @classmethod
+    def make(cls, folder: Path, layout: Layout) -> OwnInputs:
+        """Make them in a folder, with weights for a layout."""
+        preferences, model, pairs = (folder / name for name in ("pairs.jsonl", "hf", "tokens/pairs"))
+        run_here("examples/tiny/make_preferences.py", preferences)
+        run_here("examples/tiny/make_model.py", model)
+        assert preprocess_data.main(preprocessing(preferences, model, pairs)) == 0
+        return cls(preferences, model, convert_to_mcore(model, folder / "mcore", layout), pairs)
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Settings of a run that reads them."""
+        return {"tokenizer_name_or_path": self.model, "load": self.weights, "data_path": self.pairs}
+
+
+@dataclass(frozen=True)
+class OwnRun(OwnInputs):
+    """Inputs and a finished run over 24 steps on TP2.
+
+    Attributes:
+        settings: Other settings of the run than its inputs.
+        output_dir: What the run wrote.
+    """
+
+    settings: dict[str, Any]
     output_dir: Path
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        """Settings of the run; others can be put on top."""
+        return {**super().keys, **self.settings}
 
 
 @pytest.fixture(scope="session")
 def own_run(tmp_path_factory: pytest.TempPathFactory) -> OwnRun:
     """A run that needs nothing from outside; Ray is started by the command itself."""
     folder = tmp_path_factory.mktemp("own")
-    preferences, model, pairs, output_dir = (folder / name for name in ("pairs.jsonl", "hf", "tokens/pairs", "run"))
-    succeed("examples/tiny/make_preferences.py", preferences)
-    succeed("examples/tiny/make_model.py", model)
-    succeed("preprocess_data.py", *preprocessing(preferences, model, pairs))
-    weights = to_mcore(model, folder / "mcore", (2, 1, 1))
-    keys = {
-        "tokenizer_name_or_path": model,
-        "load": weights,
-        "data_path": pairs,
+    inputs = OwnInputs.make(folder, (2, 1, 1))
+    settings = {
         "reference_cache_dir": folder / "cache",
         "train_iters": 24,
         "lr_decay_iters": 24,
         "eval_interval": 8,
         "save_interval": 12,
     }
-    succeed(*training((2, 1, 1), **keys, sequence_parallel=True, output_dir=output_dir))
-    return OwnRun(preferences, model, weights, pairs, keys, output_dir)
+    run = OwnRun(inputs.preferences, inputs.model, inputs.weights, inputs.pairs, settings, folder / "run")
+    succeed(*training((2, 1, 1), **run.keys, sequence_parallel=True, output_dir=run.output_dir))
+    return run
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_address() -> Iterator[str]:
     """Address of a Ray cluster with four free slots for processes, for runs that need not start their own."""
     with ray_cluster(num_cpus=4) as address:

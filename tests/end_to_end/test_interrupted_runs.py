@@ -11,14 +11,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
-from tests.end_to_end.conftest import OwnRun
-from tests.support.closeness import SHIPPED, assert_same_run
+from tests.end_to_end.conftest import OwnInputs
 from tests.support.commands import LOOK_S, SHORT_LOOK_S, Running, succeed, training
 from tests.support.killed_processes import (
     DRIVER,
@@ -41,7 +40,6 @@ from tests.support.resuming import (
     resume,
     saved_iteration,
 )
-from tests.support.runs import ACTOR, Layout
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
@@ -86,10 +84,10 @@ class Scenario:
     niceness: set[int]
 
 
-def run_of(own_run: OwnRun, folder: Path, num_steps: int) -> list[str]:
+def run_of(inputs: OwnInputs, folder: Path, num_steps: int) -> list[str]:
     """The command of a run in its own folder; nothing but its end depends on the number of steps."""
     keys = {
-        **own_run.keys,
+        **inputs.keys,
         "output_dir": folder,
         "reference_cache_dir": folder / "cache",
         "train_iters": num_steps,
@@ -107,11 +105,12 @@ def run_of(own_run: OwnRun, folder: Path, num_steps: int) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def scenario(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
+def scenario(ray_address: str, tmp_path_factory: pytest.TempPathFactory) -> Scenario:
     """A run that is interrupted in every way, and one that is not."""
+    inputs = OwnInputs.make(tmp_path_factory.mktemp("inputs"), (1, 1, 1))
     folder, joined = tmp_path_factory.mktemp("scenario"), f"training.ray_address={ray_address}"
     interrupted = folder / "interrupted"
-    first = run_of(own_run, interrupted, ENDLESS)
+    first = run_of(inputs, interrupted, ENDLESS)
     interruptions: dict[str, Interrupted] = {}
     listening: set[str] = set()
     niceness: set[int] = set()
@@ -124,7 +123,7 @@ def scenario(own_run: OwnRun, ray_address: str, tmp_path_factory: pytest.TempPat
         interruptions[name] = _interrupt_at(case, interrupt, arguments, interrupted)
         if name == "everything in a save":
             damage_half_written(interrupted / "checkpoints")
-    succeed(*run_of(own_run, folder / "alone", interruptions["stop"].saved), joined)
+    succeed(*run_of(inputs, folder / "alone", interruptions["stop"].saved), joined)
     return Scenario(folder / "alone", interrupted, interruptions, listening, niceness)
 
 
@@ -219,16 +218,3 @@ def damage_half_written(checkpoints: Path) -> None:
         for name in (".metadata", "mindspeed_dpo.json"):
             (partial / name).unlink(missing_ok=True)
     (checkpoints / ".latest_checkpointed_iteration.txt.part").write_text("")
-
-
-@pytest.mark.parametrize("layout", [(1, 1, 2), (1, 2, 1)], ids=["dp2", "pp2"])
-def test_a_run_goes_on_under_another_layout(own_run: OwnRun, layout: Layout, ray_address: str, tmp_path: Path) -> None:
-    keys = {**own_run.keys, "output_dir": tmp_path}
-    middle = own_run.output_dir / "checkpoints" / "iter_0000012"
-    succeed(*training(layout, **keys), f"training.ray_address={ray_address}", f"{ACTOR}.resume_from={middle}")
-    ours, before = numbers(tmp_path), numbers(own_run.output_dir)[12:]
-    assert [step["step"] for step in ours] == list(range(13, 25))
-    names = ("loss", "rewards/margins", "logps/chosen", "learning_rate", "consumed_samples", "num_tokens")
-    assert_same_run(ours, before, SHIPPED, names)
-    at_the_end = replace(SHIPPED, first=SHIPPED.later)
-    assert_same_run(ours[-1:], before[-1:], at_the_end, ["eval/loss"])

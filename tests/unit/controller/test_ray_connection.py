@@ -68,4 +68,5 @@ def test_servers_of_an_own_cluster_are_watched(monkeypatch: pytest.MonkeyPatch, 
             program.kill()
             program.wait()
     # The end of the raylet takes gcs_server with it, and must be reported before it.
-    assert watched == [("raylet", pids["raylet"]), ("gcs_server", pids["gcs_server"])]
+    ours = [one for one in watched if one[1] in pids.values()]  # a cluster of other tests may run beside it
+    assert ours == [("raylet", pids["raylet"]), ("gcs_server", pids["gcs_server"])]
