@@ -31,12 +31,14 @@ class DriverLink:
         self._folders: list[str] = []
         self._loss = ""
         self._lost = threading.Event()
+        self._listener: threading.Thread | None = None
 
     def open(self, connection: socket.socket) -> None:
         """Use a connection, and end this process and all that it started when the supervisor ends."""
         self._socket = connection
         adopt_orphans()
-        threading.Thread(target=self._listen, daemon=True, name="supervisor").start()
+        self._listener = threading.Thread(target=self._listen, daemon=True, name="supervisor")
+        self._listener.start()
 
     def watch_process(self, name: str, pid: int) -> None:
         """Let the supervisor end the run when a process ends, e.g. `watch_process("gcs_server", 4711)`."""
@@ -64,8 +66,12 @@ class DriverLink:
         self._send(result=code)
 
     def announce_end(self) -> None:
-        """Report that the driver has said everything it has to say and exits."""
-        self._send(ended=True)
+        """Report that the driver has said everything it has to say and exits.
+
+        If the supervisor has ended, nobody else ends what is left of the run: this process then ends with that.
+        """
+        if not self._send(ended=True) and self._listener is not None:
+            self._listener.join()
 
     @contextmanager
     def time_limit(self, seconds: float, message: str) -> Iterator[None]:
@@ -86,10 +92,13 @@ class DriverLink:
             self._lost.wait(wait_s)
         return self._loss
 
-    def _send(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> bool:
+        """Send a message, and return whether there is a supervisor to read it."""
         if self._socket is not None:
             with suppress(OSError):  # the supervisor has ended; the listening thread reacts to that
                 self._socket.sendall(json.dumps(message).encode() + b"\n")
+                return True
+        return False
 
     def _listen(self) -> None:
         assert self._socket is not None

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.step_timer import StepTimer
@@ -80,5 +81,6 @@ class CheckpointWriter:
             try:
                 self.poll(wait=True)
             except (RuntimeError, ValueError, OSError) as second_error:
-                # The original error is re-raised.
-                logger.warning("the checkpoint in progress is incomplete: %s", second_error)
+                # The original error is raised again. The end of a process causes both, and is reported with that one.
+                cause = "" if isinstance(second_error, WorkerFailure) else f": {second_error}"
+                logger.warning("the checkpoint in progress is incomplete%s", cause)

@@ -7,8 +7,18 @@ from contextlib import contextmanager
 
 from mindspeed_dpo.storage.digests import DamageError
 
+MAX_MESSAGE_CHARACTERS = 2000
+"""Length of the message of an error: what is read may be long, and messages quote it."""
 
-class MalformedDataError(ValueError):
+
+class QuotingError(ValueError):
+    """An error whose message quotes what was read; of a long message both ends remain."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_shortened(message))
+
+
+class MalformedDataError(QuotingError):
     """Data that cannot be read; the message names the file, and the row or key where there is one."""
 
 
@@ -40,3 +50,8 @@ def reraised_as(kind: type[ValueError], advice: str = "") -> Iterator[None]:
         yield
     except MalformedDataError as error:
         raise kind(f"{error}; {advice}" if advice else str(error)) from error
+
+
+def _shortened(text: str) -> str:
+    omitted, half = len(text) - MAX_MESSAGE_CHARACTERS, MAX_MESSAGE_CHARACTERS // 2
+    return text if omitted <= 0 else f"{text[:half]} … {omitted} characters omitted … {text[-half:]}"

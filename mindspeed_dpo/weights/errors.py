@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.untrusted.errors import QuotingError
 
-class WeightsError(ValueError):
+
+class WeightsError(QuotingError):
     """Weights are missing or damaged, or do not fit the model or each other."""
 
 
-class HfConfigError(ValueError):
+class HfConfigError(QuotingError):
     """A config.json requests something that is not supported, or lacks a key that is required."""

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.untrusted.errors import QuotingError
+
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPES: dict[int, np.dtype] = {
@@ -31,7 +33,7 @@ _HEADER = struct.Struct("<9sQBQQ")
 _INT32_CODE = 4
 
 
-class TokenFileError(ValueError):
+class TokenFileError(QuotingError):
     """Raised for token files that are damaged or inconsistent."""
 
 

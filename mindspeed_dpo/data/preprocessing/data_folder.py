@@ -14,6 +14,7 @@ from pathlib import Path
 from mindspeed_dpo.data.preprocessing.readers import InputError, file_format, supported_suffixes
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import is_file_name
 
 _TRAIN_NAME = re.compile(r"(^|[-._])train", re.IGNORECASE)
 _HELD_OUT_NAME = re.compile(r"(^|[-._])(test|valid|validation|val|dev|eval)([-._]|$)", re.IGNORECASE)
@@ -127,5 +128,5 @@ def _saved_dataset(folder: Path) -> SelectedFiles:
 
 def _check_name(name: str, path: Path) -> None:
     """Check that a name in a metadata file stays within the folder."""
-    if Path(name).name != name:
+    if not is_file_name(name):
         raise InputError(f"input: {path} lists {name}, which is not a name in its folder")

@@ -16,14 +16,14 @@ from mindspeed_dpo.data.preprocessing.text_lines import read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.arrow_files import arrow_column_names, parquet_column_names
 from mindspeed_dpo.untrusted.arrow_rows import ArrowRow, read_arrow_rows, read_parquet_rows
-from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.errors import MalformedDataError, QuotingError, reraised_as
 from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS, decode_text
 
 RawRow = Row | RowDropped
 """A row as a reader yields it; `RowDropped` for one that cannot be read."""
 
 
-class InputError(ValueError):
+class InputError(QuotingError):
     """Raised for raw data that cannot be read."""
 
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.data.tokenization.examples import RowDropped
+from mindspeed_dpo.untrusted.errors import QuotingError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +22,7 @@ MAX_RENDERING_S = 10.0
 MAX_RENDERED_CHARACTERS = 1 << 26
 
 
-class ChatTemplateError(ValueError):
+class ChatTemplateError(QuotingError):
     """Raised for a chat template that does not end."""
 
 

@@ -20,7 +20,7 @@ from mindspeed_dpo.storage.digests import (
     is_within,
 )
 from mindspeed_dpo.storage.folder_replacement import earlier_content
-from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.errors import QuotingError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import read_bytes
@@ -35,7 +35,7 @@ EARLIER_ARE_COMPLETE = ". Earlier checkpoints are complete"
 _MAX_ITERATION_DIGITS = 19
 
 
-class CheckpointError(ValueError):
+class CheckpointError(QuotingError):
     """A checkpoint is missing, incomplete or incompatible; the message says what to do."""
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 
@@ -138,6 +139,23 @@ def complete() -> int:
     os.abort()
 
 
+def outliving() -> int:
+    """End well just after the supervisor was killed, beside a program that still writes to the run's folder."""
+    folder = tempfile.mkdtemp()
+    driver_link.remove_at_end(folder)
+    supervised = os.getppid()
+    program = subprocess.Popen(
+        ["sh", "-c", 'while :; do mkdir -p "$0" && : > "$0/$$"; done', folder], start_new_session=True
+    )
+    announce(program.pid)
+    sys.stderr.write(f"{folder}\n")
+    sys.stderr.flush()
+    os.kill(supervised, signal.SIGKILL)
+    while os.getppid() == supervised:
+        os.sched_yield()
+    return 0
+
+
 def slow() -> int:
     """Take longer for a step than its limit."""
     announce()
@@ -147,7 +165,21 @@ def slow() -> int:
     return 0
 
 
-FUNCTIONS = (orphan, waiting, speaking, deaf, patient, graceful, reporting, fated, aborting, blocked, complete, slow)
+FUNCTIONS = (
+    orphan,
+    waiting,
+    speaking,
+    deaf,
+    patient,
+    graceful,
+    reporting,
+    fated,
+    aborting,
+    blocked,
+    complete,
+    outliving,
+    slow,
+)
 CASES: dict[str, Callable[[], int]] = {function.__name__: function for function in FUNCTIONS}
 
 if __name__ == "__main__":

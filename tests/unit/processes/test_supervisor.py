@@ -167,3 +167,10 @@ def test_nothing_outlives_a_supervisor_that_is_killed(case: str) -> None:
     with started(case) as command:
         command.process.kill()
         assert command.finish()[0] == -signal.SIGKILL
+
+
+def test_a_driver_that_has_lost_its_supervisor_removes_folders_before_it_ends_well() -> None:
+    with started("outliving") as command:
+        code, lines = command.finish()
+        assert code == -signal.SIGKILL and len(lines) == 1
+        assert not Path(lines[0]).exists()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import BEST, saved_iterations
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
@@ -104,8 +105,10 @@ def test_an_error_waits_for_the_save_and_is_the_one_that_is_reported(error: Exce
 class Broken(Slow):
     """Writing fails."""
 
+    error: Exception = RuntimeError("the disk is full")
+
     def finish_save(self, wait: bool) -> bool:
-        raise RuntimeError("the disk is full")
+        raise self.error
 
 
 def test_a_save_that_fails_ends_the_run(tmp_path: Path) -> None:
@@ -120,6 +123,15 @@ def test_the_first_error_is_reported_before_that_of_the_save(tmp_path: Path, cap
     with pytest.raises(ValueError, match="nothing to learn"):
         trainer(roles, LoopSchedule(0, 5, save_interval=3, async_save=True)).fit()
     assert "the checkpoint in progress is incomplete: the disk is full" in caplog.text
+
+
+def test_the_end_of_a_process_is_reported_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    death = WorkerFailure("gcs_server (process 1) died")
+    roles = Broken(root=tmp_path, during_update=failing(death))
+    roles.error = death
+    with pytest.raises(WorkerFailure):
+        trainer(roles, LoopSchedule(0, 5, save_interval=3, async_save=True)).fit()
+    assert "the checkpoint in progress is incomplete" in caplog.text and "died" not in caplog.text
 
 
 def test_the_checkpoint_before_a_diverging_step_is_waited_for(tmp_path: Path) -> None:
