@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from mindspeed_dpo.processes.watched import connection_error
+from mindspeed_dpo.processes.watched_processes import connection_error
 
 CURRENT_CLUSTER_FILE = "ray_current_cluster"
 # Local connections are accepted within milliseconds; other hosts get the same time for a few retransmissions.

@@ -22,9 +22,9 @@ from mindspeed_dpo.controller.local_raylets import (
     raylet_of,
 )
 from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
-from mindspeed_dpo.controller.ray_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.processes.watched import connection_error
+from mindspeed_dpo.processes.watched_processes import connection_error
 
 SERVERS = ("raylet", "gcs_server")
 """In the order in which their ends are reported: that of the raylet ends the driver and gcs_server at once."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mindspeed_dpo.controller.local_raylets import SHORT_ROOT, temporary_root
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 
 logger = logging.getLogger(__name__)
 

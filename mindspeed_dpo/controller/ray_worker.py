@@ -6,7 +6,7 @@ import os
 
 import ray
 
-from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.device.environment_variables import RAY_KEEPS_VISIBLE
 from mindspeed_dpo.parallel.rendezvous_store import is_on_this_machine
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.doctor.processes import CompletedCommand, probe_command, run_command
+from mindspeed_dpo.doctor.probe_processes import CompletedCommand, probe_command, run_command
 
 
 class ProbeError(RuntimeError):

@@ -22,7 +22,7 @@ from typing import Any
 
 from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.processes.watched import Watched, WatchedAddress, WatchedProcess
+from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, WatchedProcess
 
 FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)

@@ -13,7 +13,7 @@ from mindspeed_dpo.config.estimates.run_summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoints.checkpoint_files import TRACKER, CheckpointError
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
 
 RUN_LOCK = ".run.lock"

@@ -30,7 +30,7 @@ from mindspeed_dpo.weights import WeightsError, open_weights
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.format_detection import open_adapter
 from mindspeed_dpo.weights.hf.hf_assets import tokenizer_vocab_size
-from mindspeed_dpo.workers.rewards.replies import CallFailed
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed
 from tests.fuzz.data_targets import DATA_TARGETS
 from tests.fuzz.model_targets import MODEL_TARGETS
 from tests.fuzz.reward_targets import REWARD_TARGETS

@@ -126,7 +126,7 @@ def _check_context(role: RoleConfig) -> Iterator[Violation]:
 def check_npu_limits(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
     """Check that, with `device=npu`, head width and heads per device are within the limits of torch_npu.
 
-    `device.ops.limits` checks each call against the same limits, which also covers runs with `device=auto`.
+    `device.ops.operator_limits` checks each call against the same limits, which also covers runs with `device=auto`.
     """
     if run.loop.device != "npu":
         return

@@ -12,6 +12,12 @@ from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.evaluation import check_evaluation
 from mindspeed_dpo.config.validation.expert_model import check_expert_split, check_expert_training, check_experts
+from mindspeed_dpo.config.validation.initial_weights_and_reference import (
+    check_adapters,
+    check_initial_weights,
+    check_reference,
+    check_sync,
+)
 from mindspeed_dpo.config.validation.loss import check_loss
 from mindspeed_dpo.config.validation.model import (
     LAYOUT_KEYS,
@@ -22,7 +28,6 @@ from mindspeed_dpo.config.validation.model import (
     check_split,
 )
 from mindspeed_dpo.config.validation.online import check_online
-from mindspeed_dpo.config.validation.weights import check_adapters, check_initial_weights, check_reference, check_sync
 
 
 def check_run(run: RunConfig, issues: Issues) -> None:

@@ -21,13 +21,13 @@ import mindspeed_dpo
 from mindspeed_dpo.data.indexed.column_group import LABELS, open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.column_group_writer import ColumnGroupWriter, writing
 from mindspeed_dpo.data.preprocessing.column_map import needed_columns
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
+from mindspeed_dpo.data.preprocessing.input_sources import RawData, find_input
 from mindspeed_dpo.data.preprocessing.process_pool import available_cores, map_in_order, process_pool
 from mindspeed_dpo.data.preprocessing.readers import RawRow
 from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
 from mindspeed_dpo.data.preprocessing.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.data.preprocessing.sources import RawData, find_input
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 

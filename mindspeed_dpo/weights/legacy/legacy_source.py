@@ -2,7 +2,7 @@
 
 Files of any tensor-, pipeline- and expert-parallel layout are read, whether converters or training wrote them.
 Selecting the iteration folder is left to `format_detection`, the files themselves to `rank_files`, comparing names to
-`legacy_names`.
+`name_differences`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mindspeed_dpo.weights.legacy.expert_detection import detect_storage, expert
 from mindspeed_dpo.weights.legacy.expert_storage import DEFAULT_STORAGE, ExpertStorage
 from mindspeed_dpo.weights.legacy.legacy_args import layout_from_args, model_from_args
 from mindspeed_dpo.weights.legacy.legacy_expert_args import sizes_from_args
-from mindspeed_dpo.weights.legacy.legacy_names import NameComparison
+from mindspeed_dpo.weights.legacy.name_differences import NameComparison
 from mindspeed_dpo.weights.legacy.rank_files import RankFiles, StateDict
 from mindspeed_dpo.weights.legacy.rank_folders import check_folders, has_whole_experts, rank_folder
 from mindspeed_dpo.weights.model_sizes import Shape

@@ -17,7 +17,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.families.experts import EXPERT_BIAS
+from mindspeed_dpo.weights.families.expert_tensors import EXPERT_BIAS
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, is_tied, local_entries, model_entries

@@ -21,8 +21,8 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.workers.rewards.output_log import log_output
-from mindspeed_dpo.workers.rewards.replies import CallFailed, Replies, Value, foreign_message, values_of
+from mindspeed_dpo.workers.rewards.sandbox_output_log import log_output
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed, Replies, Value, foreign_message, values_of
 
 logger = logging.getLogger(__name__)
 

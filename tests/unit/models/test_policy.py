@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.rotary import inverse_frequencies
+from mindspeed_dpo.models.rotary_scaling import inverse_frequencies
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import Placement
 from mindspeed_dpo.weights.families import rules_for

@@ -19,7 +19,7 @@ from mindspeed_dpo.controller import device_checks, local_raylets
 from mindspeed_dpo.controller.cluster_capacity import Node
 from mindspeed_dpo.controller.local_raylets import Raylet
 from mindspeed_dpo.controller.ray_connection import ClusterError
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 from mindspeed_dpo.trainers import output_checks
 from tests.support.commands import Finished, call
 from tests.support.runs import online_overrides, overrides

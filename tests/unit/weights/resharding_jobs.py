@@ -19,7 +19,7 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
-from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import Placement, WeightsError, open_weights
 from mindspeed_dpo.weights.resharding import Sender, Shards, empty_tensors, transfer
 from tests.support.processes import leave_layout

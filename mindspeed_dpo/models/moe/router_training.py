@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.router import RouterConfig
-from mindspeed_dpo.models.moe.balance import BalanceLoss
-from mindspeed_dpo.models.moe.load import RouterLoad, RouterObserver
+from mindspeed_dpo.config.settings.router_training import RouterConfig
+from mindspeed_dpo.models.moe.balance_loss import BalanceLoss
+from mindspeed_dpo.models.moe.expert_load import RouterLoad, RouterObserver
 from mindspeed_dpo.models.moe.moe_layer import MoeTransformerLayer
 from mindspeed_dpo.models.moe.router import Router
 from mindspeed_dpo.models.virtual_stages import PipelineStage
