@@ -20,6 +20,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from mindspeed_dpo.processes import grace_periods
 from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, WatchedProcess
@@ -27,14 +28,6 @@ from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, W
 FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
-# How long the driver may take to end after a first signal, unless it reports that it finishes a step.
-SIGNAL_GRACE_S = 3.0
-# The same after something that it needs has ended, or after its results are complete.
-LOSS_GRACE_S = 4.0
-RESULT_GRACE_S = 20.0
-# Processes of a run that ended in order, such as Ray's agents, may take this long to end by themselves.
-CLOSE_GRACE_S = 1.0
-KILL_TIMEOUT_S = 10.0
 # Deaths within this time have one cause.
 DEATH_ORDER_S = 0.1
 SHOW_CURSOR = "\x1b[?25h"
@@ -141,7 +134,7 @@ class Supervisor:
         if self._num_signals > 1:
             self._kill()
             return
-        self._deadline_s = time.monotonic() + SIGNAL_GRACE_S
+        self._deadline_s = time.monotonic() + grace_periods.SIGNAL_GRACE_S
         with suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
@@ -182,7 +175,7 @@ class Supervisor:
             self._is_graceful = True
         elif "result" in message:
             self._result = message["result"]
-            self._deadline_s = time.monotonic() + RESULT_GRACE_S
+            self._deadline_s = time.monotonic() + grace_periods.RESULT_GRACE_S
         else:
             self._has_ended_in_order = True
 
@@ -205,7 +198,7 @@ class Supervisor:
             if self._takes_others_with_it():
                 return
             self._watched.clear()
-            self._sentence, self._deadline_s = loss, now_s + LOSS_GRACE_S
+            self._sentence, self._deadline_s = loss, now_s + grace_periods.LOSS_GRACE_S
             with suppress(OSError):
                 self._link.sendall(json.dumps({"lost": loss}).encode() + b"\n")
         if self._limit is not None and now_s >= self._limit[0]:
@@ -237,7 +230,9 @@ class Supervisor:
         for one in self._watched:
             if isinstance(one, WatchedAddress):
                 one.stop()
-        has_ended = end_descendants(KILL_TIMEOUT_S, CLOSE_GRACE_S if self._has_ended_in_order else 0.0)
+        has_ended = end_descendants(
+            grace_periods.KILL_TIMEOUT_S, grace_periods.CLOSE_GRACE_S if self._has_ended_in_order else 0.0
+        )
         if not has_ended:
             pids = ", ".join(map(str, living_descendants()))
             _say(f"error: processes {pids} of this run could not be ended")

@@ -30,7 +30,8 @@ from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.trainers.output_checks import OutputInUseError, output_folders, run_locks
+from mindspeed_dpo.trainers.output_checks import output_folders
+from mindspeed_dpo.trainers.output_lock import OutputInUseError, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import CONFIG_FILE

@@ -19,7 +19,7 @@ from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import latest_whole
 from mindspeed_dpo.storage.folder_replacement import REPLACED
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
-from mindspeed_dpo.trainers.output_checks import RUN_LOCK
+from mindspeed_dpo.trainers.output_lock import RUN_LOCK
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 

@@ -267,7 +267,7 @@ def test_a_document_of_any_size_is_read_in_bounded_memory(
     """Unpacked, the file has 30 times more than a row may have."""
     monkeypatch.setattr(text_lines, "PIECE_CHARACTERS", 1 << 10)
     for module in (json_document, json_rows):
-        monkeypatch.setattr(module, "MAX_LINE_CHARACTERS", 1 << 14)
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1 << 14)
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(text.encode() + text[-1000:].encode() * 500, 1))
     tracemalloc.start()
