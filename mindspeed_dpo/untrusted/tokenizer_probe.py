@@ -1,4 +1,4 @@
-"""A trial of a tokenizer in a process with limits of time and memory: its files are opened, its template is rendered."""
+"""A trial of a tokenizer in a process with limits of time and memory: it opens the files and renders the template."""
 
 from __future__ import annotations
 

@@ -131,9 +131,9 @@ def write_dist(folder: Path, hf: Path) -> Path:
 
 
 def _placement(model: ModelConfig) -> Any:
-    from mindspeed_dpo.weights import Placement
+    from mindspeed_dpo.weights import ParallelLayout
 
-    return Placement.even(model.num_layers, tp_rank=0, tp_size=1)
+    return ParallelLayout().placement(model.num_layers, 0, 0)
 
 
 def description(model: ModelConfig) -> dict[str, Any]:

@@ -17,8 +17,7 @@ from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.dialogue_parsing import write_messages
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
-from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, text_ids
 
 
 @dataclass(frozen=True)

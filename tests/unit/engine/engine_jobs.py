@@ -28,7 +28,7 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import ParallelLayout
-from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
+from mindspeed_dpo.workers.batching.batch_builder import MicroBatches
 from tests.support.processes import leave_layout
 
 # 21 tokens are padded to 22 rows under TP2 and to no row more with one tensor rank.
