@@ -72,7 +72,7 @@ def raylet_of(address: str) -> Raylet | None:
     return next((one for one in same_port if one.address.rpartition(":")[0] in hosts or is_local), None)
 
 
-def raylet_begun_here() -> Raylet | None:
+def raylet_started_here() -> Raylet | None:
     """Return the raylet of the cluster that this user began with `ray start` on this machine, if it is alive.
 
     `ray start` leaves the address in a file, also after its end and for all users; a cluster that a program started for

@@ -52,7 +52,7 @@ def remove_abandoned_folders(root: Path) -> None:
         if not _is_abandoned(folder):
             continue
         shutil.rmtree(folder, ignore_errors=True)
-        logger.info("removed %s, which a run that was killed has left", folder)
+        logger.info("removed %s, left behind by a killed run", folder)
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -262,7 +262,7 @@ class Supervisor:
             return f"the driver (process {self._pid}) ended with exit code {self._code} before the run was complete"
         name = signal.Signals(-self._code).name
         reason = "the system may be out of memory" if -self._code == signal.SIGKILL else "it crashed"
-        return f"the driver (process {self._pid}) died of {name}: {reason}, or somebody ended it"
+        return f"the driver (process {self._pid}) died of {name}: {reason}, or it was killed"
 
 
 def _say(text: str, end: str = "\n") -> None:

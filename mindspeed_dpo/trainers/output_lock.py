@@ -61,11 +61,11 @@ def _in_use(key: str, folder: Path, holder: str) -> str:
 
 @contextmanager
 def _folder_lock(key: str, folder: Path) -> Iterator[None]:
-    was_there = folder.is_dir()
+    existed_before = folder.is_dir()
     with ExitStack() as stack:
         with write_errors(folder, writable_folder_advice(key)):
             folder.mkdir(parents=True, exist_ok=True)
-            if not was_there:
+            if not existed_before:
                 stack.callback(_remove_if_empty, folder)
             try:
                 stack.enter_context(ProcessLock(folder / RUN_LOCK))

@@ -88,7 +88,7 @@ class ActorWorker(Actor):
         self._adapters = adapters_on_weights(role) if is_writer else None
         self.objective = objective_of(role)
         self._mean_margin = 0.0
-        self._begun: PendingCheckpoint | None = None
+        self._pending_checkpoint: PendingCheckpoint | None = None
         self.learning_rate = learning_rate_of(role, context.run.loop.train_iters)
 
     @override
@@ -151,25 +151,25 @@ class ActorWorker(Actor):
         root = Path(settings.save)
         parts = save_and_load.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         metadata = {**self._metadata(iteration), "usual_margin": self._broadcast_mean_margin(), **remembered}
-        begun = save_and_load.start_save(
+        pending = save_and_load.start_save(
             *(root, self.engine, self.context.accelerator, parts, metadata, self.ema_reference, ahead),
             in_background=settings.async_save,
         )
         if settings.async_save:
-            self._begun = begun
-            return str(begun.folder)
-        return str(save_and_load.complete(begun))
+            self._pending_checkpoint = pending
+            return str(pending.folder)
+        return str(save_and_load.complete(pending))
 
     @override
     def is_written(self, wait: bool) -> bool:
-        assert self._begun is not None, "no checkpoint was begun"
-        return self._begun.is_written(wait)
+        assert self._pending_checkpoint is not None, "no checkpoint was started"
+        return self._pending_checkpoint.is_written(wait)
 
     @override
     def finish_save(self) -> None:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            save_and_load.finish(begun)
+        pending, self._pending_checkpoint = self._pending_checkpoint, None
+        if pending is not None:
+            save_and_load.finish(pending)
 
     @override
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
@@ -216,7 +216,7 @@ class ActorWorker(Actor):
         *,
         adapt_beta: bool = False,
     ) -> CrossPairValues | None:
-        """Return what the losses need to know of the step's other pairs, and adapt this step's beta where wanted.
+        """Return what the losses need to know of the step's other pairs, and adapt this step's beta if configured.
 
         None on all but the last stage, and where every loss depends on its own pair only.
         """

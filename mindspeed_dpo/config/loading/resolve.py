@@ -30,7 +30,7 @@ from mindspeed_dpo.config.settings.training import LoopConfig
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
-    """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
+    """Build the run of a configuration. If `issues` has problems, the result is used only to find further ones."""
     move_shared_settings(sections, issues)
     drop_ignored_keys(sections, issues)
     online = is_online(sections)

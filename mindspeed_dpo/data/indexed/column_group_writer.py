@@ -39,7 +39,7 @@ def partial_prefix(prefix: Path) -> str:
 
 
 def _begin_folder(prefix: Path) -> tuple[Path, ProcessLock]:
-    """Create a temporary folder that is locked as long as this process lives and fills it."""
+    """Create a temporary folder that stays locked while this process fills it."""
     number = secrets.token_hex(4)
     # Locked before it has the name under which others look for remains.
     unnamed = prefix.with_name(f".{prefix.name}_packed_new_{number}")

@@ -34,7 +34,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 _CHUNK_ROWS = 64
 """Number of rows sent to a worker process at a time."""
 _CHUNKS_PER_PROCESS = 16
-"""Number of chunks for which another process pays: one takes seconds to start, about 1000 rows are tokenized in one."""
+"""Chunks per additional process: starting one takes seconds, and a process tokenizes about 1000 rows per second."""
 
 logger = logging.getLogger(__name__)
 

@@ -100,8 +100,8 @@ def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dic
         )
 
 
-def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None:
-    missing = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
+def _check_parts(folder: Path, metadata: dict[str, Any], **required: bool) -> None:
+    missing = [part for part, is_required in required.items() if is_required and not metadata[part]]
     if missing:
         raise CheckpointError(
             f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as "

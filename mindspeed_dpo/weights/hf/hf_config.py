@@ -182,7 +182,7 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
 
 
 def _located(hf: HfConfig) -> JsonObject:
-    """A config with the path that its errors name; that of a plain mapping is not known."""
+    """A config with the path that its errors name; a plain mapping has none."""
     return hf if isinstance(hf, JsonObject) else JsonObject(dict(hf), CONFIG_FILE)
 
 

@@ -178,7 +178,7 @@ def empty_tensors(
         blocks[entry.rule.mcore, entry.layer][name] = entry.layout.mcore_shape(model, placement.tp_size)
     tensors: dict[str, Tensor] = {}
     for (tensor, _), shapes in blocks.items():
-        kept = torch.float32 if tensor.endswith(EXPERT_BIAS) else dtype
-        block = torch.zeros(len(shapes), *next(iter(shapes.values())), dtype=kept, device=device)
+        block_dtype = torch.float32 if tensor.endswith(EXPERT_BIAS) else dtype
+        block = torch.zeros(len(shapes), *next(iter(shapes.values())), dtype=block_dtype, device=device)
         tensors |= dict(zip(shapes, block.unbind(0), strict=True))
     return tensors
