@@ -21,8 +21,8 @@ from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, Rew
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.storage.write_errors import write_errors

@@ -9,7 +9,7 @@ from pathlib import Path
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.estimates.run_summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import TRACKER, CheckpointError
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import TRACKER, CheckpointError
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, writable_folder_advice, write_errors
 

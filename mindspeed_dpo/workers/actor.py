@@ -29,7 +29,7 @@ from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.checkpoints.async_checkpoint import PendingCheckpoint
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 from mindspeed_dpo.engine.router_statistics import mean_values
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage

@@ -21,8 +21,8 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_writer import writing
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import FORMAT
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert

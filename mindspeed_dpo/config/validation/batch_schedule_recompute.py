@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.validation.model import LAYOUT_KEYS
+from mindspeed_dpo.config.validation.parallel_layout import LAYOUT_KEYS
 
 
 def check_micro_batch(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:

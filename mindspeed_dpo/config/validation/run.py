@@ -22,14 +22,10 @@ from mindspeed_dpo.config.validation.initial_weights_and_reference import (
     check_sync,
 )
 from mindspeed_dpo.config.validation.loss import check_loss
-from mindspeed_dpo.config.validation.model import (
-    check_model,
-    check_npu_limits,
-    check_pool,
-    check_shared_layout,
-    check_split,
-)
+from mindspeed_dpo.config.validation.model import check_model
+from mindspeed_dpo.config.validation.npu_limits import check_npu_limits
 from mindspeed_dpo.config.validation.online import check_online
+from mindspeed_dpo.config.validation.parallel_layout import check_pool, check_shared_layout, check_split
 
 
 def check_run(run: RunConfig, issues: Issues) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.engine.checkpoints import checkpoint_commit
-from mindspeed_dpo.engine.checkpoints import checkpoint_files as files
+from mindspeed_dpo.engine.checkpoints import tracker_and_completeness as files
 from mindspeed_dpo.engine.checkpoints.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.storage.digesting_file import DigestingFile

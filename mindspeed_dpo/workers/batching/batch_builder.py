@@ -19,7 +19,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.data_parallel_split import Positions
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, max_num_micro_batches, plan
-from mindspeed_dpo.data.batching.packing import pack, packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.role_interfaces import Logps, Pairs, Rows

@@ -15,7 +15,7 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.data_parallel_split import Positions
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, plan
-from mindspeed_dpo.data.batching.packing import pack, packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.logprobs import HELD_MICRO_BATCHES

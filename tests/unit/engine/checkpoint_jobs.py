@@ -17,7 +17,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine.checkpoints import save_and_load
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, iteration_dir
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, iteration_dir
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train

@@ -17,8 +17,8 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.engine.gradient_norm import gradient_norm
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
+from mindspeed_dpo.engine.gradient_clipping import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.layer_spec import Execution

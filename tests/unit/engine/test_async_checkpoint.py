@@ -14,7 +14,7 @@ from torch.distributed.checkpoint import FileSystemReader
 
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.engine.checkpoints import async_checkpoint, save_and_load
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import iteration_dir, latest, read_metadata
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import iteration_dir, latest, read_metadata
 from mindspeed_dpo.storage.digests import FileDigest
 from tests.support.processes import pool
 from tests.unit.engine.checkpoint_jobs import save

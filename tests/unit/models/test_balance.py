@@ -12,7 +12,7 @@ from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.router_training import RouterConfig
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.models.moe.balance_loss import BalanceLoss
 from mindspeed_dpo.models.moe.expert_load import RouterLoad, load_metrics
 from mindspeed_dpo.models.moe.router import Routing, route
