@@ -1,4 +1,4 @@
-"""Checks that the devices of a run are there, without starting Ray or joining a cluster."""
+"""Checks that the devices of a run exist, without starting Ray or joining a cluster."""
 
 from __future__ import annotations
 

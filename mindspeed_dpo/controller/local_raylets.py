@@ -73,7 +73,7 @@ def raylet_of(address: str) -> Raylet | None:
 
 
 def raylet_started_here() -> Raylet | None:
-    """Return the raylet of the cluster that this user began with `ray start` on this machine, if it is alive.
+    """Return the raylet of the cluster that this user started with `ray start` on this machine, if it is alive.
 
     `ray start` leaves the address in a file, also after its end and for all users; a cluster that a program started for
     itself leaves none.

@@ -18,7 +18,7 @@ from mindspeed_dpo.storage.process_lock import ProcessLock
 logger = logging.getLogger(__name__)
 
 PREFIX, LOCK_FILE = "dpo_ray_", ".run.lock"
-# Ray's sockets lie 80 characters deeper, and their paths have at most 107.
+# Ray's socket paths are 80 characters longer than this folder's and may have at most 107.
 MAX_ROOT_LENGTH = 24
 
 

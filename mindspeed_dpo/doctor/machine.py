@@ -125,7 +125,7 @@ class Machine:
 
 def _is_in_use(port: int) -> bool:
     with socket.socket() as listener:
-        # A port whose old connections are in TIME_WAIT can be bound.
+        # Without this, a port with connections in TIME_WAIT would count as in use.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", port))

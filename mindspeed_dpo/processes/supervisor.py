@@ -1,4 +1,4 @@
-"""Runs a command's work in a child process, the driver, and ends the run in order whatever happens to it.
+"""Runs a command's work in a child process, the driver, and cleans up however it ends.
 
 Ray's libraries may abort the process that uses them, or keep it in a call during which Python handles no signal. The
 supervisor uses neither: it forwards signals, watches the processes that the driver names, says what ended, and kills
@@ -28,7 +28,7 @@ from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, W
 FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
-# Deaths within this time have one cause.
+# Processes that end within this time of each other are attributed to one cause.
 DEATH_ORDER_S = 0.1
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -215,7 +215,7 @@ class Supervisor:
         return self._is_graceful and not self._sentence and self._result is None
 
     def _loss(self) -> str:
-        """Return what ended although the run needs it; nothing is needed once the results are complete."""
+        """Return a sentence about a required process that ended; none is required once the results are complete."""
         if self._sentence or self._result is not None:
             return ""
         return next(filter(None, (one.loss() for one in self._watched)), "")
@@ -225,7 +225,7 @@ class Supervisor:
             os.kill(self._pid, signal.SIGKILL)
 
     def _finish(self) -> int:
-        """Say what the driver could not say, end what it has left, and return the exit code."""
+        """Report what the driver could not report, end its remaining processes, and return the exit code."""
         code = self._final_code()
         for one in self._watched:
             if isinstance(one, WatchedAddress):

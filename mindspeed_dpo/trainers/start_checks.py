@@ -1,4 +1,4 @@
-"""What a run checks before it takes devices, and the same without the run, for the dry run."""
+"""The checks of a run before it allocates devices; the dry run performs only these."""
 
 from __future__ import annotations
 

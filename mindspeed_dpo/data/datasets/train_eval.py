@@ -1,4 +1,4 @@
-"""Combines the training pairs and the evaluation sets to one dataset with consecutive row numbers."""
+"""Combines the training pairs and the evaluation sets into one dataset with consecutive row numbers."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def partial_prefix(prefix: Path) -> str:
 def _begin_folder(prefix: Path) -> tuple[Path, ProcessLock]:
     """Create a temporary folder that stays locked while this process fills it."""
     number = secrets.token_hex(4)
-    # Locked before it has the name under which others look for remains.
+    # Locked before it gets its final name, by which other runs search for leftovers.
     unnamed = prefix.with_name(f".{prefix.name}_packed_new_{number}")
     folder = prefix.with_name(f"{partial_prefix(prefix)}{number}")
     unnamed.mkdir()

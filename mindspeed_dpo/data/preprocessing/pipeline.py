@@ -146,7 +146,7 @@ def _encoded_chunks(
     workers = max(1, -(-len(first) // _CHUNKS_PER_PROCESS))
     chunks = itertools.chain(first, chunks)
     if settings.n_subs == 1 and workers < settings.workers:
-        logger.info("%d of %d workers are started: there are no more cores, or too few rows", workers, settings.workers)
+        logger.info("starting %d of %d workers: there are no more cores, or too few rows", workers, settings.workers)
     if workers == 1:
         yield from map(encode, chunks)
         return

@@ -46,5 +46,5 @@ def follow_load(stage: PipelineStage, counts: Tensor, rate: float) -> None:
 
 def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
     """Return the bias [E] float32 of E experts after a step with a load of [E] int64 tokens, changed by `rate` each."""
-    # Compared as integers, so that no rounding decides about an expert with the mean load.
+    # Compared as integers, so that rounding does not affect an expert with exactly the mean load.
     return bias + rate * torch.sign(load.sum() - load * len(load)).to(bias.dtype)
