@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mindspeed_dpo.data.preprocessing.cli import SettingsError, parse
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.merge import merge
 from mindspeed_dpo.data.preprocessing.pipeline import PreprocessResult, preprocess
 from mindspeed_dpo.data.tokenization.template_file import template_names

@@ -30,7 +30,7 @@ from rich.table import Table
 from runs import offline_run
 from workload import MAX_LENGTH, SIZES, MoeSize, prepare
 
-from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
+from mindspeed_dpo.device.host_allocator import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
 OURS = {"live": "live", "cached": "cached"}

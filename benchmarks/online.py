@@ -34,7 +34,7 @@ from rich.table import Table
 from runs import online_run
 from workload import SIZES, prepare_prompts
 
-from mindspeed_dpo.device.host_memory import EQUIVALENT_VARIABLES
+from mindspeed_dpo.device.host_allocator import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
 OURS, PEERS = "ours", ("trl", "trl-tuned")

@@ -32,7 +32,7 @@ from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
-from mindspeed_dpo.weights import Placement, open_weights
+from mindspeed_dpo.weights import ParallelLayout, open_weights
 
 NUM_RESPONSES, TEMPERATURE = 2, 0.7
 SECONDS = ("wall_s", "cpu_s")
@@ -129,7 +129,9 @@ def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
     """Return our generator, log-probabilities included, as a function (prompts, limit) -> number of response tokens."""
     source = open_weights(folder)
     config = source.model_config()
-    weights = {name: t.clone() for name, t in source.local_tensors(config, Placement.even(config.num_layers))}
+    weights = {
+        name: t.clone() for name, t in source.local_tensors(config, ParallelLayout().placement(config.num_layers, 0, 0))
+    }
     model = RolloutModel(config, weights, TensorGroup())
     settings = RolloutConfig(
         n_samples_per_prompt=NUM_RESPONSES, temperature=TEMPERATURE, rollout_slots=options.batch,

@@ -5,5 +5,5 @@ import os
 __version__ = "0.1.0"
 
 # An installed torch_npu is loaded by `import torch` itself, which then fails where CANN's libraries are missing, even
-# for a conversion on the CPU. This package imports it where it is wanted, and nowhere else.
+# for a conversion on the CPU. This package imports it only where it is used.
 os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") or "0"

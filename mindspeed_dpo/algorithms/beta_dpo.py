@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues
+from mindspeed_dpo.algorithms.cross_pair_values import StepValues
 from mindspeed_dpo.algorithms.losses.pair_terms import margin
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
 from mindspeed_dpo.device.ops import total

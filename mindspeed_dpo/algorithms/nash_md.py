@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 
 
 def advantages(scores: NDArray[np.float32]) -> NDArray[np.float32]:

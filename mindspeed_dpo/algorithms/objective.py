@@ -13,24 +13,24 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, nll_scale
+from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, nll_scale
 from mindspeed_dpo.algorithms.losses.aot import aot_loss, aot_unpaired_loss
 from mindspeed_dpo.algorithms.losses.apo import apo_down_loss, apo_zero_loss
 from mindspeed_dpo.algorithms.losses.bco import bco_pair_loss
 from mindspeed_dpo.algorithms.losses.discopop import discopop_loss
-from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.exo import exo_pair_loss
+from mindspeed_dpo.algorithms.losses.f_divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.hinge import hinge_loss
 from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
-from mindspeed_dpo.algorithms.losses.likelihood import cpo_loss, orpo_loss, sft_loss, simpo_loss
 from mindspeed_dpo.algorithms.losses.nca import nca_pair_loss
 from mindspeed_dpo.algorithms.losses.pair_terms import PairLoss, PairTerms, log_ratios, per_token
 from mindspeed_dpo.algorithms.losses.robust import robust_loss
 from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
+from mindspeed_dpo.algorithms.losses.simpo_cpo_orpo_sft import cpo_loss, orpo_loss, sft_loss, simpo_loss
 from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
 from mindspeed_dpo.algorithms.preference_metrics import implicit_rewards, preference_metrics
 from mindspeed_dpo.config.settings.loss import LIKELIHOOD_LOSSES, LossConfig
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 
 PAIR_LOSSES: dict[str, PairLoss] = {
     "sigmoid": sigmoid_loss,

@@ -10,7 +10,7 @@ from torch import Tensor
 from mindspeed_dpo.algorithms.losses.pair_terms import per_token
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 
 
 def implicit_rewards(settings: LossConfig, beta: float, logps: Tensor, ratios: Tensor, lengths: Tensor) -> Tensor:

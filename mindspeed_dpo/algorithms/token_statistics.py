@@ -8,7 +8,7 @@ from torch import Tensor
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.batches.logprob_columns import ENTROPY, LOGP, MEAN_LOGIT, TOP1_HIT
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 
 
 def token_statistics(batch: PackedBatch, columns: Tensor) -> MetricSums:

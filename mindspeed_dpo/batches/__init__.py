@@ -7,7 +7,7 @@ to `data.batching`, how they are computed to `models`.
 Notation: P prompts, K responses to each (K = 2 for pairs: 0 is chosen, 1 is rejected), R response tokens in all.
 """
 
-from mindspeed_dpo.batches.context_parallel_labels import RowPart
+from mindspeed_dpo.batches.context_parallel_slice import RowPart
 from mindspeed_dpo.batches.packed import PackedBatch
 from mindspeed_dpo.batches.preference import PreferenceBatch
 from mindspeed_dpo.batches.rollout import RolloutBatch, concat_responses

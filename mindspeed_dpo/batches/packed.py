@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.batches.context_parallel_labels import RowPart
+from mindspeed_dpo.batches.context_parallel_slice import RowPart
 from mindspeed_dpo.device.ops import segment_sum
 
 

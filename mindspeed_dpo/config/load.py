@@ -14,7 +14,7 @@ from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
 from mindspeed_dpo.config.loading.resolve import resolve
 from mindspeed_dpo.config.loading.sections import SectionReader
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.validation.paths import check_paths, check_writable
+from mindspeed_dpo.config.validation.paths_and_libraries import check_paths, check_writable
 from mindspeed_dpo.config.validation.run import check_run
 
 

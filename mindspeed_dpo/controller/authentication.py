@@ -73,7 +73,7 @@ def _set(values: Mapping[str, str]) -> None:
     for name in VARIABLES:
         os.environ.pop(name, None)
     os.environ.update(values)
-    # Ray remembers what it has read, and has no public function that forgets it.
+    # Ray caches what it has read and has no public function to clear the cache.
     with suppress(ImportError):
         from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 

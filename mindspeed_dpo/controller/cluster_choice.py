@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 from mindspeed_dpo.controller.cluster_capacity import check_capacity, connected_nodes
-from mindspeed_dpo.controller.local_raylets import Raylet, raylet_begun_here
+from mindspeed_dpo.controller.local_raylets import Raylet, raylet_started_here
 from mindspeed_dpo.controller.ray_connection import (
     ClusterError,
     join_raylet,
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 LOCAL, AUTOMATIC = "local", "auto"
 """Words that Ray takes for an address: start a cluster, and look for one."""
-NOT_USED = "the Ray cluster at %s, begun with ray start, is not used: %s"
+NOT_USED = "the Ray cluster at %s, started with `ray start`, is not used: %s"
 
 
 @contextmanager
@@ -49,7 +49,7 @@ def cluster(
     with ExitStack() as stack:
         if address not in (LOCAL, AUTOMATIC):
             stack.enter_context(join_raylet(raylet_at(address)))
-        elif address == LOCAL or not _joined(raylet_begun_here(), accelerator, pools, stack):
+        elif address == LOCAL or not _joined(raylet_started_here(), accelerator, pools, stack):
             before_start()
             stack.enter_context(start_private_cluster(declared_cpus(pools)))
         check_capacity(accelerator, pools, connected_nodes())
@@ -69,7 +69,7 @@ def declared_cpus(pools: Mapping[str, Sequence[int]]) -> int:
 def _joined(
     raylet: Raylet | None, accelerator: Accelerator, pools: Mapping[str, Sequence[int]], stack: ExitStack
 ) -> bool:
-    """Join a cluster that was begun here if the pools fit, until the stack closes, and say so."""
+    """Join a cluster that was started here if the pools fit, until the stack closes, and say so."""
     if raylet is None:
         return False
     with ExitStack() as attempt:
@@ -79,6 +79,6 @@ def _joined(
         except ClusterError as error:
             logger.info(NOT_USED, raylet.address, error)
             return False
-        logger.info("using the Ray cluster at %s, begun with ray start on this machine", raylet.address)
+        logger.info("using the Ray cluster at %s, started with `ray start` on this machine", raylet.address)
         stack.push(attempt.pop_all())
     return True

@@ -1,4 +1,4 @@
-"""Checks that the devices of a run are there, without starting Ray or joining a cluster."""
+"""Checks that the devices of a run exist, without starting Ray or joining a cluster."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mindspeed_dpo.controller.authentication import token_of
 from mindspeed_dpo.controller.cluster_capacity import Node, check_capacity
 from mindspeed_dpo.controller.cluster_choice import AUTOMATIC, LOCAL, NOT_USED, declared_cpus, requested_address
 from mindspeed_dpo.controller.host_capacity import check_host
-from mindspeed_dpo.controller.local_raylets import LOOPBACK, Raylet, raylet_begun_here
+from mindspeed_dpo.controller.local_raylets import LOOPBACK, Raylet, raylet_started_here
 from mindspeed_dpo.controller.ray_connection import ClusterError, check_folder_root, raylet_at, refusal
 from mindspeed_dpo.device import find_accelerator
 
@@ -40,14 +40,14 @@ def check_devices(run: RunConfig) -> str:
     if address not in (LOCAL, AUTOMATIC):
         check_capacity(accelerator, run.pools, nodes_of(raylet_at(address)))
         return f"in the Ray cluster at {address}"
-    raylet = raylet_begun_here() if address == AUTOMATIC else None
+    raylet = raylet_started_here() if address == AUTOMATIC else None
     if raylet is not None:
         try:
             check_capacity(accelerator, run.pools, nodes_of(raylet))
         except ClusterError as error:
             logger.info(NOT_USED, raylet.address, error)
         else:
-            return f"in the Ray cluster at {raylet.address}, begun with ray start on this machine"
+            return f"in the Ray cluster at {raylet.address}, started with `ray start` on this machine"
     if accelerator.ray_resource == "CPU":
         check_host(run)
     check_folder_root()

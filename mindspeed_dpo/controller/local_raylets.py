@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from mindspeed_dpo.processes.watched import connection_error
+from mindspeed_dpo.processes.watched_processes import connection_error
 
 CURRENT_CLUSTER_FILE = "ray_current_cluster"
 # Local connections are accepted within milliseconds; other hosts get the same time for a few retransmissions.
@@ -72,8 +72,8 @@ def raylet_of(address: str) -> Raylet | None:
     return next((one for one in same_port if one.address.rpartition(":")[0] in hosts or is_local), None)
 
 
-def raylet_begun_here() -> Raylet | None:
-    """Return the raylet of the cluster that this user began with `ray start` on this machine, if it is alive.
+def raylet_started_here() -> Raylet | None:
+    """Return the raylet of the cluster that this user started with `ray start` on this machine, if it is alive.
 
     `ray start` leaves the address in a file, also after its end and for all users; a cluster that a program started for
     itself leaves none.

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mindspeed_dpo.controller.local_raylets import raylet_begun_here
+from mindspeed_dpo.controller.local_raylets import raylet_started_here
 from mindspeed_dpo.controller.ray_connection import join_raylet, raylet_at, start_private_cluster
 
 RESOURCES = ("NPU", "GPU", "CPU")
@@ -64,7 +64,7 @@ def connected(address: str | None, start: bool) -> Iterator[bool]:
         with start_private_cluster(os.cpu_count() or 1):
             yield True
         return
-    raylet = raylet_begun_here() if address is None else raylet_at(address)
+    raylet = raylet_started_here() if address is None else raylet_at(address)
     if raylet is None:
         yield False
         return

@@ -22,9 +22,9 @@ from mindspeed_dpo.controller.local_raylets import (
     raylet_of,
 )
 from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
-from mindspeed_dpo.controller.ray_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.processes.watched import connection_error
+from mindspeed_dpo.processes.watched_processes import connection_error
 
 SERVERS = ("raylet", "gcs_server")
 """In the order in which their ends are reported: that of the raylet ends the driver and gcs_server at once."""
@@ -38,10 +38,10 @@ SYSTEM_CONFIG: dict[str, Any] = {
 ENVIRONMENT = {
     "RAY_ROTATION_MAX_BYTES": str(32 * 1024 * 1024),
     "RAY_ROTATION_BACKUP_COUNT": "2",
-    # Ray's agents wait this long, in seconds, for a gcs_server that has ended before they end, too.
+    # Ray's agents wait this long, in seconds, after gcs_server has ended before they exit.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
     "RAY_GCS_SERVER_REQUEST_TIMEOUT_SECONDS": "10",
-    # Ray would give its workers a niceness of 15: beside any other program they would hardly compute.
+    # Ray would run its workers at niceness 15, so any other program would take most of their CPU time.
     "RAY_worker_niceness": "0",
 }
 """Defaults for the processes of a cluster that a run starts."""
@@ -174,7 +174,7 @@ def _start(num_cpus: int, folder: str) -> None:
         num_cpus=num_cpus,
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
-        # Ray adds to what it is given, which must not reach a second attempt.
+        # Ray modifies its arguments; a second attempt must not see these changes.
         _system_config=dict(SYSTEM_CONFIG),
         _temp_dir=folder,
         **QUIET,

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from mindspeed_dpo.controller.local_raylets import SHORT_ROOT, temporary_root
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 
 logger = logging.getLogger(__name__)
 
 PREFIX, LOCK_FILE = "dpo_ray_", ".run.lock"
-# Ray's sockets lie 80 characters deeper, and their paths have at most 107.
+# Ray's socket paths are 80 characters longer than this folder's and may have at most 107.
 MAX_ROOT_LENGTH = 24
 
 
@@ -52,7 +52,7 @@ def remove_abandoned_folders(root: Path) -> None:
         if not _is_abandoned(folder):
             continue
         shutil.rmtree(folder, ignore_errors=True)
-        logger.info("removed %s, which a run that was killed has left", folder)
+        logger.info("removed %s, left behind by a killed run", folder)
 
 
 def _is_abandoned(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import os
 
 import ray
 
-from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.device.environment_variables import RAY_KEEPS_VISIBLE
 from mindspeed_dpo.parallel.rendezvous_store import is_on_this_machine
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
@@ -30,6 +30,6 @@ class RayWorker(WorkerProcess):
     def join_here(self, rank: int, world_size: int, master: str, resource: str) -> None:
         """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
         if is_on_this_machine(master):
-            # gloo would listen at the address that the machine's name stands for.
+            # gloo would listen at the address that the host name resolves to.
             os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         self.join(rank, world_size, master, self.local_rank(resource))

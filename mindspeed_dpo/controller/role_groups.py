@@ -81,7 +81,7 @@ class ActorGroup:
         return True
 
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        """Load a checkpoint, with the optimizer's state and the random state where wanted."""
+        """Load a checkpoint, with the optimizer's state and the random state if requested."""
         self._group.call(Actor.load, folder, optimizer, rng)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from mindspeed_dpo.device.environment import DETERMINISTIC, set_default
+from mindspeed_dpo.device.environment_variables import DETERMINISTIC, set_default
 
 ENVIRONMENT = {
     kind: {one.name: one.value for one in DETERMINISTIC if one.value is not None and kind in one.kinds}

@@ -58,7 +58,7 @@ def initialize(settings: Mapping[str, Any]) -> Any:
 def _warn_of_numpy(version: str) -> None:
     if int(version.split(".")[0]) >= NUMPY_BELOW:
         logger.warning(
-            "device=npu: numpy %s is installed, MindSpeed is made for numpy below %d; pip install 'numpy<%d' if its "
+            "device=npu: numpy %s is installed, MindSpeed requires numpy below %d; pip install 'numpy<%d' if its "
             "modules fail",
             version,
             NUMPY_BELOW,

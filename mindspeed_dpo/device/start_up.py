@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mindspeed_dpo.device import cpu, environment, npu
+from mindspeed_dpo.device import cpu, environment_variables, npu
 from mindspeed_dpo.device.accelerator import Accelerator, find_accelerator
-from mindspeed_dpo.device.host_memory import keep_freed_memory
+from mindspeed_dpo.device.host_allocator import keep_freed_memory
 from mindspeed_dpo.device.ops import kernels
 
 
@@ -36,7 +36,7 @@ def activate(
         RuntimeError: The device's libraries are missing or fail to load.
     """
     accelerator = find_accelerator(kind)
-    environment.prepare(accelerator.kind, timeout_minutes)
+    environment_variables.prepare(accelerator.kind, timeout_minutes)
     library = npu.initialize(megatron_settings or {}) if accelerator.kind == "npu" else None
     if accelerator.kind == "cpu":
         cpu.install()

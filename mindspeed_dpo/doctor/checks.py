@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from mindspeed_dpo.doctor import ascend, clusters, devices, environment, network, versions
+from mindspeed_dpo.doctor import ascend, clusters, devices, network, ulimit_and_environment_variables, versions
 from mindspeed_dpo.doctor.findings import Finding, fix, not_checked, ok
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.request import NO_NPU, Request
@@ -55,11 +55,11 @@ CHECKS = {
         Check("device files", ascend.check_device_files, _NPU),
     ),
     "environment": (
-        Check("open files", environment.check_open_files),
-        Check("visible devices", environment.check_visible_devices, _NPU),
-        Check("allocator", environment.check_allocator, _NPU),
-        Check("HCCL timeout", environment.check_timeouts, _NPU),
-        Check("launches", environment.check_launches, _NPU),
+        Check("open files", ulimit_and_environment_variables.check_open_files),
+        Check("visible devices", ulimit_and_environment_variables.check_visible_devices, _NPU),
+        Check("allocator", ulimit_and_environment_variables.check_allocator, _NPU),
+        Check("HCCL timeout", ulimit_and_environment_variables.check_timeouts, _NPU),
+        Check("launches", ulimit_and_environment_variables.check_launches, _NPU),
     ),
     "network": (
         Check("interfaces", network.check_interfaces),

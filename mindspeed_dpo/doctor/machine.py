@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.doctor.processes import CompletedCommand, probe_command, run_command
+from mindspeed_dpo.doctor.probe_processes import CompletedCommand, probe_command, run_command
 
 
 class ProbeError(RuntimeError):
@@ -125,7 +125,7 @@ class Machine:
 
 def _is_in_use(port: int) -> bool:
     with socket.socket() as listener:
-        # A port whose old connections are in TIME_WAIT can be bound.
+        # Without this, a port with connections in TIME_WAIT would count as in use.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("", port))

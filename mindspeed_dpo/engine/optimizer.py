@@ -1,4 +1,4 @@
-"""megatron-core's data-parallel wrapper and optimizer: AdamW with decoupled decay, float32 masters, clipping."""
+"""megatron-core's data-parallel wrapper and optimizer: AdamW with decoupled decay, float32 masters."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from megatron.core.distributed import (
 )
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 from megatron.core.optimizer import get_megatron_optimizer
-from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 
 
@@ -90,11 +89,3 @@ def set_rates(optimizer: Any, learning_rate: float, weight_decay: float) -> None
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_mult"]
         group["weight_decay"] = weight_decay * group["wd_mult"]
-
-
-def clip(optimizer: Any, norm: float) -> None:
-    """Scale the gradients by min(1, clip_grad / (norm + 1e-6)); `clip_grad` 0 disables clipping."""
-    for inner in optimizer.chained_optimizers:
-        parameters = [] if getattr(inner, "is_stub_optimizer", False) else inner.get_parameters()
-        if parameters and inner.config.clip_grad > 0:
-            clip_grad_by_total_norm_fp32(parameters, max_norm=inner.config.clip_grad, total_norm=norm)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.engine import forward_backward
-from mindspeed_dpo.engine.gradient_norm import gradient_norm
-from mindspeed_dpo.engine.optimizer import build_optimizer, clip, set_rates, wrap
+from mindspeed_dpo.engine.gradient_clipping import clip, gradient_norm
+from mindspeed_dpo.engine.optimizer import build_optimizer, set_rates, wrap
 from mindspeed_dpo.engine.optimizer_offload import OffloadedState
 from mindspeed_dpo.engine.optimizer_state import OptimizerState
-from mindspeed_dpo.engine.step_routing import StepRouting
+from mindspeed_dpo.engine.router_statistics import StepRouting
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 
 

@@ -27,9 +27,9 @@ from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.layer_spec import Execution, block_spec, transformer_config
 from mindspeed_dpo.models.layers import SegmentParams
-from mindspeed_dpo.models.moe.load import RouterObserver
+from mindspeed_dpo.models.moe.expert_load import RouterObserver
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
-from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.models.rotary_scaling import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.context_parallel import ContextGroup
 
 

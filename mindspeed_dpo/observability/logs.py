@@ -13,7 +13,7 @@ from contextlib import suppress
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
+from mindspeed_dpo.storage.write_errors import WriteError, writable_folder_advice, write_errors, write_failure
 
 FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 CONSOLE_FORMAT = "[%(asctime)s] %(message)s"
@@ -79,7 +79,7 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
         WriteError: The file cannot be created.
     """
     path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
-    with write_errors(path, "set output_dir to a folder that can be written"):
+    with write_errors(path, writable_folder_advice("output_dir")):
         path.parent.mkdir(parents=True, exist_ok=True)
         file_handler = _LogFile(path)
     file_handler.setFormatter(logging.Formatter(FORMAT, TIME_FORMAT))

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 
 from mindspeed_dpo.parallel.rendezvous_store import reach_store
-from mindspeed_dpo.parallel.shared_groups import one_group_per_set_of_ranks
+from mindspeed_dpo.parallel.shared_gloo_groups import one_group_per_set_of_ranks
 from mindspeed_dpo.parallel.topology import Topology
 
 

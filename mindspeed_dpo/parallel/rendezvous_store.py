@@ -71,8 +71,8 @@ def _listening_store(port: int, host: str) -> dist.TCPStore:
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
-        # A machine behind address translation is reached at an address that it does not have.
+        # A machine behind NAT is reached at an address that none of its interfaces has.
         listener, host = socket.create_server(("", port)), LOOPBACK
     port = listener.getsockname()[1]
-    # The store takes over the descriptor, and connects to itself.
+    # The store takes ownership of the descriptor and connects to itself.
     return dist.TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach())

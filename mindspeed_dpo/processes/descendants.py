@@ -1,4 +1,4 @@
-"""Finds and ends what a process has started, directly or not, in whatever session, whether or not parents still live.
+"""Finds and ends all descendants of a process, in any session, even if their parents have ended.
 
 The standard library only: the process of the user's functions uses it, too.
 """

@@ -1,4 +1,4 @@
-"""Runs a command's work in a child process, the driver, and ends the run in order whatever happens to it.
+"""Runs a command's work in a child process, the driver, and cleans up however it ends.
 
 Ray's libraries may abort the process that uses them, or keep it in a call during which Python handles no signal. The
 supervisor uses neither: it forwards signals, watches the processes that the driver names, says what ended, and kills
@@ -20,22 +20,15 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
+from mindspeed_dpo.processes import grace_periods
 from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.processes.watched import Watched, WatchedAddress, WatchedProcess
+from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, WatchedProcess
 
 FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
-# How long the driver may take to end after a first signal, unless it reports that it finishes a step.
-SIGNAL_GRACE_S = 3.0
-# The same after something that it needs has ended, or after its results are complete.
-LOSS_GRACE_S = 4.0
-RESULT_GRACE_S = 20.0
-# Processes of a run that ended in order, such as Ray's agents, may take this long to end by themselves.
-CLOSE_GRACE_S = 1.0
-KILL_TIMEOUT_S = 10.0
-# Deaths within this time have one cause.
+# Processes that end within this time of each other are attributed to one cause.
 DEATH_ORDER_S = 0.1
 SHOW_CURSOR = "\x1b[?25h"
 
@@ -141,7 +134,7 @@ class Supervisor:
         if self._num_signals > 1:
             self._kill()
             return
-        self._deadline_s = time.monotonic() + SIGNAL_GRACE_S
+        self._deadline_s = time.monotonic() + grace_periods.SIGNAL_GRACE_S
         with suppress(ProcessLookupError):
             os.kill(self._pid, number)
 
@@ -182,7 +175,7 @@ class Supervisor:
             self._is_graceful = True
         elif "result" in message:
             self._result = message["result"]
-            self._deadline_s = time.monotonic() + RESULT_GRACE_S
+            self._deadline_s = time.monotonic() + grace_periods.RESULT_GRACE_S
         else:
             self._has_ended_in_order = True
 
@@ -205,7 +198,7 @@ class Supervisor:
             if self._takes_others_with_it():
                 return
             self._watched.clear()
-            self._sentence, self._deadline_s = loss, now_s + LOSS_GRACE_S
+            self._sentence, self._deadline_s = loss, now_s + grace_periods.LOSS_GRACE_S
             with suppress(OSError):
                 self._link.sendall(json.dumps({"lost": loss}).encode() + b"\n")
         if self._limit is not None and now_s >= self._limit[0]:
@@ -222,7 +215,7 @@ class Supervisor:
         return self._is_graceful and not self._sentence and self._result is None
 
     def _loss(self) -> str:
-        """Return what ended although the run needs it; nothing is needed once the results are complete."""
+        """Return a sentence about a required process that ended; none is required once the results are complete."""
         if self._sentence or self._result is not None:
             return ""
         return next(filter(None, (one.loss() for one in self._watched)), "")
@@ -232,12 +225,14 @@ class Supervisor:
             os.kill(self._pid, signal.SIGKILL)
 
     def _finish(self) -> int:
-        """Say what the driver could not say, end what it has left, and return the exit code."""
+        """Report what the driver could not report, end its remaining processes, and return the exit code."""
         code = self._final_code()
         for one in self._watched:
             if isinstance(one, WatchedAddress):
                 one.stop()
-        has_ended = end_descendants(KILL_TIMEOUT_S, CLOSE_GRACE_S if self._has_ended_in_order else 0.0)
+        has_ended = end_descendants(
+            grace_periods.KILL_TIMEOUT_S, grace_periods.CLOSE_GRACE_S if self._has_ended_in_order else 0.0
+        )
         if not has_ended:
             pids = ", ".join(map(str, living_descendants()))
             _say(f"error: processes {pids} of this run could not be ended")
@@ -267,7 +262,7 @@ class Supervisor:
             return f"the driver (process {self._pid}) ended with exit code {self._code} before the run was complete"
         name = signal.Signals(-self._code).name
         reason = "the system may be out of memory" if -self._code == signal.SIGKILL else "it crashed"
-        return f"the driver (process {self._pid}) died of {name}: {reason}, or somebody ended it"
+        return f"the driver (process {self._pid}) died of {name}: {reason}, or it was killed"
 
 
 def _say(text: str, end: str = "\n") -> None:

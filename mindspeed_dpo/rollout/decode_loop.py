@@ -14,6 +14,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.cache_slots import Slots
 from mindspeed_dpo.rollout.mixture_policy import TokenModel
+from mindspeed_dpo.rollout.repetition_penalty import new_seen_mask
 from mindspeed_dpo.rollout.sampling import draw, uniforms
 
 
@@ -117,7 +118,7 @@ class DecodeLoop:
         self._slots: Slots[Response] = Slots(slots, self._settings.decode_rows)
         self._cache = self._model.new_cache(slots, capacity, self._settings.decode_rows)
         self._work.cache_tokens = slots * capacity
-        self._seen = self._no_tokens(len(self._cache.tiles) * self._settings.decode_rows)
+        self._seen = self._new_mask(len(self._cache.tiles) * self._settings.decode_rows)
         self._admit()
         while self._slots.owners:
             self._decode_tiles()
@@ -149,7 +150,7 @@ class DecodeLoop:
         """Prefill a prompt and sample the first token of each of its responses from the same logits."""
         self._prefix, logits = self._model.prefill(prompt)
         self._work.prefills += 1
-        self._prompt_seen = self._no_tokens(1)
+        self._prompt_seen = self._new_mask(1)
         if self._prompt_seen is not None:
             self._prompt_seen[0, prompt.to(logits.device).long()] = True
         k = len(responses)
@@ -211,8 +212,5 @@ class DecodeLoop:
         self._work.response_tokens += 1
         return response.ended or len(response.tokens) == self._max_new_tokens
 
-    def _no_tokens(self, rows: int) -> Tensor | None:
-        """Allocate a mask [rows, V] of the tokens that occurred; None without a repetition penalty."""
-        if self._settings.repetition_penalty == 1:
-            return None
-        return torch.zeros(rows, self._model.model.vocab_size, dtype=torch.bool, device=self._model.device)
+    def _new_mask(self, rows: int) -> Tensor | None:
+        return new_seen_mask(self._settings, rows, self._model.model.vocab_size, self._model.device)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device import ops
-from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.models.rotary_scaling import amplitude, angles, inverse_frequencies
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.kv_cache import BLOCK, CacheTile, KvCache, Prefix, as_blocks

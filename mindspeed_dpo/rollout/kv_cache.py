@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK
 
-# Positions per block, the unit of capacity; on average half a block per response is read without need.
+# Positions per block, the unit of capacity; on average half a block per response is read unnecessarily.
 BLOCK = CACHE_BLOCK
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.generation import RolloutConfig
+from mindspeed_dpo.rollout.repetition_penalty import penalized
 
 HIDDEN = float("-inf")
 _WORD = (1 << 64) - 1
@@ -72,14 +73,6 @@ def choose(logits: Tensor, numbers: Tensor, settings: RolloutConfig, seen: Tenso
     # A single new tensor: on the host, allocating another costs as much as the arithmetic.
     scores = logits.sub(logits.amax(-1, keepdim=True)).div_(settings.temperature)
     return invert(filter_scores(scores, settings).exp_(), numbers)
-
-
-def penalized(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
-    """Apply the repetition penalty of CTRL (arXiv:1909.05858) to logits [R, V] float32.
-
-    Positive logits of tokens that occurred are divided by the penalty, negative ones multiplied.
-    """
-    return torch.where(seen, torch.where(logits < 0, logits * penalty, logits / penalty), logits)
 
 
 def filter_scores(scores: Tensor, settings: RolloutConfig) -> Tensor:

@@ -19,6 +19,11 @@ class WriteError(OSError):
 ADVICE = "choose another folder, or make this one writable"
 
 
+def writable_folder_advice(key: str) -> str:
+    """Return what to change where the folder that a setting names cannot be written."""
+    return f"set {key} to a folder that can be written"
+
+
 @contextmanager
 def write_errors(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
     """Turn an `OSError` of the block into a `WriteError` that names a file.

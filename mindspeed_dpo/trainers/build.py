@@ -21,8 +21,8 @@ from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, Rew
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.storage.write_errors import write_errors
@@ -30,7 +30,8 @@ from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
-from mindspeed_dpo.trainers.output_checks import OutputInUseError, output_folders, run_locks
+from mindspeed_dpo.trainers.output_checks import output_folders
+from mindspeed_dpo.trainers.output_lock import OutputInUseError, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import CONFIG_FILE

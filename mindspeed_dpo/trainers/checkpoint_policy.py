@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import mark_best, prune
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory, stop_reason
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 

@@ -18,11 +18,11 @@ from mindspeed_dpo.config.estimates.run_summary import device_memory, format_byt
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.data.datasets.filtering import FilteredPairs, FilteredPrompts, FilteredRows
+from mindspeed_dpo.data.datasets.row_filtering import FilteredPairs, FilteredPrompts, FilteredRows
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
 from mindspeed_dpo.data.indexed.pair_file import PairFile
-from mindspeed_dpo.device.environment import environment_rows, likely_kind
+from mindspeed_dpo.device.environment_variables import environment_rows, likely_kind
 
 WIDE = 1000
 """Columns of the output unless it is a terminal: wide enough that every row is one line and can be searched for."""

@@ -1,30 +1,22 @@
-"""Checks of everything that a run writes, before a device is allocated: folders, disk space, and other runs in them."""
+"""Checks of everything that a run writes, before a device is allocated: folders, disk space, earlier outputs."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.estimates.run_summary import format_bytes
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import TRACKER, CheckpointError
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import TRACKER, CheckpointError
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
-from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, write_errors
+from mindspeed_dpo.storage.write_errors import free_bytes, try_folder, writable_folder_advice, write_errors
 
-RUN_LOCK = ".run.lock"
 OWN_FILES = ("config.yaml", "metrics.jsonl", "logs/driver_0.log")
 _CACHE_ROW_BYTES = 32
 
 logger = logging.getLogger(__name__)
-
-
-class OutputInUseError(ValueError):
-    """Another run writes to a folder of this run."""
 
 
 def output_folders(run: RunConfig) -> dict[str, Path]:
@@ -75,7 +67,7 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
     """
     folders = output_folders(run)
     for key, folder in folders.items():
-        try_folder(folder, _writable(key))
+        try_folder(folder, writable_folder_advice(key))
     _try_own_files(folders["output_dir"])
     _check_space_for_checkpoints(run, folders["save"], num_steps)
     if "reference_cache_dir" in folders:
@@ -88,7 +80,7 @@ def _try_own_files(output_dir: Path) -> None:
     for name in OWN_FILES:
         path = output_dir / name
         if path.exists():
-            with write_errors(path, _writable("output_dir")), path.open("ab"):
+            with write_errors(path, writable_folder_advice("output_dir")), path.open("ab"):
                 continue
 
 
@@ -116,69 +108,3 @@ def _check_space(folder: Path, needed: int, what: str, key: str) -> None:
             f"{key}={folder} has {format_bytes(free)} free, and {what} takes about {format_bytes(needed)}; free space "
             f"there or set {key} to a folder on another disk"
         )
-
-
-@contextmanager
-def run_locks(run: RunConfig) -> Iterator[None]:
-    """Hold the run's output folder and folder of checkpoints, so that no second run writes to them.
-
-    The locks end with this process, however it ends.
-
-    Raises:
-        OutputInUseError: Another run holds one of them.
-        WriteError: A folder cannot be created or written.
-    """
-    with ExitStack() as stack:
-        for key, folder in _locked_folders(run).items():
-            stack.enter_context(_folder_lock(key, folder))
-        yield
-
-
-def check_unlocked(run: RunConfig) -> None:
-    """Check, without taking them, that the locks of `run_locks` could be taken.
-
-    Raises:
-        OutputInUseError: Another run holds one of them.
-        WriteError: A folder cannot be created or written.
-    """
-    for key, folder in _locked_folders(run).items():
-        try_folder(folder, _writable(key))
-        with write_errors(folder, _writable(key)):
-            holder = ProcessLock(folder / RUN_LOCK).holder()
-        if holder is not None:
-            raise OutputInUseError(_in_use(key, folder, holder))
-
-
-def _locked_folders(run: RunConfig) -> dict[str, Path]:
-    folders = {"output_dir": Path(run.loop.output_dir), "save": Path(run.actor.checkpoint.save)}
-    if folders["output_dir"].resolve() == folders["save"].resolve():
-        del folders["save"]
-    return folders
-
-
-def _writable(key: str) -> str:
-    return f"set {key} to a folder that can be written"
-
-
-def _in_use(key: str, folder: Path, holder: str) -> str:
-    return f"{key}={folder} is in use by another run, {holder}; wait for it to end, or set {key} to another folder"
-
-
-@contextmanager
-def _folder_lock(key: str, folder: Path) -> Iterator[None]:
-    was_there = folder.is_dir()
-    with ExitStack() as stack:
-        with write_errors(folder, _writable(key)):
-            folder.mkdir(parents=True, exist_ok=True)
-            if not was_there:
-                stack.callback(_remove_if_empty, folder)
-            try:
-                stack.enter_context(ProcessLock(folder / RUN_LOCK))
-            except LockHeldError as error:
-                raise OutputInUseError(_in_use(key, folder, error.holder)) from None
-        yield
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()

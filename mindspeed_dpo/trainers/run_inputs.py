@@ -12,8 +12,8 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.data.datasets.filtering import Splits
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
+from mindspeed_dpo.data.datasets.row_filtering import Splits
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS
@@ -25,10 +25,10 @@ from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
 from mindspeed_dpo.weights.hf.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
-from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
-from mindspeed_dpo.workers.setup.datasets import evaluation_data, open_dataset
+from mindspeed_dpo.workers.rewards.reward_tokenizer import check_reward_tokenizer
 from mindspeed_dpo.workers.setup.initial_weights import REWARD, open_initial_adapter, open_initial_weights
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
+from mindspeed_dpo.workers.setup.open_datasets import evaluation_data, open_dataset
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 
 logger = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What a run checks before it takes devices, and the same without the run, for the dry run."""
+"""The checks of a run before it allocates devices; the dry run performs only these."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.device_checks import check_devices
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.observability.logs import log_to_console
-from mindspeed_dpo.trainers.output_checks import check_outputs, check_unlocked
+from mindspeed_dpo.trainers.output_checks import check_outputs
+from mindspeed_dpo.trainers.output_lock import check_unlocked
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import resume_lines
 from mindspeed_dpo.trainers.row_selection import num_reference_rows

@@ -156,7 +156,7 @@ def _stream_batches(
 ) -> Iterator[pyarrow.RecordBatch]:
     """Yield the batches of a stream, which must end with its mark and the file with it.
 
-    Arrow reads a stream without the mark to its last whole batch and says nothing.
+    Arrow reads a stream without the mark to its last complete batch and reports nothing.
     """
     reader = pyarrow.ipc.open_stream(source, options=options)
     position, count = source.tell(), 0

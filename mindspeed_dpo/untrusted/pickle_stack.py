@@ -63,7 +63,7 @@ class PickleStack:
             PickleError: There is none of this key.
         """
         if key not in self._memo:
-            raise PickleError("it is damaged: a reference to a value that is not there")
+            raise PickleError("it is damaged: a reference to a value that does not exist")
         self._values.append(self._memo[key])
 
     def push_tuple(self, num_items: int) -> None:

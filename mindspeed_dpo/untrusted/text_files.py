@@ -10,7 +10,7 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 MAX_SMALL_FILE_BYTES = 1 << 26
 """Limit for configurations, indexes and descriptions, 64 MiB; those of the largest models take a few."""
 MAX_LINE_CHARACTERS = 1 << 23
-"""Limit for one row of a file, 8 Mi: what is parsed of it takes up to 20 times as much memory."""
+"""Limit for one line, 8 Mi: what is parsed of it takes up to 20 times as much memory."""
 MAX_NAME_BYTES = 255
 _BYTE_ORDER_MARK = "\ufeff"
 

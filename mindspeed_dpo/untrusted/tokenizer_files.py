@@ -1,14 +1,12 @@
 """Tokenizer folders: the check of their files before a library reads them.
 
-Types and sizes are checked here. Whether the libraries end, and in how much memory, only trying shows: a process of its
-own, `tokenizer_probe`, opens the tokenizer and renders the chat template under limits of time and memory.
+Types and sizes are checked here. Only a trial shows how much time and memory the libraries need:
+`tokenizer_probe` opens the tokenizer in a process of its own.
 """
 
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -16,16 +14,15 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import read_bytes, read_text
+from mindspeed_dpo.untrusted.tokenizer_probe import run_probe
 
 MAX_VOCABULARY_BYTES = 1 << 28
 """Limit for a file of a vocabulary; those of the largest take some tens of megabytes."""
 MAX_TEMPLATE_CHARACTERS = 1 << 20
 MAX_TOKEN_ID = 1 << 24
 """Limit for token ids, each of which takes a row of the embedding."""
-PROBE_TIMEOUT_S = 60
 _TRIED: set[str] = set()
 """Digests of the files that a probe has opened without an error."""
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def check_tokenizer(directory: Path) -> None:
@@ -42,7 +39,7 @@ def check_tokenizer(directory: Path) -> None:
             check(path)
         digest.update(path.name.encode() + hashlib.sha256(read_bytes(path, MAX_VOCABULARY_BYTES)).digest())
     if digest.hexdigest() not in _TRIED:
-        _run_probe(directory)
+        run_probe(directory)
         _TRIED.add(digest.hexdigest())
 
 
@@ -138,22 +135,3 @@ _CHECKS: Mapping[str, Callable[[Path], None]] = {
     "vocab.txt": _check_text,
     "config.json": _check_json,
 }
-
-
-def _run_probe(directory: Path) -> None:
-    """Open the tokenizer in a process of its own, which ends at the latest after `PROBE_TIMEOUT_S`."""
-    command = [sys.executable, "-c", _PROBE, str(_ROOT), str(directory)]
-    try:
-        probe = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise MalformedDataError(
-            f"{directory}: opening the tokenizer and rendering its chat template takes more than {PROBE_TIMEOUT_S} s"
-        ) from error
-    if probe.returncode != 0:
-        lines = probe.stderr.decode(errors="replace").strip().splitlines() or [f"it ends with code {probe.returncode}"]
-        raise MalformedDataError(f"{directory} contains no tokenizer that can be opened: {lines[-1][:300]}")
-
-
-_PROBE = "import sys; sys.path.insert(0, sys.argv[1]); from mindspeed_dpo.untrusted.tokenizer_probe import main; main()"

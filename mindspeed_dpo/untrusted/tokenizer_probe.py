@@ -1,16 +1,21 @@
-"""The process that tries the files of a tokenizer; it ends with an error if they take too much time or memory."""
+"""A trial of a tokenizer in a process with limits of time and memory: it opens the files and renders the template."""
 
 from __future__ import annotations
 
 import json
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
-import jinja2
-import jinja2.sandbox
+from mindspeed_dpo.untrusted.errors import MalformedDataError
 
-MEMORY_BYTES = 2 << 30
+PROBE_TIMEOUT_S = 60
+PROBE_MEMORY_BYTES = 2 << 30
+_ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from mindspeed_dpo.untrusted.tokenizer_probe import main; main()"
+)
 _SAMPLE = "A sample, 2 lines:\n  Grüße, 你好 <|end|> " + "ab" * 50
 _MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -20,11 +25,31 @@ _MESSAGES = [
 ]
 
 
+def run_probe(directory: Path) -> None:
+    """Try the tokenizer of a folder in a child process, which is killed after `PROBE_TIMEOUT_S`.
+
+    Raises:
+        MalformedDataError: It cannot be opened, or takes too much time or memory.
+    """
+    command = [sys.executable, "-c", _PROGRAM, str(_ROOT), str(directory)]
+    try:
+        probe = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise MalformedDataError(
+            f"{directory}: opening the tokenizer and rendering its chat template takes more than {PROBE_TIMEOUT_S} s"
+        ) from error
+    if probe.returncode != 0:
+        lines = probe.stderr.decode(errors="replace").strip().splitlines() or [f"it ends with code {probe.returncode}"]
+        raise MalformedDataError(f"{directory} contains no tokenizer that can be opened: {lines[-1][:300]}")
+
+
 def main() -> None:
     """Open the tokenizer of the folder that the command line names, and render its chat templates."""
     folder = Path(sys.argv[2])
     size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".model"))
-    limit = MEMORY_BYTES + 16 * min(size, MEMORY_BYTES)
+    limit = PROBE_MEMORY_BYTES + 16 * min(size, PROBE_MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
@@ -61,6 +86,8 @@ def _templates(folder: Path) -> list[str]:
 
 def _render(template: str) -> None:
     """Render a template as transformers does. It may refuse the sample; here only time and memory count."""
+    import jinja2.sandbox
+
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -75,8 +102,6 @@ def _render(template: str) -> None:
 
 
 def _refuse(message: str) -> None:
+    import jinja2
+
     raise jinja2.TemplateError(message)
-
-
-if __name__ == "__main__":
-    main()

@@ -52,17 +52,6 @@ class Placement:
     ep_rank: int = 0
     ep_size: int = 1
 
-    @classmethod
-    def even(
-        cls, num_layers: int, *, tp_rank: int = 0, tp_size: int = 1, pp_rank: int = 0, pp_size: int = 1
-    ) -> Placement:
-        """The placement of a rank where all stages hold the same number of layers.
-
-        Raises:
-            WeightsError: The number of stages does not divide the number of layers.
-        """
-        return ParallelLayout(tp_size, pp_size).placement(num_layers, tp_rank, pp_rank)
-
     @property
     def tp(self) -> TPRank:
         """The tensor-parallel rank and the size of its group."""

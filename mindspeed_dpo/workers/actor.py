@@ -16,9 +16,9 @@ from torch import Tensor
 from typing_extensions import override
 
 from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
-from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, cross_pair_values
+from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, cross_pair_values
+from mindspeed_dpo.algorithms.lr_and_beta_schedules import lr_at
 from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
-from mindspeed_dpo.algorithms.schedules import lr_at
 from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
@@ -27,14 +27,14 @@ from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.engine.checkpoints import checkpoint
+from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.checkpoints.async_checkpoint import PendingCheckpoint
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
-from mindspeed_dpo.engine.step_routing import mean_values
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
+from mindspeed_dpo.engine.router_statistics import mean_values
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 from mindspeed_dpo.workers.batching.cross_pair_gather import gather_step_values
 from mindspeed_dpo.workers.batching.minibatches import minibatches
@@ -88,7 +88,7 @@ class ActorWorker(Actor):
         self._adapters = adapters_on_weights(role) if is_writer else None
         self.objective = objective_of(role)
         self._mean_margin = 0.0
-        self._begun: PendingCheckpoint | None = None
+        self._pending_checkpoint: PendingCheckpoint | None = None
         self.learning_rate = learning_rate_of(role, context.run.loop.train_iters)
 
     @override
@@ -149,32 +149,32 @@ class ActorWorker(Actor):
     def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
         settings = self.role.checkpoint
         root = Path(settings.save)
-        parts = checkpoint.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
+        parts = save_and_load.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         metadata = {**self._metadata(iteration), "usual_margin": self._broadcast_mean_margin(), **remembered}
-        begun = checkpoint.start_save(
+        pending = save_and_load.start_save(
             *(root, self.engine, self.context.accelerator, parts, metadata, self.ema_reference, ahead),
             in_background=settings.async_save,
         )
         if settings.async_save:
-            self._begun = begun
-            return str(begun.folder)
-        return str(checkpoint.complete(begun))
+            self._pending_checkpoint = pending
+            return str(pending.folder)
+        return str(save_and_load.complete(pending))
 
     @override
     def is_written(self, wait: bool) -> bool:
-        assert self._begun is not None, "no checkpoint was begun"
-        return self._begun.is_written(wait)
+        assert self._pending_checkpoint is not None, "no checkpoint was started"
+        return self._pending_checkpoint.is_written(wait)
 
     @override
     def finish_save(self) -> None:
-        begun, self._begun = self._begun, None
-        if begun is not None:
-            checkpoint.finish(begun)
+        pending, self._pending_checkpoint = self._pending_checkpoint, None
+        if pending is not None:
+            save_and_load.finish(pending)
 
     @override
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
-        parts = checkpoint.CheckpointParts(optimizer, rng)
-        checkpoint.load(Path(folder), self.engine, self.context.accelerator, parts, self.ema_reference)
+        parts = save_and_load.CheckpointParts(optimizer, rng)
+        save_and_load.load(Path(folder), self.engine, self.context.accelerator, parts, self.ema_reference)
         self._mean_margin = read_metadata(Path(folder)).get("usual_margin", 0.0) if optimizer else 0.0
 
     @override
@@ -216,7 +216,7 @@ class ActorWorker(Actor):
         *,
         adapt_beta: bool = False,
     ) -> CrossPairValues | None:
-        """Return what the losses need to know of the step's other pairs, and adapt this step's beta where wanted.
+        """Return what the losses need to know of the step's other pairs, and adapt this step's beta if configured.
 
         None on all but the last stage, and where every loss depends on its own pair only.
         """

@@ -14,7 +14,7 @@ from mindspeed_dpo.algorithms.ld_dpo import excess_weights
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.device.ops.sums import sum_dtype
-from mindspeed_dpo.observability.metrics import MetricSums
+from mindspeed_dpo.observability.metric_sums import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder
 from mindspeed_dpo.workers.role_interfaces import Pairs, ReplicaValues, Rows

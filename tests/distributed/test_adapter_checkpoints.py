@@ -14,7 +14,7 @@ import torch
 import convert_ckpt
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.weights import WeightsError, open_weights
 from tests.support.adapters import adapter_run, save_tiny_policy

@@ -9,8 +9,8 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoints import async_checkpoint
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import iteration_dir
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import iteration_dir
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.config.settings.router import RouterConfig
+from mindspeed_dpo.config.settings.router_training import RouterConfig
 from tests.distributed.test_against_hf import PROMPTS, RESPONSES, hf_gradients, load, sequences, test_batch
 from tests.support.closeness import ROUNDING, assert_same_tensors
 from tests.support.jobs import Job, gradient_job, logits_job, read_tensors

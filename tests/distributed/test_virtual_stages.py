@@ -11,7 +11,7 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from tests.config_effects.comparison import prompts_with_text
 from tests.support.adapters import adapter_run, save_tiny_policy

@@ -10,7 +10,7 @@ from typing import Any
 
 from mindspeed_dpo.data.preprocessing.cli import parse
 from mindspeed_dpo.data.preprocessing.data_folder import select_files
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.readers import read_file
 from mindspeed_dpo.data.preprocessing.row_encoder import RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mindspeed_dpo.untrusted.json_text import parse_json_object
-from mindspeed_dpo.workers.rewards.replies import Replies, values_of
+from mindspeed_dpo.workers.rewards.sandbox_replies import Replies, values_of
 from tests.fuzz.target import JSON, Target
 
 REPLY = {"values": [1.0, None, "nan"], "trace": "x"}

@@ -21,8 +21,8 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_writer import writing
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import FORMAT
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
@@ -131,9 +131,9 @@ def write_dist(folder: Path, hf: Path) -> Path:
 
 
 def _placement(model: ModelConfig) -> Any:
-    from mindspeed_dpo.weights import Placement
+    from mindspeed_dpo.weights import ParallelLayout
 
-    return Placement.even(model.num_layers, tp_rank=0, tp_size=1)
+    return ParallelLayout().placement(model.num_layers, 0, 0)
 
 
 def description(model: ModelConfig) -> dict[str, Any]:

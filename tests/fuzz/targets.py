@@ -14,8 +14,8 @@ from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 from mindspeed_dpo.data.preprocessing.cli import SettingsError
 from mindspeed_dpo.data.preprocessing.readers import InputError
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, latest
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, latest
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
 from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
 from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
@@ -30,7 +30,7 @@ from mindspeed_dpo.weights import WeightsError, open_weights
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.format_detection import open_adapter
 from mindspeed_dpo.weights.hf.hf_assets import tokenizer_vocab_size
-from mindspeed_dpo.workers.rewards.replies import CallFailed
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed
 from tests.fuzz.data_targets import DATA_TARGETS
 from tests.fuzz.model_targets import MODEL_TARGETS
 from tests.fuzz.reward_targets import REWARD_TARGETS
@@ -59,7 +59,7 @@ def _adapter(root: Path) -> None:
 def _iteration(root: Path) -> None:
     """Everything that resuming reads of an iteration."""
     folder = latest(root / "dist")
-    from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
+    from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 
     metadata = read_metadata(folder)
     EvaluationHistory(**(metadata.get("progress") or {}))

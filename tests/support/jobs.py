@@ -13,17 +13,17 @@ from mindspeed_dpo.algorithms.objective import PairValues, PreferenceObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
-from mindspeed_dpo.config.settings.router import RouterConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
+from mindspeed_dpo.config.settings.router_training import RouterConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine.checkpoints import checkpoint
+from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
-from mindspeed_dpo.models.moe.training import train_routers
+from mindspeed_dpo.models.moe.router_training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
@@ -114,8 +114,8 @@ def gradient_job(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     metadata = {"iteration": 1, "model": source.model_config().as_dict()}
     if job.adapter is not None:
         metadata["adapters"] = adapter_description(open_adapter(job.adapter).settings, source)
-    what = (folder, engine, find_accelerator("cpu"), checkpoint.CheckpointParts(False, False), metadata)
-    checkpoint.complete(checkpoint.start_save(*what))
+    what = (folder, engine, find_accelerator("cpu"), save_and_load.CheckpointParts(False, False), metadata)
+    save_and_load.complete(save_and_load.start_save(*what))
     return norm
 
 

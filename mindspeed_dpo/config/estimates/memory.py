@@ -21,7 +21,7 @@ micro_batch_tokens tokens (a longer pair has more), else 2 seq_length per pair; 
 
 from __future__ import annotations
 
-from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters, num_merged_elements
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import num_adapter_parameters, num_merged_elements
 from mindspeed_dpo.config.estimates.parameter_counts import (
     num_device_parameters,
     num_parameters,

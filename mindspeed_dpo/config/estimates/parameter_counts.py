@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.config.estimates.adapters import stage_adapter_parameters
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import stage_adapter_parameters
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import num_adapter_parameters
 from mindspeed_dpo.config.estimates.workload import iteration_workload
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig

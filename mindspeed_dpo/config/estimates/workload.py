@@ -72,7 +72,7 @@ def iteration_workload(run: RunConfig) -> Workload:
     """Return the workload of one iteration of an online run."""
     actor, rollout, pairing = run.actor, run.actor.rollout, run.actor.pairing
     prompts, num_samples = actor.batch.global_batch_size, rollout.n_samples_per_prompt
-    # The number of steps is fixed; the pairs that there are, are distributed over them.
+    # The number of steps is fixed; the available pairs are distributed over them.
     steps = max(1, prompts // pairing.ppo_mini_batch_size)
     pairs = prompts * (math.comb(num_samples, 2) if pairing.pair_selection == "all" else 1)
     per_replica = math.ceil(prompts / max(1, run.data_parallel_size("rollout")))

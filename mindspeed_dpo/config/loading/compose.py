@@ -26,8 +26,7 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy_keys import canonical_key
 from mindspeed_dpo.config.loading import yaml_scalars_as_text
 from mindspeed_dpo.config.loading.config_files import check_config_files
-from mindspeed_dpo.config.loading.interpolation_limits import limited_interpolations
-from mindspeed_dpo.config.loading.interpolation_text import text_in_interpolations
+from mindspeed_dpo.config.loading.interpolations import limited_interpolations, text_in_interpolations
 from mindspeed_dpo.config.loading.overrides_as_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 

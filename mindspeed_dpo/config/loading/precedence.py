@@ -11,7 +11,7 @@ from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.loading.unknown_and_legacy_keys import report_context_parallel_algo
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.config.settings.registry import (
     FROZEN_GROUPS,
     FROZEN_KEYS,

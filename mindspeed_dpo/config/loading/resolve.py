@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.loading.ignored_keys import drop_ignored_keys, is_online, note_changed_values
+from mindspeed_dpo.config.loading.inapplicable_keys import drop_inapplicable_keys, is_online, note_changed_values
 from mindspeed_dpo.config.loading.precedence import (
     RoleBuilder,
     build_group,
@@ -30,9 +30,9 @@ from mindspeed_dpo.config.settings.training import LoopConfig
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
-    """Build the run of a configuration. With problems in `issues` the result serves only to find more of them."""
+    """Build the run of a configuration. If `issues` has problems, the result is used only to find further ones."""
     move_shared_settings(sections, issues)
-    drop_ignored_keys(sections, issues)
+    drop_inapplicable_keys(sections, issues)
     online = is_online(sections)
     values = overlay_sections(sections, "actor", issues)
     loop = build_group(LoopConfig, values, issues, "training")

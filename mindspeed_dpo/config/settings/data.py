@@ -9,7 +9,7 @@ from mindspeed_dpo.config.settings.setting import at_least, setting
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Preprocessed pairs or prompts, and the tokenizer that they were made with."""
+    """Preprocessed pairs or prompts, and the tokenizer that they were preprocessed with."""
 
     data_path: str = setting(
         help="Prefix of the files written by preprocess_data.py (pairs; online: prompts), without `_packed…`. Several "

@@ -16,10 +16,11 @@ from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.pair_selection import PairingConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig, PrecisionConfig, RecomputeConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
+from mindspeed_dpo.config.settings.precision_and_recompute import PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
-from mindspeed_dpo.config.settings.router import RouterConfig
+from mindspeed_dpo.config.settings.router_training import RouterConfig
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.settings.training import LoopConfig
 

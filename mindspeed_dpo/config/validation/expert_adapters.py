@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mindspeed_dpo.config.estimates.adapters import stage_adapter_parameters, stages
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import stage_adapter_parameters, stages
 from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig

@@ -9,8 +9,8 @@ from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK, Workload, itera
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
-from mindspeed_dpo.config.validation.model import divisors, tensor_parallel_sizes
-from mindspeed_dpo.config.validation.online_method import check_online_method, check_reference_rollout
+from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_parallel_sizes
+from mindspeed_dpo.config.validation.xpo_and_nash_md import check_online_method, check_reference_rollout
 
 
 def check_online(run: RunConfig, issues: Issues) -> None:

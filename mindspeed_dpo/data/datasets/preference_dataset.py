@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.data.datasets.filtering import FilteredPairs
+from mindspeed_dpo.data.datasets.row_filtering import FilteredPairs
 from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.pair_file import PairFile
 

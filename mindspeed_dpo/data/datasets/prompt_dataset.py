@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
-from mindspeed_dpo.data.datasets.filtering import FilteredPrompts, check_limit
+from mindspeed_dpo.data.datasets.row_filtering import FilteredPrompts, check_limit
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError

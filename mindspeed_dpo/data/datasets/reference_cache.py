@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.storage.digests import ALGORITHM, digest_of
-from mindspeed_dpo.storage.write_errors import write_errors
+from mindspeed_dpo.storage.write_errors import writable_folder_advice, write_errors
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ _HEADER = struct.Struct("<8sQ16s")
 """Magic, number of rows, and digest of row numbers and values in hexadecimal digits."""
 _ROW_BYTES = 8 + 16
 _CHECKSUM_BYTES = 32
-CACHE_ADVICE = "set reference_cache_dir to a folder that can be written"
+CACHE_ADVICE = writable_folder_advice("reference_cache_dir")
 
 
 @dataclass(frozen=True)

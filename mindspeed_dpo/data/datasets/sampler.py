@@ -52,7 +52,7 @@ class PairSampler:
 
     def distinct_rows(self, first_sample: int, count: int) -> NDArray[np.int64]:
         """Return the rows [n] int64, ascending, of `count` samples after `first_sample` consumed ones."""
-        # A complete epoch among them has every row; epochs that are cut off on both sides need not be looked at.
+        # A complete epoch among them has every row; epochs that are cut off on both sides need no check.
         starts_epoch = -(-first_sample // self.num_rows) * self.num_rows
         if starts_epoch + self.num_rows <= first_sample + count:
             return np.arange(self.num_rows, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Combines the training pairs and the evaluation sets to one dataset with consecutive row numbers."""
+"""Combines the training pairs and the evaluation sets into one dataset with consecutive row numbers."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.data.datasets.filtering import DataCounts, Splits
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
+from mindspeed_dpo.data.datasets.row_filtering import DataCounts, Splits
 
 
 class TrainEvalPairs:

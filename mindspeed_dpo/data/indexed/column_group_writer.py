@@ -24,7 +24,7 @@ from mindspeed_dpo.data.indexed.column_group import column_stem, replacing_path,
 from mindspeed_dpo.data.indexed.column_group_metadata import meta_path, read_meta
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ def partial_prefix(prefix: Path) -> str:
 
 
 def _begin_folder(prefix: Path) -> tuple[Path, ProcessLock]:
-    """Create a temporary folder that is locked as long as this process lives and fills it."""
+    """Create a temporary folder that stays locked while this process fills it."""
     number = secrets.token_hex(4)
-    # Locked before it has the name under which others look for remains.
+    # Locked before it gets its final name, by which other runs search for leftovers.
     unnamed = prefix.with_name(f".{prefix.name}_packed_new_{number}")
     folder = prefix.with_name(f"{partial_prefix(prefix)}{number}")
     unnamed.mkdir()

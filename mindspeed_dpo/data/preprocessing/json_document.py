@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.data.preprocessing.text_lines import read_pieces, too_long
+from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES, row_too_long
+from mindspeed_dpo.data.preprocessing.text_lines import read_pieces
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import TextStart, parse_json_prefix, skip_whitespace
-from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS
 
 
 def read_document(path: Path) -> Iterator[Row | RowDropped]:
@@ -69,16 +69,16 @@ class _Document:
             try:
                 value, end = parse_json_prefix(self._text, self._position, location, self._start)
             except MalformedDataError as error:
-                if len(self._text) - self._position > MAX_LINE_CHARACTERS:
-                    raise MalformedDataError(f"{error}, or the row is longer than {MAX_LINE_CHARACTERS}") from error
+                if len(self._text) - self._position > MAX_ROW_BYTES:
+                    raise MalformedDataError(f"{error}, or the row is longer than {MAX_ROW_BYTES}") from error
                 if not self._extend():
                     raise
                 continue
             if end < len(self._text) or not self._extend():
                 break
         start, self._position = self._position, end
-        if end - start > MAX_LINE_CHARACTERS:
-            return RowDropped("unreadable", str(too_long(location)))
+        if end - start > MAX_ROW_BYTES:
+            return RowDropped("unreadable", str(row_too_long(location)))
         try:
             self._text[start:end].encode()
         except UnicodeEncodeError:

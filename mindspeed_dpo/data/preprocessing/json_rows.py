@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mindspeed_dpo.data.preprocessing.json_document import read_document, row_of
+from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES
 from mindspeed_dpo.data.preprocessing.text_lines import gzip_errors, open_bytes, read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_prefix, skip_whitespace
-from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS, decode_text
+from mindspeed_dpo.untrusted.text_files import decode_text
 
 
 def read_json_rows(path: Path) -> Iterator[Row | RowDropped]:
@@ -31,11 +32,11 @@ def _has_object_per_line(path: Path) -> bool:
     lines: list[bytes] = []
     with open_bytes(path) as file, gzip_errors(path, "after line 0"):
         # The line of a list may be as long as the file.
-        while len(lines) < 2 and (line := file.readline(MAX_LINE_CHARACTERS + 1)):
+        while len(lines) < 2 and (line := file.readline(MAX_ROW_BYTES + 1)):
             lines += [line] if line.strip() else []
-            if _begins_list(line) or len(line) > MAX_LINE_CHARACTERS:
+            if _begins_list(line) or len(line) > MAX_ROW_BYTES:
                 break
-    if lines and (_begins_list(lines[0]) or len(lines[0]) > MAX_LINE_CHARACTERS):
+    if lines and (_begins_list(lines[0]) or len(lines[0]) > MAX_ROW_BYTES):
         return False
     return not lines or any(map(_begins_with_object, lines))
 

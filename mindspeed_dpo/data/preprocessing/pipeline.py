@@ -21,20 +21,20 @@ import mindspeed_dpo
 from mindspeed_dpo.data.indexed.column_group import LABELS, open_columns, open_text_columns, text_columns_path
 from mindspeed_dpo.data.indexed.column_group_writer import ColumnGroupWriter, writing
 from mindspeed_dpo.data.preprocessing.column_map import needed_columns
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
+from mindspeed_dpo.data.preprocessing.input_sources import RawData, find_input
 from mindspeed_dpo.data.preprocessing.process_pool import available_cores, map_in_order, process_pool
 from mindspeed_dpo.data.preprocessing.readers import RawRow
 from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
 from mindspeed_dpo.data.preprocessing.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.data.preprocessing.sources import RawData, find_input
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 
 _CHUNK_ROWS = 64
 """Number of rows sent to a worker process at a time."""
 _CHUNKS_PER_PROCESS = 16
-"""Number of chunks for which another process pays: one takes seconds to start, about 1000 rows are tokenized in one."""
+"""Chunks per additional process: starting one takes seconds, and a process tokenizes about 1000 rows per second."""
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ def _encoded_chunks(
     workers = max(1, -(-len(first) // _CHUNKS_PER_PROCESS))
     chunks = itertools.chain(first, chunks)
     if settings.n_subs == 1 and workers < settings.workers:
-        logger.info("%d of %d workers are started: there are no more cores, or too few rows", workers, settings.workers)
+        logger.info("starting %d of %d workers: there are no more cores, or too few rows", workers, settings.workers)
     if workers == 1:
         yield from map(encode, chunks)
         return

@@ -1,4 +1,4 @@
-"""A pool of tokenization processes, of a size that pays, whose processes end with the one that started them."""
+"""A pool of tokenization processes, sized by the number of rows, that end with the process that started them."""
 
 from __future__ import annotations
 

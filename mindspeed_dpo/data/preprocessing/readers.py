@@ -12,12 +12,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from mindspeed_dpo.data.preprocessing.json_rows import read_json_rows
+from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES
 from mindspeed_dpo.data.preprocessing.text_lines import read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.arrow_files import arrow_column_names, parquet_column_names
 from mindspeed_dpo.untrusted.arrow_rows import ArrowRow, read_arrow_rows, read_parquet_rows
 from mindspeed_dpo.untrusted.errors import MalformedDataError, QuotingError, reraised_as
-from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS, decode_text
+from mindspeed_dpo.untrusted.text_files import decode_text
 
 RawRow = Row | RowDropped
 """A row as a reader yields it; `RowDropped` for one that cannot be read."""
@@ -29,7 +30,7 @@ class InputError(QuotingError):
 
 def _read_csv(path: Path) -> Iterator[RawRow]:
     """Yield the rows with every column as text: digits must not become numbers."""
-    csv.field_size_limit(MAX_LINE_CHARACTERS)
+    csv.field_size_limit(MAX_ROW_BYTES)
     # Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.data.tokenization.dialogue_parsing import write_messages
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
-from mindspeed_dpo.data.tokenization.message_parsing import write_messages
-from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, text_ids
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from mindspeed_dpo.data.indexed.column_group import LABELS, MESSAGES, PROMPT_COLUMNS
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, handler_problem
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, handler_problem
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES, row_too_long
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.text_files import MAX_LINE_CHARACTERS
 
 PIECE_CHARACTERS = 1 << 20
 
@@ -29,20 +29,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, bytes | MalformedDataError]]:
     with open_bytes(path) as file:
         while True:
             with gzip_errors(path, f"after line {number}"):
-                line = file.readline(MAX_LINE_CHARACTERS + 1)
-                is_too_long = len(line) > MAX_LINE_CHARACTERS
+                line = file.readline(MAX_ROW_BYTES + 1)
+                is_too_long = len(line) > MAX_ROW_BYTES
                 rest = line
                 while is_too_long and rest and not rest.endswith(b"\n"):
                     rest = file.readline(PIECE_CHARACTERS)
             if not line:
                 return
             number += 1
-            yield number, too_long(f"{path}, line {number}") if is_too_long else line
-
-
-def too_long(location: str) -> MalformedDataError:
-    """Return the error about a row that exceeds the limit."""
-    return MalformedDataError(f"{location} has more than {MAX_LINE_CHARACTERS} bytes, the limit for one row")
+            yield number, row_too_long(f"{path}, line {number}") if is_too_long else line
 
 
 def read_pieces(path: Path) -> Iterator[str]:

@@ -8,12 +8,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
+from mindspeed_dpo.data.tokenization.dialogue_parsing import write_message
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
-from mindspeed_dpo.data.tokenization.message_parsing import write_message
 from mindspeed_dpo.data.tokenization.prompt_boundary import common_length, split_at_divergence
-from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.prompt_boundary import split_at_divergence
-from mindspeed_dpo.data.tokenization.text_ids import text_ids
-from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, with_padding
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, with_padding
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
-from mindspeed_dpo.data.tokenization.text_ids import text_ids
 from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
-from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, token_id, with_template
+from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, token_id, with_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

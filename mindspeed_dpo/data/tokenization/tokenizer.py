@@ -1,4 +1,4 @@
-"""Local Hugging Face tokenizers: loading, fingerprint, and the token ids that end a response.
+"""Local Hugging Face tokenizers: loading, fingerprint, the token ids of a text, and those that end a response.
 
 Nothing is downloaded, and code in the tokenizer's directory runs only with `trust_remote_code`. Templates change the
 end and padding tokens of a copy. transformers takes seconds to import, so it is imported when a tokenizer is loaded;
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
+from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -157,3 +158,16 @@ def _generation_stops(path: Path) -> Iterable[int]:
         return settings.integers("eos_token_id")
     end = settings.integer("eos_token_id", None)
     return () if end is None else (end,)
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Return the token ids of a text, without the special tokens that a tokenizer adds to its input.
+
+    Raises:
+        RowDropped: The text has half of a surrogate pair, which JSON can express and UTF-8 and tokenizers cannot.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RowDropped("not_unicode", f"character {error.start + 1} of a text: {text[error.start]!a}") from error
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -4,11 +4,11 @@ AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed
 """
 
 from mindspeed_dpo.device.ops.attention import segment_attention
-from mindspeed_dpo.device.ops.block_attention import BlockAttention, VisibleKeys, block_attention
+from mindspeed_dpo.device.ops.decode_attention import BlockAttention, VisibleKeys, block_attention
+from mindspeed_dpo.device.ops.decode_grouped_linear import GroupedProduct, grouped_product
+from mindspeed_dpo.device.ops.decode_linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
-from mindspeed_dpo.device.ops.grouped_product import GroupedProduct, grouped_product
-from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.rms_norm import rms_norm
 from mindspeed_dpo.device.ops.rotary import rotate
 from mindspeed_dpo.device.ops.sums import segment_sum, total

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mindspeed_dpo.device.bf16_emulation import is_faster_in_float32
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
-from mindspeed_dpo.device.ops.limits import check_attention, check_dtypes
+from mindspeed_dpo.device.ops.operator_limits import check_attention, check_dtypes
 
 MASK_SIZE = 2048
 """Size of the causal mask that `npu_fusion_attention` requires for all lengths."""

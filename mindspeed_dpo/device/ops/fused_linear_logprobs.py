@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
-from mindspeed_dpo.device.ops.limits import HALF_DTYPES, check_dtypes, require
+from mindspeed_dpo.device.ops.operator_limits import HALF_DTYPES, check_dtypes, require
 
 AllReduce = Callable[[Tensor, Any], Tensor]
 """Reduces a float32 tensor in place over the vocabulary shards, by SUM or MAX, and returns it."""

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
-from mindspeed_dpo.device.ops.limits import check_dtypes, require
+from mindspeed_dpo.device.ops.operator_limits import check_dtypes, require
 
 _MAX_WIDTH = 65535
 """Largest inner dim that `npu_grouped_matmul` accepts."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
-from mindspeed_dpo.device.ops.limits import check_dtypes, require
+from mindspeed_dpo.device.ops.operator_limits import check_dtypes, require
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device.ops.kernels import Kernels, kernels_for
-from mindspeed_dpo.device.ops.limits import ROTARY_HEADS, ROTARY_WIDTH, check_dtypes, require
+from mindspeed_dpo.device.ops.operator_limits import ROTARY_HEADS, ROTARY_WIDTH, check_dtypes, require
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.device import activate
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments, probe_command
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments, probe_command
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 
 NUM_VALUES = 1 << 20

@@ -14,7 +14,7 @@ from mindspeed_dpo.controller.cluster_capacity import check_capacity, connected_
 from mindspeed_dpo.controller.node_inspection import InspectionRequest, connected, inspect_node, inspect_nodes
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import Accelerator, find_accelerator
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments
 
 
 def inspect(arguments: dict[str, Any]) -> dict[str, Any]:

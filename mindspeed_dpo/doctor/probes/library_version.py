@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments
 
 if __name__ == "__main__":
     # Imported by name: any library can be probed, also those that only `device` imports otherwise.

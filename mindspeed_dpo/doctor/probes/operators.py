@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device import activate, ops
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments
 
 TOLERANCES = {torch.bfloat16: 2e-2, torch.float32: 1e-3}
 """Largest accepted error, relative to the largest value. The one of bfloat16 is not yet measured on a device."""

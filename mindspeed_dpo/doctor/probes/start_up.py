@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mindspeed_dpo.device import activate
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments
 
 if __name__ == "__main__":
     accelerator = activate(probe_arguments()["kind"])

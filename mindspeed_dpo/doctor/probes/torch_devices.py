@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.doctor.processes import print_result, probe_arguments
+from mindspeed_dpo.doctor.probe_processes import print_result, probe_arguments
 
 
 def devices(kind: str) -> list[dict[str, Any]]:

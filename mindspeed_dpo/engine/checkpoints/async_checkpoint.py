@@ -1,4 +1,4 @@
-"""A checkpoint whose files are being written; it counts as a checkpoint only once it is finished.
+"""Asynchronous checkpoints: files are written in the background, and the checkpoint is valid only once it is finished.
 
 The writing thread uses neither collectives nor the device. The main thread polls whether it is done.
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.engine.checkpoints import checkpoint_commit
-from mindspeed_dpo.engine.checkpoints import checkpoint_files as files
+from mindspeed_dpo.engine.checkpoints import tracker_and_completeness as files
 from mindspeed_dpo.engine.checkpoints.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.storage.digesting_file import DigestingFile
@@ -118,7 +118,7 @@ class PendingCheckpoint:
             ) from error
 
     def finish(self, digests: Mapping[str, FileDigest]) -> None:
-        """Turn it into the newest checkpoint; called by one process after all have written their files.
+        """Commit it as the newest checkpoint; called by one process after all have written their files.
 
         Args:
             digests: Digests of the files of all processes, by name.

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT, METADATA, TRACKER, iteration_dir, metadata_digest
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
+    FORMAT,
+    METADATA,
+    TRACKER,
+    iteration_dir,
+    metadata_digest,
+)
 from mindspeed_dpo.storage.atomic_write import write_text_atomically, write_text_durably
 from mindspeed_dpo.storage.digests import (
     ALGORITHM,

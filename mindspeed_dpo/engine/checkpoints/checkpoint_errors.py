@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch.distributed.checkpoint.api import CheckpointException
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import EARLIER_ARE_COMPLETE, CheckpointError
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import EARLIER_ARE_COMPLETE, CheckpointError
 from mindspeed_dpo.storage.write_errors import WriteError, write_failure
 
 

@@ -15,7 +15,7 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.strategies.base import LoadCommonStrategy, LoadShardedStrategy
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, way_out
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, way_out
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 

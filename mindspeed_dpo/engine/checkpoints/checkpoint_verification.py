@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     METADATA,
     TRACKER,
     CheckpointError,

@@ -60,7 +60,7 @@ def _expert_entries(module: ExpertLoraLayer) -> Iterator[tuple[str, ShardedTenso
 
 
 def export_peft(folder: Path, description: Mapping[str, Any]) -> dict[str, FileDigest]:
-    """Write the adapters of a checkpoint once more in PEFT's format, into its folder; called by one process.
+    """Also write the adapters of a checkpoint in PEFT's format, into its folder; called by one process.
 
     Args:
         folder: Folder of the checkpoint.

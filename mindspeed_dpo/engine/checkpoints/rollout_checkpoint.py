@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, way_out
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import verify_stored
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, way_out
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as

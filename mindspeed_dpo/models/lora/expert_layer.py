@@ -61,7 +61,7 @@ class ExpertLoraLayer(nn.Module):
         """Adopt device and dtype of the experts' matrices, [g, out, in] in any float dtype, and their reduction."""
         self.to(device=weight.device, dtype=weight.dtype)
         for parameter in self.parameters():
-            # As for the matrices themselves: see `GroupedLinear`.
+            # Marked as the expert matrices themselves are in `GroupedLinear`.
             parameter.allreduce = False  # type: ignore[attr-defined]
             set_tensor_model_parallel_attributes(parameter, True, 0, 1)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     LATEST_WHOLE,
     CheckpointError,
     read_metadata,

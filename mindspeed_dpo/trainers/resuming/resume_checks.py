@@ -12,8 +12,8 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, TRACKER, CheckpointError, way_out
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import file_digests, verify_small_files
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, TRACKER, CheckpointError, way_out
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.weights.hf.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
@@ -100,8 +100,8 @@ def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dic
         )
 
 
-def _check_parts(folder: Path, metadata: dict[str, Any], **wanted: bool) -> None:
-    missing = [part for part, is_wanted in wanted.items() if is_wanted and not metadata[part]]
+def _check_parts(folder: Path, metadata: dict[str, Any], **required: bool) -> None:
+    missing = [part for part, is_required in required.items() if is_required and not metadata[part]]
     if missing:
         raise CheckpointError(
             f"{folder} was saved without {' and '.join(missing)} state, so it cannot be resumed exactly; set it as "

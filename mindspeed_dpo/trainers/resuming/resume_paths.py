@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.engine.checkpoints.checkpoint_commit import restore_replaced
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
+from mindspeed_dpo.engine.checkpoints.checkpoint_verification import latest_whole
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     METADATA,
     TRACKER,
     CheckpointError,
@@ -16,10 +17,9 @@ from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
     read_metadata,
     read_tracker,
 )
-from mindspeed_dpo.engine.checkpoints.checkpoint_verification import latest_whole
 from mindspeed_dpo.storage.folder_replacement import REPLACED
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
-from mindspeed_dpo.trainers.output_checks import RUN_LOCK
+from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.trainers.output_lock import RUN_LOCK
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 

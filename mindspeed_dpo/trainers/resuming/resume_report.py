@@ -12,8 +12,8 @@ from mindspeed_dpo.config.settings.checkpoints import CheckpointConfig
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import format_value
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import ROLLOUTS_FILE
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 from mindspeed_dpo.trainers.resuming.resume_checks import topology_of, weights_identity
 from mindspeed_dpo.untrusted.errors import reraised_as

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from mindspeed_dpo.storage import folder_replacement
 from mindspeed_dpo.storage.folder_replacement import REPLACED, restore_folder
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
 from mindspeed_dpo.weights.errors import WeightsError
 
 _LOCK = ".unfinished.lock"

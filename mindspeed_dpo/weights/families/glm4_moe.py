@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.weights.families.experts import EXPERT_BIAS_RULES, QWEN_EXPERT_RULES, shared_expert_rules
-from mindspeed_dpo.weights.families.hf_key import (
+from mindspeed_dpo.weights.families.expert_tensors import EXPERT_BIAS_RULES, QWEN_EXPERT_RULES, shared_expert_rules
+from mindspeed_dpo.weights.families.hf_config_keys import (
     EXPERT_FIELDS,
     HfKey,
     read_count,

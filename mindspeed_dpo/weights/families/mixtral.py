@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.weights.families.experts import routed_expert_rules
-from mindspeed_dpo.weights.families.hf_key import EXPERT_FIELDS, HfKey, read_num_experts, read_size
+from mindspeed_dpo.weights.families.expert_tensors import routed_expert_rules
+from mindspeed_dpo.weights.families.hf_config_keys import EXPERT_FIELDS, HfKey, read_num_experts, read_size
 from mindspeed_dpo.weights.families.llama import ATTENTION_RULES, EMBEDDING_RULES, OUTPUT_RULES
 from mindspeed_dpo.weights.families.model_family import ExpertTraits, HfArchitecture, ModelFamily
 

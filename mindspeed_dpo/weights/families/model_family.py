@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights.families.hf_key import DENSE_FIELDS, EXPERT_TRAIT_KEYS, TRAIT_KEYS, HfKey
+from mindspeed_dpo.weights.families.hf_config_keys import DENSE_FIELDS, EXPERT_TRAIT_KEYS, TRAIT_KEYS, HfKey
 from mindspeed_dpo.weights.name_mapping import RuleTable
 
 WindowedLayers = Literal["none", "all", "by_layer_type"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.weights.families.experts import QWEN_EXPERT_RULES
-from mindspeed_dpo.weights.families.hf_key import EXPERT_FIELDS, HfKey
+from mindspeed_dpo.weights.families.expert_tensors import QWEN_EXPERT_RULES
+from mindspeed_dpo.weights.families.hf_config_keys import EXPERT_FIELDS, HfKey
 from mindspeed_dpo.weights.families.llama import ATTENTION_RULES, EMBEDDING_RULES, MLP_RULES, OUTPUT_RULES
 from mindspeed_dpo.weights.families.model_family import ExpertTraits, HfArchitecture, ModelFamily
 from mindspeed_dpo.weights.families.qwen3 import HEAD_NORM_RULES

@@ -21,10 +21,10 @@ from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
 from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
+from mindspeed_dpo.weights.hf.hf_config_defaults import HfValues
 from mindspeed_dpo.weights.hf.hf_experts import expert_fields
 from mindspeed_dpo.weights.hf.hf_rope import rotary_fields
-from mindspeed_dpo.weights.hf.hf_values import HfValues
-from mindspeed_dpo.weights.hf.hf_window import sliding_window
+from mindspeed_dpo.weights.hf.hf_sliding_window import sliding_window
 
 HfConfig = Mapping[str, Any]
 
@@ -182,7 +182,7 @@ def describe_differences(model: ModelConfig, hf: ModelConfig, *, reward: bool = 
 
 
 def _located(hf: HfConfig) -> JsonObject:
-    """A config with the path that its errors name; that of a plain mapping is not known."""
+    """A config with the path that its errors name; a plain mapping has none."""
     return hf if isinstance(hf, JsonObject) else JsonObject(dict(hf), CONFIG_FILE)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mindspeed_dpo.weights.families.model_family import ModelFamily
-from mindspeed_dpo.weights.hf.hf_values import HfValues
+from mindspeed_dpo.weights.hf.hf_config_defaults import HfValues
 
 
 def expert_fields(values: HfValues, family: ModelFamily) -> dict[str, Any]:

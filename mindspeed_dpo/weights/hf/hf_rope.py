@@ -10,7 +10,7 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.weights.errors import HfConfigError
-from mindspeed_dpo.weights.families.hf_key import read_positive, read_share, read_size
+from mindspeed_dpo.weights.families.hf_config_keys import read_positive, read_share, read_size
 
 _TYPES = "default, linear, llama3, yarn"
 _HAS_ORIGINAL_LENGTH = ("llama3", "yarn")

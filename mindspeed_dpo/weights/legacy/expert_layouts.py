@@ -33,7 +33,7 @@ def sliced_layout(layout: TensorLayout) -> TensorLayout:
     return layout
 
 
-def whole_layout(layout: TensorLayout) -> TensorLayout:
+def undivided_layout(layout: TensorLayout) -> TensorLayout:
     """The layout of an expert's matrix that no rank holds a slice of; the inverse of `sliced_layout`."""
     if isinstance(layout, GateUp):
         return ExpertGateUp(layout.width)

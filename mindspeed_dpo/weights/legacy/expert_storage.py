@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from mindspeed_dpo.weights.legacy.expert_layouts import sliced_layout, whole_layout, with_sliced_experts
+from mindspeed_dpo.weights.legacy.expert_layouts import sliced_layout, undivided_layout, with_sliced_experts
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import RuleTable
 from mindspeed_dpo.weights.tensor_layouts import TensorLayout
@@ -70,7 +70,7 @@ class ExpertStorage:
 
     def layout(self, layout: TensorLayout) -> TensorLayout:
         """The layout that an expert's matrix has in the files."""
-        return sliced_layout(layout) if self.is_sliced else whole_layout(layout)
+        return sliced_layout(layout) if self.is_sliced else undivided_layout(layout)
 
     def ranks(self, layout: ParallelLayout) -> list[tuple[int, int]]:
         """The (tensor-parallel, expert-parallel) ranks of a stage that have a file.

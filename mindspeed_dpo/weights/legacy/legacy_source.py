@@ -2,7 +2,7 @@
 
 Files of any tensor-, pipeline- and expert-parallel layout are read, whether converters or training wrote them.
 Selecting the iteration folder is left to `format_detection`, the files themselves to `rank_files`, comparing names to
-`legacy_names`.
+`name_differences`.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from mindspeed_dpo.weights.legacy.expert_detection import detect_storage, expert
 from mindspeed_dpo.weights.legacy.expert_storage import DEFAULT_STORAGE, ExpertStorage
 from mindspeed_dpo.weights.legacy.legacy_args import layout_from_args, model_from_args
 from mindspeed_dpo.weights.legacy.legacy_expert_args import sizes_from_args
-from mindspeed_dpo.weights.legacy.legacy_names import NameComparison
+from mindspeed_dpo.weights.legacy.name_differences import NameComparison
 from mindspeed_dpo.weights.legacy.rank_files import RankFiles, StateDict
-from mindspeed_dpo.weights.legacy.rank_folders import check_folders, has_whole_experts, rank_folder
+from mindspeed_dpo.weights.legacy.rank_folders import check_folders, has_undivided_experts, rank_folder
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, SCORE_HEAD, TensorEntry, embedding_entry, is_tied
 from mindspeed_dpo.weights.shape_checks import check_mcore_shape, check_shape
@@ -81,7 +81,7 @@ class LegacySource(WeightSource):
                         state,
                         layout,
                         self._args,
-                        is_diagonal=has_whole_experts(self._files.folder_names, layout),
+                        is_diagonal=has_undivided_experts(self._files.folder_names, layout),
                         extends_ep=self.extends_ep,
                         file=self._files.path(layout, 0, pp_rank, 0),
                     )
@@ -242,5 +242,5 @@ class LegacySource(WeightSource):
         """The chunks of a rank; without an expert-parallel rank, of one that has a file."""
         layout = self.layout
         if ep_rank is None:
-            ep_rank = tp_rank % layout.ep if has_whole_experts(self._files.folder_names, layout) else 0
+            ep_rank = tp_rank % layout.ep if has_undivided_experts(self._files.folder_names, layout) else 0
         return self._files.chunks(self._files.path(layout, tp_rank, pp_rank, ep_rank))

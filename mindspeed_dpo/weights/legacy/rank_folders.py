@@ -19,7 +19,7 @@ def rank_folder(layout: ParallelLayout, tp_rank: int, pp_rank: int, ep_rank: int
     return f"mp_rank_{tp_rank:02d}" + stage + (f"_{ep_rank:03d}" if layout.ep > 1 else "")
 
 
-def has_whole_experts(present: Set[str], layout: ParallelLayout) -> bool:
+def has_undivided_experts(present: Set[str], layout: ParallelLayout) -> bool:
     """Whether only those pairs of ranks have folders that undivided experts need, which are fewer than all pairs."""
     names = _folder_names(layout, _WHOLE)
     return names != _folder_names(layout, DEFAULT_STORAGE) and present == names
@@ -36,14 +36,14 @@ def check_folders(folder: Path, present: Set[str], layout: ParallelLayout) -> No
     Raises:
         WeightsError: Files are missing, or folders do not belong to the layout; the message lists them.
     """
-    expected = _folder_names(layout, _WHOLE if has_whole_experts(present, layout) else DEFAULT_STORAGE)
+    expected = _folder_names(layout, _WHOLE if has_undivided_experts(present, layout) else DEFAULT_STORAGE)
     absent = sorted(name for name in expected if not (folder / name / RANK_FILE).is_file())
-    foreign = sorted(present - expected)
-    if absent or foreign:
+    unexpected = sorted(present - expected)
+    if absent or unexpected:
         sizes = f"TP {layout.tp} x PP {layout.pp}" + (f" x EP {layout.ep}" if layout.ep > 1 else "")
         raise WeightsError(
             f"{folder} should hold {sizes} rank files; "
-            f"missing: {', '.join(absent) or 'none'}; of another layout: {', '.join(foreign) or 'none'}"
+            f"missing: {', '.join(absent) or 'none'}; of another layout: {', '.join(unexpected) or 'none'}"
         )
 
 

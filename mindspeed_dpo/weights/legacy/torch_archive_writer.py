@@ -109,7 +109,7 @@ class TorchArchiveWriter:
             if kind is None:
                 self._archive.close()
             else:
-                # An archive that is not closed would write its directory when it is collected.
+                # An archive that is not closed would write its directory when it is garbage-collected.
                 self._archive.fp = None
         finally:
             self._stream.close()

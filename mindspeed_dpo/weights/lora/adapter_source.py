@@ -207,7 +207,7 @@ def check_adapter(adapter: AdapterSource, settings: AdapterConfig, model: ModelC
         "lora_alpha": (stored.lora_alpha, settings.lora_alpha),
     }
     if set(adapter_tensors(model, stored)) == set(adapter_tensors(model, settings)):
-        # Both name the same matrices, if perhaps by other names.
+        # Both select the same matrices, possibly under different names.
         del compared["lora_target_modules"], compared["lora_target_parameters"]
     for key, (actual, expected) in compared.items():
         if actual != expected:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from mindspeed_dpo.parallel.weight_group import WeightGroup
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup
 from mindspeed_dpo.weights.resharding.shards import TensorSpec
 
 _MAX_LISTED = 4

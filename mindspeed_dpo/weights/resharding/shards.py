@@ -17,7 +17,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import rules_for
-from mindspeed_dpo.weights.families.experts import EXPERT_BIAS
+from mindspeed_dpo.weights.families.expert_tensors import EXPERT_BIAS
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, is_tied, local_entries, model_entries
@@ -178,7 +178,7 @@ def empty_tensors(
         blocks[entry.rule.mcore, entry.layer][name] = entry.layout.mcore_shape(model, placement.tp_size)
     tensors: dict[str, Tensor] = {}
     for (tensor, _), shapes in blocks.items():
-        kept = torch.float32 if tensor.endswith(EXPERT_BIAS) else dtype
-        block = torch.zeros(len(shapes), *next(iter(shapes.values())), dtype=kept, device=device)
+        block_dtype = torch.float32 if tensor.endswith(EXPERT_BIAS) else dtype
+        block = torch.zeros(len(shapes), *next(iter(shapes.values())), dtype=block_dtype, device=device)
         tensors |= dict(zip(shapes, block.unbind(0), strict=True))
     return tensors

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.parallel.weight_group import WeightGroup
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.resharding.buckets import Bucket, RowSlice, buckets
 from mindspeed_dpo.weights.resharding.handshake import HandshakeResult, TransferHeader, compare_headers

@@ -6,10 +6,10 @@ passes through the driver. The `pair_ids` of a micro-batch are the positions of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from functools import cache, partial
+from typing import Protocol, overload
 
 import numpy as np
 import torch
@@ -19,10 +19,9 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.data_parallel_split import Positions
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, max_num_micro_batches, plan
-from mindspeed_dpo.data.batching.packing import pack, packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
-from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
 from mindspeed_dpo.workers.role_interfaces import Logps, Pairs, Rows
 
 
@@ -49,6 +48,37 @@ class InMemoryPairs:
     def lengths(self) -> NDArray[np.int32]:
         """Return the tokens of prompt and K responses of all pairs: [pairs, 1 + K] int32."""
         return self.pairs.lengths().numpy()
+
+
+class MicroBatches(Sequence[PackedBatch]):
+    """A sequence of micro-batches that packs each on its first use and caches it.
+
+    With an asynchronous device the host packs one while the device computes those before it.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], PackedBatch]]) -> None:
+        """Wrap the functions that pack one micro-batch each."""
+        self._makers = [cache(make) for make in makers]
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches."""
+        return len(self._makers)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        """Iterate; the default iterator of a sequence would take an IndexError raised while packing for the end."""
+        return (make() for make in self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> PackedBatch: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[PackedBatch]: ...
+
+    def __getitem__(self, index: int | slice) -> PackedBatch | list[PackedBatch]:
+        """Return one micro-batch, or a list for a slice."""
+        if isinstance(index, slice):
+            return [make() for make in self._makers[index]]
+        return self._makers[index]()
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues
+from mindspeed_dpo.algorithms.cross_pair_values import StepValues
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.workers.logprobs import response_logps

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
-from mindspeed_dpo.workers.rewards.batched_calls import call_for_prompts
+from mindspeed_dpo.workers.rewards.batched_function_calls import call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
-from mindspeed_dpo.workers.rewards.replies import Value
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
+from mindspeed_dpo.workers.rewards.sandbox_replies import Value
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 ARGUMENTS = ("prompts", "completions", "completion_ids", MESSAGES)

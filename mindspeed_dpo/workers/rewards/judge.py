@@ -8,10 +8,10 @@ from itertools import combinations
 import numpy as np
 
 from mindspeed_dpo.batches import RolloutBatch
-from mindspeed_dpo.workers.rewards.batched_calls import call_for_prompts
+from mindspeed_dpo.workers.rewards.batched_function_calls import call_for_prompts
 from mindspeed_dpo.workers.rewards.detokenization import PromptText, TextReader
-from mindspeed_dpo.workers.rewards.replies import Value
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
+from mindspeed_dpo.workers.rewards.sandbox_replies import Value
 from mindspeed_dpo.workers.rewards.scorer import Scored
 
 Comparison = tuple[int, int]

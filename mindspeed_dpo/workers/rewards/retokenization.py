@@ -11,9 +11,9 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.data.tokenization.dialogue_parsing import OPENAI_TAGS, make_prompt, read_turns
 from mindspeed_dpo.data.tokenization.encoders import Encoder
 from mindspeed_dpo.data.tokenization.examples import REASONS, PairExample, Prompt, RowDropped
-from mindspeed_dpo.data.tokenization.message_parsing import OPENAI_TAGS, make_prompt, read_turns
 from mindspeed_dpo.workers.rewards.answer_extraction import extracted_answer
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 

@@ -15,14 +15,14 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.batching.data_parallel_split import Positions
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, plan
-from mindspeed_dpo.data.batching.packing import pack, packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.logprobs import HELD_MICRO_BATCHES
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.retokenization import ConvertedRollouts, TokenConverter
+from mindspeed_dpo.workers.rewards.reward_tokenizer import policy_tokenizer, token_converter
 from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
-from mindspeed_dpo.workers.rewards.tokenizers import policy_tokenizer, token_converter
 from mindspeed_dpo.workers.setup.model_builder import build_reward_model, limit_of, offload_from, shares_prompt
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 

@@ -21,8 +21,8 @@ from typing import Any
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
-from mindspeed_dpo.workers.rewards.output_log import log_output
-from mindspeed_dpo.workers.rewards.replies import CallFailed, Replies, Value, foreign_message, values_of
+from mindspeed_dpo.workers.rewards.sandbox_output_log import log_output
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed, Replies, Value, foreign_message, values_of
 
 logger = logging.getLogger(__name__)
 
@@ -63,9 +63,9 @@ class IsolatedFunctions:
             ValueError: The process could not be restarted.
         """
         names = self.names[path]
-        wanted = {name: value for name, value in arguments.items() if names is None or name in names}
+        accepted = {name: value for name, value in arguments.items() if names is None or name in names}
         try:
-            reply = self._child.request([path, wanted], self._timeout_s)
+            reply = self._child.request([path, accepted], self._timeout_s)
             values = None if "failed" in reply else values_of(reply)
         except CallFailed:
             self._child.end()

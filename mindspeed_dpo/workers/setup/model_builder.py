@@ -14,7 +14,7 @@ from mindspeed_dpo.device.ops.fused_linear_logprobs import has_kernel
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
-from mindspeed_dpo.models.moe.training import train_routers
+from mindspeed_dpo.models.moe.router_training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.models.reward import RewardModel
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages

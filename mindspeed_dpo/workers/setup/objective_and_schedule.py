@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.algorithms.lr_and_beta_schedules import LearningRateSettings, beta_at
 from mindspeed_dpo.algorithms.nash_md import NashObjective
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
-from mindspeed_dpo.algorithms.schedules import LearningRateSettings, beta_at
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.pair_selection import NASH_MD, XPO
 

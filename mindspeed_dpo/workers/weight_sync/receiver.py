@@ -17,7 +17,7 @@ from mindspeed_dpo.models.lora import merged_parameters
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
-from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group, world_weight_group
 from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker

@@ -11,7 +11,7 @@ from mindspeed_dpo.models.lora import merged_parameters
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import Topology
-from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Sender, Shards, digests, transfer
 from mindspeed_dpo.workers.setup.model_builder import placement_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
-from mindspeed_dpo.algorithms.losses.divergence import divergence_scores
+from mindspeed_dpo.algorithms.cross_pair_values import StepValues, cross_pair_values
+from mindspeed_dpo.algorithms.losses.f_divergence import divergence_scores
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms, log_ratios
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES
 from mindspeed_dpo.config.settings.loss import CROSS_PAIR_LOSSES, SMOOTHED_LOSSES, LossConfig

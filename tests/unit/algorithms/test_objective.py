@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
-from mindspeed_dpo.algorithms.cross_pair import StepValues
+from mindspeed_dpo.algorithms.cross_pair_values import StepValues
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES, PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.config.settings.loss import (

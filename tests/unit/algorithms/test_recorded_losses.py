@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.cross_pair import StepValues, cross_pair_values
+from mindspeed_dpo.algorithms.cross_pair_values import StepValues, cross_pair_values
+from mindspeed_dpo.algorithms.lr_and_beta_schedules import LearningRateSettings, lr_at
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
-from mindspeed_dpo.algorithms.schedules import LearningRateSettings, lr_at
 from mindspeed_dpo.config.settings.loss import LossConfig
 from tests.recordings.batches import MicroBatch, of_case
 from tests.recordings.files import recording

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.algorithms.schedules import DECAY_STYLES, LearningRateSettings, beta_at, lr_at
+from mindspeed_dpo.algorithms.lr_and_beta_schedules import DECAY_STYLES, LearningRateSettings, beta_at, lr_at
 
 
 def settings(style: str = "linear", **changes) -> LearningRateSettings:

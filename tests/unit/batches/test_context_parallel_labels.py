@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PreferenceBatch, RowPart
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 
 TOKENS = st.lists(st.integers(0, 9), min_size=1, max_size=6)
 PROMPTS = st.lists(st.tuples(TOKENS, TOKENS, TOKENS), min_size=1, max_size=4)

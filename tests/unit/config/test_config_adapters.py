@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import num_adapter_parameters
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import LORA_MODULES, AdapterConfig

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from mindspeed_dpo.config.estimates import memory
-from mindspeed_dpo.config.estimates.adapters import num_adapter_parameters
+from mindspeed_dpo.config.estimates.adapter_parameter_counts import num_adapter_parameters
 from mindspeed_dpo.config.estimates.parameter_counts import num_layers_parameters
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.estimates.workload import multiply_adds

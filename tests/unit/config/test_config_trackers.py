@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.settings.trackers import TRACKER_PACKAGES, missing_libraries
-from mindspeed_dpo.config.validation import paths
+from mindspeed_dpo.config.validation import paths_and_libraries
 from tests.unit.config.small_config import NOON, problems, resolved, small_tree
 
 
@@ -16,7 +16,9 @@ from tests.unit.config.small_config import NOON, problems, resolved, small_tree
 def installed(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Libraries taken to be there, whatever this machine has."""
     there = set(TRACKER_PACKAGES)
-    monkeypatch.setattr(paths, "missing_libraries", lambda given: missing_libraries(given, lambda name: name in there))
+    monkeypatch.setattr(
+        paths_and_libraries, "missing_libraries", lambda given: missing_libraries(given, lambda name: name in there)
+    )
     return there
 
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf.base import Container
 from omegaconf.errors import InterpolationResolutionError
 
-from mindspeed_dpo.config.loading.interpolation_limits import limited_interpolations
+from mindspeed_dpo.config.loading.interpolations import limited_interpolations
 
 
 def resolved(**values: object) -> object:

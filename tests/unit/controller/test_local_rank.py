@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from mindspeed_dpo.controller.ray_worker import RayWorker
-from mindspeed_dpo.device.environment import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.device.environment_variables import RAY_KEEPS_VISIBLE
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.controller import local_raylets
-from mindspeed_dpo.controller.local_raylets import Raylet, raylet_begun_here, raylet_of
+from mindspeed_dpo.controller.local_raylets import Raylet, raylet_of, raylet_started_here
 from mindspeed_dpo.controller.ray_connection import ClusterError, raylet_at
 
 
@@ -44,34 +44,34 @@ def write_address(root: Path, address: str) -> None:
 
 
 def test_what_this_user_began_and_lives_is_joined(begun: Raylet) -> None:
-    assert raylet_begun_here() == begun
+    assert raylet_started_here() == begun
 
 
 def test_a_cluster_that_no_ray_start_left_is_not_joined(begun: Raylet, tmp_path: Path) -> None:
     (tmp_path / "ray" / "ray_current_cluster").unlink()
-    assert raylet_begun_here() is None
+    assert raylet_started_here() is None
 
 
 def test_another_user_s_cluster_is_not_joined(begun: Raylet, monkeypatch: pytest.MonkeyPatch) -> None:
     run_raylets(monkeypatch, replace(begun, user_id=begun.user_id + 1))
-    assert raylet_begun_here() is None
+    assert raylet_started_here() is None
 
 
 def test_an_address_of_a_cluster_that_has_ended_is_not_joined(begun: Raylet, monkeypatch: pytest.MonkeyPatch) -> None:
     run_raylets(monkeypatch)
-    assert raylet_begun_here() is None
+    assert raylet_started_here() is None
 
 
 def test_the_cluster_of_a_run_that_got_the_same_port_is_not_joined(
     begun: Raylet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_raylets(monkeypatch, replace(begun, created_s=time.time() + 60))
-    assert raylet_begun_here() is None
+    assert raylet_started_here() is None
 
 
 def test_a_cluster_whose_server_is_gone_is_not_joined(begun: Raylet, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local_raylets, "connection_error", lambda address, timeout_s: "Connection refused")
-    assert raylet_begun_here() is None
+    assert raylet_started_here() is None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "10.9.8.7"])

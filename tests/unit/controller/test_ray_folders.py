@@ -15,7 +15,7 @@ from mindspeed_dpo.controller.ray_folders import LOCK_FILE, private_folder, remo
 
 KILLED_RUN = """
 import os, pathlib, signal, sys
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 ProcessLock(pathlib.Path(sys.argv[1])).acquire()
 os.kill(os.getpid(), signal.SIGKILL)
 """

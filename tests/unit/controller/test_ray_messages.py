@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from ray._private import worker
 
-from mindspeed_dpo.controller.ray_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
 
 
 def test_what_ray_prints_is_logged_and_not_printed(

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolve_columns
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS, UNSUPPORTED_HANDLERS, handler_problem
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, UNSUPPORTED_HANDLERS, handler_problem
+from mindspeed_dpo.data.tokenization.dialogue_parsing import OPENAI_TAGS
 from mindspeed_dpo.data.tokenization.examples import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.message_parsing import OPENAI_TAGS
 
 ALPACA, SHAREGPT = "AlpacaStylePairwiseHandler", "SharegptStylePairwiseHandler"
 BETTER, DIALOGUE = "BetterResponsePairwiseHandler", "DialoguePairwiseHandler"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.batching.packing import pack, packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 
 TOKENS = st.lists(st.integers(1, 500), min_size=1, max_size=5)
 EITHER = pytest.mark.parametrize("share_prompt", [True, False])

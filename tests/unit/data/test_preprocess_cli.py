@@ -14,7 +14,7 @@ import yaml
 import preprocess_data
 from mindspeed_dpo.data.preprocessing.cli import SettingsError, parse
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS
-from mindspeed_dpo.data.preprocessing.handlers import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 
 ROOT = Path(__file__).resolve().parents[3]

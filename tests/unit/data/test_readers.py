@@ -16,9 +16,9 @@ import pyarrow.parquet
 import pytest
 
 from mindspeed_dpo.data.preprocessing import json_document, json_rows, text_lines
+from mindspeed_dpo.data.preprocessing.input_sources import find_input
 from mindspeed_dpo.data.preprocessing.readers import InputError, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.data.preprocessing.sources import find_input
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 
 ROWS: list[dict[str, Any]] = [
@@ -207,7 +207,7 @@ def test_a_hub_name_that_cannot_be_loaded_gets_a_sentence(tmp_path: Path, monkey
     def offline(*_: Any, **__: Any) -> None:
         raise ConnectionError("no way out\nand more")
 
-    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", offline)
+    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.input_sources.datasets.load_dataset", offline)
     with pytest.raises(
         InputError, match=r"some/data is not an existing file or folder and could not be loaded .*: no way out$"
     ):
@@ -221,7 +221,7 @@ def test_a_hub_name_is_loaded_with_its_parameters(tmp_path: Path, monkeypatch: p
         seen.update(options, path=path)
         return datasets.Dataset.from_list(ROWS)
 
-    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.sources.datasets.load_dataset", load)
+    monkeypatch.setattr("mindspeed_dpo.data.preprocessing.input_sources.datasets.load_dataset", load)
     (tmp_path / "params.json").write_text('{"name": "subset", "split": "test"}')
     options = {"cache_dir": "~/x", "hf_datasets_params": str(tmp_path / "params.json"), "streaming": True}
     raw = find_input(PreprocessSettings(input="some/data", **options))
@@ -267,7 +267,7 @@ def test_a_document_of_any_size_is_read_in_bounded_memory(
     """Unpacked, the file has 30 times more than a row may have."""
     monkeypatch.setattr(text_lines, "PIECE_CHARACTERS", 1 << 10)
     for module in (json_document, json_rows):
-        monkeypatch.setattr(module, "MAX_LINE_CHARACTERS", 1 << 14)
+        monkeypatch.setattr(module, "MAX_ROW_BYTES", 1 << 14)
     path = tmp_path / "a.json.gz"
     path.write_bytes(gzip.compress(text.encode() + text[-1000:].encode() * 500, 1))
     tracemalloc.start()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.device.ops.block_attention import (
+from mindspeed_dpo.device.ops.decode_attention import (
     BlockAttention,
     VisibleKeys,
     block_attention,

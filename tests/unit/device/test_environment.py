@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.device.environment import (
+from mindspeed_dpo.device.environment_variables import (
     EnvironmentProblem,
     check_visible_devices,
     environment_rows,
@@ -103,7 +103,7 @@ def test_the_table_for_people_says_whose_each_value_is() -> None:
 def test_the_kind_of_a_device_is_detected_without_torch(tmp_path: Path) -> None:
     (tmp_path / "torch_npu.py").write_text("raise ImportError")
     code = (
-        "import sys; from mindspeed_dpo.device.environment import likely_kind; "
+        "import sys; from mindspeed_dpo.device.environment_variables import likely_kind; "
         "print(likely_kind('auto'), likely_kind('cuda'), 'torch' in sys.modules)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.device.ops.decode_grouped_linear import grouped_product, in_one_block
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear, plain_grouped_linear
-from mindspeed_dpo.device.ops.grouped_product import grouped_product, in_one_block
 from mindspeed_dpo.device.ops.kernels import Kernels, use
-from mindspeed_dpo.device.ops.limits import OperatorLimit
+from mindspeed_dpo.device.ops.operator_limits import OperatorLimit
 
 COUNTS = [[3, 0, 2], [0, 0, 5], [0, 0, 0]]
 

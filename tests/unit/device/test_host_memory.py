@@ -11,7 +11,7 @@ import pytest
 
 FAULTS_OF_TEN_BLOCKS = """
 import ctypes, resource, sys
-from mindspeed_dpo.device.host_memory import keep_freed_memory
+from mindspeed_dpo.device.host_allocator import keep_freed_memory
 library, size = ctypes.CDLL(None), 1 << 26
 library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 library.memset.argtypes, library.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]

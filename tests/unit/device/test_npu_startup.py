@@ -67,4 +67,4 @@ def test_a_numpy_that_mindspeed_is_not_made_for_is_reported(
     version: str, warns: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     _warn_of_numpy(version)
-    assert ("MindSpeed is made for numpy below 2" in caplog.text) == warns
+    assert ("MindSpeed requires numpy below 2" in caplog.text) == warns

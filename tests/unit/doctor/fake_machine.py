@@ -9,7 +9,7 @@ from typing import Any
 
 from mindspeed_dpo.doctor.findings import Finding
 from mindspeed_dpo.doctor.machine import ProbeError
-from mindspeed_dpo.doctor.processes import CompletedCommand
+from mindspeed_dpo.doctor.probe_processes import CompletedCommand
 
 HOME = "/usr/local/Ascend/ascend-toolkit/latest"
 GIB = 2**30

@@ -11,7 +11,7 @@ import pytest
 from mindspeed_dpo.doctor.__main__ import main
 from mindspeed_dpo.doctor.checks import run_checks
 from mindspeed_dpo.doctor.findings import Finding
-from mindspeed_dpo.doctor.processes import CompletedCommand
+from mindspeed_dpo.doctor.probe_processes import CompletedCommand
 from mindspeed_dpo.doctor.request import Request, resolve_kind
 from tests.unit.doctor.fake_machine import (
     DEVICES,

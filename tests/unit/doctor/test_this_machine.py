@@ -17,8 +17,8 @@ from mindspeed_dpo.controller.node_inspection import InspectionRequest, connecte
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.doctor.machine import Machine, ProbeError
+from mindspeed_dpo.doctor.probe_processes import RESULT_PREFIX, CompletedCommand, run_command
 from mindspeed_dpo.doctor.probes import operators
-from mindspeed_dpo.doctor.processes import RESULT_PREFIX, CompletedCommand, run_command
 from mindspeed_dpo.doctor.request import request_from_config
 from tests.support.process_signals import ends
 from tests.support.processes import free_port

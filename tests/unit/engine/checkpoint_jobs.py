@@ -16,23 +16,25 @@ from torch import Tensor
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine.checkpoints import checkpoint
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import CheckpointError, iteration_dir
+from mindspeed_dpo.engine.checkpoints import save_and_load
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, iteration_dir
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from tests.unit.engine.engine_jobs import MODEL, Setup, build, train
 
 
-def save(engine: TrainingEngine, folder: Path, iteration: int, parts: checkpoint.CheckpointParts | None = None) -> Path:
+def save(
+    engine: TrainingEngine, folder: Path, iteration: int, parts: save_and_load.CheckpointParts | None = None
+) -> Path:
     """Write a checkpoint."""
     metadata = {"iteration": iteration, "model": MODEL.as_dict()}
-    what = (folder, engine, find_accelerator("cpu"), parts or checkpoint.CheckpointParts(), metadata)
-    return checkpoint.complete(checkpoint.start_save(*what))
+    what = (folder, engine, find_accelerator("cpu"), parts or save_and_load.CheckpointParts(), metadata)
+    return save_and_load.complete(save_and_load.start_save(*what))
 
 
-def load(engine: TrainingEngine, folder: Path, parts: checkpoint.CheckpointParts | None = None) -> None:
+def load(engine: TrainingEngine, folder: Path, parts: save_and_load.CheckpointParts | None = None) -> None:
     """Read a checkpoint."""
-    checkpoint.load(folder, engine, find_accelerator("cpu"), parts or checkpoint.CheckpointParts(rng=False))
+    save_and_load.load(folder, engine, find_accelerator("cpu"), parts or save_and_load.CheckpointParts(rng=False))
 
 
 def norms_and_weights(setup: Setup, steps: int, folder: Path) -> list[float]:
@@ -63,7 +65,7 @@ def resave(setup: Setup, folder: Path, iteration: int, target: Path) -> list[flo
 def go_on(setup: Setup, folder: Path, iteration: int, steps: int, target: Path) -> list[float]:
     """Read a checkpoint into another model, train some steps more and save; gives the step counts."""
     engine = build(setup, seed=99)
-    load(engine, iteration_dir(folder, iteration), checkpoint.CheckpointParts())
+    load(engine, iteration_dir(folder, iteration), save_and_load.CheckpointParts())
     train(engine, setup, steps)
     save(engine, target, iteration + steps)
     return steps_of_parameters(engine)
@@ -81,7 +83,7 @@ def inner_optimizers(engine: TrainingEngine) -> Iterator[Any]:
             yield one.optimizer
 
 
-def missing_part(folder: Path, saved: checkpoint.CheckpointParts, wanted: checkpoint.CheckpointParts) -> str:
+def missing_part(folder: Path, saved: save_and_load.CheckpointParts, wanted: save_and_load.CheckpointParts) -> str:
     """The sentence for a checkpoint that lacks a part."""
     engine = build(Setup())
     path = save(engine, folder, 1, saved)
@@ -95,7 +97,7 @@ def missing_part(folder: Path, saved: checkpoint.CheckpointParts, wanted: checkp
 def refusal(folder: Path) -> str:
     """The sentence for a checkpoint that cannot be read."""
     try:
-        load(build(Setup()), folder, checkpoint.CheckpointParts())
+        load(build(Setup()), folder, save_and_load.CheckpointParts())
     except ValueError as error:
         return str(error)
     return "no error"
@@ -146,7 +148,7 @@ def random_numbers(folder: Path) -> tuple[Tensor, Tensor]:
     path = save(engine, folder, 1)
     first = torch.rand(4)
     torch.rand(10)
-    load(engine, path, checkpoint.CheckpointParts())
+    load(engine, path, save_and_load.CheckpointParts())
     return first, torch.rand(4)
 
 
@@ -158,7 +160,7 @@ def weights_alone(folder: Path, steps: int) -> tuple[dict[str, Tensor], dict[str
     path = save(engine, folder, steps)
     saved = {name: parameter.detach().clone() for name, parameter in engine.model.named_parameters()}
     other = build(setup, seed=99)
-    load(other, path, checkpoint.CheckpointParts(optimizer=False, rng=False))
+    load(other, path, save_and_load.CheckpointParts(optimizer=False, rng=False))
     train(other, setup, 1, learning_rate=0.0)
     return saved, {name: parameter.detach() for name, parameter in other.model.named_parameters()}
 

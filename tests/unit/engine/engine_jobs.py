@@ -15,10 +15,10 @@ from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.engine.gradient_norm import gradient_norm
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
+from mindspeed_dpo.engine.gradient_clipping import gradient_norm
 from mindspeed_dpo.engine.optimizer_state import KINDS, MASTER, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.layer_spec import Execution
@@ -28,7 +28,7 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import ParallelLayout
-from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
+from mindspeed_dpo.workers.batching.batch_builder import MicroBatches
 from tests.support.processes import leave_layout
 
 # 21 tokens are padded to 22 rows under TP2 and to no row more with one tensor rank.

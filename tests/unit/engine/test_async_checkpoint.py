@@ -13,8 +13,8 @@ import pytest
 from torch.distributed.checkpoint import FileSystemReader
 
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.engine.checkpoints import async_checkpoint, checkpoint
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import iteration_dir, latest, read_metadata
+from mindspeed_dpo.engine.checkpoints import async_checkpoint, save_and_load
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import iteration_dir, latest, read_metadata
 from mindspeed_dpo.storage.digests import FileDigest
 from tests.support.processes import pool
 from tests.unit.engine.checkpoint_jobs import save
@@ -28,10 +28,10 @@ def begin(engine: Any, folder: Path, iteration: int) -> async_checkpoint.Pending
         folder,
         engine,
         find_accelerator("cpu"),
-        checkpoint.CheckpointParts(),
+        save_and_load.CheckpointParts(),
         {"iteration": iteration, "model": MODEL.as_dict()},
     )
-    return checkpoint.start_save(*what, in_background=True)
+    return save_and_load.start_save(*what, in_background=True)
 
 
 def save_twice(setup: Setup, folder: Path) -> bool:
@@ -51,7 +51,7 @@ def save_twice(setup: Setup, folder: Path) -> bool:
     go.set()
     assert begun.is_written(wait=True) and begun.is_written(wait=False)
     async_checkpoint.write_file = write
-    checkpoint.complete(begun)
+    save_and_load.complete(begun)
     save(engine, folder / "later", 3)
     return waiting
 

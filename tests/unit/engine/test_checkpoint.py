@@ -8,8 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import FORMAT, METADATA, iteration_dir, latest, read_metadata
 from mindspeed_dpo.engine.checkpoints.checkpoint_state import CheckpointParts
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
+    FORMAT,
+    METADATA,
+    iteration_dir,
+    latest,
+    read_metadata,
+)
 from tests.support.processes import pool
 from tests.unit.engine import checkpoint_jobs
 from tests.unit.engine.engine_jobs import MODEL, Setup

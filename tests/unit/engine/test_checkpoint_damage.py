@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import iteration_dir, latest, read_metadata
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import file_digests, verify
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import iteration_dir, latest, read_metadata
 from mindspeed_dpo.storage.digests import file_digest
 from mindspeed_dpo.weights import WeightsError, open_weights
 from tests.support.processes import pool

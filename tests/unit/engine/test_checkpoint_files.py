@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.engine.checkpoints.checkpoint_commit import begin, finish, restore_replaced
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
+from mindspeed_dpo.engine.checkpoints.checkpoint_verification import latest_whole, stored_digests, verify
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     FORMAT,
     METADATA,
     TRACKER,
@@ -17,7 +18,6 @@ from mindspeed_dpo.engine.checkpoints.checkpoint_files import (
     latest,
     read_metadata,
 )
-from mindspeed_dpo.engine.checkpoints.checkpoint_verification import latest_whole, stored_digests, verify
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 
 TENSOR_FILES = ("metadata.json", "common.pt", ".metadata")

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint.metadata import MetadataIndex
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
 from tests.support.processes import pool
 from tests.unit.engine import checkpoint_jobs
 from tests.unit.engine.engine_jobs import Setup

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
-from mindspeed_dpo.config.settings.parallel import ParallelConfig
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.policy import PolicyModel
 from mindspeed_dpo.parallel import process_groups

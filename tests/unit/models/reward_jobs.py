@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.engine.train_engine import ScoringEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution

@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.config.settings.router import RouterConfig
-from mindspeed_dpo.data.batching.packing import pack
-from mindspeed_dpo.models.moe.balance import BalanceLoss
-from mindspeed_dpo.models.moe.load import RouterLoad, load_metrics
+from mindspeed_dpo.config.settings.router_training import RouterConfig
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
+from mindspeed_dpo.models.moe.balance_loss import BalanceLoss
+from mindspeed_dpo.models.moe.expert_load import RouterLoad, load_metrics
 from mindspeed_dpo.models.moe.router import Routing, route
+from mindspeed_dpo.models.moe.router_training import updated_bias
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
-from mindspeed_dpo.models.moe.training import updated_bias
 from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from tests.support.tiny_models import tiny_config
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.device import ops
 from mindspeed_dpo.models.layers import RMSNorm, SegmentAttention, SegmentParams, SwiGLU
-from mindspeed_dpo.models.rotary import angles
+from mindspeed_dpo.models.rotary_scaling import angles
 
 pytestmark = pytest.mark.numerics
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.rotary import inverse_frequencies
+from mindspeed_dpo.models.rotary_scaling import inverse_frequencies
 from mindspeed_dpo.parallel.topology import Topology
-from mindspeed_dpo.weights import Placement
+from mindspeed_dpo.weights import ParallelLayout
 from mindspeed_dpo.weights.families import rules_for
 from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.processes import pool
@@ -35,7 +35,7 @@ def test_parameters_are_named_as_the_weights_are(model: ModelConfig, tp: int, pp
     described = pool(tp * pp).run(jobs.describe, model, tp, pp, False, False)
     for rank, actual in enumerate(described):
         place = topology.place(rank)
-        placement = Placement.even(2, tp_rank=place.tp_rank, tp_size=tp, pp_rank=place.pp_rank, pp_size=pp)
+        placement = ParallelLayout(tp=tp, pp=pp).placement(2, place.tp_rank, place.pp_rank)
         wanted = {name for name, _ in local_entries(rules_for(model), model, placement)}
         assert set(actual) == wanted, rank
 

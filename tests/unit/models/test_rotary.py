@@ -12,7 +12,7 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.models.rotary import amplitude, angles, inverse_frequencies
+from mindspeed_dpo.models.rotary_scaling import amplitude, angles, inverse_frequencies
 
 pytestmark = pytest.mark.numerics
 

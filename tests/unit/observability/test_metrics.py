@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.observability.metrics import MetricSums, PairwiseSum
+from mindspeed_dpo.observability.metric_sums import MetricSums, PairwiseSum
 
 
 def sums_of(**values: tuple[float, float]) -> MetricSums:

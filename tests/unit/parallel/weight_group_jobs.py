@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mindspeed_dpo.parallel.rendezvous_store import host_store
-from mindspeed_dpo.parallel.weight_group import WeightGroup, device_group, join_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, device_group, join_weight_group
 
 
 def talk(link: WeightGroup) -> None:

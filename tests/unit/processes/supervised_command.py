@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 
-from mindspeed_dpo.processes import supervisor
+from mindspeed_dpo.processes import grace_periods, supervisor
 from mindspeed_dpo.processes.driver_link import driver_link
 
 FOREVER_S = 600
@@ -184,5 +184,5 @@ CASES: dict[str, Callable[[], int]] = {function.__name__: function for function 
 
 if __name__ == "__main__":
     if sys.argv[1] == patient.__name__:
-        supervisor.SIGNAL_GRACE_S = FOREVER_S
+        grace_periods.SIGNAL_GRACE_S = FOREVER_S
     sys.exit(supervisor.supervise(CASES[sys.argv[1]]))

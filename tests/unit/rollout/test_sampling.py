@@ -18,7 +18,8 @@ from transformers.generation import (
 )
 
 from mindspeed_dpo.config.settings.generation import RolloutConfig
-from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, penalized, uniforms
+from mindspeed_dpo.rollout.repetition_penalty import penalized
+from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, uniforms
 
 pytestmark = pytest.mark.numerics
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.storage.locks import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 ProcessLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
 sys.stdin.read()

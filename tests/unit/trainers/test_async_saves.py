@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.controller.failures import WorkerFailure
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import BEST, saved_iterations
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule
 from mindspeed_dpo.trainers.loop import LoopSchedule

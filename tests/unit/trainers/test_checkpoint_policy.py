@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, iteration_dir
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import BEST, saved_iterations
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory
 from mindspeed_dpo.trainers.loop import LoopSchedule

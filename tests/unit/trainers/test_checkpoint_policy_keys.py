@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.validation import paths
+from mindspeed_dpo.config.validation import paths_and_libraries
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule
 from mindspeed_dpo.trainers.trackers import tracked_by
 from tests.unit.config.small_config import resolved, small_tree
@@ -21,7 +21,7 @@ def run_with(**training: Any) -> RunConfig:
 
 @pytest.fixture(autouse=True)
 def all_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(paths, "missing_libraries", lambda run: [])
+    monkeypatch.setattr(paths_and_libraries, "missing_libraries", lambda run: [])
 
 
 @pytest.mark.parametrize("name", ["wandb", "swanlab"])

@@ -13,7 +13,8 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.storage.write_errors import WriteError
 from mindspeed_dpo.trainers import output_checks
 from mindspeed_dpo.trainers.build import last_line
-from mindspeed_dpo.trainers.output_checks import OutputInUseError, check_outputs, run_locks
+from mindspeed_dpo.trainers.output_checks import check_outputs
+from mindspeed_dpo.trainers.output_lock import RUN_LOCK, OutputInUseError, run_locks
 from tests.unit.trainers.saved_runs import asking
 from tests.unit.workers.pairs import random_run
 
@@ -80,7 +81,7 @@ def test_a_second_run_in_a_folder_is_refused_and_names_the_first(shared: str, ru
             run_locks(second),
         ):
             pass
-        assert (tmp_path / "out" / output_checks.RUN_LOCK).is_file()
+        assert (tmp_path / "out" / RUN_LOCK).is_file()
     assert not (tmp_path / "out").exists() and not (tmp_path / "other").exists() and not (tmp_path / "apart").exists()
     with run_locks(second):
         pass

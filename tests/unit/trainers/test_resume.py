@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import METADATA, TRACKER, CheckpointError
-from mindspeed_dpo.storage.locks import ProcessLock
-from mindspeed_dpo.trainers.output_checks import RUN_LOCK, check_output_is_unused
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, TRACKER, CheckpointError
+from mindspeed_dpo.storage.process_lock import ProcessLock
+from mindspeed_dpo.trainers.output_checks import check_output_is_unused
+from mindspeed_dpo.trainers.output_lock import RUN_LOCK
 from mindspeed_dpo.trainers.resuming.resume import find_resume_point, with_own_checkpoints, with_reference_of
 from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
 from tests.support.processes import PoolGroup

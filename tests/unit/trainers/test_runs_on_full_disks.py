@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import latest
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import verify
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import latest
 from mindspeed_dpo.trainers import build
-from mindspeed_dpo.trainers.output_checks import run_locks
+from mindspeed_dpo.trainers.output_lock import run_locks
 from tests.support.metrics import read_metrics
 from tests.support.processes import PoolGroup, pool
 from tests.unit.trainers.saved_runs import asking

@@ -19,7 +19,7 @@ from mindspeed_dpo.controller import device_checks, local_raylets
 from mindspeed_dpo.controller.cluster_capacity import Node
 from mindspeed_dpo.controller.local_raylets import Raylet
 from mindspeed_dpo.controller.ray_connection import ClusterError
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 from mindspeed_dpo.trainers import output_checks
 from tests.support.commands import Finished, call
 from tests.support.runs import online_overrides, overrides
@@ -41,7 +41,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """This machine has no NPU, no cluster is found on it, and none may be started or joined."""
     monkeypatch.setattr(ray, "init", lambda *args, **options: pytest.fail("Ray was started"))
-    monkeypatch.setattr(device_checks, "raylet_begun_here", lambda: None)
+    monkeypatch.setattr(device_checks, "raylet_started_here", lambda: None)
     monkeypatch.setattr(
         get_accelerator_manager_for_resource("NPU"), "get_current_node_num_accelerators", staticmethod(lambda: 0)
     )
@@ -170,7 +170,7 @@ def test_a_folder_of_ray_that_cannot_be_written_is_refused(
 def in_cluster(monkeypatch: pytest.MonkeyPatch, nodes: Callable[[Raylet], list[Node]]) -> None:
     """A cluster that this user began on this machine, with nodes."""
     raylet = Raylet(os.getpid(), os.getuid(), "10.0.0.1:6344", 0.0)
-    monkeypatch.setattr(device_checks, "raylet_begun_here", lambda: raylet)
+    monkeypatch.setattr(device_checks, "raylet_started_here", lambda: raylet)
     monkeypatch.setattr(device_checks, "nodes_of", nodes)
 
 
@@ -182,7 +182,7 @@ def test_a_cluster_of_this_machine_is_used_if_it_has_the_devices(
     assert finished.code == 0 and "would start in the Ray cluster at 10.0.0.1:6344, begun with" in finished.text
     finished = plan(inputs, tmp_path, capfd, "resource_pool.actor_rollout=[4]", device="npu")
     refused(finished, "127.0.0.1 has 0")
-    assert "the Ray cluster at 10.0.0.1:6344, begun with ray start, is not used: too few devices" in finished.text
+    assert "the Ray cluster at 10.0.0.1:6344, started with `ray start`, is not used: too few devices" in finished.text
 
 
 def test_units_are_those_that_ray_counts_and_the_user_leaves_visible(monkeypatch: pytest.MonkeyPatch) -> None:

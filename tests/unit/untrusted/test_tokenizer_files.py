@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
-from mindspeed_dpo.untrusted import tokenizer_files
+from mindspeed_dpo.untrusted import tokenizer_files, tokenizer_probe
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 from tests.support.tokenizers import CHAT_TEMPLATE, save_tokenizer
@@ -22,7 +22,7 @@ def edit(path: Path, **values: Any) -> None:
 def test_a_good_tokenizer_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_tokenizer(tmp_path / "t", chat_template=CHAT_TEMPLATE)
     check_tokenizer(folder)
-    monkeypatch.setattr(tokenizer_files, "_run_probe", lambda directory: pytest.fail("tried again"))
+    monkeypatch.setattr(tokenizer_files, "run_probe", lambda directory: pytest.fail("tried again"))
     check_tokenizer(folder)
     assert load_tokenizer(folder)("ab")["input_ids"]
 
@@ -68,7 +68,7 @@ GROWTH = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = 
 def test_a_template_that_does_not_end_is_refused(
     template: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer_files, "PROBE_TIMEOUT_S", 2 if template is LOOPS else 60)
+    monkeypatch.setattr(tokenizer_probe, "PROBE_TIMEOUT_S", 2 if template is LOOPS else 60)
     with pytest.raises(MalformedDataError, match=words):
         check_tokenizer(save_tokenizer(tmp_path, chat_template=template))
 

@@ -19,8 +19,8 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.random_seeds import seed_generators
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
-from mindspeed_dpo.parallel.weight_group import WeightGroup, join_weight_group, world_weight_group
-from mindspeed_dpo.weights import Placement, WeightsError, open_weights
+from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group, world_weight_group
+from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, open_weights
 from mindspeed_dpo.weights.resharding import Sender, Shards, empty_tensors, transfer
 from tests.support.processes import leave_layout
 
@@ -116,9 +116,7 @@ def _train(side: Side, source: Any) -> tuple[ParallelRank, Sender]:
     place = topology.place(dist.get_rank())
     config = open_weights(side.before).model_config()
     model = PolicyModel(config, Execution(topology, dtype=side.dtype))
-    placement = Placement.even(
-        config.num_layers, tp_rank=place.tp_rank, tp_size=side.tp, pp_rank=place.pp_rank, pp_size=side.pp
-    )
+    placement = ParallelLayout(tp=side.tp, pp=side.pp).placement(config.num_layers, place.tp_rank, place.pp_rank)
     for folder in (side.before, side.after):
         assert not load_into(model, open_weights(folder).local_tensors(config, placement), str(folder))
     _spoil_padding(model, config, place)
@@ -140,7 +138,7 @@ def _spoil_padding(model: PolicyModel, config: ModelConfig, place: ParallelRank)
 def _rollout(side: Side) -> tuple[dict[str, Tensor], Placement, ModelConfig]:
     source = open_weights(side.before)
     model = source.model_config()
-    placement = Placement.even(model.num_layers, tp_rank=dist.get_rank() % side.tp, tp_size=side.tp)
+    placement = ParallelLayout(tp=side.tp).placement(model.num_layers, dist.get_rank() % side.tp, 0)
     tensors = empty_tensors(model, placement, side.dtype, torch.device("cpu"))
     for name, tensor in source.local_tensors(model, placement):
         tensors[name].copy_(tensor)

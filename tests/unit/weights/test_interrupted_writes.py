@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from convert_ckpt import FAILURE, main
-from mindspeed_dpo.storage.locks import ProcessLock
+from mindspeed_dpo.storage.process_lock import ProcessLock
 from mindspeed_dpo.weights import WeightsError
 from mindspeed_dpo.weights.conversion.output_folder import check_target, replace_folder, staging_folder
 

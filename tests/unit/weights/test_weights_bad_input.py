@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError, open_weights
+from mindspeed_dpo.weights import ParallelLayout, WeightsError, open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.dtype_cast import cast_tensor
@@ -44,7 +44,7 @@ def checkpoint(hf_folder: HfFolder, tmp_path: Path) -> Path:
 def load(folder: Path, **changes: Any) -> dict[str, Tensor]:
     source = open_weights(folder)
     model = ModelConfig(**{**source.model_config().as_dict(), **changes})
-    return dict(source.local_tensors(model, Placement.even(model.num_layers)))
+    return dict(source.local_tensors(model, ParallelLayout().placement(model.num_layers, 0, 0)))
 
 
 def edit(folder: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
@@ -123,7 +123,7 @@ def test_another_number_of_layers_is_reported(single: Path, checkpoint: Path) ->
 def test_groups_that_do_not_divide_are_reported(single: Path) -> None:
     source = open_weights(single)
     with pytest.raises(WeightsError, match=r"tensor-parallel size 8 does not divide num_query_groups=4"):
-        source.local_tensors(source.model_config(), Placement.even(4, tp_size=8))
+        source.local_tensors(source.model_config(), ParallelLayout(tp=8).placement(4, 0, 0))
 
 
 def test_a_missing_tracker_stops(checkpoint: Path) -> None:

@@ -56,13 +56,13 @@ def test_layer_lists_give_uneven_stages() -> None:
 
 
 def test_even_is_the_short_form() -> None:
-    assert Placement.even(4, tp_rank=1, tp_size=2, pp_rank=1, pp_size=2) == Placement(1, 2, 1, 2, (2, 3), False, True)
+    assert ParallelLayout(tp=2, pp=2).placement(4, 1, 1) == Placement(1, 2, 1, 2, (2, 3), False, True)
 
 
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Placement.even(16, pp_size=3), "3 pipeline stages do not divide 16 layers.*1, 2, 4, 8, 16"),
+        (lambda: ParallelLayout(pp=3).placement(16, 0, 0), "3 pipeline stages do not divide 16 layers.*1, 2, 4, 8, 16"),
         (lambda: ParallelLayout(0, 1), "at least 1"),
         (lambda: ParallelLayout(1, 2, num_layer_list=(1, 1), noop_layers=(0,)), "cannot be combined"),
         (lambda: ParallelLayout(1, 1, layers_per_virtual_stage=1), "two pipeline stages"),

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from convert_ckpt import FAILURE, main
-from mindspeed_dpo.weights import HfConfigError, ParallelLayout, Placement, WeightsError, open_weights
+from mindspeed_dpo.weights import HfConfigError, ParallelLayout, WeightsError, open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
 from tests.support.reward_models import save_tiny_reward_model
@@ -264,5 +264,5 @@ def test_a_final_norm_that_is_not_used_may_be_there_or_not(form: str, stored: bo
         edit_rank_files(folder, lambda model: stored or model.pop("decoder.final_layernorm.weight"))
     source = open_weights(folder)
     source.final_norm = False
-    names = [name for name, _ in source.local_tensors(source.model_config(), Placement.even(4))]
+    names = [name for name, _ in source.local_tensors(source.model_config(), ParallelLayout().placement(4, 0, 0))]
     assert "rm_head.weight" in names and "decoder.final_layernorm.weight" not in names

@@ -9,7 +9,7 @@ import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
 
-from mindspeed_dpo.weights import Placement, open_weights
+from mindspeed_dpo.weights import ParallelLayout, open_weights
 from tests.support.processes import pool
 
 
@@ -25,7 +25,7 @@ def _write(source: Path, target: Path, tp: int, stacked: bool) -> None:
     state: dict[str, ShardedTensor] = {}
     experts = model.num_experts or 0
     for rank in range(tp):
-        placement = Placement.even(model.num_layers, tp_rank=rank, tp_size=tp)
+        placement = ParallelLayout(tp=tp).placement(model.num_layers, rank, 0)
         for name, tensor in weights.local_tensors(model, placement):
             for number, shard in enumerate(shards(name, tensor, rank, tp, (model.num_layers, experts), stacked)):
                 state[f"{name}.{rank}.{number}"] = shard

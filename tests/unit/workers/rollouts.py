@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, Glm4MoeConfig, LlamaConfig, PreTr
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.workers.actor import ActorWorker

@@ -17,9 +17,9 @@ from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.setup.datasets import open_pairs
+from mindspeed_dpo.workers.setup.open_datasets import open_pairs
 from tests.support.closeness import ROUNDING
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout

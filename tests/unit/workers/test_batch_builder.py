@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.estimates.workload import MultiplyAdds
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
-from mindspeed_dpo.data.batching.packing import packed_sizes
+from mindspeed_dpo.data.batching.packing_and_label_shift import packed_sizes
 from mindspeed_dpo.parallel.topology import Topology
-from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, InMemoryPairs
-from mindspeed_dpo.workers.batching.lazy_micro_batches import MicroBatches
+from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, InMemoryPairs, MicroBatches
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.engine.checkpoints.checkpoint_files import read_metadata
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 from tests.support.closeness import FULL, STEADY, assert_same_run
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout

@@ -14,7 +14,7 @@ from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOG_COLLISION, LOGP
-from mindspeed_dpo.data.batching.packing import pack
+from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.device.ops.kernels import Kernels, use
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
 from mindspeed_dpo.workers import logprobs

@@ -10,7 +10,7 @@ import pytest
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
-from mindspeed_dpo.workers.setup.datasets import open_pairs
+from mindspeed_dpo.workers.setup.open_datasets import open_pairs
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
 from tests.unit.workers.pairs import random_run, write_pairs

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mindspeed_dpo.workers.rewards.batched_calls import MAX_CONSECUTIVE_LOSSES, call_for_prompts
-from mindspeed_dpo.workers.rewards.replies import CallFailed, Value
+from mindspeed_dpo.workers.rewards.batched_function_calls import MAX_CONSECUTIVE_LOSSES, call_for_prompts
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed, Value
 
 
 class Noting:

@@ -25,7 +25,7 @@ from transformers import (
 from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit
 from mindspeed_dpo.workers.rewards.hf_classifier import ClassifierScorer, max_length
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
-from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer
+from mindspeed_dpo.workers.rewards.reward_tokenizer import check_reward_tokenizer
 from tests.support.tokenizers import save_tokenizer
 from tests.unit.workers.rewards.reward_runs import (
     OWN_TEMPLATE,

@@ -9,8 +9,8 @@ import pytest
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
-from mindspeed_dpo.workers.rewards.replies import Value
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
+from mindspeed_dpo.workers.rewards.sandbox_replies import Value
 from mindspeed_dpo.workers.rewards.scorer import Scored
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, reader, rollouts
 

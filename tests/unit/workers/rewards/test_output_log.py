@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mindspeed_dpo.workers.rewards.output_log import OutputBudget
+from mindspeed_dpo.workers.rewards.sandbox_output_log import OutputBudget
 
 
 def test_lines_beyond_the_budget_are_counted_until_the_next_interval() -> None:

@@ -9,7 +9,7 @@ import tracemalloc
 
 import pytest
 
-from mindspeed_dpo.workers.rewards.replies import MAX_MESSAGE_BYTES, CallFailed
+from mindspeed_dpo.workers.rewards.sandbox_replies import MAX_MESSAGE_BYTES, CallFailed
 from tests.fuzz.reward_targets import REPLY, received
 
 MORE_BYTES = 1 << 20

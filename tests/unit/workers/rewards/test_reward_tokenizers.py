@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.rewards.tokenizers import check_reward_tokenizer, policy_tokenizer
+from mindspeed_dpo.workers.rewards.reward_tokenizer import check_reward_tokenizer, policy_tokenizer
 from tests.support.reward_models import save_tiny_reward_model
 from tests.support.tokenizers import save_tokenizer
 from tests.unit.workers.rewards.reward_runs import Messages, NoColumns, reward_folder, reward_run

@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
-from mindspeed_dpo.workers.rewards.replies import CallFailed
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
+from mindspeed_dpo.workers.rewards.sandbox_output_log import INTERVAL_BYTES
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed
 from tests.support.commands import until
 from tests.support.process_signals import ends
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS
@@ -127,7 +127,7 @@ def test_the_process_and_what_it_started_end_when_it_is_let_go() -> None:
 PARENT = f"""
 import logging, sys
 logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-from mindspeed_dpo.workers.rewards.output_log import INTERVAL_BYTES
+from mindspeed_dpo.workers.rewards.sandbox_output_log import INTERVAL_BYTES
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
 names = ["{FUNCTIONS}." + name for name in ("process_ids", "starts_a_program", "starts_a_daemon", "hanging")]
 functions = IsolatedFunctions(names, timeout_s=600)

@@ -9,6 +9,7 @@ from pathlib import Path
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.trackers import missing_libraries
+from mindspeed_dpo.storage.write_errors import existing_parent
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids",)
@@ -36,12 +37,11 @@ def check_writable(run: RunConfig, issues: Issues) -> None:
 
 
 def _write_obstacle(path: str) -> str | None:
-    absolute = Path(os.path.abspath(path))
-    there = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
-    if not there.is_dir():
-        return f"cannot be created: {there} is a file; choose another folder"
-    if not os.access(there, os.W_OK | os.X_OK):
-        return f"cannot be written: {there} allows it to other users only; choose another folder"
+    parent = existing_parent(Path(path))
+    if not parent.is_dir():
+        return f"cannot be created: {parent} is a file; choose another folder"
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return f"cannot be written: {parent} allows it to other users only; choose another folder"
     return None
 
 

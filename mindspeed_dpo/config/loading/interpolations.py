@@ -1,7 +1,8 @@
-"""A bound on what interpolations `${…}` expand to.
+"""Interpolations `${…}`: a bound on what they expand to, and values within them that stay the text that was written.
 
 OmegaConf resolves a value again whenever another refers to it. A chain of values that each refer twice to the one
-before would take time and memory that grow exponentially with its length.
+before would take time and memory that grow exponentially with its length. It also reads the arguments of resolvers as
+typed values: `${oc.env:OUT,1e5}` would give "100000.0" where OUT is not set, and "1e5" where it holds that.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from antlr4 import TerminalNode
 from omegaconf.base import Container
 from omegaconf.errors import InterpolationResolutionError
+from omegaconf.grammar.gen.OmegaConfGrammarLexer import OmegaConfGrammarLexer
+from omegaconf.grammar_visitor import GrammarVisitor
 
 MAX_RESOLVED = 5000
 """Limit for the interpolations that are resolved, each time counted."""
 MAX_CHARACTERS = 1 << 20
 """Limit for the texts, and for the sections written as text, that take their place."""
+_TYPED = (OmegaConfGrammarLexer.INT, OmegaConfGrammarLexer.FLOAT, OmegaConfGrammarLexer.BOOL)
 
 
 @contextmanager
@@ -46,3 +51,21 @@ def limited_interpolations() -> Iterator[None]:
         yield
     finally:
         Container.resolve_parse_tree = resolve  # type: ignore[method-assign]
+
+
+@contextmanager
+def text_in_interpolations() -> Iterator[None]:
+    """Let OmegaConf pass numbers and truth values to resolvers as text within the block; null stays null."""
+    convert = GrammarVisitor._createPrimitive
+
+    def keep_text(self: GrammarVisitor, ctx: Any) -> Any:
+        only = ctx.getChild(0) if ctx.getChildCount() == 1 else None
+        if isinstance(only, TerminalNode) and only.symbol.type in _TYPED:
+            return only.symbol.text
+        return convert(self, ctx)
+
+    GrammarVisitor._createPrimitive = keep_text  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        GrammarVisitor._createPrimitive = convert  # type: ignore[method-assign]

@@ -9,8 +9,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from mindspeed_dpo.models.moe.load import RouterObserver, load_metrics
-from mindspeed_dpo.models.moe.training import follow_load
+from mindspeed_dpo.models.moe.expert_load import RouterObserver, load_metrics
+from mindspeed_dpo.models.moe.router_training import follow_load
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
 

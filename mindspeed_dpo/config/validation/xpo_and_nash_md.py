@@ -10,7 +10,7 @@ from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.loss import LossConfig
 from mindspeed_dpo.config.settings.pair_selection import DPO, NASH_MD, XPO, PairingConfig
-from mindspeed_dpo.config.validation.model import divisors, tensor_parallel_sizes
+from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_parallel_sizes
 
 XPO_LOSSES = ("sigmoid", "ipo")
 _PAIR_LOSS_KEYS = (

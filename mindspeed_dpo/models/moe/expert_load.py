@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.device.ops import total
-from mindspeed_dpo.models.moe.balance import AttachLosses, BalanceLoss
+from mindspeed_dpo.models.moe.balance_loss import AttachLosses, BalanceLoss
 from mindspeed_dpo.models.moe.router import Routing, scores_of
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 

@@ -1,10 +1,11 @@
-"""The global gradient norm, which clipping uses."""
+"""Gradient clipping by the global gradient norm."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 
 from mindspeed_dpo.device.ops.sums import sum_of_squares
 from mindspeed_dpo.parallel.rank_sums import sum_over_ranks
@@ -30,3 +31,11 @@ def gradient_norm(optimizer: Any, device: torch.device) -> float:
         gradients += inner.get_main_grads_for_grad_norm()
     squares = [sum_over_ranks(sum_of_squares(gradients, device)[None], group) for group, gradients in by_group.items()]
     return float(torch.stack(squares).sum().sqrt())
+
+
+def clip(optimizer: Any, norm: float) -> None:
+    """Scale the gradients by min(1, clip_grad / (norm + 1e-6)); `clip_grad` 0 disables clipping."""
+    for inner in optimizer.chained_optimizers:
+        parameters = [] if getattr(inner, "is_stub_optimizer", False) else inner.get_parameters()
+        if parameters and inner.config.clip_grad > 0:
+            clip_grad_by_total_norm_fp32(parameters, max_norm=inner.config.clip_grad, total_norm=norm)

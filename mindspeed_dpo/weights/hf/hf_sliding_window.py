@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families.model_family import HfArchitecture
-from mindspeed_dpo.weights.hf.hf_values import HfValues
+from mindspeed_dpo.weights.hf.hf_config_defaults import HfValues
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mindspeed_dpo.device.ops.decode_linear import Product, few_rows_product, linear
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
 from mindspeed_dpo.device.ops.kernels import kernels_for
-from mindspeed_dpo.device.ops.linear import Product, few_rows_product, linear
 
 GroupedProduct = Callable[[Tensor, Tensor], Tensor]
 """Maps rows [m, in], those of the first matrix first, and the number of rows of each [g] int64, to [m, out]."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from mindspeed_dpo.workers.rewards.replies import CallFailed, Value
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
+from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed, Value
 
 logger = logging.getLogger(__name__)
 

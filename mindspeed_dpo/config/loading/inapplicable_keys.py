@@ -31,7 +31,7 @@ def is_online(sections: Sections) -> bool:
     return next((block["stage"].value for block in blocks if "stage" in block), None) == ONLINE_STAGE
 
 
-def drop_ignored_keys(sections: Sections, issues: Issues) -> None:
+def drop_inapplicable_keys(sections: Sections, issues: Issues) -> None:
     """Remove values without effect from all sections and add a note for each."""
     online = is_online(sections)
     if not online:

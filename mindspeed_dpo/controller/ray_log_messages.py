@@ -1,4 +1,4 @@
-"""Ray's messages to the driver: they belong in its log file, not between the lines of a run.
+"""Ray's messages to the driver: they go to its log file, not between the lines of the progress display.
 
 Ray prints what its processes report, such as the last lines of raylet's log when raylet has died, and has no setting
 against it. The run reports in a sentence of its own what has ended.

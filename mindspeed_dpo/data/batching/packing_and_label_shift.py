@@ -1,4 +1,6 @@
-"""Packs ragged pairs into one row of segments; the only module that depends on both layouts.
+"""Packs ragged pairs into one row of segments, and aligns each label with the position that predicts it.
+
+No other module depends on the two layouts.
 
 Shared: the prompt is one segment, each response a segment whose prefix is that prompt, so a prompt is computed once.
 Repeated: each response is one segment that begins with its own copy of the prompt. Both give equal log-probabilities.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.config.validation.model import NPU_MAX_HEAD_WIDTH, NPU_MAX_HEADS
+from mindspeed_dpo.config.validation.npu_limits import NPU_MAX_HEAD_WIDTH, NPU_MAX_HEADS
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 HALF_DTYPES = (torch.float16, torch.bfloat16)

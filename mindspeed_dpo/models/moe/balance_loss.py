@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.router import RouterConfig
-from mindspeed_dpo.models.moe.pooled_balance import PooledPass
+from mindspeed_dpo.config.settings.router_training import RouterConfig
+from mindspeed_dpo.models.moe.pooled_balance_loss import PooledPass
 from mindspeed_dpo.models.moe.router import Routing, scores_of
 from mindspeed_dpo.models.moe.sequence_rows import SequenceRows
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping
-from mindspeed_dpo.data.preprocessing.prompt_rows import alpaca_prompt, sharegpt_prompt
-from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, Row, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.message_fields import check_weight, text_or_empty
-from mindspeed_dpo.data.tokenization.message_parsing import (
+from mindspeed_dpo.data.preprocessing.prompt_handlers import alpaca_prompt, sharegpt_prompt
+from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     OPENAI_TAGS,
     make_prompt,
     parse_response,
@@ -16,6 +14,8 @@ from mindspeed_dpo.data.tokenization.message_parsing import (
     read_turns,
     split_response,
 )
+from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, Row, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.message_fields import check_weight, text_or_empty
 
 
 def _pair(prompt: Prompt, chosen: Turn, rejected: Turn) -> PairExample:

@@ -69,13 +69,13 @@ class NameComparison:
             state: The stored tensors by name.
         """
         held = self.storage.placement(replace(placement, tp_rank=rank[0]), self.layout, rank[1])
-        known = {rule.mcore for rule in self.ignored_rules}
+        ignored = {rule.mcore for rule in self.ignored_rules}
         for expected in self._expected(held):
             stored = [name for name in expected.names if name in state]
-            known.update(stored)
+            ignored.update(stored)
             if not stored and not expected.is_optional:
                 self.missing.append(f"{folder}:{expected.name}{self._describe(expected.entry, held)}")
-        others = [name for name in state if name not in known and "_extra_state" not in name]
+        others = [name for name in state if name not in ignored and "_extra_state" not in name]
         self.left_out += sum(name.startswith(_MTP_PREFIX) for name in others)
         self.unexpected += [
             f"{folder}:{name}{_describe_foreign(name, held, self.model)}"

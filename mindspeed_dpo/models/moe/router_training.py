@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
-from mindspeed_dpo.config.settings.router import RouterConfig
-from mindspeed_dpo.models.moe.balance import BalanceLoss
-from mindspeed_dpo.models.moe.load import RouterLoad, RouterObserver
+from mindspeed_dpo.config.settings.router_training import RouterConfig
+from mindspeed_dpo.models.moe.balance_loss import BalanceLoss
+from mindspeed_dpo.models.moe.expert_load import RouterLoad, RouterObserver
 from mindspeed_dpo.models.moe.moe_layer import MoeTransformerLayer
 from mindspeed_dpo.models.moe.router import Router
 from mindspeed_dpo.models.virtual_stages import PipelineStage
@@ -46,5 +46,5 @@ def follow_load(stage: PipelineStage, counts: Tensor, rate: float) -> None:
 
 def updated_bias(bias: Tensor, load: Tensor, rate: float) -> Tensor:
     """Return the bias [E] float32 of E experts after a step with a load of [E] int64 tokens, changed by `rate` each."""
-    # Compared as integers, so that no rounding decides about an expert with the mean load.
+    # Compared as integers, so that rounding does not affect an expert with exactly the mean load.
     return bias + rate * torch.sign(load.sum() - load * len(load)).to(bias.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mindspeed_dpo.device import environment as variables
+from mindspeed_dpo.device import environment_variables as variables
 from mindspeed_dpo.doctor.findings import Finding, fix, note, ok
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.request import Request

@@ -1,6 +1,6 @@
 """The table of handlers, which convert raw rows of each supported data style to preference pairs or prompts.
 
-A handler has a name, the columns it reads and a function from a row to an example (`pair_rows`, `prompt_rows`).
+A handler has a name, the columns it reads and a function from a row to an example (`pair_handlers`, `prompt_handlers`).
 Encoders convert the examples to tokens.
 """
 
@@ -12,18 +12,18 @@ from typing import Literal
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping, ColumnSpec
-from mindspeed_dpo.data.preprocessing.pair_rows import (
+from mindspeed_dpo.data.preprocessing.pair_handlers import (
     read_alpaca_pair,
     read_better_response,
     read_dialogue_pair,
     read_sharegpt_pair,
 )
-from mindspeed_dpo.data.preprocessing.prompt_rows import read_alpaca_prompt, read_sharegpt_prompt
-from mindspeed_dpo.data.tokenization.examples import PairExample, PromptExample, Row
-from mindspeed_dpo.data.tokenization.message_parsing import (
+from mindspeed_dpo.data.preprocessing.prompt_handlers import read_alpaca_prompt, read_sharegpt_prompt
+from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     OPENAI_TAGS,
     SHAREGPT_TAGS,
 )
+from mindspeed_dpo.data.tokenization.examples import PairExample, PromptExample, Row
 
 
 @dataclass(frozen=True)

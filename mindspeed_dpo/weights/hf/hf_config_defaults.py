@@ -16,7 +16,7 @@ from typing import Any
 from mindspeed_dpo.device.hidden_modules import hidden_module
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.weights.errors import HfConfigError
-from mindspeed_dpo.weights.families.hf_key import HfKey
+from mindspeed_dpo.weights.families.hf_config_keys import HfKey
 
 # Null stands for the number of query heads in every family, but not all releases of the classes accept it.
 _KEY_HEADS = "num_key_value_heads"

@@ -15,7 +15,7 @@ from megatron.core import dist_checkpointing
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.engine.checkpoints import checkpoint_commit
-from mindspeed_dpo.engine.checkpoints import checkpoint_files as files
+from mindspeed_dpo.engine.checkpoints import tracker_and_completeness as files
 from mindspeed_dpo.engine.checkpoints.async_checkpoint import BackgroundWriter, PendingCheckpoint
 from mindspeed_dpo.engine.checkpoints.checkpoint_errors import save_errors
 from mindspeed_dpo.engine.checkpoints.checkpoint_reader import COMMON_FILE, CommonReader, ShardReader, check_format

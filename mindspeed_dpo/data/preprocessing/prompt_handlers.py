@@ -7,13 +7,13 @@ from typing import Any
 
 from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping
-from mindspeed_dpo.data.tokenization.examples import Prompt, PromptExample, Row, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.message_fields import text_or_empty
-from mindspeed_dpo.data.tokenization.message_parsing import (
+from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     make_prompt,
     read_turns,
     split_response,
 )
+from mindspeed_dpo.data.tokenization.examples import Prompt, PromptExample, Row, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.message_fields import text_or_empty
 
 
 def alpaca_prompt(row: Row, columns: ColumnMapping) -> Prompt:
