@@ -25,6 +25,7 @@ _TITLES = {
     "recompute": "Recomputation",
     "optimizer": "Optimizer and learning-rate schedule",
     "loss": "Loss",
+    "reward_model": "Reward-model training",
     "router": "Routers of experts",
     "reference": "Reference",
     "adapters": "Adapters (LoRA)",
@@ -131,6 +132,8 @@ def _description(setting: Setting) -> Iterator[str]:
         yield f"Must be {info.check.description}."
     if info.choices:
         yield f"One of {join_words(f'`{choice}`' for choice in info.choices)}."
+    if info.synonyms:
+        yield f"{join_words((f'`{old}` is read as `{new}`' for old, new in info.synonyms.items()), 'and')}."
     if info.refused:
         yield f"Refused: {join_words((f'`{format_value(value)}`' for value in info.refused), 'and')}."
 
