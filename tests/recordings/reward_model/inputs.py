@@ -29,7 +29,10 @@ def write_models(folder: Path) -> None:
     common = {name: policy[name] for name in names} | {
         "num_labels": 1, "rope_parameters": {"rope_type": "default", "rope_theta": ROPE_THETA},
     }  # fmt: skip
-    for name, config in (("llama", LlamaConfig(**common, **LLAMA)), ("qwen3_moe", Qwen3MoeConfig(**common, **QWEN3_MOE))):
+    for name, config in (
+        ("llama", LlamaConfig(**common, **LLAMA)),
+        ("qwen3_moe", Qwen3MoeConfig(**common, **QWEN3_MOE)),
+    ):
         torch.manual_seed(3)
         save_model(AutoModelForSequenceClassification.from_config(config).float(), folder / name)
 
