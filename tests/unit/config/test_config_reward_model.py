@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
+from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import ComposedConfig, compose
-from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.validation.evaluation import evaluation_metrics
 from mindspeed_dpo.trainers.dry_run import preview
-from tests.support.composing import load_quickly
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved, small_tree
 
 
@@ -110,13 +110,17 @@ def test_the_plan_counts_a_scalar_head_and_no_reference() -> None:
     assert first == "plan: rm, 10 steps" and roles.startswith("actor on actor_rollout [2]: TP 1 x PP 1 x DP 2")
     parameters = [float(plan_lines(one)[1].split(", ")[1].split(" M")[0]) for one in (run, policy)]
     assert parameters[0] < parameters[1]
-    text = preview(load_quickly("reward_model_trainer_tiny", []))
+    text = preview(shipped("tiny"))
     assert "center_rewards_coefficient" in text and "plan of reward_model_trainer_tiny" in text
     assert "ref weights" not in text and "dpo_beta" not in text
 
 
+def shipped(model: str) -> RunConfig:
+    return check(compose(f"reward_model_trainer_{model}"), exists=lambda path: True)
+
+
 @pytest.mark.parametrize("model", ["tiny", "llama32_1b", "qwen25_7b", "qwen3_8b", "qwen3_30b_a3b"])
 def test_the_shipped_files_have_no_key_without_effect(model: str) -> None:
-    run = load_quickly(f"reward_model_trainer_{model}", [])
+    run = shipped(model)
     assert run.trains_reward_model and run.notes == ()
     assert compose(f"reward_model_trainer_{model}").tree["training"]["stage"] == "rm"
