@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def plackett_luce_loss(scores: Tensor) -> Tensor:
-    """Negative log-likelihood of a ranking, by Luce 1959 and Plackett 1975 (equation 20 of arXiv:2305.18290).
+    """Negative log-likelihood of a ranking, by Luce 1959 and Plackett 1975 (equation 18 of arXiv:2305.18290).
 
     The sum over places k of log(sum of exp(r_j) over j >= k) - r_k; of two responses it is the Bradley-Terry loss.
 

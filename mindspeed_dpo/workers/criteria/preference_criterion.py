@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from typing_extensions import override
 
 from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
 from mindspeed_dpo.algorithms.cross_pair import CrossPairValues, cross_pair_values
@@ -19,7 +20,7 @@ from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.workers.batching.cross_pair_gather import gather_step_values
-from mindspeed_dpo.workers.criteria.criterion import MicroBatchLosses
+from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
 from mindspeed_dpo.workers.logprobs import kl_surrogate, response_logps
 from mindspeed_dpo.workers.setup.objective_and_schedule import beta_of, objective_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
@@ -28,8 +29,8 @@ MEAN_MARGIN = "usual_margin"
 """Key of the running mean of margins in the metadata of a checkpoint."""
 
 
-class PreferenceCriterion:
-    """The preference loss of a policy, as `Criterion` describes."""
+class PreferenceCriterion(Criterion):
+    """The preference loss of a policy."""
 
     def __init__(self, context: WorkerContext, role: RoleConfig) -> None:
         """Build the objective.
@@ -44,15 +45,16 @@ class PreferenceCriterion:
         self._mean_margin = 0.0
 
     @property
+    @override
     def needs_step_outputs(self) -> bool:
-        """Whether a loss looks at the log-probabilities of all pairs of the step."""
         return self._role.loss.needs_step_logps
 
+    @override
     def begin(self, iteration: int) -> None:
-        """Set beta of the iteration."""
         beta = beta_of(self._role, iteration, self._context.run.loop.train_iters)
         self._objective = replace(self._objective, beta=beta)
 
+    @override
     def of_step(
         self,
         batches: Sequence[PackedBatch],
@@ -61,20 +63,19 @@ class PreferenceCriterion:
         *,
         is_training: bool,
     ) -> MicroBatchLosses:
-        """Return the losses of the micro-batches of a step; see `Criterion.of_step`."""
         cross_pair = self._cross_pair(batches, outputs, num_pairs, adapt_beta=is_training)
         return partial(self._losses_and_metrics, cross_pair)
 
+    @override
     def metrics(self) -> dict[str, float]:
-        """Return the beta of the last step, per nat."""
         return {"beta": self._objective.beta}
 
+    @override
     def state(self) -> dict[str, Any]:
-        """Return the running mean of margins (beta-DPO); a collective."""
         return {MEAN_MARGIN: self._broadcast_mean_margin()}
 
+    @override
     def restore(self, metadata: Mapping[str, Any]) -> None:
-        """Take over the running mean of margins; 0 without one."""
         self._mean_margin = metadata.get(MEAN_MARGIN, 0.0)
 
     def _broadcast_mean_margin(self) -> float:
