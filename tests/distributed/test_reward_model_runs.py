@@ -79,7 +79,7 @@ def test_adapters_and_their_head_are_those_of_peft(policy: Path, tmp_path: Path)
     saved = tmp_path / "out" / "checkpoints"
     untrained = torch.empty(1, 64).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(run.loop.seed))
     head = load_file(saved / "iter_0000004" / "adapter" / "adapter_model.safetensors")["base_model.model.score.weight"]
-    assert (head - untrained).abs().min() > 1e-4
+    assert (head - untrained).abs().mean() > 1e-3
     to_hf = ["--save-model-type=hf", "--orm", f"--load-dir={saved}", f"--save-dir={tmp_path / 'merged'}"]
     assert convert_ckpt.main(to_hf) == 0
     merged = scores_of(AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", dtype=torch.float32))
