@@ -13,7 +13,7 @@ from itertools import groupby
 from mindspeed_dpo.config.legacy_keys import ALGORITHM_KEYS, ALIASES, LEGACY_KEYS, PROFILER_KEYS, LegacyKey
 from mindspeed_dpo.config.loading.value_parsing import scalar_type
 from mindspeed_dpo.config.name_suggestions import join_words
-from mindspeed_dpo.config.settings.registry import GROUPS, OFFLINE_KEYS, ONLINE_GROUPS, SHARED_KEYS
+from mindspeed_dpo.config.settings.registry import GROUPS, OFFLINE_KEYS, ONLINE_GROUPS, POLICY_KEYS, SHARED_KEYS
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.sourced_values import format_value
 
@@ -59,8 +59,13 @@ differ between roles. Keys in the sections marked "online" are used by stage `ra
 """
 _OFFLINE_INTRODUCTION = """## Keys without effect online
 
-Stage `ray_online_dpo` does not use these keys and reports them. In turn, stage `dpo` reports the keys of the sections
-marked "online".
+Stage `ray_online_dpo` does not use these keys and reports them. In turn, stages `dpo` and `rm` report the keys of the
+sections marked "online".
+"""
+_REWARD_MODEL_INTRODUCTION = """## Keys without effect for a reward model
+
+Stage `rm` does not use these keys and reports them. In turn, the other stages report those of section "Reward-model
+training".
 """
 _LEGACY_INTRODUCTION = """## Keys of MindSpeed-LLM and MindSpeed-RL
 
@@ -83,6 +88,9 @@ def _lines() -> Iterator[str]:
         yield from _table(title, ("Key", "Type", "Unit", "Default", "Description"), rows)
     yield _OFFLINE_INTRODUCTION
     reasons = ((f"`{key}`", reason) for key, reason in OFFLINE_KEYS.items())
+    yield from _table("", ("Key", "Reason"), _merged(reasons))
+    yield _REWARD_MODEL_INTRODUCTION
+    reasons = ((f"`{key}`", reason) for key, reason in POLICY_KEYS.items())
     yield from _table("", ("Key", "Reason"), _merged(reasons))
     yield "## Other names\n\nIn every key `-` and `_` are equivalent. These names are accepted as well:\n"
     yield from _table("", ("Name", "Setting"), ((f"`{other}`", f"`{name}`") for other, name in ALIASES.items()))

@@ -73,7 +73,7 @@ OFFLINE_KEYS: dict[str, str] = {
 
 DATA_KEYS_OF_LOSS = ("margin_column", "weight_column")
 """Keys of the loss that a reward model has as well."""
-_POLICY_KEYS: dict[str, str] = {
+POLICY_KEYS: dict[str, str] = {
     **{
         key: "the loss of a reward model compares scores (Bradley-Terry)"
         for key in group_settings(LossConfig)
@@ -82,11 +82,12 @@ _POLICY_KEYS: dict[str, str] = {
     **dict.fromkeys(group_settings(ReferenceConfig), "a reward model has no reference"),
     "log_token_statistics": "a reward model scores responses, not tokens",
 }
+"""Keys that the training of a policy uses and that of a reward model does not, and why."""
 _ONLINE_ONLY = dict.fromkeys(ONLINE_KEYS, f"only {ONLINE_STAGE} uses it")
 _REWARD_MODEL_ONLY = dict.fromkeys(group_settings(RewardModelConfig), f"only stage {REWARD_MODEL_STAGE} uses it")
 UNUSED_KEYS: dict[str, dict[str, str]] = {
     "dpo": {**_ONLINE_ONLY, **_REWARD_MODEL_ONLY},
-    REWARD_MODEL_STAGE: {**_ONLINE_ONLY, **_POLICY_KEYS},
+    REWARD_MODEL_STAGE: {**_ONLINE_ONLY, **POLICY_KEYS},
     ONLINE_STAGE: {**OFFLINE_KEYS, **_REWARD_MODEL_ONLY},
 }
 """Stage to the keys without effect in it, and why."""
