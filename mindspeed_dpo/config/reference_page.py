@@ -13,7 +13,7 @@ from itertools import groupby
 from mindspeed_dpo.config.legacy_keys import ALGORITHM_KEYS, ALIASES, LEGACY_KEYS, PROFILER_KEYS, LegacyKey
 from mindspeed_dpo.config.loading.value_parsing import scalar_type
 from mindspeed_dpo.config.name_suggestions import join_words
-from mindspeed_dpo.config.settings.registry import GROUPS, OFFLINE_KEYS, ONLINE_GROUPS, SHARED_KEYS
+from mindspeed_dpo.config.settings.registry import GROUPS, OFFLINE_KEYS, ONLINE_GROUPS, POLICY_KEYS, SHARED_KEYS
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
 from mindspeed_dpo.config.sourced_values import format_value
 
@@ -25,6 +25,7 @@ _TITLES = {
     "recompute": "Recomputation",
     "optimizer": "Optimizer and learning-rate schedule",
     "loss": "Loss",
+    "reward_model": "Reward-model training",
     "router": "Routers of experts",
     "reference": "Reference",
     "adapters": "Adapters (LoRA)",
@@ -58,8 +59,13 @@ differ between roles. Keys in the sections marked "online" are used by stage `ra
 """
 _OFFLINE_INTRODUCTION = """## Keys without effect online
 
-Stage `ray_online_dpo` does not use these keys and reports them. In turn, stage `dpo` reports the keys of the sections
-marked "online".
+Stage `ray_online_dpo` does not use these keys and reports them. In turn, stages `dpo` and `rm` report the keys of the
+sections marked "online".
+"""
+_REWARD_MODEL_INTRODUCTION = """## Keys without effect for a reward model
+
+Stage `rm` does not use these keys and reports them. In turn, the other stages report those of section "Reward-model
+training".
 """
 _LEGACY_INTRODUCTION = """## Keys of MindSpeed-LLM and MindSpeed-RL
 
@@ -82,6 +88,9 @@ def _lines() -> Iterator[str]:
         yield from _table(title, ("Key", "Type", "Unit", "Default", "Description"), rows)
     yield _OFFLINE_INTRODUCTION
     reasons = ((f"`{key}`", reason) for key, reason in OFFLINE_KEYS.items())
+    yield from _table("", ("Key", "Reason"), _merged(reasons))
+    yield _REWARD_MODEL_INTRODUCTION
+    reasons = ((f"`{key}`", reason) for key, reason in POLICY_KEYS.items())
     yield from _table("", ("Key", "Reason"), _merged(reasons))
     yield "## Other names\n\nIn every key `-` and `_` are equivalent. These names are accepted as well:\n"
     yield from _table("", ("Name", "Setting"), ((f"`{other}`", f"`{name}`") for other, name in ALIASES.items()))
@@ -131,6 +140,8 @@ def _description(setting: Setting) -> Iterator[str]:
         yield f"Must be {info.check.description}."
     if info.choices:
         yield f"One of {join_words(f'`{choice}`' for choice in info.choices)}."
+    if info.synonyms:
+        yield f"{join_words((f'`{old}` is read as `{new}`' for old, new in info.synonyms.items()), 'and')}."
     if info.refused:
         yield f"Refused: {join_words((f'`{format_value(value)}`' for value in info.refused), 'and')}."
 

@@ -24,12 +24,12 @@ from mindspeed_dpo.config.settings.precision_and_recompute import PrecisionConfi
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.config.settings.registry import (
     FROZEN_KEYS,
-    OFFLINE_KEYS,
-    ONLINE_KEYS,
     REWARD_KEYS,
     REWARD_SOURCES_USING,
     ROLE_GROUPS,
+    UNUSED_KEYS,
 )
+from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.router_training import RouterConfig
 from mindspeed_dpo.config.settings.setting import group_settings
@@ -42,15 +42,20 @@ class RoleConfig:
     """All settings of one role. Groups that a role without training does not use are those of the actor.
 
     For example `run.actor.optimizer.lr` or `run.ref.parallel.tensor_model_parallel_size`.
+
+    Attributes:
+        has_score_head: Whether its model is a reward model, with a scalar score head in place of the output layer.
     """
 
     name: str
+    has_score_head: bool = False
     model: ModelConfig
     parallel: ParallelConfig
     precision: PrecisionConfig
     recompute: RecomputeConfig
     optimizer: OptimizerConfig
     loss: LossConfig
+    reward_model: RewardModelConfig
     router: RouterConfig
     reference: ReferenceConfig
     adapters: AdapterConfig
@@ -69,11 +74,16 @@ class RoleConfig:
     def from_dict(cls, values: Mapping[str, Any]) -> RoleConfig:
         """Build a role from the result of `as_dict`; values are not checked."""
         groups = {group: kind(**_lists_to_tuples(values[group])) for group, kind in ROLE_GROUPS.items()}
-        return cls(name=values["name"], **groups)
+        return cls(name=values["name"], has_score_head=values["has_score_head"], **groups)
 
     def settings(self) -> dict[str, Any]:
         """Return every setting of the role by its key, the model included."""
         return {key: value for group in ROLE_GROUPS for key, value in vars(getattr(self, group)).items()}
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether this is the role that is trained; the others are frozen, or copies of it."""
+        return self.name == "actor"
 
     @property
     def replica_size(self) -> int:
@@ -147,6 +157,11 @@ class RunConfig:
         return self.loop.is_online
 
     @property
+    def trains_reward_model(self) -> bool:
+        """Whether a reward model is trained instead of a policy."""
+        return self.loop.trains_reward_model
+
+    @property
     def roles(self) -> list[RoleConfig]:
         """The roles of the run."""
         return [role for role in (self.actor, self.rollout, self.ref, self.reward) if role is not None]
@@ -190,7 +205,7 @@ class RunConfig:
 
     def as_tree(self) -> dict[str, Any]:
         """Return every setting that has an effect by section, as plain values; `as_yaml` writes them."""
-        unused = {*(OFFLINE_KEYS if self.is_online else ONLINE_KEYS), *REWARD_KEYS}
+        unused = {*UNUSED_KEYS[self.loop.stage], *REWARD_KEYS}
         if "ipo" not in self.actor.loss.dpo_loss_type:
             unused.add("ipo_normalize")
         if not self.actor.adapters.is_on:

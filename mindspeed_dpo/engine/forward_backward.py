@@ -51,7 +51,7 @@ def forward_backward(
 
 
 def forward(chunks: Sequence[Any], batches: Sequence[PackedBatch]) -> list[Tensor]:
-    """Compute the model's output [R, columns] float32 for the R response tokens of each micro-batch, without gradient.
+    """Compute the model's output without gradient, float32: [R, 1 or 5] of R response tokens, or scores [P, K].
 
     Returns:
         One tensor of values per micro-batch on the last stage, an empty list on the others.

@@ -62,23 +62,34 @@ def _slots_of(optimizer: Any) -> Iterator[tuple[nn.Parameter, Slot]]:
     if getattr(optimizer, "is_stub_optimizer", False):
         return  # a stage without experts has an optimizer of experts without parameters
     if isinstance(optimizer, DistributedOptimizer):
-        for parameter in optimizer.model_param_gbuf_map:
-            yield from _sharded_slot(optimizer, parameter)
+        yield from _sharded_slots(optimizer)
     elif isinstance(optimizer, Float16OptimizerWithFloat16Params):
         for models, masters in zip(optimizer.float16_groups, optimizer.fp32_from_float16_groups, strict=True):
             for parameter, master in zip(models, masters, strict=True):
                 yield parameter, Slot(master, optimizer.optimizer)
+        # Parameters in float32, such as the score head, are their own masters.
+        for parameters in optimizer.fp32_from_fp32_groups:
+            for parameter in parameters:
+                yield parameter, Slot(parameter, optimizer.optimizer)
     else:
         for parameter in optimizer.get_parameters():
             yield parameter, Slot(parameter, optimizer.optimizer)
 
 
-def _sharded_slot(optimizer: DistributedOptimizer, parameter: nn.Parameter) -> Iterator[tuple[nn.Parameter, Slot]]:
-    if parameter not in optimizer.model_param_group_index_map:
-        return  # this rank updates no element of it
-    group, order = optimizer.model_param_group_index_map[parameter]
-    master = optimizer.optimizer.param_groups[group]["params"][order]
-    yield parameter, Slot(master, optimizer.optimizer, optimizer._get_model_param_range_map(parameter)["param"].start)
+def _sharded_slots(optimizer: DistributedOptimizer) -> Iterator[tuple[nn.Parameter, Slot]]:
+    """Iterate over the parameters of which this rank updates elements.
+
+    Not by the library's index of a parameter in its group, which is wrong where a group has parameters of two dtypes.
+    """
+    of_dtypes = (
+        (optimizer.model_float16_groups, optimizer.shard_fp32_from_float16_groups),
+        (optimizer.model_fp32_groups, optimizer.shard_fp32_groups),
+    )
+    for model_groups, master_groups in of_dtypes:
+        for parameters, masters in zip(model_groups, master_groups, strict=True):
+            for parameter, master in zip(parameters, masters, strict=True):
+                start = optimizer._get_model_param_range_map(parameter)["param"].start
+                yield parameter, Slot(master, optimizer.optimizer, start)
 
 
 def _shard_group(parameter: nn.Parameter) -> Any:

@@ -79,7 +79,8 @@ class TrainingEngine:
 
         Returns:
             Per micro-batch [R, 1 or 5] float32 values of its R response tokens (`models.chunked_logprob_head`):
-            log-probabilities in nats and, if requested, their statistics. Empty unless this rank is on the last stage.
+            log-probabilities in nats and, if requested, their statistics; of a reward model [P, K] float32 scores.
+            Empty unless this rank is on the last stage.
         """
         self.model.eval()
         with self.parameters_gathered():
@@ -133,5 +134,5 @@ class ScoringEngine:
             self.model.to("cpu")
 
     def score(self, batches: Sequence[PackedBatch]) -> list[Tensor]:
-        """Compute the head's outputs, [R, 1 or 5] float32 per micro-batch, as `TrainingEngine.score` does."""
+        """Compute the head's outputs per micro-batch, [R, 1 or 5] or [P, K] float32, as `TrainingEngine.score` does."""
         return forward_backward.forward(self.model.chunks, batches)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from mindspeed_dpo.models.named_tensors import named_tensors
 
 
-def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: str, loosely: bool = False) -> list[str]:
+def load_into(
+    model: nn.Module,
+    tensors: Iterable[tuple[str, Tensor]],
+    origin: str,
+    loosely: bool = False,
+    initialised: Collection[str] = (),
+) -> list[str]:
     """Copy named tensors into a model's parameters and stored buffers.
 
     Args:
@@ -18,6 +24,7 @@ def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: s
         tensors: Local names and this rank's shards of weights in the shape of `named_tensors`, any float dtype.
         origin: Source of the tensors, for messages.
         loosely: Allow missing and unexpected names.
+        initialised: Names that need not be loaded.
 
     Returns:
         The names allowed by `loosely`, as messages.
@@ -38,7 +45,7 @@ def load_into(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], origin: s
         else:
             with torch.no_grad():
                 parameter.copy_(tensor)
-    problems += [f"{name} is in the model but not in the weights" for name in parameters]
+    problems += [f"{name} is in the model but not in the weights" for name in parameters if name not in initialised]
     if shape_mismatches or (problems and not loosely):
         raise ValueError(f"{origin} does not match the model: " + "; ".join(shape_mismatches + problems))
     return problems

@@ -87,10 +87,13 @@ class DecoderStage(LanguageModule):
         self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         """Describe the parameters for a distributed checkpoint; layers of two kinds are not stacked to one tensor."""
-        if not self._has_equal_layers:
-            metadata = {**(metadata or {}), "non_homogeneous_layers": True}
-        described: dict[str, Any] = super().sharded_state_dict(prefix, sharded_offsets, metadata)
+        described: dict[str, Any] = super().sharded_state_dict(
+            prefix, sharded_offsets, self._checkpoint_metadata(metadata)
+        )
         return described
+
+    def _checkpoint_metadata(self, metadata: dict[str, Any] | None) -> dict[str, Any] | None:
+        return metadata if self._has_equal_layers else {**(metadata or {}), "non_homogeneous_layers": True}
 
     def _decode(self, batch: PackedBatch) -> Tensor:
         """Compute the hidden states [T / cp(/tp), 1, h] of this stage's layers for the rows of this rank."""

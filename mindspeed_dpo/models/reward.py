@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from megatron.core import parallel_state
 from megatron.core.tensor_parallel import (
     reduce_from_tensor_model_parallel_region,
     scatter_to_tensor_model_parallel_region,
     set_tensor_model_parallel_attributes,
 )
+from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
 from torch import Tensor, nn
 
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.decoder_stage import DecoderStage, mark_tensor_parallel
 from mindspeed_dpo.models.layer_spec import Execution
+
+HEAD_PARAMETERS = ("rm_head.weight", "rm_head.bias")
+"""Names of the parameters of the score head in a reward model."""
 
 
 class ScoreHead(nn.Module):
@@ -31,6 +39,32 @@ class ScoreHead(nn.Module):
         set_tensor_model_parallel_attributes(self.weight, True, 1, 1)
         if execution.random_init:
             nn.init.normal_(self.weight, std=model.init_method_std)
+
+    def initialise(self, std: float, seed: int) -> None:
+        """Initialise as transformers does, normal with mean 0 and no bias, whatever the parallel layout.
+
+        Args:
+            std: Standard deviation, `initializer_range` of transformers.
+            seed: Seed of the run.
+        """
+        size = parallel_state.get_tensor_model_parallel_world_size() * self.weight.shape[1]
+        generator = torch.Generator().manual_seed(seed)
+        self.load(torch.empty(1, size).normal_(0.0, std, generator=generator))
+
+    def load(self, complete: Tensor) -> None:
+        """Copy this rank's shard of the complete weight [1, h] of any float dtype; the bias becomes 0."""
+        rank, share = parallel_state.get_tensor_model_parallel_rank(), self.weight.shape[1]
+        with torch.no_grad():
+            self.weight.copy_(complete[:, rank * share : (rank + 1) * share])
+            self.bias.zero_()
+
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Describe the parameters for a distributed checkpoint: the weight is split along its input."""
+        tensors = self.state_dict(prefix="", keep_vars=True)
+        described: dict[str, Any] = make_sharded_tensors_for_checkpoint(tensors, prefix, {"weight": 1}, sharded_offsets)
+        return described
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Compute the score of each row.
@@ -66,6 +100,15 @@ class RewardModel(DecoderStage):
             self.rm_head = ScoreHead(model, execution)
         mark_tensor_parallel(self)
 
+    def sharded_state_dict(
+        self, prefix: str = "", sharded_offsets: tuple[Any, ...] = (), metadata: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Describe the parameters for a checkpoint; the base class, a language model, requires an output layer."""
+        described: dict[str, Any] = MegatronModule.sharded_state_dict(
+            self, prefix, sharded_offsets, self._checkpoint_metadata(metadata)
+        )
+        return described
+
     def forward(self, batch: PackedBatch) -> Tensor:
         """Compute the score of each response of a packed row.
 
@@ -88,3 +131,9 @@ class RewardModel(DecoderStage):
             return scores
         rows, here = batch.part.local_rows(batch.last_rows)
         return self.context.sum(self.rm_head(hidden.index_select(0, rows)).where(here, 0.0))
+
+
+def score_head(stage: nn.Module) -> ScoreHead | None:
+    """Return the score head of a pipeline stage; None where the stage, or the model, has none."""
+    head = getattr(stage, "rm_head", None)
+    return head if isinstance(head, ScoreHead) else None

@@ -55,10 +55,18 @@ METRICS: dict[str, Metric] = {
     "moe/idle_experts": Metric("1", "Share of experts that no token of the step has chosen, over all layers."),
     "moe/router_entropy": Metric("nat", "Mean entropy of the routers' scores of a token, over tokens and layers."),
     # Preferences.
-    "rewards/chosen": Metric("1", "Mean of beta times (policy - reference) log-probability of the chosen response."),
+    "rewards/chosen": Metric(
+        "1",
+        "Mean of beta times (policy - reference) log-probability of the chosen response; its score by a reward model.",
+    ),
     "rewards/rejected": Metric("1", "The same for the rejected response."),
     "rewards/accuracies": Metric("1", "Share of pairs whose chosen reward is strictly greater; a tie counts 0."),
     "rewards/margins": Metric("1", "Mean of chosen reward minus rejected reward."),
+    "rewards/brier": Metric(
+        "1",
+        "Mean of (1 - sigmoid(chosen score - rejected score))^2, the Brier score of the preferences that a reward "
+        "model predicts; 0.25 is a coin.",
+    ),
     "logps/chosen": Metric("nat", "Mean log-probability of the chosen response, summed over its tokens."),
     "logps/rejected": Metric("nat", "Mean log-probability of the rejected response, summed over its tokens."),
     "logits/chosen": Metric("1", "Mean logit over the vocabulary, then over chosen response tokens."),

@@ -98,6 +98,11 @@ class ParallelRank:
         return self.is_last_stage and self.tp_rank == 0 and self.cp_rank == 0
 
     @property
+    def reports_metrics(self) -> bool:
+        """Whether this process reports the metrics of all replicas; exactly one process does."""
+        return self.is_output and self.dp_rank == 0
+
+    @property
     def holds_first_copy(self) -> bool:
         """Whether this process holds the first copy of its weights; every data- and context-parallel rank has one."""
         return self.dp_rank == 0 and self.cp_rank == 0

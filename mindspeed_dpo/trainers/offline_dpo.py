@@ -1,4 +1,4 @@
-"""Offline DPO: train on given preference pairs (Rafailov et al. 2023, arXiv:2305.18290).
+"""Offline DPO: train on given preference pairs (Rafailov et al. 2023, arXiv:2305.18290). Reward models train likewise.
 
 The trainer only orders the calls; the roles compute on their worker groups. It passes dataset row numbers, no tokens.
 """

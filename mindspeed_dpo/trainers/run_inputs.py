@@ -26,7 +26,7 @@ from mindspeed_dpo.weights.hf.hf_config import describe_differences, read_model_
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.reward_tokenizer import check_reward_tokenizer
-from mindspeed_dpo.workers.setup.initial_weights import REWARD, open_initial_adapter, open_initial_weights
+from mindspeed_dpo.workers.setup.initial_weights import open_initial_adapter, open_initial_weights
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
 from mindspeed_dpo.workers.setup.open_datasets import evaluation_data, open_dataset
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
@@ -175,6 +175,6 @@ def check_weights(role: RoleConfig) -> None:
     if assets is None or not (assets / "config.json").is_file():
         return
     of_weights = read_model_config(assets)
-    differences = describe_differences(role.model, of_weights, reward=role.name == REWARD)
+    differences = describe_differences(role.model, of_weights, reward=role.has_score_head)
     if differences:
         raise ValueError(f"{source.path} differs from the model section of the configuration: {'; '.join(differences)}")

@@ -37,6 +37,7 @@ class WeightSource(ABC):
         loosely: Skip missing tensors other than experts with a warning, and ignore unknown ones.
         keeps_dtypes: Refuse to join tensors of different data types into one; otherwise they become float32 or wider,
             which is exact, since all weights are cast later.
+        decoder_only: Read a language model without its output layer, as a reward model starts from it.
         final_norm: For a reward model, whether its head reads normalised hidden states; otherwise the norm is ignored.
     """
 
@@ -45,6 +46,7 @@ class WeightSource(ABC):
     loosely: bool = False
     keeps_dtypes: bool = False
     final_norm: bool = True
+    decoder_only: bool = False
 
     @property
     @abstractmethod
@@ -96,7 +98,8 @@ class WeightSource(ABC):
 
     def rules(self, model: ModelConfig) -> RuleTable:
         """The rules of all tensors that a model of this architecture has."""
-        return rules_for(model, reward=self.is_reward_model, final_norm=self.final_norm)
+        is_reward_model = self.is_reward_model or self.decoder_only
+        return rules_for(model, reward=is_reward_model, final_norm=self.final_norm, head=not self.decoder_only)
 
     def ignored_rules(self, model: ModelConfig) -> RuleTable:
         """The rules of tensors that may be stored and are not read.

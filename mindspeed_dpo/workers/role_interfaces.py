@@ -57,7 +57,7 @@ class Role:
 
 
 class Actor(Role, ABC):
-    """The policy as it is trained."""
+    """The policy as it is trained; or a reward model, which has no log-probabilities and reads no reference."""
 
     @abstractmethod
     def log_probs(self, pairs: Pairs) -> ReplicaValues | None:

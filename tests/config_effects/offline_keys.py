@@ -43,6 +43,8 @@ LOSS: dict[str, KeyChange | CoveredBy] = {
     "margin_column": KeyChange("gap", context={"data_path": "numbers"}),
     "weight_column": KeyChange("trust", context={"data_path": "numbers"}),
     "pref_ftx": KeyChange(0.5),
+    "rm_label_smoothing": KeyChange(0.2, context={"stage": "rm"}),
+    "center_rewards_coefficient": KeyChange(0.2, context={"stage": "rm"}),
     "ref_model_mixup_alpha": KeyChange(
         1.0, context={"reference": "live", "sync_ref_model": True, "ref_model_sync_steps": 1, "train_iters": 4}
     ),

@@ -84,12 +84,12 @@ def write_pair(folder: Path, config: PreTrainedConfig) -> None:
     """The policy, and as reference the policy plus noise, so that the first loss is not log 2."""
     torch.manual_seed(1)
     model = AutoModelForCausalLM.from_config(config).float()
-    _save(model, folder / "policy")
+    save_model(model, folder / "policy")
     noise = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=noise) * REFERENCE_NOISE)
-    _save(model, folder / "reference")
+    save_model(model, folder / "reference")
 
 
 def write_rows(folder: Path) -> None:
@@ -112,7 +112,7 @@ def write_rows(folder: Path) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
-def _save(model: PreTrainedModel, folder: Path) -> None:
+def save_model(model: PreTrainedModel, folder: Path) -> None:
     """As save_pretrained, with a config.json that transformers 4 understands as well."""
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)

@@ -51,7 +51,7 @@ def replay(case: dict[str, Any], dtype: torch.dtype) -> Replayed:
     sizes, frozen = config(role_folder(case, "policy")), weights_in(role_folder(case, "reference"))
     reference = Model({name: value.to(dtype) for name, value in frozen.items()}, sizes)
     policy = {name: value.to(dtype, copy=True).requires_grad_() for name, value in initial_weights(case).items()}
-    optimizer = _optimizer(policy, hyper)
+    optimizer = adamw(policy, hyper)
     batches, size = of_case(case), hyper["accumulation"]
     steps, records, gradients = [], [], []
     for step in range(hyper["max_steps"]):
@@ -93,7 +93,8 @@ def _accumulate(
     return {name: sum(one[name] for one in logged) / len(logged) for name in logged[0]}, records
 
 
-def _optimizer(policy: Tensors, hyper: dict[str, Any]) -> torch.optim.AdamW:
+def adamw(policy: Tensors, hyper: dict[str, Any]) -> torch.optim.AdamW:
+    """The optimizer of a run; what is named `norm` or `bias` is not decayed."""
     plain = [name for name in policy if "norm" in name or "bias" in name]
     groups = [
         {

@@ -33,9 +33,9 @@ from mindspeed_dpo.config.run import RoleConfig
 SEQUENCES_PER_PAIR = 2
 
 
-def weight_bytes(role: RoleConfig, *, scalar_head: bool = False) -> int:
+def weight_bytes(role: RoleConfig) -> int:
     """Bytes of a role's weights on one device, without adapters."""
-    return num_device_parameters(role, scalar_head=scalar_head) * _element_bytes(role)
+    return num_device_parameters(role) * _element_bytes(role)
 
 
 def adapter_bytes(role: RoleConfig) -> int:
@@ -72,7 +72,9 @@ def checkpoint_bytes(role: RoleConfig, *, with_reference: bool = False) -> int:
         role: The trained role.
         with_reference: The checkpoint also holds the weights of a reference that is updated.
     """
-    total = num_adapter_parameters(role) if role.adapters.is_on else num_parameters(role.model)
+    total = num_parameters(role.model, scalar_head=role.has_score_head)
+    if role.adapters.is_on:
+        total = num_adapter_parameters(role) + (role.model.hidden_size if role.has_score_head else 0)
     # Adapters are written a second time for PEFT.
     copies = 1 + role.adapters.is_on + with_reference
     # Adam's moments and float32 weights, whatever the number format.

@@ -56,13 +56,8 @@ def num_parameters(model: ModelConfig, *, scalar_head: bool = False, experts: in
     return layers + table + hidden + (hidden if scalar_head else output)
 
 
-def num_device_parameters(role: RoleConfig, *, scalar_head: bool = False) -> int:
-    """Return the number of parameters on a device of the largest pipeline stage.
-
-    Args:
-        role: The role, with its model and parallel sizes.
-        scalar_head: The output layer is scalar, as of a reward model.
-    """
+def num_device_parameters(role: RoleConfig) -> int:
+    """Return the number of parameters of a role on a device of the largest pipeline stage."""
     model, tp, pp = role.model, role.parallel.tensor_model_parallel_size, role.parallel.pipeline_model_parallel_size
     depth, experts = model.num_layers // pp, num_local_experts(role)
     stages = [range(first, first + depth) for first in range(0, model.num_layers, depth)]
@@ -70,7 +65,7 @@ def num_device_parameters(role: RoleConfig, *, scalar_head: bool = False) -> int
     table = model.padded_vocab(tp) // tp * model.hidden_size
     # A tied output layer is the embedding; with several stages the last one has a copy.
     output = table if model.untie_embeddings_and_output_weights or pp > 1 else 0
-    last = model.hidden_size + (model.hidden_size // tp if scalar_head else output)
+    last = model.hidden_size + (model.hidden_size // tp if role.has_score_head else output)
     return layers + (table + last if pp == 1 else max(table, last))
 
 
@@ -90,7 +85,11 @@ def num_local_experts(role: RoleConfig) -> int:
 
 def num_trained_parameters(role: RoleConfig) -> int:
     """Return the number of parameters that the optimizer updates, on a device of the largest pipeline stage."""
-    return max(map(sum, stage_adapter_parameters(role))) if role.adapters.is_on else num_device_parameters(role)
+    if not role.adapters.is_on:
+        return num_device_parameters(role)
+    # The score head of a reward model is trained beside its adapters.
+    head = role.model.hidden_size // role.parallel.tensor_model_parallel_size if role.has_score_head else 0
+    return max(map(sum, stage_adapter_parameters(role))) + head
 
 
 def num_trained_expert_parameters(role: RoleConfig) -> int:

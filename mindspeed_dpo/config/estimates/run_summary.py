@@ -56,7 +56,7 @@ def _layout(run: RunConfig, role: RoleConfig) -> str:
     virtual = f" with {role.num_chunks} virtual stages each" if role.num_chunks > 1 else ""
     cp = f" x CP {role.parallel.context_parallel_size}" if role.parallel.context_parallel_size > 1 else ""
     ep = f", EP {role.parallel.expert_parallel_size}" if role.parallel.expert_parallel_size > 1 else ""
-    parameters = memory.num_parameters(role.model, scalar_head=role.name == "reward")
+    parameters = memory.num_parameters(role.model, scalar_head=role.has_score_head)
     size = f"{parameters / 1e6:,.1f} M parameters{_active(role.model)}, {role.precision.dtype}"
     return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}"
 
@@ -138,7 +138,7 @@ def _parts(run: RunConfig, role: RoleConfig) -> Iterator[tuple[str, int]]:
     elif role.name == "ref" and run.is_ref_within_actor:
         return
     elif not (role.name == "reward" and role.reward_source != "model") and not _is_cached(role):
-        yield f"{role.name} weights", memory.weight_bytes(role, scalar_head=role.name == "reward")
+        yield f"{role.name} weights", memory.weight_bytes(role)
 
 
 def _optimizer_and_activations(run: RunConfig, actor: RoleConfig) -> Iterator[tuple[str, int]]:

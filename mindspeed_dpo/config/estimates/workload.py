@@ -28,12 +28,17 @@ class MultiplyAdds(NamedTuple):
     per_attended_key: int
 
 
-def multiply_adds(model: ModelConfig) -> MultiplyAdds:
-    """Return the cost of a model's matrix products; a sliding window is not taken into account."""
+def multiply_adds(model: ModelConfig, *, scalar_head: bool = False) -> MultiplyAdds:
+    """Return the cost of a model's matrix products; a sliding window is not taken into account.
+
+    Args:
+        model: The architecture.
+        scalar_head: The output layer is scalar, as of a reward model, which has no output per token.
+    """
     width = model.num_attention_heads * model.kv_channels
     return MultiplyAdds(
         per_token=num_layers_parameters(model, range(model.num_layers), experts=model.moe_router_topk),
-        per_label=model.vocab_size * model.hidden_size,
+        per_label=0 if scalar_head else model.vocab_size * model.hidden_size,
         # Scores, and the weighted sum of values.
         per_attended_key=2 * model.num_layers * width,
     )

@@ -1,6 +1,6 @@
 """Removal of keys that the run ignores; each is reported once as having no effect, with the reason.
 
-A file of one stage therefore also runs under the other, and the resolved run holds only settings with an effect.
+A file of one stage therefore also runs under another, and the resolved run holds only settings with an effect.
 """
 
 from __future__ import annotations
@@ -13,35 +13,33 @@ from mindspeed_dpo.config.legacy_keys import CONDITIONAL_VALUES
 from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.loss import REFERENCE_FREE_LOSSES, LossConfig
-from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, OFFLINE_KEYS, ONLINE_KEYS, REWARD_SOURCES_USING
+from mindspeed_dpo.config.settings.registry import FROZEN_KEYS, OFFLINE_KEYS, REWARD_SOURCES_USING, UNUSED_KEYS
 from mindspeed_dpo.config.settings.trackers import unused_tracker_settings
-from mindspeed_dpo.config.settings.training import ONLINE_STAGE, LoopConfig
+from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
 from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
-_ONLINE_ONLY = dict.fromkeys((*ONLINE_KEYS, "do_sample"), f"only {ONLINE_STAGE} uses it")
 # Values that state what always holds online: no evaluation, a live reference.
 _IMPLIED_ONLINE: dict[str, object] = {**dict.fromkeys(OFFLINE_KEYS, 0), "reference": "live"}
-_NOT_SCORED = "nothing is scored in stage dpo"
 _NO_MODEL = "functions or a judge score, without a model"
 
 
-def is_online(sections: Sections) -> bool:
-    """Return whether the configuration selects online DPO, once shared settings are in `training`."""
+def stage_of(sections: Sections) -> str:
+    """Return the stage that the configuration selects, once shared settings are in `training`; dpo without one."""
     blocks = (sections.training, *sections.models.values())
-    return next((block["stage"].value for block in blocks if "stage" in block), None) == ONLINE_STAGE
+    stage: str = next((block["stage"].value for block in blocks if "stage" in block), "dpo")
+    return stage
 
 
 def drop_inapplicable_keys(sections: Sections, issues: Issues) -> None:
     """Remove values without effect from all sections and add a note for each."""
-    online = is_online(sections)
+    stage = stage_of(sections)
+    online = stage == ONLINE_STAGE
     if not online:
-        _drop_reward(sections, issues)
-        _drop_reference(sections, issues)
+        _drop_reward(sections, stage, issues)
+        _drop_reference(sections, stage, issues)
+    unused = {**UNUSED_KEYS[stage], **({} if online else {"do_sample": f"only {ONLINE_STAGE} uses it"})}
     for block in _blocks(sections):
-        if online:
-            _drop(block, OFFLINE_KEYS, issues, implied=_IMPLIED_ONLINE)
-        else:
-            _drop(block, _ONLINE_ONLY, issues)
+        _drop(block, unused, issues, implied=_IMPLIED_ONLINE if online else {})
     if online:
         _drop_other_reward_sources(sections, issues)
     for role, label in (("ref", "actor_rollout_ref.ref"), ("reward", "reward")):
@@ -76,17 +74,23 @@ def reward_source(sections: Sections) -> str:
     return "model"
 
 
-def _drop_reward(sections: Sections, issues: Issues) -> None:
+def _drop_reward(sections: Sections, stage: str, issues: Issues) -> None:
     if sections.roles.pop("reward", None) is not None:
-        issues.add_note(f"section reward has no effect: {_NOT_SCORED}")
+        issues.add_note(f"section reward has no effect: no response is sampled and scored in stage {stage}")
     sections.model_of.pop("reward", None)
     pools = (sections.pools.pop("reward", None), sections.same_pool.pop("reward", None))
     if any(pools):
-        issues.add_note(f"resource_pool.reward has no effect: {_NOT_SCORED}")
+        issues.add_note(f"resource_pool.reward has no effect: no response is sampled and scored in stage {stage}")
 
 
-def _drop_reference(sections: Sections, issues: Issues) -> None:
+def _drop_reference(sections: Sections, stage: str, issues: Issues) -> None:
     """Remove the reference if no loss uses one; different weights for it are a contradiction and stay a problem."""
+    if stage == REWARD_MODEL_STAGE:
+        sections.model_of.pop("ref", None)
+        of_pool = (sections.pools.pop("ref", None), sections.same_pool.pop("ref", None))
+        if sections.roles.pop("ref", None) is not None or any(of_pool):
+            issues.add_note("actor_rollout_ref.ref and its pool have no effect: a reward model has no reference")
+        return
     blocks = (sections.roles.get("actor", {}), sections.training)
     losses = next((block["dpo_loss_type"].value for block in blocks if "dpo_loss_type" in block), None) or ()
     if not set(losses) & set(REFERENCE_FREE_LOSSES):

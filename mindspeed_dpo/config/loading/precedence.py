@@ -97,7 +97,7 @@ class RoleBuilder:
         for role in ("reward", "ref") if self._assignment.pool_of("ref") == "reward" else ("ref", "reward"):
             if role == "ref":
                 # Online it exists even if no loss uses it: metrics report the KL divergence from it.
-                if online or not self._actor.loss.is_reference_free:
+                if online or not (self._actor.loss.is_reference_free or self._actor.has_score_head):
                     self._add_reference()
             elif online:
                 self._add_reward()
@@ -129,6 +129,7 @@ class RoleBuilder:
         if self._actor.reward.reward_source == "model":
             values = overlay_sections(self._sections, "reward", self._issues)
             self._add("reward", values, "reward", load, random_init=random_init)
+            self.roles["reward"] = dataclasses.replace(self.roles["reward"], has_score_head=True)
             return
         checkpoint = dataclasses.replace(self._actor.checkpoint, load=load, random_init=random_init)
         parallel = self._pool_layout("reward")

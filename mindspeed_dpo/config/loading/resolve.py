@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from datetime import datetime
 
 from mindspeed_dpo.config.issues import Issues
-from mindspeed_dpo.config.loading.inapplicable_keys import drop_inapplicable_keys, is_online, note_changed_values
+from mindspeed_dpo.config.loading.inapplicable_keys import drop_inapplicable_keys, note_changed_values, stage_of
 from mindspeed_dpo.config.loading.precedence import (
     RoleBuilder,
     build_group,
@@ -26,18 +26,20 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
 from mindspeed_dpo.config.settings.trackers import filled_tracker_settings
-from mindspeed_dpo.config.settings.training import LoopConfig
+from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     """Build the run of a configuration. If `issues` has problems, the result is used only to find further ones."""
     move_shared_settings(sections, issues)
     drop_inapplicable_keys(sections, issues)
-    online = is_online(sections)
+    stage = stage_of(sections)
+    online = stage == ONLINE_STAGE
     values = overlay_sections(sections, "actor", issues)
     loop = build_group(LoopConfig, values, issues, "training")
     actor = RoleConfig(
         name="actor",
+        has_score_head=stage == REWARD_MODEL_STAGE,
         **{
             group: build_group(kind, values, issues, _section_of_group(sections, group))
             for group, kind in ROLE_GROUPS.items()

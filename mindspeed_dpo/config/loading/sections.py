@@ -150,6 +150,8 @@ class SectionReader:
             return None
         if key != written:
             self._issues.add_note(f"{origin.section}.{written} is read as {key}")
+        if str(value) in SETTINGS[key].info.synonyms:
+            self._issues.add_note(f"{origin.section}.{written}={value} is read as {parsed}")
         return SourcedValue(parsed, Origin(origin.section, origin.source, parsed))
 
     def _is_repeated(self, label: str, key: str, block: Mapping[Any, Any]) -> bool:

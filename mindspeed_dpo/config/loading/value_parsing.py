@@ -29,7 +29,8 @@ _TRUTH_WORDS: dict[str, bool] = {
 def parse_value(value: Any, setting: Setting) -> Any:
     """Parse `value` as the type of a setting and apply the choices and the check of the setting.
 
-    Null, and empty text for an optional text, are returned as None: not set. `~` in a path is the home folder.
+    Null, and empty text for an optional text, are returned as None: not set. `~` in a path is the home folder. A
+    synonym is returned as the choice that it stands for.
 
     Raises:
         ValueError: The value is not acceptable; the message is the end of the sentence "key=value …".
@@ -39,6 +40,8 @@ def parse_value(value: Any, setting: Setting) -> Any:
         return None
     parsed = tuple(map(_PARSERS[kind], _items(value))) if is_list else _PARSERS[kind](value)
     info = setting.info
+    if isinstance(parsed, str):
+        parsed = info.synonyms.get(parsed, parsed)
     parsed = expand_home(parsed) if info.is_path else parsed
     for item in parsed if is_list else (parsed,):
         _check_choice(item, info)

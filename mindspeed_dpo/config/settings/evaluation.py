@@ -15,7 +15,11 @@ EVALUATION_METRICS = (
     *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
     *("logps/chosen", "logps/rejected"),
 )
-"""Metrics of every evaluation."""
+"""Metrics of every evaluation of a policy."""
+REWARD_MODEL_METRICS = (
+    *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "rewards/brier"),
+)
+"""Metrics of every evaluation of a reward model."""
 TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "logits/rejected")
 """Further metrics of an evaluation with log_token_statistics."""
 
@@ -23,7 +27,7 @@ TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "l
 def default_best_mode(metric: str) -> str:
     """Return `min` for metrics whose smaller values are better, judged by the metric's name, else `max`."""
     parts = metric.split("/")
-    is_cost = "loss" in parts or parts[-1] in ("nll", "rejected", "entropy")
+    is_cost = "loss" in parts or parts[-1] in ("nll", "rejected", "entropy", "brier")
     return "min" if is_cost else "max"
 
 
@@ -72,7 +76,7 @@ class EvaluationConfig:
         shared=True,
     )
     best_metric_mode: str | None = setting(
-        derived="min for loss, nll, entropy and rejected metrics, else max",
+        derived="min for loss, nll, entropy, brier and rejected metrics, else max",
         help="Whether smaller or larger values of best_metric are better.",
         choices=("min", "max"),
         shared=True,

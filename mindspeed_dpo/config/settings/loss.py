@@ -121,7 +121,8 @@ class LossConfig:
     )
     margin_column: str | None = setting(
         None,
-        help="Data column with a margin for each pair, subtracted from beta times the difference of log-ratios.",
+        help="Data column with a margin for each pair, subtracted from beta times the difference of log-ratios, or in "
+        "stage rm from the difference of scores.",
     )
     weight_column: str | None = setting(None, help="Data column with a weight for the loss of each pair.")
     pref_ftx: float = setting(

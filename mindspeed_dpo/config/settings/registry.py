@@ -1,6 +1,6 @@
 """All groups of settings and every setting by its key. Keys are unique over all groups, so that sections are flat.
 
-Also here: the keys that only one stage, one way of scoring, or only a trained role uses.
+Also here: the keys that only some stages, one way of scoring, or only a trained role uses.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
 from mindspeed_dpo.config.settings.precision_and_recompute import PrecisionConfig, RecomputeConfig
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
+from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.router_training import RouterConfig
 from mindspeed_dpo.config.settings.setting import Setting, group_settings
-from mindspeed_dpo.config.settings.training import LoopConfig
+from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
 
 ROLE_GROUPS: dict[str, type] = {
     "model": ModelConfig,
@@ -31,6 +32,7 @@ ROLE_GROUPS: dict[str, type] = {
     "recompute": RecomputeConfig,
     "optimizer": OptimizerConfig,
     "loss": LossConfig,
+    "reward_model": RewardModelConfig,
     "router": RouterConfig,
     "reference": ReferenceConfig,
     "adapters": AdapterConfig,
@@ -68,7 +70,28 @@ OFFLINE_KEYS: dict[str, str] = {
         _NO_EVALUATION,
     ),
 }
-"""Keys that only stage dpo uses, and why stage ray_online_dpo does not."""
+"""Keys that ray_online_dpo does not use, unlike dpo, and why."""
+
+DATA_KEYS_OF_LOSS = ("margin_column", "weight_column")
+"""Keys of the loss that a reward model has as well."""
+POLICY_KEYS: dict[str, str] = {
+    **{
+        key: "the loss of a reward model compares scores (Bradley-Terry)"
+        for key in group_settings(LossConfig)
+        if key not in DATA_KEYS_OF_LOSS
+    },
+    **dict.fromkeys(group_settings(ReferenceConfig), "a reward model has no reference"),
+    "log_token_statistics": "a reward model scores responses, not tokens",
+}
+"""Keys that the training of a policy uses and that of a reward model does not, and why."""
+_ONLINE_ONLY = dict.fromkeys(ONLINE_KEYS, f"only {ONLINE_STAGE} uses it")
+_REWARD_MODEL_ONLY = dict.fromkeys(group_settings(RewardModelConfig), f"only stage {REWARD_MODEL_STAGE} uses it")
+UNUSED_KEYS: dict[str, dict[str, str]] = {
+    "dpo": {**_ONLINE_ONLY, **_REWARD_MODEL_ONLY},
+    REWARD_MODEL_STAGE: {**_ONLINE_ONLY, **POLICY_KEYS},
+    ONLINE_STAGE: {**OFFLINE_KEYS, **_REWARD_MODEL_ONLY},
+}
+"""Stage to the keys without effect in it, and why."""
 
 REWARD_SOURCES_USING: dict[str, tuple[str, ...]] = {
     "reward_timeout_s": ("functions", "judge"),

@@ -51,6 +51,7 @@ class SettingInfo:
         unit: Unit of a number, such as "steps" or "tokens"; "" where it has none.
         derived: How an absent value follows from other settings; "" where the setting has a fixed default.
         choices: Every accepted text (for a list: every accepted item); () where any text is accepted.
+        synonyms: Older texts for a choice, and the choice that each is read as.
         refused: Values that other trainers accept and this one does not, with the reason.
         check: The condition on a value, or None.
         shared: The run has a single value: roles may repeat it but not differ.
@@ -61,6 +62,7 @@ class SettingInfo:
     unit: str = ""
     derived: str = ""
     choices: tuple[str, ...] = ()
+    synonyms: Mapping[str, str] = field(default_factory=dict)
     refused: Mapping[Any, str] = field(default_factory=dict)
     check: ValueCheck | None = None
     shared: bool = False
@@ -74,6 +76,7 @@ def setting(
     unit: str = "",
     derived: str = "",
     choices: tuple[str, ...] = (),
+    synonyms: Mapping[str, str] | None = None,
     refused: Mapping[Any, str] | None = None,
     check: ValueCheck | None = None,
     shared: bool = False,
@@ -84,7 +87,7 @@ def setting(
     Without `default` and `derived` the key is required. With `derived` the field is None only until it is filled in
     from other settings, so its declared type need not admit None. The other arguments are those of `SettingInfo`.
     """
-    info = SettingInfo(help, unit, derived, choices, refused or {}, check, shared, is_path)
+    info = SettingInfo(help, unit, derived, choices, synonyms or {}, refused or {}, check, shared, is_path)
     return field(default=None if derived else default, metadata={_METADATA_KEY: info})
 
 

@@ -8,9 +8,9 @@ from mindspeed_dpo.config.settings.evaluation import EvaluationConfig
 from mindspeed_dpo.config.settings.setting import at_least, setting, within
 from mindspeed_dpo.config.settings.trackers import TrackerConfig
 
-ONLINE_STAGE = "ray_online_dpo"
+ONLINE_STAGE, REWARD_MODEL_STAGE = "ray_online_dpo", "rm"
 
-_OTHER_TRAINER = "another trainer; this project trains dpo and ray_online_dpo"
+_OTHER_TRAINER = f"another trainer; this project trains dpo, {REWARD_MODEL_STAGE} and {ONLINE_STAGE}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,12 +18,12 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
     """Settings of the training loop; every one of them holds for all roles."""
 
     stage: str = setting(
-        help="Trainer: dpo trains on given pairs, ray_online_dpo on responses of the policy. A step is one optimizer "
-        "step of dpo, or one iteration of ray_online_dpo.",
-        choices=("dpo", ONLINE_STAGE),
+        help="Trainer: dpo trains a policy on given pairs, rm a reward model on given pairs, ray_online_dpo a policy "
+        "on its own responses. A step is one optimizer step of dpo and rm, or one iteration of ray_online_dpo.",
+        choices=("dpo", REWARD_MODEL_STAGE, ONLINE_STAGE),
+        synonyms={"orm": REWARD_MODEL_STAGE},
         refused={
             "simpo": "use stage dpo with dpo_loss_type: simpo; simpo_beta is dpo_beta there",
-            "orm": "reward-model training is not implemented; the stages are dpo and ray_online_dpo",
             **dict.fromkeys(("sft", "prm", "ray_ppo", "ray_grpo", "trl_ppo"), _OTHER_TRAINER),
         },
         shared=True,
@@ -76,3 +76,8 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
     def is_online(self) -> bool:
         """Whether the policy trains on its own responses."""
         return self.stage == ONLINE_STAGE
+
+    @property
+    def trains_reward_model(self) -> bool:
+        """Whether a reward model is trained instead of a policy."""
+        return self.stage == REWARD_MODEL_STAGE

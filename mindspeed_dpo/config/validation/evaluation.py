@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.evaluation import EVALUATION_METRICS, HOLD_OUT, TOKEN_STATISTICS
+from mindspeed_dpo.config.settings.evaluation import (
+    EVALUATION_METRICS,
+    HOLD_OUT,
+    REWARD_MODEL_METRICS,
+    TOKEN_STATISTICS,
+)
 
 
 def check_evaluation(run: RunConfig) -> Iterator[Violation]:
@@ -42,8 +47,12 @@ def evaluation_sets(run: RunConfig) -> tuple[str, ...]:
 def evaluation_metrics(run: RunConfig) -> list[str]:
     """Return the names of all metrics of an evaluation, such as `eval/loss`."""
     sets, loss = evaluation_sets(run), run.actor.loss
-    terms = [f"loss/{name}" for name in loss.terms] if len(loss.terms) > 1 else []
-    names = (*EVALUATION_METRICS, *(TOKEN_STATISTICS if run.loop.log_token_statistics else ()), *terms)
+    terms = run.actor.reward_model.terms if run.trains_reward_model else loss.terms
+    names = [*(REWARD_MODEL_METRICS if run.trains_reward_model else EVALUATION_METRICS)]
+    if run.loop.log_token_statistics and not run.trains_reward_model:
+        names += TOKEN_STATISTICS
+    if len(terms) > 1:
+        names += [f"loss/{name}" for name in terms]
     prefixes = ["eval/"] if len(sets) == 1 else [f"eval/{name}/" for name in sets]
     return [prefix + name for prefix in prefixes for name in names]
 

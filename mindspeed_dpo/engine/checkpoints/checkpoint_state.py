@@ -1,6 +1,6 @@
 """The state in a checkpoint, described for megatron-core: weights, optimizer and random state, EMA reference.
 
-With LoRA only the adapters are saved, not the frozen weights.
+With LoRA only the adapters, and the score head of a reward model, are saved, not the frozen weights.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTenso
 from megatron.core.tensor_parallel import get_cuda_rng_tracker
 
 from mindspeed_dpo.device import Accelerator
-from mindspeed_dpo.engine.checkpoints.lora_checkpoint import sharded_adapters
+from mindspeed_dpo.engine.checkpoints.lora_checkpoint import sharded_adapters, sharded_head
 from mindspeed_dpo.engine.optimizer_state import KINDS, OptimizerState
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.lora import adapter_layers
@@ -51,7 +51,10 @@ def engine_state(
 ) -> dict[str, Any]:
     """Describe what is saved or loaded; only with `is_loading` the tensors of the optimizer are empty."""
     adapters = adapter_layers(engine.model)
-    model = sharded_adapters(adapters) if adapters else engine.model.sharded_state_dict()
+    if adapters:
+        model: dict[str, Any] = {**sharded_adapters(adapters), **sharded_head(engine.model)}
+    else:
+        model = engine.model.sharded_state_dict()
     state: dict[str, Any] = {"model": model}
     if parts.optimizer:
         optimizer = OptimizerState(engine.optimizer)

@@ -1,4 +1,4 @@
-"""LoRA adapters in checkpoints: full tensors under PEFT's names, independent of the training layout."""
+"""LoRA adapters in checkpoints, with a score head trained beside them: full tensors under PEFT's names."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from megatron.core import parallel_state
 from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
 from mindspeed_dpo.models.lora import AdapterLayer, ExpertLoraLayer, LoraLayer
+from mindspeed_dpo.models.reward import HEAD_PARAMETERS, score_head
+from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.weights.lora.adapter_source import KEY_PREFIX, adapter_settings, read_checkpoint_adapters
-from mindspeed_dpo.weights.lora.peft import write_peft
+from mindspeed_dpo.weights.lora.peft import HEAD, write_peft
 
 PEFT_FOLDER = "adapter"
 """Folder within a checkpoint that PEFT can load."""
@@ -26,6 +28,17 @@ def sharded_adapters(adapters: Mapping[str, AdapterLayer]) -> dict[str, ShardedT
         entries = _expert_entries(module) if isinstance(module, ExpertLoraLayer) else _linear_entries(module)
         described.update({f"{path}.{name}": entry for name, entry in entries})
     return described
+
+
+def sharded_head(model: PipelineStage) -> dict[str, ShardedTensor]:
+    """Describe this process's shard of the score head, which is saved with the adapters; empty without one."""
+    head = score_head(model)
+    if head is None:
+        return {}
+    tp = parallel_state.get_tensor_model_parallel_rank(), parallel_state.get_tensor_model_parallel_world_size()
+    replica = parallel_state.get_data_parallel_rank(with_context_parallel=True)
+    entry = ShardedTensor.from_rank_offsets(KEY_PREFIX + HEAD, head.weight, (1, *tp), replica_id=(0, 0, replica))
+    return {HEAD_PARAMETERS[0]: entry}
 
 
 def _linear_entries(module: LoraLayer) -> Iterator[tuple[str, ShardedTensor]]:

@@ -18,9 +18,11 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.models.lora.expert_layer import ExpertLoraLayer
 from mindspeed_dpo.models.lora.layer import AdapterSwitch, LoraLayer
 from mindspeed_dpo.models.named_tensors import expert_name, named_tensors
+from mindspeed_dpo.models.reward import score_head
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.weights.layer_placement import Placement
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource
+from mindspeed_dpo.weights.lora.peft import HEAD
 from mindspeed_dpo.weights.lora.targets import adapter_targets, expert_targets
 
 
@@ -79,9 +81,12 @@ def adapters_disabled(stage: nn.Module) -> Iterator[None]:
 
 
 def load_adapters(stage: nn.Module, source: AdapterSource) -> None:
-    """Load a stage's shards of stored adapters."""
+    """Load a stage's shards of stored adapters, and of the score head that may come with them."""
     for adapters in adapter_layers(stage).values():
         adapters.load(source)
+    head = score_head(stage)
+    if head is not None and source.has_head:
+        head.load(source.tensors[HEAD])
 
 
 def merged_parameters(stage: nn.Module, into: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:

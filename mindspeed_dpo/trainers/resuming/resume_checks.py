@@ -111,7 +111,19 @@ def _check_parts(folder: Path, metadata: dict[str, Any], **required: bool) -> No
 
 def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
     """Check that the model is the one that was trained, and that a resumed run keeps its reference."""
-    changed = describe_differences(run.actor.model, ModelConfig.from_dict(metadata["model"]))
+    is_reward_model = bool(metadata.get("score_head"))
+    if is_reward_model != run.trains_reward_model:
+        raise CheckpointError(
+            f"{folder} is of a run that trained a {'reward' if is_reward_model else 'language'} model; "
+            + (
+                "set it as load of section reward to score with it"
+                if is_reward_model
+                else "set it as load with finetune=true to train a reward model from its weights"
+            )
+        )
+    changed = describe_differences(
+        run.actor.model, ModelConfig.from_dict(metadata["model"]), reward=run.trains_reward_model
+    )
     if run.actor.checkpoint.resume_from and run.ref is not None:
         now, different = run.ref.checkpoint.load, changed_reference(run, metadata)
         changed += [different] if different else []

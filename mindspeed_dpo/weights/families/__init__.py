@@ -43,16 +43,17 @@ def family_of(model: ModelConfig) -> ModelFamily:
     )
 
 
-def rules_for(model: ModelConfig, *, reward: bool = False, final_norm: bool = True) -> RuleTable:
+def rules_for(model: ModelConfig, *, reward: bool = False, final_norm: bool = True, head: bool = True) -> RuleTable:
     """The rules of a model's family.
 
     Args:
         model: The architecture.
         reward: Whether it is a reward model instead of a language model.
         final_norm: Whether the reward model's head reads normalised hidden states.
+        head: Whether the reward model's head is read.
 
     Raises:
         HfConfigError: No family has this combination of biases and norms.
     """
     rules = family_of(model).rules
-    return reward_rules(rules, final_norm=final_norm) if reward else rules
+    return reward_rules(rules, final_norm=final_norm, head=head) if reward else rules

@@ -13,12 +13,13 @@ SCORE_RULES: RuleTable = (
 )
 
 
-def reward_rules(language_model: RuleTable, *, final_norm: bool = True) -> RuleTable:
+def reward_rules(language_model: RuleTable, *, final_norm: bool = True, head: bool = True) -> RuleTable:
     """The rules of a family's reward models.
 
     Args:
         language_model: The rules of its language models.
         final_norm: Whether the head reads normalised hidden states; otherwise the norm is not part of the model.
+        head: Whether the score head is read; otherwise the rules are those of the decoder.
     """
     replaced = {OUTPUT_LAYER} if final_norm else {OUTPUT_LAYER, FINAL_NORM}
-    return (*(rule for rule in language_model if rule.mcore not in replaced), *SCORE_RULES)
+    return (*(rule for rule in language_model if rule.mcore not in replaced), *(SCORE_RULES if head else ()))

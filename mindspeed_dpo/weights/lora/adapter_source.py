@@ -22,7 +22,7 @@ from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.weights.dist_source import DESCRIPTION_FILE, DistSource
 from mindspeed_dpo.weights.errors import WeightsError
-from mindspeed_dpo.weights.lora.peft import CONFIG_FILE, WEIGHTS_FILE, read_config, read_tensors
+from mindspeed_dpo.weights.lora.peft import CONFIG_FILE, HEAD, WEIGHTS_FILE, read_config, read_tensors
 from mindspeed_dpo.weights.lora.targets import adapter_tensors
 from mindspeed_dpo.weights.weight_source import WeightSource
 
@@ -48,8 +48,14 @@ class AdapterSource(ABC):
         """Adapter weights by PEFT's name without prefix, unsharded, in the stored dtype: A [r, in] and B [out, r].
 
         Those of the experts of a layer are [E, r, in] and [E, out, r], by the parameter's name in transformers 5, such
-        as `model.layers.3.mlp.experts.gate_up_proj.lora_A.weight`.
+        as `model.layers.3.mlp.experts.gate_up_proj.lora_A.weight`. The score head of a reward model, which is trained
+        beside its adapters, is `score.weight` [1, h].
         """
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the adapters are those of a reward model, with its score head."""
+        return HEAD in self.tensors
 
     @abstractmethod
     def files(self) -> Sequence[Path]:
@@ -62,6 +68,8 @@ class AdapterSource(ABC):
             WeightsError: They do not fit.
         """
         expected = {tensor.name: tensor.shape for tensor in adapter_tensors(model, self.settings)}
+        if self.has_head:
+            expected[HEAD] = (1, model.hidden_size)
         missing, unexpected = expected.keys() - self.tensors.keys(), self.tensors.keys() - expected.keys()
         for names, problem in ((missing, "lacks"), (unexpected, "holds an unexpected tensor")):
             if names:

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.families.score_head import SCORE_RULES
 from mindspeed_dpo.weights.layer_placement import TPRank
 from mindspeed_dpo.weights.lora.adapter_source import AdapterSource, CheckpointAdapter, quick_fingerprint
+from mindspeed_dpo.weights.lora.peft import HEAD
 from mindspeed_dpo.weights.lora.targets import EXPERT_PARAMETERS, FACTORS, expert_parameter
-from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry
+from mindspeed_dpo.weights.name_mapping import SCORE_HEAD, RuleTable, TensorEntry
 from mindspeed_dpo.weights.slice_ranges import narrow, range_of
 from mindspeed_dpo.weights.weight_source import WeightSource
 
@@ -30,11 +32,12 @@ class MergedSource(WeightSource):
             path: The path to report, if not that of the base weights.
 
         Raises:
-            WeightsError: The base is a reward model, or not the weights that the adapters were trained on.
+            WeightsError: The base is a reward model and the adapters lack its head, or the base is not the weights that
+                the adapters were trained on.
         """
         self.base, self.adapter = base, adapter
         self.path, self.folder = path or base.path, base.folder
-        if base.is_reward_model:
+        if base.is_reward_model and not adapter.has_head:
             raise WeightsError(f"{base.path} is a reward model; adapters of a language model cannot be merged into it")
         if isinstance(adapter, CheckpointAdapter) and adapter.base_fingerprint != quick_fingerprint(base):
             raise WeightsError(
@@ -44,8 +47,8 @@ class MergedSource(WeightSource):
 
     @property
     def is_reward_model(self) -> bool:
-        """Merged weights are always those of a language model."""
-        return False
+        """Whether the adapters come with a score head."""
+        return self.adapter.has_head
 
     def model_config(self) -> ModelConfig:
         """The architecture of the base weights."""
@@ -63,16 +66,23 @@ class MergedSource(WeightSource):
         return digest.hexdigest()
 
     def rules(self, model: ModelConfig) -> RuleTable:
-        """The rules of the base weights."""
-        return self.base.rules(model)
+        """The rules of the base weights, of which adapters of a reward model replace the head."""
+        base, has_head = self.base, self.adapter.has_head
+        base.final_norm = self.final_norm
+        base.decoder_only = self.decoder_only or (has_head and not base.is_reward_model)
+        return (*base.rules(model), *(SCORE_RULES if has_head and base.decoder_only else ()))
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """Missing and unexpected names of the base weights."""
         return self.base.name_mismatches(model)
 
     def has(self, entry: TensorEntry) -> bool:
-        """Whether the base weights hold the tensors of an entry."""
-        return self.base.has(entry)
+        """Whether the base weights, or the adapters with their head, hold the tensors of an entry."""
+        return self._is_own(entry) or self.base.has(entry)
+
+    def _is_own(self, entry: TensorEntry) -> bool:
+        """Whether an entry is the score head that comes with the adapters."""
+        return entry.rule.mcore == SCORE_HEAD and self.adapter.has_head
 
     def check(self, model: ModelConfig) -> None:
         """Check base weights and adapters against the model."""
@@ -80,8 +90,9 @@ class MergedSource(WeightSource):
         self.adapter.check(model)
 
     def check_shapes(self, entry: TensorEntry, model: ModelConfig) -> None:
-        """Compare the shapes of the base weights with the model."""
-        self.base.check_shapes(entry, model)
+        """Compare the shapes of the base weights with the model; those of the adapters are compared by `check`."""
+        if not self._is_own(entry):
+            self.base.check_shapes(entry, model)
 
     def check_tied_copies(self, model: ModelConfig) -> None:
         """Compare the copies of a tied embedding in the base weights."""
@@ -93,6 +104,9 @@ class MergedSource(WeightSource):
 
     def read_slices(self, entry: TensorEntry, model: ModelConfig, tp: TPRank) -> tuple[Tensor, ...]:
         """Read slices of the base weights and add those of the adapters; dtype and shape of each do not change."""
+        if self._is_own(entry):
+            head = self.adapter.tensors[HEAD]
+            return (head[:, slice(*entry.layout.hf_range(model.hidden_size, model, tp))],)
         slices = self.base.read_slices(entry, model, tp)
         if entry.expert is not None:
             return self._merge_expert(slices, entry, model, tp)

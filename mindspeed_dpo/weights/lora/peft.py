@@ -24,6 +24,10 @@ from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.lora.peft_experts import from_peft, is_of_experts, to_peft
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+HEAD = "score.weight"
+"""PEFT's name, without prefix, of the score head of a reward model, which is trained beside the adapters."""
+_HEAD_MODULES = {"score", "classifier"}
+"""What PEFT saves completely with the adapters of a classifier (`modules_to_save`)."""
 _PREFIX = "base_model.model."
 # A matrix of attention, of a dense feed-forward layer, or of the shared experts of a layer.
 _NAME = re.compile(r"model\.layers\.\d+\.\w+\.(?:shared_experts?\.)?\w+\.lora_[AB]\.weight")
@@ -67,6 +71,10 @@ def read_config(folder: Path, tensors: Mapping[str, Tensor]) -> AdapterConfig:
     if peft_type != "LORA" or bias != "none":
         raise WeightsError(f"{file}: peft_type={peft_type}, bias={bias}; only LORA without biases is supported")
     _check_is_plain(config)
+    saved = set(config.texts("modules_to_save", ()) or ())
+    if HEAD not in tensors and saved:
+        raise WeightsError(f"{folder}: modules_to_save={sorted(saved)}, but the weights hold no {HEAD}")
+    tensors = {name: tensor for name, tensor in tensors.items() if name != HEAD}
     ranks = {
         name.split(".")[-3]: tensor.shape[1] for name, tensor in tensors.items() if tensor.dim() == 3 and "_A." in name
     }
@@ -109,6 +117,8 @@ def _check_is_plain(config: JsonObject) -> None:
         value = config[key]
         if key in _PATTERNS and _gate_up_factor(config) == 2:
             continue
+        if key == "modules_to_save" and set(config.texts(key, ()) or ()) <= _HEAD_MODULES:
+            continue
         # A number alone, such as qalora_group_size, only refines what another key turns on.
         if value and (isinstance(value, bool) or not isinstance(value, (int, float))):
             raise WeightsError(
@@ -143,16 +153,18 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         stored = read_safetensors(file)
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
     experts = {name for name in tensors if is_of_experts(name)}
-    unsupported = [
-        name for name in stored
-        if not name.startswith(_PREFIX)
-        or not (name.removeprefix(_PREFIX) in experts or _NAME.fullmatch(name.removeprefix(_PREFIX)))
-    ]  # fmt: skip
+    unsupported = [name for name in stored if not _is_supported(name)]
     if unsupported or not tensors:
         content = unsupported[0] if unsupported else "no tensors"
         raise WeightsError(f"{file} holds {content}; only LoRA of linear layers and of experts is supported")
     linear = {name: tensor for name, tensor in tensors.items() if name not in experts}
     return linear | (_read_experts(folder, {name: tensors[name] for name in experts}) if experts else {})
+
+
+def _is_supported(name: str) -> bool:
+    """Whether a stored tensor is of an adapter of a matrix or of experts, or the score head."""
+    module = name.removeprefix(_PREFIX)
+    return name.startswith(_PREFIX) and bool(module == HEAD or is_of_experts(module) or _NAME.fullmatch(module))
 
 
 def _read_experts(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -201,10 +213,10 @@ def write_peft(
 
 
 def _config(tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str | None) -> dict[str, Any]:
-    linear = {name.split(".")[-3] for name, tensor in tensors.items() if tensor.dim() == 2}
+    linear = {name.split(".")[-3] for name, tensor in tensors.items() if tensor.dim() == 2 and name != HEAD}
     return {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if HEAD in tensors else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": settings.lora_r,
         "lora_alpha": _number(settings.lora_alpha),
@@ -216,7 +228,7 @@ def _config(tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str | 
         "fan_in_fan_out": False,
         "init_lora_weights": True,
         "inference_mode": True,
-        "modules_to_save": None,
+        "modules_to_save": ["score"] if HEAD in tensors else None,
     }
 
 

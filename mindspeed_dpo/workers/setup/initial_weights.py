@@ -8,8 +8,6 @@ from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.weights import WeightsError, WeightSource, open_adapter, open_weights
 from mindspeed_dpo.weights.lora import AdapterSource, adapter_description, check_adapter
 
-REWARD = "reward"
-
 
 def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     """Open the weights that a role starts from; None with `random_init`.
@@ -22,7 +20,9 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     source = open_weights(str(role.checkpoint.load))
     source.loosely = role.checkpoint.load_checkpoint_loosely
     _check_head(source, role)
-    if role.name == REWARD:
+    if role.has_score_head and role.is_trained:
+        source.decoder_only = not source.is_reward_model
+    elif role.has_score_head:
         source.final_norm = not role.reward.no_post_layer_norm
     return source
 
@@ -37,6 +37,11 @@ def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:
     if role.adapters.lora_load is None:
         return None
     adapter = open_adapter(role.adapters.lora_load)
+    if adapter.has_head and not role.has_score_head:
+        raise WeightsError(
+            f"{adapter.path} is an adapter of a reward model, with a score head; set the adapter of a language model "
+            "as lora_load"
+        )
     check_adapter(adapter, role.adapters, role.model)
     adapter.check(role.model)
     return adapter
@@ -49,12 +54,13 @@ def adapters_on_weights(role: RoleConfig) -> dict[str, Any] | None:
 
 
 def _check_head(source: WeightSource, role: RoleConfig) -> None:
-    if source.is_reward_model and role.name != REWARD:
+    if source.is_reward_model and not role.has_score_head:
         raise WeightsError(
             f"load of {role.name}: {source.path} is a reward model, which cannot generate; set it as load of "
             "section reward, and here a language model"
         )
-    if role.name == REWARD and not source.is_reward_model:
+    # A reward model that is trained may start from a language model, with a new head.
+    if role.has_score_head and not role.is_trained and not source.is_reward_model:
         raise WeightsError(
             f"load of {role.name}: {source.path} is a language model, which has no reward head; set a reward "
             "model: a Hugging Face ...ForSequenceClassification with one label, or a checkpoint of "

@@ -16,7 +16,7 @@ from mindspeed_dpo.models.layer_spec import Execution
 from mindspeed_dpo.models.lora import add_adapters, load_adapters
 from mindspeed_dpo.models.moe.router_training import train_routers
 from mindspeed_dpo.models.policy import PolicyModel
-from mindspeed_dpo.models.reward import RewardModel
+from mindspeed_dpo.models.reward import HEAD_PARAMETERS, RewardModel, score_head
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.models.vocab_shard import VocabShard
 from mindspeed_dpo.parallel import process_groups
@@ -51,7 +51,24 @@ def build_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = 
 
 def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics: bool = False) -> PipelineStage:
     """Build a role's language model with its adapters, if it trains any; `build_model` has the arguments."""
-    model = build_model(context, role, statistics=statistics)
+    return _trained(build_model(context, role, statistics=statistics), context, role)
+
+
+def build_trained_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStage:
+    """Build a role's reward model with its adapters, if it trains any; the head is trained with either.
+
+    The head's bias is frozen: the classifiers of transformers have none, and it changes no preference.
+    """
+    model = _trained(build_reward_model(context, role), context, role)
+    head = score_head(model)
+    if head is not None:
+        head.weight.requires_grad_(True)
+        head.bias.requires_grad_(False)
+    return model
+
+
+def _trained(model: PipelineStage, context: WorkerContext, role: RoleConfig) -> PipelineStage:
+    """Set up the routers of a trained model, and add its adapters, if it trains any."""
     train_routers(model, role.model, role.router)
     if role.adapters.is_on:
         add_adapters(model, role.model, placement_of(role, context.place), role.adapters, context.run.loop.seed)
@@ -62,7 +79,7 @@ def build_trained_model(context: WorkerContext, role: RoleConfig, *, statistics:
 
 
 def build_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStage:
-    """Build a role's reward model with its weights."""
+    """Build a role's reward model with its weights; its head is new where these are of a language model, or random."""
     seed_generators(context.run.loop.seed)
     run_options, no_norm = execution(context, role), role.reward.no_post_layer_norm
     chunks = [
@@ -75,10 +92,13 @@ def build_reward_model(context: WorkerContext, role: RoleConfig) -> PipelineStag
 def _loaded(model: PipelineStage, context: WorkerContext, role: RoleConfig) -> PipelineStage:
     """Move a model to the process's device and load its weights, if it has any to load."""
     model.to(context.device)
-    source = open_initial_weights(role)
+    source, head = open_initial_weights(role), score_head(model)
+    if head is not None and (source is None or source.decoder_only):
+        head.initialise(role.model.init_method_std, context.run.loop.seed)
     if source is not None:
         tensors = source.local_tensors(role.model, placement_of(role, context.place))
-        for problem in load_into(model, tensors, str(source.path), source.loosely):
+        initialised = HEAD_PARAMETERS if source.decoder_only else ()
+        for problem in load_into(model, tensors, str(source.path), source.loosely, initialised):
             logger.warning("loaded anyway (load_checkpoint_loosely): %s", problem)
     return model
 
@@ -95,7 +115,7 @@ def make_batch_builder(context: WorkerContext, role: RoleConfig, dataset: PairSo
         place=context.place,
         device=context.device,
         limit=limit_of(role),
-        costs=multiply_adds(role.model),
+        costs=multiply_adds(role.model, scalar_head=role.has_score_head),
         share_prompt=shares_prompt(context, role),
         multiple_of=role.row_multiple,
         vocab_size=role.model.vocab_size,

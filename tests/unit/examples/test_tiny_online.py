@@ -62,6 +62,30 @@ def test_random_responses_score_low_but_differ() -> None:
     assert sum(best > 0 for best in best_of_8) / len(best_of_8) > 0.6
 
 
+# Pairs of the rule, and what it says of an online run
+
+
+def test_the_rule_makes_its_pairs(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert example("make_rule_pairs.py", tmp_path / name, "--count", "60").returncode == 0
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text()
+    rows = [json.loads(line) for line in (tmp_path / "a").read_text().splitlines()]
+    assert len(rows) == 60 and all(vowels([row["chosen"]])[0] > vowels([row["rejected"]])[0] + 0.14 for row in rows)
+    assert any(len(row["chosen"]) < 8 for row in rows) and any(len(row["rejected"]) > 16 for row in rows)
+
+
+def test_the_rule_is_shown_beside_the_reward_that_never_saw_it(tmp_path: Path) -> None:
+    samples = [(10, "bcdfghjk", -1.0), (10, "abcdefgh<|end|>", 0.5), (20, "aeiouaei</s>", 2.0)]
+    rows = [json.dumps({"step": step, "response": text, "score": score}) for step, text, score in samples]
+    (tmp_path / "samples.jsonl").write_text("\n".join(rows) + "\n")
+    done = example("show_rule.py", tmp_path, "--above", "0.9")
+    assert done.returncode == 0 and "steps 10 to 20" in done.stdout
+    assert "0.125" in done.stdout and "-0.250" in done.stdout and done.stdout.rstrip().endswith("1.000")
+    (tmp_path / "samples.jsonl").write_text(rows[0] + "\n")
+    done = example("show_rule.py", tmp_path, "--above", "0.5")
+    assert done.returncode == 1 and "score 0.000 by the rule, not 0.5" in done.stderr
+
+
 # Curves
 
 

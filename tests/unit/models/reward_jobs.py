@@ -9,12 +9,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.algorithms.reward_model import ResponseScores, RewardModelObjective
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
+from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing_and_label_shift import pack
-from mindspeed_dpo.engine.train_engine import ScoringEngine
+from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
-from mindspeed_dpo.models.reward import RewardModel
+from mindspeed_dpo.models.reward import RewardModel, score_head
 from mindspeed_dpo.models.virtual_stages import PipelineStage, join_virtual_stages
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.random_seeds import seed_generators
@@ -74,6 +79,49 @@ def head_gradient(job: Job, batch: PreferenceBatch) -> tuple[Tensor, Tensor]:
     parts = [torch.empty_like(model.rm_head.weight) for _ in range(job.tp)]
     dist.all_gather(parts, model.rm_head.weight.grad)
     return torch.cat(parts, dim=1), model.decoder.final_layernorm.weight.grad
+
+
+def new_head(job: Job) -> Tensor:
+    """This rank's shard of the weight of a new head."""
+    model, _ = _build(job)
+    assert isinstance(model, RewardModel)
+    model.rm_head.initialise(0.02, seed=7)
+    return model.rm_head.weight.detach()
+
+
+def gradient(job: Job, batch: PreferenceBatch, folder: Path) -> float:
+    """Write the gradient of the mean Bradley-Terry loss as a checkpoint, as if it were the weights; gives its norm."""
+    model, place = _build(job)
+    for head in filter(None, [score_head(model)]):
+        head.bias.requires_grad_(False)
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=job.tp,
+        pipeline_model_parallel_size=job.pp,
+        context_parallel_size=job.cp,
+        sequence_parallel=job.sequence_parallel,
+    )
+    engine = TrainingEngine(model, OptimizerConfig(lr=0.0, clip_grad=1e9), parallel)
+    multiple_of = rows_multiple(place.topology, job.sequence_parallel)
+    parts = [batch.select([p]) for p in shard(batch.num_prompts, place.dp_rank, place.topology.dp)]
+    packed = [
+        pack(part, share_prompt=job.share_prompt, multiple_of=multiple_of).for_context_rank(place.cp_rank, job.cp)
+        for part in parts
+    ]
+    objective = RewardModelObjective()
+
+    def loss_sum(micro_batch: PackedBatch, scores: Tensor) -> Tensor:
+        return objective(ResponseScores(scores.double(), micro_batch.weights)).losses.sum()
+
+    engine.accumulate(packed, loss_sum, num_pairs=batch.num_prompts)
+    norm = engine.step(0.0)
+    with torch.no_grad():
+        for parameter in engine.model.parameters():
+            if parameter.requires_grad:
+                parameter.copy_(parameter.main_grad)
+    metadata = {"iteration": 1, "model": open_weights(job.weights).model_config().as_dict()}
+    what = (folder, engine, find_accelerator("cpu"), save_and_load.CheckpointParts(False, False), metadata)
+    save_and_load.complete(save_and_load.start_save(*what))
+    return norm
 
 
 def _build(job: Job) -> tuple[PipelineStage, ParallelRank]:

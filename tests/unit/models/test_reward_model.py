@@ -13,9 +13,10 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from mindspeed_dpo.batches import PreferenceBatch
-from mindspeed_dpo.weights import ParallelLayout
+from mindspeed_dpo.weights import ParallelLayout, open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
+from tests.support.closeness import ROUNDING, assert_same_tensors
 from tests.support.processes import pool
 from tests.support.reward_models import hf_scores, save_tiny_reward_model, tiny_reward_model
 from tests.unit.models import reward_jobs as jobs
@@ -135,3 +136,42 @@ def test_gradients_of_scores_equal_those_of_hugging_face() -> None:
         for head, norm in pool(tp).run(jobs.head_gradient, Job(folder("llama"), tp=tp), BATCH):
             torch.testing.assert_close(head, model.score.weight.grad, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(norm, model.model.norm.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+PAIRS = PreferenceBatch.from_lists(PROMPTS, [row[:2] for row in RESPONSES])
+
+
+@cache
+def expected_gradient() -> dict[str, Tensor]:
+    """Of the mean Bradley-Terry loss, by transformers, one sequence at a time."""
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder("qwen2"), dtype=torch.float32, attn_implementation="eager"
+    )
+    losses = []
+    for prompt, row in zip(PROMPTS, RESPONSES, strict=True):
+        chosen, rejected = (model(torch.tensor([prompt + response])).logits[0, 0] for response in row[:2])
+        losses.append(-torch.nn.functional.logsigmoid(chosen - rejected))
+    torch.stack(losses).mean().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize(
+    ("world_size", "job"),
+    [(1, {}), (2, {"tp": 2, "sequence_parallel": True}), (2, {"pp": 2}), (2, {"cp": 2, "share_prompt": False})],
+    ids=["one process", "TP2 with sequence parallelism", "PP2", "CP2, prompts repeated"],
+)
+def test_every_gradient_of_the_loss_equals_that_of_hugging_face(
+    world_size: int, job: dict[str, int], tmp_path: Path
+) -> None:
+    norms = pool(world_size).run(jobs.gradient, Job(folder("qwen2"), **job), PAIRS, tmp_path)  # type: ignore[arg-type]
+    source, expected = open_weights(tmp_path), expected_gradient()
+    assert_same_tensors(dict(source.hf_tensors(source.model_config())), expected)
+    complete = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
+    assert norms == pytest.approx([float(complete)] * world_size, rel=ROUNDING)
+
+
+def test_a_new_head_does_not_depend_on_the_layout() -> None:
+    (whole,) = pool(1).run(jobs.new_head, Job(folder("llama")))
+    for halves in (pool(2).run(jobs.new_head, Job(folder("llama"), tp=2)),):
+        assert torch.equal(torch.cat(halves, 1), whole)
+    assert whole.std().item() == pytest.approx(0.02, rel=0.5)

@@ -92,6 +92,7 @@ def reward_run(
     reward = replace(
         actor,
         name="reward",
+        has_score_head=True,
         model=described,
         checkpoint=replace(actor.checkpoint, load=str(load), random_init=False),
         parallel=replace(

@@ -1,0 +1,116 @@
+"""The objective of reward-model training: scores of ranked responses instead of log-probabilities under two models.
+
+As in `objective`, losses are not averaged, so that the result is independent of how a step is split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from mindspeed_dpo.algorithms.losses.bradley_terry import bradley_terry_loss
+from mindspeed_dpo.algorithms.losses.plackett_luce import plackett_luce_loss
+from mindspeed_dpo.algorithms.objective import PairLosses
+from mindspeed_dpo.config.settings.reward_model import CENTER_TERM, PREFERENCE_TERM, RewardModelConfig
+from mindspeed_dpo.device.ops import total
+from mindspeed_dpo.observability.metric_sums import MetricSums
+
+
+@dataclass(frozen=True)
+class ResponseScores:
+    """Inputs of the objective for P rows of K ranked responses.
+
+    Example: one pair.
+
+        ResponseScores(scores=tensor([[1.5, -0.5]]))
+
+    Attributes:
+        scores: [P, K] float32 or float64 scores with gradient; the best response first, for a pair the chosen one.
+        weights: [P] float, 1 for a row and 0 for padding, or None for all 1. A row of weight 0 has loss and gradient 0
+            and is not counted, even if its scores are not finite.
+        factors: [P] float32 factors of each row's loss (`weight_column`), or None for all 1.
+        margins: [P] float32 target margins (`margin_column`) of pairs, in units of scores, or None for all 0.
+    """
+
+    scores: Tensor
+    weights: Tensor | None = None
+    factors: Tensor | None = None
+    margins: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class RewardModelObjective:
+    """The likelihood of the rankings under the scores, and the penalty that centres the scores at 0.
+
+    Attributes:
+        settings: Validated settings.
+    """
+
+    settings: RewardModelConfig = field(default_factory=RewardModelConfig)
+
+    def __call__(self, responses: ResponseScores) -> PairLosses:
+        """Compute the losses and metric sums of P rows.
+
+        Raises:
+            ValueError: Shapes or dtypes do not fit.
+        """
+        scores = responses.scores
+        weights = torch.ones_like(scores[:, 0]) if responses.weights is None else responses.weights.to(scores.dtype)
+        if weights.shape != scores.shape[:1]:
+            raise ValueError(f"weights must be [{len(scores)}], one per row, got {list(weights.shape)}")
+        # 0 * NaN would be NaN, in the gradient too.
+        scores = torch.where((weights != 0).unsqueeze(1), scores, torch.zeros_like(scores))
+        terms = {PREFERENCE_TERM: self._ranking_loss(scores, responses.margins)}
+        losses, coefficient = terms[PREFERENCE_TERM], self.settings.center_rewards_coefficient
+        if coefficient:
+            terms[CENTER_TERM] = center_penalty(scores)
+            losses = losses + coefficient * terms[CENTER_TERM]
+        losses = losses if responses.factors is None else losses * responses.factors
+        components = terms if len(terms) > 1 else {}
+        return PairLosses(losses * weights, score_metrics(losses, components, scores, weights))
+
+    def _ranking_loss(self, scores: Tensor, margins: Tensor | None) -> Tensor:
+        if scores.shape[1] == 2:
+            return bradley_terry_loss(scores, margins, self.settings.rm_label_smoothing)
+        return plackett_luce_loss(scores)
+
+
+def center_penalty(scores: Tensor) -> Tensor:
+    """Square of twice the mean score of each row, for a pair (r_c + r_r)^2, Eisenstein et al. 2023 (arXiv:2312.09244).
+
+    Args:
+        scores: [P, K] float32 or float64.
+
+    Returns:
+        [P] in the same dtype.
+    """
+    return (2 * scores.mean(1)).square()
+
+
+def score_metrics(losses: Tensor, components: dict[str, Tensor], scores: Tensor, weights: Tensor) -> MetricSums:
+    """Sum the metrics of P rows with their weights, without gradient; of K responses over all pairs of each row.
+
+    Args:
+        losses: [P] float32 or float64 loss of each row.
+        components: Name -> [P] term of the loss; empty if it has only one.
+        scores: [P, K] scores, the best response first.
+        weights: [P] 1 for a row and 0 for padding, in the dtype of the scores.
+    """
+    scores = scores.detach()
+    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
+    chosen, rejected = scores[:, better], scores[:, worse]
+    margins = chosen - rejected
+    values = {
+        "loss": losses.detach(),
+        "rewards/chosen": chosen.mean(1),
+        "rewards/rejected": rejected.mean(1),
+        "rewards/margins": margins.mean(1),
+        # Strictly greater: a tie is not a success.
+        "rewards/accuracies": (margins > 0).to(weights.dtype).mean(1),
+        "rewards/brier": torch.sigmoid(-margins).square().mean(1),
+        **{f"loss/{name}": term.detach() for name, term in components.items()},
+    }
+    of_rows = torch.stack(list(values.values()), 1)
+    return MetricSums.of(values, total(of_rows * weights[:, None]), total(weights).expand(len(values)))
