@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from tests.chaos.configurations import SAVE_INTERVAL, STEPS, Configuration, make_configurations
 from tests.support.commands import Finished, Running
 from tests.support.killed_processes import (
@@ -128,12 +129,15 @@ def _moment(chance: random.Random, output_dir: Path) -> tuple[str, Callable[[], 
         delay_s = chance.uniform(0, LONGEST_START_S)
         end_s = time.monotonic() + delay_s
         return f"{delay_s:.1f} s after the start", lambda: time.monotonic() >= end_s
-    saved = saved_iteration(output_dir)
+    saved, metrics = saved_iteration(output_dir), output_dir / METRICS_FILE
+    begin_ns = time.time_ns()
     num_more, is_in_save = chance.randint(1, 2 * SAVE_INTERVAL), chance.random() < SHARE_OF_KILLS_IN_SAVES
     delay_s, pause = chance.uniform(0, 0.3), threading.Event()
 
     def is_due() -> bool:
-        if num_steps(output_dir) < saved + num_more:
+        # A run that is resumed begins with cutting off the steps after the checkpoint, which are not its own.
+        is_its_own = metrics.is_file() and metrics.stat().st_mtime_ns > begin_ns
+        if not is_its_own or num_steps(output_dir) < saved + num_more:
             return False
         return any((output_dir / "checkpoints").glob("*.partial")) if is_in_save else not pause.wait(delay_s)
 

@@ -16,6 +16,7 @@ from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelCon
 from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.batching.packing_and_label_shift import pack
 from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.train_engine import ScoringEngine, TrainingEngine
 from mindspeed_dpo.engine.weight_loading import load_into
 from mindspeed_dpo.models.layer_spec import Execution
