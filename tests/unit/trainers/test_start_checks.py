@@ -179,7 +179,7 @@ def test_a_cluster_of_this_machine_is_used_if_it_has_the_devices(
 ) -> None:
     in_cluster(monkeypatch, lambda raylet: [Node("a", "10.0.0.1", {"NPU": 1.0}), Node("b", "10.0.0.2", {"NPU": 2.0})])
     finished = plan(inputs, tmp_path, capfd, device="npu")
-    assert finished.code == 0 and "would start in the Ray cluster at 10.0.0.1:6344, begun with" in finished.text
+    assert finished.code == 0 and "would start in the Ray cluster at 10.0.0.1:6344, started with" in finished.text
     finished = plan(inputs, tmp_path, capfd, "resource_pool.actor_rollout=[4]", device="npu")
     refused(finished, "127.0.0.1 has 0")
     assert "the Ray cluster at 10.0.0.1:6344, started with `ray start`, is not used: too few devices" in finished.text
