@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.recordings.cases import CASES, WITH_FINAL_WEIGHTS
 from tests.recordings.distances import bound, distance, misses
 from tests.recordings.files import DATA, final_weights, in_float64, recording
 from tests.recordings.replay import complaints
+from tests.recordings.reward_model import cases as reward_cases
+from tests.recordings.reward_model import replay as reward_replay
 
 
 @pytest.mark.parametrize("case", ["wpo", "f_alpha"])
@@ -20,7 +24,25 @@ def test_every_case_has_its_files_and_they_are_small() -> None:
     assert {path.stem for path in (DATA / "cases").glob("*.json")} == set(CASES)
     assert {path.stem for path in (DATA / "float64").glob("*.json")} == set(CASES)
     assert all((final_weights(case) is not None) == (case in WITH_FINAL_WEIGHTS) for case in CASES)
-    assert sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file()) < 5e6
+    assert size(DATA) - size(reward_cases.FOLDER) < 5e6
+
+
+def size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_replay_of_a_reward_model_gives_what_is_stored() -> None:
+    # All cases: python -m tests.recordings.reward_model.replay
+    assert reward_replay.complaints("llama_margin_centred") == []
+
+
+def test_every_case_of_a_reward_model_has_its_files_and_they_are_small() -> None:
+    folder = reward_cases.FOLDER
+    for kind in ("cases", "float64"):
+        assert {path.stem for path in (folder / kind).glob("*.json")} == set(reward_cases.CASES)
+    stored = [case for case in reward_cases.CASES if final_weights(case, folder) is not None]
+    assert stored == list(reward_cases.WITH_FINAL_WEIGHTS)
+    assert size(folder) < 3e5
 
 
 @pytest.mark.parametrize("case", CASES)

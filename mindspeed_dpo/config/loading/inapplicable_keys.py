@@ -26,8 +26,8 @@ _NO_MODEL = "functions or a judge score, without a model"
 def stage_of(sections: Sections) -> str:
     """Return the stage that the configuration selects, once shared settings are in `training`; dpo without one."""
     blocks = (sections.training, *sections.models.values())
-    stage: str = next((block["stage"].value for block in blocks if "stage" in block), "dpo")
-    return stage
+    stage: str | None = next((block["stage"].value for block in blocks if "stage" in block), None)
+    return stage or "dpo"
 
 
 def drop_inapplicable_keys(sections: Sections, issues: Issues) -> None:

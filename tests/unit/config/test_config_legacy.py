@@ -160,7 +160,7 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
         ("megatron_training", "optimizer", "sgd", "only Adam"),
         ("megatron_training", "lora_modules_to_save", ["norm"], "only adapters are trained"),
         ("megatron_training", "shuffle", True, "use shuffle_minibatch"),
-        ("megatron_training", "stage", "sft", "this project trains dpo and ray_online_dpo"),
+        ("megatron_training", "stage", "sft", "this project trains dpo, rm and ray_online_dpo"),
     ],
 )
 def test_what_would_not_be_done_is_refused_with_the_reason(section: str, key: str, value: Any, reason: str) -> None:

@@ -211,7 +211,11 @@ def test_language_models_cannot_score_and_reward_models_cannot_generate(tmp_path
     assert reward is not None and open_initial_weights(reward) is not None
     for name in ("actor", "ref", "rollout"):
         with pytest.raises(WeightsError, match=rf"load of {name}: .* is a reward model, .* set it as load of section"):
-            open_initial_weights(replace(reward, name=name))
+            open_initial_weights(replace(reward, name=name, has_score_head=False))
     language = save_tiny_model("llama", tmp_path)
     with pytest.raises(WeightsError, match=r"load of reward: .* is a language model.*convert_ckpt.py --orm"):
         open_initial_weights(replace(reward, checkpoint=replace(reward.checkpoint, load=str(language))))
+    # A reward model that is trained starts from either; from a language model without its output layer.
+    for load, is_language in ((reward.checkpoint.load, False), (str(language), True)):
+        source = open_initial_weights(replace(reward, name="actor", checkpoint=replace(reward.checkpoint, load=load)))
+        assert source is not None and source.decoder_only == is_language
