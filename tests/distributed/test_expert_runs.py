@@ -112,7 +112,7 @@ ONLINE: dict[str, Any] = {
 
 
 def test_an_online_run_with_shared_experts_is_that_of_one_replica(tmp_path: Path) -> None:
-    """Three prompts on two replicas; both models that generate have experts, the one that scores beside them has not."""
+    """Three prompts on two replicas; both models that generate have experts, the one that scores is dense."""
     scores = [f"reward.load={tmp_path / 'reward'}", "reward.reward_functions=[]"]
     save_dense_reward(write_inputs(tmp_path), tmp_path / "reward")
 
