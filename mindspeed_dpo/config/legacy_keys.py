@@ -61,6 +61,7 @@ _KERNEL = no_effect("kernels are chosen for each device and do not change result
 _MOE_SPEED = no_effect("it changes the speed only, and experts are computed in one way")
 _NO_DROPOUT = only("dropout is not implemented: it would make policy and reference differ", 0.0)
 _NO_MLA = only("multi-latent attention is not implemented yet", False)
+_NO_MTP = "layers that predict further tokens (MTP) are not implemented"
 _NO_PADDING = no_effect("sequences are never padded to a common length", True)
 _TRUNCATION = no_effect("the key truncation defines how long rows are handled", False)
 _PACKED = no_effect("micro-batches are always packed, and attention never crosses pairs")
@@ -92,6 +93,8 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "multi_latent_attention": _NO_MLA,
         "multi_head_latent_attention": _NO_MLA,
         "qk_*head_dim": no_effect("multi-latent attention is not implemented yet"),
+        "mtp_num_layers": only(_NO_MTP, 0),
+        "mtp_*": no_effect(_NO_MTP),
         "*attention_mask_type": only("attention is causal", "causal", "general"),
         "spec": no_effect("the layers follow from the settings of the model"),
     },

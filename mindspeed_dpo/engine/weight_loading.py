@@ -30,22 +30,29 @@ def load_into(
         The names allowed by `loosely`, as messages.
 
     Raises:
-        ValueError: A shape differs, or a name is missing or unexpected and `loosely` is off.
+        ValueError: A shape differs, a tensor comes twice, or a name is missing or unexpected and `loosely` is off.
     """
-    parameters = named_tensors(model)
-    problems, shape_mismatches = [], []
+    parameters, loaded = named_tensors(model), set[str]()
+    problems, never_tolerated = [], []
     for name, tensor in tensors:
-        parameter = parameters.pop(name, None)
+        parameter = parameters.get(name)
         if parameter is None:
             problems.append(f"{name} is in the weights but not in the model")
+        elif name in loaded:
+            never_tolerated.append(f"{name} is twice in the weights")
         elif parameter.shape != tensor.shape:
-            shape_mismatches.append(
+            never_tolerated.append(
                 f"{name} is {list(tensor.shape)} in the weights and {list(parameter.shape)} in the model"
             )
         else:
             with torch.no_grad():
                 parameter.copy_(tensor)
-    problems += [f"{name} is in the model but not in the weights" for name in parameters if name not in initialised]
-    if shape_mismatches or (problems and not loosely):
-        raise ValueError(f"{origin} does not match the model: " + "; ".join(shape_mismatches + problems))
+        loaded.add(name)
+    problems += [
+        f"{name} is in the model but not in the weights"
+        for name in parameters
+        if name not in loaded and name not in initialised
+    ]
+    if never_tolerated or (problems and not loosely):
+        raise ValueError(f"{origin} does not match the model: " + "; ".join(never_tolerated + problems))
     return problems

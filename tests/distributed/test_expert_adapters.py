@@ -1,4 +1,8 @@
-"""Adapters of models with experts against PEFT: gradients in float64, under every kind of layout."""
+"""Adapters of models with experts against PEFT: gradients in float64.
+
+Every family has a case, and every way of dividing rows, layers and experts; how a matrix of an expert is adapted does
+not depend on the family.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,8 @@ FUSED = {"target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_pro
 LAYOUTS = {
     "one process": (1, Job(Path())),
     "EP2 over replicas": (2, Job(Path(), ep=2, micro_batch_size=1)),
+    "EP4 over replicas": (4, Job(Path(), ep=4)),
+    "CP2 EP2, prompts repeated": (2, Job(Path(), cp=2, ep=2, share_prompt=False)),
     "TP2 EP2 over replicas": (4, Job(Path(), tp=2, ep=2, sequence_parallel=True)),
     "PP2 TP2 EP2, full recompute": (
         4,
@@ -54,12 +60,12 @@ CASES: dict[str, tuple[str, tuple[str, ...], dict[str, Any], str]] = {
     # PEFT turns the modules of experts into their parameters, gate and up with twice the rank.
     **{
         f"{family}, modules, {layout}": (family, MODULES[family], {}, layout)
-        for family in ("qwen3_moe", "mixtral")
-        for layout in ("one process", "TP2 EP2 over replicas")
+        for family, division in (("qwen3_moe", "TP2 EP2 over replicas"), ("mixtral", "CP2 EP2, prompts repeated"))
+        for layout in ("one process", division)
     },
     "qwen3_moe, parameters, EP2": ("qwen3_moe", ATTENTION, FUSED, "EP2 over replicas"),
-    "mixtral, one parameter alone, EP2": (
-        "mixtral", (), {"target_parameters": ["mlp.experts.gate_up_proj"]}, "EP2 over replicas",
+    "mixtral, one parameter alone, EP4": (
+        "mixtral", (), {"target_parameters": ["mlp.experts.gate_up_proj"]}, "EP4 over replicas",
     ),
     "qwen3_moe, pipeline": ("qwen3_moe", ATTENTION, FUSED, "PP2 TP2 EP2, full recompute"),
     "qwen3_moe, sharded": ("qwen3_moe", ATTENTION, FUSED, "EP2 with a sharded optimizer"),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.weights.format_detection import open_weights
@@ -14,9 +15,10 @@ from tests.config_effects.comparison import prompts_with_text
 from tests.support.closeness import FULL, STEADY, assert_same_run
 from tests.support.jobs import read_tensors
 from tests.support.runs import Layout, train
+from tests.support.tokenizers import save_tokenizer
 from tests.unit.workers.pairs import random_run
 from tests.unit.workers.rollouts import EXPERTS as ONLINE_EXPERTS
-from tests.unit.workers.rollouts import online_run
+from tests.unit.workers.rollouts import online_run, write_inputs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
@@ -104,18 +106,28 @@ def test_frozen_routers_do_not_change(tmp_path: Path) -> None:
 
 
 ONLINE: dict[str, Any] = {
-    **ONLINE_EXPERTS, "reward_functions": ["tests.support.reward_functions.length"], "train_iters": 2,
-    "lr_warmup_fraction": None, "global_batch_size": 3, "ppo_mini_batch_size": 3, "save_interval": None,
-    "online_method": "xpo", "md5_validate": True, **STEADY,
+    **ONLINE_EXPERTS, "train_iters": 2, "lr_warmup_fraction": None, "global_batch_size": 3, "ppo_mini_batch_size": 3,
+    "save_interval": None, "online_method": "xpo", "md5_validate": True, **STEADY,
 }  # fmt: skip
 
 
 def test_an_online_run_with_shared_experts_is_that_of_one_replica(tmp_path: Path) -> None:
-    """Three prompts on two replicas; both models that generate have experts."""
+    """Three prompts on two replicas; both models that generate have experts, the one that scores is dense."""
+    scores = [f"reward.load={tmp_path / 'reward'}", "reward.reward_functions=[]"]
+    save_dense_reward(write_inputs(tmp_path), tmp_path / "reward")
 
     def steps(name: str, layout: Layout, **settings: Any) -> list[dict[str, float]]:
         keys = {**ONLINE, "data_path": prompts_with_text(), "output_dir": tmp_path / name, **settings}
-        return train(online_run(tmp_path, layout, 1, **keys))
+        run = online_run(tmp_path, layout, 1, more=scores, **keys)
+        assert run.reward is not None and not run.reward.model.has_experts
+        return train(run)
 
     alone, shared = steps("alone", (1, 1, 1)), steps("shared", (1, 1, 2), expert_model_parallel_size=2)
     assert_same_run(shared, alone, FULL, but=NOT_ALIKE)
+
+
+def save_dense_reward(policy: Path, folder: Path) -> None:
+    """Save a reward model with the layers of a dense policy and a random head."""
+    torch.manual_seed(3)
+    AutoModelForSequenceClassification.from_pretrained(policy, num_labels=1).save_pretrained(folder)
+    save_tokenizer(folder)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,14 +24,17 @@ from mindspeed_dpo.config.run import RunConfig
 _SETS_ONE_KEY = re.compile(r"\w+(\.[\w-]+)+=")
 
 
-def load_quickly(config_name: str, overrides: Sequence[str]) -> RunConfig:
+def load_quickly(
+    config_name: str, overrides: Sequence[str] = (), *, exists: Callable[[str], bool] = os.path.exists
+) -> RunConfig:
     """As `load_run`, for shipped configurations; whatever does not just set one key of a section is left to it."""
     if not all(map(_SETS_ONE_KEY.match, overrides)):
-        return load_run(config_name, overrides)
+        return load_run(config_name, overrides, exists=exists)
     tree = copy.deepcopy(_composed(config_name).tree)
     for override in overrides:
         _set(tree, override)
-    return check(ComposedConfig(config_name, tree, {normalize_key(text.split("=", 1)[0]): text for text in overrides}))
+    typed = {normalize_key(text.split("=", 1)[0]): text for text in overrides}
+    return check(ComposedConfig(config_name, tree, typed), exists=exists)
 
 
 _composed = functools.cache(compose)

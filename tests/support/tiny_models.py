@@ -6,6 +6,7 @@ The vocabulary of 93 divides by no tensor-parallel size; norms and biases are ra
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -75,10 +76,13 @@ def tiny_config(name: str) -> PreTrainedConfig:
     return configs[name]()
 
 
-def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
+def tiny_model(name: str, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A float32 model with random weights everywhere, also where models start from zeros and ones."""
+    config = tiny_config(name)
+    for key, value in changes.items():
+        setattr(config, key, value)
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(tiny_config(name), dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager")
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
@@ -90,8 +94,9 @@ def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
 
 
 def save_tiny_model(
-    name: str, folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, max_shard_size: str = "5GB"
-) -> Path:
-    """Save a tiny model as safetensors with its config, and return the folder."""
-    tiny_model(name, seed).to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
+    name: str, folder: Path, seed: int = 0, dtype: torch.dtype = torch.float32, max_shard_size: str = "5GB",
+    **changes: Any,
+) -> Path:  # fmt: skip
+    """Save a tiny model as safetensors with its config, perhaps with changes, and return the folder."""
+    tiny_model(name, seed, **changes).to(dtype).save_pretrained(folder, max_shard_size=max_shard_size)
     return folder

@@ -11,7 +11,8 @@ from mindspeed_dpo.config.loading.sections import Sections
 from mindspeed_dpo.config.loading.unknown_and_legacy_keys import report_context_parallel_algo
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig
+from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import EXPERT_LAYOUT_KEYS, ParallelConfig
 from mindspeed_dpo.config.settings.registry import (
     FROZEN_GROUPS,
     FROZEN_KEYS,
@@ -145,7 +146,9 @@ class RoleBuilder:
             group: build_group(ROLE_GROUPS[group], values, self._issues, label) for group in FROZEN_GROUPS
         }
         built["batch"] = built["batch"].filled(self._actor.batch.global_batch_size)
-        built["parallel"] = self._without_inherited_virtual_stages(role, normalized_layout(built["parallel"]))
+        unused = self._inherited_without_use(role, built["model"], built["parallel"])
+        built["parallel"] = dataclasses.replace(normalized_layout(built["parallel"]), **unused)
+        values = {key: item for key, item in values.items() if key not in unused}
         checkpoint = dataclasses.replace(
             self._actor.checkpoint,
             load=load,
@@ -156,12 +159,16 @@ class RoleBuilder:
         self._add_origins(role, values)
         report_context_parallel_algo(values, self.roles[role], self._issues)
 
-    def _without_inherited_virtual_stages(self, role: str, parallel: ParallelConfig) -> ParallelConfig:
-        """Drop virtual stages set in `training` if the role has a single pipeline stage."""
-        own = value_of(self._sections.roles.get(role, {}), "num_layers_per_virtual_pipeline_stage")
-        if own or parallel.pipeline_model_parallel_size > 1:
-            return parallel
-        return dataclasses.replace(parallel, num_layers_per_virtual_pipeline_stage=None)
+    def _inherited_without_use(self, role: str, model: ModelConfig, parallel: ParallelConfig) -> dict[str, Any]:
+        """Defaults of layout settings that the role has from `training` or its pool and cannot use.
+
+        These are virtual stages of a single pipeline stage, and experts shared by devices of which a dense model has
+        none. Such settings in the role's own section remain, and are reported.
+        """
+        keys = [] if parallel.pipeline_model_parallel_size > 1 else ["num_layers_per_virtual_pipeline_stage"]
+        keys += [] if model.has_experts else EXPERT_LAYOUT_KEYS
+        own = self._sections.roles.get(role, {})
+        return {key: getattr(ParallelConfig(), key) for key in keys if not value_of(own, key)}
 
     def _add_origins(self, role: str, values: Values) -> None:
         self.origins.update({f"{role}.{key}": item.origin for key, item in values.items() if key in FROZEN_KEYS})
@@ -195,8 +202,5 @@ def _tensor_parallel_layout(parallel: ParallelConfig, tp: int, ep: int = 1) -> P
 def _layout_values(parallel: ParallelConfig, label: str) -> Values:
     """The layout of a shared pool as default values of a role on it."""
     origin = Origin(label, "shared devices")
-    keys = (
-        *("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"),
-        *("expert_model_parallel_size", "moe_tp_extend_ep"),
-    )
+    keys = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size", *EXPERT_LAYOUT_KEYS)
     return {key: SourcedValue(getattr(parallel, key), origin) for key in keys}

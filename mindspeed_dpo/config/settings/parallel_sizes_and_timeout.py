@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.setting import at_least, setting
 
+EXPERT_LAYOUT_KEYS = ("expert_model_parallel_size", "moe_tp_extend_ep")
+"""Keys of how devices share experts; a dense model has none to share, whatever its devices do for another model."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:

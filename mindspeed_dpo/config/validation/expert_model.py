@@ -8,6 +8,7 @@ from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import EXPERT_LAYOUT_KEYS, ParallelConfig
 
 _EP = "expert_model_parallel_size"
 
@@ -65,8 +66,9 @@ def check_expert_split(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
     size, tp = parallel.expert_parallel_size, parallel.tensor_model_parallel_size
     keys = (_EP, "moe_tp_extend_ep", "tensor_model_parallel_size")
     if model.num_experts is None:
-        if parallel.expert_model_parallel_size > 1:
-            yield Violation((_EP, "num_experts"), "has no effect: the model has no experts; remove it")
+        for key in EXPERT_LAYOUT_KEYS:
+            if getattr(parallel, key) != getattr(ParallelConfig(), key):
+                yield Violation((key, "num_experts"), "has no effect: the model has no experts; remove it")
         return
     stage = run.num_processes(role.name) // parallel.pipeline_model_parallel_size
     if model.num_experts % size or stage % size:

@@ -9,6 +9,7 @@ from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import EXPERT_LAYOUT_KEYS
 
 LAYOUT_KEYS = ("tensor_model_parallel_size", "context_parallel_size", "pipeline_model_parallel_size")
 """Keys of the layout of a role, whose product is the number of devices of a replica."""
@@ -102,9 +103,12 @@ def check_pool(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
 
 
 def check_shared_layout(role: RoleConfig, run: RunConfig) -> Iterator[Violation]:
-    """Check that a role without processes of its own has the layout of the pool that it shares."""
+    """Check that a role without processes of its own has the layout of the pool that it shares.
+
+    The ranks that share the experts of another model are plain data-parallel ranks of a dense one.
+    """
     other = run.layout_role(run.pool_of(role.name))
-    for key in (*LAYOUT_KEYS, "expert_model_parallel_size", "moe_tp_extend_ep"):
+    for key in (*LAYOUT_KEYS, *(EXPERT_LAYOUT_KEYS if role.model.has_experts else ())):
         own, shared = getattr(role.parallel, key), getattr(other.parallel, key)
         if own != shared:
             yield Violation(

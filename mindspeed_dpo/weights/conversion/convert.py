@@ -13,6 +13,7 @@ from pathlib import Path
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest, ConversionSummary, Format
 from mindspeed_dpo.weights.conversion.output_folder import check_target
+from mindspeed_dpo.weights.conversion.written_experts import with_all_experts
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import family_of
@@ -135,7 +136,7 @@ def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSum
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     model = _model_config(source, request, assets)
     source.check_tied_copies(model)
-    tensors = source.hf_tensors(model)
+    tensors = with_all_experts(source.hf_tensors(model), model)
     counts = write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model)
     return ConversionSummary(target, counts)
 

@@ -129,5 +129,5 @@ def build_model_scorer(context: WorkerContext, role: RoleConfig, prompts: Prompt
         share_prompt=shares_prompt(context, role),
         multiple_of=role.row_multiple,
         vocab_size=role.model.vocab_size,
-        needs_all_replicas=role.model.has_experts and context.place.topology.replicas_share_experts,
+        needs_all_replicas=context.place_of(role).topology.replicas_share_experts,
     )

@@ -112,7 +112,7 @@ def make_batch_builder(context: WorkerContext, role: RoleConfig, dataset: PairSo
     """Build the batch builder of a role; None as dataset where pairs come with each call."""
     return BatchBuilder(
         dataset=dataset,
-        place=context.place,
+        place=context.place_of(role),
         device=context.device,
         limit=limit_of(role),
         costs=multiply_adds(role.model, scalar_head=role.has_score_head),

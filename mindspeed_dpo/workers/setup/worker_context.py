@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
 
-from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
 from mindspeed_dpo.parallel.topology import ParallelRank
 
@@ -30,6 +30,12 @@ class WorkerContext:
     def device(self) -> torch.device:
         """The torch device of this process."""
         return self.accelerator.device()
+
+    def place_of(self, role: RoleConfig) -> ParallelRank:
+        """Return the ranks of this process for a role: a dense model does not see who shares experts of another."""
+        if role.model.has_experts:
+            return self.place
+        return replace(self.place, topology=replace(self.place.topology, ep=1))
 
 
 def max_peak_memory_bytes(context: WorkerContext) -> float:

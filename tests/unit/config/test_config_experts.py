@@ -130,6 +130,36 @@ def test_a_reward_model_has_experts_of_its_own() -> None:
     assert run.reward is not None and run.reward.model.has_experts and not run.actor.model.has_experts
 
 
+def beside_experts(**reward: Any) -> Tree:
+    """Two processes share the experts of the actor, by a setting of all roles; a dense model scores."""
+    tree = moe_tree(online_tree(), expert_model_parallel_size=2)
+    tree["model"]["dense"] = {key: value for key, value in tree["model"]["small"].items() if key not in EXPERTS}
+    tree["reward"] = {"load": "reward", "model": "dense", **reward}
+    return tree
+
+
+@pytest.mark.parametrize("pools", [{}, {"reward": [2]}, {"ref": [2], "reward": "ref"}], ids=str)
+def test_a_dense_role_ignores_who_shares_experts(pools: Tree) -> None:
+    tree = beside_experts()
+    tree["resource_pool"] |= pools
+    run = resolved(tree)
+    assert run.reward is not None and run.reward.parallel.expert_parallel_size == 1
+    assert run.actor.parallel.expert_parallel_size == 2 and run.data_parallel_size("reward") == 2
+    assert resolved(run.as_tree()) == run
+
+
+def test_a_dense_role_does_not_ask_for_shared_experts_itself() -> None:
+    (actual,) = problems(beside_experts(expert_model_parallel_size=2))
+    assert actual == "reward.expert_model_parallel_size=2 has no effect: the model has no experts; remove it"
+    (actual,) = problems(put(small_tree(), "moe_tp_extend_ep", True))
+    assert "moe_tp_extend_ep=true has no effect: the model has no experts; remove it" in actual
+
+
+def test_roles_with_experts_share_them_as_their_pool_does() -> None:
+    (actual,) = problems(beside_experts(model="small", expert_model_parallel_size=1))
+    assert "reward.expert_model_parallel_size=1 differs from 2 of the actor, whose devices it shares" in actual
+
+
 def test_the_spellings_of_mindspeed_mean_the_same() -> None:
     settings = {"expert_model_parallel_size": 1, "moe_tp_extend_ep": True, "tensor_model_parallel_size": 2}
     run = resolved(moe_tree(**settings, sequence_parallel=True, n_shared_experts=2, moe_layer_freq=-1))

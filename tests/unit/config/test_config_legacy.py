@@ -157,6 +157,8 @@ def test_the_reinforcement_learning_file_of_a_dense_model_runs() -> None:
         ("megatron_training", "attention_dropout", 0.1, "dropout"),
         ("megatron_training", "swiglu", False, "SwiGLU"),
         ("megatron_training", "moe_expert_capacity_factor", 1.5, "no token is dropped"),
+        ("megatron_training", "multi_latent_attention", True, "multi-latent attention is not implemented"),
+        ("megatron_training", "mtp_num_layers", 1, "layers that predict further tokens (MTP) are not implemented"),
         ("megatron_training", "optimizer", "sgd", "only Adam"),
         ("megatron_training", "lora_modules_to_save", ["norm"], "only adapters are trained"),
         ("megatron_training", "shuffle", True, "use shuffle_minibatch"),

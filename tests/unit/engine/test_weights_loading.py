@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mindspeed_dpo.engine.weight_loading import load_into
+from mindspeed_dpo.models.moe.grouped_experts import GroupedLinear
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 
 
 @pytest.fixture
@@ -60,6 +64,29 @@ def test_missing_and_unexpected_names_are_tolerated_only_when_requested(
         load_into(model, given, "folder")
     assert load_into(model, given, "folder", loosely=True) == [problem]
     assert model[0].bias.unique().tolist() == [3]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("loosely", [False, True])
+def test_a_tensor_that_comes_twice_is_never_tolerated(loosely: bool, model: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"folder does not match the model: 0.bias is twice in the weights"):
+        load_into(model, [*tensors(), tensors()[1]], "folder", loosely=loosely)
+
+
+def test_every_expert_of_a_grouped_matrix_is_loaded_once() -> None:
+    """The experts of a layer are one parameter, of which a missing one would keep what was in memory."""
+    config = SimpleNamespace(use_cpu_initialization=True, params_dtype=torch.float32, perform_initialization=False)
+    block = nn.ModuleDict({"experts": nn.ModuleDict({"linear_fc1": GroupedLinear(config, ExpertGroup(), 3, 2, 4)})})
+    name = "experts.local_experts.{}.linear_fc1.weight"
+    experts = [(name.format(index), torch.full((4, 2), float(index))) for index in range(3)]
+    assert load_into(block, experts, "folder") == []
+    assert block["experts"]["linear_fc1"].weight[:, 0, 0].tolist() == [0, 1, 2]  # type: ignore[index]
+    for given, problem in (
+        (experts[:2], f"{name.format(2)} is in the model but not in the weights"),
+        ([*experts, experts[1]], f"{name.format(1)} is twice in the weights"),
+        ([*experts, (name.format(3), experts[0][1])], f"{name.format(3)} is in the weights but not in the model"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            load_into(block, given, "folder")
 
 
 def test_an_incorrect_shape_is_never_tolerated(model: nn.Module) -> None:

@@ -17,6 +17,7 @@ from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.legacy import legacy_writer
 from mindspeed_dpo.weights.legacy.expert_storage import ExpertDivision, ExpertForm, ExpertStorage
 from mindspeed_dpo.weights.name_mapping import local_entries
+from mindspeed_dpo.weights.weight_source import WeightSource
 from tests.support.tiny_models import tiny_model
 
 HfFolder = Callable[[str], Path]
@@ -153,6 +154,31 @@ def test_an_expert_that_was_not_written_is_noticed(
     with pytest.raises(WeightsError, match=r"\(expert 4 of layer 1\) was written 0 times for tensor-parallel rank 0"):
         write(source, tmp_path / "mg")
     assert not (tmp_path / "mg").exists()
+
+
+@pytest.mark.parametrize(("times", "name"), [(0, "experts.4.down_proj"), (2, "experts.2.up_proj")])
+def test_an_expert_that_does_not_reach_the_hugging_face_folder_once_is_noticed(
+    times: int, name: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint, stored = write(source, tmp_path / "mg"), f"model.layers.1.mlp.{name}.weight"
+    read = WeightSource._hf_tensors
+
+    def with_one_so_many_times(*arguments: Any) -> Any:
+        for key, tensor in read(*arguments):
+            yield from [(key, tensor)] * (times if key == stored else 1)
+
+    monkeypatch.setattr(WeightSource, "_hf_tensors", with_one_so_many_times)
+    with pytest.raises(WeightsError, match=rf"{stored} was written {times} times"):
+        convert(ConversionRequest(checkpoint, tmp_path / "hf", save_format="hf"))
+    assert not (tmp_path / "hf").exists()
+
+
+@pytest.mark.parametrize("name", ["kv_lora_rank", "multi_latent_attention"])
+def test_rank_files_with_latent_attention_are_refused(name: str, source: Path, tmp_path: Path) -> None:
+    checkpoint = write(source, tmp_path / "mg")
+    edit(checkpoint, "mp_rank_00_000", lambda content: setattr(content["args"], name, 512))
+    with pytest.raises(WeightsError, match=r"the model has multi-latent attention .* which is not implemented"):
+        open_weights(checkpoint).model_config()
 
 
 def test_files_of_other_writers_are_read(hf_folder: HfFolder, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
 from mindspeed_dpo.weights.format_detection import open_weights
 from mindspeed_dpo.weights.hf.hf_config import model_config_from_hf
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model, tiny_config
+from tests.support.tiny_models import MOE_FAMILIES, save_tiny_model, tiny_config, tiny_model
 
 
 def config(name: str, **changes: Any) -> dict[str, Any]:
@@ -42,14 +43,27 @@ def test_layers_with_experts_are_those_of_transformers(changes: dict[str, Any], 
     assert [layer for layer in range(6) if model.is_moe_layer(layer)] == layers
 
 
-def test_the_names_of_transformers_4_are_read_too() -> None:
-    hf = config("qwen3_moe")
-    hf.pop("num_local_experts", None)
-    assert model_config_from_hf({**hf, "num_experts": 6}) == model_config_from_hf(config("qwen3_moe"))
-    glm = config("glm4_moe")
-    glm.pop("rope_parameters")
-    old = {**glm, "rope_theta": 10000.0, "partial_rotary_factor": 0.5, "n_routed_experts": 8}
-    assert model_config_from_hf(old) == model_config_from_hf(config("glm4_moe"))
+TRANSFORMERS_4 = json.loads(Path(__file__).with_name("transformers_4_configs.json").read_text(encoding="utf-8"))
+"""What `save_pretrained` of transformers 4.57.3 writes to config.json for the same models; its tensors are the same."""
+
+
+@pytest.mark.parametrize("name", MOE_FAMILIES)
+def test_files_of_every_transformers_are_the_same_model(name: str, tmp_path: Path) -> None:
+    """Files of transformers 4, and those of 5 with one tensor for each expert or two for all experts of a layer."""
+    source = open_weights(save_tiny_model(name, tmp_path / "5"))
+    tiny_model(name).save_pretrained(tmp_path / "5 fused", save_original_format=False)
+    shutil.copytree(tmp_path / "5", tmp_path / "4")
+    (tmp_path / "4/config.json").write_text(json.dumps(TRANSFORMERS_4[name]), encoding="utf-8")
+    assert "rope_theta" in TRANSFORMERS_4[name] and "rope_parameters" in json.loads(
+        (tmp_path / "5/config.json").read_text(encoding="utf-8")
+    )
+    expected = dict(source.hf_tensors(source.model_config()))
+    assert not expected.keys() <= load_file(tmp_path / "5 fused/model.safetensors").keys()
+    for other in map(open_weights, (tmp_path / "4", tmp_path / "5 fused")):
+        assert other.model_config() == source.model_config()
+        tensors = dict(other.hf_tensors(source.model_config()))
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[key], tensor) for key, tensor in expected.items())
 
 
 @pytest.mark.parametrize(

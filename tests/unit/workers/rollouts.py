@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -38,8 +38,10 @@ EXPERTS: dict[str, Any] = {
 """Settings of the model with experts that `online_run` makes: a dense layer, and one with everything that there is."""
 
 
-def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **settings: Any) -> RunConfig:
-    """A run whose rollout sits on `own` processes, or in the actor's for 0."""
+def online_run(
+    folder: Path, layout: Layout, inference_tp: int, own: int = 0, more: Sequence[str] = (), **settings: Any
+) -> RunConfig:
+    """A run whose rollout sits on `own` processes, or in the actor's for 0; with `more` overrides as they are typed."""
     tp, pp, dp = layout
     train = tp * pp * dp * settings.get("context_parallel_size", 1)
     if not (folder / "tokenizer").exists():
@@ -52,7 +54,7 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
         "data_path": folder / "prompts",
         "output_dir": folder / "out",
         "tokenizer_name_or_path": folder / "tokenizer",
-        "load": _weights(folder / _name(layers, has_experts), layers, has_experts),
+        "load": save_policy(folder / _name(layers, has_experts), layers, has_experts),
         "seq_length": 20,
         "max_prompt_length": 8,
         "n_samples_per_prompt": 2,
@@ -64,12 +66,13 @@ def online_run(folder: Path, layout: Layout, inference_tp: int, own: int = 0, **
         **({"num_gpus_for_train": train, "num_gpus_for_infer": own} if own else {}),
         **settings,
     }
-    return load_quickly("online_dpo_trainer_tiny", [*overrides(keys), f"resource_pool.actor_rollout=[{train + own}]"])
+    given = [*overrides(keys), *more, f"resource_pool.actor_rollout=[{train + own}]"]
+    return load_quickly("online_dpo_trainer_tiny", given)
 
 
 def write_inputs(folder: Path) -> Path:
     """Write weights of the tiny model, a tokenizer, prompts, and pairs to learn from; returns where the weights are."""
-    weights = _weights(folder / _name(2), 2)
+    weights = save_policy(folder / _name(2), 2)
     save_tokenizer(folder / "tokenizer")
     write_pairs(folder / "pairs")
     with writing(folder / "prompts", ("input_ids",)) as writer:
@@ -83,8 +86,8 @@ def _name(layers: int, has_experts: bool = False) -> str:
     return "hf" if (layers, has_experts) == (2, False) else f"hf{'_experts' * has_experts}{layers}"
 
 
-def _weights(folder: Path, layers: int, has_experts: bool = False) -> Path:
-    """The folder, with random weights of the tiny model in so many layers."""
+def save_policy(folder: Path, layers: int, has_experts: bool = False) -> Path:
+    """Return the folder, with random weights of the tiny model in so many layers."""
     if folder.exists():
         return folder
     torch.manual_seed(0)

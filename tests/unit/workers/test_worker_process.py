@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from mindspeed_dpo.parallel.topology import Topology
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.worker_process import PortInUseError, WorkerProcess, megatron_settings
 from tests.unit.workers.pairs import random_run
 
@@ -66,3 +68,13 @@ def test_mindspeed_gets_the_sizes_of_the_role(layout: tuple[int, int, int], vari
         "tensor_model_parallel_size": layout[0],
         "variable_seq_lengths": varies,
     }
+
+
+@pytest.mark.parametrize("has_experts", [True, False])
+def test_replicas_that_share_experts_are_independent_for_a_dense_model(has_experts: bool) -> None:
+    place = Topology.of(4, tp=1, pp=2, ep=2).place(1)
+    role: Any = SimpleNamespace(model=SimpleNamespace(has_experts=has_experts))
+    context: Any = WorkerContext(SimpleNamespace(), place, SimpleNamespace())  # type: ignore[arg-type]
+    seen = context.place_of(role)
+    assert seen.topology.replicas_share_experts == has_experts and (seen == place) == has_experts
+    assert (seen.dp_rank, seen.topology.dp, seen.pp_rank) == (1, 2, 0)

@@ -123,6 +123,12 @@ def test_a_reward_model_shares_its_experts(processes: int, how: dict) -> None:
     assert_scores(score(reward_run(folder, ep=2, **how), BATCH, processes), expected(folder, as_sampled))
 
 
+def test_a_dense_reward_model_does_not_meet_those_who_share_experts() -> None:
+    """In the processes of an actor whose experts two replicas share; one of four replicas has no prompts."""
+    folder = reward_folder("llama")
+    assert_scores(score(reward_run(folder, ep=2, micro_batch_size=1), BATCH, 4), expected(folder, as_sampled))
+
+
 def test_a_converted_reward_model_scores_the_same_with_the_tokenizer_it_carries(tmp_path: Path) -> None:
     convert(ConversionRequest(reward_folder(), tmp_path, layout=ParallelLayout(2, 1), reward_model=True))
     assert_scores(score(reward_run(tmp_path), BATCH), expected(reward_folder(), as_sampled))
