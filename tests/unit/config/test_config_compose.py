@@ -39,7 +39,9 @@ def test_the_promised_configurations_are_shipped() -> None:
     models = ("tiny", "tiny_moe", "llama32_1b", "llama3_8b", "qwen25_7b", "qwen3_30b_a3b", "qwen3_235b_a22b")
     models += ("mixtral_8x7b", "qwen15_moe_a27b", "qwen2_57b_a14b", "glm45_air", "glm45")
     promised = {f"{stage}_dpo_trainer_{model}" for stage in ("offline", "online") for model in models}
-    assert {*promised, "offline_dpo_trainer_qwen3_8b"} == set(available_configs())
+    reward_models = ("tiny", "llama32_1b", "qwen25_7b", "qwen3_8b", "qwen3_30b_a3b")
+    promised |= {"offline_dpo_trainer_qwen3_8b", *(f"reward_model_trainer_{model}" for model in reward_models)}
+    assert promised == set(available_configs())
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (SHIPPED_CONFIGS.parent / "model").glob("*.yaml")))
