@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
-from mindspeed_dpo.workers.rewards.scorer import Scored
 from mindspeed_dpo.workers.role_interfaces import (
     Actor,
     Logps,
@@ -23,6 +22,7 @@ from mindspeed_dpo.workers.role_interfaces import (
     Rows,
     join_replicas,
 )
+from mindspeed_dpo.workers.scorer import Scored
 
 
 class WeightsMismatch(RuntimeError):

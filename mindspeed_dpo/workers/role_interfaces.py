@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Row numbers of the dataset, [N]."""

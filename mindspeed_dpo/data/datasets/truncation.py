@@ -1,4 +1,6 @@
-"""Truncation rules for pairs longer than `seq_length`, computed from lengths only; `dataset` truncates the tokens.
+"""Truncation rules for pairs longer than `seq_length`, computed from lengths only.
+
+`preference_dataset` truncates the tokens.
 
 Lengths are [N, 3] (prompt, chosen, rejected). After every rule, both responses still have the same prompt.
 """

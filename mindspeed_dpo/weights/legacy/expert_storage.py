@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.expert_layouts import sliced_layout, undivided_layout, with_sliced_experts
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from mindspeed_dpo.weights.legacy.expert_layouts import sliced_layout, undivided_layout, with_sliced_experts
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import RuleTable
 from mindspeed_dpo.weights.tensor_layouts import TensorLayout

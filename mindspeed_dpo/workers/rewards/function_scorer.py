@@ -13,7 +13,7 @@ from mindspeed_dpo.workers.rewards.batched_function_calls import call_for_prompt
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 from mindspeed_dpo.workers.rewards.sandbox_replies import Value
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 ARGUMENTS = ("prompts", "completions", "completion_ids", MESSAGES)
 """Arguments available to reward functions, beside the additional keys."""

@@ -20,7 +20,7 @@ from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 ROWS = np.array([7, 2, 9, 4, 0])
 BATCH, COUNT = 3, 2
