@@ -99,13 +99,13 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
         """Write a checkpoint, or begin to with `async_save`.
 
         Args:
             iteration: Iterations completed.
-            remembered: JSON values for the checkpoint's metadata.
-            ahead: Rollouts already generated for the next iteration, stored with the checkpoint.
+            metadata: JSON values for the checkpoint's metadata.
+            prefetched: Rollouts already generated for the next iteration, stored with the checkpoint.
 
         Returns:
             The checkpoint's folder, from every rank.

@@ -73,10 +73,10 @@ class FakeRoles:
     def sync_if_due(self, num_done: int) -> bool:
         return False
 
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
         self.calls.append(("save", iteration))
-        self.totals = remembered["totals"]
-        self.saved_ahead[iteration] = ahead
+        self.totals = metadata["totals"]
+        self.saved_ahead[iteration] = prefetched
         return f"iter_{iteration}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
