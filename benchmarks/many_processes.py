@@ -60,7 +60,7 @@ class ManyProcesses:
 def _serve(run: RunConfig, rank: int, size: int, end: Connection) -> None:
     worker = WorkerProcess(run, "actor_rollout", os.getcwd())
     if rank == 0:
-        master = worker.meeting_point(ManyProcesses.host)
+        master = worker.rendezvous_address(ManyProcesses.host)
         end.send(master)
     else:
         master = end.recv()

@@ -40,7 +40,7 @@ class OneProcess:
     def __init__(self, run: RunConfig) -> None:
         self.spent = Phases(family_cpu_s)
         self.worker = WorkerProcess(run, "actor_rollout", os.getcwd())
-        self.worker.join(0, 1, self.worker.meeting_point(self.host))
+        self.worker.join(0, 1, self.worker.rendezvous_address(self.host))
 
     def build(self, role: str) -> None:
         self.worker.build(role)

@@ -125,7 +125,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
             os.environ.setdefault(name, value)
         try:
             with driver_link.time_limit(START_LIMIT_S, f"Ray did not start within {START_LIMIT_S:g} s"):
-                _connect(lambda: _start_patiently(num_cpus, folder), on_loopback=True)
+                _connect(lambda: _start_with_retries(num_cpus, folder), on_loopback=True)
         # Ray raises a bare Exception when its processes do not start in time.
         except Exception as error:
             _disconnect()
@@ -156,7 +156,7 @@ def _unwritable_folder(error: OSError) -> str:
     return f"Ray's folder {folder_root()} cannot be written ({error}); set RAY_TMPDIR to another one"
 
 
-def _start_patiently(num_cpus: int, folder: str) -> None:
+def _start_with_retries(num_cpus: int, folder: str) -> None:
     """Start Ray, once more if its processes did not start in time."""
     for attempt in range(1, START_ATTEMPTS + 1):
         try:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
-from mindspeed_dpo.workers.rewards.scorer import Scored
 from mindspeed_dpo.workers.role_interfaces import (
     Actor,
     Logps,
@@ -23,6 +22,7 @@ from mindspeed_dpo.workers.role_interfaces import (
     Rows,
     join_replicas,
 )
+from mindspeed_dpo.workers.scorer import Scored
 
 
 class WeightsMismatch(RuntimeError):
@@ -58,16 +58,16 @@ class ActorGroup:
         return _only_output(self._group.call(Actor.evaluate, np.asarray(rows), ref_logps))
 
     def save(
-        self, iteration: int, remembered: Mapping[str, Any] | None = None, ahead: RolloutBatch | None = None
+        self, iteration: int, metadata: Mapping[str, Any] | None = None, prefetched: RolloutBatch | None = None
     ) -> str:
         """Write a checkpoint, or begin to with `async_save`, and return its folder.
 
         Args:
             iteration: Iterations completed.
-            remembered: JSON values for the checkpoint's metadata.
-            ahead: Rollouts already generated for the next iteration, stored with the checkpoint.
+            metadata: JSON values for the checkpoint's metadata.
+            prefetched: Rollouts already generated for the next iteration, stored with the checkpoint.
         """
-        return self._group.call(Actor.save, iteration, dict(remembered or {}), ahead)[0]
+        return self._group.call(Actor.save, iteration, dict(metadata or {}), prefetched)[0]
 
     def finish_save(self, wait: bool) -> bool:
         """Complete the asynchronous checkpoint if all ranks have written their files; `wait` until they have.

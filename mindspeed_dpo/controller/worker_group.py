@@ -55,7 +55,7 @@ class WorkerGroup:
         self._nodes = ["a node not yet determined"] * pool.size
         self._nodes = self._wait([process.node_address.remote() for process in self._processes], "start")
         self._host = LOOPBACK if len(living_nodes()) == 1 else self._nodes[0]
-        master = self._wait([self._processes[0].meeting_point.remote(self._host)], "meeting_point")[0]
+        master = self._wait([self._processes[0].rendezvous_address.remote(self._host)], "rendezvous_address")[0]
         ranks = enumerate(self._processes)
         self._wait([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in ranks], "join")
         self._others.append(self)

@@ -1,7 +1,8 @@
 """The accelerator: start-up of a process on its device, device properties, and operators with plain definitions.
 
 `activate` is the first call of a worker process. torch_npu and MindSpeed are imported in this package only. The names
-below are imported on first use, since modules such as `environment` are also used where torch is not needed.
+below are imported on first use, since modules such as `environment_variables` are also used where torch is not
+needed.
 """
 
 from __future__ import annotations

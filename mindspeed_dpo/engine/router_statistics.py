@@ -52,11 +52,11 @@ class StepRouting:
         model, counts = observers[0].load.model, self._global_counts()
         num_layers = sum(map(model.is_moe_layer, range(model.num_layers)))
         sums = sum_over_ranks(self._local_sums())
-        uneven, idle = load_metrics(counts, model)
+        max_over_mean, idle_experts = load_metrics(counts, model)
         num_tokens = counts.sum() / model.moe_router_topk
         values = {
-            "moe/load_max_over_mean": uneven,
-            "moe/idle_experts": idle,
+            "moe/load_max_over_mean": max_over_mean,
+            "moe/idle_experts": idle_experts,
             "moe/router_entropy": sums[2] / num_tokens,
         }
         if observers[0].balance is not None:

@@ -36,18 +36,18 @@ class CheckpointWriter:
     in_background: bool = False
     _on_complete: Callable[[], None] | None = None
 
-    def save(self, num_done: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None) -> None:
+    def save(self, num_done: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None) -> None:
         """Write the checkpoint of a step, or begin to, once the one before is complete.
 
         Args:
             num_done: Steps completed.
-            remembered: JSON values for the checkpoint's metadata.
-            ahead: Rollouts already generated for the next step.
+            metadata: JSON values for the checkpoint's metadata.
+            prefetched: Rollouts already generated for the next step.
         """
         self.poll(wait=True)
         timer, apply_policy = StepTimer(), self.policy.on_checkpoint_complete(num_done)
         with timer("timing/save"):
-            folder = self.actor.save(num_done, {**remembered, "progress": self.policy.progress()}, ahead)
+            folder = self.actor.save(num_done, {**metadata, "progress": self.policy.progress()}, prefetched)
 
         def on_complete() -> None:
             apply_policy()

@@ -83,16 +83,16 @@ class OfflineDPOTrainer(TrainingLoop):
     def _is_last(self, num_done: int) -> bool:
         return self.schedule.eval_interval is not None and num_done == self.schedule.last_step
 
-    def _throughput(self, num_done: int, rows: NDArray[np.int64], seconds: float) -> dict[str, float]:
+    def _throughput(self, num_done: int, rows: NDArray[np.int64], duration_s: float) -> dict[str, float]:
         tokens = int(self.row_tokens[rows].sum())
         self._num_tokens += tokens
         return {
             "epoch": self.sampler.epoch(num_done),
             "consumed_samples": num_done * self.sampler.global_batch_size,
             "num_tokens": self._num_tokens,
-            "tokens_per_s": tokens / seconds,
-            "pairs_per_s": len(rows) / seconds,
-            "timing/all": seconds,
+            "tokens_per_s": tokens / duration_s,
+            "pairs_per_s": len(rows) / duration_s,
+            "timing/all": duration_s,
         }
 
     def _tokens_until(self, num_done: int) -> int:

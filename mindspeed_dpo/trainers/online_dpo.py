@@ -152,7 +152,7 @@ class OnlineDPOTrainer(TrainingLoop):
     ) -> dict[str, float]:
         sampled = int(generated.rollouts.samples.response_lengths.sum())
         return {
-            **({"rollout_tokens_per_s": sampled / generated.seconds} if generated.seconds else {}),
+            **({"rollout_tokens_per_s": sampled / generated.duration_s} if generated.duration_s else {}),
             "epoch": self.sampler.epoch(num_done),
             "consumed_samples": num_done * self.sampler.global_batch_size,
             "num_tokens": self.num_tokens,

@@ -120,14 +120,14 @@ class NashMdMethod:
 
     def start_ref_logps(self, reference: ReferenceGroup, responses: PreferenceBatch) -> Callable[[], ReferenceLogprobs]:
         """Start to compute the log-probability of every token of the policy's responses; the mixture's need none."""
-        everyone = torch.arange(responses.num_prompts)
-        own = responses.choose(everyone, torch.full((len(everyone), 1), POLICY))
+        prompts = torch.arange(responses.num_prompts)
+        own = responses.choose(prompts, torch.full((len(prompts), 1), POLICY))
         pending = reference.start_token_log_probs(own)
 
         def wait() -> ReferenceLogprobs:
             tokens = torch.from_numpy(np.array(pending()))
             lengths = own.response_lengths[:, 0].long()
-            sums = plain_segment_sum(tokens, torch.repeat_interleave(everyone, lengths), lengths)
+            sums = plain_segment_sum(tokens, torch.repeat_interleave(prompts, lengths), lengths)
             return ReferenceLogprobs(sums[:, None].numpy(), replace(own, ref_token_logps=tokens))
 
         return wait

@@ -71,8 +71,9 @@ def check_outputs(run: RunConfig, num_steps: int, num_reference_rows: int) -> No
     _try_own_files(folders["output_dir"])
     _check_space_for_checkpoints(run, folders["save"], num_steps)
     if "reference_cache_dir" in folders:
-        needed = num_reference_rows * _CACHE_ROW_BYTES
-        _check_space(folders["reference_cache_dir"], needed, "the reference's log-probabilities", "reference_cache_dir")
+        needed_bytes = num_reference_rows * _CACHE_ROW_BYTES
+        what = "the reference's log-probabilities"
+        _check_space(folders["reference_cache_dir"], needed_bytes, what, "reference_cache_dir")
 
 
 def _try_own_files(output_dir: Path) -> None:
@@ -101,10 +102,10 @@ def _check_space_for_checkpoints(run: RunConfig, save: Path, num_steps: int) -> 
         )
 
 
-def _check_space(folder: Path, needed: int, what: str, key: str) -> None:
+def _check_space(folder: Path, needed_bytes: int, what: str, key: str) -> None:
     free = free_bytes(folder)
-    if free < needed:
+    if free < needed_bytes:
         raise ValueError(
-            f"{key}={folder} has {format_bytes(free)} free, and {what} takes about {format_bytes(needed)}; free space "
-            f"there or set {key} to a folder on another disk"
+            f"{key}={folder} has {format_bytes(free)} free, and {what} takes about {format_bytes(needed_bytes)}; free "
+            f"space there or set {key} to a folder on another disk"
         )

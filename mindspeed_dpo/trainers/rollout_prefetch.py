@@ -25,11 +25,11 @@ class StepRollouts:
 
     Attributes:
         rollouts: Prompts and responses.
-        seconds: From requesting them to receiving them; None where they come from a checkpoint.
+        duration_s: From requesting them to receiving them; None where they come from a checkpoint.
     """
 
     rollouts: RolloutBatch
-    seconds: float | None = None
+    duration_s: float | None = None
 
 
 @dataclass

@@ -137,7 +137,7 @@ def _check_events(events: Iterator[yaml.Event], location: str, max_nodes: int) -
         elif isinstance(event, yaml.AliasEvent):
             expanded = anchored.get(str(event.anchor))
             if expanded is None:
-                raise MalformedDataError(f"{location}: the alias *{event.anchor} stands for nothing, or for itself")
+                raise MalformedDataError(f"{location}: the alias *{event.anchor} refers to no complete value before it")
             counts[-1] += expanded
         elif isinstance(event, yaml.ScalarEvent):
             counts[-1] += 1

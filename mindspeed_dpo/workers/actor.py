@@ -131,13 +131,13 @@ class ActorWorker(Actor):
         return self._means(sums, prefix=EVAL_PREFIX)
 
     @override
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = save_and_load.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
-        metadata = {**self._metadata(iteration), **self.criterion.state(), **remembered}
+        complete = {**self._metadata(iteration), **self.criterion.state(), **metadata}
         pending = save_and_load.start_save(
-            *(root, self.engine, self.context.accelerator, parts, metadata, self.ema_reference, ahead),
+            *(root, self.engine, self.context.accelerator, parts, complete, self.ema_reference, prefetched),
             in_background=settings.async_save,
         )
         if settings.async_save:

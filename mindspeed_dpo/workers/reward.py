@@ -18,10 +18,10 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, open_functions
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
-from mindspeed_dpo.workers.rewards.reward_model import ModelScorer, build_model_scorer
+from mindspeed_dpo.workers.rewards.reward_model_scorer import ModelScorer, build_model_scorer
 from mindspeed_dpo.workers.rewards.reward_tokenizer import policy_tokenizer
-from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.role_interfaces import Reward
+from mindspeed_dpo.workers.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Row numbers of the dataset, [N]."""
@@ -99,13 +99,13 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
         """Write a checkpoint, or begin to with `async_save`.
 
         Args:
             iteration: Iterations completed.
-            remembered: JSON values for the checkpoint's metadata.
-            ahead: Rollouts already generated for the next iteration, stored with the checkpoint.
+            metadata: JSON values for the checkpoint's metadata.
+            prefetched: Rollouts already generated for the next iteration, stored with the checkpoint.
 
         Returns:
             The checkpoint's folder, from every rank.

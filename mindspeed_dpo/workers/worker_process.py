@@ -47,7 +47,7 @@ class WorkerProcess:
         self._store: Any = None
         self._log: LogSession | None = None
 
-    def meeting_point(self, host: str) -> str:
+    def rendezvous_address(self, host: str) -> str:
         """Open the store through which the pool's processes join; called on rank 0.
 
         Args:
@@ -76,7 +76,7 @@ class WorkerProcess:
         Args:
             rank: Rank of this process in its pool.
             world_size: Number of processes of the pool.
-            master: What `meeting_point` of rank 0 returned.
+            master: What `rendezvous_address` of rank 0 returned.
             local_rank: Index of this process's device among those visible to it.
         """
         os.chdir(self._working_dir)

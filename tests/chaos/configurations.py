@@ -12,7 +12,7 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tests.support.commands import succeed, training
 from tests.support.conversions import preprocessing
-from tests.support.online import RULE, OnlineInputs, online_inputs
+from tests.support.online_inputs import RULE, OnlineInputs, online_inputs
 from tests.support.resuming import saved_iteration
 from tests.support.runs import Layout, online_overrides
 

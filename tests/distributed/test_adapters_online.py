@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mindspeed_dpo.weights import open_adapter
-from tests.support.online import RULE, OnlineInputs, online_inputs
+from tests.support.online_inputs import RULE, OnlineInputs, online_inputs
 from tests.support.runs import Layout, tiny_online_run, train
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]

@@ -8,7 +8,7 @@ import pytest
 
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, LOSS_TERM_PREFIX, METRICS, metric
 from tests.distributed.test_expert_runs import run_of
-from tests.support.online import RULE, online_inputs
+from tests.support.online_inputs import RULE, online_inputs
 from tests.support.runs import tiny_online_run, train
 from tests.unit.workers.pairs import random_run
 

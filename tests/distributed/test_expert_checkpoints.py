@@ -50,7 +50,7 @@ def from_hugging_face(policy: Path, tmp_path_factory: pytest.TempPathFactory) ->
 FORMS = [
     (ExpertStorage(ExpertForm.PER_EXPERT), ParallelLayout(2, 2, ep=2)),
     (ExpertStorage(ExpertForm.GROUPED, ExpertDivision.EXTENDED), ParallelLayout(2, 1, ep=2)),
-    (ExpertStorage(ExpertForm.NUMBERED, ExpertDivision.WHOLE), ParallelLayout(2, 2, ep=4)),
+    (ExpertStorage(ExpertForm.NUMBERED, ExpertDivision.UNSLICED), ParallelLayout(2, 2, ep=4)),
 ]
 
 

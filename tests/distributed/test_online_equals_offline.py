@@ -24,7 +24,7 @@ from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 from tests.support.closeness import FULL, STEADY, assert_same_run, assert_same_update
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout

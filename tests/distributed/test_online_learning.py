@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.config.load import load_run
-from tests.support.online import RULE, OnlineInputs, online_inputs, reward_model
+from tests.support.online_inputs import RULE, OnlineInputs, online_inputs, reward_model
 from tests.support.runs import online_overrides, tiny_online_run, train
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.commands import Finished, command, simulated_cluster, succeed
 from tests.support.killed_processes import worker
 from tests.support.metrics import num_steps
-from tests.support.online import RULE, OnlineInputs, online_inputs
+from tests.support.online_inputs import RULE, OnlineInputs, online_inputs
 from tests.support.resuming import (
     Interrupted,
     different_tensors,

@@ -2,7 +2,7 @@
 
 Only settings that shape weights or change logits are here. Older keys with a single accepted value (`swiglu`,
 `normalization`, …) are in `config.legacy_keys`; the mapping from a Hugging Face `config.json` is in
-`weights.hf_config`.
+`weights.hf.hf_config`.
 """
 
 from __future__ import annotations

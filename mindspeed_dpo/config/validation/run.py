@@ -1,6 +1,6 @@
 """All rules between the settings of a run, applied role by role.
 
-Nothing is opened here: `paths` checks the file system.
+Nothing is opened here: `paths_and_libraries` checks the file system.
 """
 
 from __future__ import annotations

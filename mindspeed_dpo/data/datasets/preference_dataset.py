@@ -1,6 +1,6 @@
 """The dataset of preference pairs, which reads rows from token files.
 
-A dataset opens one or more sets and reads the rows that `filtering` selects, truncated to its lengths. `sampler`
+A dataset opens one or more sets and reads the rows that `row_filtering` selects, truncated to its lengths. `sampler`
 defines the order, epochs and shuffling; `batching` defines micro-batches and padding.
 """
 

@@ -1,6 +1,6 @@
 """The dataset of prompts, with the columns that rewards read.
 
-It opens one or more sets and reads the rows that `filtering` selects.
+It opens one or more sets and reads the rows that `row_filtering` selects.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Selects the rows for training by their lengths alone, without reading tokens or creating tensors.
 
-Unusable rows are dropped, the truncation of long rows is computed, and both are counted. `dataset` reads the tokens.
+Unusable rows are dropped, the truncation of long rows is computed, and both are counted. `preference_dataset` reads the
+tokens.
 """
 
 from __future__ import annotations

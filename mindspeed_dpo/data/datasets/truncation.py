@@ -1,6 +1,7 @@
-"""Truncation rules for pairs longer than `seq_length`, computed from lengths only; `dataset` truncates the tokens.
+"""Truncation rules for pairs longer than `seq_length`, computed from lengths only.
 
 Lengths are [N, 3] (prompt, chosen, rejected). After every rule, both responses still have the same prompt.
+`preference_dataset` truncates the tokens.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Limits of torch_npu's operators, checked before each call because the device's own errors do not name the cause.
 
-Limits that follow from the settings are checked on the driver already (`config.validation.npu`), if it knows the
+Limits that follow from the settings are checked on the driver already (`config.validation.npu_limits`), if it knows the
 device. The figures are from the vendor's documentation in the wheel of torch_npu 2.13.0.
 """
 

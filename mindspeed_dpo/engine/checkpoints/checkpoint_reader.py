@@ -15,7 +15,7 @@ from megatron.core.dist_checkpointing.dict_utils import dict_list_map_outplace
 from megatron.core.dist_checkpointing.mapping import ShardedObject, ShardedTensor
 from megatron.core.dist_checkpointing.strategies.base import LoadCommonStrategy, LoadShardedStrategy
 
-from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, way_out
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, recovery_advice
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.dist_checkpoint import DistCheckpoint
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
@@ -33,7 +33,7 @@ def check_format(folder: Path) -> None:
     Raises:
         CheckpointError: It is damaged, or names another format.
     """
-    with reraised_as(CheckpointError, way_out(folder)):
+    with reraised_as(CheckpointError, recovery_advice(folder)):
         description = read_json_object(folder / FORMAT_FILE)
         for key, expected in (("sharded_backend", "torch_dist"), ("common_backend", "torch")):
             if description.text(key) != expected:
@@ -54,7 +54,7 @@ class CommonReader(LoadCommonStrategy):
             CheckpointError: It is damaged, or names a class.
         """
         file = Path(checkpoint_dir) / COMMON_FILE
-        with reraised_as(CheckpointError, way_out(Path(checkpoint_dir))):
+        with reraised_as(CheckpointError, recovery_advice(Path(checkpoint_dir))):
             content = read_torch_file(file)
             reject_foreign_objects(content, file, "the checkpoint")
             if not isinstance(content, dict) or type(content.get("step_count", 0)) is not int:
@@ -101,7 +101,7 @@ class ShardReader(LoadShardedStrategy):
             CheckpointError: An entry is missing or damaged, or has another shape.
         """
         checkpoint = DistCheckpoint(Path(checkpoint_dir), self._digests)
-        with reraised_as(CheckpointError, way_out(Path(checkpoint_dir))):
+        with reraised_as(CheckpointError, recovery_advice(Path(checkpoint_dir))):
             return dict_list_map_outplace(lambda entry: _read(checkpoint, entry), sharded_state_dict)
 
     def load_tensors_metadata(self, checkpoint_dir: str | Path) -> Any:

@@ -14,7 +14,7 @@ from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     iteration_dir,
     read_metadata,
     read_tracker,
-    way_out,
+    recovery_advice,
 )
 from mindspeed_dpo.storage.digest_verification import verify_file
 from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
@@ -46,7 +46,7 @@ def stored_digests(folder: Path) -> dict[str, FileDigest]:
         CheckpointError: The metadata is damaged.
     """
     path = folder / METADATA
-    with reraised_as(CheckpointError, way_out(folder)):
+    with reraised_as(CheckpointError, recovery_advice(folder)):
         return file_digests(read_json_object(path).plain()) if path.is_file() else {}
 
 
@@ -112,7 +112,7 @@ def _verify(folder: Path, digests: Mapping[str, FileDigest]) -> None:
         for name, digest in digests.items():
             verify_file(folder / name, digest)
     except (DamageError, OSError) as error:
-        raise CheckpointError(f"{error}; {way_out(folder)}") from error
+        raise CheckpointError(f"{error}; {recovery_advice(folder)}") from error
 
 
 def _newest_first(root: Path, last: int | None) -> Iterator[int]:

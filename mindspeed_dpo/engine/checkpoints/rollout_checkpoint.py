@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import verify_stored
-from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, way_out
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, recovery_advice
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
@@ -49,13 +49,13 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
     if path is None:
         return None
     verify_stored(path)
-    with reraised_as(CheckpointError, way_out(folder)):
+    with reraised_as(CheckpointError, recovery_advice(folder)):
         parts = _parts(path)
     try:
         samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
         return RolloutBatch(samples, **parts)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
-        raise CheckpointError(f"{path} does not hold rollouts: {error}; {way_out(folder)}") from error
+        raise CheckpointError(f"{path} does not hold rollouts: {error}; {recovery_advice(folder)}") from error
 
 
 def _parts(path: Path) -> dict[str, Any]:

@@ -171,5 +171,7 @@ def _read(requested: dict[str, Any], folder: Path, metadata: Mapping[str, Any]) 
     reader = ShardReader(file_digests(metadata))
     state: dict[str, Any] = dist_checkpointing.load(requested, str(folder), reader, CommonReader())
     if "step_count" in requested and "step_count" not in state:
-        raise files.CheckpointError(f"{folder / COMMON_FILE} lacks the number of steps; {files.way_out(folder)}")
+        raise files.CheckpointError(
+            f"{folder / COMMON_FILE} lacks the number of steps; {files.recovery_advice(folder)}"
+        )
     return state

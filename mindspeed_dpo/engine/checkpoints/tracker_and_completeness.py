@@ -79,10 +79,10 @@ def read_metadata(folder: Path) -> dict[str, Any]:
     missing = [name for name in (METADATA, "metadata.json", "common.pt", ".metadata") if not (folder / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; {way_out(folder)}, "
+            f"{folder} is not a complete checkpoint: {', '.join(missing)} missing; {recovery_advice(folder)}, "
             f"or finetune=true to load only the weights{earlier_content(folder)}"
         )
-    with reraised_as(CheckpointError, way_out(folder)):
+    with reraised_as(CheckpointError, recovery_advice(folder)):
         description = read_json_object(folder / METADATA)
         metadata = description.plain()
         _check_own_digest(folder, metadata)
@@ -94,12 +94,13 @@ def read_metadata(folder: Path) -> dict[str, Any]:
         damaged = [name for name, size in sizes.items() if not is_within(name) or _size(folder / name) != size]
     if damaged:
         raise CheckpointError(
-            f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; {way_out(folder)}"
+            f"{folder} is damaged: {', '.join(damaged)} missing or of another size than when written; "
+            f"{recovery_advice(folder)}"
         )
     return metadata
 
 
-def way_out(folder: Path) -> str:
+def recovery_advice(folder: Path) -> str:
     """Return what to do about a damaged checkpoint, with the overrides of the command line."""
     return (
         f"resume the newest undamaged one with {RESUME_KEY}_from={folder.parent} {RESUME_KEY}={LATEST_WHOLE}, or use "
@@ -117,7 +118,7 @@ def _check_own_digest(folder: Path, metadata: dict[str, Any]) -> None:
     if expected is not None and (actual := metadata_digest(metadata)) != expected:
         raise CheckpointError(
             f"{folder / METADATA} is damaged: it was written with the {ALGORITHM} digest {expected} and now has "
-            f"{actual}; {way_out(folder)}"
+            f"{actual}; {recovery_advice(folder)}"
         )
 
 

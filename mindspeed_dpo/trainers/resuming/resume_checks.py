@@ -13,7 +13,12 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import file_digests, verify_small_files
-from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, TRACKER, CheckpointError, way_out
+from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
+    METADATA,
+    TRACKER,
+    CheckpointError,
+    recovery_advice,
+)
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.weights.hf.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
@@ -87,7 +92,7 @@ def _check_keys(folder: Path, metadata: dict[str, Any]) -> None:
     missing = [key for key in _REQUIRED if key not in metadata]
     missing += [key for key in _REQUIRED_VALUES if metadata.get(key) is None and key not in missing]
     if missing:
-        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; {way_out(folder)}")
+        raise CheckpointError(f"{folder / METADATA} lacks {', '.join(missing)}; {recovery_advice(folder)}")
 
 
 def _check_same_sampling(run: RunConfig, num_rows: int, folder: Path, saved: dict[str, Any]) -> None:

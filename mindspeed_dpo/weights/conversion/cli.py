@@ -82,7 +82,7 @@ def _storage(flags: argparse.Namespace) -> ExpertStorage:
     if size not in (None, 1, tp):
         raise UsageError(f"--expert-tensor-parallel-size {size}: give 1, or the tensor-parallel size {tp}")
     if not flags.moe_tp_extend_ep:
-        return ExpertStorage(form, ExpertDivision.WHOLE if size == 1 and tp > 1 else ExpertDivision.SLICED)
+        return ExpertStorage(form, ExpertDivision.UNSLICED if size == 1 and tp > 1 else ExpertDivision.SLICED)
     if form is ExpertForm.PER_EXPERT:
         raise UsageError("--moe-tp-extend-ep needs --moe-grouped-gemm, as in MindSpeed-LLM")
     if size not in (None, 1):

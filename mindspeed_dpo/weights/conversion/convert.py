@@ -12,7 +12,6 @@ from pathlib import Path
 
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest, ConversionSummary, Format
-from mindspeed_dpo.weights.conversion.output_folder import check_target
 from mindspeed_dpo.weights.conversion.written_experts import with_all_experts
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
@@ -30,6 +29,7 @@ from mindspeed_dpo.weights.legacy.expert_storage import DEFAULT_STORAGE
 from mindspeed_dpo.weights.legacy.legacy_source import LegacySource
 from mindspeed_dpo.weights.legacy.legacy_writer import RankLayout, write_legacy
 from mindspeed_dpo.weights.lora import AdapterSource, CheckpointAdapter, MergedSource, write_peft
+from mindspeed_dpo.weights.output_folder import check_target
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mindspeed_dpo.weights.expert_layouts import ExpertDown, ExpertGateUp
 from mindspeed_dpo.weights.families.llama import MLP_NORM_RULES
-from mindspeed_dpo.weights.legacy.expert_layouts import ExpertDown, ExpertGateUp
 from mindspeed_dpo.weights.model_sizes import hidden_size, moe_ffn_hidden_size, num_experts, shared_expert_size
 from mindspeed_dpo.weights.name_mapping import RuleTable, layer_rule
 from mindspeed_dpo.weights.tensor_layouts import GateUp, Matrix, Replicated, RowParallel

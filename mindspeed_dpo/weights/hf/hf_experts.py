@@ -1,4 +1,4 @@
-"""Fields of `ModelConfig` about experts that are no single key of config.json; a part of `hf_config`."""
+"""Fields of `ModelConfig` about experts that are no single key of config.json; `hf_config` has the others."""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mindspeed_dpo.weights.conversion.output_folder import replace_folder, staging_folder
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_assets import copy_assets
 from mindspeed_dpo.weights.hf.hf_config import as_reward_config, read_hf_config, without_mtp_layers
+from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 
 logger = logging.getLogger(__name__)
 

@@ -42,15 +42,15 @@ def detect_storage(
         state: The weights of one layer's experts in one file, any shape and dtype, as of `expert_state`.
         layout: The parallel sizes of the files.
         args: The stored run arguments.
-        is_diagonal: Whether only the pairs of ranks have files that `ExpertDivision.WHOLE` uses, and no others.
+        is_diagonal: Whether only the pairs of ranks have files that `ExpertDivision.UNSLICED` uses, and no others.
         extends_ep: Whether whole experts are divided among tensor-parallel ranks too, if the user has set it.
         file: For messages.
 
     Raises:
         WeightsError: A file holds experts twice, or in a form that is ambiguous.
     """
-    found = {form: [match for name in state if (match := pattern.search(name))] for form, pattern in _STORED.items()}
-    forms = [form for form, matches in found.items() if matches]
+    matches = {form: [match for name in state if (match := pattern.search(name))] for form, pattern in _STORED.items()}
+    forms = [form for form, of_form in matches.items() if of_form]
     if len(forms) > 1:
         layer = next(iter(state)).partition(".mlp.")[0]
         raise WeightsError(f"{file} holds the experts of {layer} twice, as {' and as '.join(f.value for f in forms)}")
@@ -63,7 +63,7 @@ def detect_storage(
             f"{file} combines moe_tp_extend_ep with {form.value}, for which converters disagree about the parts of an "
             "expert; convert the original with --moe-grouped-gemm"
         )
-    downs = {int(match[1] or 0): state[match.string] for match in found[form]}
+    downs = {int(match[1] or 0): state[match.string] for match in matches[form]}
     division = _division(form, downs, sizes_from_args(args, file), layout, extended=extended, is_diagonal=is_diagonal)
     return ExpertStorage(form, division)
 
@@ -90,13 +90,13 @@ def _division(
     if layout.tp == 1 or downs[last].dim() != 2:
         return ExpertDivision.SLICED
     if is_diagonal and layout.ep > 1:
-        return ExpertDivision.WHOLE
+        return ExpertDivision.UNSLICED
     num_experts, width = sizes.num_experts // layout.ep, sizes.width
     if form is ExpertForm.GROUPED:
         # Slices of all experts have as many rows as whole experts of a share of them.
         if downs[last].shape[0] == num_experts * width:
-            return ExpertDivision.WHOLE
+            return ExpertDivision.UNSLICED
         return ExpertDivision.EXTENDED if extended else ExpertDivision.SLICED
     if downs[last].shape[1] != width:
         return ExpertDivision.SLICED
-    return ExpertDivision.WHOLE if last >= num_experts // layout.tp else ExpertDivision.EXTENDED
+    return ExpertDivision.UNSLICED if last >= num_experts // layout.tp else ExpertDivision.EXTENDED

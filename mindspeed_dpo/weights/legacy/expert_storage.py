@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.expert_layouts import sliced_layout, undivided_layout, with_sliced_experts
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
-from mindspeed_dpo.weights.legacy.expert_layouts import sliced_layout, undivided_layout, with_sliced_experts
 from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import RuleTable
 from mindspeed_dpo.weights.tensor_layouts import TensorLayout
@@ -41,7 +41,7 @@ class ExpertDivision(enum.Enum):
 
     SLICED = "sliced by tensor-parallel ranks"
     """Expert-parallel ranks have different experts, tensor-parallel ranks a slice of each."""
-    WHOLE = "whole, by expert-parallel ranks (expert_tensor_parallel_size 1)"
+    UNSLICED = "whole, by expert-parallel ranks (expert_tensor_parallel_size 1)"
     """Each pair of ranks in use, (r mod TP, r mod EP), has the whole experts of its expert-parallel rank."""
     EXTENDED = "whole, by expert- and tensor-parallel ranks (moe_tp_extend_ep)"
     """Every pair of ranks has whole experts of its own."""
@@ -79,7 +79,7 @@ class ExpertStorage:
             WeightsError: Experts are whole, and neither of the two sizes divides the other.
         """
         tp, ep = layout.tp, layout.ep
-        if self.division is not ExpertDivision.WHOLE:
+        if self.division is not ExpertDivision.UNSLICED:
             return [(tp_rank, ep_rank) for tp_rank in range(tp) for ep_rank in range(ep)]
         if tp % ep and ep % tp:
             raise WeightsError(
@@ -90,7 +90,7 @@ class ExpertStorage:
 
     def copy_of(self, tp_rank: int, layout: ParallelLayout) -> int:
         """An expert-parallel rank that has a file with this tensor-parallel rank."""
-        return tp_rank % layout.ep if self.division is ExpertDivision.WHOLE else 0
+        return tp_rank % layout.ep if self.division is ExpertDivision.UNSLICED else 0
 
     def placement(self, placement: Placement, layout: ParallelLayout, ep_rank: int) -> Placement:
         """The placement of a file: that of its tensor-parallel rank and stage, with the experts it has."""
@@ -108,7 +108,7 @@ class ExpertStorage:
         group, index = divmod(expert, count)
         if self.is_sliced:
             return [(tp_rank, group, index) for tp_rank in range(layout.tp)]
-        if self.division is ExpertDivision.WHOLE:
+        if self.division is ExpertDivision.UNSLICED:
             return [(group % layout.tp, group, index)]
         ep_rank, tp_rank = divmod(group, layout.tp)
         return [(tp_rank, ep_rank, index)]

@@ -106,8 +106,8 @@ def expert_fields(args: argparse.Namespace, num_layers: int, file: object) -> di
     """
     if not getattr(args, "num_experts", None):
         return {}
-    found = {field: _first(args, (field, *others)) for field, others in _FIELDS.items()}
-    values = {field: value for field, value in found.items() if value is not None}
+    stored = {field: _first(args, (field, *others)) for field, others in _FIELDS.items()}
+    values = {field: value for field, value in stored.items() if value is not None}
     if "moe_router_topk" not in values:
         raise WeightsError(f"{file}: args lack moe_router_topk; give the model's Hugging Face folder (--hf-cfg-dir)")
     if (

@@ -19,7 +19,6 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
-from mindspeed_dpo.weights.conversion.output_folder import replace_folder, staging_folder
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_assets import ASSETS_FOLDER, copy_assets
@@ -30,6 +29,7 @@ from mindspeed_dpo.weights.legacy.rank_files import CHECKPOINT_VERSION
 from mindspeed_dpo.weights.legacy.rank_folders import RANK_FILE, rank_folder
 from mindspeed_dpo.weights.legacy.torch_archive_writer import TorchArchiveWriter, WrittenTensor
 from mindspeed_dpo.weights.name_mapping import TensorEntry, local_entries, model_entries
+from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 from mindspeed_dpo.weights.weight_source import WeightSource
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from mindspeed_dpo.weights.layer_placement import ParallelLayout
 from mindspeed_dpo.weights.legacy.expert_storage import DEFAULT_STORAGE, ExpertDivision, ExpertStorage
 
 RANK_FILE = "model_optim_rng.pt"
-_WHOLE = ExpertStorage(division=ExpertDivision.WHOLE)
+_UNSLICED = ExpertStorage(division=ExpertDivision.UNSLICED)
 
 
 def rank_folder(layout: ParallelLayout, tp_rank: int, pp_rank: int, ep_rank: int = 0) -> str:
@@ -21,7 +21,7 @@ def rank_folder(layout: ParallelLayout, tp_rank: int, pp_rank: int, ep_rank: int
 
 def has_undivided_experts(present: Set[str], layout: ParallelLayout) -> bool:
     """Whether only those pairs of ranks have folders that undivided experts need, which are fewer than all pairs."""
-    names = _folder_names(layout, _WHOLE)
+    names = _folder_names(layout, _UNSLICED)
     return names != _folder_names(layout, DEFAULT_STORAGE) and present == names
 
 
@@ -36,7 +36,7 @@ def check_folders(folder: Path, present: Set[str], layout: ParallelLayout) -> No
     Raises:
         WeightsError: Files are missing, or folders do not belong to the layout; the message lists them.
     """
-    expected = _folder_names(layout, _WHOLE if has_undivided_experts(present, layout) else DEFAULT_STORAGE)
+    expected = _folder_names(layout, _UNSLICED if has_undivided_experts(present, layout) else DEFAULT_STORAGE)
     absent = sorted(name for name in expected if not (folder / name / RANK_FILE).is_file())
     unexpected = sorted(present - expected)
     if absent or unexpected:
@@ -49,6 +49,6 @@ def check_folders(folder: Path, present: Set[str], layout: ParallelLayout) -> No
 
 def _folder_names(layout: ParallelLayout, storage: ExpertStorage) -> set[str]:
     """The names of the folders of all ranks; empty where the sizes do not allow such files."""
-    if storage.division is ExpertDivision.WHOLE and layout.tp % layout.ep and layout.ep % layout.tp:
+    if storage.division is ExpertDivision.UNSLICED and layout.tp % layout.ep and layout.ep % layout.tp:
         return set()
     return {rank_folder(layout, t, p, e) for t, e in storage.ranks(layout) for p in range(layout.pp)}

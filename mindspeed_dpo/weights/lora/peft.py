@@ -19,9 +19,9 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.safetensors_files import read_safetensors
-from mindspeed_dpo.weights.conversion.output_folder import replace_folder, staging_folder
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.lora.peft_experts import from_peft, is_of_experts, to_peft
+from mindspeed_dpo.weights.output_folder import replace_folder, staging_folder
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 HEAD = "score.weight"

@@ -61,12 +61,12 @@ def to_peft(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Args:
         tensors: A [E, r, in] and B [E, out, r] of any dtype, by the name of the parameter, and other tensors.
     """
-    found = {name: match for name in tensors if (match := _PARAMETER.fullmatch(name))}
+    matches = {name: match for name in tensors if (match := _PARAMETER.fullmatch(name))}
     # The parameter that is wrapped second has the plain name.
-    both = {match[2] for match in found.values()} == {GATE_UP, DOWN}
+    both = {match[2] for match in matches.values()} == {GATE_UP, DOWN}
     written = {}
     for name, tensor in tensors.items():
-        match = found.get(name)
+        match = matches.get(name)
         if match is None:
             written[name] = tensor
             continue

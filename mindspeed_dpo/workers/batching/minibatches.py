@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.workers.setup.objective_and_schedule import steps_per_pass
+from mindspeed_dpo.config.run import RoleConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,11 @@ class Minibatch:
 
     number: int
     positions: NDArray[np.int64]
+
+
+def steps_per_pass(role: RoleConfig) -> int:
+    """Return the number of optimizer steps in each pass over the pairs of an iteration."""
+    return role.batch.global_batch_size // role.pairing.ppo_mini_batch_size
 
 
 def minibatches(run: RunConfig, iteration: int, num_pairs: int) -> Iterator[Minibatch]:

@@ -19,8 +19,8 @@ from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.workers.batching.cross_pair_gather import gather_step_values
 from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
+from mindspeed_dpo.workers.criteria.cross_pair_gather import gather_step_values
 from mindspeed_dpo.workers.logprobs import kl_surrogate, response_logps
 from mindspeed_dpo.workers.setup.objective_and_schedule import beta_of, objective_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext

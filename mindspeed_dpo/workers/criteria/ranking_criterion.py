@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from mindspeed_dpo.algorithms.objective import PairLosses
-from mindspeed_dpo.algorithms.reward_model import ResponseScores, RewardModelObjective
+from mindspeed_dpo.algorithms.ranking_objective import ResponseScores, RewardModelObjective
 from mindspeed_dpo.batches import PackedBatch
 from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
 from mindspeed_dpo.device.ops.sums import sum_dtype

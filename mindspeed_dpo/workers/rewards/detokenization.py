@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.workers.rewards.answer_extraction import extracted_answer
-from mindspeed_dpo.workers.rewards.scorer import PromptColumns
+from mindspeed_dpo.workers.scorer import PromptColumns
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

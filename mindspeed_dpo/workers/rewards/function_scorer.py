@@ -13,7 +13,7 @@ from mindspeed_dpo.workers.rewards.batched_function_calls import call_for_prompt
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, PromptText, TextReader
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 from mindspeed_dpo.workers.rewards.sandbox_replies import Value
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 ARGUMENTS = ("prompts", "completions", "completion_ids", MESSAGES)
 """Arguments available to reward functions, beside the additional keys."""
@@ -75,7 +75,7 @@ class FunctionScorer:
         """Return the weighted sum for each response; a function that returns None for one is left out of its sum."""
         prompts = self._reader.read(rollouts)
         sums = np.zeros((len(prompts), rollouts.num_responses))
-        has_opinion = np.zeros(sums.shape, bool)
+        has_score = np.zeros(sums.shape, bool)
         failures: dict[int, str] = {}
         for path, weight in self._weights:
             # A prompt that one function fails to score has no score.
@@ -88,8 +88,8 @@ class FunctionScorer:
                     values = np.array(result, dtype=np.float64)
                     is_number = ~np.isnan(values)
                     sums[p, is_number] += weight * values[is_number]
-                    has_opinion[p] |= is_number
-        scores = _as_float32(np.where(has_opinion, sums, np.nan))
+                    has_score[p] |= is_number
+        scores = _as_float32(np.where(has_score, sums, np.nan))
         for p in np.flatnonzero(~np.isfinite(scores).all(axis=1)).tolist():
             failures.setdefault(p, f"{_unscored(scores[p])} for {prompts[p]}")
         scores[list(failures)] = np.nan

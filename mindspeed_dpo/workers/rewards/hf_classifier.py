@@ -1,7 +1,7 @@
 """Scores by a Hugging Face sequence classifier with one label, such as BERT or DeBERTa: text in, logit out.
 
-Supported model families run as a reward model instead (`reward_model`). A classifier is not parallelised: the output
-rank of a replica holds all of it.
+Supported model families run as a reward model instead (`reward_model_scorer`). A classifier is not parallelised: the
+output rank of a replica holds all of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.workers.rewards.detokenization import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import Features, TextInputs, load_classifier_tokenizer
 from mindspeed_dpo.workers.rewards.retokenization import decoded, drop_reason
-from mindspeed_dpo.workers.rewards.scorer import NoScorer, PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.model_builder import limit_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 

@@ -12,7 +12,7 @@ from mindspeed_dpo.workers.rewards.batched_function_calls import call_for_prompt
 from mindspeed_dpo.workers.rewards.detokenization import PromptText, TextReader
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 from mindspeed_dpo.workers.rewards.sandbox_replies import Value
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 Comparison = tuple[int, int]
 """Indices of two of the K responses, in the order in which the judge sees them."""

@@ -1,6 +1,6 @@
 """Converts rollouts to the tokens of a reward model: the policy's own, or the text tokenised again.
 
-`tokenizers` decides which of the two a run needs; `reward_model` scores.
+`reward_tokenizer` decides which of the two a run needs; `reward_model_scorer` scores.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mindspeed_dpo.weights.hf.hf_assets import find_assets
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier, load_classifier_tokenizer
 from mindspeed_dpo.workers.rewards.retokenization import Retokenizer, SameTokenizer, TokenConverter
-from mindspeed_dpo.workers.rewards.scorer import PromptColumns
+from mindspeed_dpo.workers.scorer import PromptColumns
 
 logger = logging.getLogger(__name__)
 

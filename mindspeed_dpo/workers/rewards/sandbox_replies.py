@@ -63,20 +63,20 @@ class Replies:
         Raises:
             CallFailed: No message arrived in time, the process died, or what arrived is no message.
         """
-        deadline = time.monotonic() + timeout_s
-        (num_bytes,) = _HEADER.unpack(self._read(_HEADER.size, deadline, timeout_s))
+        deadline_s = time.monotonic() + timeout_s
+        (num_bytes,) = _HEADER.unpack(self._read(_HEADER.size, deadline_s, timeout_s))
         if not 0 <= num_bytes <= MAX_MESSAGE_BYTES:
             raise foreign_message(f"a message of {num_bytes} bytes is announced")
         try:
-            return parse_json_object(self._read(num_bytes, deadline, timeout_s), "the message")
+            return parse_json_object(self._read(num_bytes, deadline_s, timeout_s), "the message")
         except MalformedDataError as error:
             raise foreign_message(error) from error
 
-    def _read(self, num_bytes: int, deadline: float, timeout_s: float) -> bytes:
+    def _read(self, num_bytes: int, deadline_s: float, timeout_s: float) -> bytes:
         """Read so many bytes of the socket, to which the user's code may have written as well."""
         content = bytearray()
         while len(content) < num_bytes:
-            self._wait_until_readable(deadline, timeout_s)
+            self._wait_until_readable(deadline_s, timeout_s)
             try:
                 block = os.read(self._link.fileno(), min(num_bytes - len(content), _BLOCK_BYTES))
             except OSError as error:
@@ -86,11 +86,11 @@ class Replies:
             content += block
         return bytes(content)
 
-    def _wait_until_readable(self, deadline: float, timeout_s: float) -> None:
-        while not self._link.poll(min(POLL_INTERVAL_S, max(0.0, deadline - time.monotonic()))):
+    def _wait_until_readable(self, deadline_s: float, timeout_s: float) -> None:
+        while not self._link.poll(min(POLL_INTERVAL_S, max(0.0, deadline_s - time.monotonic()))):
             if self._process.poll() is not None:
                 raise self._death()
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= deadline_s:
                 raise CallFailed(f"did not return within {timeout_s:g} s", is_lost=True)
 
     def _death(self) -> CallFailed:

@@ -7,6 +7,7 @@ from mindspeed_dpo.algorithms.nash_md import NashObjective
 from mindspeed_dpo.algorithms.objective import PreferenceObjective
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.pair_selection import NASH_MD, XPO
+from mindspeed_dpo.workers.batching.minibatches import steps_per_pass
 
 
 def objective_of(role: RoleConfig) -> PreferenceObjective | NashObjective:
@@ -21,11 +22,6 @@ def beta_of(role: RoleConfig, iteration: int, train_iters: int) -> float:
     """Return beta of an iteration, the strength of the regularisation towards the reference, per nat."""
     loss = role.loss
     return beta_at(iteration, train_iters, start=loss.dpo_beta, end=loss.dpo_beta_end, style=loss.dpo_beta_style)
-
-
-def steps_per_pass(role: RoleConfig) -> int:
-    """Return the number of optimizer steps in each pass over the pairs of an iteration."""
-    return role.batch.global_batch_size // role.pairing.ppo_mini_batch_size
 
 
 def steps_per_iteration(role: RoleConfig) -> int:

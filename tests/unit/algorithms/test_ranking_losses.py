@@ -11,7 +11,7 @@ import torch
 
 from mindspeed_dpo.algorithms.losses.bradley_terry import bradley_terry_loss
 from mindspeed_dpo.algorithms.losses.plackett_luce import plackett_luce_loss
-from mindspeed_dpo.algorithms.reward_model import ResponseScores, RewardModelObjective
+from mindspeed_dpo.algorithms.ranking_objective import ResponseScores, RewardModelObjective
 from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
 
 SCORES = torch.tensor([[1.5, -0.5], [0.2, 0.9], [-30.0, 40.0], [2.0, 2.0]], dtype=torch.float64)

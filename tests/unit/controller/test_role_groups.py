@@ -18,8 +18,8 @@ from mindspeed_dpo.controller.role_groups import (
     RolloutGroup,
     WeightsMismatch,
 )
-from mindspeed_dpo.workers.rewards.scorer import Scored
 from mindspeed_dpo.workers.role_interfaces import Actor, Reference, ReplicaValues, Rollout
+from mindspeed_dpo.workers.scorer import Scored
 
 
 class Completed:

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.reward_model import ResponseScores, RewardModelObjective
+from mindspeed_dpo.algorithms.ranking_objective import ResponseScores, RewardModelObjective
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
 from mindspeed_dpo.config.settings.optimizer_and_schedule import OptimizerConfig
 from mindspeed_dpo.config.settings.parallel_sizes_and_timeout import ParallelConfig

@@ -49,8 +49,8 @@ class FakeRoles:
         self.calls.append(("evaluate", rows.tolist()))
         return {"eval/loss": self.eval_losses[len(self.done("evaluate")) - 1] if self.eval_losses else 0.25}
 
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
-        self.progress[iteration] = copy.deepcopy(remembered["progress"])
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: None = None) -> str:
+        self.progress[iteration] = copy.deepcopy(metadata["progress"])
         self.calls.append(("save", iteration))
         return f"iter_{iteration}"
 

@@ -31,10 +31,10 @@ class Slow(FakeRoles):
     begun: int | None = None
     looked: int = 0
 
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: None = None) -> str:
         assert self.begun is None, "another checkpoint is being written"
         self.begun, self.looked = iteration, 0
-        return super().save(iteration, remembered)
+        return super().save(iteration, metadata)
 
     def finish_save(self, wait: bool) -> bool:
         assert self.begun is not None, "nothing is being written"
@@ -72,10 +72,10 @@ def test_others_are_deleted_and_the_best_is_named_only_when_it_is_complete(tmp_p
     seen = []
 
     class Seen(Slow):
-        def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
+        def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: None = None) -> str:
             best = json.loads((tmp_path / BEST).read_text())["step"] if (tmp_path / BEST).exists() else None
             seen.append((iteration, best, saved_iterations(tmp_path)))
-            return super().save(iteration, remembered)
+            return super().save(iteration, metadata)
 
     roles = Seen(root=tmp_path, eval_losses=[0.9, 0.5, 0.4, 0.6])
     loop_run = trainer(roles, LoopSchedule(0, 4, save_interval=1, eval_interval=1, async_save=True))

@@ -32,11 +32,11 @@ class CheckpointWriter(FakeRoles):
 
     root: Path
 
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: None = None) -> str:
         folder = iteration_dir(self.root, iteration)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / METADATA).write_text(json.dumps(remembered))
-        return super().save(iteration, remembered)
+        (folder / METADATA).write_text(json.dumps(metadata))
+        return super().save(iteration, metadata)
 
 
 def run_with(

@@ -20,7 +20,7 @@ from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 ROWS = np.array([7, 2, 9, 4, 0])
 BATCH, COUNT = 3, 2
@@ -73,10 +73,10 @@ class FakeRoles:
     def sync_if_due(self, num_done: int) -> bool:
         return False
 
-    def save(self, iteration: int, remembered: Mapping[str, Any], ahead: RolloutBatch | None = None) -> str:
+    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
         self.calls.append(("save", iteration))
-        self.totals = remembered["totals"]
-        self.saved_ahead[iteration] = ahead
+        self.totals = metadata["totals"]
+        self.saved_ahead[iteration] = prefetched
         return f"iter_{iteration}"
 
     def log(self, step: int, metrics: dict[str, float]) -> None:

@@ -24,7 +24,7 @@ MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n}\n  b: *a{n - 1}\n  c: *a{n -
         ("a: " + "1" * 400, "more than 300 digits"),
         ("a: 1" + ":59" * 4000, "more than 300 digits"),
         ("a: 2026-13-45", "not valid YAML"),
-        ("a: &a [*a]", "stands for nothing, or for itself"),
+        ("a: &a [*a]", "refers to no complete value before it"),
         (LAUGHS, "more than 100000 keys and values"),
         (MERGES, "more than 100000 keys and values"),
         ("a: 1\n---\nb: 2", "not valid YAML"),

@@ -212,7 +212,11 @@ def test_files_of_other_writers_are_read(hf_folder: HfFolder, tmp_path: Path, ca
             ExpertDivision.EXTENDED,
             r"\(moe_tp_extend_ep\) 4 does not divide num_experts=6",
         ),
-        (ParallelLayout(2, ep=3), ExpertDivision.WHOLE, "size 2 or the expert-parallel size 3 must divide the other"),
+        (
+            ParallelLayout(2, ep=3),
+            ExpertDivision.UNSLICED,
+            "size 2 or the expert-parallel size 3 must divide the other",
+        ),
     ],
 )
 def test_layouts_that_experts_do_not_allow_are_refused(

@@ -21,7 +21,7 @@ from tests.support.tiny_models import MOE_FAMILIES
 from tests.unit.weights.training_checkpoints import write_training_checkpoint
 
 HfFolder = Callable[[str], Path]
-SLICED, WHOLE, EXTENDED = ExpertDivision.SLICED, ExpertDivision.WHOLE, ExpertDivision.EXTENDED
+SLICED, UNSLICED, EXTENDED = ExpertDivision.SLICED, ExpertDivision.UNSLICED, ExpertDivision.EXTENDED
 STORAGES = [
     ExpertStorage(form, division)
     for form in ExpertForm
@@ -156,7 +156,7 @@ def test_whole_experts_are_where_mindspeed_expects_them(hf_folder: HfFolder, tmp
         for e in range(2):
             first = 2 * (2 * e + t)
             assert torch.equal(extended[f"mp_rank_0{t}_00{e}"][name], torch.cat(down[first : first + 2]))
-    whole = states(write(hf_folder("glm4_moe"), tmp_path / "b", layout, ExpertStorage(ExpertForm.GROUPED, WHOLE)))
+    whole = states(write(hf_folder("glm4_moe"), tmp_path / "b", layout, ExpertStorage(ExpertForm.GROUPED, UNSLICED)))
     assert sorted(whole) == ["mp_rank_00_000", "mp_rank_00_002", "mp_rank_01_001", "mp_rank_01_003"]
     for rank, state in whole.items():
         first = 2 * int(rank[-3:])
@@ -181,6 +181,6 @@ def test_a_training_checkpoint_becomes_rank_files(hf_folder: HfFolder, tmp_path:
     source = hf_folder("qwen3_moe")
     write_training_checkpoint(source, tmp_path / "run", 1)
     shutil.copytree(source, tmp_path / "run/hf")
-    for storage in (ExpertStorage(ExpertForm.GROUPED), ExpertStorage(division=WHOLE)):
+    for storage in (ExpertStorage(ExpertForm.GROUPED), ExpertStorage(division=UNSLICED)):
         checkpoint = write(tmp_path / "run", tmp_path / name_of(storage), LAYOUT, storage)
         assert_comes_back(checkpoint, source, tmp_path / f"{name_of(storage)}-hf")

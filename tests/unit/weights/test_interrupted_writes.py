@@ -13,7 +13,7 @@ import pytest
 from convert_ckpt import FAILURE, main
 from mindspeed_dpo.storage.process_lock import ProcessLock
 from mindspeed_dpo.weights import WeightsError
-from mindspeed_dpo.weights.conversion.output_folder import check_target, replace_folder, staging_folder
+from mindspeed_dpo.weights.output_folder import check_target, replace_folder, staging_folder
 
 HfFolder = Callable[[str], Path]
 

@@ -200,7 +200,7 @@ def test_both_spellings_of_the_expert_size_are_accepted() -> None:
         (["--moe-grouped-gemm"], ExpertStorage(ExpertForm.GROUPED)),
         (["--moe-grouped-gemm", "--moe-tp-extend-ep"], ExpertStorage(ExpertForm.GROUPED, ExpertDivision.EXTENDED)),
         (["--moe-grouped-gemm", "--transformer-impl", "transformer_engine"], ExpertStorage(ExpertForm.NUMBERED)),
-        (["--expert-tensor-parallel-size", "1"], ExpertStorage(division=ExpertDivision.WHOLE)),
+        (["--expert-tensor-parallel-size", "1"], ExpertStorage(division=ExpertDivision.UNSLICED)),
         (["--expert-tensor-parallel-size", "2"], ExpertStorage()),
         (["--moe-grouped-gemm", "--save-model-type", "hf"], ExpertStorage()),
     ],

@@ -18,7 +18,7 @@ from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers import reward
 from mindspeed_dpo.workers.reward import RewardError, RewardWorker
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, Columns, rollouts, tokenizer_dir
 
 LENGTH, RAISING, LONGER = (f"{FUNCTIONS}.{name}" for name in ("length", "raising", "longer"))

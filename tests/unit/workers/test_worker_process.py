@@ -34,12 +34,12 @@ def test_a_taken_port_is_named(taken_port: int) -> None:
     with pytest.raises(
         PortInUseError, match=rf"master_port={taken_port} is in use on 127.0.0.1; choose another, or null"
     ):
-        process(taken_port).meeting_point("127.0.0.1")
+        process(taken_port).rendezvous_address("127.0.0.1")
 
 
 def test_without_a_port_none_is_taken_on_one_machine_and_any_free_one_between_machines() -> None:
-    assert process(None).meeting_point("127.0.0.1").startswith(f"/proc/{os.getpid()}/fd/")
-    host, port = process(None).meeting_point("127.0.0.2").rsplit(":", 1)
+    assert process(None).rendezvous_address("127.0.0.1").startswith(f"/proc/{os.getpid()}/fd/")
+    host, port = process(None).rendezvous_address("127.0.0.2").rsplit(":", 1)
     assert host == "127.0.0.2" and 0 < int(port) < 65536
 
 
@@ -47,12 +47,12 @@ def test_a_configured_port_is_used() -> None:
     with socket.socket() as probe:
         probe.bind(("", 0))
         free = probe.getsockname()[1]
-    assert process(free).meeting_point("127.0.0.1") == f"127.0.0.1:{free}"
+    assert process(free).rendezvous_address("127.0.0.1") == f"127.0.0.1:{free}"
 
 
 def test_the_next_pool_meets_one_port_higher(taken_port: int) -> None:
     with pytest.raises(PortInUseError, match=f"master_port={taken_port} is in use"):
-        process(taken_port - 1, pool="ref").meeting_point("127.0.0.1")
+        process(taken_port - 1, pool="ref").rendezvous_address("127.0.0.1")
 
 
 def test_leaving_before_joining_does_nothing() -> None:

@@ -21,7 +21,7 @@ from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.workers.reward import RewardWorker
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from tests.support.processes import leave_layout, pool
 from tests.support.reward_models import save_tiny_reward_model

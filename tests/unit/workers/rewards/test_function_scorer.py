@@ -13,7 +13,7 @@ from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, check_functions, open_functions
 from mindspeed_dpo.workers.rewards.sandbox import IsolatedFunctions
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, reader, rollouts
 
 NAMES = (

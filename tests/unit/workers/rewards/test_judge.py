@@ -11,7 +11,7 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
 from mindspeed_dpo.workers.rewards.sandbox import Arguments, IsolatedFunctions
 from mindspeed_dpo.workers.rewards.sandbox_replies import Value
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 from tests.unit.workers.rewards.sample_rollouts import FUNCTIONS, reader, rollouts
 
 NAMES = ("longer", "first", "undecided_on_bad", "verbose", "JUDGE.judge")

@@ -22,7 +22,7 @@ from mindspeed_dpo.workers.logprobs import HELD_MICRO_BATCHES
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
 from mindspeed_dpo.workers.rewards.retokenization import ConvertedRollouts, TokenConverter
 from mindspeed_dpo.workers.rewards.reward_tokenizer import policy_tokenizer, token_converter
-from mindspeed_dpo.workers.rewards.scorer import PromptColumns, Scored, Scorer
+from mindspeed_dpo.workers.scorer import PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.model_builder import build_reward_model, limit_of, offload_from, shares_prompt
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 

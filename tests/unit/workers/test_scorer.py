@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mindspeed_dpo.workers.rewards.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored
 
 
 def scored(*rows: tuple[float, float], **failures: str) -> Scored:

@@ -1,7 +1,7 @@
 """Compare the rollout with Hugging Face's `generate`: tokens per second for the same weights, prompts and sampling.
 
-    python benchmarks/rollout.py                     # both scenarios, three alternating rounds
-    python benchmarks/rollout.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
+    python benchmarks/rollout_speed.py                     # both scenarios, three alternating rounds
+    python benchmarks/rollout_speed.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
 
 Each measurement runs in its own process, so that its peak memory can be read; the two sides alternate, so that other
 load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them
