@@ -33,10 +33,10 @@ DTYPE = re.compile(
     re.IGNORECASE,
 )
 UNITS = (
-    "nats?", "bits?", "bytes?", "seconds?", "s", "tokens?", "(token )?ids?", "rows?", "pairs?", "positions?", "logits?",
+    "nats?", "bits?", "bytes?", "seconds?", "(?<!')s", "tokens?", "(token )?ids?", "rows?", "pairs?", "positions?", "logits?",
     "probabilit(y|ies)", "log-probabilit(y|ies)", "weights?", "hidden states?", "activations?", "scores?", "radians?",
     "gradients?", "counts?", "lengths?", "samples?", "indices", "index", "masks?", "parameters?", "factors?",
-    "unitless", "any unit", "(same|their) unit", "rewards?", "labels?", "embeddings?",
+    "unitless", "(any|one|same) unit", "rewards?", "labels?", "embeddings?",
 )  # fmt: skip
 UNIT = re.compile(rf"\b({'|'.join(UNITS)})\b", re.IGNORECASE)
 EXEMPT_ERRORS = {"AssertionError", "NotImplementedError", "StopIteration", "SystemExit"}

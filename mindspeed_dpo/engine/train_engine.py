@@ -43,7 +43,7 @@ class TrainingEngine:
 
         Args:
             batches: This rank's micro-batches, on its device.
-            loss_sum: Loss of a micro-batch, summed over its pairs, as for `forward_backward.forward_backward`.
+            loss_sum: Loss of a micro-batch, a float32 or float64 scalar, as for `forward_backward.forward_backward`.
             num_pairs: Number of pairs of the step over all ranks.
         """
         self.model.train()

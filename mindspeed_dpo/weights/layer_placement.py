@@ -73,7 +73,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How tensor- and pipeline-parallel ranks divide a model.
+    """The division of a model between tensor- and pipeline-parallel ranks.
 
     `ParallelLayout(tp=8, pp=2, layers_per_virtual_stage=4)` divides 16 layers into two chunks on each of two stages:
     layers 0-3 and 8-11 on the first, 4-7 and 12-15 on the second.

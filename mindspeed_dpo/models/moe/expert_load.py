@@ -68,7 +68,9 @@ class RouterLoad:
 
 @dataclass
 class RouterObserver:
-    """What training does with the choices of the routers of a model chunk.
+    """The observation of the routers of a model chunk: their load is counted and, if wanted, balanced.
+
+    `RouterObserver(load, bias_update_rate=0.001)` lets the correction bias follow the load, without a balance loss.
 
     Attributes:
         load: Counts them.

@@ -17,7 +17,7 @@ from mindspeed_dpo.batches import PackedBatch
 
 @dataclass(frozen=True)
 class SequenceRows:
-    """Which rows of a packed row belong to which sequence.
+    """The assignment of the rows of a packed row to sequences.
 
     Attributes:
         membership: [S, t] float32, 1 where a row of this rank belongs to a sequence: those of a shared prompt belong to

@@ -43,7 +43,7 @@ Chunk = dict[str, WrittenTensor]
 
 @dataclass(frozen=True)
 class RankLayout:
-    """How rank files divide a model, for example `RankLayout(ParallelLayout(tp=8, ep=4))`.
+    """The division of a model between rank files, for example `RankLayout(ParallelLayout(tp=8, ep=4))`.
 
     Attributes:
         layout: The division of layers and of tensors other than experts.
