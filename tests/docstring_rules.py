@@ -33,7 +33,7 @@ DTYPE = re.compile(
     re.IGNORECASE,
 )
 UNITS = (
-    "nats?", "bits?", "bytes?", "seconds?", "(?<!')s", "tokens?", "(token )?ids?", "rows?", "pairs?", "positions?", "logits?",
+    "nats?", "bits?", "bytes?", "seconds?", "tokens?", "(token )?ids?", "rows?", "pairs?", "positions?", "logits?",
     "probabilit(y|ies)", "log-probabilit(y|ies)", "weights?", "hidden states?", "activations?", "scores?", "radians?",
     "gradients?", "counts?", "lengths?", "samples?", "indices", "index", "masks?", "parameters?", "factors?",
     "unitless", "(any|one|same) unit", "rewards?", "labels?", "embeddings?",
@@ -119,14 +119,8 @@ def _sentence(text: str) -> Iterator[str]:
 
 def _array_aliases(path: Path) -> set[str]:
     """Names of type aliases of arrays that a module defines or imports from the package."""
-    imported = {
-        alias.asname or alias.name
-        for node in ast.walk(_parsed(path))
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if alias.name in _all_array_aliases()
-    }
-    return imported | _aliases_of(_parsed(path), ARRAY_TYPE)
+    named = {name for _, name in _names_of_package(path)}
+    return (named & _all_array_aliases()) | _aliases_of(_parsed(path), ARRAY_TYPE)
 
 
 @cache
@@ -147,15 +141,28 @@ def _aliases_of(module: ast.Module, arrays: re.Pattern[str]) -> set[str]:
 
 @cache
 def _importing_packages() -> dict[tuple[str, str], set[str]]:
-    """The packages that import each (package, name)."""
+    """The packages that name each (package, name)."""
     packages: dict[tuple[str, str], set[str]] = {}
     for path in PACKAGE.rglob("*.py"):
-        for node in ast.walk(_parsed(path)):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{PACKAGE.name}."):
-                home = (node.module or "").split(".")[1]
-                for alias in node.names:
-                    packages.setdefault((home, alias.name), set()).add(path.relative_to(PACKAGE).parts[0])
+        for key in _names_of_package(path):
+            packages.setdefault(key, set()).add(path.relative_to(PACKAGE).parts[0])
     return packages
+
+
+@cache
+def _names_of_package(path: Path) -> set[tuple[str, str]]:
+    """Names of the package that a module imports, or names as `module.name`, each after its first package."""
+    homes, names = {}, set()
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(PACKAGE.name):
+            for alias in node.names:
+                home = f"{node.module}.{alias.name}".split(".")[1]
+                homes[alias.asname or alias.name] = home
+                names.add((home, alias.name))
+    for node in ast.walk(_parsed(path)):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes:
+            names.add((homes[node.value.id], node.attr))
+    return names
 
 
 def _is_record(node: ast.ClassDef) -> bool:

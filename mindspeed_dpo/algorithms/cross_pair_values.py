@@ -42,9 +42,9 @@ class StepValues:
 class CrossPairValues:
     """The values that each of N pairs needs of the others.
 
-    Example: a step of two pairs, chosen responses of 10 and 6 tokens, with `aot`.
+    Example: two pairs with chosen responses of 10 and 6 tokens; no loss compares pairs.
 
-        CrossPairValues(nll_scale=tensor([0.125, 0.125]), partners={"aot": tensor([[3.0, -1.0], [0.5, 2.0]])})
+        CrossPairValues(nll_scale=tensor([0.125, 0.125]), partners={})
 
     Attributes:
         nll_scale: [N] float32 or float64, by which a chosen response's negative log-probability is multiplied to give

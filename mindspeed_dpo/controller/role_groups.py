@@ -171,7 +171,7 @@ class RolloutGroup:
             )
 
     def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
-        """Generate responses to the prompts of dataset rows [N] int64; the first is sample `first_sample` of the run."""
+        """Generate responses to the prompts of rows [N] int64; the first is sample `first_sample` of the run."""
         return self.start_generate(rows, first_sample)()
 
     def start_generate(self, rows: Rows, first_sample: int) -> Callable[[], RolloutBatch]:

@@ -55,7 +55,7 @@ class TrainingEngine:
         forward_backward.forward_backward(self.wrapped, batches, loss_sum, replicas=replicas, num_pairs=num_pairs)
 
     def router_metrics(self, num_pairs: int) -> dict[str, Tensor]:
-        """Float32 scalars of the routers in the last `accumulate`, as of `StepRouting.metrics`; a collective."""
+        """Float32 scalars of the routers in the last `accumulate`, any unit, as `StepRouting.metrics`; collective."""
         return self._routing.metrics(num_pairs)
 
     def step(self, learning_rate: float) -> float:

@@ -37,7 +37,7 @@ class Prefix:
 
 
 def as_blocks(states: Tensor) -> Tensor:
-    """Split keys [T, groups, d] of any dtype into blocks [blocks, groups, BLOCK, d], padded with zeros at the end."""
+    """Split activations [T, groups, d] of any dtype into blocks [blocks, groups, BLOCK, d], padded with zeros."""
     missing = capacity_of(len(states)) - len(states)
     padded = torch.nn.functional.pad(states, (0, 0, 0, 0, 0, missing))
     return padded.unflatten(0, (-1, BLOCK)).transpose(1, 2)

@@ -20,7 +20,7 @@ from mindspeed_dpo.data.batching.data_parallel_split import Positions, as_positi
 class MicroBatchLimit:
     """Maximum size of a micro-batch, in units or in rows; exactly one of the two is set.
 
-    `MicroBatchLimit(units=2)` packs two pairs each, `MicroBatchLimit(rows=8192, min_micro_batches=4)` up to 8192 tokens.
+    `MicroBatchLimit(units=2)` allows two pairs, `MicroBatchLimit(rows=8192, min_micro_batches=4)` 8192 tokens.
 
     Attributes:
         units: Maximum number of units.

@@ -24,6 +24,8 @@ BlockAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 class VisibleKeys:
     """The keys that each row of a decoding pass attends to.
 
+    `VisibleKeys(tensor([5, 70]), first=0, last=2, block=64)`: row 0 sees keys 0 to 5, row 1 keys 0 to 70 in two blocks.
+
     Attributes:
         positions: [R] int64 position of each row's query, which attends to itself and to earlier positions.
         first: First block that any row attends to.
@@ -77,7 +79,7 @@ def block_attention(
 
 
 def by_matrix_products(visible: VisibleKeys, scale: float) -> BlockAttention:
-    """Build the plain definition: batched matrix products over all blocks, activations [R, G, r, d] of any float dtype."""
+    """Build the plain definition: batched products over all blocks, activations [R, G, r, d] of any float dtype."""
     bias = visible.bias()[:, :, None, None]
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ EXPERT_PARAMETERS = {"linear_fc1": GATE_UP, "linear_fc2": DOWN}
 class AdapterTarget:
     """A matrix of Megatron's decoder layers that has adapters.
 
-    For `linear_qkv` with adapters of query and value, `modules` is ("q_proj", None, "v_proj").
+    `AdapterTarget(rule, ("q_proj", None, "v_proj"), rank=8)` adapts query and value of `linear_qkv`.
 
     Attributes:
         rule: The rule of the matrix.

@@ -125,7 +125,7 @@ class BatchBuilder:
         return MicroBatches(self._makers(rows, ref_logps))
 
     def stream(self, rows: Rows) -> Iterator[PackedBatch]:
-        """Iterate over the micro-batches of `micro_batches`, for rows [N] int64, without holding all of them in memory."""
+        """Iterate over the micro-batches of rows [N] int64, as `micro_batches`, without holding all in memory."""
         return (make() for make in self._makers(rows, None))
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:
