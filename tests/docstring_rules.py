@@ -1,13 +1,13 @@
 """Docstring rules that ruff has no check for: `python tests/docstring_rules.py [FILE ...]` lists every violation.
 
-For each public function and method of the package, and for each public class:
-
-1. The first line is a sentence: it has at least three words, ends with a full stop or a colon, does not begin with a
-   question word or "The same", and is not a bare reference ("See X.").
-2. A function that takes or returns tensors or arrays, also under the name of a type alias, states a shape ("[P, K]",
-   or "scalar"), a dtype and a unit. The docstring of its class counts where the function's own arguments are fields of
-   that class.
-3. A function that raises an exception itself has a "Raises:" section. Assertions and NotImplementedError are exempt.
+1. The first line of every docstring of the package is a sentence: it has at least three words, ends with a full stop
+   or a colon, does not begin with a question word or "The same", and is not a bare reference ("See X."). Public
+   classes, functions and methods have a docstring.
+2. A public function that takes or returns tensors or arrays, also under the name of a type alias, states a shape
+   ("[P, K]", or "scalar"), a dtype and a unit. The docstring of its class counts where the function's own arguments are
+   fields of that class.
+3. A public function that raises an exception itself has a "Raises:" section. Assertions and NotImplementedError are
+   exempt.
 4. A dataclass or named tuple that another package imports has an example. Settings are exempt: the reference page
    documents their keys.
 
@@ -61,8 +61,13 @@ class DocstringViolation:
 
 
 def violations(path: Path) -> Iterator[DocstringViolation]:
-    """Every violation in one module, in the order of its lines."""
+    """Every violation in one module."""
     module = _parsed(path)
+    for documented in ast.walk(module):
+        if isinstance(documented, ast.Module | Function | ast.ClassDef) and ast.get_docstring(documented) is not None:
+            for message in _sentence(ast.get_docstring(documented) or ""):
+                line, name = getattr(documented, "lineno", 1), getattr(documented, "name", "module")
+                yield DocstringViolation(path, line, name, message)
     arrays = re.compile(rf"{ARRAY_TYPE.pattern}|\b({'|'.join(_array_aliases(path)) or '(?!)'})\b")
     for name, node, owner in _public_definitions(module):
         for message in _messages(node, owner, arrays):
@@ -89,8 +94,8 @@ def _messages(node: Function | ast.ClassDef, owner: ast.ClassDef | None, arrays:
     if _is_decorated(node, "override"):
         return
     is_magic = node.name in MAGIC_METHODS
-    if not (is_magic or _is_decorated(node, "overload") or _is_decorated(node, ".setter")):
-        yield from _sentence(text)
+    if not (text or is_magic or _is_decorated(node, "overload") or _is_decorated(node, ".setter")):
+        yield "has no docstring"
     if isinstance(node, ast.ClassDef):
         return
     context = f"{text}\n{(ast.get_docstring(owner) or '') if owner else ''}"

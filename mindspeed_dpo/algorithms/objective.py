@@ -113,7 +113,7 @@ class PreferenceObjective:
     """A weighted sum of pair losses.
 
     Example:
-        PreferenceObjective(LossConfig(loss_type=("sigmoid",)), beta=0.1)
+        PreferenceObjective(LossConfig(dpo_loss_type=("sigmoid",)), beta=0.1)
 
     Attributes:
         settings: Validated settings.

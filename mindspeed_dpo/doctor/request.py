@@ -1,4 +1,4 @@
-"""What to check: the device, the cluster, the paths and the configuration of a run."""
+"""The request for a check: the device, the cluster, the paths and the configuration of a run."""
 
 from __future__ import annotations
 

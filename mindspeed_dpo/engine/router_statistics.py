@@ -1,4 +1,4 @@
-"""What the routers of a model did in a step: sums over all ranks, metrics, and the bias that follows the load."""
+"""Statistics of the routers of a model in a step: sums over all ranks, metrics, and the bias that follows the load."""
 
 from __future__ import annotations
 

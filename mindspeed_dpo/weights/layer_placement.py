@@ -1,4 +1,4 @@
-"""Which layers a tensor-parallel rank of a pipeline stage, or of one model chunk of it, holds. Integers only.
+"""The layers that a tensor-parallel rank of a pipeline stage, or of one model chunk of it, holds. Integers only.
 
 A layer has a global index in the model and a local index that restarts at 0 in every chunk. A no-op layer has an index
 but no weights; it is written as None. Model chunks are the virtual pipeline stages of an interleaved schedule.

@@ -1,4 +1,4 @@
-"""How the routers of a step distribute its tokens: tokens of each expert, and the entropy of the scores.
+"""The distribution of the tokens of a step over experts: tokens of each expert, and the entropy of the scores.
 
 Every sequence counts once with all its tokens: a shared prompt for each of its responses, padding for none. The numbers
 of a step therefore depend on no layout, micro-batch or packing.

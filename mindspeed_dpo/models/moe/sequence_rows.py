@@ -1,4 +1,4 @@
-"""Which rows of a packed row belong to which sequence, for losses of routers that are formed for each sequence.
+"""The assignment of the rows of a packed row to sequences, for losses of routers that are formed for each sequence.
 
 Letters: t rows of this rank, S sequences of a micro-batch.
 """

@@ -1,1 +1,1 @@
-"""Where a run resumes, what it takes from a checkpoint, and what it reports about it."""
+"""The resuming of a run: its checkpoint, what it takes from it, and what it reports about it."""

@@ -1,4 +1,4 @@
-"""What a model family declares about itself: its classes in transformers, its traits, and the rules of its tensors."""
+"""The declaration of a model family: its classes in transformers, its traits, and the rules of its tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How Megatron rank files hold the routed experts: which rank has which experts, whole or sliced, under which names.
+"""The storage of routed experts in Megatron rank files: their ranks, whole or sliced, and their names.
 
 MindSpeed-LLM writes three forms (`ExpertForm`) and divides experts in three ways (`ExpertDivision`). Detecting both in
 a checkpoint is left to `expert_detection`.

@@ -205,7 +205,7 @@ class LegacySource(WeightSource):
         return self._files.path(self.layout, place[0], self._location(entry)[0], place[1])
 
     def _places(self, entry: TensorEntry) -> list[Place]:
-        """Where an entry is stored: its slices in order, or one place that has all of it."""
+        """The places where an entry is stored: its slices in order, or one place that has all of it."""
         if entry.expert is None:
             return [(tp_rank, self.storage.copy_of(tp_rank, self.layout), 0) for tp_rank in range(self.layout.tp)]
         return self.storage.holders(entry.expert, self._num_experts, self.layout)

@@ -147,7 +147,7 @@ class _RankWriter:
                     )
 
     def _chunks(self, rank: Rank) -> list[Placement]:
-        """What the rank has of each chunk."""
+        """The part of each chunk that the rank has."""
         tp_rank, pp_rank, ep_rank = rank
         placements = [
             self.layout.placement(self.model.num_layers, tp_rank, pp_rank, number)

@@ -1,1 +1,1 @@
-"""What a training step minimises: from the outputs of a model's head to losses and metrics."""
+"""The criteria that a training step minimises: from the outputs of a model's head to losses and metrics."""

@@ -1,1 +1,1 @@
-"""What can score rollouts: models, functions of the user, a judge. The functions' process starts here: no torch."""
+"""The sources of scores: models, functions of the user, a judge. The functions' process starts here: no torch."""
