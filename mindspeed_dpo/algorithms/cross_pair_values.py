@@ -40,7 +40,11 @@ class StepValues:
 
 @dataclass(frozen=True)
 class CrossPairValues:
-    """What each of N pairs needs of the others.
+    """The values that each of N pairs needs of the others.
+
+    Example: two pairs with chosen responses of 10 and 6 tokens; no loss compares pairs.
+
+        CrossPairValues(nll_scale=tensor([0.125, 0.125]), partners={})
 
     Attributes:
         nll_scale: [N] float32 or float64, by which a chosen response's negative log-probability is multiplied to give

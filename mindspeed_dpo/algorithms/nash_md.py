@@ -40,6 +40,9 @@ class NashObjective:
     L = beta sum_t [lp_t - rp_t] lp_t - (P - 1/2) sum_t lp_t, with the log-probabilities lp_t of the policy and rp_t of
     the reference; the bracket has no gradient.
 
+    Example:
+        NashObjective(beta=0.1)
+
     Attributes:
         beta: Strength of the regularisation towards the reference in this step, per nat.
     """

@@ -112,6 +112,9 @@ class PairLosses:
 class PreferenceObjective:
     """A weighted sum of pair losses.
 
+    Example:
+        PreferenceObjective(LossConfig(dpo_loss_type=("sigmoid",)), beta=0.1)
+
     Attributes:
         settings: Validated settings.
         beta: Strength of the regularisation towards the reference in this step, per nat.

@@ -44,6 +44,9 @@ class ResponseScores:
 class RewardModelObjective:
     """The likelihood of the rankings under the scores, and the penalty that centres the scores at 0.
 
+    Example:
+        RewardModelObjective(RewardModelConfig(center_rewards_coefficient=0.01))
+
     Attributes:
         settings: Validated settings.
     """

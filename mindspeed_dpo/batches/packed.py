@@ -19,6 +19,16 @@ class PackedBatch:
     A segment is a run of queries. Its keys are its prefix (the prompt, for a response that shares it) and then itself;
     attention is bottom-right causal. The last segment may be padding, which nothing reads.
 
+    Example: the prompt `5 6` with chosen response `7 8` and rejected response `9`, which share the prompt.
+
+        PackedBatch(
+            tokens=[5, 6, 7, 8, 9], positions=[0, 1, 2, 3, 2],
+            query_lengths=(2, 2, 1), key_lengths=(2, 4, 3), key_rows=[0, 1, 0, 1, 2, 3, 0, 1, 4],
+            score_rows=[1, 2, 1], labels=[7, 8, 9], response_ids=[0, 0, 1], last_rows=[3, 4],
+            response_lengths=[[2, 1]], ref_logps=[[-3.5, -2.0]], weights=[1.0], pair_ids=[0],
+            segment_responses=(range(0, 2), range(0, 1), range(1, 2)),
+        )
+
     Attributes:
         tokens: [T] int64.
         positions: [T] int64, counted from the start of the prompt.
@@ -66,13 +76,13 @@ class PackedBatch:
     source: PackedBatch | None = field(default=None, repr=False, compare=False)
 
     def for_context_rank(self, rank: int, size: int) -> PackedBatch:
-        """The same row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
+        """Return the row as one of `size` context-parallel ranks has it, which computes a part; on the host."""
         if size == 1:
             return self
         return replace(self, part=RowPart.of(len(self.tokens), self.score_rows, self.labels, rank, size))
 
     def to(self, device: torch.device) -> PackedBatch:
-        """The same batch with its tensors on a device."""
+        """Return the batch with its tensors on a device."""
         if device.type == "cpu":
             return self
         moved: dict[str, Any] = {"source": self}

@@ -178,7 +178,7 @@ def concat_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Concatenate tensors along their first axis; None where one of them is missing.
 
     Args:
-        parts: [N, ...] values of one dtype and unit, or None.
+        parts: [N, ...] values of one dtype and one unit, or None.
     """
     present = [part for part in parts if part is not None]
     return torch.cat(present) if len(present) == len(parts) else None

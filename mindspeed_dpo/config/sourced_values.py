@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was set, for example `Origin("training", "override training.lr=1e-6", 1e-6)`.
+    """The origin of a value, for example `Origin("training", "override training.lr=1e-6", 1e-6)`.
 
     Attributes:
         section: The section of the configuration, such as `training`.

@@ -21,7 +21,7 @@ RESOURCES = ("NPU", "GPU", "CPU")
 
 @dataclass(frozen=True)
 class InspectionRequest:
-    """What to inspect on each node.
+    """The packages and paths to inspect on each node.
 
     Example:
         InspectionRequest(packages=("torch",), reads=("/data/pairs",), writes=("/runs/out",))

@@ -54,7 +54,12 @@ class ActorGroup:
         return _only_output(self._group.call(Actor.update, step, _as_array(pairs), ref_logps))
 
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
-        """Return the metrics of `update` on N dataset rows without training, their names with the evaluation prefix."""
+        """Return the metrics of `update` without training, their names with the evaluation prefix.
+
+        Args:
+            rows: [N] int64 dataset rows.
+            ref_logps: [N, 2] float64 log-probabilities of the reference, in nats.
+        """
         return _only_output(self._group.call(Actor.evaluate, np.asarray(rows), ref_logps))
 
     def save(
@@ -103,7 +108,7 @@ class ReferenceGroup:
         return self.start_log_probs(pairs)()
 
     def start_log_probs(self, pairs: Pairs) -> Callable[[], Logps]:
-        """Start `log_probs` without waiting; the returned function waits for the result."""
+        """Start `log_probs` without waiting; the returned function waits for the result, [N, K] float64 in nats."""
         pending = self._group.start(Reference.log_probs, _as_array(pairs))
         return lambda: join_replicas(_outputs(pending.result())).astype(np.float64)
 
@@ -166,11 +171,11 @@ class RolloutGroup:
             )
 
     def generate(self, rows: Rows, first_sample: int) -> RolloutBatch:
-        """Generate responses to the prompts of N dataset rows; the first is sample `first_sample` of the run."""
+        """Generate responses to the prompts of rows [N] int64; the first is sample `first_sample` of the run."""
         return self.start_generate(rows, first_sample)()
 
     def start_generate(self, rows: Rows, first_sample: int) -> Callable[[], RolloutBatch]:
-        """Start `generate` without waiting; the returned function waits for the result."""
+        """Start `generate` for dataset rows [N] int64 without waiting; the returned function waits for the result."""
         pending = self._group.start(Rollout.generate, np.asarray(rows), first_sample)
         return lambda: RolloutBatch.concat(_outputs(pending.result()))
 

@@ -24,6 +24,9 @@ _MAXRSS_BYTES = 1 if sys.platform == "darwin" else 1024
 class Accelerator:
     """A kind of device.
 
+    Example:
+        Accelerator("npu", "cpu:gloo,npu:hccl", "NPU", is_custom_resource=True)
+
     Attributes:
         kind: `cpu`, `cuda` or `npu`; also the torch device type.
         backend: Backend for `torch.distributed.init_process_group`; NPU and CUDA use gloo for host tensors.

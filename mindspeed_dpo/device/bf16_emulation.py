@@ -22,14 +22,14 @@ def is_bf16_emulated() -> bool:
 
 
 def is_faster_in_float32(operand: Tensor) -> bool:
-    """Return whether matrix products with this operand, of any shape and dtype, are faster with float32 values."""
+    """Return whether matrix products with this operand, of any shape, dtype and any unit, are faster in float32."""
     return _is_narrow(operand) and is_bf16_emulated()
 
 
 def multiply_in_float32(product: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Wrap a matrix product so that bfloat16 operands on the host are multiplied in float32.
 
-    Operands [M, K] and [K, N] give [M, N] bfloat16 as before; other values are passed through.
+    Operands [M, K] and [K, N], activations or weights, give [M, N] bfloat16 as before; others are passed through.
     """
 
     def multiply(left: Tensor, right: Any, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""What to check: the device, the cluster, the paths and the configuration of a run."""
+"""The request for a check: the device, the cluster, the paths and the configuration of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NO_NPU = "no NPU"
 
 @dataclass(frozen=True)
 class Request:
-    """What the user wants to check.
+    """The checks that the user wants.
 
     Example:
         Request("npu", address="10.0.0.1:6344", reads=("/data/pairs",), writes=("/runs/out",))

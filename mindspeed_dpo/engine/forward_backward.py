@@ -36,7 +36,7 @@ def forward_backward(
     Args:
         chunks: The wrapped virtual stages of this rank, or its only stage.
         batches: Micro-batches on this rank's device; at least one.
-        loss_sum: Loss of a micro-batch, called on the last stage only.
+        loss_sum: Loss of a micro-batch, called on the last stage only: a float32 or float64 scalar.
         replicas: Data-parallel size.
         num_pairs: Number of pairs of the step over all replicas.
     """

@@ -1,4 +1,4 @@
-"""What the routers of a model did in a step: sums over all ranks, metrics, and the bias that follows the load."""
+"""Statistics of the routers of a model in a step: sums over all ranks, metrics, and the bias that follows the load."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class StepRouting:
 
 
 def mean_values(of_steps: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
-    """Average the scalar values of several steps by metric, of any dtype; read from the device in one transfer."""
+    """Average scalars of several steps by metric, of any dtype and any unit; read from the device in one transfer."""
     if not of_steps or not of_steps[0]:
         return {}
     means = torch.stack([torch.stack([value.float() for value in step.values()]) for step in of_steps]).mean(0)

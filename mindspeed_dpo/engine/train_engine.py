@@ -43,7 +43,7 @@ class TrainingEngine:
 
         Args:
             batches: This rank's micro-batches, on its device.
-            loss_sum: Loss of a micro-batch, summed over its pairs, as for `forward_backward.forward_backward`.
+            loss_sum: Loss of a micro-batch, a float32 or float64 scalar, as for `forward_backward.forward_backward`.
             num_pairs: Number of pairs of the step over all ranks.
         """
         self.model.train()
@@ -55,7 +55,7 @@ class TrainingEngine:
         forward_backward.forward_backward(self.wrapped, batches, loss_sum, replicas=replicas, num_pairs=num_pairs)
 
     def router_metrics(self, num_pairs: int) -> dict[str, Tensor]:
-        """Float32 scalars of the routers in the last `accumulate`, as of `StepRouting.metrics`; a collective."""
+        """Float32 scalars of the routers in the last `accumulate`, any unit, as `StepRouting.metrics`; collective."""
         return self._routing.metrics(num_pairs)
 
     def step(self, learning_rate: float) -> float:

@@ -28,7 +28,7 @@ from mindspeed_dpo.parallel.topology import Topology
 
 @dataclass(frozen=True)
 class Execution:
-    """How a model is executed: parallelism, dtype, recomputation and initialisation.
+    """The execution of a model: parallelism, dtype, recomputation and initialisation.
 
     `Execution(Topology(tp=2), dtype=torch.bfloat16, sequence_parallel=True)` runs on two tensor-parallel ranks.
 

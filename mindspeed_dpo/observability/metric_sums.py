@@ -23,11 +23,11 @@ class PairwiseSum:
     """
 
     def __init__(self, first: Tensor) -> None:
-        """Start with one tensor."""
+        """Start with one tensor of any shape, any floating dtype and any unit."""
         self._partial: list[Tensor | None] = [first]
 
     def add(self, value: Tensor) -> None:
-        """Add a tensor of values with the same shape and dtype."""
+        """Add a tensor with the same shape, dtype and the same unit."""
         for level, held in enumerate(self._partial):
             if held is None:
                 self._partial[level] = value
@@ -36,7 +36,7 @@ class PairwiseSum:
         self._partial.append(value)
 
     def total(self) -> Tensor:
-        """Return the sum of all tensors so far, in the same shape, dtype and unit as its values."""
+        """Return the sum of all tensors so far, in the same shape, dtype and the same unit."""
         return reduce(torch.add, (held for held in self._partial if held is not None))
 
 

@@ -29,6 +29,8 @@ def num_key_heads_per_rank(groups: int, size: int) -> int:
 class ContextGroup:
     """The context-parallel ranks that compute one packed row together.
 
+    `ContextGroup(2, parallel_state.get_context_parallel_group())` are two ranks with half of the positions each.
+
     Attributes:
         size: Number of ranks, at least 2.
         group: Process group of torch.distributed.

@@ -22,6 +22,8 @@ from mindspeed_dpo.parallel.all_to_all import all_to_all
 class ExpertGroup:
     """This process's membership in an expert-parallel group.
 
+    `ExpertGroup(rank=1, size=2, group=group)` holds experts 4 to 7 of a layer with 8; `ExpertGroup()` holds all.
+
     Attributes:
         rank: Rank in the group.
         size: Number of ranks.

@@ -18,7 +18,7 @@ def sum_over_ranks(values: Tensor, group: Any = None) -> Tensor:
     float32.
 
     Args:
-        values: Values of this rank, of any shape and floating dtype.
+        values: Values of this rank, of any shape, floating dtype and any unit.
         group: Process group of torch.distributed; None for all processes.
 
     Returns:

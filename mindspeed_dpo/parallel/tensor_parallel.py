@@ -14,6 +14,8 @@ from torch import Tensor
 class TensorGroup:
     """This process's membership in a tensor-parallel group.
 
+    `TensorGroup(rank=1, size=2, group=group)` is the second of two ranks; `TensorGroup()` is a rank on its own.
+
     Attributes:
         rank: Rank in the group.
         size: Number of ranks.
@@ -37,7 +39,7 @@ class TensorGroup:
         """Sum the ranks' tensors.
 
         Args:
-            tensor: Values of any shape and dtype; float16 and bfloat16 are sent and summed in float32.
+            tensor: Values of any shape, dtype and any unit; float16 and bfloat16 are sent and summed in float32.
 
         Returns:
             The sum on every rank, in the shape and dtype of `tensor`.
@@ -53,7 +55,7 @@ class TensorGroup:
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather_columns(self, tensor: Tensor) -> Tensor:
-        """Concatenate every rank's values [rows, n] float32 to [rows, size * n]."""
+        """Concatenate every rank's logits or scores [rows, n] float32 to [rows, size * n]."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(self.size)]
@@ -61,7 +63,7 @@ class TensorGroup:
         return torch.cat(parts, dim=-1)
 
     def broadcast_from_first(self, tensor: Tensor) -> Tensor:
-        """Broadcast the values of rank 0, float32 or integers of any shape.
+        """Broadcast the values of rank 0, float32 or integers of any shape and any unit.
 
         A sum with zeros, which involves no global rank and is supported by every backend.
         """

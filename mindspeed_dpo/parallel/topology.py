@@ -12,6 +12,8 @@ from dataclasses import dataclass
 class Topology:
     """Sizes of the parallel axes of a job.
 
+    `Topology(tp=2, pp=2, dp=2)` is a job of 8 processes, as is `Topology.of(8, tp=2, pp=2)`.
+
     Attributes:
         tp: Tensor-parallel size.
         pp: Pipeline-parallel size.
@@ -68,7 +70,12 @@ class Topology:
 
 @dataclass(frozen=True)
 class ParallelRank:
-    """Coordinates of one process on the parallel axes."""
+    """Coordinates of one process on the parallel axes.
+
+    Example: process 5 of 8.
+
+        Topology(tp=2, pp=2, dp=2).place(5) == ParallelRank(Topology(tp=2, pp=2, dp=2), tp_rank=1, dp_rank=0, pp_rank=1)
+    """
 
     topology: Topology
     tp_rank: int

@@ -21,7 +21,7 @@ POLL_INTERVAL_S = 0.05
 
 @dataclass(frozen=True)
 class ProcessState:
-    """What the kernel says of a process.
+    """The state of a process as the kernel reports it.
 
     Example:
         ProcessState("S", parent=1, started=123456)

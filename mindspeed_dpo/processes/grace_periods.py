@@ -1,4 +1,4 @@
-"""How long the supervisor waits before it kills: after a signal, a loss, the result, and the end of the driver."""
+"""Times that the supervisor waits before it kills: after a signal, a loss, the result, and the end of the driver."""
 
 from __future__ import annotations
 

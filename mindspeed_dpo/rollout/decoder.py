@@ -56,7 +56,8 @@ class RolloutModel:
 
         Args:
             model: The architecture.
-            weights: This tensor-parallel rank's weights of all layers by Megatron's names, any float dtype.
+            weights: This tensor-parallel rank's weights of all layers by Megatron's names, any float dtype, each
+                in the shape of this rank's part.
             tp: The tensor-parallel group.
             experts: The ranks that share the experts; by default this rank holds all. They are those of several
                 replicas, or some of one.

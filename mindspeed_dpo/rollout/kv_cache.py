@@ -37,7 +37,7 @@ class Prefix:
 
 
 def as_blocks(states: Tensor) -> Tensor:
-    """Split values [T, groups, d] of any dtype into blocks [blocks, groups, BLOCK, d], padded with zeros at the end."""
+    """Split activations [T, groups, d] of any dtype into blocks [blocks, groups, BLOCK, d], padded with zeros."""
     missing = capacity_of(len(states)) - len(states)
     padded = torch.nn.functional.pad(states, (0, 0, 0, 0, 0, missing))
     return padded.unflatten(0, (-1, BLOCK)).transpose(1, 2)
@@ -111,7 +111,7 @@ class KvCache:
             rows: Slots per tile.
             groups: Query groups on this rank.
             width: Head dimension.
-            like: A weight whose dtype and device the cache uses.
+            like: A weight of any shape, whose dtype and device the cache uses.
         """
         self._rows = rows
         self.tiles = [

@@ -55,7 +55,7 @@ class Mlp:
         return cls(make.of_matrix(weights.gate_up), make.of_matrix(weights.down))
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map activations [n, h] to this rank's part of the output, which is the sum over tensor-parallel ranks."""
+        """Map activations [n, h], any float dtype, to this rank's part of the sum over tensor-parallel ranks."""
         return self.down(ops.swiglu(self.gate_up(x)))
 
 
@@ -90,7 +90,7 @@ class MoeMlp:
         )
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Map activations [n, h] to this rank's part of the output, as `Mlp`; a collective of the expert group."""
+        """Map activations [n, h], any float dtype, to this rank's part of the sum; a collective of the expert group."""
         own = self.tp.own_rows(len(x))
         rows = x[own].contiguous()
         routing = route(router_logits(rows, self.weights.router), self.model, self.weights.router_bias)

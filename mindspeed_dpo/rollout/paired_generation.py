@@ -15,7 +15,11 @@ from mindspeed_dpo.rollout.mixture_policy import TokenModel
 
 @dataclass(frozen=True)
 class PairedGenerator:
-    """Generates two responses per prompt: response 0 by the policy, response 1 by the other model."""
+    """Generates two responses per prompt: response 0 by the policy, response 1 by the other model.
+
+    Example:
+        PairedGenerator.between(policy, reference, settings, max_new_tokens=256, stop_ids=frozenset({2}), seed=1234)
+    """
 
     policy: Generator
     other: Generator

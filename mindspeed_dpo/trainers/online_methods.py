@@ -23,6 +23,7 @@ from mindspeed_dpo.device.ops.sums import plain_segment_sum
 from mindspeed_dpo.workers.role_interfaces import Logps
 
 Scores = NDArray[np.float32]
+"""Scores of K responses to each of P prompts, [P, K] float32."""
 POLICY, SECOND_MODEL = 0, 1
 """Index of the response of the policy and of the second model, where there are two."""
 
@@ -60,7 +61,16 @@ class OnlineMethod(Protocol):
     def training_batch(
         self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
     ) -> tuple[PreferenceBatch, Logps]:
-        """Return the batch that the actor trains on, and the reference's log-probabilities of it."""
+        """Return the batch that the actor trains on, and the reference's log-probabilities of it.
+
+        Args:
+            ref_logps: Log-probabilities of the reference.
+            selection: The responses to train on.
+            scores: [P, K] float32 scores of all responses.
+
+        Returns:
+            The batch of N selected prompts with their responses, and [N, responses] float64 log-probabilities, in nats.
+        """
 
 
 def method_of(pairing: PairingConfig) -> OnlineMethod:
@@ -86,14 +96,14 @@ class DpoMethod:
         return lambda: ReferenceLogprobs(pending(), responses)
 
     def select(self, responses: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
-        """Select pairs of responses by the configured rule."""
+        """Select pairs of responses by their scores [P, K] float32 and the configured rule."""
         rule, margin = self.pairing.pair_selection, self.pairing.min_reward_margin
         return select_pairs(responses, scores, rule=rule, min_margin=margin, seed=seed)
 
     def training_batch(
         self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
     ) -> tuple[PreferenceBatch, Logps]:
-        """Return the selected pairs with the reference's log-probabilities."""
+        """Return the N selected pairs with the reference's log-probabilities, [N, 2] float64 in nats."""
         return ref_logps.responses.choose(selection.prompts, selection.responses), selection.of(ref_logps.logps)
 
 
@@ -106,7 +116,10 @@ class XpoMethod(DpoMethod):
     def training_batch(
         self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
     ) -> tuple[PreferenceBatch, Logps]:
-        """Return the selected pairs, the reference's response marked by 1 in `logp_weights`."""
+        """Return the N selected pairs, the reference's response marked by 1 in `logp_weights`, as `DpoMethod` does.
+
+        The log-probabilities of the reference are [N, 2] float64, in nats.
+        """
         pairs, logps = super().training_batch(ref_logps, selection, scores)
         return replace(pairs, logp_weights=(selection.responses == SECOND_MODEL).float()), logps
 
@@ -133,13 +146,17 @@ class NashMdMethod:
         return wait
 
     def select(self, responses: PreferenceBatch, scores: Scores, seed: Sequence[int]) -> Selection:
-        """Select the policy's response of every prompt both of whose responses were scored."""
+        """Select by scores [P, 2] float32 the policy's response of every prompt both of whose responses were scored."""
         return select_first(scores)
 
     def training_batch(
         self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
     ) -> tuple[PreferenceBatch, Logps]:
-        """Return the policy's responses, each with its advantage as `logp_weights`."""
+        """Return the policy's responses to N prompts, each with its advantage as `logp_weights`.
+
+        The advantages follow from the scores [P, 2] float32; the log-probabilities of the reference are [N, 1] float64,
+        in nats.
+        """
         chosen = selection.prompts
         own = ref_logps.responses.select(chosen.tolist())
         better = torch.from_numpy(advantages(selection.of(scores)))

@@ -36,7 +36,7 @@ class NoReference:
     """The source for losses that use no reference."""
 
     def log_probs(self, pairs: Rows) -> Logps:
-        """Return zeros [N, 2], which no loss reads."""
+        """Return zeros [N, 2] float64 in nats for N dataset rows, which no loss reads."""
         return np.zeros((len(pairs), 2), np.float64)
 
     def sync_if_due(self, num_done: int) -> bool:

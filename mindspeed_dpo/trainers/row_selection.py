@@ -1,4 +1,4 @@
-"""Which rows of the dataset a run reads: those of its steps, and those of its evaluations."""
+"""The rows of the dataset that a run reads: those of its steps, and those of its evaluations."""
 
 from __future__ import annotations
 

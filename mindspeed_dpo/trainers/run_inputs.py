@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunInputs:
-    """What a run reads, opened and checked.
+    """The inputs of a run, opened and checked.
 
     Attributes:
         config: Settings of the run, with those it takes over from the run it resumes.
@@ -55,7 +55,7 @@ class RunInputs:
 
     @property
     def recorded(self) -> dict[str, Any]:
-        """What checkpoints record of this run, for the checks and the report of a run that resumes it."""
+        """The record of this run in its checkpoints, for the checks and the report of a run that resumes it."""
         return {"settings": self.config.as_tree(), "weights": dict(self.weights)}
 
     @property

@@ -17,7 +17,7 @@ _MAX_SIZE = 1 << 62
 
 @dataclass(frozen=True)
 class StoredBytes:
-    """Where the bytes of a chunk are, for example `StoredBytes("__0_0.distcp", offset=0, num_bytes=1731)`."""
+    """The place of the bytes of a chunk, for example `StoredBytes("__0_0.distcp", offset=0, num_bytes=1731)`."""
 
     file: str
     offset: int
@@ -34,7 +34,16 @@ class StoredChunk:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """An unsharded tensor and the chunks that tile it."""
+    """An unsharded tensor and the chunks that tile it.
+
+    Example: a [4, 8] tensor of two chunks.
+
+        StoredTensor(
+            (4, 8), torch.float32,
+            (StoredChunk(((0, 2), (0, 8)), StoredBytes("__0_0.distcp", 0, 1731)),
+             StoredChunk(((2, 4), (0, 8)), StoredBytes("__1_0.distcp", 0, 1731))),
+        )
+    """
 
     shape: tuple[int, ...]
     dtype: torch.dtype

@@ -52,7 +52,7 @@ def parse_json(text: str | bytes, location: str) -> Any:
 
 @dataclass(frozen=True)
 class TextStart:
-    """Where a text starts within a longer one, for example `TextStart(line=3, column=17)`, both counted from 1."""
+    """The start of a text within a longer one, for example `TextStart(line=3, column=17)`, both counted from 1."""
 
     line: int = 1
     column: int = 1

@@ -1,4 +1,4 @@
-"""What the names in a pickle stand for: functions that build plain data, dtypes, or an inert record of the name.
+"""The meaning of the names in a pickle: functions that build plain data, dtypes, or an inert record of the name.
 
 No name is imported. Callers decide where inert records are acceptable (run arguments hold enums and tokenizers of other
 packages) and reject them elsewhere with `reject_foreign_objects`.

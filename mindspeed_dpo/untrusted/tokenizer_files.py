@@ -58,7 +58,7 @@ def _check_tokenizer_json(path: Path) -> None:
 
 
 def _check_settings(path: Path) -> None:
-    """Check tokenizer_config.json."""
+    """Check the settings in tokenizer_config.json."""
     settings = read_json_object(path, MAX_VOCABULARY_BYTES)
     settings.text("tokenizer_class", None)
     if isinstance(settings.get("model_max_length"), bool):

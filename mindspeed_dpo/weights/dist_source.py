@@ -142,7 +142,7 @@ class DistSource(WeightSource):
         return next(((name, leading) for name, leading in entry.stacked_names() if name in self._tensors), None)
 
     def _locate(self, entry: TensorEntry) -> tuple[str, dict[str, int]]:
-        """What `_find` gives, for an entry that must be stored."""
+        """Return the result of `_find` for an entry that must be stored."""
         location = self._find(entry)
         if location is None:
             raise WeightsError(f"{self.folder} lacks {entry.global_name}")

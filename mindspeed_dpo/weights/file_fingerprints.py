@@ -35,6 +35,6 @@ def _hash_files(files: Sequence[Path], folder: Path) -> str:
 
 
 def _version(file: Path) -> tuple[int, ...]:
-    """What changes when a file is written."""
+    """The attributes that change when a file is written."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

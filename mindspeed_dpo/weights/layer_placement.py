@@ -1,4 +1,4 @@
-"""Which layers a tensor-parallel rank of a pipeline stage, or of one model chunk of it, holds. Integers only.
+"""The layers that a tensor-parallel rank of a pipeline stage, or of one model chunk of it, holds. Integers only.
 
 A layer has a global index in the model and a local index that restarts at 0 in every chunk. A no-op layer has an index
 but no weights; it is written as None. Model chunks are the virtual pipeline stages of an interleaved schedule.
@@ -73,7 +73,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ParallelLayout:
-    """How tensor- and pipeline-parallel ranks divide a model.
+    """The division of a model between tensor- and pipeline-parallel ranks.
 
     `ParallelLayout(tp=8, pp=2, layers_per_virtual_stage=4)` divides 16 layers into two chunks on each of two stages:
     layers 0-3 and 8-11 on the first, 4-7 and 12-15 on the second.

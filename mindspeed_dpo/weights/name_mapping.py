@@ -88,8 +88,9 @@ def layer_rule(
 class TensorEntry:
     """One tensor of a model: a rule, and the global layer and expert it is applied to (None outside them).
 
-    For the query, key and value weights of layer 3, `hf_names` starts with `model.layers.3.self_attn.q_proj.weight`,
-    and `mcore_names(1)` with `decoder.layers.1.self_attention.linear_qkv.weight`.
+    For the query, key and value weights of layer 3, `TensorEntry(rule, layer=3)`, `hf_names` starts with
+    `model.layers.3.self_attn.q_proj.weight`, and `mcore_names(1)` with
+    `decoder.layers.1.self_attention.linear_qkv.weight`.
     """
 
     rule: TensorRule

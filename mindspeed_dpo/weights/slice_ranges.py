@@ -24,7 +24,7 @@ class SliceRange:
 
 
 def range_of(layout: TensorLayout, shape: Shape, dim: int, model: ModelConfig, tp: TPRank) -> SliceRange:
-    """What a rank needs of a Hugging Face tensor; all along `dim` of what its layout does not split."""
+    """The range of a Hugging Face tensor that a rank needs; all along `dim` of what its layout does not split."""
     if layout.partition_dim is None:
         return SliceRange(dim, 0, shape[dim])
     return SliceRange(layout.partition_dim, *layout.hf_range(shape[layout.partition_dim], model, tp))

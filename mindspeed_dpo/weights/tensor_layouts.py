@@ -1,4 +1,4 @@
-"""How a Megatron tensor is made of Hugging Face tensors, and back: `to_mcore` beside `to_hf`.
+"""The layouts by which a Megatron tensor is made of Hugging Face tensors, and back: `to_mcore` beside `to_hf`.
 
 Every layout has one property: a tensor-parallel shard is made of equal slices of the Hugging Face tensors by the same
 steps as the unsharded tensor. A rank therefore reads only its own slices, and neither direction depends on the rank.

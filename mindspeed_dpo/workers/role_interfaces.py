@@ -232,7 +232,7 @@ class Rollout(Role, ABC):
         """Generate responses to prompts.
 
         Args:
-            rows: [N] dataset rows of all replicas.
+            rows: [N] int64 dataset rows of all replicas.
             first_sample: Position of the first of them in the run's order of prompts; seeds the sampling.
             version: Policy version that must generate them; None accepts the current one.
 

@@ -103,7 +103,7 @@ def margin(scores: Tensor) -> Tensor:
 
 
 def bounded_exp(values: Tensor) -> Tensor:
-    """Exponential of values of any shape and floating dtype, clamped at 80, above which float32 overflows."""
+    """Exponential of unitless values of any shape and floating dtype, clamped at 80; float32 overflows above."""
     return values.clamp(max=80.0).exp()
 
 

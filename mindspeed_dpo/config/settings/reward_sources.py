@@ -59,7 +59,7 @@ class RewardConfig:
 
     @property
     def reward_source(self) -> str:
-        """What scores the responses: `model`, `functions` or `judge`."""
+        """The source of the scores: `model`, `functions` or `judge`."""
         if self.reward_functions:
             return "functions"
         return "judge" if self.judge else "model"

@@ -20,6 +20,8 @@ from mindspeed_dpo.data.batching.data_parallel_split import Positions, as_positi
 class MicroBatchLimit:
     """Maximum size of a micro-batch, in units or in rows; exactly one of the two is set.
 
+    `MicroBatchLimit(units=2)` allows two pairs, `MicroBatchLimit(rows=8192, min_micro_batches=4)` 8192 tokens.
+
     Attributes:
         units: Maximum number of units.
         rows: Maximum number of rows (tokens); a longer unit forms a micro-batch of its own.

@@ -39,6 +39,10 @@ CACHE_ADVICE = writable_folder_advice("reference_cache_dir")
 class CachedRows:
     """The cached values of a dataset.
 
+    Example: two rows, of which the first is computed.
+
+        CachedRows(values=array([[-20.0, -31.0], [0.0, 0.0]]), is_present=array([True, False]))
+
     Attributes:
         values: [rows, 2] float64, in nats; zeros where there is none.
         is_present: [rows] bool.

@@ -50,7 +50,11 @@ class DataCounts:
 
 @dataclass(frozen=True)
 class Splits:
-    """Dataset rows of each split, [rows] int64; training rows may repeat according to the dataset weights."""
+    """Dataset rows of each split, [rows] int64; training rows may repeat according to the dataset weights.
+
+    Example:
+        Splits(train=array([0, 1, 2, 0, 1, 2]), valid=array([3]), test=array([4]))
+    """
 
     train: NDArray[np.int64]
     valid: NDArray[np.int64]
@@ -63,6 +67,16 @@ class FilteredRows:
     def __init__(
         self, sources: Sequence[DataSource], rows_by_set: Sequence[NDArray[np.int64]], counts: DataCounts
     ) -> None:
+        """Reference the selected rows.
+
+        Args:
+            sources: Source of each set.
+            rows_by_set: [selected] int64 rows of each set, ascending.
+            counts: Numbers of selected and dropped rows of all sets.
+
+        Raises:
+            ValueError: No row is selected.
+        """
         self.counts = counts
         self._weights = [source.weight for source in sources]
         self._ends = np.cumsum([len(rows) for rows in rows_by_set])
@@ -109,10 +123,13 @@ class FilteredPairs(FilteredRows):
         """Select the rows.
 
         Args:
-            lengths: [rows, 3] of each set: tokens of prompt, chosen and rejected response.
+            lengths: [rows, 3] int64 of each set: tokens of prompt, chosen and rejected response.
             sources: Source of each set.
             seq_length: Maximum number of tokens of a prompt with one response; None for no limit.
             truncation: A name of `truncation.PAIR_RULES`.
+
+        Raises:
+            ValueError: The truncation is unknown, the limit is too small, or no row is fit for training.
         """
         if truncation not in PAIR_RULES:
             raise ValueError(
@@ -157,10 +174,13 @@ class FilteredPrompts(FilteredRows):
         """Select the rows.
 
         Args:
-            lengths: [rows] of each set: tokens of a prompt.
+            lengths: [rows] integers of each set: tokens of a prompt.
             sources: Source of each set.
             max_prompt_length: Maximum number of tokens of a prompt; None for no limit.
             truncation: `drop` longer prompts, or `keep_last` to keep their last tokens.
+
+        Raises:
+            ValueError: The truncation is unknown, the limit is too small, or no row is fit for training.
         """
         if truncation not in ("drop", "keep_last"):
             raise ValueError(f"truncation of prompts should be drop or keep_last, got {truncation!r}")

@@ -82,7 +82,7 @@ def _any_value(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class KeySpec:
-    """How one key is parsed, and whether it is supported.
+    """The parser of one key, and whether the key is supported.
 
     Attributes:
         parse: Converts text or a YAML value; raises ValueError, TypeError or KeyError.

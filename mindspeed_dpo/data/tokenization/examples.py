@@ -50,6 +50,11 @@ class RowDropped(Exception):
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
+        """Name the reason.
+
+        Raises:
+            KeyError: The reason is not a key of `REASONS`.
+        """
         if reason not in REASONS:
             raise KeyError(reason)
         super().__init__(reason, detail)
@@ -86,7 +91,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class PairExample:
-    """A prompt with two responses, each with the thought that the data holds in a field of its own."""
+    """A prompt with two responses, each with the thought that the data holds in a field of its own.
+
+    Example:
+        PairExample(Prompt((Turn("user", "2 + 2?"),)), chosen="4", rejected="5")
+    """
 
     prompt: Prompt
     chosen: str

@@ -65,7 +65,7 @@ def plain_segment_attention(
     scale: float,
     window: int | None = None,
 ) -> Tensor:
-    """Compute `segment_attention` by a loop over segments; same arguments, [T, heads, d] in the dtype of query."""
+    """Compute `segment_attention` by a loop over segments: activations [T, heads, d] in the dtype of query."""
     if is_faster_in_float32(query):
         wide = plain_segment_attention(
             query.float(), key.float(), value.float(), query_lengths, key_lengths, scale, window

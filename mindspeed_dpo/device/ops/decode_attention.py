@@ -24,6 +24,8 @@ BlockAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
 class VisibleKeys:
     """The keys that each row of a decoding pass attends to.
 
+    `VisibleKeys(tensor([5, 70]), first=0, last=2, block=64)`: row 0 sees keys 0 to 5, row 1 keys 0 to 70 in two blocks.
+
     Attributes:
         positions: [R] int64 position of each row's query, which attends to itself and to earlier positions.
         first: First block that any row attends to.
@@ -69,7 +71,7 @@ def block_attention(
         visible: The keys that each row attends to.
         heads: G, r and d.
         scale: Factor of the scores.
-        dtype: dtype of query, keys and values; masked keys must be finite.
+        dtype: dtype of query [R, G, r, d], keys and values; masked keys must be finite.
     """
     if visible.positions.device.type == "cpu" and dtype == torch.float32:
         return by_embedding_bags(visible, heads, scale)
@@ -77,7 +79,7 @@ def block_attention(
 
 
 def by_matrix_products(visible: VisibleKeys, scale: float) -> BlockAttention:
-    """Build the plain definition: batched matrix products over all blocks."""
+    """Build the plain definition: batched products over all blocks, activations [R, G, r, d] of any float dtype."""
     bias = visible.bias()[:, :, None, None]
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def by_embedding_bags(visible: VisibleKeys, heads: tuple[int, int, int], scale: 
     """Build the same on the host from weighted sums of table rows (`embedding_bag`) over a row's own blocks only.
 
     Matrix products with r rows leave most of a processor unused; these sums run at memory bandwidth. The terms of a sum
-    are added in order.
+    are added in order. Query and result are activations [R, G, r, d] float32.
     """
     (groups, ratio, width), block = heads, visible.block
     own = visible.own_blocks()

@@ -42,7 +42,7 @@ class ShardSoftmax(NamedTuple):
 
 
 def no_reduction(tensor: Tensor, _op: Any = None) -> Tensor:
-    """Return values of any shape and dtype unchanged: the reduction over a single shard."""
+    """Return values of any shape, dtype and any unit unchanged: the reduction over a single shard."""
     return tensor
 
 
@@ -75,7 +75,7 @@ def plain_label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce
 
 
 def has_kernel(tensor: Tensor, min_rows: int) -> bool:
-    """Return whether the device has the operators, for values of this dtype, of any shape, and shards of `min_rows`."""
+    """Return whether the operators exist for activations of this dtype, of any shape, and shards of `min_rows`."""
     kernels = kernels_for(tensor)
     fits = tensor.dtype in HALF_DTYPES and min_rows >= MIN_ROWS
     return kernels is not None and kernels.has(*OPERATORS) and fits

@@ -38,7 +38,7 @@ def use(kernels: Kernels | None) -> None:
 
 
 def kernels_for(tensor: Tensor) -> Kernels | None:
-    """Return the kernels for a tensor of any shape, dtype and values, or None if the plain form is to be used."""
+    """Return the kernels for a tensor of any shape, dtype and any unit, or None if the plain form is to be used."""
     return kernels_on(tensor.device)
 
 

@@ -51,8 +51,8 @@ def check_attention(query: Tensor, key: Tensor, query_lengths: Sequence[int], ke
     """Check the limits of `npu_fusion_attention` in layout TND.
 
     Args:
-        query: [T, heads, d] queries of any float dtype.
-        key: [S, groups, d] keys.
+        query: [T, heads, d] activations of any float dtype.
+        key: [S, groups, d] activations.
         query_lengths: Number of queries of each segment.
         key_lengths: Number of keys of each segment.
 

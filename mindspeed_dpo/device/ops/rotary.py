@@ -34,7 +34,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def plain_rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Compute `rotate` in plain torch: heads [T, heads, d] in the dtype of x; saves only the angles for backward."""
+    """Compute `rotate` in plain torch: activations [T, heads, d] in the dtype of x; saves only angles for backward."""
     rotated: Tensor = _Rotation.apply(x, cos.unsqueeze(1), sin.unsqueeze(1))
     return rotated
 

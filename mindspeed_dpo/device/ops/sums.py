@@ -39,12 +39,12 @@ def segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
 
 
 def plain_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Compute `segment_sum` by its definition: the sum of each segment's values, [n] float64."""
+    """Compute `segment_sum` by its definition: the sum of each segment's values, of any unit, [n] float64."""
     return _segment_sum(values, segment_ids, lengths, False)
 
 
 def pairwise_segment_sum(values: Tensor, segment_ids: Tensor, lengths: Tensor) -> Tensor:
-    """Compute `segment_sum` as on NPU: the pairwise sum of each segment's values, [n] float32."""
+    """Compute `segment_sum` as on NPU: the pairwise sum of each segment's values, of any unit, [n] float32."""
     return _segment_sum(values, segment_ids, lengths, True)
 
 

@@ -27,7 +27,7 @@ REFERENCE_PREFIX = "reference"
 
 @dataclass(frozen=True)
 class CheckpointParts:
-    """Which parts of a checkpoint are saved or loaded besides the weights."""
+    """The parts of a checkpoint that are saved or loaded besides the weights, such as `CheckpointParts(rng=False)`."""
 
     optimizer: bool = True
     rng: bool = True

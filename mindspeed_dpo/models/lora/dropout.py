@@ -16,10 +16,10 @@ class DropoutStream:
         self._seed = seed
 
     def draw(self, like: Tensor, split: bool) -> Tensor:
-        """Draw uniform values in [0, 1), float32, in the shape of a tensor.
+        """Draw uniform unitless numbers in [0, 1), float32, in the shape of a tensor.
 
         Args:
-            like: Defines shape and device.
+            like: A tensor of any shape, dtype and unit, whose shape and device the numbers get.
             split: Whether tensor-parallel ranks need different numbers; otherwise they get the same.
         """
         # The names are part of the checkpoint format.

@@ -1,4 +1,4 @@
-"""How the routers of a step distribute its tokens: tokens of each expert, and the entropy of the scores.
+"""The distribution of the tokens of a step over experts: tokens of each expert, and the entropy of the scores.
 
 Every sequence counts once with all its tokens: a shared prompt for each of its responses, padding for none. The numbers
 of a step therefore depend on no layout, micro-batch or packing.
@@ -68,7 +68,9 @@ class RouterLoad:
 
 @dataclass
 class RouterObserver:
-    """What training does with the choices of the routers of a model chunk.
+    """The observation of the routers of a model chunk: their load is counted and, if wanted, balanced.
+
+    `RouterObserver(load, bias_update_rate=0.001)` lets the correction bias follow the load, without a balance loss.
 
     Attributes:
         load: Counts them.

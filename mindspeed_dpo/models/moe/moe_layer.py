@@ -70,7 +70,7 @@ class MoeTransformerLayer(TransformerLayer):
 
 @dataclass(frozen=True)
 class MoeLayerSpec:
-    """What megatron-core builds the layer from.
+    """The specification that megatron-core builds the layer from.
 
     It is not a `ModuleSpec`, for which megatron-core would add arguments by its own kinds of feed-forward layers.
     """

@@ -18,6 +18,12 @@ _EPSILON = 1e-20
 class Routing(NamedTuple):
     """Experts of t tokens.
 
+    Example: one token computed by experts 2 and 0 of three.
+
+        Routing(
+            weights=tensor([[0.73, 0.27]]), experts=tensor([[2, 0]]), logits=tensor([[1.0, 0.0, 2.0]])
+        )
+
     Attributes:
         weights: [t, k] float32 factors of the experts' outputs, with gradient.
         experts: [t, k] int64 indices of the experts.

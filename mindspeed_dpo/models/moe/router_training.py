@@ -1,4 +1,4 @@
-"""How the routers of a model are trained: with losses of their own, by the load of their experts, or not at all."""
+"""The training of the routers of a model: with losses of their own, by the load of their experts, or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows of a packed row belong to which sequence, for losses of routers that are formed for each sequence.
+"""The assignment of the rows of a packed row to sequences, for losses of routers that are formed for each sequence.
 
 Letters: t rows of this rank, S sequences of a micro-batch.
 """
@@ -17,7 +17,7 @@ from mindspeed_dpo.batches import PackedBatch
 
 @dataclass(frozen=True)
 class SequenceRows:
-    """Which rows of a packed row belong to which sequence.
+    """The assignment of the rows of a packed row to sequences.
 
     Attributes:
         membership: [S, t] float32, 1 where a row of this rank belongs to a sequence: those of a shared prompt belong to

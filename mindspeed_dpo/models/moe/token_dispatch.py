@@ -24,6 +24,8 @@ Experts = Callable[[Tensor, Tensor], Tensor]
 class TokenDispatch:
     """Computes tokens with the experts of all ranks of a group; a collective of the group in every call.
 
+    `TokenDispatch(ExpertGroup(rank=0, size=1), num_experts=8)` computes all experts on this rank.
+
     Attributes:
         group: The ranks that share the experts.
         num_experts: Experts of the layer over all ranks.

@@ -1,4 +1,4 @@
-"""What a resumed run takes from its checkpoint and leaves out, and which settings differ from the earlier run's."""
+"""The report of what a resumed run takes from its checkpoint, leaves out, and sets otherwise than the earlier run."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def _layout(flags: argparse.Namespace) -> ParallelLayout:
 
 
 def _storage(flags: argparse.Namespace) -> ExpertStorage:
-    """How the rank files to write hold experts; what is read is detected."""
+    """The storage of experts in the rank files to write; what is read is detected."""
     if flags.save_model_type == "hf":
         return DEFAULT_STORAGE
     form = ExpertForm.PER_EXPERT

@@ -71,7 +71,7 @@ class ConversionRequest:
 
 @dataclass(frozen=True)
 class ConversionSummary:
-    """What a conversion has written.
+    """The result of a conversion: the folder and the tensors in it.
 
     Attributes:
         path: The folder.

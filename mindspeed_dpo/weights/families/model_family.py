@@ -1,4 +1,4 @@
-"""What a model family declares about itself: its classes in transformers, its traits, and the rules of its tensors."""
+"""The declaration of a model family: its classes in transformers, its traits, and the rules of its tensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class HfArchitecture:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertTraits:
-    """What the models of a family with experts have in common, beyond the keys of config.json.
+    """The traits that the models of a family with experts have in common, beyond the keys of config.json.
 
     Attributes:
         has_step: Whether `decoder_sparse_step` and `mlp_only_layers` say which layers have experts.

@@ -132,6 +132,6 @@ def _without_torch_npu() -> Iterator[None]:
 
 
 def _class_errors() -> tuple[type[Exception], ...]:
-    """What the config classes raise for values that they do not accept; newer releases validate with their own type."""
+    """The errors of the config classes for values that they do not accept; newer releases have a type of their own."""
     errors = importlib.import_module("huggingface_hub.errors")
     return (ValueError, TypeError, KeyError, getattr(errors, "StrictDataclassError", ValueError))

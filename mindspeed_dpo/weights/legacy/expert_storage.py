@@ -1,4 +1,4 @@
-"""How Megatron rank files hold the routed experts: which rank has which experts, whole or sliced, under which names.
+"""The storage of routed experts in Megatron rank files: their ranks, whole or sliced, and their names.
 
 MindSpeed-LLM writes three forms (`ExpertForm`) and divides experts in three ways (`ExpertDivision`). Detecting both in
 a checkpoint is left to `expert_detection`.
@@ -37,7 +37,7 @@ class ExpertForm(enum.Enum):
 
 
 class ExpertDivision(enum.Enum):
-    """How tensor- and expert-parallel ranks divide the experts of a layer."""
+    """The division of the experts of a layer between tensor- and expert-parallel ranks."""
 
     SLICED = "sliced by tensor-parallel ranks"
     """Expert-parallel ranks have different experts, tensor-parallel ranks a slice of each."""
@@ -143,7 +143,7 @@ class ExpertStorage:
         return (columns, num_experts * rows) if name.endswith("weight1") else (num_experts * columns, rows)
 
     def stored_part(self, matrix: Tensor) -> Tensor:
-        """The part of a stored tensor that is the matrix of one expert, any dtype: [a, b], or [b, a] if grouped."""
+        """The weights of one expert in a stored tensor, any dtype: [a, b], or [b, a] if grouped."""
         return matrix.t() if self.form is ExpertForm.GROUPED else matrix
 
     def matrix(self, stored: Tensor, index: int, matrix: Shape) -> Tensor:

@@ -64,14 +64,14 @@ class LegacySource(WeightSource):
 
     @cached_property
     def layout(self) -> ParallelLayout:
-        """How the rank files divide the model."""
+        """The division of the model between the rank files."""
         layout = layout_from_args(self._args, len(self._files.first_content[1]), self._files.first)
         check_folders(self.folder, self._files.folder_names, layout)
         return layout
 
     @cached_property
     def storage(self) -> ExpertStorage:
-        """How the rank files hold experts, by the first layer that has some."""
+        """The storage of experts in the rank files, by the first layer that has some."""
         layout = self.layout
         for pp_rank in range(layout.pp):
             for chunk in self._chunks(0, pp_rank):
@@ -205,7 +205,7 @@ class LegacySource(WeightSource):
         return self._files.path(self.layout, place[0], self._location(entry)[0], place[1])
 
     def _places(self, entry: TensorEntry) -> list[Place]:
-        """Where an entry is stored: its slices in order, or one place that has all of it."""
+        """The places where an entry is stored: its slices in order, or one place that has all of it."""
         if entry.expert is None:
             return [(tp_rank, self.storage.copy_of(tp_rank, self.layout), 0) for tp_rank in range(self.layout.tp)]
         return self.storage.holders(entry.expert, self._num_experts, self.layout)

@@ -43,7 +43,7 @@ Chunk = dict[str, WrittenTensor]
 
 @dataclass(frozen=True)
 class RankLayout:
-    """How rank files divide a model, for example `RankLayout(ParallelLayout(tp=8, ep=4))`.
+    """The division of a model between rank files, for example `RankLayout(ParallelLayout(tp=8, ep=4))`.
 
     Attributes:
         layout: The division of layers and of tensors other than experts.
@@ -147,7 +147,7 @@ class _RankWriter:
                     )
 
     def _chunks(self, rank: Rank) -> list[Placement]:
-        """What the rank has of each chunk."""
+        """The part of each chunk that the rank has."""
         tp_rank, pp_rank, ep_rank = rank
         placements = [
             self.layout.placement(self.model.num_layers, tp_rank, pp_rank, number)

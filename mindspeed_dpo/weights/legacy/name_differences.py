@@ -118,7 +118,7 @@ class NameComparison:
 
 
 def _describe_foreign(name: str, placement: Placement, model: ModelConfig) -> str:
-    """What is known about an expert that should not be in a file."""
+    """Describe an expert that should not be in a file."""
     match = _LAYER.match(name)
     if match is None or ".mlp.experts." not in name or int(match[1]) >= len(placement.layers):
         return ""

@@ -24,6 +24,7 @@ from mindspeed_dpo.weights.legacy.rank_folders import RANK_FILE, rank_folder
 CHECKPOINT_VERSION = 3.0
 
 StateDict = Mapping[str, Tensor]
+"""Weights of a model chunk by name, in the shape of this rank's part and any dtype."""
 Content = tuple[argparse.Namespace, list[StateDict]]
 
 
@@ -41,7 +42,7 @@ class RankFiles:
 
     @cached_property
     def first_content(self) -> Content:
-        """The args and the chunks of the first rank."""
+        """The args and the chunks of the first rank: its weights, each in the shape of its part and any dtype."""
         return read_rank_file(self.first)
 
     @property
@@ -54,7 +55,7 @@ class RankFiles:
         return self.folder / rank_folder(layout, tp_rank, pp_rank, ep_rank) / RANK_FILE
 
     def chunks(self, file: Path) -> list[StateDict]:
-        """The memory-mapped tensors of a file, by chunk.
+        """The memory-mapped weights of a file, by chunk: each in the shape of the rank's part and any dtype.
 
         Raises:
             WeightsError: The file is damaged, or has another number of chunks than the first.
@@ -68,7 +69,7 @@ class RankFiles:
 
 
 def read_rank_file(file: Path) -> Content:
-    """The args and the chunks of one rank file, with memory-mapped tensors.
+    """The args and the chunks of one rank file, with memory-mapped weights in the shape of its part and any dtype.
 
     Raises:
         WeightsError: The file is damaged, holds something else than weights, or is of an older version.

@@ -79,7 +79,7 @@ class WrittenTensor:
         return self.storage.num_values * self.storage.dtype.itemsize
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What makes readers rebuild the tensor."""
+        """Return the call by which readers rebuild the tensor."""
         strides = torch.empty(self.shape, device="meta").stride()
         arguments: tuple[Any, ...] = (self.storage, 0, self.shape, strides, False, collections.OrderedDict())
         return torch._utils._rebuild_tensor_v2, arguments

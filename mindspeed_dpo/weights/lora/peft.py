@@ -127,7 +127,7 @@ def _check_is_plain(config: JsonObject) -> None:
 
 
 def _gate_up_factor(config: JsonObject) -> int:
-    """How many times the rank and alpha of the others those of `gate_up_proj` are: 2 where PEFT has fused two adapters.
+    """The ratio of the rank and alpha of `gate_up_proj` to those of the others: 2 where PEFT has fused two adapters.
 
     1 also stands for patterns that say anything else, which are not supported.
     """
@@ -233,7 +233,7 @@ def _config(tensors: Mapping[str, Tensor], settings: AdapterConfig, base: str | 
 
 
 def _expert_keys(tensors: Mapping[str, Tensor], settings: AdapterConfig) -> dict[str, Any]:
-    """What the configuration says of experts; nothing without adapters of experts."""
+    """The keys of the configuration for experts; none without adapters of experts."""
     adapted = {name.split(".")[-3] for name, tensor in tensors.items() if tensor.dim() == 3}
     parameters = [f"mlp.experts.{name}" for name in (GATE_UP, DOWN) if name in adapted]
     if not parameters:

@@ -34,7 +34,7 @@ EXPERT_PARAMETERS = {"linear_fc1": GATE_UP, "linear_fc2": DOWN}
 class AdapterTarget:
     """A matrix of Megatron's decoder layers that has adapters.
 
-    For `linear_qkv` with adapters of query and value, `modules` is ("q_proj", None, "v_proj").
+    `AdapterTarget(rule, ("q_proj", None, "v_proj"), rank=8)` adapts query and value of `linear_qkv`.
 
     Attributes:
         rule: The rule of the matrix.
@@ -48,7 +48,7 @@ class AdapterTarget:
 
     @property
     def layout(self) -> TensorLayout:
-        """How the matrix is made of Hugging Face matrices."""
+        """The layout of the matrix, which is made of Hugging Face matrices."""
         return self.rule.layout
 
     @property
@@ -98,6 +98,8 @@ class ExpertTarget:
     """A matrix of every routed expert of a layer that has an adapter for each expert: A [r, in] and B [out, r].
 
     Those of all experts are one tensor, [E, r, in] and [E, out, r], under the name of the parameter in transformers 5.
+
+    `ExpertTarget(rule, "down_proj", rank=8, scale=2.0)` adapts the second matrix of each expert.
 
     Attributes:
         rule: The rule of the matrix.

@@ -14,7 +14,7 @@ _MAX_LISTED = 4
 
 @dataclass(frozen=True)
 class TransferHeader:
-    """What a process sends or expects to receive.
+    """The tensors that a process sends or expects to receive.
 
     `TransferHeader(3, 1 << 28, (TensorSpec("decoder.final_layernorm.weight", (4096,), "bfloat16"),))` announces one
     tensor of the weights after three iterations.

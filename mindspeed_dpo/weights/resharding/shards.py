@@ -62,7 +62,8 @@ class Shards:
 
         Args:
             model: The architecture.
-            tensors: Weights by Megatron's local name, such as a module's named parameters.
+            tensors: Weights by Megatron's local name, such as a module's named parameters: each in the shape of this
+                rank's part and any dtype.
             placement: The part of the model that the process holds.
 
         Raises:
@@ -111,7 +112,7 @@ class Shards:
         return next(iter(self._shards.values()))[1].device
 
     def owned_regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """The same as `regions`, but a replicated tensor is owned by the first tensor-parallel rank alone.
+        """The regions as of `regions`, but a replicated tensor is owned by the first tensor-parallel rank alone.
 
         An expert is owned by every process that holds it.
         """

@@ -24,6 +24,8 @@ from mindspeed_dpo.weights.resharding.shards import Region, Shards
 class Sender:
     """A process that holds shards to send.
 
+    `Sender(shards, group=None, source=0)` holds all weights of its stage and broadcasts them as rank 0 of the link.
+
     Attributes:
         shards: Its tensors.
         group: The processes that hold the first copy of its stage's weights together, tensor- and expert-parallel

@@ -119,13 +119,13 @@ class BatchBuilder:
         micro-batches, the last ones with a pair of weight 0.
 
         Args:
-            rows: [N] numbers of the pairs.
-            ref_logps: [N, 2] log-probabilities of the reference, in nats; None where no loss needs them.
+            rows: [N] int64 numbers of the pairs.
+            ref_logps: [N, 2] float64 log-probabilities of the reference, in nats; None where no loss needs them.
         """
         return MicroBatches(self._makers(rows, ref_logps))
 
     def stream(self, rows: Rows) -> Iterator[PackedBatch]:
-        """Iterate over the micro-batches of `micro_batches` without holding all of them in memory."""
+        """Iterate over the micro-batches of rows [N] int64, as `micro_batches`, without holding all in memory."""
         return (make() for make in self._makers(rows, None))
 
     def _makers(self, rows: Rows, ref_logps: Logps | None) -> list[Callable[[], PackedBatch]]:

@@ -89,7 +89,7 @@ class Retokenizer:
         *,
         needs_messages: bool = False,
     ) -> None:
-        """Tokenise again.
+        """Tokenise the responses again.
 
         Args:
             reader: Decodes rollouts to text.

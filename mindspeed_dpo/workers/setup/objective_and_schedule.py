@@ -1,4 +1,4 @@
-"""From a role's settings to its objective and schedules; the driver uses it too, to check them before it starts."""
+"""Builds the objective and the schedules of a role from its settings; the driver does too, to check them at start."""
 
 from __future__ import annotations
 

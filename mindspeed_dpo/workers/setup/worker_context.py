@@ -14,7 +14,10 @@ from mindspeed_dpo.parallel.topology import ParallelRank
 
 @dataclass(frozen=True)
 class WorkerContext:
-    """What the roles of a worker process have in common.
+    """The run, the place and the device, which all roles of a worker process have in common.
+
+    Example:
+        WorkerContext(run, Topology.of(8, tp=2, pp=2).place(5), find_accelerator("npu"))
 
     Attributes:
         run: Settings of the run.
