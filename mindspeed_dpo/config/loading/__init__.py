@@ -1,4 +1,4 @@
-"""From YAML files and overrides to a resolved run: composition, parsing, precedence, derived values, provenance.
+"""Resolves YAML files and overrides to a run: composition, parsing, precedence, derived values, provenance.
 
 Rules between settings are left to `validation`.
 """

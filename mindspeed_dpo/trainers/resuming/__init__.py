@@ -1,4 +1,4 @@
-"""Where a run resumes, what it takes from a checkpoint, and what it reports about it.
+"""Determines where a run resumes and what it takes from a checkpoint, and reports it.
 
 Reading and verifying the files of a checkpoint is left to `engine.checkpoints`.
 """
