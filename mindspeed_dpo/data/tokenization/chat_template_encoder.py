@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mindspeed_dpo.data.tokenization.assistant_spans import RenderTurns, SpanFinder
+from mindspeed_dpo.data.tokenization.assistant_spans import RenderTurns, Span, SpanFinder
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
@@ -106,10 +106,17 @@ class ChatTemplateEncoder:
         if is_plain or tokens.is_prompt_changed:
             return tokens
         finder = SpanFinder(render, self._ends, self._only_token)
-        spans = [finder.find_all(*dialogue, first) for dialogue in zip(dialogues, texts, strict=True)]
+        spans = [finder.find_all(dialogue, text, first) for dialogue, text in zip(dialogues, texts, strict=True)]
+        return self._masked(tokens, texts, ids, spans)
+
+    def _masked(
+        self, tokens: PairTokens, texts: Sequence[str], ids: Sequence[list[int]], spans: Sequence[Sequence[Span]]
+    ) -> PairTokens:
+        """Return a pair whose responses are scored in their spans only and end with the last of them."""
+        cut = len(tokens.prompt)
         chosen, rejected = (
-            scored_response(*response, self._ids)
-            for response in zip(texts, ids, [len(tokens.prompt)] * 2, spans, strict=True)
+            scored_response(text, sequence, cut, found, self._ids)
+            for text, sequence, found in zip(texts, ids, spans, strict=True)
         )
         return replace(
             tokens,
