@@ -19,6 +19,8 @@ class PackedBatch:
     A segment is a run of queries. Its keys are its prefix (the prompt, for a response that shares it) and then itself;
     attention is bottom-right causal. The last segment may be padding, which nothing reads.
 
+    R counts the scored tokens of all responses, which are all of them unless `PreferenceBatch.scored` excludes some.
+
     Example: the prompt `5 6` with chosen response `7 8` and rejected response `9`, which share the prompt.
 
         PackedBatch(
@@ -35,11 +37,11 @@ class PackedBatch:
         query_lengths: Queries of each segment, on the host, summing to T.
         key_lengths: Keys of each segment, on the host, summing to S.
         key_rows: [S] int64 row of each key, or None when the keys are the queries.
-        score_rows: [R] int64 row whose hidden state predicts each response token.
-        labels: [R] int64 response tokens.
+        score_rows: [R] int64 row whose hidden state predicts each scored token.
+        labels: [R] int64 scored tokens.
         response_ids: [R] int64 in [0, P * K): the response each label belongs to.
         last_rows: [P * K] int64 row of the last token of each response.
-        response_lengths: [P, K] int64.
+        response_lengths: [P, K] int64, scored tokens of each response.
         ref_logps: [P, K] float32 or float64, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
         pair_ids: [P] int64 place of each pair among those of the full step.

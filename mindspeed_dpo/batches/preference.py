@@ -23,6 +23,8 @@ class PreferenceBatch:
         factors: [P] float32 or None: weight of each pair's loss.
         logp_weights: [P, K] float32 or None: weight of each response's log-probability as a loss term of its own.
         ref_token_logps: [sum of response lengths] float32 or None: reference log-probability of each token, in nats.
+        scored: [sum of response lengths] bool or None: which response tokens the assistant wrote, so that their
+            log-probabilities count; None for all. Tokens of users and results of tools only precede others.
 
     Example:
         The prompt `5 6` with chosen response `7 8` and rejected response `9` is
@@ -39,6 +41,7 @@ class PreferenceBatch:
     factors: Tensor | None = None
     logp_weights: Tensor | None = None
     ref_token_logps: Tensor | None = None
+    scored: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Check that lengths, tokens and optional tensors agree.
@@ -59,11 +62,12 @@ class PreferenceBatch:
             value = getattr(self, name)
             if value is not None and value.shape != self.response_lengths.shape:
                 raise ValueError(f"{name} must be {list(self.response_lengths.shape)}, got {list(value.shape)}")
-        if self.ref_token_logps is not None and self.ref_token_logps.shape != self.response_tokens.shape:
-            raise ValueError(
-                f"ref_token_logps must be [{len(self.response_tokens)}], one per response token, got "
-                f"{list(self.ref_token_logps.shape)}"
-            )
+        for name in ("ref_token_logps", "scored"):
+            value = getattr(self, name)
+            if value is not None and value.shape != self.response_tokens.shape:
+                raise ValueError(
+                    f"{name} must be [{len(self.response_tokens)}], one per response token, got {list(value.shape)}"
+                )
         for name in ("margins", "factors"):
             value = getattr(self, name)
             if value is not None and value.shape != self.prompt_lengths.shape:
@@ -110,6 +114,10 @@ class PreferenceBatch:
         """Return the K responses to each of the P prompts, each [length] int32 token ids."""
         return self._by_response(self.response_tokens)
 
+    def scored_by_response(self) -> list[tuple[Tensor, ...]] | None:
+        """Return which tokens of the K responses to each prompt are scored, each [length] bool; None for all."""
+        return None if self.scored is None else self._by_response(self.scored)
+
     def _by_response(self, values: Tensor) -> list[tuple[Tensor, ...]]:
         """Split values of all response tokens by response."""
         flat = torch.split(values, self.response_lengths.flatten().tolist())
@@ -121,6 +129,7 @@ class PreferenceBatch:
         all_prompts, all_responses = self.prompts(), self.responses()
         index = torch.as_tensor(prompts, dtype=torch.long)
         tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
+        scored = self.scored_by_response()
         return PreferenceBatch(
             prompt_tokens=torch.cat([self.prompt_tokens[:0], *(all_prompts[p] for p in prompts)]),
             prompt_lengths=self.prompt_lengths[index],
@@ -131,6 +140,7 @@ class PreferenceBatch:
             factors=None if self.factors is None else self.factors[index],
             logp_weights=None if self.logp_weights is None else self.logp_weights[index],
             ref_token_logps=None if tokens is None else torch.cat([r for p in prompts for r in tokens[p]]),
+            scored=None if scored is None else torch.cat([r for p in prompts for r in scored[p]]),
         )
 
     @classmethod
@@ -146,6 +156,7 @@ class PreferenceBatch:
             factors=concat_optional([part.factors for part in parts]),
             logp_weights=concat_optional([part.logp_weights for part in parts]),
             ref_token_logps=concat_optional([part.ref_token_logps for part in parts]),
+            scored=_concat_scored(parts),
         )
 
     def choose(self, prompts: Tensor, responses: Tensor) -> PreferenceBatch:
@@ -156,17 +167,18 @@ class PreferenceBatch:
             responses: [N, k] int64 indices of the k responses to select, in order.
 
         Returns:
-            N prompts with k responses each, without the optional tensors of pairs and of tokens.
+            N prompts with k responses each, without the optional tensors of pairs and without `ref_token_logps`.
         """
-        all_prompts, all_responses = self.prompts(), self.responses()
-        chosen = [all_responses[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
+        all_prompts, all_responses, scored = self.prompts(), self.responses(), self.scored_by_response()
+        places = [(p, k) for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
         return PreferenceBatch(
             prompt_tokens=torch.cat([all_prompts[p] for p in prompts.tolist()]),
             prompt_lengths=self.prompt_lengths[prompts],
-            response_tokens=torch.cat(chosen),
+            response_tokens=torch.cat([all_responses[p][k] for p, k in places]),
             response_lengths=self.response_lengths[prompts[:, None], responses],
             ref_logps=None if self.ref_logps is None else self.ref_logps[prompts[:, None], responses],
             logp_weights=None if self.logp_weights is None else self.logp_weights[prompts[:, None], responses],
+            scored=None if scored is None else torch.cat([scored[p][k] for p, k in places]),
         )
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:
@@ -182,3 +194,11 @@ def concat_optional(parts: Sequence[Tensor | None]) -> Tensor | None:
     """
     present = [part for part in parts if part is not None]
     return torch.cat(present) if len(present) == len(parts) else None
+
+
+def _concat_scored(parts: Sequence[PreferenceBatch]) -> Tensor | None:
+    """Concatenate which tokens are scored; in a part that does not say so, all are."""
+    if all(part.scored is None for part in parts):
+        return None
+    masks = [(part.scored, part.response_tokens) for part in parts]
+    return torch.cat([torch.ones_like(t, dtype=torch.bool) if mask is None else mask for mask, t in masks])

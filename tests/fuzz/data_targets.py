@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.data.preprocessing.cli import parse
+from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
 from mindspeed_dpo.data.preprocessing.data_folder import select_files
 from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.readers import read_file
@@ -28,9 +29,19 @@ SHAREGPT = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}, {"fr
 ROW = {
     "instruction": "i", "input": "", "prompt": "p", "system": "s", "history": [["q", "a"]], "output": "o",
     "conversations": SHAREGPT, "chosen": {"from": "gpt", "value": "yes"}, "rejected": "no", "score": {"a": [1.5, None]},
-    "response_0": "a", "response_1": "b", "better_response_id": 1,
+    "response_0": "a", "response_1": "b", "better_response_id": 1, "response_2": "c", "preference_strength": -1,
+    "completions": [{"response": "a", "score": 1.5}, {"response": "b", "score": "2"}], "label": None,
 }  # fmt: skip
 DIALOGUES = {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "b"}]}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"x": [1]}'}}
+TOOL_DIALOGUE = [
+    MESSAGES[0], {"role": "assistant", "content": None, "tool_calls": [CALL]},
+    {"role": "tool", "content": "1", "name": "f", "tool_call_id": "1"},
+]  # fmt: skip
+TOOL_ROW = {
+    "chosen": [*TOOL_DIALOGUE, MESSAGES[1]], "rejected": [*TOOL_DIALOGUE, {"role": "assistant", "content": "b"}],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": '{"type": "object"}'}}],
+}  # fmt: skip
 SETTINGS = """\
 input: ./rows.jsonl
 output-prefix: ./out/pairs
@@ -53,7 +64,7 @@ def write_data_files(root: Path) -> None:
     (inputs / "rows.json.gz").write_bytes(gzip.compress((inputs / "rows.json").read_bytes()))
     (inputs / "rows.csv").write_text('prompt,chosen,rejected\n"a, b",c,"d\n""e"""\nf,ä,h\n')
     (inputs / "rows.txt").write_text("one\n\nzwölf\n")
-    for name, row in (("rows", ROW), ("dialogues", DIALOGUES)):
+    for name, row in (("rows", ROW), ("dialogues", DIALOGUES), ("tools", TOOL_ROW)):
         (root / f"{name}.jsonl").write_text("".join(json.dumps({**row, "id": n}) + "\n" for n in range(3)))
     (root / "settings.yaml").write_text(SETTINGS)
     (root / "saved/train").mkdir(parents=True)
@@ -93,6 +104,19 @@ def _rows(root: Path, handler: str) -> None:
             continue
 
 
+def _tool_rows(root: Path) -> None:
+    """Read the rows with tools of a file as pairs."""
+    handler = HANDLERS["DialoguePairwiseHandler"]
+    columns = resolve_columns(handler.columns, {}, [*TOOL_ROW], "the rows")
+    for row in read_file(root / "tools.jsonl"):
+        if isinstance(row, RowDropped):
+            continue
+        try:
+            handler.read(row, columns)
+        except RowDropped:
+            continue
+
+
 def _file_of(handler: str) -> str:
     return "dialogues.jsonl" if handler == "DialoguePairwiseHandler" else "rows.jsonl"
 
@@ -113,5 +137,6 @@ DATA_TARGETS = (
         Target(f"rows-{name}", _file_of(name), lambda root, name=name: _rows(root, name), JSON)  # type: ignore[misc]
         for name in HANDLERS
     ),
+    Target("rows-tools", "tools.jsonl", _tool_rows, JSON),
     Target("settings", "settings.yaml", lambda root: parse([str(root / "settings.yaml")], root), YAML),
 )

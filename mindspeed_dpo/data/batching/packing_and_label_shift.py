@@ -8,6 +8,7 @@ Repeated: each response is one segment that begins with its own copy of the prom
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,6 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mindspeed_dpo.batches import PackedBatch, PreferenceBatch
+
+Masks = tuple[Tensor | None, ...]
+"""Which tokens of each response to a prompt are scored, each [length] bool; None for all."""
 
 
 def pack(
@@ -39,12 +43,14 @@ def pack(
         The packed row, on the host.
     """
     row = _Row()
-    for prompt, responses in zip(batch.prompts(), batch.responses(), strict=True):
+    every: list[Masks] = [(None,) * batch.num_responses] * batch.num_prompts
+    scored: Sequence[Masks] = batch.scored_by_response() or every
+    for prompt, responses, masks in zip(batch.prompts(), batch.responses(), scored, strict=True):
         if share_prompt:
-            row.add_shared(prompt, responses)
+            row.add_shared(prompt, responses, masks)
         else:
-            for response in responses:
-                row.add_repeated(prompt, response)
+            for response, mask in zip(responses, masks, strict=True):
+                row.add_repeated(prompt, response, mask)
     row.pad(multiple_of)
     packed = row.finish(batch, weights, has_prefixes=share_prompt)
     return packed if pair_ids is None else replace(packed, pair_ids=pair_ids)
@@ -94,20 +100,20 @@ class _Row:
     response_ids: list[Tensor] = field(default_factory=list)
     last_rows: list[int] = field(default_factory=list)
 
-    def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...]) -> None:
+    def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...], masks: Masks) -> None:
         start = self.length
         prompt_rows = torch.arange(start, start + len(prompt))
         self._segment(prompt, range(self.responses, self.responses + len(responses)), first_position=0)
-        for response in responses:
+        for response, mask in zip(responses, masks, strict=True):
             first = self.length
             self._segment(response, self._next_response(), first_position=len(prompt), prefix=prompt_rows)
             # The first response token is predicted by the last prompt row, the others by the row before them.
-            self._score(response, torch.cat((prompt_rows[-1:], torch.arange(first, first + len(response) - 1))))
+            self._score(response, torch.cat((prompt_rows[-1:], torch.arange(first, first + len(response) - 1))), mask)
 
-    def add_repeated(self, prompt: Tensor, response: Tensor) -> None:
+    def add_repeated(self, prompt: Tensor, response: Tensor, mask: Tensor | None) -> None:
         first = self.length + len(prompt)
         self._segment(torch.cat((prompt, response)), self._next_response(), first_position=0)
-        self._score(response, torch.arange(first - 1, first + len(response) - 1))
+        self._score(response, torch.arange(first - 1, first + len(response) - 1), mask)
 
     def pad(self, multiple_of: int) -> None:
         missing = -self.length % multiple_of
@@ -128,8 +134,10 @@ class _Row:
         self.key_rows.append(keys)
         self.length += len(tokens)
 
-    def _score(self, response: Tensor, rows: Tensor) -> None:
-        """Record the rows that predict the response of the most recent segment."""
+    def _score(self, response: Tensor, rows: Tensor, mask: Tensor | None) -> None:
+        """Record the rows that predict the response of the most recent segment, of which a mask may leave out some."""
+        if mask is not None:
+            rows, response = rows[mask], response[mask]
         self.score_rows.append(rows)
         self.labels.append(response)
         self.response_ids.append(torch.full((len(response),), self.responses))
@@ -148,13 +156,18 @@ class _Row:
             labels=torch.cat(self.labels).long(),
             response_ids=torch.cat(self.response_ids),
             last_rows=torch.tensor(self.last_rows),
-            response_lengths=batch.response_lengths.long(),
+            response_lengths=torch.tensor(list(map(len, self.labels))).view(batch.response_lengths.shape),
             ref_logps=torch.zeros(batch.response_lengths.shape) if ref_logps is None else ref_logps,
             weights=torch.ones(batch.num_prompts) if weights is None else weights,
             pair_ids=torch.arange(batch.num_prompts),
             margins=batch.margins,
             factors=batch.factors,
             logp_weights=batch.logp_weights,
-            ref_token_logps=batch.ref_token_logps,
+            ref_token_logps=_scored_only(batch.ref_token_logps, batch.scored),
             segment_responses=tuple(self.segment_responses),
         )
+
+
+def _scored_only(values: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return the values [response tokens], float32 in nats, of scored tokens."""
+    return values if values is None or mask is None else values[mask]

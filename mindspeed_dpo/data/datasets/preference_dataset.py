@@ -92,7 +92,19 @@ class PreferenceDataset(FilteredPairs):
             response_lengths=lengths[:, 1:].contiguous(),
             margins=_select(self._margins, rows),
             factors=_select(self._factors, rows),
+            scored=self._scored(rows),
         )
+
+    def _scored(self, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:
+        """Return which response tokens of dataset rows, [N] integers, are scored, as bool; None if all always are."""
+        if not any(pairs.has_unscored for pairs in self._sets):
+            return None
+        masks = []
+        for row in map(int, rows):
+            part, inner = self._locate(row)
+            lengths = self._lengths[row, 1:]
+            masks += [mask[:length] for mask, length in zip(self._sets[part].scored(inner), lengths, strict=True)]
+        return torch.from_numpy(np.concatenate(masks)) if masks else torch.empty(0, dtype=torch.bool)
 
     def _pieces(self, row: int) -> tuple[NDArray[np.int32], ...]:
         part, inner = self._locate(row)

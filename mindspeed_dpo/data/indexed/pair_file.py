@@ -1,7 +1,8 @@
 """Reads a pair dataset: checks its four columns against each other and returns rows as prompt, chosen and rejected.
 
-Every sequence is a prompt with a response, and the labels mark the start of the response. Row counts and lengths are
-checked when a dataset is opened, tokens when a row is read.
+Every sequence is a prompt with a response. The first label that is not ignored marks the start of the response; later
+ignored labels mark tokens that are not scored, such as the result of a tool. Row counts and lengths are checked when a
+dataset is opened, tokens when a row is read.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ class PairFile:
 
     Attributes:
         lengths: [rows, 3] int64, tokens of prompt, chosen and rejected response.
+        has_unscored: Whether a response has tokens that are not scored.
     """
 
     def __init__(self, prefix: str | Path) -> None:
@@ -40,6 +42,7 @@ class PairFile:
         """
         self.prefix = str(prefix)
         self._columns = open_columns(prefix, PAIR_COLUMNS)
+        self.has_unscored = False
         prompts, responses = zip(
             *(self._response_lengths(response) for response in ("chosen", "rejected")), strict=True
         )
@@ -79,8 +82,9 @@ class PairFile:
         ids, labels = self._columns[f"{response}_input_ids"], self._columns[f"{response}_labels"]
         self._reject(ids.lengths != labels.lengths, f"{response} ids and labels differ in length")
         prompt, trained = prompt_and_trained(labels)
-        self._reject(prompt + trained != labels.lengths, f"{response} labels are ignored in the middle of the response")
-        return prompt, trained
+        lengths = labels.lengths - prompt
+        self.has_unscored |= bool((trained != lengths).any())
+        return prompt, lengths
 
     def _reject(self, invalid: NDArray[np.bool_], what: str) -> None:
         if invalid.any():
@@ -95,8 +99,8 @@ class PairFile:
         cut = int(self.lengths[row, 0])
         chosen, rejected = (self._columns[f"{response}_input_ids"][row] for response in ("chosen", "rejected"))
         same = np.array_equal(chosen[:cut], rejected[:cut])
-        for response, ids in (("chosen", chosen), ("rejected", rejected)):
-            same = same and np.array_equal(self._columns[f"{response}_labels"][row][cut:], ids[cut:])
+        for ids, labels in zip((chosen, rejected), self._labels(row), strict=True):
+            same = same and bool(((labels == ids[cut:]) | (labels == IGNORE_INDEX)).all())
         if not same:
             raise TokenFileError(
                 f"data_path {self.prefix}: row {row}: the prompts differ, or labels are not the ids of their response; "
@@ -105,6 +109,17 @@ class PairFile:
         if min(chosen.min(initial=0), rejected.min(initial=0)) < 0:
             raise TokenFileError(f"data_path {self.prefix}: row {row}: a token id is negative; preprocess again")
         return chosen[:cut], chosen[cut:], rejected[cut:]
+
+    def scored(self, row: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which tokens of the chosen and of the rejected response of a row are scored, each [length] bool."""
+        chosen, rejected = (labels != IGNORE_INDEX for labels in self._labels(row))
+        return chosen, rejected
+
+    def _labels(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """Return the labels of both responses of a row, each [length] int32."""
+        cut = int(self.lengths[row, 0])
+        chosen, rejected = (self._columns[f"{response}_labels"][row][cut:] for response in ("chosen", "rejected"))
+        return chosen, rejected
 
 
 def prompt_and_trained(labels: IndexedDatasetReader) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,7 +1,6 @@
-"""Maps the keys of a handler to columns of the data: `map_keys` over the handler's defaults, checked against the data.
+"""Resolves the keys of a handler to columns: `map_keys` over the handler's defaults, checked against the data.
 
-A key set to `""` or null means that the data has no such column. A column that a row lacks is empty in this row, as if
-it were null, unless the handler requires it.
+A key set to `""` or null means that the data has no such column. `column_mapping` reads the values of a row.
 """
 
 from __future__ import annotations
@@ -12,17 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
-from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
-from mindspeed_dpo.data.tokenization.message_fields import is_empty
+from mindspeed_dpo.data.preprocessing.column_mapping import (
+    KTO_TAG,
+    MEDIA_COLUMNS,
+    TOOL_COLUMNS,
+    ColumnMapping,
+    as_tuple,
+)
 
-UNSUPPORTED_COLUMNS = {
-    **dict.fromkeys(("tools", "functions"), "tools"),
-    **dict.fromkeys(("image", "images", "audio", "audios", "video", "videos"), "media"),
-}
-"""Keys of every handler whose column must be empty, with the reason for which other rows are dropped.
-
-Each is also the name of the column; a row with tools or images means something else without them.
-"""
+_OWN_COLUMNS = (*TOOL_COLUMNS, *MEDIA_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -34,86 +31,24 @@ class ColumnSpec:
         required: Keys that need a column.
         ignored: Keys that are accepted and have no effect.
         tags: Default names of message keys and roles; None if the handler does not accept `tags`.
+        listed: Keys that name one column with a list, or a list of columns.
     """
 
     defaults: Mapping[str, str | tuple[str, ...] | None]
     required: tuple[str, ...]
     ignored: tuple[str, ...] = ()
     tags: Mapping[str, str] | None = None
+    listed: tuple[str, ...] = ()
 
     @property
     def all_defaults(self) -> dict[str, str | tuple[str, ...] | None]:
-        """The defaults of all keys that name columns, with those of columns that must be empty."""
-        return {**self.defaults, **{key: key for key in UNSUPPORTED_COLUMNS}}
+        """The defaults of all keys that name columns, with those that every handler has."""
+        return {**self.defaults, **{key: key for key in _OWN_COLUMNS}}
 
     @property
     def allowed_keys(self) -> list[str]:
         """Every key that is allowed in `map_keys`."""
         return [*self.all_defaults, *self.ignored, *(["tags"] if self.tags is not None else [])]
-
-
-@dataclass(frozen=True)
-class ColumnMapping:
-    """The columns in effect.
-
-    Example:
-        ColumnMapping(
-            names={"prompt": "question", "chosen": "good", "rejected": "bad", "system": None},
-            tags={},
-            required=("prompt", "chosen", "rejected"),
-        )
-
-    Attributes:
-        names: Map key -> column name, tuple of column names, or None for no column.
-        tags: Tag name -> spelling of a message key or a role in the data.
-        required: Keys whose columns every row must have.
-    """
-
-    names: Mapping[str, str | tuple[str, ...] | None]
-    tags: dict[str, str]
-    required: tuple[str, ...] = ()
-
-    def get(self, row: Row, key: str) -> Any:
-        """Return the value of a key in a row, or None if the key has no column or the row lacks an optional one.
-
-        Raises:
-            RowDropped: A required column is missing from this row.
-        """
-        name = self.names[key]
-        if name is None:
-            return None
-        return _value(row, str(name)) if key in self.required else row.get(str(name))
-
-    def all(self, row: Row, key: str) -> list[Any]:
-        """Return the values of a key that names several columns.
-
-        Raises:
-            RowDropped: A column is missing from this row.
-        """
-        return [_value(row, name) for name in self.names[key] or ()]
-
-    def check_unsupported(self, row: Row) -> None:
-        """Check that a row holds nothing in a column of `UNSUPPORTED_COLUMNS`.
-
-        Raises:
-            RowDropped: It does; the message says how to ignore the column.
-        """
-        for key, reason in UNSUPPORTED_COLUMNS.items():
-            name = self.names.get(key)
-            if name is not None and not is_empty(row.get(str(name))):
-                advice = f"if it can be ignored, set {key} to an empty text in map_keys"
-                raise RowDropped(reason, f"column {name!r} is not empty; {advice}")
-
-    @property
-    def columns(self) -> set[str]:
-        """All columns that are read."""
-        return {column for name in self.names.values() for column in _as_tuple(name)}
-
-
-def _value(row: Row, name: str) -> Any:
-    if name not in row:
-        raise RowDropped("missing_column", f"there is no {name!r} in this row")
-    return row[name]
 
 
 def map_key_problems(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> list[str]:
@@ -126,13 +61,21 @@ def map_key_problems(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> list[str]
     ]
     for key, default in spec.all_defaults.items():
         value = map_keys.get(key)
-        plural = isinstance(default, tuple)
-        ok = value in ("", None) or (isinstance(value, list) and len(value) == 2 if plural else isinstance(value, str))
-        if not ok:
-            expected = "a list of two column names" if plural else "a column name"
+        expected = _expected_names(key, default, spec, value)
+        if value not in ("", None) and expected:
             problems.append(f"map_keys: {key} should be {expected}, got {json.dumps(value)}")
     problems += _tag_problems(spec, map_keys.get("tags"))
     return problems
+
+
+def _expected_names(key: str, default: Any, spec: ColumnSpec, value: Any) -> str:
+    """Return what the value of a key should be; empty if it is that."""
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    if isinstance(default, tuple):
+        return "" if is_list and len(value) == len(default) else "a list of two column names"
+    if isinstance(value, str) or (is_list and key in spec.listed and len(value) > 1):
+        return ""
+    return "a column name or a list of several" if key in spec.listed else "a column name"
 
 
 def _tag_problems(spec: ColumnSpec, tags: Any) -> list[str]:
@@ -164,23 +107,26 @@ def resolve_columns(
     names: dict[str, str | tuple[str, ...] | None] = {}
     problems = []
     for key, name, must_exist in _resolved(spec, map_keys):
-        missing = [column for column in _as_tuple(name) if column not in available]
+        missing = [column for column in as_tuple(name) if column not in available]
         if missing and must_exist:
             problems.append(f"{key} should come from column {missing[0]!r}{did_you_mean(missing[0], available)}")
         elif name is None and key in spec.required:
             problems.append(f"{key} needs a column")
         # A column that the user maps to another key is meant to be read.
-        names[key] = None if key in UNSUPPORTED_COLUMNS and name in names.values() else name
+        names[key] = None if key in _OWN_COLUMNS and name in names.values() else name
     if problems:
         present = ", ".join(sorted(map(str, available))) or "none"
-        raise ValueError(f"{source}: {'; '.join(problems)}. Columns in the data: {present}. Set map_keys accordingly.")
+        advice = "Set map_keys accordingly."
+        if KTO_TAG in names and names[KTO_TAG] in available:
+            advice += f" Rows with one response and a column {names[KTO_TAG]!r}, as for KTO, are no pairs."
+        raise ValueError(f"{source}: {'; '.join(problems)}. Columns in the data: {present}. {advice}")
     return ColumnMapping(names, {**(spec.tags or {}), **(map_keys.get("tags") or {})}, spec.required)
 
 
 def needed_columns(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> set[str]:
     """Return the columns that the data must have: those that are given and those of required keys."""
     resolved = _resolved(spec, map_keys)
-    return {column for _, name, must_exist in resolved if must_exist for column in _as_tuple(name)}
+    return {column for _, name, must_exist in resolved if must_exist for column in as_tuple(name)}
 
 
 def _resolved(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> Iterator[tuple[str, Any, bool]]:
@@ -188,8 +134,5 @@ def _resolved(spec: ColumnSpec, map_keys: Mapping[str, Any]) -> Iterator[tuple[s
     for key, default in spec.all_defaults.items():
         value = map_keys.get(key, default)
         name = tuple(value) if isinstance(value, list) else value or None
-        yield key, name, name is not None and (key in map_keys or key in spec.required)
-
-
-def _as_tuple(name: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return () if name is None else name if isinstance(name, tuple) else (name,)
+        is_named = key in map_keys and key != KTO_TAG
+        yield key, name, name is not None and (is_named or key in spec.required)

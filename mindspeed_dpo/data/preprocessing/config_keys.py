@@ -76,6 +76,10 @@ def _mapping(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def _filter(value: Any) -> dict[str, list[Any]]:
+    return {column: values if isinstance(values, list) else [values] for column, values in _mapping(value).items()}
+
+
 def _any_value(value: Any) -> Any:
     return value
 
@@ -131,6 +135,12 @@ KEYS: dict[str, KeySpec] = {
     "enable_thinking": KeySpec(_optional_flag, "true, false or none", switch=True),
     "seq_length": _OPTIONAL_COUNT,
     "dataset_additional_keys": _LIST,
+    "row_filter": KeySpec(_filter, "a JSON object of column names and values"),
+    "mask_history": _SWITCH,
+    "response_end": TEXT,
+    "pair_selection": TEXT,
+    "min_score_margin": KeySpec(float, "a number"),
+    "seed": _COUNT,
     "max_invalid_share": KeySpec(float, "a number"),
     "max_samples": _OPTIONAL_COUNT,
     "workers": _COUNT,
@@ -146,7 +156,6 @@ KEYS: dict[str, KeySpec] = {
     "hf_datasets_params": _PATH,
     "append_eod": _ignored("the template defines how responses end", switch=True),
     "json_keys": _ignored("the handler determines which columns are read", many=True),
-    "seed": _ignored("preprocessing is deterministic"),
     "vocab_file": _ignored(_NOT_HF),
     "merge_file": _ignored(_NOT_HF),
     "make_vocab_size_divisible_by": _ignored(_NOT_HF),

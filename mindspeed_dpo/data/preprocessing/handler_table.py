@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean
-from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping, ColumnSpec
+from mindspeed_dpo.data.preprocessing.column_map import ColumnSpec
+from mindspeed_dpo.data.preprocessing.column_mapping import KTO_TAG, ColumnMapping
 from mindspeed_dpo.data.preprocessing.pair_handlers import (
     read_alpaca_pair,
     read_better_response,
@@ -19,11 +20,17 @@ from mindspeed_dpo.data.preprocessing.pair_handlers import (
     read_sharegpt_pair,
 )
 from mindspeed_dpo.data.preprocessing.prompt_handlers import read_alpaca_prompt, read_sharegpt_prompt
+from mindspeed_dpo.data.preprocessing.ranked_rows import RANKED_TAGS, read_ranked_responses, read_signed_preference
 from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     OPENAI_TAGS,
     SHAREGPT_TAGS,
 )
-from mindspeed_dpo.data.tokenization.examples import PairExample, PromptExample, Row
+from mindspeed_dpo.data.tokenization.examples import PairExample, PromptExample, RankedExample, Row
+
+Example = PairExample | RankedExample | PromptExample
+MARGIN = "margin"
+SCORE_COLUMNS = ("score_chosen", "score_rejected", MARGIN)
+"""Text columns of pairs with the scores of the two responses and their difference."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +43,30 @@ class Handler:
         columns: Columns that it reads.
         convert: Row and columns -> example; raises `RowDropped` for a row that cannot be used.
         with_additional_keys: Whether a prompt handler accepts `dataset_additional_keys`.
+        ratings: Text columns with the rating of a pair that it always writes.
     """
 
     name: str
     kind: Literal["pair", "prompt"]
     columns: ColumnSpec
-    convert: Callable[[Row, ColumnMapping], PairExample | PromptExample]
+    convert: Callable[[Row, ColumnMapping], Example]
     with_additional_keys: bool = False
+    ratings: tuple[str, ...] = ()
 
-    def read(self, row: Row, columns: ColumnMapping) -> PairExample | PromptExample:
+    def read(self, row: Row, columns: ColumnMapping) -> Example:
         """Convert a row to an example.
 
         Raises:
             RowDropped: The row cannot be used.
         """
-        columns.check_unsupported(row)
+        columns.check_media(row)
+        if KTO_TAG in columns.names:
+            columns.check_paired(row)
         return self.convert(row, columns)
+
+    def rating_columns(self, map_keys: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the text columns with the rating of a pair that are written with these `map_keys`."""
+        return SCORE_COLUMNS if map_keys.get(SCORE_COLUMNS[0]) else self.ratings
 
     @property
     def allows_additional_keys(self) -> bool:
@@ -60,8 +75,10 @@ class Handler:
 
 
 _ALPACA = {"prompt": "instruction", "query": "input", "history": None, "system": None}
+_ANY_PROMPT = {**_ALPACA, "prompt": "prompt", "query": None}
 _SHAREGPT = {"messages": "conversations", "system": None}
 _RESPONSES = {"chosen": "chosen", "rejected": "rejected"}
+_RATING = {"score_chosen": None, "score_rejected": None, KTO_TAG: "label"}
 
 _ALPACA_PROMPT = ColumnSpec({**_ALPACA, "response": "output"}, ("prompt",))
 _SHAREGPT_PROMPT = ColumnSpec(_SHAREGPT, ("messages",), ("kto_tag",), SHAREGPT_TAGS)
@@ -72,13 +89,13 @@ HANDLERS: dict[str, Handler] = {
         Handler(
             "AlpacaStylePairwiseHandler",
             "pair",
-            ColumnSpec({**_ALPACA, **_RESPONSES}, ("prompt", "chosen", "rejected"), ("response",)),
+            ColumnSpec({**_ALPACA, **_RESPONSES, **_RATING}, ("prompt", "chosen", "rejected"), ("response",)),
             read_alpaca_pair,
         ),
         Handler(
             "SharegptStylePairwiseHandler",
             "pair",
-            ColumnSpec({**_SHAREGPT, **_RESPONSES}, ("messages", "chosen", "rejected"), ("kto_tag",), SHAREGPT_TAGS),
+            ColumnSpec({**_SHAREGPT, **_RESPONSES, **_RATING}, ("messages", "chosen", "rejected"), (), SHAREGPT_TAGS),
             read_sharegpt_pair,
         ),
         Handler(
@@ -98,8 +115,33 @@ HANDLERS: dict[str, Handler] = {
         Handler(
             "DialoguePairwiseHandler",
             "pair",
-            ColumnSpec({**_RESPONSES, "system": None}, ("chosen", "rejected"), (), OPENAI_TAGS),
+            ColumnSpec({**_RESPONSES, **_RATING, "system": None}, ("chosen", "rejected"), (), OPENAI_TAGS),
             read_dialogue_pair,
+        ),
+        Handler(
+            "RankedResponsesPairwiseHandler",
+            "pair",
+            ColumnSpec(
+                {**_ANY_PROMPT, "responses": "completions", "scores": None, "ranks": None},
+                ("prompt", "responses"),
+                (),
+                RANKED_TAGS,
+                ("responses", "scores", "ranks"),
+            ),
+            read_ranked_responses,
+            ratings=SCORE_COLUMNS,
+        ),
+        Handler(
+            "SignedPreferencePairwiseHandler",
+            "pair",
+            ColumnSpec(
+                {**_ANY_PROMPT, "responses": ("response_1", "response_2"), "preference": "preference_strength"},
+                ("prompt", "responses", "preference"),
+                (),
+                OPENAI_TAGS,
+            ),
+            read_signed_preference,
+            ratings=(MARGIN,),
         ),
         Handler("PPOAlpacaStyleInstructionHandler", "prompt", _ALPACA_PROMPT, read_alpaca_prompt),
         Handler("PPOSharegptStyleInstructionHandler", "prompt", _SHAREGPT_PROMPT, read_sharegpt_prompt),

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping
-from mindspeed_dpo.data.preprocessing.prompt_handlers import alpaca_prompt, sharegpt_prompt
+from mindspeed_dpo.data.preprocessing.column_mapping import ColumnMapping
+from mindspeed_dpo.data.preprocessing.prompt_handlers import alpaca_prompt, sharegpt_prompt, system_text
+from mindspeed_dpo.data.preprocessing.responses import check_weights, common_start, make_pair, parse_response
 from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     OPENAI_TAGS,
+    check_turns,
     make_prompt,
-    parse_response,
     read_transcript,
     read_turns,
     split_response,
 )
 from mindspeed_dpo.data.tokenization.examples import PairExample, Prompt, Row, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.message_fields import check_weight, text_or_empty
-
-
-def _pair(prompt: Prompt, chosen: Turn, rejected: Turn) -> PairExample:
-    for name, response in (("chosen", chosen), ("rejected", rejected)):
-        if not response.content.strip():
-            raise RowDropped("empty_response", f"{name} is empty")
-    if chosen == rejected:
-        raise RowDropped("identical_responses")
-    return PairExample(prompt, chosen.content, rejected.content, chosen.thought, rejected.thought)
 
 
 def _read_pair(row: Row, columns: ColumnMapping, prompt: Prompt) -> PairExample:
@@ -35,18 +26,24 @@ def _read_pair(row: Row, columns: ColumnMapping, prompt: Prompt) -> PairExample:
             raise RowDropped("not_text", "a shared column should be a list [chosen, rejected]")
         chosen, rejected = chosen[:2]
     tags = columns.tags or OPENAI_TAGS
-    return _pair(prompt, _response(chosen, tags, "chosen", prompt), _response(rejected, tags, "rejected", prompt))
+    responses = (parse_response(chosen, tags, "chosen", prompt), parse_response(rejected, tags, "rejected", prompt))
+    return make_pair(prompt, *responses, *_rating(row, columns))
 
 
-def _response(value: Any, tags: dict[str, str], what: str, prompt: Prompt) -> Turn:
-    """Return a response; messages before it, as in a complete dialogue, must be the end of the prompt."""
-    response = parse_response(value, tags, what)
-    has_earlier = isinstance(value, list | tuple) and len(value) > 1 and not isinstance(value[0], str)
-    earlier = read_turns(value[:-1], tags, what) if has_earlier else []
-    system = [Turn("system", prompt.system)] if prompt.system else []
-    if earlier and earlier != [*system, *prompt.turns][-len(earlier) :]:
-        raise RowDropped("no_common_prompt", f"{what} has messages before its response that are not in the prompt")
-    return response
+def _rating(row: Row, columns: ColumnMapping) -> tuple[tuple[float, float] | None, float | None]:
+    """Return the scores of both responses and their difference; None where no columns are named.
+
+    Raises:
+        RowDropped: A response has no score, or the rejected one has the higher one.
+    """
+    if columns.names["score_chosen"] is None:
+        return None, None
+    chosen, rejected = columns.number(row, "score_chosen"), columns.number(row, "score_rejected")
+    if chosen is None or rejected is None:
+        raise RowDropped("no_preference", "a response has no score")
+    if chosen < rejected:
+        raise RowDropped("no_preference", f"the rejected response has the higher score, {rejected:g} and {chosen:g}")
+    return (chosen, rejected), chosen - rejected
 
 
 def read_alpaca_pair(row: Row, columns: ColumnMapping) -> PairExample:
@@ -63,9 +60,9 @@ def read_sharegpt_pair(row: Row, columns: ColumnMapping) -> PairExample:
 def read_better_response(row: Row, columns: ColumnMapping) -> PairExample:
     """Read two responses and the index of the better one."""
     prompt = alpaca_prompt(row, columns)
-    responses = [_response(value, OPENAI_TAGS, "a response", prompt) for value in columns.all(row, "responses")]
+    responses = [parse_response(value, OPENAI_TAGS, "a response", prompt) for value in columns.all(row, "responses")]
     better_index = _better_index(columns.get(row, "better"))
-    return _pair(prompt, responses[better_index], responses[1 - better_index])
+    return make_pair(prompt, responses[better_index], responses[1 - better_index])
 
 
 _NO_PREFERENCE = ("", "null", "none", "nan", "-1", "-1.0")
@@ -88,17 +85,20 @@ def read_dialogue_pair(row: Row, columns: ColumnMapping) -> PairExample:
     Raises:
         RowDropped: They have no common start, or one has no response.
     """
-    parts = []
-    for key in ("chosen", "rejected"):
-        value = columns.get(row, key)
-        if value is None or value in ("", []):
-            raise RowDropped("empty_response", f"{key} is empty")
-        turns = read_transcript(value) if isinstance(value, str) else read_turns(value, columns.tags, key)
-        parts.append(split_response(turns, key))
-        check_weight(value[-1])
-    (chosen_prompt, chosen), (rejected_prompt, rejected) = parts
-    if chosen_prompt != rejected_prompt:
-        raise RowDropped("no_common_prompt", "chosen and rejected differ before their last response")
-    return _pair(
-        make_prompt(chosen_prompt, text_or_empty(columns.get(row, "system"), "the system text")), chosen, rejected
-    )
+    chosen, rejected = (_read_dialogue(row, columns, key) for key in ("chosen", "rejected"))
+    start = common_start(chosen, rejected)
+    prompt = make_prompt(chosen[:start], system_text(row, columns), columns.tools(row))
+    for key, turns in (("chosen", chosen), ("rejected", rejected)):
+        check_turns(turns[start:], previous=prompt.turns[-1])
+        if not isinstance(row[str(columns.names[key])], str):
+            check_weights(row[str(columns.names[key])][start:], turns[start:])
+    return make_pair(prompt, chosen[start:], rejected[start:], *_rating(row, columns))
+
+
+def _read_dialogue(row: Row, columns: ColumnMapping, key: str) -> list[Turn]:
+    value = columns.get(row, key)
+    if value is None or value in ("", []):
+        raise RowDropped("empty_response", f"{key} is empty")
+    turns = read_transcript(value) if isinstance(value, str) else read_turns(value, columns.tags, key)
+    split_response(turns, key)
+    return turns

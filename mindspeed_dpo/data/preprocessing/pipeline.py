@@ -36,6 +36,9 @@ _CHUNK_ROWS = 64
 _CHUNKS_PER_PROCESS = 16
 """Chunks per additional process: starting one takes seconds, and a process tokenizes about 1000 rows per second."""
 
+_Results = list[EncodedRow | tuple[str, str]]
+"""The results of one raw row, at least one: an `EncodedRow`, or (reason, detail) for what is dropped."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -98,7 +101,7 @@ def preprocess(settings: PreprocessSettings) -> PreprocessResult:
     """
     raw = find_input(settings)
     needed = needed_columns(HANDLERS[settings.handler_name].columns, settings.map_keys)
-    needed.update(key for key in settings.dataset_additional_keys if key != LABELS)
+    needed.update(key for key in (*settings.dataset_additional_keys, *settings.row_filter) if key != LABELS)
     job = _Job(settings.to_json(), tuple(raw.columns(needed)), raw.name)
     encoder = _row_encoder(job)
     if encoder.note:
@@ -124,21 +127,22 @@ def _encode_rows(
 ) -> RowCounts:
     """Encode rows in order into a writer; `first_row` is the number of the first row in messages."""
     counts, start_s = RowCounts(), time.monotonic()
-    for result in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings)):
-        if isinstance(result, EncodedRow):
-            writer.append(result.columns, result.texts)
-            counts.count_written({name: len(ids) for name, ids in result.columns.items()}, result.prompt_tail)
-        else:
-            counts.count_dropped(first_row + counts.num_read, *result)
+    for results in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings)):
+        for result in results:
+            if isinstance(result, EncodedRow):
+                writer.append(result.columns, result.texts)
+                lengths = {name: len(ids) for name, ids in result.columns.items()}
+                counts.count_written(lengths, result.prompt_tail, result.is_turn_changed)
+            else:
+                counts.count_dropped(first_row + counts.num_read, *result)
+        counts.count_read(len(results))
         if counts.num_read % settings.log_interval == 0:
             rate = counts.num_read / max(time.monotonic() - start_s, 1e-9)
             logger.info("%d rows read, %d written, %.0f rows/s", counts.num_read, counts.num_written, rate)
     return counts
 
 
-def _encoded_chunks(
-    job: _Job, rows: Iterable[RawRow], settings: PreprocessSettings
-) -> Iterator[list[EncodedRow | tuple[str, str]]]:
+def _encoded_chunks(job: _Job, rows: Iterable[RawRow], settings: PreprocessSettings) -> Iterator[list[_Results]]:
     chunks = _chunks(rows)
     encode = functools.partial(_encode_chunk, job)
     limit = min(settings.workers, max(1, available_cores() // settings.n_subs))
@@ -165,18 +169,19 @@ def _row_encoder(job: _Job) -> RowEncoder:
     return RowEncoder(PreprocessSettings.from_json(job.settings_json), job.available, job.source)
 
 
-def _encode_chunk(job: _Job, rows: list[RawRow]) -> list[EncodedRow | tuple[str, str]]:
-    """Encode a chunk; return an `EncodedRow` or (reason, detail) of a dropped row for each row. Runs in any process."""
-    encoder = _row_encoder(job)
-    results: list[EncodedRow | tuple[str, str]] = []
-    for row in rows:
-        try:
-            if isinstance(row, RowDropped):
-                raise row
-            results.append(encoder.encode(row))
-        except RowDropped as dropped:
-            results.append((dropped.reason, dropped.detail))
-    return results
+def _encode_chunk(job: _Job, rows: list[RawRow]) -> list[_Results]:
+    """Encode a chunk; return the results of each row. Runs in any process."""
+    return [_encode_row(_row_encoder(job), row) for row in rows]
+
+
+def _encode_row(encoder: RowEncoder, row: RawRow) -> _Results:
+    try:
+        if isinstance(row, RowDropped):
+            raise row
+        results = encoder.encode(row)
+    except RowDropped as dropped:
+        results = [dropped]
+    return [(result.reason, result.detail) if isinstance(result, RowDropped) else result for result in results]
 
 
 def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
@@ -214,10 +219,11 @@ def _encode_part(job: _Job, raw: RawData, start: int, stop: int, prefix: str) ->
 
 def _check_counts(counts: RowCounts, settings: PreprocessSettings, raw: RawData) -> None:
     reasons = "".join(f"\n- {count} {reason}: {remark}" for reason, count, remark in counts.drop_summary())
-    if counts.num_malformed > settings.max_invalid_share * counts.num_read:
+    if counts.num_malformed > settings.max_invalid_share * counts.num_examples:
         raise PreprocessError(
-            f"{raw.name}: {counts.num_malformed} of {counts.num_read} rows are malformed, more than max_invalid_share "
-            f"{settings.max_invalid_share:g}; check handler_name and map_keys. Nothing was written.{reasons}"
+            f"{raw.name}: {counts.num_malformed} of {counts.num_examples} rows are malformed, more than "
+            f"max_invalid_share {settings.max_invalid_share:g}; check handler_name and map_keys. "
+            f"Nothing was written.{reasons}"
         )
     if not counts.num_written:
         raise PreprocessError(f"{raw.name}: none of {counts.num_read} rows can be used. Nothing was written.{reasons}")
@@ -236,5 +242,6 @@ def _metadata(settings: PreprocessSettings, encoder: RowEncoder, counts: RowCoun
         "eos_token_id": encoder.encoder.tokenizer.eos_token_id,
         "pad_token_id": encoder.encoder.tokenizer.pad_token_id,
         "seq_length": settings.seq_length,
+        **settings.changed_keys(),
         **counts.as_dict(),
     }

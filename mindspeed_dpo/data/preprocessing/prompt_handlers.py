@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mindspeed_dpo.data.indexed.text_columns import json_text
-from mindspeed_dpo.data.preprocessing.column_map import ColumnMapping
+from mindspeed_dpo.data.preprocessing.column_mapping import ColumnMapping
 from mindspeed_dpo.data.tokenization.dialogue_parsing import (
     make_prompt,
     read_turns,
@@ -34,12 +34,21 @@ def alpaca_prompt(row: Row, columns: ColumnMapping) -> Prompt:
     question = text_or_empty(columns.get(row, "prompt"), "the prompt")
     query = text_or_empty(columns.get(row, "query"), "the query")
     turns.append(Turn("user", f"{question}\n{query}" if query else question))
-    return make_prompt(turns, system=text_or_empty(columns.get(row, "system"), "the system text"))
+    return make_prompt(turns, system_text(row, columns), columns.tools(row))
+
+
+def system_text(row: Row, columns: ColumnMapping) -> str:
+    """Return the text of the system column, empty for none.
+
+    Raises:
+        RowDropped: It is not a text.
+    """
+    return text_or_empty(columns.get(row, "system"), "the system text")
 
 
 def sharegpt_prompt(row: Row, columns: ColumnMapping, turns: Sequence[Turn]) -> Prompt:
     """Return the prompt of messages that were read, with the system text of its column."""
-    return make_prompt(turns, text_or_empty(columns.get(row, "system"), "the system text"))
+    return make_prompt(turns, system_text(row, columns), columns.tools(row))
 
 
 def read_alpaca_prompt(row: Row, columns: ColumnMapping) -> PromptExample:

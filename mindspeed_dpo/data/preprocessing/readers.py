@@ -1,4 +1,4 @@
-"""Readers of json, jsonl (also gzipped), parquet, arrow, csv and txt files, which yield raw rows one at a time.
+"""Readers of json, jsonl (also gzipped), parquet, arrow, csv, tsv and txt files, which yield raw rows one at a time.
 
 Readers do not interpret columns. A row that cannot be read is yielded as a `RowDropped` and does not cost the others;
 an error about a file names it and, where possible, the row. The readers of json and csv are not those of `datasets` or
@@ -33,7 +33,7 @@ def _read_csv(path: Path) -> Iterator[RawRow]:
     csv.field_size_limit(MAX_ROW_BYTES)
     # Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True)
+        reader = csv.reader(file, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
         try:
             names = next(reader, [])
         except csv.Error as error:
@@ -91,7 +91,7 @@ def _arrow_row(row: ArrowRow) -> RawRow:
 
 _BY_ROW: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[RawRow]]]] = {
     "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), read_json_rows),
-    "csv": ((".csv",), _read_csv),
+    "csv": ((".csv", ".tsv"), _read_csv),
     "txt": ((".txt",), _read_txt),
 }
 """Formats that store one row after the other -> file name suffixes and reader."""

@@ -26,6 +26,8 @@ class RowCounts:
             num_prompt_tails=0,
         )
 
+    Read rows and further pairs together are the written and the dropped ones.
+
     Attributes:
         num_read: Raw rows read.
         num_written: Rows written to the token files.
@@ -33,6 +35,8 @@ class RowCounts:
         first_dropped: Reason -> number of the first such row, from 1, and its detail.
         max_lengths: Column -> number of tokens of its longest row.
         num_prompt_tails: Pairs in which tokens at the end of the prompt merge with a response.
+        num_further: Pairs beyond the first of rows with several responses.
+        num_changed_turns: Pairs in which a scored message is rendered differently once others follow.
     """
 
     num_read: int = 0
@@ -41,17 +45,23 @@ class RowCounts:
     first_dropped: dict[str, tuple[int, str]] = field(default_factory=dict)
     max_lengths: Counter[str] = field(default_factory=Counter)
     num_prompt_tails: int = 0
+    num_further: int = 0
+    num_changed_turns: int = 0
 
-    def count_written(self, lengths: Mapping[str, int], prompt_tail: int) -> None:
-        """Count a written row with the lengths of its columns and of its prompt tail, in tokens."""
+    def count_read(self, num_examples: int) -> None:
+        """Count a raw row, of which this many examples are written or dropped."""
         self.num_read += 1
+        self.num_further += num_examples - 1
+
+    def count_written(self, lengths: Mapping[str, int], prompt_tail: int = 0, is_turn_changed: bool = False) -> None:
+        """Count a written row with the lengths of its columns and of its prompt tail, in tokens."""
         self.num_written += 1
         self.num_prompt_tails += prompt_tail > 0
+        self.num_changed_turns += is_turn_changed
         self.max_lengths |= Counter(lengths)
 
     def count_dropped(self, row: int, reason: str, detail: str) -> None:
-        """Count a dropped row; `row` is its number in the raw data, from 1."""
-        self.num_read += 1
+        """Count a dropped example; `row` is the number of its row in the raw data, from 1."""
         self.dropped[reason] += 1
         self.first_dropped.setdefault(reason, (row, detail))
 
@@ -63,11 +73,18 @@ class RowCounts:
         self.first_dropped = {**other.first_dropped, **self.first_dropped}
         self.max_lengths |= other.max_lengths
         self.num_prompt_tails += other.num_prompt_tails
+        self.num_further += other.num_further
+        self.num_changed_turns += other.num_changed_turns
 
     @property
     def num_malformed(self) -> int:
         """Number of rows that do not have the format of the handler."""
         return sum(self.dropped[reason] for reason in MALFORMED)
+
+    @property
+    def num_examples(self) -> int:
+        """Number of rows, each counted once for every pair that was made of it."""
+        return self.num_read + self.num_further
 
     def drop_summary(self) -> list[tuple[str, int, str]]:
         """Return reason, number of rows and explanation of every reason, the most frequent first."""
@@ -85,16 +102,28 @@ class RowCounts:
             "rows_kept": self.num_written,
             "rows_dropped": dict(sorted(self.dropped.items())),
             "longest": dict(sorted(self.max_lengths.items())),
+            **({"further_pairs": self.num_further} if self.num_further else {}),
         }
 
     def table(self) -> str:
         """Format rows read, written and dropped by reason, and the longest rows, as aligned lines."""
-        lines = [("rows read", self.num_read, ""), ("rows written", self.num_written, "")]
+        lines = [("rows read", self.num_read, "")]
+        if self.num_further:
+            lines.append(("further pairs", self.num_further, "of rows with several responses"))
+        lines.append(("rows written", self.num_written, ""))
         lines += [(f"dropped: {reason}", count, remark) for reason, count, remark in self.drop_summary()]
         lines += [(f"longest {name}", n, "tokens") for name, n in self.max_lengths.items() if name in _REPORTED_LENGTHS]
         if self.num_prompt_tails:
             lines.append(
                 ("prompt tails", self.num_prompt_tails, "pairs whose prompt ends in tokens that merge with a response")
+            )
+        if self.num_changed_turns:
+            lines.append(
+                (
+                    "changed turns",
+                    self.num_changed_turns,
+                    "pairs in which the chat template writes a scored message differently once others follow",
+                )
             )
         width = max(len(name) for name, _, _ in lines)
         return "\n".join(f"  {name:<{width}}  {count:>9}  {remark}".rstrip() for name, count, remark in lines)

@@ -12,11 +12,19 @@ from numpy.typing import NDArray
 from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
-from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
+from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, SCORE_COLUMNS
+from mindspeed_dpo.data.preprocessing.pair_candidates import Candidate, candidate_pairs, check_margin, ranked_pair
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.dialogue_parsing import write_messages
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, PromptExample, Row, RowDropped
+from mindspeed_dpo.data.tokenization.examples import (
+    PairExample,
+    PairTokens,
+    PromptExample,
+    RankedExample,
+    Row,
+    RowDropped,
+)
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, text_ids
 
 
@@ -40,11 +48,13 @@ class EncodedRow:
         columns: Token column -> [length] int32.
         prompt_tail: Number of tokens at the end of the prompt that merge with a response.
         texts: Text column -> JSON text.
+        is_turn_changed: Whether a scored message is rendered differently once others follow.
     """
 
     columns: dict[str, NDArray[np.int32]]
     prompt_tail: int = 0
     texts: dict[str, str] = field(default_factory=dict)
+    is_turn_changed: bool = False
 
 
 class RowEncoder:
@@ -71,22 +81,28 @@ class RowEncoder:
         """
         self.settings = settings
         self._handler = HANDLERS[settings.handler_name]
+        self._rating_columns = self._handler.rating_columns(settings.map_keys)
         self._columns = resolve_columns(self._handler.columns, settings.map_keys, available, source)
-        self.read_columns = frozenset({*self._columns.columns, *settings.dataset_additional_keys})
+        named = (*settings.dataset_additional_keys, *settings.row_filter)
+        self.read_columns = frozenset({*self._columns.columns, *named})
         self.unread_columns = tuple(column for column in available if column not in self.read_columns)
-        missing = [key for key in settings.dataset_additional_keys if key != LABELS and key not in available]
+        missing = [key for key in named if key != LABELS and key not in available]
         if missing:
             present = ", ".join(available)
-            raise ValueError(
-                f"{source}: dataset_additional_keys: no column {missing[0]!r}; columns in the data: {present}"
-            )
+            setting = "row_filter" if missing[0] in settings.row_filter else "dataset_additional_keys"
+            raise ValueError(f"{source}: {setting}: no column {missing[0]!r}; columns in the data: {present}")
         tokenizer = load_tokenizer(
             settings.tokenizer_name_or_path or "",
             use_fast=not settings.tokenizer_not_use_fast,
             trust_remote_code=settings.trust_remote_code,
         )
         self.encoder: Encoder = make_encoder(
-            tokenizer, settings.prompt_type or "", settings.prompt_type_path, settings.enable_thinking
+            tokenizer,
+            settings.prompt_type or "",
+            settings.prompt_type_path,
+            settings.enable_thinking,
+            mask_history=settings.mask_history,
+            response_end=settings.response_end,
         )
 
     @property
@@ -98,7 +114,7 @@ class RowEncoder:
     @property
     def text_column_names(self) -> tuple[str, ...]:
         """Names of the text columns, which are stored as JSON."""
-        own = () if self._handler.kind == "pair" else (MESSAGES,)
+        own = self._rating_columns if self._handler.kind == "pair" else (MESSAGES,)
         return (*own, *self.settings.dataset_additional_keys)
 
     @property
@@ -106,18 +122,48 @@ class RowEncoder:
         """Warning about the prompt type, or None; warnings concern responses and so only pairs."""
         return self.encoder.note if self._handler.kind == "pair" else None
 
-    def encode(self, row: Row) -> EncodedRow:
-        """Convert one raw row.
+    def encode(self, row: Row) -> list[EncodedRow | RowDropped]:
+        """Convert one raw row to one example, or to the pairs of its responses, of which some may be dropped.
 
         Raises:
             RowDropped: The row cannot be used.
         """
+        self._check_filter(row)
         example = self._handler.read(row, self._columns)
+        if isinstance(example, PromptExample):
+            return [self._prompt(example, row)]
         if isinstance(example, PairExample):
-            return self._pair(self.encoder.pair(example), row)
-        return self._prompt(example, row)
+            return [self._pair(example, row)]
+        candidates = candidate_pairs(example, self.settings.pair_selection, self.settings.seed)
+        return [self._candidate(example, candidate, row) for candidate in candidates]
 
-    def _pair(self, tokens: PairTokens, row: Row) -> EncodedRow:
+    def _check_filter(self, row: Row) -> None:
+        for column, allowed in self.settings.row_filter.items():
+            if _written(row.get(column)) not in map(_written, allowed):
+                raise RowDropped("filtered", f"{column} is {row.get(column)!r:.80}")
+
+    def _candidate(self, example: RankedExample, candidate: Candidate, row: Row) -> EncodedRow | RowDropped:
+        try:
+            return self._pair(ranked_pair(example, *candidate), row)
+        except RowDropped as dropped:
+            return dropped
+
+    def _pair(self, example: PairExample, row: Row) -> EncodedRow:
+        check_margin(example, self.settings.min_score_margin)
+        tokens = self.encoder.pair(example)
+        self._check_pair(tokens)
+        ignored = [IGNORE_INDEX] * len(tokens.prompt)
+        rows = (
+            tokens.prompt + tokens.chosen,
+            ignored + _labels(tokens.chosen, tokens.chosen_scored),
+            tokens.prompt + tokens.rejected,
+            ignored + _labels(tokens.rejected, tokens.rejected_scored),
+        )
+        columns = {name: _array(ids) for name, ids in zip(PAIR_COLUMNS, rows, strict=True)}
+        texts = {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
+        return EncodedRow(columns, tokens.prompt_tail, self._ratings(example) | texts, tokens.is_turn_changed)
+
+    def _check_pair(self, tokens: PairTokens) -> None:
         if not tokens.prompt:
             raise RowDropped("empty_prompt", "the prompt has no tokens")
         if tokens.is_prompt_changed:
@@ -127,16 +173,12 @@ class RowEncoder:
         if tokens.chosen == tokens.rejected:
             raise RowDropped("identical_responses", "both responses have the same tokens")
         self._check_length(len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)))
-        ignored = [IGNORE_INDEX] * len(tokens.prompt)
-        rows = (
-            tokens.prompt + tokens.chosen,
-            ignored + tokens.chosen,
-            tokens.prompt + tokens.rejected,
-            ignored + tokens.rejected,
-        )
-        columns = {name: _array(ids) for name, ids in zip(PAIR_COLUMNS, rows, strict=True)}
-        texts = {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
-        return EncodedRow(columns, tokens.prompt_tail, texts)
+
+    def _ratings(self, example: PairExample) -> dict[str, str]:
+        """Return the rating of a pair as JSON text of each of its columns."""
+        scores = example.scores or (None, None)
+        values = dict(zip(SCORE_COLUMNS, (*scores, example.margin), strict=True))
+        return {name: json_text(values[name]) for name in self._rating_columns}
 
     def _prompt(self, example: PromptExample, row: Row) -> EncodedRow:
         ids = self.encoder.prompt(example.prompt)
@@ -165,11 +207,23 @@ class RowEncoder:
             raise RowDropped("too_long", f"{length} tokens, seq_length is {seq_length}")
 
 
+def _written(value: Any) -> str:
+    """Return a value as it is compared: values of YAML and csv files are texts."""
+    return "null" if value is None else str(value).strip().lower()
+
+
 def _json_text(key: str, value: Any) -> str:
     try:
         return json_text(value)
     except TypeError as error:
         raise RowDropped("not_text", f"the additional key {key}: {error}") from error
+
+
+def _labels(ids: list[int], scored: list[bool] | None) -> list[int]:
+    """Return the labels of a response: its ids, ignored where the assistant did not write them."""
+    if scored is None:
+        return ids
+    return [token if is_scored else IGNORE_INDEX for token, is_scored in zip(ids, scored, strict=True)]
 
 
 def _array(ids: Sequence[int]) -> NDArray[np.int32]:

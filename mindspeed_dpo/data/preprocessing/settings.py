@@ -13,6 +13,7 @@ from typing import Any
 from mindspeed_dpo.data.indexed.column_group import LABELS, MESSAGES, PROMPT_COLUMNS
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems
 from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, handler_problem
+from mindspeed_dpo.data.preprocessing.pair_settings import PAIR_DEFAULTS, pair_problems
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,13 @@ class PreprocessSettings:
         enable_thinking: For reasoning templates: true, false, or None to decide by the responses of each row.
         seq_length: Rows with at least this many tokens are dropped; None for no limit.
         dataset_additional_keys: Further columns to store with each row; for prompts, `labels` is the reference.
+        row_filter: Column -> values; rows with another value are dropped.
+        mask_history: Only the messages in which the two responses differ are scored; false scores all of the assistant.
+        response_end: `template` scores all that the chat template writes after a response, `end_token` only the token
+            that ends it.
+        pair_selection: Pairs made of rows with several responses: `best_worst`, `random` or `all`.
+        min_score_margin: Pairs whose scores differ by less are dropped; equal scores always are.
+        seed: Seed of `pair_selection: random`.
         max_invalid_share: Maximum share of malformed rows, 0 to 1; the run fails above it.
         max_samples: Maximum number of rows to read; None for all.
         workers: Number of processes that tokenize.
@@ -63,6 +71,12 @@ class PreprocessSettings:
     enable_thinking: bool | None = None
     seq_length: int | None = None
     dataset_additional_keys: tuple[str, ...] = ()
+    row_filter: Mapping[str, Any] = field(default_factory=dict)
+    mask_history: bool = True
+    response_end: str = "template"
+    pair_selection: str = "best_worst"
+    min_score_margin: float = 0.0
+    seed: int = 1234
     max_invalid_share: float = 0.2
     max_samples: int | None = None
     workers: int = 1
@@ -113,9 +127,22 @@ class PreprocessSettings:
         taken = sorted({*PROMPT_COLUMNS, MESSAGES}.intersection(self.dataset_additional_keys))
         if taken:
             problems.append(f"dataset_additional_keys: {', '.join(taken)} is always written for prompts; remove it")
+        written = sorted(set(handler.rating_columns(self.map_keys)).intersection(self.dataset_additional_keys))
+        if written:
+            problems.append(f"dataset_additional_keys: {', '.join(written)} is written with scores; remove it")
         if handler.kind == "pair" and LABELS in self.dataset_additional_keys:
             problems.append(f"dataset_additional_keys: {LABELS} applies to prompts, not to pairs; remove it")
-        return problems
+        return problems + pair_problems(self.pair_settings(), handler, self.map_keys, self.prompt_type)
+
+    def pair_settings(self) -> dict[str, Any]:
+        """Return the settings that concern pairs."""
+        return {name: getattr(self, name) for name in PAIR_DEFAULTS}
+
+    def changed_keys(self) -> dict[str, Any]:
+        """Return what of these is not the default, for the metadata file."""
+        changed = {name: value for name, value in self.pair_settings().items() if value != PAIR_DEFAULTS[name]}
+        changed |= {"seed": self.seed} if self.pair_selection == "random" else {}
+        return changed | ({"row_filter": dict(self.row_filter)} if self.row_filter else {})
 
     def to_json(self) -> str:
         """Serialize the settings for other processes."""

@@ -28,18 +28,20 @@ class ChatTemplateError(QuotingError):
 
 def render_dialogue(
     tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     options: Mapping[str, Any],
     *,
     add_generation_prompt: bool = False,
+    tools: list[dict[str, Any]] | None = None,
 ) -> str:
     """Render messages with the chat template of a tokenizer.
 
     Args:
         tokenizer: Tokenizer with a chat template.
-        messages: Messages with `role` and `content`.
+        messages: Messages with `role` and `content`, and `tool_calls`.
         options: Further variables of the template.
         add_generation_prompt: Whether the header of a response is appended.
+        tools: Definitions of tools in the form of OpenAI; None for none.
 
     Raises:
         ChatTemplateError: Rendering takes more than `MAX_RENDERING_S`.
@@ -48,7 +50,11 @@ def render_dialogue(
     try:
         with _time_limit(MAX_RENDERING_S):
             text = tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=add_generation_prompt, **options
+                list(messages),
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                **options,
             )
     except TimeoutError as error:
         raise ChatTemplateError(

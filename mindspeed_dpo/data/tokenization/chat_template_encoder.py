@@ -1,23 +1,31 @@
-"""The encoder that uses the tokenizer's own chat template, for the prompt alone and with each response."""
+"""The encoder that uses the tokenizer's own chat template, for the prompt alone and with each response.
+
+`assistant_spans` finds what is scored of a response of several messages, `tool_rendering` how tools are written.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from mindspeed_dpo.data.tokenization.assistant_spans import RenderTurns, Span, SpanFinder
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
-from mindspeed_dpo.data.tokenization.dialogue_parsing import write_message
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
 from mindspeed_dpo.data.tokenization.prompt_boundary import common_length, split_at_divergence
+from mindspeed_dpo.data.tokenization.scored_tokens import scored_response
 from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, with_padding
+from mindspeed_dpo.data.tokenization.tool_rendering import ToolRendering
+from mindspeed_dpo.data.tokenization.turn_ends import TurnEnds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+RESPONSE_ENDS = ("template", "end_token")
+"""What of the text after a message of the assistant is scored: all that the template writes, or one token."""
 _SAMPLE_THOUGHT = "sample-thought"
 
 
@@ -27,8 +35,21 @@ class ChatTemplateEncoder:
     Nothing is appended: the template defines how a response ends.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None) -> None:
-        """Use the chat template of `tokenizer`; `enable_thinking` is passed to it unless it is None.
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        enable_thinking: bool | None = None,
+        *,
+        mask_history: bool = True,
+        response_end: str = "template",
+    ) -> None:
+        """Use the chat template of `tokenizer`.
+
+        Args:
+            tokenizer: Tokenizer with a chat template.
+            enable_thinking: Passed to the template unless it is None.
+            mask_history: Score only the messages of the two responses; false scores all of the assistant.
+            response_end: One of `RESPONSE_ENDS`.
 
         Raises:
             ValueError: The tokenizer has no chat template.
@@ -37,65 +58,117 @@ class ChatTemplateEncoder:
             raise ValueError("prompt_type chat_template: the tokenizer has no chat template; choose a named template")
         self.tokenizer = with_padding(tokenizer)
         self._options = {} if enable_thinking is None else {"enable_thinking": enable_thinking}
+        self._mask_history = mask_history
+        self._only_token = response_end == "end_token"
+        self._tools = ToolRendering(self._render_messages)
 
     @property
     def fingerprint(self) -> str:
         """Hash of the chat template and its options."""
-        return settings_fingerprint("chat_template", self.tokenizer.chat_template, self._options)
+        scoring: dict[str, Any] = {"mask_history": False} if not self._mask_history else {}
+        scoring |= {"response_end": "end_token"} if self._only_token else {}
+        parts = ("chat_template", self.tokenizer.chat_template, self._options)
+        return settings_fingerprint(*parts, *([scoring] if scoring else []))
 
     @property
     def note(self) -> str | None:
-        """Always None: this prompt type needs no warning."""
-        return None
+        """Warning if the template writes no end token after a response, or None."""
+        if self._ends.last_token:
+            return None
+        return (
+            "prompt_type chat_template: the chat template writes no end token after a response, so the model does not "
+            "learn to stop; choose a named template if there is one for this model"
+        )
+
+    @cached_property
+    def _ends(self) -> TurnEnds:
+        tokenizer = self.tokenizer
+        special = frozenset((*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder))
+        return TurnEnds.probe(self._renderer(), self._ids, special)
 
     def pair(self, example: PairExample) -> PairTokens:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: The chat template rejects the dialogue, or does not render a thought.
+            RowDropped: The chat template rejects the dialogue, or does not render a thought or a tool.
         """
+        render = self._renderer(example.prompt.tools)
         turns = _turns(example.prompt)
-        prompt = self._render(turns, add_generation_prompt=True)
-        texts = [self._render([*turns, response]) for response in example.responses]
-        tokens = split_at_divergence(*(text_ids(self.tokenizer, text) for text in (prompt, *texts)))
-        return replace(tokens, is_prompt_changed=self._is_changed(turns, prompt, texts))
+        first = len(turns) if self._mask_history else _first_response(turns)
+        prompt = render(turns[:first], True)
+        dialogues = [(*turns, *response) for response in example.responses]
+        texts = [render(dialogue) for dialogue in dialogues]
+        ids = [self._ids(text) for text in texts]
+        tokens = split_at_divergence(self._ids(prompt), *ids)
+        tokens = replace(tokens, is_prompt_changed=_is_changed(render, turns[:first], prompt, texts))
+        is_plain = all(len(dialogue) == first + 1 for dialogue in dialogues) and not self._only_token
+        if is_plain or tokens.is_prompt_changed:
+            return tokens
+        finder = SpanFinder(render, self._ends, self._only_token)
+        spans = [finder.find_all(dialogue, text, first) for dialogue, text in zip(dialogues, texts, strict=True)]
+        return self._masked(tokens, texts, ids, spans)
 
-    def _is_changed(self, turns: Sequence[Turn], prompt: str, texts: Sequence[str]) -> bool:
-        """Return whether the messages of a prompt differ in the texts of its responses.
-
-        Only the header that a prompt ends with may differ, such as in the start of a thought.
-        """
-        if all(text.startswith(prompt) for text in texts):
-            return False
-        messages = prompt[: common_length(prompt, self._render(turns))]
-        return not all(text.startswith(messages) for text in texts)
+    def _masked(
+        self, tokens: PairTokens, texts: Sequence[str], ids: Sequence[list[int]], spans: Sequence[Sequence[Span]]
+    ) -> PairTokens:
+        """Return a pair whose responses are scored in their spans only and end with the last of them."""
+        cut = len(tokens.prompt)
+        chosen, rejected = (
+            scored_response(text, sequence, cut, found, self._ids)
+            for text, sequence, found in zip(texts, ids, spans, strict=True)
+        )
+        return replace(
+            tokens,
+            chosen=chosen.ids,
+            chosen_scored=chosen.scored,
+            rejected=rejected.ids,
+            rejected_scored=rejected.scored,
+            is_turn_changed=chosen.is_changed or rejected.is_changed,
+        )
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt, including the header of the response.
 
         Raises:
-            RowDropped: The chat template rejects the dialogue, or does not render a thought.
+            RowDropped: The chat template rejects the dialogue, or does not render a thought or a tool.
         """
-        return text_ids(self.tokenizer, self._render(_turns(prompt), add_generation_prompt=True))
+        return self._ids(self._renderer(prompt.tools)(_turns(prompt), True))
 
     def reference(self, response: Turn) -> str:
-        """Return the text of a reference response, with its thought as the chat template renders it.
+        """Return the text of a reference response, with its thought and its calls as the chat template renders them.
 
         Raises:
-            RowDropped: The chat template does not render its thought.
+            RowDropped: The chat template does not render its thought or its calls.
         """
-        if not response.thought:
+        if not response.thought and not response.tool_calls:
             return response.content
+        render = self._renderer()
         question = Turn("user", "Q")
-        # Another content shows what the template writes after it.
-        other = replace(response, content="B" if response.content.rstrip().endswith("A") else "A")
-        text, changed = self._render([question, response]), self._render([question, other])
-        start = common_length(text, self._render([question], add_generation_prompt=True))
-        return text[start : len(text) - common_length(text[::-1], changed[::-1])]
+        text = render([question, response])
+        start = common_length(text, render([question], True))
+        return text[start:].removesuffix(self._ends.last)
 
-    def _render(self, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
-        messages = [self._message(turn) for turn in turns]
-        return render_dialogue(self.tokenizer, messages, self._options, add_generation_prompt=add_generation_prompt)
+    def _ids(self, text: str) -> list[int]:
+        return text_ids(self.tokenizer, text)
+
+    def _renderer(self, tools: str = "") -> RenderTurns:
+        """Return a function that renders turns with tools, which are JSON text or empty."""
+        definitions = self._tools.tools(tools)
+
+        def render(turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
+            return self._render_messages(list(map(self._message, turns)), definitions, add_generation_prompt)
+
+        return render
+
+    def _render_messages(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        return render_dialogue(
+            self.tokenizer, messages, self._options, add_generation_prompt=add_generation_prompt, tools=tools
+        )
 
     @cached_property
     def _thought_field(self) -> str | None:
@@ -106,13 +179,18 @@ class ChatTemplateEncoder:
         """Return whether the template renders a field, which its mere name in the template does not show."""
         response = {"role": "assistant", "content": "A", field: _SAMPLE_THOUGHT}
         try:
-            text = render_dialogue(self.tokenizer, [{"role": "user", "content": "Q"}, response], self._options)
+            text = self._render_messages([{"role": "user", "content": "Q"}, response])
         except RowDropped:
             return False
         return _SAMPLE_THOUGHT in text
 
-    def _message(self, turn: Turn) -> dict[str, str]:
-        message = write_message(turn)
+    def _message(self, turn: Turn) -> dict[str, Any]:
+        """Write a turn as a message that the chat template takes.
+
+        Raises:
+            RowDropped: It does not render a thought or a tool of it.
+        """
+        message = self._tools.message(turn)
         if not turn.thought:
             return message
         if self._thought_field is None:
@@ -123,3 +201,19 @@ class ChatTemplateEncoder:
 
 def _turns(prompt: Prompt) -> list[Turn]:
     return [*([Turn("system", prompt.system)] if prompt.system else []), *prompt.turns]
+
+
+def _first_response(turns: Sequence[Turn]) -> int:
+    """Return the position of the first message of the assistant, the number of turns if there is none."""
+    return next((position for position, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
+
+
+def _is_changed(render: RenderTurns, turns: Sequence[Turn], prompt: str, texts: Sequence[str]) -> bool:
+    """Return whether the messages of a prompt differ in the texts of its responses.
+
+    Only the header that a prompt ends with may differ, such as in the start of a thought.
+    """
+    if all(text.startswith(prompt) for text in texts):
+        return False
+    messages = prompt[: common_length(prompt, render(turns))]
+    return not all(text.startswith(messages) for text in texts)

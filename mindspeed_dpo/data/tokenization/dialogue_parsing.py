@@ -9,8 +9,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from mindspeed_dpo.data.tokenization.examples import Prompt, RowDropped, Turn
-from mindspeed_dpo.data.tokenization.message_fields import check_weight, read_turn
+from mindspeed_dpo.data.tokenization.examples import Prompt, RowDropped, Turn, Turns
+from mindspeed_dpo.data.tokenization.message_fields import read_turn
 
 SHAREGPT_TAGS = {
     "role_tag": "from",
@@ -47,7 +47,7 @@ def read_turns(messages: Any, tags: dict[str, str], what: str) -> list[Turn]:
     return [read_turn(message, tags) for message in messages]
 
 
-def make_prompt(turns: Sequence[Turn], system: str = "") -> Prompt:
+def make_prompt(turns: Sequence[Turn], system: str = "", tools: str = "") -> Prompt:
     """Build a prompt from turns that end with an input to the assistant; a leading system turn is the system text.
 
     Raises:
@@ -57,28 +57,57 @@ def make_prompt(turns: Sequence[Turn], system: str = "") -> Prompt:
         system, turns = turns[0].content or system, turns[1:]
     if not turns:
         raise RowDropped("empty_prompt", "there is no user turn")
-    for position, turn in enumerate(turns):
-        expected = "assistant" if position % 2 else "user"
-        if turn.role != expected:
-            raise RowDropped("bad_turns", f"turn {position + 1} has the role {turn.role}, expected {expected}")
-    if len(turns) % 2 == 0:
+    check_turns(turns)
+    if turns[-1].role == "assistant":
         raise RowDropped(
             "bad_turns", "the dialogue ends with a turn of the assistant, so there is no response to generate"
         )
-    if not turns[-1].content.strip():
+    if turns[-1].role == "user" and not turns[-1].content.strip():
         raise RowDropped("empty_prompt", "the last user turn is empty")
-    return Prompt(tuple(turns), system)
+    return Prompt(tuple(turns), system, tools)
 
 
-def write_messages(prompt: Prompt) -> list[dict[str, str]]:
-    """Convert a prompt to messages with the keys `role` (system, user, assistant or tool) and `content`."""
+def check_turns(turns: Sequence[Turn], previous: Turn | None = None) -> None:
+    """Check that inputs and outputs alternate after `previous`, and that results of tools follow a call.
+
+    Raises:
+        RowDropped: They do not.
+    """
+    for position, turn in enumerate(turns):
+        if turn.role not in (allowed := _next_roles(previous)):
+            expected = " or ".join(allowed)
+            raise RowDropped("bad_turns", f"turn {position + 1} has the role {turn.role}, expected {expected}")
+        previous = turn
+
+
+def _next_roles(previous: Turn | None) -> tuple[str, ...]:
+    if previous is None:
+        return ("user",)
+    if previous.role == "assistant":
+        return ("user", "observation") if previous.tool_calls else ("user",)
+    return ("assistant", "observation") if previous.role == "observation" else ("assistant",)
+
+
+def write_messages(prompt: Prompt) -> list[dict[str, Any]]:
+    """Convert a prompt to messages with `role` (system, user, assistant or tool), `content` and calls of tools."""
     system = [Turn("system", prompt.system)] if prompt.system else []
     return [write_message(turn) for turn in (*system, *prompt.turns)]
 
 
-def write_message(turn: Turn) -> dict[str, str]:
-    """Convert a turn to a message; its thought is not part of the message."""
-    return {"role": "tool" if turn.role == "observation" else turn.role, "content": turn.content}
+def write_message(turn: Turn) -> dict[str, Any]:
+    """Convert a turn to a message in the form of OpenAI; its thought is not part of the message."""
+    message: dict[str, Any] = {"role": "tool" if turn.role == "observation" else turn.role, "content": turn.content}
+    if turn.tool_calls:
+        message["tool_calls"] = [
+            {
+                **({"id": call.id} if call.id else {}),
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in turn.tool_calls
+        ]
+    fields = {"name": turn.name, "tool_call_id": turn.tool_call_id}
+    return message | {field: value for field, value in fields.items() if value}
 
 
 def read_transcript(text: str) -> list[Turn]:
@@ -95,7 +124,7 @@ def read_transcript(text: str) -> list[Turn]:
     return [Turn(roles[mark.group(1)], text[mark.end() : end].strip()) for mark, end in zip(marks, ends, strict=True)]
 
 
-def split_response(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], Turn]:
+def split_response(turns: Sequence[Turn], what: str) -> tuple[Turns, Turn]:
     """Split a dialogue into the turns before the last response, and that response.
 
     Raises:
@@ -104,22 +133,3 @@ def split_response(turns: Sequence[Turn], what: str) -> tuple[tuple[Turn, ...], 
     if not turns or turns[-1].role != "assistant":
         raise RowDropped("bad_turns", f"{what} does not end with a response of the assistant")
     return tuple(turns[:-1]), turns[-1]
-
-
-def parse_response(value: Any, tags: dict[str, str], what: str) -> Turn:
-    """Return a response given as text, message, list of texts (the first) or list of messages (the last).
-
-    Raises:
-        RowDropped: The response has another form, or its role is not assistant.
-    """
-    if value is None:
-        return Turn("assistant", "")
-    if isinstance(value, list | tuple):
-        if not value:
-            return Turn("assistant", "")
-        value = value[0] if isinstance(value[0], str) else value[-1]
-    turn = read_turn(value, tags, default_role="assistant")
-    check_weight(value)
-    if turn.role != "assistant":
-        raise RowDropped("bad_turns", f"{what} has the role {turn.role}, expected assistant")
-    return turn

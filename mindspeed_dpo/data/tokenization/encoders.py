@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from mindspeed_dpo.data.tokenization.chat_template_encoder import ChatTemplateEncoder
+from mindspeed_dpo.data.tokenization.chat_template_encoder import RESPONSE_ENDS, ChatTemplateEncoder
 from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, Turn
 from mindspeed_dpo.data.tokenization.plain_encoder import PlainEncoder
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
@@ -54,15 +54,27 @@ def make_encoder(
     prompt_type: str,
     prompt_type_path: str | None = None,
     enable_thinking: bool | None = None,
+    *,
+    mask_history: bool = True,
+    response_end: str = RESPONSE_ENDS[0],
 ) -> Encoder:
     """Create the encoder of a prompt type: a template name, `chat_template` or `plain`.
+
+    Args:
+        tokenizer: The tokenizer.
+        prompt_type: The prompt type.
+        prompt_type_path: Another template file than the one that is shipped.
+        enable_thinking: Treatment of thoughts; None decides by the responses.
+        mask_history: Score only the messages of the two responses; false scores all of the assistant.
+        response_end: One of `RESPONSE_ENDS`, for `chat_template`.
 
     Raises:
         FileNotFoundError: The template file does not exist.
         ValueError: The template is unknown or malformed, or the tokenizer does not support it.
     """
     if prompt_type == "chat_template":
-        return ChatTemplateEncoder(tokenizer, enable_thinking)
+        return ChatTemplateEncoder(tokenizer, enable_thinking, mask_history=mask_history, response_end=response_end)
     if prompt_type == "plain":
         return PlainEncoder(tokenizer)
-    return TemplateEncoder(load_template(prompt_type, prompt_type_path), tokenizer, enable_thinking)
+    template = load_template(prompt_type, prompt_type_path)
+    return TemplateEncoder(template, tokenizer, enable_thinking, mask_history=mask_history)

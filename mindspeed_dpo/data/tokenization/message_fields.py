@@ -1,4 +1,4 @@
-"""Parses single messages: role, text, thought, and the fields whose meaning cannot be represented.
+"""Parses single messages: role, text, thought, calls of tools, and the fields whose meaning cannot be represented.
 
 A field that changes what a message means is used, or the row is dropped with the name of the field.
 """
@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mindspeed_dpo.data.tokenization.examples import RowDropped, Turn
+from mindspeed_dpo.data.tokenization.examples import RowDropped, ToolCall, Turn
+from mindspeed_dpo.data.tokenization.tool_fields import read_tool_calls
 
 THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 """Fields of a message that hold a thought apart from the content; templates differ in which one they read."""
@@ -21,9 +22,17 @@ _UNSUPPORTED_FIELDS = {
 """Fields of a message that change its meaning, with the reason for which a row with them is dropped."""
 _TEXT_PART_TYPES = (None, "text", "input_text", "output_text")
 
-_ROLES = ("user", "assistant", "system")
-_TOOL_ROLES = ("tool", "function", "function_call", "observation")
+_FUNCTION = "function"
+_ROLES = ("user", "assistant", "system", "observation", _FUNCTION)
+_TOOL_ROLES = {
+    "tool": "observation",
+    "function": "observation",
+    "observation": "observation",
+    "function_call": _FUNCTION,
+    "tool_call": _FUNCTION,
+}
 """Spellings of roles that belong to tools, whatever the tags."""
+_CALL_FIELDS = ("tool_calls", "function_call")
 
 
 def text_or_empty(value: Any, what: str) -> str:
@@ -50,20 +59,49 @@ def read_turn(message: Any, tags: dict[str, str], default_role: str | None = Non
     role_tag, content_tag = tags["role_tag"], tags["content_tag"]
     if not isinstance(message, dict) or role_tag not in message:
         raise RowDropped("bad_turns", f"a message should have the keys {role_tag} and {content_tag}: {message!r:.80}")
-    _check_fields(message, {role_tag, content_tag})
-    if content_tag not in message:
+    role = _role(message[role_tag], tags)
+    _check_fields(message, {role_tag, content_tag, *_fields_of(role)})
+    calls = _calls(message, role, content_tag)
+    if content_tag not in message and not calls:
         raise RowDropped("bad_turns", f"a message should have the keys {role_tag} and {content_tag}: {message!r:.80}")
-    return Turn(_role(message[role_tag], tags), _content(message[content_tag]), _thought(message))
+    if role == _FUNCTION:
+        return Turn("assistant", "", _thought(message), calls)
+    result = {"name": _text_of(message, "name"), "tool_call_id": _text_of(message, "tool_call_id")}
+    result = result if role == "observation" else {}
+    return Turn(role, _content(message.get(content_tag)), _thought(message), calls, **result)
 
 
 def _role(value: Any, tags: dict[str, str]) -> str:
-    roles = {tags[f"{role}_tag"]: role for role in _ROLES}
-    role = roles.get(value) if isinstance(value, str) else None
+    roles: dict[str, str] = {}
+    for name in _ROLES:
+        roles.setdefault(tags[f"{name}_tag"], name)
+    role = (roles.get(value) or _TOOL_ROLES.get(value)) if isinstance(value, str) else None
     if role is None:
-        if value in (*_TOOL_ROLES, tags["observation_tag"], tags["function_tag"]):
-            raise RowDropped("tools", f"a message has the role {value}")
         raise RowDropped("unknown_role", f"role {value!r:.80} is not one of {', '.join(roles)}")
     return role
+
+
+def _fields_of(role: str) -> tuple[str, ...]:
+    """Return the fields apart from role and content that a message of a role may have."""
+    if role == "observation":
+        return "name", "tool_call_id"
+    return _CALL_FIELDS if role == "assistant" else ()
+
+
+def _calls(message: Mapping[str, Any], role: str, content_tag: str) -> tuple[ToolCall, ...]:
+    """Return the calls of a message of the assistant, or of one that is a call itself, as in ShareGPT."""
+    if role == _FUNCTION:
+        return read_tool_calls(message.get(content_tag))
+    given = [message.get(field) for field in _CALL_FIELDS if not is_empty(message.get(field))]
+    if role != "assistant" or not given:
+        return ()
+    if len(given) > 1:
+        raise RowDropped("tools", f"a message has both {' and '.join(_CALL_FIELDS)}")
+    return read_tool_calls(given[0])
+
+
+def _text_of(message: Mapping[str, Any], field: str) -> str:
+    return text_or_empty(message.get(field), field).strip()
 
 
 def _check_fields(message: Mapping[str, Any], read: set[str]) -> None:

@@ -11,6 +11,8 @@ from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_NO_TOOLS = "prompt_type plain has no form for tools; use chat_template"
+
 
 class PlainEncoder:
     """Encoder of plain text without special tokens, except for an end token after each response."""
@@ -39,13 +41,13 @@ class PlainEncoder:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: The prompt has a system text or several turns, or a response has a thought of its own.
+            RowDropped: The prompt has a system text, tools or several turns, or a response has a thought of its own.
         """
-        if example.chosen_thought or example.rejected_thought:
-            raise RowDropped("unsupported_field", "a response has a thought, which prompt_type plain does not support")
+        if any(len(response) > 1 for response in example.responses):
+            raise RowDropped("not_plain", "a response has several messages; use chat_template or a named template")
         prompt = self._text(example.prompt)
         chosen, rejected = (
-            self._with_end_token(self._ids(prompt + text)) for text in (example.chosen, example.rejected)
+            self._with_end_token(self._ids(prompt + self.reference(response))) for (response,) in example.responses
         )
         return split_at_divergence(self._ids(prompt), chosen, rejected)
 
@@ -63,11 +65,15 @@ class PlainEncoder:
         Raises:
             RowDropped: It has a thought of its own.
         """
+        if response.tool_calls:
+            raise RowDropped("tools", _NO_TOOLS)
         if response.thought:
             raise RowDropped("unsupported_field", "a response has a thought, which prompt_type plain does not support")
         return response.content
 
     def _text(self, prompt: Prompt) -> str:
+        if prompt.uses_tools:
+            raise RowDropped("tools", _NO_TOOLS)
         if prompt.system or len(prompt.turns) > 1:
             raise RowDropped("not_plain", "use chat_template or a named template for dialogues and system texts")
         return prompt.turns[0].content

@@ -6,10 +6,10 @@ sequences of a pair have exactly the same prompt ids. The templates are defined 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn, Turns
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
 from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
 from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, token_id, with_template
@@ -17,14 +17,28 @@ from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+Piece = tuple[list[int], bool]
+"""Token ids of a part of a dialogue, and whether they are scored."""
+
 
 class TemplateEncoder:
     """Encoder of pairs and prompts with one template and one tokenizer."""
 
     def __init__(
-        self, template: Template, tokenizer: PreTrainedTokenizerBase, enable_thinking: bool | None = None
+        self,
+        template: Template,
+        tokenizer: PreTrainedTokenizerBase,
+        enable_thinking: bool | None = None,
+        *,
+        mask_history: bool = True,
     ) -> None:
         """Bind a template to a tokenizer.
+
+        Args:
+            template: The template.
+            tokenizer: The tokenizer, which is copied.
+            enable_thinking: Treatment of thoughts, for reasoning templates.
+            mask_history: Score only the messages of the two responses; false scores all of the assistant.
 
         Raises:
             ValueError: The tokenizer lacks a token of the template, or the template does not support thinking.
@@ -36,6 +50,7 @@ class TemplateEncoder:
         self.template = template
         self.tokenizer = with_template(tokenizer, template)
         self.enable_thinking = enable_thinking
+        self._mask_history = mask_history
         self._thoughts = ThoughtMarkers(*template.thought_words)
         self._token_ids = self._look_up_tokens()
 
@@ -53,7 +68,7 @@ class TemplateEncoder:
         """Hash of the template, its special tokens and the thinking mode."""
         parts = (self.template.fingerprint, self.tokenizer.eos_token_id, self.tokenizer.bos_token_id)
         thinking = self.enable_thinking if self.template.reasoning else None
-        return settings_fingerprint(*parts, thinking)
+        return settings_fingerprint(*parts, thinking, *(() if self._mask_history else ("all assistant turns",)))
 
     @property
     def note(self) -> str | None:
@@ -67,27 +82,49 @@ class TemplateEncoder:
         """Tokenize a pair.
 
         Raises:
-            RowDropped: A response has no text apart from its thought, or a thought that the template cannot represent.
+            RowDropped: It uses tools, a response has no text apart from its thought, or a message has a thought that
+                the template cannot represent.
         """
-        responses = [self._with_thought(response) for response in example.responses]
-        rule = self._rule(responses)
-        chosen, rejected = (self._response(response, rule) for response in responses)
-        return PairTokens(self._prompt(example.prompt, rule), chosen, rejected)
+        self._check_tools(example.uses_tools)
+        texts = [self._with_thought(response[-1]) for response in example.responses]
+        rule = self._rule(texts)
+        dialogues = [
+            [*self._pieces(example.prompt, response[:-1], rule), (self._response(text, rule), True)]
+            for response, text in zip(example.responses, texts, strict=True)
+        ]
+        start = next(index for index, (_, is_scored) in enumerate(dialogues[0]) if is_scored)
+        (chosen, chosen_scored), (rejected, rejected_scored) = (_flat(pieces[start:]) for pieces in dialogues)
+        if not all(mask is None or mask[0] for mask in (chosen_scored, rejected_scored)):
+            raise RowDropped("empty_response", "a message of the assistant has no tokens")
+        return PairTokens(
+            _flat(dialogues[0][:start])[0],
+            chosen,
+            rejected,
+            chosen_scored=chosen_scored,
+            rejected_scored=rejected_scored,
+        )
+
+    def _check_tools(self, uses_tools: bool) -> None:
+        if uses_tools:
+            name = self.template.name
+            raise RowDropped("tools", f"prompt_type {name} has no form for tools; use prompt_type chat_template")
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt, including the header of the response.
 
         Raises:
-            RowDropped: A message has a thought that the template cannot represent.
+            RowDropped: It uses tools, or a message has a thought that the template cannot represent.
         """
-        return self._prompt(prompt, self._rule(()))
+        self._check_tools(prompt.uses_tools)
+        return _flat(self._pieces(prompt, (), self._rule(())))[0]
 
     def reference(self, response: Turn) -> str:
         """Return the text of a reference response, with its thought before it.
 
         Raises:
-            RowDropped: It has a thought that the template cannot represent.
+            RowDropped: It calls tools, or has a thought that the template cannot represent.
         """
+        self._check_tools(bool(response.tool_calls))
         return self._with_thought(response)
 
     def _rule(self, responses: Sequence[str]) -> ThoughtRule | None:
@@ -115,28 +152,42 @@ class TemplateEncoder:
             ids = self._tokenize(self._thoughts.empty) + ids
         return ids + self._special("eos_token") if self.template.efficient_eos else ids
 
-    def _prompt(self, prompt: Prompt, rule: ThoughtRule | None) -> list[int]:
-        ids = [token for piece in self._turns(prompt, rule) for token in piece]
-        return ids + self._tokenize(self._thoughts.empty) if rule and rule.empty_in_prompt else ids
-
-    def _turns(self, prompt: Prompt, rule: ThoughtRule | None) -> Iterator[list[int]]:
+    def _pieces(self, prompt: Prompt, more: Turns, rule: ThoughtRule | None) -> Iterator[Piece]:
+        """Yield the parts of a prompt and of the messages of a response but its last one."""
         t = self.template
         system = prompt.system or t.default_system
-        yield self._fill(t.prefix, "")
+        yield self._fill(t.prefix, ""), False
         if system and not t.system_in_user:
-            yield self._fill(t.system, system)
-        for position, turn in enumerate(prompt.turns):
+            yield self._fill(t.system, system), False
+        first_scored = len(prompt.turns) if self._mask_history else 0
+        for position, turn in enumerate((*prompt.turns, *more)):
+            if position == len(prompt.turns):
+                yield self._empty_thought(rule), False
             index, content = position // 2, turn.content
             if turn.thought and not t.reasoning:
                 raise RowDropped("unsupported_field", f"a message has a thought; prompt_type {t.name} has no thoughts")
             if position % 2:
-                yield self._fill(t.assistant, self._thoughts.remove_from(content) if rule else content)
+                is_scored = position >= first_scored
+                yield self._earlier_response(turn, rule, is_scored), is_scored
                 continue
             if position:
-                yield self._fill(t.separator, "")
+                yield self._fill(t.separator, ""), False
             elif system and t.system_in_user:
                 content = _fill_as_text(t.system, system) + content
-            yield self._fill(t.user if turn.role == "user" else t.observation, content, index)
+            yield self._fill(t.user if turn.role == "user" else t.observation, content, index), False
+        if not more:
+            yield self._empty_thought(rule), False
+
+    def _earlier_response(self, turn: Turn, rule: ThoughtRule | None, is_scored: bool) -> list[int]:
+        """Return a message of the assistant that others follow; a reasoning template removes its thought."""
+        if rule and is_scored and (turn.thought or self._thoughts.occur_in(turn.content)):
+            raise RowDropped(
+                "changed_by_later_turn", f"prompt_type {self.template.name} removes the thoughts of earlier turns"
+            )
+        return self._fill(self.template.assistant, self._thoughts.remove_from(turn.content) if rule else turn.content)
+
+    def _empty_thought(self, rule: ThoughtRule | None) -> list[int]:
+        return self._tokenize(self._thoughts.empty) if rule and rule.empty_in_prompt else []
 
     def _fill(self, slots: tuple[Slot, ...], content: str, index: int = 0) -> list[int]:
         ids: list[int] = []
@@ -155,6 +206,16 @@ class TemplateEncoder:
 
     def _tokenize(self, text: str) -> list[int]:
         return text_ids(self.tokenizer, text) if text else []
+
+
+def _flat(pieces: Iterable[Piece]) -> tuple[list[int], list[bool] | None]:
+    """Return the tokens of pieces and which of them are scored, None for all."""
+    ids: list[int] = []
+    scored: list[bool] = []
+    for tokens, is_scored in pieces:
+        ids += tokens
+        scored += [is_scored] * len(tokens)
+    return ids, None if all(scored) else scored
 
 
 def _fill_text(slot: Text, content: str, index: int) -> str:

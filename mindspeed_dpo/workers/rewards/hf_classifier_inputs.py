@@ -54,7 +54,7 @@ class TextInputs:
         """
         encoder = self._encoder
         if encoder is not None and (turns := conversation(text)) is not None:
-            tokens = encoder.pair(PairExample(turns, response, response))
+            tokens = encoder.pair(PairExample.of_texts(turns, response, response))
             return {"input_ids": tokens.prompt + tokens.chosen}
         if self._needs_messages:
             raise ValueError("reward_prompt_type needs the messages of the prompts, which the dataset does not have")

@@ -128,7 +128,7 @@ class Retokenizer:
         """Return for each response the tokens of its prompt, and of prompt and response together."""
         encoder = self._encoder
         if encoder is not None and (prompt := conversation(text)) is not None:
-            pairs = [encoder.pair(PairExample(prompt, response, response)) for response in text.completions]
+            pairs = [encoder.pair(PairExample.of_texts(prompt, response, response)) for response in text.completions]
             return [(pair.prompt, pair.prompt + pair.chosen) for pair in pairs]
         if self._needs_messages:
             raise ValueError(

@@ -138,6 +138,17 @@ def test_tokens_past_the_shorter_response_of_their_pair_weigh_alpha() -> None:
     assert weights.tolist() == [1.0, 1.0, 0.25, 1.0, 1.0, 0.25, 0.25]
 
 
+def test_which_tokens_are_scored_follows_them() -> None:
+    batch = PreferenceBatch.from_lists([[1], [2]], [[[4, 5], [6]], [[7], [8, 9]]])
+    masked = replace(batch, scored=torch.tensor([True, False, True, True, True, False]))
+    assert masked.select([1, 0]).scored.tolist() == [True, True, False, True, False, True]
+    assert masked.choose(torch.tensor([1, 0]), torch.tensor([[1], [0]])).scored.tolist() == [True, False, True, False]
+    assert PreferenceBatch.concat([batch, masked]).scored.tolist() == [True] * 6 + masked.scored.tolist()
+    assert PreferenceBatch.concat([batch, batch]).scored is None and batch.scored_by_response() is None
+    with pytest.raises(ValueError, match=r"scored must be \[6\], one per response token, got \[5\]"):
+        replace(batch, scored=torch.ones(5, dtype=torch.bool))
+
+
 def test_what_a_pair_carries_follows_it() -> None:
     batch = PreferenceBatch.from_lists([[1], [2], [3]], [[[4], [5]], [[6], [7]], [[8], [9]]])
     carrying = replace(batch, margins=torch.tensor([0.1, 0.2, 0.3]), factors=torch.tensor([1.0, 2.0, 3.0]))

@@ -149,10 +149,6 @@ def test_rows_without_prompt_or_response_are_dropped(tmp_path: Path) -> None:
     [
         ({"rejected_labels": [IGNORE_INDEX, IGNORE_INDEX, 7]}, "row 1: rejected ids and labels differ in length"),
         (
-            {"chosen_labels": [IGNORE_INDEX, IGNORE_INDEX, 5, IGNORE_INDEX]},
-            "row 1: chosen labels are ignored in the middle",
-        ),
-        (
             {"rejected_labels": [IGNORE_INDEX, 2, 6, 7]},
             "row 1: chosen and rejected have prompts of different lengths",
         ),
@@ -193,6 +189,38 @@ def test_limits_that_leave_no_space_are_refused(tmp_path: Path) -> None:
         PreferenceDataset.open(path, seq_length=1)
     with pytest.raises(ValueError, match="max_prompt_length should be at least 1, got 0"):
         PromptDataset.open(path, max_prompt_length=0)
+
+
+# Tokens that are not scored
+
+
+def masked(prompt: list[int], chosen: list[int], rejected: list[int], unscored: set[int]) -> dict[str, list[int]]:
+    """Columns of a pair in which the labels of some tokens of its responses are ignored."""
+    row = columns_of(prompt, chosen, rejected)
+    labels = {
+        name: [IGNORE_INDEX if token in unscored else token for token in values]
+        for name, values in row.items()
+        if name.endswith("labels")
+    }
+    return {**row, **labels}
+
+
+def test_ignored_labels_within_a_response_are_tokens_that_are_not_scored(tmp_path: Path) -> None:
+    rows = [masked([1, 2], [4, 90, 91, 5], [6, 7], {90, 91}), masked([3], [4, 5], [6, 90, 7], {90})]
+    dataset = PreferenceDataset.open(write_rows(tmp_path / "a", rows), seq_length=5, truncation="keep_start")
+    assert dataset.lengths().tolist() == [[2, 3, 2], [1, 2, 3]]
+    batch = dataset.batch([1, 0])
+    scored = batch.scored_by_response()
+    assert scored is not None
+    assert [[mask.tolist() for mask in pair] for pair in scored] == [
+        [[True, True], [True, False, True]],
+        [[True, False, False], [True, True]],
+    ]
+    assert read(dataset) == [([1, 2], [4, 90, 91], [6, 7]), ([3], [4, 5], [6, 90, 7])]
+    other = write(tmp_path / "b", [([1], [2], [3])])
+    mixed = PreferenceDataset.open(f"{tmp_path / 'a'},{other}").batch([2, 1]).scored_by_response()
+    assert mixed is not None and [mask.tolist() for mask in mixed[0]] == [[True], [True]]
+    assert PreferenceDataset.open(other).batch([0]).scored is None
 
 
 # Several sets

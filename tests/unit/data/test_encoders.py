@@ -33,7 +33,7 @@ def tokenizer(loaded: TokenizerBase) -> TokenizerBase:
 def test_a_chat_template_ends_responses_itself(tmp_path: Path) -> None:
     encoder = ChatTemplateEncoder(load_tokenizer(save_chat_tokenizer(tmp_path)))
     turns = (Turn("user", "Q1"), Turn("assistant", "A1"), Turn("observation", "O"))
-    tokens = encoder.pair(PairExample(Prompt(turns, "S"), "A", "B"))
+    tokens = encoder.pair(PairExample.of_texts(Prompt(turns, "S"), "A", "B"))
     expected = "<s><|system|>S<|end|><|user|>Q1<|end|><|assistant|>A1<|end|><|tool|>O<|end|><|assistant|>"
     assert text_of(encoder.tokenizer, tokens.prompt) == expected
     assert text_of(encoder.tokenizer, tokens.chosen) == "A<|end|>"
@@ -76,7 +76,9 @@ def test_a_prompt_that_changes_with_its_response_is_noticed(
 ) -> None:
     tokenizer.chat_template = template
     assert (
-        ChatTemplateEncoder(tokenizer).pair(PairExample(Prompt(QUESTION.turns, system), "A", "B")).is_prompt_changed
+        ChatTemplateEncoder(tokenizer)
+        .pair(PairExample.of_texts(Prompt(QUESTION.turns, system), "A", "B"))
+        .is_prompt_changed
         == changed
     )
 
@@ -111,7 +113,10 @@ def test_what_a_template_renders_is_bounded(tokenizer: TokenizerBase, monkeypatc
 @pytest.mark.parametrize("encoder_type", [ChatTemplateEncoder, PlainEncoder])
 def test_half_a_surrogate_pair_drops_the_row(tokenizer: TokenizerBase, encoder_type: type) -> None:
     encoder = encoder_type(tokenizer)
-    for example in (PairExample(QUESTION, "A\ud83d", "B"), PairExample(Prompt((Turn("user", "\udc00"),)), "A", "B")):
+    for example in (
+        PairExample.of_texts(QUESTION, "A\ud83d", "B"),
+        PairExample.of_texts(Prompt((Turn("user", "\udc00"),)), "A", "B"),
+    ):
         with pytest.raises(RowDropped) as dropped:
             encoder.pair(example)
         assert dropped.value.reason == "not_unicode"
@@ -122,7 +127,7 @@ def test_a_thought_is_rendered_by_a_template_that_reads_it(tokenizer: TokenizerB
         "{% for m in messages %}<|{{ m.role }}|>{% if m.thinking %}({{ m.thinking }}){% endif %}{{ m.content }}"
         "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
+    example = PairExample.of_texts(QUESTION, "A", "B", chosen_thought="hm")
     others = (ChatTemplateEncoder(tokenizer), PlainEncoder(tokenizer))
     thinking = copy.deepcopy(tokenizer)
     thinking.chat_template = template
@@ -149,7 +154,7 @@ def test_a_word_in_a_template_is_not_a_field_that_it_reads(
         "{% for m in messages %}<|{{ m.role }}|>{{ " + expression + " }}{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
-    example = PairExample(QUESTION, "A", "B", chosen_thought="hm")
+    example = PairExample.of_texts(QUESTION, "A", "B", chosen_thought="hm")
     if is_rendered:
         assert text_of(tokenizer, ChatTemplateEncoder(subject).pair(example).chosen) == "hmA"
         return
@@ -175,7 +180,7 @@ def test_a_tokenizer_without_chat_template_is_refused(tmp_path: Path) -> None:
 
 def test_plain_text_gets_an_end_token_only_where_it_lacks_one(tmp_path: Path) -> None:
     encoder = PlainEncoder(load_tokenizer(save_tokenizer(tmp_path)))
-    tokens = encoder.pair(PairExample(QUESTION, " yes", " no</s>"))
+    tokens = encoder.pair(PairExample.of_texts(QUESTION, " yes", " no</s>"))
     assert text_of(encoder.tokenizer, tokens.prompt) == "Q"
     assert text_of(encoder.tokenizer, tokens.chosen) == " yes</s>"
     assert text_of(encoder.tokenizer, tokens.rejected) == " no</s>"
@@ -186,7 +191,7 @@ def test_a_response_starts_where_the_ids_part_in_either_row(tmp_path: Path, merg
     """`Qa` is one token, so beside the response `a` the prompt's Q belongs to both responses."""
     encoder = PlainEncoder(load_tokenizer(save_tokenizer(tmp_path, merges=[("Q", "a")])))
     responses = {"chosen": "b", "rejected": "b", merging: "a"}
-    tokens = encoder.pair(PairExample(Prompt((Turn("user", "xQ"),)), **responses))
+    tokens = encoder.pair(PairExample.of_texts(Prompt((Turn("user", "xQ"),)), **responses))
     pieces = [
         [text_of(encoder.tokenizer, [token]) for token in ids]
         for ids in (tokens.prompt, tokens.chosen, tokens.rejected)

@@ -31,6 +31,12 @@ def reason(handler_name: str, row: dict[str, Any], map_keys: dict[str, Any] | No
     return dropped.value.reason
 
 
+def texts(example: PairExample) -> tuple[str, str]:
+    """The texts of the chosen and the rejected response, of one message each."""
+    (chosen,), (rejected,) = example.responses
+    return chosen.content, rejected.content
+
+
 def human(text: str) -> dict[str, str]:
     return {"from": "human", "value": text}
 
@@ -76,7 +82,7 @@ def test_no_handler_is_both_supported_and_rejected() -> None:
 def test_alpaca_rows_join_prompt_query_history_and_system() -> None:
     row = {"q": "Q", "extra": "E", "sys": "S", "past": [["q0", "a0"]], "chosen": "good", "rejected": "bad"}
     map_keys = {"prompt": "q", "query": "extra", "system": "sys", "history": "past"}
-    assert read(ALPACA, row, map_keys) == PairExample(prompt("q0", "a0", "Q\nE", system="S"), "good", "bad")
+    assert read(ALPACA, row, map_keys) == PairExample.of_texts(prompt("q0", "a0", "Q\nE", system="S"), "good", "bad")
 
 
 def test_a_default_column_that_is_absent_counts_as_none() -> None:
@@ -118,8 +124,7 @@ MESSAGES = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "
 def test_responses_come_in_several_forms(
     chosen: Any, rejected: Any, map_keys: dict[str, str], expected: tuple[str, str]
 ) -> None:
-    example = read(ALPACA, {"instruction": "Q", "chosen": chosen, "rejected": rejected}, map_keys)
-    assert (example.chosen, example.rejected) == expected
+    assert texts(read(ALPACA, {"instruction": "Q", "chosen": chosen, "rejected": rejected}, map_keys)) == expected
 
 
 @pytest.mark.parametrize(
@@ -177,7 +182,7 @@ def test_a_column_that_is_not_in_the_data_lists_those_that_are() -> None:
 
 def test_sharegpt_rows_keep_all_turns() -> None:
     row = {"conversations": [human("Q1"), gpt("A1"), human("Q2")], "chosen": gpt("good"), "rejected": gpt("bad")}
-    assert read(SHAREGPT, row) == PairExample(prompt("Q1", "A1", "Q2"), "good", "bad")
+    assert read(SHAREGPT, row) == PairExample.of_texts(prompt("Q1", "A1", "Q2"), "good", "bad")
 
 
 def test_a_leading_system_turn_is_the_system_text() -> None:
@@ -196,7 +201,7 @@ def test_partial_tags_keep_the_other_defaults() -> None:
 def test_openai_messages_are_read_with_tags() -> None:
     row = {"messages": MESSAGES[:1], "chosen": [MESSAGES[1]], "rejected": "bad"}
     map_keys = {"messages": "messages", "tags": dict(OPENAI_TAGS)}
-    assert read(SHAREGPT, row, map_keys) == PairExample(prompt("Q"), "last", "bad")
+    assert read(SHAREGPT, row, map_keys) == PairExample.of_texts(prompt("Q"), "last", "bad")
 
 
 @pytest.mark.parametrize(
@@ -210,18 +215,12 @@ def test_openai_messages_are_read_with_tags() -> None:
         ([{"role": "user", "content": "x"}], "bad_turns"),
         ("Q", "bad_turns"),
         ([human("Q"), {"from": "function_call", "value": "{}"}, {"from": "observation", "value": "1"}], "tools"),
+        ([human("Q"), gpt("A"), {"from": "observation", "value": "1"}], "bad_turns"),
         ([{"from": "system", "value": "S"}], "empty_prompt"),
     ],
 )
 def test_dialogues_that_break_a_rule_are_dropped(turns: Any, expected: str) -> None:
     assert reason(SHAREGPT, {"conversations": turns, "chosen": "good", "rejected": "bad"}) == expected
-
-
-def test_tool_text_is_not_lost_silently() -> None:
-    row = {"conversations": [human("Q")], "tools": '[{"name": "f"}]', "chosen": "good", "rejected": "bad"}
-    assert reason(SHAREGPT, row, {"tools": "tools"}) == "tools"
-    call = {"from": "function_call", "value": "{}"}
-    assert reason(SHAREGPT, {"conversations": [human("Q")], "chosen": call, "rejected": "bad"}) == "tools"
 
 
 # Fields that carry meaning are used, or the row is dropped
@@ -230,11 +229,11 @@ def test_tool_text_is_not_lost_silently() -> None:
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        ({"content": None, "tool_calls": [{"function": {"name": "f"}}]}, "tools"),
-        ({"tool_calls": [{"function": {"name": "f"}}]}, "tools"),
-        ({"content": "a", "function_call": {"name": "f", "arguments": "{}"}}, "tools"),
-        ({"role": "tool", "content": "sun"}, "tools"),
-        ({"role": "function", "content": "sun"}, "tools"),
+        ({"content": None, "tool_calls": [{"function": {"arguments": '{"a": 1}'}}]}, "tools"),
+        ({"tool_calls": [{"name": "f", "arguments": "sun"}]}, "tools"),
+        ({"content": "a", "function_call": {"name": "f", "arguments": "[1]"}}, "tools"),
+        ({"content": "a", "tool_call_id": "1"}, "tools"),
+        ({"content": "a", "functions": [{"name": "f"}]}, "tools"),
         ({"content": "a", "name": "Ann"}, "unsupported_field"),
         ({"content": "a", "refusal": "no"}, "unsupported_field"),
         ({"content": "a", "images": ["x.png"]}, "media"),
@@ -271,15 +270,16 @@ def test_fields_without_a_form_in_the_tokens_are_counted(message: dict[str, Any]
 def test_fields_that_hold_nothing_do_not_matter(fields: dict[str, Any]) -> None:
     start = {"role": "user", "content": "Q", "tool_calls": None}
     row = {"chosen": [start, {"role": "assistant", "content": "good", **fields}], "rejected": [start, MESSAGES[1]]}
-    assert read(DIALOGUE, row) == PairExample(prompt("Q"), "good", "last")
+    assert read(DIALOGUE, row) == PairExample.of_texts(prompt("Q"), "good", "last")
 
 
 def test_thoughts_in_a_field_of_their_own_belong_to_the_response() -> None:
     thought = {"role": "assistant", "content": "good", "reasoning_content": "hm", "thinking": "hm"}
     example = read(DIALOGUE, {"chosen": [MESSAGES[0], thought], "rejected": MESSAGES})
-    assert example == PairExample(prompt("Q"), "good", "last", chosen_thought="hm")
+    assert example == PairExample.of_texts(prompt("Q"), "good", "last", chosen_thought="hm")
     same = {"role": "assistant", "content": "good", "reasoning": "well"}
-    assert read(ALPACA, {"instruction": "Q", "chosen": thought, "rejected": same}).rejected_thought == "well"
+    (rejected,) = read(ALPACA, {"instruction": "Q", "chosen": thought, "rejected": same}).rejected
+    assert rejected.thought == "well"
 
 
 def test_a_response_excluded_from_training_is_counted() -> None:
@@ -294,17 +294,18 @@ def test_a_response_excluded_from_training_is_counted() -> None:
 @pytest.mark.parametrize(
     ("column", "value", "expected"),
     [
-        ("tools", [{"name": "f"}], "tools"),
-        ("functions", '[{"name": "f"}]', "tools"),
-        ("tools", '[{"name": "f"}]', "tools"),
+        ("tools", [{"description": "f"}], "tools"),
+        ("functions", "f(x)", "tools"),
         ("images", [b"\x89PNG"], "media"),
-        ("image", {"path": "x.png"}, "media"),
+        ("image", {"bytes": None, "path": "x.png"}, "media"),
+        ("image_path", "x.png", "media"),
         ("audio", "x.wav", "media"),
     ],
 )
 def test_columns_without_a_form_in_the_tokens_are_counted(column: str, value: Any, expected: str) -> None:
     row = {"instruction": "Q", "prompt": "Q", "conversations": [human("Q")], "chosen": "a", "rejected": "b"}
-    row |= {"response_0": "a", "response_1": "b", "better_response_id": 0}
+    row |= {"response_0": "a", "response_1": "b", "better_response_id": 0, "response_2": "c", "preference_strength": 1}
+    row |= {"completions": [{"response": "a", "score": 1}, {"response": "b", "score": 2}]}
     dialogue = {"chosen": MESSAGES, "rejected": [MESSAGES[0], {"role": "assistant", "content": "b"}]}
     for name in HANDLERS:
         base = dialogue if name == DIALOGUE else row
@@ -319,7 +320,7 @@ def test_turns_before_a_response_are_those_of_the_prompt() -> None:
     other = [{"role": "user", "content": "Q0"}, MESSAGES[1]]
     assert reason(ALPACA, {"instruction": "Q", "chosen": other, "rejected": "bad"}) == "no_common_prompt"
     row = {"instruction": "Q", "history": [["Q0", "A0"]], "chosen": MESSAGES, "rejected": "bad"}
-    assert read(ALPACA, row, {"history": "history"}).chosen == "last"
+    assert texts(read(ALPACA, row, {"history": "history"}))[0] == "last"
 
 
 _VALUES = st.recursive(
@@ -327,12 +328,19 @@ _VALUES = st.recursive(
     | st.sampled_from(["user", "assistant", "human", "gpt", "\ud83d", "1", "Human: a\n\nAssistant: b"]),
     lambda inner: st.lists(inner, max_size=3)
     | st.dictionaries(
-        st.sampled_from(["role", "content", "from", "value", "text", "type", "weight", "thinking", "name"]), inner
+        st.sampled_from(
+            [
+                *("role", "content", "from", "value", "text", "type", "weight", "thinking", "name"),
+                *("tool_calls", "function", "arguments", "response", "score", "rank"),
+            ]
+        ),
+        inner,
     ),
     max_leaves=8,
 )  # fmt: skip
 _COLUMNS = ["instruction", "input", "prompt", "conversations", "chosen", "rejected", "history", "output", "tools"]
-_COLUMNS += ["response_0", "response_1", "better_response_id", "system"]
+_COLUMNS += ["response_0", "response_1", "better_response_id", "system", "completions", "response_2", "label"]
+_COLUMNS += ["preference_strength"]
 
 
 @pytest.mark.parametrize("name", HANDLERS)
@@ -355,8 +363,7 @@ def test_no_value_stops_all_rows(name: str, row: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("better", "expected"), [(0, ("a", "b")), (1, ("b", "a")), ("1", ("b", "a"))])
 def test_the_better_response_is_chosen(better: Any, expected: tuple[str, str]) -> None:
     row = {"prompt": "Q", "response_0": "a", "response_1": "b", "better_response_id": better}
-    example = read(BETTER, row)
-    assert (example.prompt, example.chosen, example.rejected) == (prompt("Q"), *expected)
+    assert read(BETTER, row) == PairExample.of_texts(prompt("Q"), *expected)
 
 
 @pytest.mark.parametrize(("better", "expected"), [(None, "no_preference"), (-1, "no_preference"), (2, "not_text")])
@@ -379,13 +386,12 @@ def test_the_better_response_may_have_any_type_that_tools_give_it(better: Any, e
     if isinstance(expected, str):
         assert reason(BETTER, row) == expected
     else:
-        assert read(BETTER, row).chosen == "ab"[expected]
+        assert texts(read(BETTER, row))[0] == "ab"[expected]
 
 
 def test_response_columns_can_be_named() -> None:
     row = {"prompt": "Q", "x": "a", "y": "b", "safer": 1}
-    example = read(BETTER, row, {"responses": ["x", "y"], "better": "safer"})
-    assert (example.chosen, example.rejected) == ("b", "a")
+    assert texts(read(BETTER, row, {"responses": ["x", "y"], "better": "safer"})) == ("b", "a")
 
 
 # Complete dialogues
@@ -398,13 +404,15 @@ def test_message_lists_share_their_leading_turns() -> None:
         "chosen": [*start, {"role": "assistant", "content": "good"}],
         "rejected": [*start, {"role": "assistant", "content": "bad"}],
     }
-    assert read(DIALOGUE, row) == PairExample(prompt("Q", "last", "Q2", system="S"), "good", "bad")
+    assert read(DIALOGUE, row) == PairExample.of_texts(prompt("Q", "last", "Q2", system="S"), "good", "bad")
 
 
 def test_transcripts_are_cut_at_turns() -> None:
     start = "\n\nHuman: Hi there\n\nAssistant: Hello\n\nHuman: Two\n\nlines: Human: x\n\nAssistant:"
     row = {"chosen": f"{start} The sky is blue", "rejected": f"{start} The sky is black"}
-    expected = PairExample(prompt("Hi there", "Hello", "Two\n\nlines: Human: x"), "The sky is blue", "The sky is black")
+    expected = PairExample.of_texts(
+        prompt("Hi there", "Hello", "Two\n\nlines: Human: x"), "The sky is blue", "The sky is black"
+    )
     assert read(DIALOGUE, row) == expected
 
 
@@ -414,7 +422,12 @@ def test_transcripts_are_cut_at_turns() -> None:
         ("\n\nHuman: a\n\nAssistant: x", "\n\nHuman: b\n\nAssistant: y", "no_common_prompt"),
         (
             "\n\nHuman: a\n\nAssistant: x\n\nHuman: q\n\nAssistant: z",
-            "\n\nHuman: a\n\nAssistant: y",
+            "\n\nHuman: a\n\nAssistant: x",
+            "no_common_prompt",
+        ),
+        (
+            "\n\nHuman: a\n\nAssistant: x\n\nHuman: q\n\nAssistant: z",
+            "\n\nHuman: a\n\nAssistant: x\n\nHuman: r\n\nAssistant: z",
             "no_common_prompt",
         ),
         ("\n\nHuman: a\n\nAssistant: x\n\nHuman: q", "\n\nHuman: a\n\nAssistant: y", "bad_turns"),

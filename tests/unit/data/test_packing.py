@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -173,3 +173,26 @@ def test_sizes_follow_from_lengths_alone(share_prompt: bool, batch: PreferenceBa
         alone = pack(batch.select([prompt]), share_prompt=share_prompt)
         assert rows[prompt] == len(alone.tokens)
         assert seen[prompt] == sum(len(keys) for keys in visible_rows(alone))
+
+
+@EITHER
+@given(batch=batches(), data=st.data())
+def test_only_scored_tokens_are_predicted_from_all_that_came_before(
+    share_prompt: bool, batch: PreferenceBatch, data: st.DataObject
+) -> None:
+    count = len(batch.response_tokens)
+    mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))
+    mask[(batch.response_lengths.flatten().cumsum(0) - batch.response_lengths.flatten()).long()] = True
+    values = torch.arange(count, dtype=torch.float32)
+    masked = replace(batch, scored=mask, ref_token_logps=values)
+    packed = pack(masked, share_prompt=share_prompt)
+    masks = [m.tolist() for row in masked.scored_by_response() or [] for m in row]
+    assert described(packed) == [
+        [step for step, is_scored in zip(steps, scored, strict=True) if is_scored]
+        for steps, scored in zip(expected(batch), masks, strict=True)
+    ]
+    assert torch.equal(packed.response_lengths.flatten(), packed.response_ids.bincount())
+    assert packed.ref_token_logps is not None and torch.equal(packed.ref_token_logps, values[mask])
+    complete = pack(batch, share_prompt=share_prompt)
+    assert torch.equal(packed.tokens, complete.tokens) and torch.equal(packed.last_rows, complete.last_rows)
+    assert packed_sizes(masked.lengths().numpy(), share_prompt=share_prompt)[0].sum() == len(packed.tokens)

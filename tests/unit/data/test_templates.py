@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -171,7 +173,7 @@ def encoder(name: str, directory: Path, path: Path | None = None, thinking: bool
 
 
 def pair(prompt: Prompt, chosen: str = "A", rejected: str = "B") -> PairExample:
-    return PairExample(prompt, chosen, rejected)
+    return PairExample.of_texts(prompt, chosen, rejected)
 
 
 def test_every_shipped_template_is_expected_here() -> None:
@@ -210,17 +212,68 @@ def test_special_tokens_are_single_ids(directory: Path) -> None:
 
 def test_a_thought_in_a_field_of_its_own_is_written_before_the_response(directory: Path) -> None:
     subject = encoder("qwen3", directory)
-    written = PairExample(Prompt(TURNS[:1]), "<think>\nhm\n</think>\n\nA", "B")
-    apart = PairExample(Prompt(TURNS[:1]), "A", "B", chosen_thought="hm\n")
+    written = PairExample.of_texts(Prompt(TURNS[:1]), "<think>\nhm\n</think>\n\nA", "B")
+    apart = PairExample.of_texts(Prompt(TURNS[:1]), "A", "B", chosen_thought="hm\n")
     assert subject.pair(apart) == subject.pair(written)
-    for name, example in (("llama3", apart), ("qwen3", replace(written, chosen_thought="hm"))):
+    both = replace(written, chosen=(replace(written.chosen[0], thought="hm"),))
+    for name, example in (("llama3", apart), ("qwen3", both)):
         with pytest.raises(RowDropped) as dropped:
             encoder(name, directory).pair(example)
         assert dropped.value.reason == "unsupported_field"
-    assert subject.reference(Turn("assistant", "A", "hm\n")) == written.chosen
+    assert subject.reference(Turn("assistant", "A", "hm\n")) == written.chosen[0].content
     assert encoder("llama3", directory).reference(Turn("assistant", "A")) == "A"
     with pytest.raises(RowDropped):
         encoder("llama3", directory).reference(Turn("assistant", "A", "hm"))
+
+
+def spans(subject: TemplateEncoder, ids: list[int], scored: list[bool] | None) -> str:
+    """The text of a response with what is scored in quotes."""
+    parts = itertools.groupby(zip(ids, scored or [True] * len(ids), strict=True), key=lambda item: item[1])
+    texts = [(is_scored, text_of(subject.tokenizer, [token for token, _ in part])) for is_scored, part in parts]
+    return "".join(f"«{text}»" if is_scored else text for is_scored, text in texts)
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "chosen"),
+    [
+        ("llama3", f"<s>{l3('user')}Q1<|eot_id|>{l3('assistant')}",
+         f"«A<|eot_id|>»{l3('user')}Q<|eot_id|>{l3('assistant')}«B<|eot_id|>»"),
+        ("gemma", "<s><start_of_turn>user\nQ1<end_of_turn>\n<start_of_turn>model\n",
+         "«A»<end_of_turn>\n<start_of_turn>user\nQ<end_of_turn>\n<start_of_turn>model\n«B</s>»"),
+        ("qwen3", f"{im('user', 'Q1')}<|im_start|>assistant\n{NO_THOUGHT}",
+         f"«A<|im_end|>\n»{im('user', 'Q')}<|im_start|>assistant\n«B<|im_end|>\n»"),
+    ],
+)  # fmt: skip
+def test_of_several_messages_those_of_the_assistant_are_scored(
+    directory: Path, name: str, prompt: str, chosen: str
+) -> None:
+    subject = encoder(name, directory)
+    several = (Turn("assistant", "A"), Turn("user", "Q"), Turn("assistant", "B"))
+    tokens = subject.pair(PairExample(Prompt(TURNS[:1]), several, (Turn("assistant", "C"),)))
+    assert text_of(subject.tokenizer, tokens.prompt) == prompt
+    assert spans(subject, tokens.chosen, tokens.chosen_scored) == chosen
+    assert tokens.rejected_scored is None and tokens.rejected == subject.pair(pair(Prompt(TURNS[:1]), "C")).chosen
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_all_messages_of_the_assistant_may_be_scored(directory: Path, name: str) -> None:
+    last = encoder(name, directory).pair(pair(Prompt(TURNS, "S")))
+    subject = TemplateEncoder(load_template(name), load_tokenizer(directory), mask_history=False)
+    every = subject.pair(pair(Prompt(TURNS, "S")))
+    assert (every.prompt + every.chosen, every.prompt + every.rejected) == (
+        last.prompt + last.chosen,
+        last.prompt + last.rejected,
+    )
+    first, second = re.findall("«(.*?)»", spans(subject, every.chosen, every.chosen_scored), re.DOTALL)
+    assert "A1" in first and "Q" not in first and second == EXPECTED[name][1]
+    assert subject.fingerprint != encoder(name, directory).fingerprint
+
+
+def test_scored_thoughts_that_a_template_removes_drop_the_row(directory: Path) -> None:
+    thinking = (Turn("assistant", "<think>\nhm\n</think>\n\nA"), Turn("user", "Q"), Turn("assistant", "B"))
+    with pytest.raises(RowDropped, match="qwen3 removes the thoughts of earlier turns") as dropped:
+        encoder("qwen3", directory).pair(PairExample(Prompt(TURNS[:1]), thinking, (Turn("assistant", "C"),)))
+    assert dropped.value.reason == "changed_by_later_turn"
 
 
 def test_a_thought_of_an_earlier_response_is_not_lost(directory: Path) -> None:
