@@ -75,7 +75,7 @@ def plain_label_logps(hidden: Tensor, weight: Tensor, labels: Tensor, all_reduce
 
 
 def has_kernel(tensor: Tensor, min_rows: int) -> bool:
-    """Return whether the operators exist for activations of this dtype, of any shape, and shards of `min_rows`."""
+    """Return whether the device has operators for activations of this dtype, any shape, and shards of `min_rows`."""
     kernels = kernels_for(tensor)
     fits = tensor.dtype in HALF_DTYPES and min_rows >= MIN_ROWS
     return kernels is not None and kernels.has(*OPERATORS) and fits
