@@ -20,7 +20,10 @@ def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path
     offline = random_run(tmp_path, train_iters=2, **keys, output_dir=tmp_path / "offline")
     inputs = online_inputs(tmp_path / "online")
     keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
-    runs = (offline, run_of(tmp_path / "experts", train_iters=1, router_aux_loss_coef=0.1), tiny_online_run(**keys))
+    experts = run_of(tmp_path / "experts", train_iters=1, router_aux_loss_coef=0.1)
+    (tmp_path / "reward_model").mkdir()
+    reward_model = random_run(tmp_path / "reward_model", stage="rm", train_iters=1)
+    runs = (offline, experts, reward_model, tiny_online_run(**keys))
     written = {name for run in runs for record in train(run) for name in record}
     for name in written:
         metric(name)

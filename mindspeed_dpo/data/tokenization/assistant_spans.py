@@ -1,4 +1,4 @@
-"""Where the messages of the assistant are in a rendered dialogue, so that only what the model writes is scored.
+"""Finds the messages of the assistant in a rendered dialogue, so that only what the model writes is scored.
 
 A message starts where the text of the messages before it, with the header of a response, ends, and ends where the text
 up to and including it does. A template may write a message differently once others follow, as Qwen3's, which leaves out
@@ -50,7 +50,7 @@ class SpanFinder:
     """Finds the messages of the assistant in the dialogues of one chat template."""
 
     def __init__(self, render: RenderTurns, ends: TurnEnds, only_token: bool) -> None:
-        """Find messages.
+        """Prepare the search in dialogues of one chat template.
 
         Args:
             render: Renders turns.

@@ -1,4 +1,4 @@
-"""How a chat template takes calls of tools, found by rendering samples: what it takes is not written in the template.
+"""Determines the form in which a chat template takes calls of tools, by rendering samples: templates do not say it.
 
 Templates differ in whether they print arguments as an object or as JSON text, and some drop the calls of a message that
 has a content. A form counts only if the sample is found in the rendered text.
@@ -36,7 +36,7 @@ _QUESTION = {"role": "user", "content": "Q"}
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a message with calls is written.
+    """The form in which a chat template takes a message with calls.
 
     Attributes:
         arguments_as_text: Whether arguments are JSON text rather than an object.

@@ -1,4 +1,4 @@
-"""What a chat template writes after a message of the assistant, found by rendering samples.
+"""Determines what a chat template writes after a message of the assistant, by rendering samples.
 
 The texts differ for the last message of a dialogue and for one that others follow: Phi-3's template ends a dialogue
 with another token, and GLM-4's ends messages with nothing.
