@@ -1,4 +1,4 @@
-"""Selects the scored tokens of a response: those of the messages of the assistant, which are parts of a rendered text."""
+"""Selects the scored tokens of a response: those of the messages of the assistant, parts of a rendered text."""
 
 from __future__ import annotations
 
