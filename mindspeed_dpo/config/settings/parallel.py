@@ -38,8 +38,8 @@ class ParallelConfig:
     expert_model_parallel_size: int = setting(
         1,
         help="Expert-parallel size: devices that share the experts of every layer, each holding as many, undivided. "
-        "They may be tensor-, context- or data-parallel devices of one pipeline stage. In `training` it does not concern "
-        "a reference or reward model without experts.",
+        "They may be tensor-, context- or data-parallel devices of one pipeline stage. In `training` it does not "
+        "concern a reference or reward model without experts.",
         unit="devices",
         check=at_least(1),
     )
