@@ -16,6 +16,8 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
 USED = "used"
+START_METHOD = "spawn"
+"""Of multiprocessing: each process imports what it needs, so that its memory is its own."""
 
 
 class ManyProcesses:
@@ -25,7 +27,7 @@ class ManyProcesses:
 
     def __init__(self, run: RunConfig, size: int) -> None:
         self.size = size
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(START_METHOD)
         pipes = [context.Pipe() for _ in range(size)]
         self._ends = [ours for ours, _ in pipes]
         for rank, (_, theirs) in enumerate(pipes):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.forked_scripts import run_forked
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {
@@ -19,6 +18,7 @@ TINY = {
     "scaling": "--size tiny --tables responses ranks --pairs 1 --lengths 32 --responses 3 --ranks 2",
     "endurance": "--steps 10 --bound 100000",
     "digests": "--mib 16 --rounds 1",
+    "overlap": "--size tiny --steps 3 --batch 2 --max-new 4 --sides ahead-async-save",
 }
 NEEDS_DATA = {"offline", "limit"}
 
@@ -37,10 +37,6 @@ def test_a_benchmark_measures_and_says_where(name: str, tmp_path: Path) -> None:
     data = tmp_path / "pairs.json"
     data.write_text(json.dumps([pair("one"), pair("two")]), encoding="utf-8")
     words = TINY[name].split() + (["--data", str(data)] if name in NEEDS_DATA else [])
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *words],
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, capture_output=True, text=True, timeout=300,
-        check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Python 3" in " ".join(done.stdout.split())  # the line may be broken anywhere
+    code, printed = run_forked(ROOT / "benchmarks" / f"{name}.py", words, tmp_path)
+    assert code == 0, printed[-3000:]
+    assert "Python 3" in " ".join(printed.split())  # the line may be broken anywhere

@@ -13,6 +13,8 @@ from typing import TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+_TOKENIZER_MODULES = ("transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers")
+"""What opening a tokenizer imports, torch among it: more than a second of processor time in each process otherwise."""
 
 
 def available_cores() -> int:
@@ -21,7 +23,7 @@ def available_cores() -> int:
 
 
 def process_pool(count: int, preload: str) -> ProcessPoolExecutor:
-    """Create a pool whose processes are forked from a server that has only imported one module.
+    """Create a pool whose processes are forked from a server that has only imported a module and the tokenizers.
 
     Forking this process would copy locks held by threads of its tokenizer, and each spawned process would import torch.
 
@@ -30,7 +32,7 @@ def process_pool(count: int, preload: str) -> ProcessPoolExecutor:
         preload: Name of the module.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    context.set_forkserver_preload([preload, *_TOKENIZER_MODULES])
     return ProcessPoolExecutor(count, mp_context=context, initializer=_end_with_parent)
 
 

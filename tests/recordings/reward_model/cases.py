@@ -15,7 +15,9 @@ OPTIONS: dict[str, Any] = {"center_rewards_coefficient": None}
 CASES: dict[str, dict[str, Any]] = {
     "llama": {"model": "llama"},
     "llama_margin_centred": {"model": "llama", "data": "margins.jsonl", "center_rewards_coefficient": 0.05},
-    "qwen3_moe": {"model": "qwen3_moe"},
+    # Only the last tokens reach the last router: some of its gradients are below 1e-8, Adam's usual epsilon, and would
+    # turn roundings into updates.
+    "qwen3_moe": {"model": "qwen3_moe", "hp": {"eps": 1e-6}},
 }
 """What a case changes. `model` names the folder of a classifier, `data` a file of rows beside the other recordings."""
 WITH_FINAL_WEIGHTS = ("llama", "qwen3_moe")
@@ -25,7 +27,7 @@ WITH_FINAL_WEIGHTS = ("llama", "qwen3_moe")
 def settings(case: str) -> dict[str, Any]:
     """All settings of a case."""
     changes = dict(CASES[case])
-    model, data = changes.pop("model"), changes.pop("data", None)
+    model, data, hyper = changes.pop("model"), changes.pop("data", None), changes.pop("hp", {})
     rows = f"reward_model/{data}" if data else "preferences.jsonl"
     return {"model": model, "data": rows, "max_length": MAX_LENGTH, "options": {**OPTIONS, **changes},
-            "hp": HYPERPARAMETERS}  # fmt: skip
+            "hp": HYPERPARAMETERS | hyper}  # fmt: skip
