@@ -1,43 +1,15 @@
 """Convert weights between Hugging Face folders and Megatron-core checkpoints; `--help` lists the flags.
 
-Runs on any machine with torch and safetensors: no accelerator and no Megatron are needed, and no model is built.
+The same as `mindspeed-dpo convert`.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
-from collections.abc import Sequence
 
-from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.weights.conversion.cli import UsageError, parse
-from mindspeed_dpo.weights.conversion.convert import convert
-from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
+from mindspeed_dpo.commands.convert import FAILURE, USAGE, main
 
-USAGE, FAILURE = 2, 1
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one conversion.
-
-    Args:
-        arguments: The command line; by default that of the process.
-
-    Returns:
-        Exit code: 0 for success, 1 for an error in weights or files, 2 for an error in the command line.
-    """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        summary = convert(parse(sys.argv[1:] if arguments is None else arguments))
-    except UsageError as error:
-        print(f"convert_ckpt.py: {error}", file=sys.stderr)
-        return USAGE
-    except (WeightsError, HfConfigError, MalformedDataError, OSError) as error:
-        print(f"convert_ckpt.py: {error}", file=sys.stderr)
-        return FAILURE
-    print(f"done: {summary.path}")
-    return 0
-
+__all__ = ["FAILURE", "USAGE", "main"]
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,103 +1,14 @@
 """Train: `python ray_gpt.py --config-name offline_dpo_trainer_tiny training.train_iters=10`.
 
-Composes and validates the configuration, then trains. Exit code: that of the run, or 2 if the configuration has
-problems, which are listed before anything starts. With `plan=true` (dry run) nothing starts: the plan of the run is
-printed, all is checked that a run checks before it takes devices, and the exit code is 0 if the run would start.
+The same as `mindspeed-dpo train`; `--help` lists the options, docs/configuration.md describes the keys.
 """
 
 from __future__ import annotations
 
-import argparse
-import re
-import shutil
 import sys
-from collections.abc import Sequence
 
-from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.load import load_run, validate
-from mindspeed_dpo.config.loading.compose import available_configs, compose
-from mindspeed_dpo.processes.garbage_collection import collection_suspended
+from mindspeed_dpo.commands.train import main
 from mindspeed_dpo.processes.supervisor import supervise
-
-PLAN = re.compile(r"\+{0,2}plan=(.*)")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
-    parser = _parser()
-    options = parser.parse_intermixed_args(arguments)
-    try:
-        options.plan, options.overrides = _split_plan(options)
-        if options.config_name is None:
-            print("error: --config-name is missing; there are", file=sys.stderr)
-            return _list_errors(available_configs(options.config_dir))
-        if options.plan:
-            return _dry_run(options)
-        run = load_run(options.config_name, options.overrides, options.config_dir)
-    except ConfigError as error:
-        return _reject(error.problems)
-    for note in run.notes:
-        print(f"note: {note}", file=sys.stderr)
-    # Deferred: this imports torch and Ray, for which a misspelled key should not have to wait.
-    with collection_suspended():
-        from mindspeed_dpo.trainers.build import train
-
-    return train(run)
-
-
-def _split_plan(options: argparse.Namespace) -> tuple[bool, list[str]]:
-    """Return whether this is a dry run, and the overrides without `plan=…`."""
-    is_dry_run, words = options.plan, {"true": True, "false": False}
-    for match in filter(None, map(PLAN.fullmatch, options.overrides)):
-        if match[1].lower() not in words:
-            raise ConfigError([f"{match[0]} must be true or false"])
-        is_dry_run = words[match[1].lower()]
-    return is_dry_run, [text for text in options.overrides if not PLAN.fullmatch(text)]
-
-
-def _dry_run(options: argparse.Namespace) -> int:
-    """Print the plan of the run, then what prevents its start."""
-    report = validate(compose(options.config_name, options.overrides, options.config_dir))
-    if report.run is not None:
-        from mindspeed_dpo.trainers.dry_run import preview
-
-        width = {"width": shutil.get_terminal_size().columns} if sys.stdout.isatty() else {}
-        print(preview(report.run, **width), end="", flush=True)
-    if report.problems or report.run is None:
-        return _reject(report.problems)
-    # Deferred: this imports torch and Ray, and the plan should not have to wait for them.
-    from mindspeed_dpo.trainers.start_checks import report_start
-
-    return report_start(report.run)
-
-
-def _reject(problems: Sequence[str]) -> int:
-    print(f"error: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration", file=sys.stderr)
-    return _list_errors(problems)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="ray_gpt.py", description="Train a model as configured.", allow_abbrev=False)
-    parser.add_argument("--config-name", "-cn", metavar="NAME", help="a YAML file of configs/rlxf, without .yaml")
-    parser.add_argument(
-        "--config-dir", "--config-path", "-cd", metavar="DIR", help="a folder searched before configs/rlxf"
-    )
-    parser.add_argument(
-        "--plan",
-        action="store_true",
-        help="print the plan of the run and check it, as plan=true does, and start nothing",
-    )
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
-    )
-    return parser
-
-
-def _list_errors(lines: Sequence[str]) -> int:
-    for line in lines:
-        print(f"  - {line}", file=sys.stderr)
-    return 2
-
 
 if __name__ == "__main__":
     sys.exit(supervise(main))

@@ -2,7 +2,7 @@
 
 import os
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # An installed torch_npu is loaded by `import torch` itself, which then fails where CANN's libraries are missing, even
 # for a conversion on the CPU. This package imports it only where it is used.

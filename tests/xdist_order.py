@@ -12,7 +12,7 @@ OWN_RUN = "tests/end_to_end"
 APART = (
     "test_interrupted_runs.py",
     "test_online_runs.py",
-    "test_overlap_benchmark.py",
+    "test_installed_package.py",
     "_bad_data.py",
     "_bad_weights.py",
 )

@@ -54,15 +54,15 @@ class Finished:
 
 
 class Running:
-    """A command in a session of its own; leaving the block kills it with all it started."""
+    """A command in a session of its own, started in a folder; leaving the block kills it with all it started."""
 
-    def __init__(self, arguments: Sequence[str | Path], **environment: str) -> None:
+    def __init__(self, arguments: Sequence[str | Path], folder: Path = ROOT, **environment: str) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dpo", ignore_cleanup_errors=True)
         self._output = Path(self._folder.name) / "output"
         with self._output.open("w") as output:
             self._process = subprocess.Popen(
                 [sys.executable, *map(str, arguments)],
-                cwd=ROOT,
+                cwd=folder,
                 env={**_environment(self._folder.name), **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -1,4 +1,4 @@
-"""Runs scripts in processes forked from one which has imported torch and megatron-core, as imports take longer than they do."""
+"""Runs scripts in processes forked from one that has imported what they need, as the imports take the longest."""
 
 from __future__ import annotations
 

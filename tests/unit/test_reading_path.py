@@ -57,7 +57,7 @@ def test_every_file_and_function_of_the_tables_exists(heading: str) -> None:
 def test_the_offline_path_is_short() -> None:
     files = [name for _, cell, _ in rows("Offline") for name in re.findall(r"`([^`]+)`", cell)]
     assert len(files) <= MAX_FILES and len(set(files)) == len(files)
-    assert files[0] == "ray_gpt.py" and files[-1].startswith("algorithms/losses/")
+    assert files[0] == "commands/train.py" and files[-1].startswith("algorithms/losses/")
 
 
 def test_no_file_name_is_used_three_times() -> None:

@@ -29,8 +29,9 @@ from mindspeed_dpo.config.loading.config_files import check_config_files
 from mindspeed_dpo.config.loading.interpolations import limited_interpolations, text_in_interpolations
 from mindspeed_dpo.config.loading.overrides_as_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
+from mindspeed_dpo.config.shipped_files import PROJECT
 
-SHIPPED_CONFIGS = Path(__file__).resolve().parents[3] / "configs" / "rlxf"
+SHIPPED_CONFIGS = PROJECT / "configs" / "rlxf"
 # What Hydra and OmegaConf raise for content that they do not expect; the files themselves are checked before.
 _COMPOSE_ERRORS = (
     HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError,

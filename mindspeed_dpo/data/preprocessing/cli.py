@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
+from mindspeed_dpo.config.shipped_files import start_of_paths
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.untrusted.errors import MalformedDataError
@@ -55,7 +56,8 @@ def parse(arguments: Sequence[str], root: Path) -> ParsedArguments:
 
     Args:
         arguments: Command-line arguments without the program's name.
-        root: Repository root, which contains `configs/datasets`; relative paths in those files start here.
+        root: Repository root, which contains `configs/datasets`; relative paths in those files start here. For an
+            installed package its folder of shipped files, and paths start in the working directory.
 
     Raises:
         FileNotFoundError: The YAML file does not exist.
@@ -95,7 +97,8 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
     except MalformedDataError as error:
         raise SettingsError([str(error)]) from error
     values = {normalize_key(key): value for key, value in content.items()}
-    return {key: _from_root(key, value, root) for key, value in values.items()} if is_shipped else values
+    start = start_of_paths(root)
+    return {key: _from_root(key, value, start) for key, value in values.items()} if is_shipped else values
 
 
 def _from_root(key: str, value: Any, root: Path) -> Any:

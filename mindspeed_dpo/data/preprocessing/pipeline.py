@@ -48,7 +48,7 @@ class PreprocessError(ValueError):
 
 @dataclass(frozen=True)
 class PreprocessResult:
-    """The result of a run.
+    """The result of a run, for example `PreprocessResult(Path("out/train"), ("chosen_input_ids",), RowCounts())`.
 
     Attributes:
         prefix: Path prefix of the token files.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import os
 from collections.abc import Callable
 from typing import Any
+
+from mindspeed_dpo.config.shipped_files import SHIPPED_PACKAGE, is_installed
 
 Function = Callable[..., Any]
 
@@ -18,10 +21,14 @@ class InvalidFunction(Exception):
 def import_function(path: str) -> Function:
     """Import the callable at a dotted path: a module's function, or a method of an object in a module.
 
+    An installed package finds `examples` of the repository among its own files, where there is no other.
+
     Raises:
         InvalidFunction: It does not exist, or is not callable.
     """
     words = path.split(".")
+    if words[0] == "examples" and is_installed() and importlib.util.find_spec("examples") is None:
+        words = [*SHIPPED_PACKAGE.split("."), *words]
     for end in range(len(words) - 1, 0, -1):
         name = ".".join(words[:end])
         try:

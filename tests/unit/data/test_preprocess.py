@@ -15,13 +15,14 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from mindspeed_dpo.config.shipped_files import PROJECT as ROOT
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.indexed.column_group import open_columns
 from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
 from mindspeed_dpo.data.preprocessing import pipeline
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, tokenizer_fingerprint
-from preprocess_data import ROOT, main
+from preprocess_data import main
 from tests.support.conversations import conversations
 from tests.support.tokenizers import CHAT_TEMPLATE, CHAT_TOKENS, save_chat_tokenizer, save_tokenizer, text_of
 

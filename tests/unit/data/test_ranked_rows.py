@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from mindspeed_dpo.algorithms.pairing import RULES as ONLINE_RULES
+from mindspeed_dpo.config.shipped_files import PROJECT as ROOT
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_columns
 from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
@@ -18,7 +19,7 @@ from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolv
 from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.pair_candidates import RULES, candidate_pairs, ranked_pair
 from mindspeed_dpo.data.tokenization.examples import Prompt, RankedExample, RowDropped, Turn
-from preprocess_data import ROOT, main
+from preprocess_data import main
 from tests.support.tokenizers import save_chat_tokenizer
 
 RANKED, SIGNED = "RankedResponsesPairwiseHandler", "SignedPreferencePairwiseHandler"
