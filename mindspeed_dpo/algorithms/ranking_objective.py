@@ -31,7 +31,8 @@ class ResponseScores:
         weights: [P] float, 1 for a row and 0 for padding, or None for all 1. A row of weight 0 has loss and gradient 0
             and is not counted, even if its scores are not finite.
         factors: [P] float32 factors of each row's loss (`weight_column`), or None for all 1.
-        margins: [P] float32 target margins (`margin_column`) of pairs, in units of scores, or None for all 0.
+        margins: [P] float32 margins of pairs as the data gives them (`margin_column`), which times `margin_scale` are
+            in units of scores, or None for all 0.
     """
 
     scores: Tensor
@@ -49,9 +50,11 @@ class RewardModelObjective:
 
     Attributes:
         settings: Validated settings.
+        margin_scale: Factor of margins.
     """
 
     settings: RewardModelConfig = field(default_factory=RewardModelConfig)
+    margin_scale: float = 1.0
 
     def __call__(self, responses: ResponseScores) -> PairLosses:
         """Compute the losses and metric sums of P rows.
@@ -76,7 +79,8 @@ class RewardModelObjective:
 
     def _ranking_loss(self, scores: Tensor, margins: Tensor | None) -> Tensor:
         if scores.shape[1] == 2:
-            return bradley_terry_loss(scores, margins, self.settings.rm_label_smoothing)
+            scaled = None if margins is None else self.margin_scale * margins
+            return bradley_terry_loss(scores, scaled, self.settings.rm_label_smoothing)
         return plackett_luce_loss(scores)
 
 

@@ -190,6 +190,7 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
         samples=_samples(config, inputs.first_step),
         staleness=config.actor.rollout.rollout_staleness,
         saved_rollouts=_saved_rollouts(inputs),
+        is_reward_aware=config.actor.loss.is_reward_aware,
         num_tokens=inputs.total("num_tokens"),
         schedule=_schedule(inputs),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),

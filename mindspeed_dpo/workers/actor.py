@@ -211,6 +211,6 @@ class ActorWorker(Actor):
 def _model_and_criterion(context: WorkerContext, role: RoleConfig) -> tuple[PipelineStage, Criterion]:
     """Build the trained model with its weights, and what it is trained for; a collective."""
     if role.has_score_head:
-        return build_trained_reward_model(context, role), RankingCriterion(role.reward_model)
+        return build_trained_reward_model(context, role), RankingCriterion(role)
     statistics = context.run.loop.log_token_statistics or role.loss.use_weighting
     return build_trained_model(context, role, statistics=statistics), PreferenceCriterion(context, role)

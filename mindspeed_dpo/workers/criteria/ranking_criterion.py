@@ -11,7 +11,7 @@ from typing_extensions import override
 from mindspeed_dpo.algorithms.objective import PairLosses
 from mindspeed_dpo.algorithms.ranking_objective import ResponseScores, RewardModelObjective
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
+from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
 
@@ -19,9 +19,9 @@ from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
 class RankingCriterion(Criterion):
     """The loss of a reward model; it is the same in every step and has no state."""
 
-    def __init__(self, settings: RewardModelConfig) -> None:
-        """Build the objective from the settings of a role."""
-        self._objective = RewardModelObjective(settings)
+    def __init__(self, role: RoleConfig) -> None:
+        """Build the objective from the settings of the actor."""
+        self._objective = RewardModelObjective(role.reward_model, role.loss.margin_scale)
 
     @property
     @override

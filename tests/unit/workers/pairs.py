@@ -22,13 +22,14 @@ PAIRS: list[Pair] = [
 """Five pairs: they divide by no number of replicas."""
 
 
-def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
-    """Write a pair set and return its prefix."""
-    with writing(prefix, PAIR_COLUMNS) as writer:
-        for prompt, chosen, rejected in pairs:
+def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS, margins: Sequence[float] | None = None) -> Path:
+    """Write a pair set, with a column `margin` if there are margins, and return its prefix."""
+    with writing(prefix, PAIR_COLUMNS, () if margins is None else ("margin",)) as writer:
+        for number, (prompt, chosen, rejected) in enumerate(pairs):
             ignored = [IGNORE_INDEX] * len(prompt)
             rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
-            writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)))
+            texts = None if margins is None else {"margin": str(margins[number])}
+            writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)), texts)
         writer.commit({})
     return prefix
 
