@@ -146,7 +146,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         eval_sets=eval_sets,
-        row_tokens=2 * lengths[:, 0] + lengths[:, 1] + lengths[:, 2],
+        row_tokens=lengths[:, 0] * (lengths[:, 1:] > 0).sum(1) + lengths[:, 1:].sum(1),
         schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,

@@ -183,7 +183,10 @@ class ActorWorker(Actor):
         if not self.context.place.is_last_stage:
             return None
         vector = sum_over_ranks(sums.vector(), parallel_state.get_data_parallel_group())
-        return MetricSums.from_vector(sums.names, vector).means(prefix) if self.context.place.reports_metrics else None
+        if not self.context.place.reports_metrics:
+            return None
+        means = self.criterion.summary(MetricSums.from_vector(sums.names, vector).means())
+        return {f"{prefix}{name}": value for name, value in means.items()}
 
     def _reference_path(self) -> str | None:
         ref = self.context.run.ref

@@ -19,8 +19,8 @@ from mindspeed_dpo.config.settings.loss import (
     LOSSES,
     LOSSES_USING,
     MARGIN_LOSSES,
-    REWARD_AWARE_LOSSES,
     REFERENCE_FREE_LOSSES,
+    REWARD_AWARE_LOSSES,
     LossConfig,
 )
 
