@@ -222,7 +222,7 @@ def test_a_prompt_with_fewer_responses_is_packed_as_without_the_others(share_pro
     last = [[row[-1] for row in rows if row] for rows in RANKING]
     real = packed.response_lengths.flatten() > 0
     assert packed.tokens[packed.last_rows[real]].tolist() == [token for row in last for token in row]
-    rows, seen = packed_sizes(batch.lengths().numpy(), share_prompt=share_prompt)
+    rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=share_prompt)
     assert rows.tolist() == [len(one.tokens) for one in alone]
     belongs = {number for segment in packed.segment_responses for number in segment}
     assert belongs == set(range(9)) - {5}
