@@ -256,7 +256,7 @@ def problems(**options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pair_selection": "best"}, "pair_selection should be one of best_worst, random, all, got 'best'"),
+        ({"pair_selection": "best"}, "pair_selection should be one of best_worst, random, all, list, got 'best'"),
         ({"response_end": "eos"}, "response_end should be one of template, end_token, got 'eos'"),
         ({"response_end": "end_token", "prompt_type": "qwen"}, "response_end needs a pair handler and prompt_type"),
         ({"min_score_margin": -1}, "min_score_margin should be at least 0, got -1.0"),
