@@ -13,7 +13,7 @@ from make_rule_pairs import make_pairs
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 NEW_SEED, COUNT = 99, 100
-MIN_ACCURACY = 0.8
+MIN_ACCURACY = 0.9
 
 
 def score(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> float:

@@ -25,6 +25,7 @@ from mindspeed_dpo.algorithms.losses.ipo import ipo_loss
 from mindspeed_dpo.algorithms.losses.nca import nca_pair_loss
 from mindspeed_dpo.algorithms.losses.pair_terms import PairLoss, PairTerms, log_ratios, per_token
 from mindspeed_dpo.algorithms.losses.robust import robust_loss
+from mindspeed_dpo.algorithms.losses.rpo import rpo_bwd_kl_loss, rpo_fwd_kl_loss, rpo_sq_loss
 from mindspeed_dpo.algorithms.losses.sigmoid import sigmoid_loss, sigmoid_norm_loss
 from mindspeed_dpo.algorithms.losses.simpo_cpo_orpo_sft import cpo_loss, orpo_loss, sft_loss, simpo_loss
 from mindspeed_dpo.algorithms.losses.sppo import sppo_hard_loss
@@ -47,6 +48,9 @@ PAIR_LOSSES: dict[str, PairLoss] = {
     "apo_zero": apo_zero_loss,
     "apo_down": apo_down_loss,
     "discopop": discopop_loss,
+    "rpo_bwd_kl": rpo_bwd_kl_loss,
+    "rpo_fwd_kl": rpo_fwd_kl_loss,
+    "rpo_sq": rpo_sq_loss,
     "sft": sft_loss,
     "simpo": simpo_loss,
     "cpo": cpo_loss,
@@ -72,7 +76,8 @@ class PairValues:
             0 and is not counted, even if its log-probabilities are not finite.
         factors: [P] float32 factors of each pair's loss (`weight_column`), or None for all 1.
         wpo_weights: [P] float32 WPO weights, how likely the policy is to generate each pair, or None for all 1.
-        margins: [P] float32 target margins (`margin_column`), in units of beta times nats, or None for all 0.
+        margins: [P] float32 margins as the data or the reward gives them (`margin_column`); times `margin_scale` in
+            units of beta times nats. None for all 0, with which the losses rpo_* cannot be computed.
         cross_pair: Values that depend on the other pairs of the step, or None where these pairs are the step.
         logp_weights: [P, 2] float32 factors of each response's log-probability in a term beside the pair's loss; for
             XPO 1 for the reference's response and 0 otherwise.
@@ -160,14 +165,16 @@ class PreferenceObjective:
     def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
         """Compute each component of the loss, [P], before its factor."""
         settings = self.settings
+        targets = None if pairs.margins is None else settings.margin_scale * pairs.margins
         pair_terms = PairTerms(
             logps=logps,
             ratios=ratios,
-            scores=self._scores(ratios, pairs.margins),
+            scores=self._scores(ratios, targets),
             lengths=pairs.lengths,
             nll=self._nll(logps, pairs),
             beta=self.beta,
             partners={} if pairs.cross_pair is None else pairs.cross_pair.partners,
+            targets=targets,
         )
         terms = {}
         for name in settings.dpo_loss_type:

@@ -40,8 +40,8 @@ class PackedBatch:
         score_rows: [R] int64 row whose hidden state predicts each scored token.
         labels: [R] int64 scored tokens.
         response_ids: [R] int64 in [0, P * K): the response each label belongs to.
-        last_rows: [P * K] int64 row of the last token of each response.
-        response_lengths: [P, K] int64, scored tokens of each response.
+        last_rows: [P * K] int64 row of the last token of each response; of one that does not exist any row.
+        response_lengths: [P, K] int64, scored tokens of each response; 0 for one that its prompt does not have.
         ref_logps: [P, K] float32 or float64, zero where there is no reference.
         weights: [P] float32, 1 for a real pair and 0 for one that only keeps ranks in step.
         pair_ids: [P] int64 place of each pair among those of the full step.

@@ -17,9 +17,10 @@ class PreferenceBatch:
         prompt_tokens: [sum of prompt lengths] int32 token ids.
         prompt_lengths: [P] int32, in tokens.
         response_tokens: [sum of response lengths] int32 token ids; response (p, k) follows (p, k - 1).
-        response_lengths: [P, K] int32, in tokens, each at least 1.
+        response_lengths: [P, K] int32, in tokens; 0 for the last ones of a prompt with fewer responses than K.
         ref_logps: [P, K] float32, float64 or None: reference log-probabilities summed over response tokens, in nats.
-        margins: [P] float32 or None: by how much the chosen reward should exceed the rejected one, in beta times nats.
+        margins: [P] float32 or None: by how much the chosen response is better, in units of the data or the reward;
+            the objective multiplies it by `margin_scale`.
         factors: [P] float32 or None: weight of each pair's loss.
         logp_weights: [P, K] float32 or None: weight of each response's log-probability as a loss term of its own.
         ref_token_logps: [sum of response lengths] float32 or None: reference log-probability of each token, in nats.

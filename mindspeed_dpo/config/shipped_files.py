@@ -1,4 +1,4 @@
-"""Finds the files that come with the project, `configs` and `examples`: in the repository, or where a wheel put them."""
+"""Finds `configs` and `examples`, which come with the project: in the repository, or where a wheel put them."""
 
 from __future__ import annotations
 

@@ -29,6 +29,8 @@ class Metric:
 
 EVAL_PREFIX = "eval/"
 LOSS_TERM_PREFIX = "loss/"
+CALIBRATION_PREFIX = "calibration/"
+"""Metrics of single bins, of which a calibration error is made before it is logged."""
 
 _SCIENTIFIC = ".3E"
 _COUNT = ".0f"
@@ -66,6 +68,11 @@ METRICS: dict[str, Metric] = {
         "1",
         "Mean of (1 - sigmoid(chosen score - rejected score))^2, the Brier score of the preferences that a reward "
         "model predicts; 0.25 is a coin.",
+    ),
+    "rewards/ece": Metric(
+        "1",
+        "Expected calibration error of the preferences that a reward model predicts, over all evaluated pairs in ten "
+        "bins of the predicted probability.",
     ),
     "logps/chosen": Metric("nat", "Mean log-probability of the chosen response, summed over its tokens."),
     "logps/rejected": Metric("nat", "Mean log-probability of the rejected response, summed over its tokens."),
@@ -147,6 +154,8 @@ def metric(name: str) -> Metric:
         if candidate.startswith(LOSS_TERM_PREFIX) and candidate != LOSS_TERM_PREFIX:
             term = candidate.removeprefix(LOSS_TERM_PREFIX)
             return Metric("1", f"Mean of the loss term {term}, before its coefficient.")
+        if candidate.startswith(CALIBRATION_PREFIX):
+            return Metric("1", "Mean of right or not, less the predicted probability, of the pairs in a bin.")
         if candidate in METRICS:
             return METRICS[candidate]
     nearest = difflib.get_close_matches(base, METRICS, n=1)

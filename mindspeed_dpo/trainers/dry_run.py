@@ -22,6 +22,7 @@ from mindspeed_dpo.data.datasets.row_filtering import FilteredPairs, FilteredPro
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
 from mindspeed_dpo.data.indexed.pair_file import PairFile
+from mindspeed_dpo.data.indexed.ranking_file import open_ranked
 from mindspeed_dpo.device.environment_variables import environment_rows, likely_kind
 
 WIDE = 1000
@@ -114,5 +115,6 @@ def filtered_rows(run: RunConfig, data_path: str) -> FilteredRows:
         key = PROMPT_COLUMNS[0]
         lengths = [open_columns(source.prefix, (key,))[key].lengths for source in sources]
         return FilteredPrompts(lengths, sources, rollout.max_prompt_length, rollout.prompt_truncation)
-    pairs = [PairFile(source.prefix).lengths for source in sources]
+    open_set = open_ranked if run.trains_reward_model else PairFile
+    pairs = [open_set(source.prefix).lengths for source in sources]
     return FilteredPairs(pairs, sources, data.seq_length, data.truncation)

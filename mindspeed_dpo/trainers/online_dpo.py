@@ -51,6 +51,7 @@ class OnlineDPOTrainer(TrainingLoop):
         samples: Logs sample responses at an interval.
         staleness: Steps between generating responses and training on them, 0 or 1; `rollout_prefetch` explains it.
         saved_rollouts: Rollouts for the first step from a checkpoint, if it has them.
+        is_reward_aware: Whether the loss reads the difference of the scores of a pair.
         num_tokens: Input tokens of both responses of all pairs trained on so far, once per pass over them, the prompt
             counted once per response.
     """
@@ -65,6 +66,7 @@ class OnlineDPOTrainer(TrainingLoop):
     samples: SampleTable
     staleness: int = 0
     saved_rollouts: RolloutBatch | None = None
+    is_reward_aware: bool = False
     num_tokens: int = 0
 
     def step(self, step: int) -> dict[str, float]:
@@ -105,7 +107,7 @@ class OnlineDPOTrainer(TrainingLoop):
     @cached_property
     def method(self) -> OnlineMethod:
         """The method by which scored responses are trained on."""
-        return method_of(self.pairing)
+        return method_of(self.pairing, is_reward_aware=self.is_reward_aware)
 
     def _score(
         self, step: int, rollouts: RolloutBatch, timer: StepTimer

@@ -73,10 +73,15 @@ class OnlineMethod(Protocol):
         """
 
 
-def method_of(pairing: PairingConfig) -> OnlineMethod:
-    """Return the method that the settings name."""
+def method_of(pairing: PairingConfig, *, is_reward_aware: bool = False) -> OnlineMethod:
+    """Return the method that the settings name.
+
+    Args:
+        pairing: The settings.
+        is_reward_aware: Whether the loss reads the difference of the scores of a pair; only DPO has such losses.
+    """
     methods: dict[str, Callable[[PairingConfig], OnlineMethod]] = {
-        DPO: DpoMethod,
+        DPO: RewardAwareMethod if is_reward_aware else DpoMethod,
         XPO: XpoMethod,
         NASH_MD: NashMdMethod,
     }
@@ -105,6 +110,22 @@ class DpoMethod:
     ) -> tuple[PreferenceBatch, Logps]:
         """Return the N selected pairs with the reference's log-probabilities, [N, 2] float64 in nats."""
         return ref_logps.responses.choose(selection.prompts, selection.responses), selection.of(ref_logps.logps)
+
+
+@dataclass(frozen=True)
+class RewardAwareMethod(DpoMethod):
+    """DPO with the scores of the reward in its loss, section 3.3.2 of NVIDIA 2024 (arXiv:2406.11704)."""
+
+    def training_batch(
+        self, ref_logps: ReferenceLogprobs, selection: Selection, scores: Scores
+    ) -> tuple[PreferenceBatch, Logps]:
+        """Return the N selected pairs, the difference of their scores as `margins`, as `DpoMethod` does.
+
+        The log-probabilities of the reference are [N, 2] float64, in nats.
+        """
+        pairs, logps = super().training_batch(ref_logps, selection, scores)
+        chosen, rejected = selection.of(scores).T
+        return replace(pairs, margins=torch.from_numpy(chosen - rejected)), logps
 
 
 @dataclass(frozen=True)

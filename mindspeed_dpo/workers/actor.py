@@ -89,7 +89,8 @@ class ActorWorker(Actor):
         of_routers: list[dict[str, Tensor]] = []
         for minibatch in minibatches(run, step, len(rows)):
             self.criterion.begin(step)
-            batches = batch_builder.micro_batches(rows[minibatch.positions], ref_logps[minibatch.positions])
+            references = self._references(ref_logps[minibatch.positions])
+            batches = batch_builder.micro_batches(rows[minibatch.positions], references)
             rate = lr_at(step * steps_per_iteration(self.role) + minibatch.number, self.learning_rate)
             norms.append(self._train_step(batches, len(minibatch.positions), rate, sums))
             of_routers.append(self.engine.router_metrics(len(minibatch.positions)))
@@ -101,6 +102,10 @@ class ActorWorker(Actor):
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, **self.criterion.metrics()}
         return {**metrics, **rates, **mean_values(of_routers), "memory/peak_bytes": peak_bytes}
+
+    def _references(self, ref_logps: Logps) -> Logps | None:
+        """Return what micro-batches hold of the reference: nothing for a reward model, whose rows may be longer."""
+        return None if self.role.has_score_head else ref_logps
 
     def _train_step(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
         """Do one optimizer step on this rank's share of its pairs; return the global gradient norm."""
@@ -122,7 +127,8 @@ class ActorWorker(Actor):
         size = self.role.batch.global_batch_size
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
-            batches = self.batch_builder.micro_batches(part, ref_logps[start : start + size])
+            references = self._references(ref_logps[start : start + size])
+            batches = self.batch_builder.micro_batches(part, references)
             outputs = self.engine.score(batches)
             losses_of = self.criterion.of_step(batches, outputs, len(part), is_training=False)
             # Only the last stage has outputs.
@@ -183,7 +189,10 @@ class ActorWorker(Actor):
         if not self.context.place.is_last_stage:
             return None
         vector = sum_over_ranks(sums.vector(), parallel_state.get_data_parallel_group())
-        return MetricSums.from_vector(sums.names, vector).means(prefix) if self.context.place.reports_metrics else None
+        if not self.context.place.reports_metrics:
+            return None
+        means = self.criterion.summary(MetricSums.from_vector(sums.names, vector).means())
+        return {f"{prefix}{name}": value for name, value in means.items()}
 
     def _reference_path(self) -> str | None:
         ref = self.context.run.ref
@@ -211,6 +220,6 @@ class ActorWorker(Actor):
 def _model_and_criterion(context: WorkerContext, role: RoleConfig) -> tuple[PipelineStage, Criterion]:
     """Build the trained model with its weights, and what it is trained for; a collective."""
     if role.has_score_head:
-        return build_trained_reward_model(context, role), RankingCriterion(role.reward_model)
+        return build_trained_reward_model(context, role), RankingCriterion(role)
     statistics = context.run.loop.log_token_statistics or role.loss.use_weighting
     return build_trained_model(context, role, statistics=statistics), PreferenceCriterion(context, role)

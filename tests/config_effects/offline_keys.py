@@ -41,6 +41,7 @@ LOSS: dict[str, KeyChange | CoveredBy] = {
     "use_weighting": KeyChange(True),
     "loss_group_size": KeyChange(2, context={"dpo_loss_type": "sft"}),
     "margin_column": KeyChange("gap", context={"data_path": "numbers"}),
+    "margin_scale": KeyChange(2.0, context={"data_path": "numbers", "margin_column": "gap"}),
     "weight_column": KeyChange("trust", context={"data_path": "numbers"}),
     "pref_ftx": KeyChange(0.5),
     "rm_label_smoothing": KeyChange(0.2, context={"stage": "rm"}),

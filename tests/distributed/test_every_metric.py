@@ -22,11 +22,12 @@ def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path
     keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
     experts = run_of(tmp_path / "experts", train_iters=1, router_aux_loss_coef=0.1)
     (tmp_path / "reward_model").mkdir()
-    reward_model = random_run(tmp_path / "reward_model", stage="rm", train_iters=1)
+    reward_model = random_run(tmp_path / "reward_model", stage="rm", train_iters=1, split="60,40,0", eval_interval=1)
     runs = (offline, experts, reward_model, tiny_online_run(**keys))
     written = {name for run in runs for record in train(run) for name in record}
     for name in written:
         metric(name)
     assert {"loss/sigmoid", "loss/pref_ftx", "eval/loss/pref_ftx", "eval/nll"} <= written
-    of_families = (EVAL_PREFIX, LOSS_TERM_PREFIX)
-    assert {name for name in written if not name.startswith(of_families)} == METRICS.keys()
+    names = {name.removeprefix(EVAL_PREFIX) for name in written}
+    assert {name for name in names if not name.startswith(LOSS_TERM_PREFIX)} == METRICS.keys()
+    assert "eval/rewards/ece" in written and "rewards/ece" not in written

@@ -28,7 +28,7 @@ from mindspeed_dpo.workers.scorer import Scored
 from tests.support.closeness import FULL, STEADY, assert_same_run, assert_same_update
 from tests.support.processes import PoolGroup
 from tests.support.runs import Layout
-from tests.unit.workers.pairs import PAIRS, random_run
+from tests.unit.workers.pairs import PAIRS, random_run, write_pairs
 
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
@@ -110,8 +110,13 @@ def train(run: RunConfig, responses: int, folder: Path) -> Trained:
     if responses:
         samples = SampleTable(folder / "samples.jsonl", str, None)
         trainer = OnlineDPOTrainer(
-            rollout=sampled, reward=sampled, pairing=PairingConfig(ppo_mini_batch_size=BATCH), samples=samples, **common
-        )  # type: ignore[arg-type]
+            rollout=sampled,
+            reward=sampled,
+            pairing=PairingConfig(ppo_mini_batch_size=BATCH),
+            samples=samples,
+            is_reward_aware=run.actor.loss.is_reward_aware,
+            **common,  # type: ignore[arg-type]
+        )
     else:
         trainer = OfflineDPOTrainer(  # type: ignore[assignment]
             eval_sets={},
@@ -146,6 +151,20 @@ def test_loss_gradient_and_weights_are_those_of_offline_training(layout: Layout,
     assert_close(online, offline)
     losses = [step["loss"] for step in online.metrics]
     assert losses[0] == pytest.approx(np.log(2), abs=1e-6) and abs(losses[-1] - losses[0]) > 1e-3
+
+
+@pytest.mark.parametrize("layout", [(1, 2, 1), (1, 1, 2)], ids=str)
+def test_scores_of_the_reward_enter_the_loss_as_margins_of_the_data_do(layout: Layout, tmp_path: Path) -> None:
+    # Chosen and rejected responses have the scores 1 and -1.
+    write_pairs(tmp_path / "pairs", margins=[2.0] * len(PAIRS))
+    settings = {"train_iters": STEPS, "micro_batch_size": 1, "dpo_loss_type": "rpo_bwd_kl", "margin_scale": 0.75}
+    run = random_run(tmp_path, layout, margin_column="margin", global_batch_size=BATCH, **settings, **STEADY)
+    offline, pairs = (train(run, responses, tmp_path / str(responses)) for responses in (0, 2))
+    assert_same_bits(pairs, offline)
+    certainty = 1 / (1 + np.exp(-1.5))
+    divergence = np.log(2) + certainty * np.log(certainty) + (1 - certainty) * np.log(1 - certainty)
+    assert offline.metrics[0]["loss"] == pytest.approx(divergence, rel=1e-5)
+    assert offline.metrics[-1]["loss"] < divergence - 1e-3
 
 
 @pytest.mark.parametrize("layout", [(1, 1, 1), (1, 1, 2)], ids=str)

@@ -7,14 +7,18 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForSequenceClassification
 
+import convert_ckpt
 from mindspeed_dpo.config.load import load_run
+from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training
-from tests.support.conversions import assert_exported_completely
+from tests.support.conversions import assert_exported_completely, to_hf_arguments
 from tests.support.metrics import read_metrics
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
@@ -77,18 +81,33 @@ def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(
     assert_same_run(live, metrics[:6], SHIPPED, [name for name in metrics[0] if not is_of_the_clock(name)])
 
 
-def test_a_run_that_does_not_get_better_ends_well_with_its_best_checkpoint(
+def test_a_reward_model_ends_early_with_its_best_checkpoint_and_scores_the_same_in_transformers(
     own_run: OwnRun, ray_address: str, tmp_path: Path
 ) -> None:
+    # By a mode in which lower is worse, the first of three evaluations is the best of a run that learns.
     keys = {
-        **own_run.keys, "lr": 0.0, "eval_interval": 2, "eval_data_path": own_run.pairs,
-        "best_metric": "eval/given/loss", "early_stop_patience": 2, "keep_last_checkpoints": 1, "save_interval": 1,
-        "output_dir": tmp_path,
+        **own_run.keys, "stage": "rm", "eval_interval": 2, "eval_data_path": own_run.pairs,
+        "best_metric": "eval/given/loss", "best_metric_mode": "max", "early_stop_patience": 2,
+        "keep_last_checkpoints": 1, "save_interval": 1, "output_dir": tmp_path,
     }  # fmt: skip
     text = succeed(*training((1, 1, 1), **keys), f"training.ray_address={ray_address}").text
-    # The first evaluation is the best, two more are no better.
-    assert "stopping early: eval/given/loss has not improved" in text and "actor/pg_loss : 0.6931" in text
-    assert [step["step"] for step in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+    assert "stopping early: eval/given/loss has not improved" in text and "plan: rm, 24 steps" in text
+    steps = read_metrics(tmp_path / "metrics.jsonl")
+    assert [step["step"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    losses = [steps[number]["eval/given/loss"] for number in (1, 3, 5)]
+    assert losses == sorted(losses, reverse=True) and losses[2] < losses[0] - 0.05
     best = json.loads((tmp_path / "checkpoints" / "best.json").read_text())
-    assert (best["step"], best["checkpoint"], best["mode"]) == (2, "iter_0000002", "min")
+    assert (best["step"], best["checkpoint"], best["mode"]) == (2, "iter_0000002", "max")
     assert saved_iterations(tmp_path / "checkpoints") == [2, 6]
+    assert convert_ckpt.main([*to_hf_arguments(tmp_path / "checkpoints", tmp_path / "hf"), "--orm"]) == 0
+    model, report = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf", output_loading_info=True)
+    assert not any(report.values()) and model.config.num_labels == 1
+    # The last evaluation is that of the last checkpoint: 4 batches of 8 pairs.
+    dataset, margins = PreferenceDataset.open(str(own_run.pairs), seq_length=256), []
+    for row in range(32):
+        batch = dataset.batch([row])
+        sequences = [torch.cat([batch.prompt_tokens, ids]).long()[None] for ids in batch.responses()[0]]
+        with torch.no_grad():
+            chosen, rejected = (model(ids).logits.item() for ids in sequences)
+        margins.append(chosen - rejected)
+    assert steps[-1]["eval/given/rewards/margins"] == pytest.approx(sum(margins) / 32, rel=1e-4)

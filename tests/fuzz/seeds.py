@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.data.datasets.reference_cache import ReferenceCache
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, RANKING_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import FORMAT
@@ -183,6 +183,18 @@ def write_pairs(prefix: Path) -> Path:
     return prefix
 
 
+def write_rankings(prefix: Path) -> Path:
+    """Token files of rankings of two to four responses."""
+    with writing(prefix, RANKING_COLUMNS) as writer:
+        for row in range(5):
+            ids, labels, between = [1, 2, 3 + row], [-100, -100, 3 + row], [7, 8, 9][: row % 3 + (row % 3 > 0)]
+            lengths = [[], [2], [1, 2]][row % 3]
+            values = (ids, labels, ids, labels, between, between, lengths)
+            writer.append(dict(zip(RANKING_COLUMNS, values, strict=True)))
+        writer.commit({})
+    return prefix
+
+
 def write_inputs(folder: Path) -> Path:
     """Raw rows in every format that preprocessing reads."""
     folder.mkdir(parents=True)
@@ -248,6 +260,7 @@ def write_seeds(root: Path) -> Path:
     write_dist(root / "experts/dist", experts)
     write_adapter(root / "adapter")
     write_pairs(root / "pairs")
+    write_rankings(root / "rankings")
     write_inputs(root / "inputs")
     write_logs(root / "logs")
     write_configs(root / "configs")

@@ -12,6 +12,7 @@ from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, open_text_colu
 from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.data.indexed.pair_file import PairFile
+from mindspeed_dpo.data.indexed.ranking_file import open_ranked
 from mindspeed_dpo.data.preprocessing.cli import SettingsError
 from mindspeed_dpo.data.preprocessing.readers import InputError
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
@@ -97,6 +98,14 @@ def _pairs(root: Path) -> None:
         list(texts.texts())
 
 
+def _rankings(root: Path) -> None:
+    rankings = open_ranked(root / "rankings")
+    for row in range(len(rankings)):
+        if all(rankings.lengths[row, :3] > 0):
+            rankings.row(row)
+            rankings.scored(row)
+
+
 def _resumed_metrics(root: Path) -> None:
     MetricsFile(root / "logs/metrics.jsonl", completed_steps=2).close()
 
@@ -149,6 +158,7 @@ TARGETS = (
     Target("adapter-weights", "adapter/adapter_model.safetensors", _adapter, (header_text,)),
     Target("token-index", "pairs_packed_chosen_labels_document.idx", _pairs, (word,)),
     Target("tokens", "pairs_packed_chosen_labels_document.bin", _pairs, (word,)),
+    Target("rankings", "rankings_packed_between_lengths_document.bin", _rankings, (word,)),
     Target("text-columns", "pairs_packed_pair_columns.arrow", _pairs, (word,)),
     Target("data-meta", "pairs_packed_meta.json", _pairs, JSON),
     Target("json", "inputs/rows.json", lambda root: read_json(root / "inputs/rows.json"), JSON),

@@ -36,6 +36,8 @@ class PairTerms:
             the mean over that group's chosen tokens, in nats per token.
         beta: Strength of the regularisation towards the reference in this step, per nat.
         partners: Loss name -> [P, 2], what `aot` and `aot_unpaired` compare each pair with, in nats.
+        targets: [P] by how much the implicit reward of the chosen response should exceed that of the rejected one, in
+            beta times nats; None where the data does not say.
 
     Raises:
         ValueError: `logps`, `ratios` or `scores` are not [P, 2] in float32 or float64.
@@ -48,6 +50,7 @@ class PairTerms:
     nll: Tensor
     beta: float
     partners: Mapping[str, Tensor] = field(default_factory=dict)
+    targets: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_pairs("logps", self.logps)

@@ -18,6 +18,7 @@ EVALUATION_METRICS = (
 """Metrics of every evaluation of a policy."""
 REWARD_MODEL_METRICS = (
     *("loss", "rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "rewards/brier"),
+    "rewards/ece",
 )
 """Metrics of every evaluation of a reward model."""
 TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "logits/rejected")
@@ -27,7 +28,7 @@ TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "l
 def default_best_mode(metric: str) -> str:
     """Return `min` for metrics whose smaller values are better, judged by the metric's name, else `max`."""
     parts = metric.split("/")
-    is_cost = "loss" in parts or parts[-1] in ("nll", "rejected", "entropy", "brier")
+    is_cost = "loss" in parts or parts[-1] in ("nll", "rejected", "entropy", "brier", "ece")
     return "min" if is_cost else "max"
 
 

@@ -9,7 +9,8 @@ from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, at_least, 
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "sigmoid_norm", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",
-    "aot_unpaired", "apo_zero", "apo_down", "discopop", "sft", "simpo", "cpo", "orpo",
+    "aot_unpaired", "apo_zero", "apo_down", "discopop", "rpo_bwd_kl", "rpo_fwd_kl", "rpo_sq", "sft", "simpo", "cpo",
+    "orpo",
 )  # fmt: skip
 REFERENCE_FREE_LOSSES = ("simpo", "cpo", "orpo")
 LIKELIHOOD_LOSSES = ("sft",)
@@ -21,7 +22,9 @@ SMOOTHED_LOSSES = ("sigmoid", "robust", "exo_pair", *CROSS_PAIR_LOSSES, "simpo",
 F_DIVERGENCE_LOSSES = ("sigmoid", "hinge", "ipo", "sigmoid_norm", "robust", "exo_pair", "discopop")
 """Losses that use log-ratios only through the f-divergence."""
 MARGIN_LOSSES = ("sigmoid", "hinge", "robust", "exo_pair")
-"""Losses that use margin_column."""
+"""Losses that take a margin of the data off the difference of log-ratios."""
+REWARD_AWARE_LOSSES = ("rpo_bwd_kl", "rpo_fwd_kl", "rpo_sq")
+"""Losses whose target is the margin: that of the data, or online the difference of the two scores."""
 GROUPED_LOSSES = (*CROSS_PAIR_LOSSES, "sft", "cpo", "orpo")
 """Losses whose value for a pair depends on the other pairs of its group."""
 LOSSES_USING: dict[str, Collection[str]] = {
@@ -32,7 +35,8 @@ LOSSES_USING: dict[str, Collection[str]] = {
     "cpo_alpha": ("cpo",),
     "loss_group_size": GROUPED_LOSSES,
     "f_divergence_type": F_DIVERGENCE_LOSSES,
-    "margin_column": MARGIN_LOSSES,
+    "margin_column": (*MARGIN_LOSSES, *REWARD_AWARE_LOSSES),
+    "margin_scale": (*MARGIN_LOSSES, *REWARD_AWARE_LOSSES),
 }
 """Settings that only some losses use, and these losses."""
 
@@ -122,7 +126,13 @@ class LossConfig:
     margin_column: str | None = setting(
         None,
         help="Data column with a margin for each pair, subtracted from beta times the difference of log-ratios, or in "
-        "stage rm from the difference of scores.",
+        "stage rm from the difference of scores; of the losses rpo_* the difference of the two responses' scores.",
+    )
+    margin_scale: float = setting(
+        1.0,
+        help="Factor of margin_column; of the losses rpo_* η, the scale of the scores, also of those of the reward "
+        "online.",
+        check=POSITIVE,
     )
     weight_column: str | None = setting(None, help="Data column with a weight for the loss of each pair.")
     pref_ftx: float = setting(
@@ -150,6 +160,11 @@ class LossConfig:
     def needs_step_logps(self) -> bool:
         """Whether the gradient needs the log-probabilities of all pairs of the step beforehand."""
         return self.beta_dpo_alpha > 0 or any(name in CROSS_PAIR_LOSSES for name in self.dpo_loss_type)
+
+    @property
+    def is_reward_aware(self) -> bool:
+        """Whether a loss has the difference of two scores as its target."""
+        return any(name in REWARD_AWARE_LOSSES for name in self.dpo_loss_type)
 
     @property
     def is_grouped(self) -> bool:

@@ -72,7 +72,7 @@ OFFLINE_KEYS: dict[str, str] = {
 }
 """Keys that ray_online_dpo does not use, unlike dpo, and why."""
 
-DATA_KEYS_OF_LOSS = ("margin_column", "weight_column")
+DATA_KEYS_OF_LOSS = ("margin_column", "margin_scale", "weight_column")
 """Keys of the loss that a reward model has as well."""
 POLICY_KEYS: dict[str, str] = {
     **{

@@ -12,7 +12,9 @@ from mindspeed_dpo.config.settings.loss import (
     F_DIVERGENCE_LOSSES,
     LIKELIHOOD_LOSSES,
     LOSSES_USING,
+    MARGIN_LOSSES,
     REFERENCE_FREE_LOSSES,
+    REWARD_AWARE_LOSSES,
     LossConfig,
 )
 from mindspeed_dpo.config.settings.setting import group_settings
@@ -25,6 +27,7 @@ def check_loss(run: RunConfig) -> Iterator[Violation]:
     yield from _check_unused(loss, run.is_online)
     yield from _check_beta(loss)
     yield from _check_combination(loss)
+    yield from _check_margins(run, loss)
     yield from _check_stage(run, loss)
 
 
@@ -103,6 +106,38 @@ def _check_combination(loss: LossConfig) -> Iterator[Violation]:
             ("beta_dpo_alpha", "dpo_loss_type"),
             f"adapts beta to the margin over the reference, but dpo_loss_type={loss.display_name} has no reference",
         )
+
+
+def _check_margins(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
+    """Check that margins have one meaning, and that losses with a target have one."""
+    types = loss.dpo_loss_type
+    aware, offset = ([name for name in types if name in group] for group in (REWARD_AWARE_LOSSES, MARGIN_LOSSES))
+    if aware and offset:
+        yield Violation(
+            ("dpo_loss_type",),
+            f"combines {aware[0]}, whose target is the margin, with {offset[0]}, which takes it off; keep one of them",
+        )
+    elif aware and not run.is_online and not loss.margin_column:
+        yield Violation(
+            ("dpo_loss_type", "margin_column"),
+            "requires margin_column, the difference of the scores of both responses; pairs that are preprocessed with "
+            "scores have it as margin",
+        )
+    if aware and run.is_online and run.actor.reward_source == "judge":
+        yield Violation(
+            ("dpo_loss_type", "judge"),
+            "requires the difference of two scores, but a judge gives preferences; choose reward_functions or a reward "
+            "model",
+        )
+    is_scaled = loss.margin_scale != LossConfig().margin_scale
+    if is_scaled and run.is_online and offset:
+        yield Violation(
+            ("margin_scale", "dpo_loss_type"),
+            f"has no effect online with dpo_loss_type={loss.display_name}; remove it or choose "
+            f"{join_words(REWARD_AWARE_LOSSES)}",
+        )
+    elif is_scaled and offset and not loss.margin_column:
+        yield Violation(("margin_scale", "margin_column"), "has no effect without margin_column")
 
 
 def _check_stage(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:

@@ -71,7 +71,7 @@ def packed_sizes(
     prompts, responses = lengths[:, 0].astype(np.int64), lengths[:, 1:].astype(np.int64)
     before, segments = responses * prompts[:, None], responses
     if not share_prompt:
-        before, segments = np.zeros_like(responses), responses + prompts[:, None]
+        before, segments = np.zeros_like(responses), responses + prompts[:, None] * (responses > 0)
     shared = prompts * share_prompt
     rows = shared + segments.sum(1)
     visible_keys = _triangle(shared) + (before + _triangle(segments)).sum(1)
@@ -103,14 +103,21 @@ class _Row:
     def add_shared(self, prompt: Tensor, responses: tuple[Tensor, ...], masks: Masks) -> None:
         start = self.length
         prompt_rows = torch.arange(start, start + len(prompt))
-        self._segment(prompt, range(self.responses, self.responses + len(responses)), first_position=0)
+        present = sum(len(response) > 0 for response in responses)
+        self._segment(prompt, range(self.responses, self.responses + present), first_position=0)
         for response, mask in zip(responses, masks, strict=True):
+            if not len(response):
+                self._no_response(response)
+                continue
             first = self.length
             self._segment(response, self._next_response(), first_position=len(prompt), prefix=prompt_rows)
             # The first response token is predicted by the last prompt row, the others by the row before them.
             self._score(response, torch.cat((prompt_rows[-1:], torch.arange(first, first + len(response) - 1))), mask)
 
     def add_repeated(self, prompt: Tensor, response: Tensor, mask: Tensor | None) -> None:
+        if not len(response):
+            self._no_response(response)
+            return
         first = self.length + len(prompt)
         self._segment(torch.cat((prompt, response)), self._next_response(), first_position=0)
         self._score(response, torch.arange(first - 1, first + len(response) - 1), mask)
@@ -119,6 +126,10 @@ class _Row:
         missing = -self.length % multiple_of
         if missing:
             self._segment(torch.zeros(missing, dtype=torch.int32), range(0), first_position=0)
+
+    def _no_response(self, empty: Tensor) -> None:
+        """Count a response that a prompt with fewer than others does not have; its last row is that of another."""
+        self._score(empty, torch.arange(0), None)
 
     def _next_response(self) -> range:
         return range(self.responses, self.responses + 1)

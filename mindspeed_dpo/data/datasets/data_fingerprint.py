@@ -8,14 +8,26 @@ from collections.abc import Sequence
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
-from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS, column_stem
+from mindspeed_dpo.data.indexed.column_group import (
+    PAIR_COLUMNS,
+    PROMPT_COLUMNS,
+    RANKING_COLUMNS,
+    column_stem,
+    columns_present,
+)
 
 _BLOCK_BYTES = 1 << 24
 
 
-def data_fingerprint(data: DataConfig) -> str:
-    """Hash what the token ids of a pair dataset depend on: content of the files and truncation."""
-    return _fingerprint(data.data_path, PAIR_COLUMNS, str(data.seq_length), data.truncation)
+def data_fingerprint(data: DataConfig, *, ranked: bool = False) -> str:
+    """Hash what the token ids of a pair dataset depend on: content of the files and truncation.
+
+    Args:
+        data: Settings of the data.
+        ranked: Whether all responses of rankings are read, rather than the best and the worst.
+    """
+    columns = RANKING_COLUMNS if ranked else PAIR_COLUMNS
+    return _fingerprint(data.data_path, columns, str(data.seq_length), data.truncation)
 
 
 def prompts_fingerprint(data: DataConfig, rollout: RolloutConfig) -> str:
@@ -31,7 +43,9 @@ def _fingerprint(data_path: str, columns: Sequence[str], *truncation: str) -> st
 def _content_hash(prefix: str, columns: Sequence[str]) -> str:
     """Hash the token files themselves, since the hash in the metadata file may be outdated."""
     files = hashlib.sha256()
-    for column in columns:
+    # A set of pairs, which are rankings of two, has fewer columns.
+    lacking = set(RANKING_COLUMNS) - {*PAIR_COLUMNS, *columns_present(prefix)}
+    for column in (column for column in columns if column not in lacking):
         with open(f"{column_stem(prefix, column)}.bin", "rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 files.update(block)

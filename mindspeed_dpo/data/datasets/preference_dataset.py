@@ -16,6 +16,7 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.data.datasets.row_filtering import FilteredPairs
 from mindspeed_dpo.data.datasets.splits_and_blending import DataSource, parse_data_path
 from mindspeed_dpo.data.indexed.pair_file import PairFile
+from mindspeed_dpo.data.indexed.ranking_file import open_ranked
 
 Numbers = NDArray[np.float32]
 
@@ -63,6 +64,7 @@ class PreferenceDataset(FilteredPairs):
         truncation: str = "cut_prompt",
         margin_column: str | None = None,
         weight_column: str | None = None,
+        ranked: bool = False,
     ) -> PreferenceDataset:
         """Open pair sets.
 
@@ -72,21 +74,25 @@ class PreferenceDataset(FilteredPairs):
             truncation: `cut_prompt`, `keep_start` or `drop`; see `truncation`.
             margin_column: Column with the target margin of each pair; None for none.
             weight_column: Column with the loss factor of each pair, at least 0; None for none.
+            ranked: Read all responses of rankings, rather than the best and the worst as a pair.
 
         Raises:
             FileNotFoundError: A column is missing.
             ValueError: A file is damaged, no row can be used, or an argument is invalid.
         """
         sources = parse_data_path(data_path)
-        sets = [PairFile(source.prefix) for source in sources]
+        open_set = open_ranked if ranked else PairFile
+        sets = [open_set(source.prefix) for source in sources]
         return cls(sets, sources, seq_length, truncation, margin_column, weight_column)
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
-        """Return the pairs of the given dataset rows, [N] integers, in their order."""
+        """Return the pairs of the given dataset rows, [N] integers, in their order; of rankings K is their longest."""
         pieces = [self._pieces(int(row)) for row in rows]
-        lengths = torch.from_numpy(self._lengths[np.asarray(rows, dtype=np.int64)])
+        of_rows = self._lengths[np.asarray(rows, dtype=np.int64)]
+        width = max(3, 1 + int((of_rows[:, 1:] > 0).sum(1).max(initial=0)))
+        lengths = torch.from_numpy(of_rows[:, :width])
         return PreferenceBatch(
-            prompt_tokens=_flat([prompt for prompt, _, _ in pieces]),
+            prompt_tokens=_flat([prompt for prompt, *_ in pieces]),
             prompt_lengths=lengths[:, 0].contiguous(),
             response_tokens=_flat([response for _, *responses in pieces for response in responses]),
             response_lengths=lengths[:, 1:].contiguous(),
@@ -103,13 +109,15 @@ class PreferenceDataset(FilteredPairs):
         for row in map(int, rows):
             part, inner = self._locate(row)
             lengths = self._lengths[row, 1:]
-            masks += [mask[:length] for mask, length in zip(self._sets[part].scored(inner), lengths, strict=True)]
+            masks += [mask[:length] for mask, length in zip(self._sets[part].scored(inner), lengths, strict=False)]
         return torch.from_numpy(np.concatenate(masks)) if masks else torch.empty(0, dtype=torch.bool)
 
     def _pieces(self, row: int) -> tuple[NDArray[np.int32], ...]:
         part, inner = self._locate(row)
-        prompt, chosen, rejected = self._sets[part].row(inner)
-        return prompt[self._skip[row] :], chosen[: self._lengths[row, 1]], rejected[: self._lengths[row, 2]]
+        prompt, *responses = self._sets[part].row(inner)
+        # A set may have longer rankings than this row.
+        cut = (ids[:length] for ids, length in zip(responses, self._lengths[row, 1:], strict=False))
+        return prompt[self._skip[row] :], *cut
 
 
 def _select(values: Numbers | None, rows: Sequence[int] | NDArray[np.int64]) -> torch.Tensor | None:

@@ -111,7 +111,7 @@ class FilteredRows:
 
 
 class FilteredPairs(FilteredRows):
-    """The selected rows of preference pairs."""
+    """The selected rows of preference pairs or of rankings."""
 
     def __init__(
         self,
@@ -123,7 +123,8 @@ class FilteredPairs(FilteredRows):
         """Select the rows.
 
         Args:
-            lengths: [rows, 3] int64 of each set: tokens of prompt, chosen and rejected response.
+            lengths: [rows, 1 + K] int64 of each set: tokens of the prompt and of its responses; of pairs chosen and
+                rejected, of rankings from the best to the worst, 0 where a ranking has no more.
             sources: Source of each set.
             seq_length: Maximum number of tokens of a prompt with one response; None for no limit.
             truncation: A name of `truncation.PAIR_RULES`.
@@ -136,9 +137,9 @@ class FilteredPairs(FilteredRows):
                 f"truncation {truncation!r} is not one of {', '.join(PAIR_RULES)}{did_you_mean(truncation, PAIR_RULES)}"
             )
         check_limit("seq_length", seq_length, least=2)
-        full = np.concatenate(lengths)
+        full = concatenate_lengths(lengths)
         usable: dict[str, NDArray[np.bool_]] = {
-            "empty_response": np.asarray((full[:, 1:] > 0).all(axis=1)),
+            "empty_response": np.asarray((full[:, 1:3] > 0).all(axis=1)),
             "empty_prompt": full[:, 0] > 0,
         }
         truncated = PAIR_RULES[truncation](
@@ -157,7 +158,7 @@ class FilteredPairs(FilteredRows):
         super().__init__(sources, _split_by_set(keep, [len(rows) for rows in lengths]), counts)
 
     def lengths(self) -> NDArray[np.int32]:
-        """[rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
+        """[rows, 1 + K] int32: tokens of the prompt and of its responses after truncation, 0 for no response."""
         return self._lengths
 
 
@@ -196,6 +197,12 @@ class FilteredPrompts(FilteredRows):
     def lengths(self) -> NDArray[np.int32]:
         """[rows] int32: tokens of each prompt after truncation."""
         return self._lengths
+
+
+def concatenate_lengths(lengths: Sequence[NDArray[np.signedinteger]]) -> NDArray[Any]:
+    """Concatenate lengths [rows, 1 + K], signed integers of one type, with zeros for the responses that a set lacks."""
+    width = max(part.shape[1] for part in lengths)
+    return np.concatenate([np.pad(part, ((0, 0), (0, width - part.shape[1]))) for part in lengths])
 
 
 def check_limit(name: str, value: int | None, least: int) -> None:

@@ -84,5 +84,7 @@ def sampling_of(run: RunConfig, num_rows: int) -> dict[str, Any]:
         "split": role.data.split,
         "no_shuffle": role.data.no_shuffle,
         "weights": [source.weight for source in parse_data_path(role.data.data_path)],
-        "data": prompts_fingerprint(role.data, role.rollout) if run.is_online else data_fingerprint(role.data),
+        "data": prompts_fingerprint(role.data, role.rollout)
+        if run.is_online
+        else data_fingerprint(role.data, ranked=run.trains_reward_model),
     }

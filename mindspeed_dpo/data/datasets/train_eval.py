@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
-from mindspeed_dpo.data.datasets.row_filtering import DataCounts, Splits
+from mindspeed_dpo.data.datasets.row_filtering import DataCounts, Splits, concatenate_lengths
 
 
 class TrainEvalPairs:
@@ -28,7 +28,7 @@ class TrainEvalPairs:
         self._starts = np.cumsum([0, *map(len, self._parts)])
         lengths = [part.lengths() for part in self._parts]
         # Used at every step: concatenated once, and not copied if there is only one part.
-        self._lengths = np.concatenate(lengths) if sets else lengths[0]
+        self._lengths = concatenate_lengths(lengths) if sets else lengths[0]
         ranges = zip(self._starts[1:-1].tolist(), self._starts[2:].tolist(), strict=True)
         self.eval_rows = {name: np.arange(*part, dtype=np.int64) for name, part in zip(sets, ranges, strict=True)}
 
@@ -46,7 +46,7 @@ class TrainEvalPairs:
         return self._train.splits(split)
 
     def lengths(self) -> NDArray[np.int32]:
-        """Return [all rows, 3] int32: tokens of prompt, chosen and rejected after truncation."""
+        """Return [all rows, 1 + K] int32: tokens of the prompt and of its responses, 0 for none, after truncation."""
         return self._lengths
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:

@@ -1,6 +1,7 @@
 """Truncation rules for pairs longer than `seq_length`, computed from lengths only.
 
-Lengths are [N, 3] (prompt, chosen, rejected). After every rule, both responses still have the same prompt.
+Lengths are [N, 1 + K]: prompt and responses, for a pair chosen and rejected, 0 for no response. After every rule, all
+responses still have the same prompt.
 `preference_dataset` truncates the tokens.
 """
 
@@ -24,7 +25,7 @@ class TruncationResult:
     Attributes:
         fits: [N] bool, rows that can be used after truncation.
         skip: [N] int64, number of tokens removed from the start of the prompt.
-        lengths: [N, 3] int64, remaining tokens of prompt, chosen and rejected.
+        lengths: [N, 1 + K] int64, remaining tokens of prompt and responses.
         reason: Reason for which the other rows are dropped.
     """
 
@@ -37,16 +38,16 @@ class TruncationResult:
 def cut_prompt(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
     """Truncate the prompt from the start until the longer response fits; responses are unchanged.
 
-    A pair whose longer response leaves no space for a prompt token is dropped. Lengths are [N, 3] int64 tokens.
+    A pair whose longer response leaves no space for a prompt token is dropped. Lengths are [N, 1 + K] int64 tokens.
     """
     longer = lengths[:, 1:].max(axis=1)
     skip = np.clip(lengths[:, 0] + longer - seq_length, 0, None)
-    remaining = lengths - skip[:, None] * np.array([1, 0, 0])
+    remaining = np.column_stack([lengths[:, 0] - skip, lengths[:, 1:]])
     return TruncationResult(remaining[:, 0] >= 1, skip, remaining)
 
 
 def keep_start(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
-    """Keep the first `seq_length` tokens of each row, as TRL does; lengths are [N, 3] int64 tokens.
+    """Keep the first `seq_length` tokens of each row, as TRL does; lengths are [N, 1 + K] int64 tokens.
 
     A pair whose prompt alone fills the row is dropped.
     """
@@ -56,7 +57,7 @@ def keep_start(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
 
 
 def drop(lengths: NDArray[np.int64], seq_length: int) -> TruncationResult:
-    """Drop every pair with a row longer than `seq_length`, without truncation; lengths are [N, 3] int64 tokens."""
+    """Drop every pair with a row longer than `seq_length`, without truncation; lengths are [N, 1 + K] int64 tokens."""
     return TruncationResult(
         lengths[:, 0] + lengths[:, 1:].max(axis=1) <= seq_length, np.zeros(len(lengths), np.int64), lengths
     )

@@ -13,6 +13,8 @@ from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, Tok
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
+RANKING_COLUMNS = (*PAIR_COLUMNS, "between_input_ids", "between_labels", "between_lengths")
+"""A ranking is the pair of its best and its worst response, and the responses between them, one after the other."""
 PROMPT_COLUMNS = ("input_ids", "attention_mask")
 MESSAGES, LABELS = "messages", "labels"
 """Text columns: the prompt as a list of messages, and its reference response."""

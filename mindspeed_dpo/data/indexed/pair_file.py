@@ -31,7 +31,10 @@ class PairFile:
     Attributes:
         lengths: [rows, 3] int64, tokens of prompt, chosen and rejected response.
         has_unscored: Whether a response has tokens that are not scored.
+        columns: Names of the columns that are read.
     """
+
+    columns: tuple[str, ...] = PAIR_COLUMNS
 
     def __init__(self, prefix: str | Path) -> None:
         """Open a dataset by the prefix before `_packed`.
@@ -41,7 +44,7 @@ class PairFile:
             TokenFileError: A file is damaged, or ids, labels and prompts of a row are inconsistent.
         """
         self.prefix = str(prefix)
-        self._columns = open_columns(prefix, PAIR_COLUMNS)
+        self._columns = open_columns(prefix, self.columns)
         self.has_unscored = False
         prompts, responses = zip(
             *(self._response_lengths(response) for response in ("chosen", "rejected")), strict=True
@@ -90,7 +93,7 @@ class PairFile:
         if invalid.any():
             raise TokenFileError(f"data_path {self.prefix}: row {int(np.argmax(invalid))}: {what}; preprocess again")
 
-    def row(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int32]]:
+    def row(self, row: int) -> tuple[NDArray[np.int32], ...]:
         """Return prompt, chosen and rejected response of a row, each [length] int32.
 
         Raises:
@@ -110,10 +113,9 @@ class PairFile:
             raise TokenFileError(f"data_path {self.prefix}: row {row}: a token id is negative; preprocess again")
         return chosen[:cut], chosen[cut:], rejected[cut:]
 
-    def scored(self, row: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def scored(self, row: int) -> tuple[NDArray[np.bool_], ...]:
         """Return which tokens of the chosen and of the rejected response of a row are scored, each [length] bool."""
-        chosen, rejected = (labels != IGNORE_INDEX for labels in self._labels(row))
-        return chosen, rejected
+        return tuple(labels != IGNORE_INDEX for labels in self._labels(row))
 
     def _labels(self, row: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Return the labels of both responses of a row, each [length] int32."""

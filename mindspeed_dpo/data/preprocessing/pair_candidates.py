@@ -24,11 +24,19 @@ def candidate_pairs(example: RankedExample, rule: str, seed: int) -> list[Candid
     Raises:
         RowDropped: Fewer than two responses have a score.
     """
+    return list(RULES[rule](ordered_by_score(example), _generator(example, seed)))
+
+
+def ordered_by_score(example: RankedExample) -> list[int]:
+    """Return the indices of the responses that have a score, the best first; equal ones keep their order.
+
+    Raises:
+        RowDropped: Fewer than two responses have a score.
+    """
     scores = {index: score for index, score in enumerate(example.scores) if score is not None}
     if len(scores) < 2:
         raise RowDropped("no_preference", f"{len(scores)} of {len(example.scores)} responses have a score")
-    ordered = sorted(scores, key=lambda index: (-scores[index], index))
-    return list(RULES[rule](ordered, _generator(example, seed)))
+    return sorted(scores, key=lambda index: (-scores[index], index))
 
 
 def ranked_pair(example: RankedExample, better: int, worse: int) -> PairExample:

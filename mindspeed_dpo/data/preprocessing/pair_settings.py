@@ -8,6 +8,7 @@ from typing import Any
 from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.data.preprocessing.handler_table import SCORE_COLUMNS, Handler
 from mindspeed_dpo.data.preprocessing.pair_candidates import RULES
+from mindspeed_dpo.data.preprocessing.rankings import LIST
 from mindspeed_dpo.data.tokenization.encoders import RESPONSE_ENDS
 
 PAIR_DEFAULTS: Mapping[str, Any] = {
@@ -31,7 +32,7 @@ def pair_problems(
         prompt_type: Template name, `chat_template` or `plain`.
     """
     problems = []
-    for name, choices in (("response_end", RESPONSE_ENDS), ("pair_selection", tuple(RULES))):
+    for name, choices in (("response_end", RESPONSE_ENDS), ("pair_selection", (*RULES, LIST))):
         if settings[name] not in choices:
             suggestion = did_you_mean(settings[name], choices)
             problems.append(f"{name} should be one of {', '.join(choices)}, got {settings[name]!r}{suggestion}")

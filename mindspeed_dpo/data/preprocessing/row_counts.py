@@ -35,7 +35,7 @@ class RowCounts:
         first_dropped: Reason -> number of the first such row, from 1, and its detail.
         max_lengths: Column -> number of tokens of its longest row.
         num_prompt_tails: Pairs in which tokens at the end of the prompt merge with a response.
-        num_further: Pairs beyond the first of rows with several responses.
+        num_further: Pairs beyond the first of rows with several responses, and what is left out of a ranking.
         num_changed_turns: Pairs in which a scored message is rendered differently once others follow.
     """
 
@@ -109,7 +109,8 @@ class RowCounts:
         """Format rows read, written and dropped by reason, and the longest rows, as aligned lines."""
         lines = [("rows read", self.num_read, "")]
         if self.num_further:
-            lines.append(("further pairs", self.num_further, "of rows with several responses"))
+            remark = "of rows with several responses; of rankings, responses left out"
+            lines.append(("further pairs", self.num_further, remark))
         lines.append(("rows written", self.num_written, ""))
         lines += [(f"dropped: {reason}", count, remark) for reason, count, remark in self.drop_summary()]
         lines += [(f"longest {name}", n, "tokens") for name, n in self.max_lengths.items() if name in _REPORTED_LENGTHS]

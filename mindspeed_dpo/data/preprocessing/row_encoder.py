@@ -9,11 +9,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, LABELS, MESSAGES, PAIR_COLUMNS, PROMPT_COLUMNS
+from mindspeed_dpo.data.indexed.column_group import (
+    IGNORE_INDEX,
+    LABELS,
+    MESSAGES,
+    PAIR_COLUMNS,
+    PROMPT_COLUMNS,
+    RANKING_COLUMNS,
+)
 from mindspeed_dpo.data.indexed.text_columns import json_text
 from mindspeed_dpo.data.preprocessing.column_map import resolve_columns
 from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, SCORE_COLUMNS
 from mindspeed_dpo.data.preprocessing.pair_candidates import Candidate, candidate_pairs, check_margin, ranked_pair
+from mindspeed_dpo.data.preprocessing.rankings import LIST, rank_responses, ranking_columns, usable_responses
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.dialogue_parsing import write_messages
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
@@ -22,6 +30,7 @@ from mindspeed_dpo.data.tokenization.examples import (
     PairTokens,
     PromptExample,
     RankedExample,
+    RankedTokens,
     Row,
     RowDropped,
 )
@@ -108,8 +117,9 @@ class RowEncoder:
     @property
     def column_names(self) -> tuple[str, ...]:
         """Names of the token columns."""
-        extra = self.settings.dataset_additional_keys
-        return PAIR_COLUMNS if self._handler.kind == "pair" else (*PROMPT_COLUMNS, *extra)
+        if self._handler.kind == "prompt":
+            return (*PROMPT_COLUMNS, *self.settings.dataset_additional_keys)
+        return RANKING_COLUMNS if self.settings.pair_selection == LIST else PAIR_COLUMNS
 
     @property
     def text_column_names(self) -> tuple[str, ...]:
@@ -125,6 +135,8 @@ class RowEncoder:
     def encode(self, row: Row) -> list[EncodedRow | RowDropped]:
         """Convert one raw row to one example, or to the pairs of its responses, of which some may be dropped.
 
+        A ranking is one example, and each response that is left out of it is one that is dropped.
+
         Raises:
             RowDropped: The row cannot be used.
         """
@@ -134,6 +146,8 @@ class RowEncoder:
             return [self._prompt(example, row)]
         if isinstance(example, PairExample):
             return [self._pair(example, row)]
+        if self.settings.pair_selection == LIST:
+            return self._ranking(example, row)
         candidates = candidate_pairs(example, self.settings.pair_selection, self.settings.seed)
         return [self._candidate(example, candidate, row) for candidate in candidates]
 
@@ -160,25 +174,43 @@ class RowEncoder:
             ignored + _labels(tokens.rejected, tokens.rejected_scored),
         )
         columns = {name: _array(ids) for name, ids in zip(PAIR_COLUMNS, rows, strict=True)}
-        texts = {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
-        return EncodedRow(columns, tokens.prompt_tail, self._ratings(example) | texts, tokens.is_turn_changed)
+        texts = self._ratings(example.scores, example.margin) | self._additional_texts(row)
+        return EncodedRow(columns, tokens.prompt_tail, texts, tokens.is_turn_changed)
+
+    def _ranking(self, example: RankedExample, row: Row) -> list[EncodedRow | RowDropped]:
+        ranked, left_out = rank_responses(example, self.settings.min_score_margin)
+        if not ranked.responses:
+            return [*left_out]
+        tokens = self.encoder.responses(ranked.prompt, ranked.responses)
+        _check_prompt(tokens)
+        kept, unusable = usable_responses(tokens, self.settings.seq_length)
+        left_out += unusable
+        if len(kept) < 2:
+            return [*left_out]
+        responses = [tokens.responses[k] for k in kept]
+        labels = [_labels(tokens.responses[k], tokens.scored[k]) for k in kept]
+        values = ranking_columns(tokens.prompt, responses, labels, IGNORE_INDEX)
+        columns = {name: _array(ids) for name, ids in zip(RANKING_COLUMNS, values, strict=True)}
+        best, worst = ranked.scores[kept[0]], ranked.scores[kept[-1]]
+        assert best is not None and worst is not None
+        texts = self._ratings((best, worst), best - worst) | self._additional_texts(row)
+        return [EncodedRow(columns, tokens.prompt_tail, texts, tokens.is_turn_changed), *left_out]
 
     def _check_pair(self, tokens: PairTokens) -> None:
-        if not tokens.prompt:
-            raise RowDropped("empty_prompt", "the prompt has no tokens")
-        if tokens.is_prompt_changed:
-            raise RowDropped("changed_by_response", "part of the prompt would be trained as a response")
+        _check_prompt(tokens)
         if not tokens.chosen or not tokens.rejected:
             raise RowDropped("empty_response", "a response has no tokens")
         if tokens.chosen == tokens.rejected:
             raise RowDropped("identical_responses", "both responses have the same tokens")
         self._check_length(len(tokens.prompt) + max(len(tokens.chosen), len(tokens.rejected)))
 
-    def _ratings(self, example: PairExample) -> dict[str, str]:
-        """Return the rating of a pair as JSON text of each of its columns."""
-        scores = example.scores or (None, None)
-        values = dict(zip(SCORE_COLUMNS, (*scores, example.margin), strict=True))
+    def _ratings(self, scores: tuple[float, float] | None, margin: float | None) -> dict[str, str]:
+        """Return the rating of a pair, or of the ends of a ranking, as JSON text of each of its columns."""
+        values = dict(zip(SCORE_COLUMNS, (*(scores or (None, None)), margin), strict=True))
         return {name: json_text(values[name]) for name in self._rating_columns}
+
+    def _additional_texts(self, row: Row) -> dict[str, str]:
+        return {key: _json_text(key, row.get(key)) for key in self.settings.dataset_additional_keys}
 
     def _prompt(self, example: PromptExample, row: Row) -> EncodedRow:
         ids = self.encoder.prompt(example.prompt)
@@ -205,6 +237,13 @@ class RowEncoder:
         seq_length = self.settings.seq_length
         if seq_length is not None and length >= seq_length:
             raise RowDropped("too_long", f"{length} tokens, seq_length is {seq_length}")
+
+
+def _check_prompt(tokens: PairTokens | RankedTokens) -> None:
+    if not tokens.prompt:
+        raise RowDropped("empty_prompt", "the prompt has no tokens")
+    if tokens.is_prompt_changed:
+        raise RowDropped("changed_by_response", "part of the prompt would be trained as a response")
 
 
 def _written(value: Any) -> str:

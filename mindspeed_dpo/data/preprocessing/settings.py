@@ -44,7 +44,8 @@ class PreprocessSettings:
         mask_history: Only the messages in which the two responses differ are scored; false scores all of the assistant.
         response_end: `template` scores all that the chat template writes after a response, `end_token` only the token
             that ends it.
-        pair_selection: Pairs made of rows with several responses: `best_worst`, `random` or `all`.
+        pair_selection: Pairs made of rows with several responses: `best_worst`, `random` or `all`; `list` keeps all
+            responses of a row as one ranking.
         min_score_margin: Pairs whose scores differ by less are dropped; equal scores always are.
         seed: Seed of `pair_selection: random`.
         max_invalid_share: Maximum share of malformed rows, 0 to 1; the run fails above it.

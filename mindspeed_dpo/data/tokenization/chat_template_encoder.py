@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from mindspeed_dpo.data.tokenization.assistant_spans import RenderTurns, Span, SpanFinder
 from mindspeed_dpo.data.tokenization.chat_rendering import render_dialogue
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.examples import (
+    PairExample,
+    PairTokens,
+    Prompt,
+    RankedTokens,
+    RowDropped,
+    Turn,
+    Turns,
+)
 from mindspeed_dpo.data.tokenization.message_fields import THOUGHT_FIELDS
 from mindspeed_dpo.data.tokenization.prompt_boundary import common_length, split_at_divergence
 from mindspeed_dpo.data.tokenization.scored_tokens import scored_response
@@ -48,7 +56,7 @@ class ChatTemplateEncoder:
         Args:
             tokenizer: Tokenizer with a chat template.
             enable_thinking: Passed to the template unless it is None.
-            mask_history: Score only the messages of the two responses; false scores all of the assistant.
+            mask_history: Score only the messages of the responses; false scores all of the assistant.
             response_end: One of `RESPONSE_ENDS`.
 
         Raises:
@@ -87,20 +95,24 @@ class ChatTemplateEncoder:
         return TurnEnds.probe(self._renderer(), self._ids, special)
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Tokenize a pair.
+        """Tokenize a pair, as `responses` does."""
+        return self.responses(example.prompt, example.responses).pair()
+
+    def responses(self, prompt: Prompt, responses: Sequence[Turns]) -> RankedTokens:
+        """Tokenize a prompt with two or more responses.
 
         Raises:
             RowDropped: The chat template rejects the dialogue, or does not render a thought or a tool.
         """
-        render = self._renderer(example.prompt.tools)
-        turns = _turns(example.prompt)
+        render = self._renderer(prompt.tools)
+        turns = _turns(prompt)
         first = len(turns) if self._mask_history else _first_response(turns)
-        prompt = render(turns[:first], True)
-        dialogues = [(*turns, *response) for response in example.responses]
+        start = render(turns[:first], True)
+        dialogues = [(*turns, *response) for response in responses]
         texts = [render(dialogue) for dialogue in dialogues]
         ids = [self._ids(text) for text in texts]
-        tokens = split_at_divergence(self._ids(prompt), *ids)
-        tokens = replace(tokens, is_prompt_changed=_is_changed(render, turns[:first], prompt, texts))
+        tokens = split_at_divergence(self._ids(start), ids)
+        tokens = replace(tokens, is_prompt_changed=_is_changed(render, turns[:first], start, texts))
         is_plain = all(len(dialogue) == first + 1 for dialogue in dialogues) and not self._only_token
         if is_plain or tokens.is_prompt_changed:
             return tokens
@@ -109,21 +121,19 @@ class ChatTemplateEncoder:
         return self._masked(tokens, texts, ids, spans)
 
     def _masked(
-        self, tokens: PairTokens, texts: Sequence[str], ids: Sequence[list[int]], spans: Sequence[Sequence[Span]]
-    ) -> PairTokens:
-        """Return a pair whose responses are scored in their spans only and end with the last of them."""
+        self, tokens: RankedTokens, texts: Sequence[str], ids: Sequence[list[int]], spans: Sequence[Sequence[Span]]
+    ) -> RankedTokens:
+        """Return responses that are scored in their spans only and end with the last of them."""
         cut = len(tokens.prompt)
-        chosen, rejected = (
-            scored_response(text, sequence, cut, found, self._ids)
-            for text, sequence, found in zip(texts, ids, spans, strict=True)
-        )
+        found = [
+            scored_response(text, sequence, cut, of_text, self._ids)
+            for text, sequence, of_text in zip(texts, ids, spans, strict=True)
+        ]
         return replace(
             tokens,
-            chosen=chosen.ids,
-            chosen_scored=chosen.scored,
-            rejected=rejected.ids,
-            rejected_scored=rejected.scored,
-            is_turn_changed=chosen.is_changed or rejected.is_changed,
+            responses=[response.ids for response in found],
+            scored=[response.scored for response in found],
+            is_turn_changed=any(response.is_changed for response in found),
         )
 
     def prompt(self, prompt: Prompt) -> list[int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from mindspeed_dpo.data.tokenization.chat_template_encoder import RESPONSE_ENDS, ChatTemplateEncoder
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, Turn
+from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RankedTokens, Turn, Turns
 from mindspeed_dpo.data.tokenization.plain_encoder import PlainEncoder
 from mindspeed_dpo.data.tokenization.template_encoder import TemplateEncoder
 from mindspeed_dpo.data.tokenization.template_file import load_template
@@ -28,10 +29,17 @@ class Encoder(Protocol):
         """Warning about this prompt type for the user, or None."""
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Tokenize a pair.
+        """Tokenize a pair, as `responses` does.
 
         Raises:
             RowDropped: The prompt type cannot represent the pair.
+        """
+
+    def responses(self, prompt: Prompt, responses: Sequence[Turns]) -> RankedTokens:
+        """Tokenize a prompt with two or more responses, so that all have the same prompt ids.
+
+        Raises:
+            RowDropped: The prompt type cannot represent them.
         """
 
     def prompt(self, prompt: Prompt) -> list[int]:

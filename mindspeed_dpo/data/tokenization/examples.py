@@ -173,15 +173,10 @@ class PairExample:
         """The messages of the chosen and of the rejected response."""
         return self.chosen, self.rejected
 
-    @property
-    def uses_tools(self) -> bool:
-        """Whether tools are defined or called."""
-        return self.prompt.uses_tools or any(turn.tool_calls for turns in self.responses for turn in turns)
-
 
 @dataclass(frozen=True)
 class RankedExample:
-    """A prompt with several responses and their scores, of which pairs are made.
+    """A prompt with several responses and their scores, of which pairs or a ranking are made.
 
     Example:
         RankedExample(prompt, ((Turn("assistant", "4"),), (Turn("assistant", "5"),)), scores=(9.0, None))
@@ -207,6 +202,38 @@ class PromptExample:
 
     prompt: Prompt
     reference: Turn = Turn("assistant", "")
+
+
+@dataclass(frozen=True)
+class RankedTokens:
+    """Token ids of a prompt with K responses, whose sequences are the prompt with each of them.
+
+    Example:
+        RankedTokens(prompt=[5, 6], responses=[[7, 2], [8, 9, 2], [4, 2]], scored=[None, None, None])
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        responses: Token ids of each response.
+        scored: Which tokens of each response the assistant wrote, the first one included; None for all.
+        prompt_tail: Number of tokens at the end of the prompt that merge with a response and are counted as part of it.
+        is_prompt_changed: Whether the messages of the prompt are rendered differently once a response follows.
+        is_turn_changed: Whether a scored message is rendered differently once others follow, without loss of its text.
+    """
+
+    prompt: list[int]
+    responses: list[list[int]]
+    scored: list[list[bool] | None]
+    prompt_tail: int = 0
+    is_prompt_changed: bool = False
+    is_turn_changed: bool = False
+
+    def pair(self) -> PairTokens:
+        """Return those of two responses as a pair."""
+        (chosen, rejected), (chosen_scored, rejected_scored) = self.responses, self.scored
+        return PairTokens(
+            *(self.prompt, chosen, rejected, self.prompt_tail, self.is_prompt_changed),
+            *(chosen_scored, rejected_scored, self.is_turn_changed),
+        )
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn
+from mindspeed_dpo.data.tokenization.examples import (
+    PairExample,
+    PairTokens,
+    Prompt,
+    RankedTokens,
+    RowDropped,
+    Turn,
+    Turns,
+)
 from mindspeed_dpo.data.tokenization.prompt_boundary import split_at_divergence
 from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, with_padding
 
@@ -38,18 +47,20 @@ class PlainEncoder:
         return None
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Tokenize a pair.
+        """Tokenize a pair, as `responses` does."""
+        return self.responses(example.prompt, example.responses).pair()
+
+    def responses(self, prompt: Prompt, responses: Sequence[Turns]) -> RankedTokens:
+        """Tokenize a prompt with two or more responses.
 
         Raises:
             RowDropped: The prompt has a system text, tools or several turns, or a response has a thought of its own.
         """
-        if any(len(response) > 1 for response in example.responses):
+        if any(len(response) > 1 for response in responses):
             raise RowDropped("not_plain", "a response has several messages; use chat_template or a named template")
-        prompt = self._text(example.prompt)
-        chosen, rejected = (
-            self._with_end_token(self._ids(prompt + self.reference(response))) for (response,) in example.responses
-        )
-        return split_at_divergence(self._ids(prompt), chosen, rejected)
+        text = self._text(prompt)
+        sequences = [self._with_end_token(self._ids(text + self.reference(response))) for (response,) in responses]
+        return split_at_divergence(self._ids(text), sequences)
 
     def prompt(self, prompt: Prompt) -> list[int]:
         """Tokenize a prompt.

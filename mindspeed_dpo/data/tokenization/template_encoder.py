@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from mindspeed_dpo.data.tokenization.examples import PairExample, PairTokens, Prompt, RowDropped, Turn, Turns
+from mindspeed_dpo.data.tokenization.examples import (
+    PairExample,
+    PairTokens,
+    Prompt,
+    RankedTokens,
+    RowDropped,
+    Turn,
+    Turns,
+)
 from mindspeed_dpo.data.tokenization.templates import Slot, Template, Text, Token
 from mindspeed_dpo.data.tokenization.thinking import ThoughtMarkers, ThoughtRule
 from mindspeed_dpo.data.tokenization.tokenizer import settings_fingerprint, text_ids, token_id, with_template
@@ -38,7 +46,7 @@ class TemplateEncoder:
             template: The template.
             tokenizer: The tokenizer, which is copied.
             enable_thinking: Treatment of thoughts, for reasoning templates.
-            mask_history: Score only the messages of the two responses; false scores all of the assistant.
+            mask_history: Score only the messages of the responses; false scores all of the assistant.
 
         Raises:
             ValueError: The tokenizer lacks a token of the template, or the template does not support thinking.
@@ -79,30 +87,28 @@ class TemplateEncoder:
         return f"prompt_type {name} does not end responses with an end token, so the model does not learn to stop"
 
     def pair(self, example: PairExample) -> PairTokens:
-        """Tokenize a pair.
+        """Tokenize a pair, as `responses` does."""
+        return self.responses(example.prompt, example.responses).pair()
+
+    def responses(self, prompt: Prompt, responses: Sequence[Turns]) -> RankedTokens:
+        """Tokenize a prompt with two or more responses, which have one rule about thoughts.
 
         Raises:
-            RowDropped: It uses tools, a response has no text apart from its thought, or a message has a thought that
+            RowDropped: They use tools, a response has no text apart from its thought, or a message has a thought that
                 the template cannot represent.
         """
-        self._check_tools(example.uses_tools)
-        texts = [self._with_thought(response[-1]) for response in example.responses]
+        self._check_tools(prompt.uses_tools or any(turn.tool_calls for turns in responses for turn in turns))
+        texts = [self._with_thought(response[-1]) for response in responses]
         rule = self._rule(texts)
         dialogues = [
-            [*self._pieces(example.prompt, response[:-1], rule), (self._response(text, rule), True)]
-            for response, text in zip(example.responses, texts, strict=True)
+            [*self._pieces(prompt, response[:-1], rule), (self._response(text, rule), True)]
+            for response, text in zip(responses, texts, strict=True)
         ]
         start = next(index for index, (_, is_scored) in enumerate(dialogues[0]) if is_scored)
-        (chosen, chosen_scored), (rejected, rejected_scored) = (_flat(pieces[start:]) for pieces in dialogues)
-        if not all(mask is None or mask[0] for mask in (chosen_scored, rejected_scored)):
+        ids, masks = zip(*(_flat(pieces[start:]) for pieces in dialogues), strict=True)
+        if not all(mask is None or mask[0] for mask in masks):
             raise RowDropped("empty_response", "a message of the assistant has no tokens")
-        return PairTokens(
-            _flat(dialogues[0][:start])[0],
-            chosen,
-            rejected,
-            chosen_scored=chosen_scored,
-            rejected_scored=rejected_scored,
-        )
+        return RankedTokens(_flat(dialogues[0][:start])[0], list(ids), list(masks))
 
     def _check_tools(self, uses_tools: bool) -> None:
         if uses_tools:

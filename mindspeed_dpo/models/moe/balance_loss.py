@@ -104,13 +104,13 @@ class BalanceLoss:
         if rows.group is not None:
             dist.all_reduce(counts, dist.ReduceOp.SUM, rows.group)
         factor = shares.shape[1] / routing.experts.shape[1]
-        load = counts * (factor / rows.lengths)[:, None]
-        return (load * (rows.membership @ shares) * (rows.weights / rows.lengths)[:, None]).sum()
+        load = counts * (factor / rows.divisors)[:, None]
+        return (load * (rows.membership @ shares) * (rows.weights / rows.divisors)[:, None]).sum()
 
     @staticmethod
     def _z(logits: Tensor, rows: SequenceRows) -> Tensor:
         """This rank's part of the weighted sum of the z-losses, a scalar."""
-        return (rows.membership @ logits.logsumexp(-1).square() * rows.weights / rows.lengths).sum()
+        return (rows.membership @ logits.logsumexp(-1).square() * rows.weights / rows.divisors).sum()
 
 
 class _AttachLoss(torch.autograd.Function):

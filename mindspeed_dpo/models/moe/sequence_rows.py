@@ -22,8 +22,8 @@ class SequenceRows:
     Attributes:
         membership: [S, t] float32, 1 where a row of this rank belongs to a sequence: those of a shared prompt belong to
             all its responses, those of padding to none.
-        lengths: [S] float32 tokens of each sequence over all ranks.
-        weights: [S] float32 share of a sequence in the loss of its pair; 0 for padding.
+        lengths: [S] float32 tokens of each sequence over all ranks; 0 for a response that does not exist.
+        weights: [S] float32 share of a sequence in the loss of its pair; 0 for padding and for no response.
         num_responses: Sequences of a pair, which follow each other.
         group: The ranks that share the rows; None for a single one.
     """
@@ -55,6 +55,12 @@ class SequenceRows:
         if tp > 1:
             membership = membership.chunk(tp, dim=1)[parallel_state.get_tensor_model_parallel_rank()]
         num_responses = batch.response_lengths.shape[1]
-        weights = batch.weights.repeat_interleave(num_responses, output_size=num_sequences) / num_responses
+        present = (batch.response_lengths > 0).to(batch.weights.dtype)
+        weights = (batch.weights[:, None] * present / present.sum(1, keepdim=True)).flatten()
         group = parallel_state.get_tensor_and_context_parallel_group() if tp * cp > 1 else None
         return cls(membership.contiguous(), lengths.to(device), weights, num_responses, group)
+
+    @property
+    def divisors(self) -> Tensor:
+        """The lengths [S] float32, 1 for a sequence without tokens, whose sums are 0."""
+        return self.lengths.clamp(min=1)

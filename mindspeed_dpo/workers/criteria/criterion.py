@@ -46,6 +46,10 @@ class Criterion(ABC):
             is_training: Whether the step trains, rather than evaluates.
         """
 
+    def summary(self, means: Mapping[str, float]) -> dict[str, float]:
+        """Return what is logged of metrics that are averaged over all pairs: the same, unless the criterion says."""
+        return dict(means)
+
     @abstractmethod
     def metrics(self) -> dict[str, float]:
         """Return what is logged of the settings of the last step."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from typing_extensions import override
 
+from mindspeed_dpo.algorithms.calibration import with_calibration_error
 from mindspeed_dpo.algorithms.objective import PairLosses
 from mindspeed_dpo.algorithms.ranking_objective import ResponseScores, RewardModelObjective
 from mindspeed_dpo.batches import PackedBatch
-from mindspeed_dpo.config.settings.reward_model import RewardModelConfig
+from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
 
@@ -19,9 +21,9 @@ from mindspeed_dpo.workers.criteria.criterion import Criterion, MicroBatchLosses
 class RankingCriterion(Criterion):
     """The loss of a reward model; it is the same in every step and has no state."""
 
-    def __init__(self, settings: RewardModelConfig) -> None:
-        """Build the objective from the settings of a role."""
-        self._objective = RewardModelObjective(settings)
+    def __init__(self, role: RoleConfig) -> None:
+        """Build the objective from the settings of the actor."""
+        self._objective = RewardModelObjective(role.reward_model, role.loss.margin_scale)
 
     @property
     @override
@@ -41,7 +43,11 @@ class RankingCriterion(Criterion):
         *,
         is_training: bool,
     ) -> MicroBatchLosses:
-        return self._losses_and_metrics
+        return partial(self._losses_and_metrics, not is_training)
+
+    @override
+    def summary(self, means: Mapping[str, float]) -> dict[str, float]:
+        return with_calibration_error(means)
 
     @override
     def metrics(self) -> dict[str, float]:
@@ -55,7 +61,9 @@ class RankingCriterion(Criterion):
     def restore(self, metadata: Mapping[str, Any]) -> None:
         pass
 
-    def _losses_and_metrics(self, batch: PackedBatch, scores: Tensor) -> PairLosses:
+    def _losses_and_metrics(self, with_calibration: bool, batch: PackedBatch, scores: Tensor) -> PairLosses:
         """Return the losses [P] of a micro-batch with scores [P, K], each times its row's weight, and its metrics."""
         wide = scores.to(sum_dtype(scores.device))
-        return self._objective(ResponseScores(wide, batch.weights, batch.factors, batch.margins))
+        present = batch.response_lengths > 0
+        responses = ResponseScores(wide, batch.weights, present, batch.factors, batch.margins)
+        return self._objective(responses, with_calibration=with_calibration)

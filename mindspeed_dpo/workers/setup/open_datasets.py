@@ -36,10 +36,32 @@ def open_pairs(run: RunConfig) -> TrainEvalPairs:
             truncation=data.truncation,
             margin_column=loss.margin_column,
             weight_column=loss.weight_column,
+            ranked=run.trains_reward_model,
         )
         for data in (run.actor.data, *evaluation_data(run).values())
     ]
-    return TrainEvalPairs(train, dict(zip(evaluation_data(run), evaluated, strict=True)))
+    pairs = TrainEvalPairs(train, dict(zip(evaluation_data(run), evaluated, strict=True)))
+    _check_rankings(run, pairs.lengths().shape[1] - 1)
+    return pairs
+
+
+def _check_rankings(run: RunConfig, longest: int) -> None:
+    """Check that settings which compare two responses are not used for more.
+
+    Raises:
+        ValueError: They are.
+    """
+    actor = run.actor
+    of_pairs = {
+        "margin_column": actor.loss.margin_column,
+        "rm_label_smoothing": actor.reward_model.rm_label_smoothing,
+    }
+    named = [f"{key}={value}" for key, value in of_pairs.items() if value]
+    if longest > 2 and named:
+        raise ValueError(
+            f"data_path {actor.data.data_path} has rankings of up to {longest} responses, but {' and '.join(named)} "
+            "compares two; remove it, or preprocess the data as pairs with pair_selection=best_worst"
+        )
 
 
 def evaluation_data(run: RunConfig) -> dict[str, DataConfig]:

@@ -21,6 +21,8 @@ pytestmark = pytest.mark.numerics
 
 SMOOTHING = 0.1
 LENGTHS = torch.tensor([[10, 20], [7, 3], [1, 5], [40, 2]])
+TARGETS = torch.tensor([0.7, -0.4, 0.0, 2.5, 1.25, -3.0], dtype=torch.float64)
+"""Of the losses that have one; the first is that of tests with a single pair."""
 
 
 def some_logps(seed: int = 0, pairs: int = 4) -> Tensor:
@@ -34,6 +36,7 @@ def value(
     """The loss of some pairs that are a full step, with the default settings."""
     values = StepValues(lengths.to(policy.dtype), policy.detach(), ref)
     across = cross_pair_values(values, (name,), settings.pop("group", None))
+    targets = settings.pop("targets", TARGETS[: len(policy)].to(policy.dtype))
     terms = PairTerms(
         logps=policy,
         ratios=policy - ref,
@@ -42,6 +45,7 @@ def value(
         nll=-policy[:, 0] * across.nll_scale,
         beta=beta,
         partners=across.partners,
+        targets=targets,
     )
     smoothing = {"dpo_label_smoothing": SMOOTHING} if name == "exo_pair" else {}
     return PAIR_LOSSES[name](terms, LossConfig(**{"ipo_normalize": True, **smoothing, **settings}))
@@ -96,6 +100,11 @@ def independent(name: str, lp: Tensor, rp: Tensor, n: Tensor, beta: float, e: fl
         case "discopop":
             m = (z / tau).sigmoid()
             return -(1 - m) * ls(z) + m * torch.exp(-z)
+        case "rpo_sq":
+            return (z - TARGETS) ** 2
+        case "rpo_bwd_kl" | "rpo_fwd_kl":
+            p, q = (1 / (1 + torch.exp(-x)) for x in ((TARGETS, z) if name == "rpo_bwd_kl" else (z, TARGETS)))
+            return p * torch.log(p / q) + (1 - p) * torch.log((1 - p) / (1 - q))
         case "sft":
             return nll
         case "simpo":
@@ -171,6 +180,14 @@ def test_divergences_have_their_limits(ratio: float, alpha: float) -> None:
     assert js[0, 0].item() == pytest.approx(math.log(2) - math.log1p(math.exp(-ratio)), abs=1e-12)
 
 
+def sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
+def entropy(p: float) -> float:
+    return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
 @pytest.mark.parametrize("beta", [0.05, 0.1, 0.7])
 @pytest.mark.parametrize(
     ("name", "expected"),
@@ -189,6 +206,9 @@ def test_divergences_have_their_limits(ratio: float, alpha: float) -> None:
         ("aot", lambda beta: math.log(2)),
         ("aot_unpaired", lambda beta: math.log(2)),
         ("discopop", lambda beta: (math.log(2) + 1) / 2),
+        ("rpo_sq", lambda beta: 0.49),
+        ("rpo_bwd_kl", lambda beta: math.log(2) - entropy(sigmoid(0.7))),
+        ("rpo_fwd_kl", lambda beta: -math.log(2) - math.log(sigmoid(0.7) * sigmoid(-0.7)) / 2),
     ],
 )
 def test_the_loss_where_policy_equals_reference_has_a_closed_form(name: str, expected, beta: float) -> None:
@@ -235,6 +255,9 @@ def test_gradients_agree_with_finite_differences(name: str) -> None:
         ("aot", (-0.05, 0.05)),
         ("aot_unpaired", (-0.05, 0.05)),
         ("discopop", (0.0784, -0.0784)),
+        ("rpo_sq", (-0.14, 0.14)),
+        ("rpo_bwd_kl", (0.1 * (0.5 - sigmoid(0.7)), 0.1 * (sigmoid(0.7) - 0.5))),
+        ("rpo_fwd_kl", (-0.0175, 0.0175)),
     ],
 )
 def test_the_first_gradient_has_its_exact_value(name: str, expected: tuple[float, float]) -> None:
@@ -254,7 +277,7 @@ def test_the_smoothed_gradient_has_its_exact_value() -> None:
 @pytest.mark.parametrize("name", PAIR_LOSSES)
 def test_permuting_pairs_permutes_their_losses(name: str) -> None:
     policy, ref, order = some_logps(1), some_logps(2), torch.tensor([2, 0, 3, 1])
-    permuted = value(name, policy[order], ref[order], LENGTHS[order])
+    permuted = value(name, policy[order], ref[order], LENGTHS[order], targets=TARGETS[:4][order])
     assert torch.equal(permuted, value(name, policy, ref)[order])
 
 
@@ -292,11 +315,49 @@ def test_ipo_of_equal_lengths_is_the_form_with_sums_at_another_beta() -> None:
     assert torch.allclose(n**2 * normalised, with_sums, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["rpo_sq", "rpo_bwd_kl", "rpo_fwd_kl"])
+def test_reward_aware_losses_vanish_exactly_where_the_margin_is_its_target(name: str) -> None:
+    beta, targets = 0.25, torch.tensor([0.0, 1.5, -2.0, 40.0], dtype=torch.float64)
+    ref = some_logps()
+    policy = (ref + torch.stack([targets / beta, torch.zeros(4)], 1)).requires_grad_()
+    loss = value(name, policy, ref, beta=beta, targets=targets)
+    loss.sum().backward()
+    assert policy.grad is not None
+    torch.testing.assert_close(loss.detach(), torch.zeros(4, dtype=torch.float64), atol=1e-13, rtol=0)
+    torch.testing.assert_close(policy.grad, torch.zeros(4, 2, dtype=torch.float64), atol=1e-13, rtol=0)
+    # Of a pair that is already further apart than it should be, the chosen response is pushed down.
+    beyond = (ref + torch.tensor([20.0, 0.0])).requires_grad_()
+    value(name, beyond, ref, beta=beta, targets=torch.full((4,), 2.0, dtype=torch.float64)).sum().backward()
+    assert beyond.grad is not None and (beyond.grad[:, 0] > 0).all() and (beyond.grad[:, 1] < 0).all()
+
+
+@pytest.mark.parametrize("name", ["rpo_bwd_kl", "rpo_fwd_kl"])
+def test_divergences_of_extreme_targets_stay_finite(name: str) -> None:
+    policy = torch.tensor([[-1e4, 0.0], [0.0, -1e4]], requires_grad=True)
+    loss = value(name, policy, torch.zeros(2, 2), LENGTHS[:2], beta=0.5, targets=torch.tensor([300.0, 300.0]))
+    loss.sum().backward()
+    assert loss.isfinite().all() and policy.grad is not None and policy.grad.isfinite().all()
+
+
+def test_a_target_far_above_every_margin_leaves_the_gradient_of_the_sigmoid_loss() -> None:
+    policy, ref = some_logps(1).requires_grad_(), some_logps(2)
+    far = torch.full((4,), 60.0, dtype=torch.float64)
+    losses = value("rpo_bwd_kl", policy, ref, targets=far), value("sigmoid", policy, ref)
+    gradients = [torch.autograd.grad(loss.sum(), policy)[0] for loss in losses]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-15)
+
+
+def test_a_reward_aware_loss_without_targets_is_refused() -> None:
+    logps = some_logps()
+    with pytest.raises(ValueError, match="need a target for each pair, which margin_column"):
+        value("rpo_sq", logps, logps, targets=None)
+
+
 @pytest.mark.parametrize("name", sorted(set(PAIR_LOSSES) - {"discopop", "sft", "aot", "aot_unpaired"}))
 def test_the_first_step_raises_chosen_and_lowers_rejected(name: str) -> None:
     ref = some_logps()
     policy = ref.clone().requires_grad_()
-    value(name, policy, ref).sum().backward()
+    value(name, policy, ref, targets=torch.ones(4, dtype=torch.float64)).sum().backward()
     assert policy.grad is not None
     # apo_down means to lower both; where policy equals reference its chosen gradient is exactly 0.
     assert (policy.grad[:, 0] == 0).all() if name == "apo_down" else (policy.grad[:, 0] < 0).all()

@@ -20,6 +20,7 @@ from mindspeed_dpo.config.settings.loss import (
     LOSSES_USING,
     MARGIN_LOSSES,
     REFERENCE_FREE_LOSSES,
+    REWARD_AWARE_LOSSES,
     LossConfig,
 )
 
@@ -162,6 +163,12 @@ def test_a_margin_is_taken_off_and_a_factor_multiplies() -> None:
     z = 0.1 * (ratios[:, 0] - ratios[:, 1])
     losses = measure(objective(), logps, LENGTHS, ref, margins=margins, factors=factors).losses
     torch.testing.assert_close(losses, -torch.nn.functional.logsigmoid(z - margins) * factors)
+    for name, scaled in (
+        ("sigmoid", -torch.nn.functional.logsigmoid(z - 3 * margins)),
+        ("rpo_sq", (z - 3 * margins) ** 2),
+    ):
+        losses = measure(objective(name, margin_scale=3.0), logps, LENGTHS, ref, margins=margins).losses
+        torch.testing.assert_close(losses, scaled)
 
 
 def test_agreement_weighs_preferences_but_not_likelihoods() -> None:
@@ -226,7 +233,12 @@ def reads(name: str) -> tuple[set[str], set[str]]:
     """The terms and the settings that a loss reads when it is called."""
     logps = some_logps(1)
     terms = Recorder(
-        PairTerms(logps, logps, logps, LENGTHS, logps[:, 0], beta=0.1, partners={"aot": logps, "aot_unpaired": logps})
+        PairTerms(
+            *(logps, logps, logps, LENGTHS, logps[:, 0]),
+            beta=0.1,
+            partners={"aot": logps, "aot_unpaired": logps},
+            targets=logps[:, 0],
+        )
     )
     settings = Recorder(LossConfig(ipo_normalize=False, dpo_label_smoothing=0.1))
     PAIR_LOSSES[name](terms, settings)  # type: ignore[arg-type]
@@ -241,7 +253,7 @@ def test_the_configuration_offers_exactly_the_losses_there_are() -> None:
     assert set(LOSSES) == set(PAIR_LOSSES)
 
 
-@pytest.mark.parametrize("key", sorted(set(LOSSES_USING) - {"margin_column"}))
+@pytest.mark.parametrize("key", sorted(set(LOSSES_USING) - {"margin_column", "margin_scale"}))
 def test_the_configuration_lists_the_losses_that_read_a_setting(key: str) -> None:
     terms = TERMS_OF.get(key, set())
     assert set(LOSSES_USING[key]) == {name for name in PAIR_LOSSES if key in reads(name)[1] or terms & reads(name)[0]}
@@ -259,3 +271,5 @@ def test_losses_without_a_reference_read_none() -> None:
     reading = {name for name in PAIR_LOSSES if {"scores", "ratios", "partners"} & reads(name)[0]}
     assert set(PAIR_LOSSES) - reading == {*REFERENCE_FREE_LOSSES, *LIKELIHOOD_LOSSES}
     assert set(MARGIN_LOSSES) <= set(F_DIVERGENCE_LOSSES)
+    assert set(REWARD_AWARE_LOSSES) == {name for name in PAIR_LOSSES if "targets" in reads(name)[0]}
+    assert LOSSES_USING["margin_column"] == LOSSES_USING["margin_scale"] == (*MARGIN_LOSSES, *REWARD_AWARE_LOSSES)

@@ -103,6 +103,17 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"beta_dpo_momentum": 0.5}, "beta_dpo_momentum=0.5 has no effect with beta_dpo_alpha=0"),
     ({"beta_dpo_alpha": 0.6, "dpo_loss_type": "simpo"}, "adapts beta to the margin over the reference"),
     ({"margin_column": "gap", "dpo_loss_type": "ipo"}, "margin_column=gap has no effect with dpo_loss_type=ipo"),
+    ({"margin_scale": 2.0, "dpo_loss_type": "ipo"}, "margin_scale=2.0 has no effect with dpo_loss_type=ipo"),
+    ({"margin_scale": 2.0}, "margin_scale=2.0 has no effect without margin_column"),
+    ({"margin_scale": 0.0, "margin_column": "gap"}, "margin_scale=0.0 must be more than 0"),
+    (
+        {"dpo_loss_type": "rpo_bwd_kl"},
+        "dpo_loss_type=[rpo_bwd_kl] requires margin_column, the difference of the scores of both responses",
+    ),
+    (
+        {"dpo_loss_type": ["rpo_sq", "hinge"], "margin_column": "gap"},
+        "combines rpo_sq, whose target is the margin, with hinge, which takes it off",
+    ),
     (
         {"dpo_loss_type": "simpo", "ref_model": "./other"},
         "ref_model=./other names a reference, but dpo_loss_type=simpo",

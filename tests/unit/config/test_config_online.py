@@ -60,6 +60,10 @@ PROBLEMS: list[tuple[dict[str, Any], str]] = [
         "margin_column=gap requires pairs from a dataset; online, pairs are made from responses",
     ),
     ({"weight_column": "trust"}, "weight_column=trust requires pairs from a dataset"),
+    (
+        {"margin_scale": 2.0},
+        "margin_scale=2.0 has no effect online with dpo_loss_type=sigmoid; remove it or choose rpo",
+    ),
     ({"dpo_beta_end": 0.5}, "dpo_beta_end=0.5 has no effect with dpo_beta_style=constant; choose linear or cosine"),
     ({"dpo_beta_style": "linear"}, "dpo_beta_style=linear requires dpo_beta_end"),
     ({"num_gpus_for_train": 3}, "num_gpus_for_train=3 and num_gpus_for_infer=null must add up to the 2 processes"),
@@ -372,6 +376,15 @@ def test_online_data_needs_no_pairs() -> None:
 def test_what_the_tiny_file_offers_in_its_head_works(override: str) -> None:
     run = check(compose("online_dpo_trainer_tiny", [override]), exists=lambda path: True)
     assert run.num_processes("actor") + run.num_processes("rollout") in (2, 4)
+
+
+def test_reward_aware_losses_take_their_margins_from_the_scores_and_refuse_a_judge() -> None:
+    tree = put(put(online_tree(), "dpo_loss_type", "rpo_bwd_kl"), "margin_scale", 2.0)
+    run = resolved(tree)
+    assert run.actor.loss.is_reward_aware and run.actor.loss.margin_column is None and run.notes == ()
+    tree["reward"] = {"judge": "package.judge"}
+    (problem,) = problems(tree)
+    assert "dpo_loss_type=[rpo_bwd_kl] requires the difference of two scores, but a judge gives preferences" in problem
 
 
 def test_nash_md_refuses_a_judge() -> None:

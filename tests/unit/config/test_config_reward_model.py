@@ -89,7 +89,8 @@ def test_evaluations_measure_scores() -> None:
     tree = reward_tree(eval_interval=5, split="90,10,0", center_rewards_coefficient=0.01)
     assert evaluation_metrics(resolved(tree)) == [
         *("eval/loss", "eval/rewards/chosen", "eval/rewards/rejected", "eval/rewards/margins"),
-        *("eval/rewards/accuracies", "eval/rewards/brier", "eval/loss/ranking", "eval/loss/center"),
+        *("eval/rewards/accuracies", "eval/rewards/brier", "eval/rewards/ece"),
+        *("eval/loss/ranking", "eval/loss/center"),
     ]
     assert resolved(put(tree, "best_metric", "eval/rewards/accuracies")).loop.best_metric_mode == "max"
     assert default_best_mode("eval/rewards/brier") == "min"

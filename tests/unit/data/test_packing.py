@@ -196,3 +196,33 @@ def test_only_scored_tokens_are_predicted_from_all_that_came_before(
     complete = pack(batch, share_prompt=share_prompt)
     assert torch.equal(packed.tokens, complete.tokens) and torch.equal(packed.last_rows, complete.last_rows)
     assert packed_sizes(masked.lengths().numpy(), share_prompt=share_prompt)[0].sum() == len(packed.tokens)
+
+
+RANKING = [[[3], [4, 9, 6], [5, 5]], [[8, 1], [2, 0], []], [[7], [1, 2], [9, 9, 9]]]
+SHORT_PROMPTS = [[5, 1, 2], [7, 20], [11]]
+
+
+@EITHER
+def test_a_prompt_with_fewer_responses_is_packed_as_without_the_others(share_prompt: bool) -> None:
+    batch = PreferenceBatch.from_lists(SHORT_PROMPTS, RANKING)
+    packed = pack(batch, share_prompt=share_prompt)
+    alone = [
+        pack(
+            PreferenceBatch.from_lists([prompt], [[response for response in row if response]]),
+            share_prompt=share_prompt,
+        )
+        for prompt, row in zip(SHORT_PROMPTS, RANKING, strict=True)
+    ]
+    assert torch.equal(packed.tokens, torch.cat([one.tokens for one in alone]))
+    assert packed.query_lengths == sum((one.query_lengths for one in alone), ())
+    assert packed.key_lengths == sum((one.key_lengths for one in alone), ())
+    assert 0 not in packed.query_lengths
+    assert torch.equal(packed.labels, torch.cat([one.labels for one in alone]))
+    assert packed.response_lengths.tolist() == [[1, 3, 2], [2, 2, 0], [1, 2, 3]]
+    last = [[row[-1] for row in rows if row] for rows in RANKING]
+    real = packed.response_lengths.flatten() > 0
+    assert packed.tokens[packed.last_rows[real]].tolist() == [token for row in last for token in row]
+    rows, _ = packed_sizes(batch.lengths().numpy(), share_prompt=share_prompt)
+    assert rows.tolist() == [len(one.tokens) for one in alone]
+    belongs = {number for segment in packed.segment_responses for number in segment}
+    assert belongs == set(range(9)) - {5}

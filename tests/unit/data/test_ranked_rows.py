@@ -229,7 +229,7 @@ def test_every_pair_of_a_row_is_written_or_counted(
     assert meta["rows_in"] + meta["further_pairs"] == meta["rows_kept"] + sum(meta["rows_dropped"].values())
     assert (meta["pair_selection"], meta["min_score_margin"]) == ("all", 1.0)
     out = capsys.readouterr().out
-    assert re.search(r"rows read +4\n +further pairs +5 +of rows with several responses\n +rows written +2\n", out)
+    assert re.search(r"rows read +4\n +further pairs +5 +of rows with several responses; .*\n +rows written +2\n", out)
     assert "first in row 4: 0.5, min_score_margin is 1" in out
     texts = open_text_columns(tmp_path / "out", 2, PAIR_COLUMNS)
     assert texts is not None and texts.names == ("score_chosen", "score_rejected", "margin")
@@ -257,7 +257,7 @@ def problems(**options: Any) -> list[str]:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"pair_selection": "best"}, "pair_selection should be one of best_worst, random, all, got 'best'"),
+        ({"pair_selection": "best"}, "pair_selection should be one of best_worst, random, all, list, got 'best'"),
         ({"response_end": "eos"}, "response_end should be one of template, end_token, got 'eos'"),
         ({"response_end": "end_token", "prompt_type": "qwen"}, "response_end needs a pair handler and prompt_type"),
         ({"min_score_margin": -1}, "min_score_margin should be at least 0, got -1.0"),

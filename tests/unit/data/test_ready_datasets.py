@@ -203,6 +203,15 @@ def test_ratings_are_the_margins_of_pairs(tmp_path: Path, tokenizer: Path) -> No
     assert margins(prefix) == [6.0]
 
 
+def test_seven_ranked_responses_can_be_kept_as_a_ranking(tmp_path: Path, tokenizer: Path) -> None:
+    raw = save(tmp_path / "raw.jsonl", CASES["nectar"][0])
+    prefix = preprocess("nectar", raw, tokenizer, pair_selection="list")
+    assert written_pairs(prefix, tokenizer) == CASES["nectar"][1] and margins(prefix) == [6.0]
+    loaded, batch = load_tokenizer(tokenizer), PreferenceDataset.open(prefix, ranked=True).batch([0])
+    texts = [text_of(loaded, ids.tolist()).removesuffix("<|end|>").strip() for ids in batch.responses()[0]]
+    assert texts == [f"response {rank}" for rank in range(1, 8)]
+
+
 def test_annotators_of_helpsteer_may_be_averaged_and_domains_selected(tmp_path: Path, tokenizer: Path) -> None:
     rows = [helpsteer3(-2, -3, -1), helpsteer3(0, -1, 2), helpsteer3(1, 1, domain="stem")]
     keys = {"prompt": "context", "responses": ["response1", "response2"], "preference": "individual_preference"}

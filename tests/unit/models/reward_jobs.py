@@ -91,7 +91,7 @@ def new_head(job: Job) -> Tensor:
 
 
 def gradient(job: Job, batch: PreferenceBatch, folder: Path) -> float:
-    """Write the gradient of the mean Bradley-Terry loss as a checkpoint, as if it were the weights; gives its norm."""
+    """Write the gradient of the mean loss of rankings as a checkpoint, as if it were the weights; gives its norm."""
     model, place = _build(job)
     for head in filter(None, [score_head(model)]):
         head.bias.requires_grad_(False)
@@ -111,7 +111,8 @@ def gradient(job: Job, batch: PreferenceBatch, folder: Path) -> float:
     objective = RewardModelObjective()
 
     def loss_sum(micro_batch: PackedBatch, scores: Tensor) -> Tensor:
-        return objective(ResponseScores(scores.double(), micro_batch.weights)).losses.sum()
+        present = micro_batch.response_lengths > 0
+        return objective(ResponseScores(scores.double(), micro_batch.weights, present)).losses.sum()
 
     engine.accumulate(packed, loss_sum, num_pairs=batch.num_prompts)
     norm = engine.step(0.0)

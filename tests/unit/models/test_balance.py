@@ -63,6 +63,19 @@ def test_the_losses_are_those_of_each_sequence_alone(share_prompt: bool, multipl
     torch.testing.assert_close(sums(packed), by_sequence())
 
 
+@pytest.mark.parametrize("share_prompt", [True, False])
+def test_a_response_that_a_ranking_does_not_have_takes_no_part(share_prompt: bool) -> None:
+    lists = [[response.tolist() for response in row] for row in BATCH.responses()]
+    prompts = [prompt.tolist() for prompt in BATCH.prompts()]
+    ranking = PreferenceBatch.from_lists(prompts, [[*row, []] for row in lists])
+    packed = pack(ranking, share_prompt=share_prompt)
+    torch.testing.assert_close(sums(packed), by_sequence())
+    rows, of_pairs = SequenceRows.of(packed, ALONE), SequenceRows.of(pack(BATCH, share_prompt=share_prompt), ALONE)
+    assert rows.weights.tolist() == [0.5, 0.5, 0.0] * 2 and rows.num_responses == 3
+    assert torch.equal(rows.membership.unflatten(0, (2, 3))[:, :2].flatten(0, 1), of_pairs.membership)
+    assert not rows.membership[2::3].any() and rows.lengths[2::3].tolist() == [0, 0]
+
+
 def test_pairs_of_weight_zero_do_not_count() -> None:
     packed = pack(BATCH)
     first = sums(replace(packed, weights=torch.tensor([1.0, 0.0])))

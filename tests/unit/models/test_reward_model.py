@@ -139,32 +139,45 @@ def test_gradients_of_scores_equal_those_of_hugging_face() -> None:
 
 
 PAIRS = PreferenceBatch.from_lists(PROMPTS, [row[:2] for row in RESPONSES])
+RANKINGS = PreferenceBatch.from_lists(PROMPTS, [RESPONSES[0], [*RESPONSES[1][:2], []], RESPONSES[2]])
+"""Rankings of three, two and three responses."""
 
 
 @cache
-def expected_gradient() -> dict[str, Tensor]:
-    """Of the mean Bradley-Terry loss, by transformers, one sequence at a time."""
+def expected_gradient(of: str) -> dict[str, Tensor]:
+    """Of the mean loss of pairs or of rankings, by transformers, one sequence at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(
         folder("qwen2"), dtype=torch.float32, attn_implementation="eager"
     )
     losses = []
     for prompt, row in zip(PROMPTS, RESPONSES, strict=True):
-        chosen, rejected = (model(torch.tensor([prompt + response])).logits[0, 0] for response in row[:2])
-        losses.append(-torch.nn.functional.logsigmoid(chosen - rejected))
+        count = 3 if of == "rankings" and len(losses) != 1 else 2
+        scores = [model(torch.tensor([prompt + response])).logits[0, 0] for response in row[:count]]
+        best_of_the_rest = [scores[k].exp() / sum(score.exp() for score in scores[k:]) for k in range(count - 1)]
+        losses.append(-torch.stack(best_of_the_rest).log().sum())
     torch.stack(losses).mean().backward()
     return {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
+@pytest.mark.parametrize("of", ["pairs", "rankings"])
 @pytest.mark.parametrize(
     ("world_size", "job"),
-    [(1, {}), (2, {"tp": 2, "sequence_parallel": True}), (2, {"pp": 2}), (2, {"cp": 2, "share_prompt": False})],
-    ids=["one process", "TP2 with sequence parallelism", "PP2", "CP2, prompts repeated"],
+    [
+        (1, {}),
+        (2, {}),
+        (2, {"tp": 2, "sequence_parallel": True}),
+        (2, {"pp": 2}),
+        (2, {"cp": 2, "share_prompt": False}),
+        (2, {"cp": 2}),
+    ],
+    ids=["one process", "DP2", "TP2 with sequence parallelism", "PP2", "CP2, prompts repeated", "CP2"],
 )
 def test_every_gradient_of_the_loss_equals_that_of_hugging_face(
-    world_size: int, job: dict[str, int], tmp_path: Path
+    of: str, world_size: int, job: dict[str, int], tmp_path: Path
 ) -> None:
-    norms = pool(world_size).run(jobs.gradient, Job(folder("qwen2"), **job), PAIRS, tmp_path)  # type: ignore[arg-type]
-    source, expected = open_weights(tmp_path), expected_gradient()
+    batch = PAIRS if of == "pairs" else RANKINGS
+    norms = pool(world_size).run(jobs.gradient, Job(folder("qwen2"), **job), batch, tmp_path)  # type: ignore[arg-type]
+    source, expected = open_weights(tmp_path), expected_gradient(of)
     assert_same_tensors(dict(source.hf_tensors(source.model_config())), expected)
     complete = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
     assert norms == pytest.approx([float(complete)] * world_size, rel=ROUNDING)

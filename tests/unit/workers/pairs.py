@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS
+from mindspeed_dpo.data.indexed.column_group import IGNORE_INDEX, PAIR_COLUMNS, RANKING_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_writer import writing
 from tests.support.runs import Layout, tiny_run
 
@@ -22,13 +22,39 @@ PAIRS: list[Pair] = [
 """Five pairs: they divide by no number of replicas."""
 
 
-def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS) -> Path:
-    """Write a pair set and return its prefix."""
-    with writing(prefix, PAIR_COLUMNS) as writer:
-        for prompt, chosen, rejected in pairs:
+RANKINGS: list[list[list[int]]] = [
+    [[5, 1, 2], [3], [4, 9, 6], [12, 13], [21]],
+    [[7, 20], [8, 1], [2, 0]],
+    [[11], [200, 19, 0], [1], [16]],
+    [[3, 3, 0, 9], [10, 2], [2, 10], [40]],
+    [[30, 31], [32, 33, 34, 35], [36], [37], [50, 51, 52]],
+]
+"""Five prompts, each followed by two to four responses from the best to the worst."""
+
+
+def write_rankings(
+    prefix: Path, rankings: Sequence[list[list[int]]] = RANKINGS, margins: Sequence[float] | None = None
+) -> Path:
+    """Write a set of rankings, with a column `margin` if there are margins, and return its prefix."""
+    with writing(prefix, RANKING_COLUMNS, () if margins is None else ("margin",)) as writer:
+        for number, (prompt, best, *between, worst) in enumerate(rankings):
+            ignored = [IGNORE_INDEX] * len(prompt)
+            ids = [token for response in between for token in response]
+            rows = (prompt + best, ignored + best, prompt + worst, ignored + worst, ids, ids, list(map(len, between)))
+            texts = None if margins is None else {"margin": str(margins[number])}
+            writer.append(dict(zip(RANKING_COLUMNS, rows, strict=True)), texts)
+        writer.commit({})
+    return prefix
+
+
+def write_pairs(prefix: Path, pairs: Sequence[Pair] = PAIRS, margins: Sequence[float] | None = None) -> Path:
+    """Write a pair set, with a column `margin` if there are margins, and return its prefix."""
+    with writing(prefix, PAIR_COLUMNS, () if margins is None else ("margin",)) as writer:
+        for number, (prompt, chosen, rejected) in enumerate(pairs):
             ignored = [IGNORE_INDEX] * len(prompt)
             rows = (prompt + chosen, ignored + chosen, prompt + rejected, ignored + rejected)
-            writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)))
+            texts = None if margins is None else {"margin": str(margins[number])}
+            writer.append(dict(zip(PAIR_COLUMNS, rows, strict=True)), texts)
         writer.commit({})
     return prefix
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,12 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 RESPONSES = [[[3], [4, 9, 6]], [[8, 1], [2, 0]], [[200, 19, 0], [1]], [[10, 2], [2, 10, 11, 12]], [[5], [36]]]
 SCORES = np.array([[1.0, -0.5], [0.25, 1.0], [2.0, 0.5], [np.nan, 1.0], [0.5, 0.75]], np.float32)
 """The fourth prompt is lost: one of its responses was not scored."""
-SELECTED, BETA, ALPHA = [0, 1, 2, 4], 0.3, 0.2
+SELECTED, BETA, ALPHA, SCALE = [0, 1, 2, 4], 0.3, 0.2, 1.5
 METHODS: dict[str, dict[str, Any]] = {
     "xpo": {"online_method": "xpo", "xpo_alpha": ALPHA},
     "xpo with ipo": {"online_method": "xpo", "xpo_alpha": ALPHA, "dpo_loss_type": "ipo"},
     "nash_md": {"online_method": "nash_md"},
+    "rpo": {"dpo_loss_type": "rpo_fwd_kl", "margin_scale": SCALE},
 }
 SPLITS: dict[str, tuple[Layout, int | None]] = {
     "complete": ((1, 1, 1), 8),
@@ -67,7 +69,8 @@ def learn(run: RunConfig, steps: int = 1) -> tuple[list[dict[str, float]], dict[
     group = PoolGroup(run, run.num_processes("actor"))
     group.build("actor")
     group.build("ref")
-    method, sampled = method_of(run.actor.pairing), PreferenceBatch.from_lists(PROMPTS, RESPONSES)
+    method = method_of(run.actor.pairing, is_reward_aware=run.actor.loss.is_reward_aware)
+    sampled = PreferenceBatch.from_lists(PROMPTS, RESPONSES)
     ref_values = method.start_ref_logps(ReferenceGroup(group), sampled)()
     selection = method.select(sampled, SCORES, seed=(0, 0))
     pairs, ref_logps = method.training_batch(ref_values, selection, SCORES)
@@ -88,6 +91,14 @@ def token_logps(model: torch.nn.Module, prompt: list[int], response: list[int]) 
     return logits.log_softmax(-1)[torch.arange(len(response)), torch.tensor(response)]
 
 
+def pair_loss(method: str, margin: Tensor, gap: float) -> Tensor:
+    """The loss of a pair with a margin of log-ratios and the difference of its scores."""
+    if method == "rpo":
+        ours, theirs = torch.sigmoid(BETA * margin), 1 / (1 + math.exp(-SCALE * gap))
+        return ours * (ours / theirs).log() + (1 - ours) * ((1 - ours) / (1 - theirs)).log()
+    return (margin - 1 / (2 * BETA)) ** 2 if "ipo" in method else -logsigmoid(BETA * margin)
+
+
 def by_hand(folder: Path, method: str) -> tuple[dict[str, float], torch.nn.Module]:
     """Terms of the loss, and the policy with its gradient, in plain torch."""
     policy = AutoModelForCausalLM.from_pretrained(folder / "hf", dtype=torch.float64)
@@ -104,14 +115,15 @@ def by_hand(folder: Path, method: str) -> tuple[dict[str, float], torch.nn.Modul
         else:
             ratios = [(a.sum() - b.sum()) for a, b in zip(lp, rp, strict=True)]
             margin = ratios[0] - ratios[1] if SCORES[p, 0] > SCORES[p, 1] else ratios[1] - ratios[0]
-            first.append((margin - 1 / (2 * BETA)) ** 2 if "ipo" in method else -logsigmoid(BETA * margin))
+            gap = abs(float(SCORES[p, 0]) - float(SCORES[p, 1]))
+            first.append(pair_loss(method, margin, gap))
             second.append(lp[1].sum())
     one, two = torch.stack(first).mean(), torch.stack(second).mean()
-    loss = BETA * one - two if method == "nash_md" else one + ALPHA * two
+    loss = BETA * one - two if method == "nash_md" else one if method == "rpo" else one + ALPHA * two
     loss.backward()
     norm = torch.stack([parameter.grad.norm() for parameter in policy.parameters()]).norm()
     names = ("kl", "score") if method == "nash_md" else ("ipo" if "ipo" in method else "sigmoid", "xpo")
-    terms = {f"loss/{name}": value.item() for name, value in zip(names, (one, two), strict=True)}
+    terms = {f"loss/{name}": value.item() for name, value in zip(names, (one, two), strict=True) if method != "rpo"}
     return {"loss": loss.item(), "grad_norm": norm.item(), **terms}, policy
 
 
@@ -133,7 +145,7 @@ def test_loss_and_gradient_are_those_of_plain_torch(method: str, folder: Path, t
         torch.testing.assert_close(gradient[name][: len(value)], value, rtol=1e-4, atol=near, msg=name)
 
 
-@pytest.mark.parametrize("method", ["xpo", "nash_md"])
+@pytest.mark.parametrize("method", ["xpo", "nash_md", "rpo"])
 def test_no_split_changes_a_step(method: str, folder: Path) -> None:
     expected, _ = by_hand(folder, method)
     for split, (layout, size) in SPLITS.items():
