@@ -49,4 +49,4 @@ BENCH ?= offline
 DATA ?= dataset/dpo_en_demo.json
 
 bench:  ## speed and memory beside peers: make bench BENCH=rollout; offline and limit want DATA (docs/benchmarks.md)
-	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/$(BENCH).py $(if $(filter offline limit,$(BENCH)),--data $(DATA)) $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) benchmarks/$(BENCH:rollout=rollout_speed).py $(if $(filter offline limit,$(BENCH)),--data $(DATA)) $(ARGS)

@@ -24,7 +24,7 @@ class DecodeStats:
 
     Attributes:
         prefills: Number of prompts read.
-        decode_passes: Number of decoding passes, each of `decode_rows` rows.
+        decode_passes: Number of decoding passes, each of up to `decode_rows` rows.
         decoded_tokens: Number of rows of those passes that held a response.
         response_tokens: Number of tokens of all responses, including those sampled after a prefill.
         moves: Number of responses moved to another slot to empty a tile.
@@ -162,31 +162,49 @@ class DecodeLoop:
 
     def _decode_tiles(self) -> None:
         """Decode one token of every response, with a single transfer to the host."""
-        tiles = self._slots.tiles()
-        drawn = [self._decode_tile(tile) for tile in tiles]
-        for tile, rows in zip(tiles, torch.stack(drawn).tolist(), strict=True):
-            for row, response in self._slots.in_tile(tile):
-                self._work.decoded_tokens += 1
-                token, logp = rows[row]
-                if self._add(response, int(token), logp):
-                    self._slots.release(tile * self._settings.decode_rows + row)
+        rows = {tile: self._rows(tile) for tile in self._slots.tiles()}
+        drawn = torch.cat([self._decode_rows(tile, in_pass) for tile, in_pass in rows.items()]).tolist()
+        decoded = [(tile, row, response) for tile, in_pass in rows.items() for row, response in in_pass]
+        for (tile, row, response), (token, logp) in zip(decoded, drawn, strict=True):
+            if response is None:
+                continue
+            self._work.decoded_tokens += 1
+            if self._add(response, int(token), logp):
+                self._slots.release(tile * self._settings.decode_rows + row)
 
-    def _decode_tile(self, tile: int) -> Tensor:
-        """Decode a tile; returns token id and log-probability of each row, [R, 2] float32, on the device."""
-        count = self._settings.decode_rows
+    def _rows(self, tile: int) -> list[tuple[int, Response | None]]:
+        """List the rows of the pass over a tile: those with a response, or all where the model needs them."""
+        used = self._slots.in_tile(tile)
+        if self._model.skips_empty_rows:
+            return list(used)
+        owners = dict(used)
+        return [(row, owners.get(row)) for row in range(self._settings.decode_rows)]
+
+    def _decode_rows(self, tile: int, rows: list[tuple[int, Response | None]]) -> Tensor:
+        """Decode rows of a tile; returns token id and log-probability of each, [R, 2] float32, on the device."""
+        count = len(rows)
         tokens, positions, numbers = [0] * count, [0] * count, [0.0] * count
-        shared_prefixes = [(row, 0) for row in range(self._cache.tiles[tile].rows)]
+        shared_prefixes = [(row, 0) for row, _ in rows]
         first_of: dict[int, int] = {}
-        for row, response in self._slots.in_tile(tile):
-            shared_prefixes[row] = first_of.setdefault(response.prompt, row), response.prompt_length
-            tokens[row], positions[row] = response.tokens[-1], response.last_position
-            numbers[row] = response.next_number
-        logits = self._model.decode(tokens, positions, self._cache.tiles[tile], shared_prefixes)
+        for place, (row, response) in enumerate(rows):
+            if response is None:
+                continue
+            shared_prefixes[place] = first_of.setdefault(response.prompt, row), response.prompt_length
+            tokens[place], positions[place] = response.tokens[-1], response.last_position
+            numbers[place] = response.next_number
+        held = self._cache.tiles[tile]
+        slots = [row for row, _ in rows] if self._model.skips_empty_rows else None
+        logits = self._model.decode(tokens, positions, held, shared_prefixes[: held.rows], slots)
         self._work.decode_passes += 1
-        seen = None if self._seen is None else self._seen[tile * count : (tile + 1) * count]
-        drawn = self._draw(logits, numbers, seen)
-        if seen is not None:
-            seen.scatter_(1, drawn[:, :1].long().clamp(min=0), True)
+        return self._draw_and_mark(logits, numbers, [tile * self._settings.decode_rows + row for row, _ in rows])
+
+    def _draw_and_mark(self, logits: Tensor, numbers: list[float], slots: list[int]) -> Tensor:
+        """Sample as `_draw` does and note the tokens as seen in these slots."""
+        if self._seen is None:
+            return self._draw(logits, numbers, None)
+        place = torch.tensor(slots, device=logits.device)
+        drawn = self._draw(logits, numbers, self._seen.index_select(0, place))
+        self._seen[place, drawn[:, 0].long().clamp(min=0)] = True
         return drawn
 
     def _draw(self, logits: Tensor, numbers: list[float], seen: Tensor | None) -> Tensor:

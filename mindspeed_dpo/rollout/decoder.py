@@ -1,8 +1,8 @@
 """The forward pass of generation, in plain torch, over the weights of one pipeline stage that has all layers.
 
 It uses the given tensors, so weights that training updates in place take effect at once; only inside `packed_weights`
-it may use repacked copies. Names and shards are Megatron's. Matrix products have either the rows of one prompt or a
-fixed number of rows, so that results do not depend on the other responses of a batch.
+it may use repacked copies. Names and shards are Megatron's. Matrix products have either the rows of one prompt, or a
+number of rows that does not change the bits of a row, so that results do not depend on the other responses of a batch.
 
 Replicas that share experts exchange tokens in every layer with experts, so all of them make the same number of passes.
 Passes of all kinds exchange tokens in the same way: a prompt of one replica may meet a decoding pass of another, and a
@@ -88,9 +88,14 @@ class RolloutModel:
         """Device of the weights."""
         return self.embedding.device
 
+    @property
+    def skips_empty_rows(self) -> bool:
+        """Whether a decoding pass may leave out rows of a tile; else it needs all, so that its shape is fixed."""
+        return ops.attends_by_slot(self.embedding)
+
     @contextmanager
     def packed_weights(self, rows: int) -> Iterator[None]:
-        """Prepare for decoding passes of `rows` rows; weights must not change inside the context.
+        """Prepare for decoding passes of up to `rows` rows; weights must not change inside the context.
 
         On the host the matrices are copied into the layout that is fastest for few rows; see `ops.few_rows_product`.
         """
@@ -155,21 +160,25 @@ class RolloutModel:
         positions: Sequence[int],
         tile: CacheTile,
         shared_prefixes: Sequence[tuple[int, int]] | None = None,
+        slots: Sequence[int] | None = None,
     ) -> Tensor:
-        """Append one token to each row of a tile.
+        """Append one token to rows of a tile.
 
         Args:
             tokens: R token ids; rows beyond the tile are padding, rows without a response are ignored.
             positions: Positions of the tokens; 0 for rows without a response.
             tile: The cache of the rows.
-            shared_prefixes: For each row of the tile, a row with the same prefix and the length of that prefix in
+            shared_prefixes: For each row, a slot of the tile with the same prefix and the length of that prefix in
                 tokens; affects speed only.
+            slots: Place of each row in the tile, if the tokens are those of some rows only.
 
         Returns:
             Logits [R, V] float32 of the next tokens.
         """
-        rows, device, window = tile.rows, self.device, self.model.sliding_window
-        ids, at = torch.tensor([list(tokens), list(positions)], device=device)
+        device, window = self.device, self.model.sliding_window
+        rows = min(len(tokens), tile.rows)
+        places = range(len(tokens)) if slots is None else slots
+        ids, at, place = torch.tensor([list(tokens), list(positions), list(places)], device=device)
         first = 0 if window is None else max(0, min(positions) - window + 1) // BLOCK
         last = max(positions) // BLOCK + 1
         same = (
@@ -177,11 +186,12 @@ class RolloutModel:
             if shared_prefixes is None
             else torch.tensor([(row, n // BLOCK) for row, n in shared_prefixes], device=device)
         )
-        reach = ops.VisibleKeys(at[:rows], first, last, BLOCK, window, same)
+        held_by = None if slots is None else place
+        reach = ops.VisibleKeys(at[:rows], first, last, BLOCK, window, same, held_by, tile.rows)
         mix = ops.block_attention(
             reach, (self.groups, self.ratio, self.model.kv_channels), self.scale, self.embedding.dtype
         )
-        indices = tile.write_indices(at[:rows])
+        indices = tile.write_indices(at[:rows], place[:rows])
 
         def attend(layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             tile.append(layer, indices, key[:rows], value[:rows])

@@ -1,7 +1,8 @@
 """Generation with continuous batching: the slot of a finished response is reused at once.
 
 A response is a bitwise deterministic function of weights, prompt, settings, seed, sample number and response index k:
-each prompt is prefilled by itself, once for all its responses, and decoding passes have a fixed number of rows.
+each prompt is prefilled by itself, once for all its responses, and a decoding pass gives a row the bits that it has
+in a pass over a fixed number of rows.
 """
 
 from __future__ import annotations

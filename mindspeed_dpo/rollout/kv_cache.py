@@ -45,11 +45,11 @@ def as_blocks(states: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WriteIndices:
-    """Flat indices of one position of each row within a layer of a tile.
+    """Flat indices of one position of some rows within a layer of a tile.
 
     Attributes:
-        keys: [rows * groups * d] int64 indices of key elements.
-        values: [rows * groups] int64 indices of value vectors.
+        keys: [n * groups * d] int64 indices of key elements.
+        values: [n * groups] int64 indices of value vectors.
     """
 
     keys: Tensor
@@ -75,18 +75,18 @@ class CacheTile:
         """Number of slots of the tile."""
         return self.keys.shape[2]
 
-    def write_indices(self, positions: Tensor) -> WriteIndices:
-        """Compute the indices at which `append` writes, for one position of each row: [rows] int64."""
+    def write_indices(self, positions: Tensor, row: Tensor) -> WriteIndices:
+        """Compute the indices at which `append` writes: one position of each of some rows, both [n] int64."""
         rows, groups, width = self.keys.shape[2:5]
         device = positions.device
-        row, group = torch.arange(rows, device=device), torch.arange(groups, device=device)
+        group = torch.arange(groups, device=device)
         piece = (((positions // BLOCK * rows + row) * groups)[:, None] + group).flatten()
         offset = (positions % BLOCK).repeat_interleave(groups)
         column = piece[:, None] * width + torch.arange(width, device=device)
         return WriteIndices((column * BLOCK + offset[:, None]).flatten(), piece * BLOCK + offset)
 
     def append(self, layer: int, indices: WriteIndices, keys: Tensor, values: Tensor) -> None:
-        """Write one key and one value of each row, [rows, groups, d] in the model's dtype."""
+        """Write one key and one value of each row, [n, groups, d] in the model's dtype."""
         width = values.shape[-1]
         self.keys[layer].view(-1).index_copy_(0, indices.keys, keys.reshape(-1))
         self.values[layer].view(-1, width).index_copy_(0, indices.values, values.reshape(-1, width))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.model import ModelConfig
@@ -26,7 +27,8 @@ class ProductFactory:
     """Builds products with weights.
 
     Attributes:
-        rows: Rows of most passes, for which matrices may be copied into another layout; None uses them as they are.
+        rows: Most rows of a decoding pass, for which matrices may be copied into another layout; None uses them as they
+            are.
     """
 
     rows: int | None = None
@@ -36,6 +38,14 @@ class ProductFactory:
         if self.rows is None:
             return partial(ops.linear, weight, bias)
         return ops.few_rows_product(weight, bias, self.rows)
+
+    def of_router(self, weight: Tensor) -> ops.Product:
+        """Build the product of rows of any float dtype with a router's matrix [E, in], in float32."""
+        if self.rows is None:
+            return partial(router_logits, weight=weight)
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        product = ops.few_rows_product(weight.to(wide), None, self.rows)
+        return lambda rows: product(rows.to(wide))
 
     def of_matrices(self, weights: Sequence[Tensor]) -> ops.GroupedProduct:
         """Build the product of runs of rows with matrices [out, in] of any float dtype."""
@@ -70,9 +80,11 @@ class MoeMlp:
     weights: ExpertWeights
     tp: TensorGroup
     dispatch: TokenDispatch
+    router: ops.Product
     gate_up: ops.GroupedProduct
     down: ops.GroupedProduct
     shared: Mlp | None
+    shared_gate: ops.Product | None
 
     @classmethod
     def of(
@@ -84,18 +96,19 @@ class MoeMlp:
             weights,
             tp,
             TokenDispatch(experts, model.num_experts or 0),
+            router=make.of_router(weights.router),
             gate_up=make.of_matrices([expert.gate_up for expert in weights.experts]),
             down=make.of_matrices([expert.down for expert in weights.experts]),
             shared=None if weights.shared is None else Mlp.of(weights.shared, make),
+            shared_gate=None if weights.shared_gate is None else make.of_matrix(weights.shared_gate),
         )
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map activations [n, h], any float dtype, to this rank's part of the sum; a collective of the expert group."""
         own = self.tp.own_rows(len(x))
-        rows = x[own].contiguous()
-        routing = route(router_logits(rows, self.weights.router), self.model, self.weights.router_bias)
-        output = torch.zeros_like(x)
-        output[own] = self.dispatch.apply(self._experts, rows, routing)
+        routing = route(self.router(x)[own], self.model, self.weights.router_bias)
+        output = self.dispatch.apply(self._experts, x[own].contiguous(), routing)
+        output = F.pad(output, (0, 0, own.start, len(x) - own.stop))
         return output if self.shared is None else output + self._gated(self.shared(x), x)
 
     def without_rows(self) -> None:
@@ -110,8 +123,7 @@ class MoeMlp:
         return self.down(ops.swiglu(self.gate_up(rows, counts)), counts)
 
     def _gated(self, output: Tensor, x: Tensor) -> Tensor:
-        gate = self.weights.shared_gate
-        return output if gate is None else output * (x @ gate.t()).sigmoid()
+        return output if self.shared_gate is None else output * self.shared_gate(x).sigmoid()
 
 
 @dataclass(frozen=True)

@@ -37,8 +37,12 @@ class TokenModel(Protocol):
         """Device of the logits."""
 
     @property
+    def skips_empty_rows(self) -> bool:
+        """Whether a decoding pass may leave out rows, as `RolloutModel.skips_empty_rows`."""
+
+    @property
     def packed_weights(self) -> Callable[[int], AbstractContextManager[None]]:
-        """Prepare the weights for passes of a fixed number of rows, as `RolloutModel.packed_weights`."""
+        """Prepare the weights for passes of up to so many rows, as `RolloutModel.packed_weights`."""
 
     @property
     def new_cache(self) -> Callable[[int, int, int], Any]:
@@ -54,7 +58,7 @@ class TokenModel(Protocol):
 
     @property
     def decode(self) -> Callable[..., Tensor]:
-        """Append one token per row of a tile and return the logits [R, V] float32, as `RolloutModel.decode`."""
+        """Append one token to rows of a tile and return their logits [R, V] float32, as `RolloutModel.decode`."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +127,14 @@ class MixedModel:
         """Device of the policy's weights."""
         return self._models[0].device
 
+    @property
+    def skips_empty_rows(self) -> bool:
+        """Whether both models may leave out rows."""
+        return all(model.skips_empty_rows for model in self._models)
+
     @contextmanager
     def packed_weights(self, rows: int) -> Iterator[None]:
-        """Prepare the weights of both models for passes of `rows` rows."""
+        """Prepare the weights of both models for passes of up to `rows` rows."""
         policy, reference = self._models
         with policy.packed_weights(rows), reference.packed_weights(rows):
             yield

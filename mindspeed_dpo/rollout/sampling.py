@@ -49,10 +49,14 @@ def draw(
     rows = max(1, _HOST_ELEMENTS // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
     tokens, logps = [], []
     for start in range(0, len(logits), rows):
-        part = logits[start : start + rows].contiguous()
-        seen_part = None if seen is None else seen[start : start + rows]
-        tokens.append(choose(part, numbers[start : start + rows], settings, seen_part))
-        logps.append(log_probs(part, tokens[-1]) if with_logps else torch.zeros_like(part[:, 0]))
+        end = min(start + rows, len(logits))
+        # Several threads divide the sums of a row that is the only one, but not those of a row that is there twice.
+        take = [start, start] if end - start == 1 < rows else slice(start, end)
+        part = logits[take].contiguous()
+        chosen = choose(part, numbers[take], settings, None if seen is None else seen[take])
+        logp = log_probs(part, chosen) if with_logps else torch.zeros_like(part[:, 0])
+        tokens.append(chosen[: end - start])
+        logps.append(logp[: end - start])
     return torch.cat(tokens), torch.cat(logps)
 
 

@@ -35,6 +35,7 @@ class WeightSource(ABC):
         path: The path that was opened.
         folder: The folder of the weight files: `path`, or one iteration in it.
         loosely: Skip missing tensors other than experts with a warning, and ignore unknown ones.
+        drop_mtp_layers: Leave out layers that predict further tokens, instead of refusing weights that have them.
         keeps_dtypes: Refuse to join tensors of different data types into one; otherwise they become float32 or wider,
             which is exact, since all weights are cast later.
         decoder_only: Read a language model without its output layer, as a reward model starts from it.
@@ -44,6 +45,7 @@ class WeightSource(ABC):
     path: Path
     folder: Path
     loosely: bool = False
+    drop_mtp_layers: bool = False
     keeps_dtypes: bool = False
     final_norm: bool = True
     decoder_only: bool = False
@@ -67,7 +69,11 @@ class WeightSource(ABC):
 
     @abstractmethod
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
-        """Names of the tensors that this model needs and are missing, and of those that it does not have."""
+        """Names of the tensors that this model needs and are missing, and of those that it does not have.
+
+        Raises:
+            WeightsError: There are layers that predict further tokens, and they are not to be left out.
+        """
 
     @abstractmethod
     def has(self, entry: TensorEntry) -> bool:
@@ -174,6 +180,22 @@ class WeightSource(ABC):
     def fingerprint(self) -> str:
         """SHA-256 of names and contents of the weight files, in hexadecimal digits; the files are read once."""
         return fingerprint_of(self.weight_files(), self.folder)
+
+    def _leave_out_mtp(self, names: Sequence[str]) -> None:
+        """Log that these tensors of layers that predict further tokens are not read.
+
+        Raises:
+            WeightsError: Nothing says that they may be left out.
+        """
+        if not names:
+            return
+        held = f"{self.path} holds {len(names)} tensors of layers that predict further tokens (MTP): {_shorten(names)}"
+        if not (self.drop_mtp_layers or self.loosely):
+            raise WeightsError(
+                f"{held}; such layers are not implemented. Set drop_mtp_layers=true (convert_ckpt.py: "
+                "--drop-mtp-layers) to load the model without them; what is saved will not contain them"
+            )
+        logger.warning("%s; they are not read", held)
 
     def _check_names(self, model: ModelConfig) -> None:
         missing, unexpected = self.name_mismatches(model)

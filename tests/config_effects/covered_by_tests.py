@@ -127,6 +127,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     "load_checkpoint_loosely": CoveredBy(
         "unit/trainers/test_reference_logprobs.py::test_the_seed_counts_where_loose_weights_leave_something_out"
     ),
+    "drop_mtp_layers": CoveredBy("unit/weights/test_mtp_layers.py::test_a_run_refuses_them_without_the_key"),
     "clamp_weighting": CoveredBy("unit/workers/test_logprobs.py::test_agreement_is_how_likely_the_pair_is"),
     # Adapters.
     "lora_target_modules": CoveredBy(

@@ -68,3 +68,8 @@ class CheckpointConfig:
     load_checkpoint_loosely: bool = setting(
         False, help="Accept weights with missing or unexpected names; each is reported."
     )
+    drop_mtp_layers: bool = setting(
+        False,
+        help="Accept weights with layers that predict further tokens (MTP), as those of GLM-4.5, and load the model "
+        "without them, in all roles; checkpoints do not contain them.",
+    )

@@ -57,8 +57,8 @@ class RolloutConfig:
     )
     decode_rows: int = setting(
         16,
-        help="Rows of one decoding pass, unused rows included. The number is constant so that a response does not "
-        "depend on the others in its batch.",
+        help="Rows of one decoding pass. A response has the bits of a pass over so many rows, so it does not depend on "
+        "the others in its batch; in float32 the host leaves out rows without a response where that changes no bit.",
         unit="rows",
         check=at_least(1),
     )

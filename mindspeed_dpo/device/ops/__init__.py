@@ -4,7 +4,7 @@ AdamW is not among them: the optimizer is megatron-core's, which under MindSpeed
 """
 
 from mindspeed_dpo.device.ops.attention import segment_attention
-from mindspeed_dpo.device.ops.decode_attention import BlockAttention, VisibleKeys, block_attention
+from mindspeed_dpo.device.ops.decode_attention import BlockAttention, VisibleKeys, attends_by_slot, block_attention
 from mindspeed_dpo.device.ops.decode_grouped_linear import GroupedProduct, grouped_product
 from mindspeed_dpo.device.ops.decode_linear import Product, few_rows_product, linear, rows_to_multiply
 from mindspeed_dpo.device.ops.fused_linear_logprobs import label_logps
@@ -19,6 +19,7 @@ __all__ = [
     "GroupedProduct",
     "Product",
     "VisibleKeys",
+    "attends_by_slot",
     "block_attention",
     "few_rows_product",
     "grouped_linear",

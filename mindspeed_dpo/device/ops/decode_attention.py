@@ -3,8 +3,9 @@
 The result of a row does not depend bitwise on the lengths of other rows: each block is multiplied separately, in a
 fixed shape, and blocks are summed in order. A single call over the full length would choose the order by length.
 
-Notation: c blocks, B positions per block, R rows, G query groups of this rank, r query heads per group, d head
-dimension. Keys are stored transposed, [d, B], so that the scores of a query with a block are a sum of d rows of B.
+Notation: c blocks, B positions per block, R rows, S slots that hold keys, G query groups of this rank, r query heads
+per group, d head dimension. Keys are stored transposed, [d, B], so that the scores of a query with a block are a sum
+of d rows of B.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BlockAttention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Maps query [R, G, r, d], keys [c, R, G, d, B] and values [c, R, G, B, d] to [R, G, r, d] in the dtype of query."""
+"""Maps query [R, G, r, d], keys [c, S, G, d, B] and values [c, S, G, B, d] to [R, G, r, d] in the dtype of query."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,10 @@ class VisibleKeys:
         last: One past the last such block.
         block: Positions per block.
         window: Number of keys that a query attends to at most, including itself; None for all.
-        shared_prefixes: [R, 2] int64: a row whose first blocks are identical, possibly the row itself, and the number
+        shared_prefixes: [R, 2] int64: a slot whose first blocks are identical, possibly the row's own, and the number
             of these blocks. Reading them there gives the same bits and hits the processor's cache.
+        slots: [R] int64 slot of each row; None if these are 0 to R - 1 and no slot is without a row.
+        num_slots: S; of no concern without `slots`.
     """
 
     positions: Tensor
@@ -42,6 +45,8 @@ class VisibleKeys:
     block: int
     window: int | None = None
     shared_prefixes: Tensor | None = None
+    slots: Tensor | None = None
+    num_slots: int = 0
 
     def bias(self) -> Tensor:
         """Return the mask [c, R, B] float32 to add to scores: 0 for visible keys and minus infinity for others."""
@@ -73,9 +78,18 @@ def block_attention(
         scale: Factor of the scores.
         dtype: dtype of query [R, G, r, d], keys and values; masked keys must be finite.
     """
-    if visible.positions.device.type == "cpu" and dtype == torch.float32:
+    if _on_host_in_float32(visible.positions.device, dtype):
         return by_embedding_bags(visible, heads, scale)
     return by_matrix_products(visible, scale)
+
+
+def attends_by_slot(states: Tensor) -> bool:
+    """Return whether passes over some slots only are cheap; states of any shape, dtype and any unit, as the keys."""
+    return _on_host_in_float32(states.device, states.dtype)
+
+
+def _on_host_in_float32(device: torch.device, dtype: torch.dtype) -> bool:
+    return device.type == "cpu" and dtype == torch.float32
 
 
 def by_matrix_products(visible: VisibleKeys, scale: float) -> BlockAttention:
@@ -83,6 +97,8 @@ def by_matrix_products(visible: VisibleKeys, scale: float) -> BlockAttention:
     bias = visible.bias()[:, :, None, None]
 
     def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        if visible.slots is not None:
+            keys, values = keys.index_select(1, visible.slots), values.index_select(1, visible.slots)
         blocks = len(keys)
         repeated = query.expand(blocks, *query.shape).flatten(0, 2)
         scores = torch.bmm(repeated, keys.flatten(0, 2)).view(blocks, *query.shape[:3], -1)
@@ -107,11 +123,12 @@ def by_embedding_bags(visible: VisibleKeys, heads: tuple[int, int, int], scale: 
     bias = visible.bias().transpose(0, 1)[:, None, :, None]
     row, group, number, head = torch.meshgrid(*map(torch.arange, (rows, groups, blocks, ratio)), indexing="ij")
     seen = own[:, None, :, None].expand(row.shape)
-    stored_in = row
+    own_slot = row if visible.slots is None else visible.slots[row]
+    stored_in = own_slot
     if visible.shared_prefixes is not None:
         source, count = (column[:, None, None, None] for column in visible.shared_prefixes.unbind(1))
-        stored_in = source.where(number + visible.first < count, row)
-    piece = (number * rows + stored_in) * groups + group
+        stored_in = source.where(number + visible.first < count, own_slot)
+    piece = (number * (rows if visible.slots is None else visible.num_slots) + stored_in) * groups + group
     # Bags of the scores: every (row, group, block, head), even empty ones; bags of the context: (row, group, head).
     query_of = ((row * groups + group) * ratio + head)[seen]
     key_index = _runs(piece[seen], width)

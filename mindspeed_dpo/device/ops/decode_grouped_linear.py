@@ -1,7 +1,8 @@
 """Products of runs of rows with matrices that do not change for a while: the experts of a model that generates.
 
 A row's product must not depend on how many rows its matrix multiplies, which depends on the other responses of a batch.
-On the host the number of rows decides which kernel multiplies, so rows are multiplied a fixed number at a time.
+On the host the number of rows decides which kernel multiplies, so rows are multiplied in numbers at which all kernels
+give the same bits.
 """
 
 from __future__ import annotations
@@ -10,17 +11,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mindspeed_dpo.device.ops.decode_linear import Product, few_rows_product, linear
+from mindspeed_dpo.device.ops.decode_linear import Product, linear, stable_product
+from mindspeed_dpo.device.ops.decode_row_counts import at_least, fill
 from mindspeed_dpo.device.ops.grouped_linear import grouped_linear
 from mindspeed_dpo.device.ops.kernels import kernels_for
 
 GroupedProduct = Callable[[Tensor, Tensor], Tensor]
 """Maps rows [m, in], those of the first matrix first, and the number of rows of each [g] int64, to [m, out]."""
-ROWS_AT_ONCE = 8
-"""Rows of a product on the host. A token has few experts, so in a decoding pass few rows have the same one."""
+ROWS_THAT_COUNT = 8
+"""Rows of the product on the host whose bits count. A token has few experts, so in a decoding pass few rows have the
+same one."""
+MOST_ROWS = 64
+"""Rows of a product on the host at most; more have no advantage."""
 
 
 def grouped_product(matrices: Sequence[Tensor], *, packed: bool) -> GroupedProduct:
@@ -34,10 +38,13 @@ def grouped_product(matrices: Sequence[Tensor], *, packed: bool) -> GroupedProdu
     if matrices[0].device.type != "cpu" or kernels_for(matrices[0]) is not None:
         weight = in_one_block(matrices)
         return lambda rows, counts: grouped_linear(rows.contiguous(), weight, counts)
-    products: list[Product] = [
-        few_rows_product(matrix, None, ROWS_AT_ONCE) if packed else partial(linear, matrix, None) for matrix in matrices
-    ]
-    return partial(_multiply_runs, products, len(matrices[0]))
+    if not packed:
+        plain = [partial(linear, matrix, None) for matrix in matrices]
+        return partial(_multiply_runs, plain, (ROWS_THAT_COUNT,), len(matrices[0]))
+    products, counts = zip(
+        *(stable_product(matrix, None, ROWS_THAT_COUNT, MOST_ROWS) for matrix in matrices), strict=True
+    )
+    return partial(_multiply_runs, products, min(counts, key=len), len(matrices[0]))
 
 
 def in_one_block(matrices: Sequence[Tensor]) -> Tensor:
@@ -49,12 +56,23 @@ def in_one_block(matrices: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(matrices))
 
 
-def _multiply_runs(products: Sequence[Product], width: int, rows: Tensor, counts: Tensor) -> Tensor:
-    runs = zip(products, rows.split(counts.tolist()), strict=True)
-    parts = [_few_at_once(multiply, run) for multiply, run in runs if len(run)]
+def _multiply_runs(
+    products: Sequence[Product], counts: tuple[int, ...], width: int, rows: Tensor, numbers: Tensor
+) -> Tensor:
+    parts, start = [], 0
+    rows = rows.contiguous()
+    for multiply, number in zip(products, numbers.tolist(), strict=True):
+        end = start + number
+        while start < end:
+            size = min(end - start, counts[-1])
+            parts.append(_multiply_some(multiply, rows, start, size, at_least(counts, size)))
+            start += size
     return torch.cat(parts) if parts else rows.new_empty(0, width)
 
 
-def _few_at_once(multiply: Product, rows: Tensor) -> Tensor:
-    padded = F.pad(rows, (0, 0, 0, -len(rows) % ROWS_AT_ONCE))
-    return torch.cat([multiply(part) for part in padded.split(ROWS_AT_ONCE)])[: len(rows)]
+def _multiply_some(multiply: Product, rows: Tensor, start: int, size: int, count: int) -> Tensor:
+    """Multiply `size` rows together with as many rows beside them as `count` needs, whose products are dropped."""
+    if count > len(rows):
+        return multiply(fill(rows[start : start + size], count))[:size]
+    first = min(start, len(rows) - count)
+    return multiply(rows[first : first + count])[start - first : start - first + size]

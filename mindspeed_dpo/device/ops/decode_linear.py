@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mindspeed_dpo.device.bf16_emulation import is_faster_in_float32
+from mindspeed_dpo.device.ops.decode_row_counts import at_least, equal_row_counts, fill
 
 Product = Callable[[Tensor], Tensor]
 """Maps rows [n, in] to rows [n, out] of the same dtype."""
@@ -26,20 +27,40 @@ def linear(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 
 def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
-    """Build the product with a matrix that is used repeatedly while it does not change, mostly for `rows` rows.
+    """Build the product with a matrix that is used repeatedly while it does not change, mostly for up to `rows` rows.
 
-    On the host, float32 matrices are copied into oneDNN's blocked layout for the lifetime of the returned function, and
-    so are bfloat16 matrices that are multiplied faster in float32. Otherwise it is `linear`, which reflects later
-    changes of the weight. Build a new product after every change.
+    On the host a row's product does not depend on how many rows there are up to `rows`, to the bit; see
+    `decode_row_counts`. Build a new product after every change of the weight.
 
     Args:
         weight: [out, in] weights of any float dtype.
         bias: [out] or None.
         rows: Number of rows that the layout is optimised for; any number can be multiplied.
     """
-    if not _has_blocked_layout(weight):
+    if weight.device.type != "cpu":
         return partial(linear, weight, bias)
-    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), rows)
+    multiply, counts = stable_product(weight, bias, rows, rows)
+    return partial(_multiply_filled, multiply, counts)
+
+
+def stable_product(weight: Tensor, bias: Tensor | None, fixed: int, largest: int) -> tuple[Product, tuple[int, ...]]:
+    """Build the product with a matrix on the host that does not change, and the numbers of rows for which it is equal.
+
+    float32 matrices are copied into oneDNN's blocked layout for the lifetime of the returned function, and so are
+    bfloat16 matrices that are multiplied faster in float32. Otherwise it is `linear`, for `fixed` rows only.
+
+    Args:
+        weight: [out, in] weights of any float dtype.
+        bias: [out] or None.
+        fixed: Number of rows whose products count.
+        largest: Largest number of rows of interest.
+
+    Returns:
+        The product, and ascending numbers of rows, at each of which a row's product has the same bits.
+    """
+    if not _has_blocked_layout(weight):
+        return partial(linear, weight, bias), (fixed,)
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach().float(), fixed)
     added = None if bias is None else bias.float()
     multiply = torch.ops.mkldnn._linear_pointwise.default
 
@@ -47,7 +68,13 @@ def few_rows_product(weight: Tensor, bias: Tensor | None, rows: int) -> Product:
         out: Tensor = multiply(x.float().contiguous(), packed, added, "none", [], "")
         return out.to(x.dtype)
 
-    return product
+    return product, equal_row_counts(product, weight, fixed, largest)
+
+
+def _multiply_filled(multiply: Product, counts: tuple[int, ...], x: Tensor) -> Tensor:
+    """Multiply rows at one of the counts; more rows than the largest are those of a prompt, which is read alone."""
+    rows = len(x)
+    return multiply(x) if rows > counts[-1] else multiply(fill(x, at_least(counts, rows)))[:rows]
 
 
 def rows_to_multiply(rows: int, weight: Tensor) -> int:

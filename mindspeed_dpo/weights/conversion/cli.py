@@ -53,6 +53,7 @@ def parse(arguments: Sequence[str]) -> ConversionRequest:
         adapter_only=flags.save_lora_to_hf,
         expected_adapter=_expected_adapter(flags),
         loosely=flags.load_checkpoint_loosely,
+        drop_mtp_layers=flags.drop_mtp_layers,
         overwrite=flags.overwrite,
     )
 
@@ -116,7 +117,7 @@ def _reject_unsupported(flags: argparse.Namespace) -> None:
         f"--model-type {flags.model_type}: only GPT is supported": flags.model_type != "GPT",
         "--load-model-type optim: optimizer states cannot be converted": flags.load_model_type == "optim",
         f"--ckpt-format {flags.ckpt_format}: only torch is supported": flags.ckpt_format != "torch",
-        "--mtp-num-layers: multi-token prediction layers are not supported": flags.mtp_num_layers != 0,
+        "--mtp-num-layers: MTP layers are not supported; --drop-mtp-layers leaves them out": flags.mtp_num_layers != 0,
     }
     for message, is_given in unsupported.items():
         if is_given:

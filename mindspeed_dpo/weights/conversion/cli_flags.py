@@ -95,6 +95,11 @@ def _add_input_and_output(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="tolerate missing tensors (no experts) and unknown ones",
     )
+    add(
+        "--drop-mtp-layers",
+        action="store_true",
+        help="leave out layers that predict further tokens (MTP), as those of GLM-4.5",
+    )
     add("--overwrite", action="store_true", help="replace the content of --save-dir")
 
 

@@ -44,6 +44,7 @@ class ConversionRequest:
         adapter_only: Write the adapters for PEFT instead of merged weights.
         expected_adapter: Expected settings of the adapters, by key.
         loosely: Tolerate missing and unknown tensors, with a warning.
+        drop_mtp_layers: Leave out layers that predict further tokens, instead of refusing weights that have them.
         overwrite: Replace the content of `save_dir`.
     """
 
@@ -66,6 +67,7 @@ class ConversionRequest:
     adapter_only: bool = False
     expected_adapter: Mapping[str, object] = field(default_factory=dict)
     loosely: bool = False
+    drop_mtp_layers: bool = False
     overwrite: bool = False
 
 

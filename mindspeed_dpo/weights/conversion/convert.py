@@ -71,6 +71,7 @@ def _open_source(request: ConversionRequest) -> WeightSource:
     elif request.expected_adapter:
         logger.warning("%s have no effect: there is no adapter", ", ".join(_flags(request.expected_adapter)))
     source.loosely, source.keeps_dtypes = request.loosely, request.dtype is None
+    source.drop_mtp_layers = request.drop_mtp_layers
     _check_head(source, request)
     return source
 

@@ -5,7 +5,6 @@ Only the requested slices of a safetensors file are read. A .bin file is memory-
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,8 +41,6 @@ from mindspeed_dpo.weights.model_sizes import Shape
 from mindspeed_dpo.weights.name_mapping import RuleTable, TensorEntry, is_tied, model_entries
 from mindspeed_dpo.weights.shape_checks import check_shape
 from mindspeed_dpo.weights.weight_source import WeightSource
-
-logger = logging.getLogger(__name__)
 
 _SCORE = "score.weight"
 _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
@@ -99,7 +96,8 @@ class HfSource(WeightSource):
         """Missing and unexpected names, by the shards or their index; buffers are ignored.
 
         Raises:
-            WeightsError: A tied model's output layer differs from its embedding.
+            WeightsError: A tied model's output layer differs from its embedding, or there are layers that predict
+                further tokens, and they are not to be left out.
         """
         entries = model_entries(self.rules(model), model)
         required = dict.fromkeys(name for entry in entries for name in entry.stored_names)
@@ -107,12 +105,7 @@ class HfSource(WeightSource):
         others = {name for name in set(self._files) - ignored.union(required) if not _BUFFERS.search(name)}
         mtp_layers = self._mtp_layers(model)
         left_out = {name for name in others if _layer_of(name) in mtp_layers}
-        if left_out:
-            logger.warning(
-                "%s: %d tensors of layers that predict further tokens are not read; such layers are not implemented",
-                self.path,
-                len(left_out),
-            )
+        self._leave_out_mtp(sorted(left_out))
         unexpected = sorted(others - left_out)
         if is_tied(model) and _OUTPUT_LAYER in unexpected:
             if not self._tied_copies_are_equal:

@@ -105,7 +105,8 @@ class LegacySource(WeightSource):
         """Missing and unexpected names, by the keys of all rank files; `_extra_state` is ignored.
 
         Raises:
-            WeightsError: The number of layers, or of experts, differs.
+            WeightsError: The number of layers, or of experts, differs, or there are layers that predict further
+                tokens, and they are not to be left out.
         """
         if model.num_layers != self._num_layers:
             raise WeightsError(f"{self.path} holds {self._num_layers} layers, but the model has {model.num_layers}")
@@ -120,7 +121,7 @@ class LegacySource(WeightSource):
             for tp_rank, ep_rank in self.storage.ranks(self.layout):
                 state = self._chunks(tp_rank, pp_rank, ep_rank)[chunk]
                 names.compare(placement, rank_folder(self.layout, tp_rank, pp_rank, ep_rank), (tp_rank, ep_rank), state)
-        names.log_left_out(self.path)
+        self._leave_out_mtp(names.mtp)
         return names.missing, names.unexpected
 
     def check_tied_copies(self, model: ModelConfig) -> None:

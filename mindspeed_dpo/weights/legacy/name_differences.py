@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,8 +10,6 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.layer_placement import ParallelLayout, Placement
 from mindspeed_dpo.weights.legacy.expert_storage import ExpertForm, ExpertStorage
 from mindspeed_dpo.weights.name_mapping import OUTPUT_LAYER, RuleTable, TensorEntry, is_tied, local_entries
-
-logger = logging.getLogger(__name__)
 
 _MTP_PREFIX = "mtp."
 _LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
@@ -47,7 +44,7 @@ class NameComparison:
         storage: How they hold experts.
         missing: Names that are not stored, with their rank.
         unexpected: Names that the model does not have, with their rank.
-        left_out: Number of tensors of layers that predict further tokens.
+        mtp: Names of tensors of layers that predict further tokens, with their rank.
     """
 
     rules: RuleTable
@@ -57,7 +54,7 @@ class NameComparison:
     storage: ExpertStorage
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
-    left_out: int = 0
+    mtp: list[str] = field(default_factory=list)
 
     def compare(self, placement: Placement, folder: str, rank: tuple[int, int], state: Mapping[str, object]) -> None:
         """Compare one chunk of one file.
@@ -76,22 +73,12 @@ class NameComparison:
             if not stored and not expected.is_optional:
                 self.missing.append(f"{folder}:{expected.name}{self._describe(expected.entry, held)}")
         others = [name for name in state if name not in ignored and "_extra_state" not in name]
-        self.left_out += sum(name.startswith(_MTP_PREFIX) for name in others)
+        self.mtp += [f"{folder}:{name}" for name in others if name.startswith(_MTP_PREFIX)]
         self.unexpected += [
             f"{folder}:{name}{_describe_foreign(name, held, self.model)}"
             for name in others
             if not name.startswith(_MTP_PREFIX)
         ]
-
-    def log_left_out(self, path: object) -> None:
-        """Log that tensors are not read, if there are some."""
-        if self.left_out:
-            logger.warning(
-                "%s: %d tensors of layers that predict further tokens (mtp.…) are not read; such layers are not "
-                "implemented",
-                path,
-                self.left_out,
-            )
 
     def _expected(self, placement: Placement) -> Iterator[ExpectedName]:
         """Each tensor of a file once; grouped experts are one tensor."""

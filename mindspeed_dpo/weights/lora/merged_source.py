@@ -74,6 +74,7 @@ class MergedSource(WeightSource):
 
     def name_mismatches(self, model: ModelConfig) -> tuple[list[str], list[str]]:
         """Missing and unexpected names of the base weights."""
+        self.base.drop_mtp_layers = self.drop_mtp_layers or self.loosely
         return self.base.name_mismatches(model)
 
     def has(self, entry: TensorEntry) -> bool:

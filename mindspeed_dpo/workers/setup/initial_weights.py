@@ -19,6 +19,7 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
         return None
     source = open_weights(str(role.checkpoint.load))
     source.loosely = role.checkpoint.load_checkpoint_loosely
+    source.drop_mtp_layers = role.checkpoint.drop_mtp_layers
     _check_head(source, role)
     if role.has_score_head and role.is_trained:
         source.decoder_only = not source.is_reward_model

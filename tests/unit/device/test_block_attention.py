@@ -82,6 +82,19 @@ def test_neighbours_of_other_length_change_no_bit(form: Form) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
+@forms
+def test_rows_of_some_slots_have_the_bits_of_those_of_all(form: Form) -> None:
+    query, keys, values = drawn(9, 5)
+    positions = torch.tensor([70, 130, 500, 9 * BLOCK - 1, 130])
+    keys[:2, 4], values[:2, 4] = keys[:2, 1], values[:2, 1]
+    complete = form(VisibleKeys(positions, 0, 9, BLOCK))(query, keys, values)
+    for slots in ([1, 4], [0], [4, 3, 1]):
+        at = torch.tensor(slots)
+        same = torch.tensor([[1, 2] if slot == 4 else [slot, 0] for slot in slots])
+        reach = VisibleKeys(positions[at], 0, 9, BLOCK, None, same, at, num_slots=5)
+        assert torch.equal(form(reach)(query[at], keys, values), complete[at])
+
+
 def test_the_host_takes_bags_for_float32_and_products_else() -> None:
     query, keys, values = drawn(2, 2)
     reach = VisibleKeys(torch.tensor([100, 3]), 0, 2, BLOCK)

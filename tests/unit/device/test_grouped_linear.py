@@ -85,6 +85,11 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(dtype: torch.dtype, packed:
     product = grouped_product(list(matrices), packed=packed)
     together = product(rows, torch.tensor([33, 0, 7]))
     assert torch.equal(product(rows[20:36], torch.tensor([13, 0, 3])), together[20:36])
+    for first in (0, 5, 31):
+        for last in range(first + 1, 34):
+            assert torch.equal(product(rows[first:last], torch.tensor([last - first, 0, 0])), together[first:last])
+    long = product(rows.repeat(9, 1)[:330], torch.tensor([33, 0, 297]))
+    assert torch.equal(long[:33], together[:33])
     expected = plain_grouped_linear(rows.float(), matrices.float(), torch.tensor([33, 0, 7]))
     torch.testing.assert_close(together, expected.to(dtype), rtol=1e-2, atol=0.2 if dtype == torch.bfloat16 else 1e-3)
     assert product(rows[:0], torch.tensor([0, 0, 0])).shape == (0, 96)

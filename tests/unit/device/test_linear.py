@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from mindspeed_dpo.device.ops import few_rows_product, linear, rows_to_multiply
+from mindspeed_dpo.device.ops.decode_row_counts import at_least, equal_row_counts
 
 pytestmark = pytest.mark.numerics
 
@@ -19,6 +21,37 @@ def test_both_forms_agree(dtype: torch.dtype, with_bias: bool, rows: int) -> Non
     actual = few_rows_product(weight, bias, rows)(x)
     torch.testing.assert_close(actual, linear(weight, bias, x))
     torch.testing.assert_close(linear(weight, bias, x), torch.nn.functional.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_does_not_depend_on_the_number_of_rows(dtype: torch.dtype, with_bias: bool) -> None:
+    x, weight = torch.randn(32, 320).to(dtype), torch.randn(200, 320).to(dtype)
+    product = few_rows_product(weight, torch.randn(200).to(dtype) if with_bias else None, 32)
+    complete = product(x)
+    for first in (0, 7):
+        for last in range(first + 1, 33):
+            assert torch.equal(product(x[first:last]), complete[first:last]), (first, last)
+
+
+def test_numbers_of_rows_with_other_bits_are_not_used() -> None:
+    """A kernel for few rows, and one for an even number of them, that add terms in another order."""
+
+    def multiply(x: Tensor) -> Tensor:
+        terms = x * weight[0]
+        parts = [terms] if len(x) in (3, 8, 16, 48) else terms.chunk(2, dim=1)
+        return sum(part.sum(1, keepdim=True) for part in parts)
+
+    weight = torch.randn(1, 96)
+    assert equal_row_counts(multiply, weight, fixed=16, largest=48) == (3, 8, 16, 48)
+    assert [at_least((3, 8, 16), rows) for rows in (1, 3, 4, 16, 17)] == [3, 3, 8, 16, 16]
+
+
+def test_weights_of_zeros_show_nothing_about_others() -> None:
+    weight = torch.zeros(2, 77)
+    assert equal_row_counts(lambda x: x @ weight.t(), weight, fixed=16, largest=48) == (16,)
+    weight = torch.randn(2, 77)
+    assert len(equal_row_counts(lambda x: (x[:, :, None] * weight.t()).sum(1), weight, fixed=16, largest=48)) > 1
 
 
 def test_rows_in_any_memory_order_give_the_same() -> None:

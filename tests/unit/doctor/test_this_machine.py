@@ -84,6 +84,7 @@ def test_a_failed_probe_reports_the_reason() -> None:
 FORWARD_ONLY = {
     "GroupedProduct",
     "grouped_product",
+    "attends_by_slot",
     "block_attention",
     "few_rows_product",
     "rows_to_multiply",

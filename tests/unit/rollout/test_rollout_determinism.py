@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,13 @@ from torch import Tensor
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.kv_cache import CacheTile
+from mindspeed_dpo.rollout.layer_weights import placement_with
+from mindspeed_dpo.weights.families import rules_for
+from mindspeed_dpo.weights.name_mapping import local_entries
 from tests.support.tiny_models import save_tiny_model
 from tests.unit.rollout.rollout_jobs import PROMPTS, rollout, rollout_model
 
@@ -29,6 +35,10 @@ WIDE = ModelConfig(
     max_position_embeddings=4096,
     sliding_window=300,
 )
+WIDE_MOE = replace(
+    WIDE, num_experts=8, moe_router_topk=3, moe_ffn_hidden_size=192, moe_shared_expert_intermediate_size=192,
+    shared_expert_gate=True, add_qkv_bias=True,
+)  # fmt: skip
 ROWS = 16
 
 
@@ -95,44 +105,61 @@ def test_a_longer_limit_only_prolongs_what_had_not_ended(
         assert [r.tolist()[:12] for r in row] == complete[p][0]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_row_is_the_same_at_every_place_of_a_tile_beside_anyone(dtype: torch.dtype, threads: int) -> None:
-    model = wide_model(dtype)
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        alone = decoded(model, row=0, lengths=[140] + [0] * (ROWS - 1), slots=1, capacity=256)
-        for row in (0, 3, 11, 15):
-            for other in (0, 17, 500):
-                lengths = [other] * ROWS
-                lengths[row] = 140
-                beside = decoded(model, row, lengths, slots=ROWS, capacity=1024)
-                assert torch.equal(beside, alone), (row, other)
-    finally:
-        torch.set_num_threads(before)
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
 
 
-def wide_model(dtype: torch.dtype) -> RolloutModel:
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("config", [WIDE, WIDE_MOE], ids=["dense", "experts"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_is_the_same_at_every_place_of_a_tile_beside_anyone(dtype: torch.dtype, config: ModelConfig) -> None:
+    model = wide_model(dtype, config)
+    alone = decoded(model, row=0, lengths=[140] + [0] * (ROWS - 1), slots=1, capacity=256)
+    for row in (0, 3, 11, 15):
+        for other in (0, 17, 500):
+            lengths = [other] * ROWS
+            lengths[row] = 140
+            beside = decoded(model, row, lengths, slots=ROWS, capacity=1024)
+            assert torch.equal(beside, alone), (row, other)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("config", [WIDE, WIDE_MOE], ids=["dense", "experts"])
+def test_a_row_is_the_same_in_a_pass_over_some_rows(config: ModelConfig) -> None:
+    model = wide_model(torch.float32, config)
+    assert model.skips_empty_rows
+    lengths = [140 + 20 * (place % 3) for place in range(ROWS)]
+    complete = decoded(model, 5, lengths, slots=ROWS, capacity=256)
+    for others in ([], [0], [9, 12], [*range(8)], [*range(1, ROWS)]):
+        in_pass = sorted({5, *others})
+        assert torch.equal(decoded(model, 5, lengths, slots=ROWS, capacity=256, in_pass=in_pass), complete), in_pass
+
+
+def test_a_pass_in_low_precision_has_all_rows() -> None:
+    assert not wide_model(torch.bfloat16).skips_empty_rows
+
+
+def wide_model(dtype: torch.dtype, config: ModelConfig = WIDE) -> RolloutModel:
     generator = torch.Generator().manual_seed(0)
-    h, f, d = WIDE.hidden_size, WIDE.ffn_hidden_size, WIDE.kv_channels
-    shapes = {"embedding.word_embeddings.weight": (WIDE.padded_vocab(1), h), "decoder.final_layernorm.weight": (h,)}
-    for layer in range(WIDE.num_layers):
-        prefix = f"decoder.layers.{layer}."
-        shapes |= {
-            prefix + "input_layernorm.weight": (h,),
-            prefix + "pre_mlp_layernorm.weight": (h,),
-            prefix + "self_attention.linear_qkv.weight": (8 * d, h),
-            prefix + "self_attention.linear_proj.weight": (h, h),
-            prefix + "mlp.linear_fc1.weight": (2 * f, h),
-            prefix + "mlp.linear_fc2.weight": (h, f),
-        }
-    weights = {name: 0.1 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    return RolloutModel(WIDE, {name: t.to(dtype) for name, t in weights.items()}, TensorGroup())
+    group = TensorGroup()
+    entries = local_entries(rules_for(config), config, placement_with(config, group, ExpertGroup()))
+    weights = {
+        name: 0.1 * torch.randn(entry.layout.mcore_shape(config, 1), generator=generator) for name, entry in entries
+    }
+    return RolloutModel(config, {name: t.to(dtype) for name, t in weights.items()}, group)
 
 
-def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capacity: int) -> Tensor:
-    """Logits of three steps of one row, whose neighbours have read other prompts; length 0 is an unused row."""
+def decoded(
+    model: RolloutModel, row: int, lengths: list[int], slots: int, capacity: int, in_pass: list[int] | None = None
+) -> Tensor:
+    """Logits of three steps of one row, whose neighbours have read other prompts; length 0 is an unused row.
+
+    Only some rows may be in the passes.
+    """
     cache = model.new_cache(slots, capacity, ROWS)
     generator = torch.Generator().manual_seed(1)
     own = torch.randint(WIDE.vocab_size, (lengths[row],), generator=generator)
@@ -149,7 +176,11 @@ def decoded(model: RolloutModel, row: int, lengths: list[int], slots: int, capac
         for step, token in enumerate(steps):
             tokens = [token if place == row else 100 + 7 * place + step for place in range(ROWS)]
             positions = [length + step if length else 0 for length in lengths]
-            rows.append(model.decode(tokens, positions, tile)[row])
+            if in_pass is None:
+                rows.append(model.decode(tokens, positions, tile)[row])
+            else:
+                some = [[column[place] for place in in_pass] for column in (tokens, positions)]
+                rows.append(model.decode(*some, tile, slots=in_pass)[in_pass.index(row)])
     return torch.stack(rows)
 
 

@@ -19,7 +19,7 @@ from transformers.generation import (
 
 from mindspeed_dpo.config.settings.generation import RolloutConfig
 from mindspeed_dpo.rollout.repetition_penalty import penalized
-from mindspeed_dpo.rollout.sampling import INVALID, choose, filter_scores, invert, log_probs, uniforms
+from mindspeed_dpo.rollout.sampling import INVALID, choose, draw, filter_scores, invert, log_probs, uniforms
 
 pytestmark = pytest.mark.numerics
 
@@ -136,6 +136,25 @@ def test_numbers_of_a_response_are_its_own() -> None:
     assert len(np.unique(values)) == values.size
     assert values.min() >= 0 and values.max() < 1
     assert np.array_equal(uniforms(1, 7, 1, 20), streams[1, 7, 1][:20])
+
+
+@pytest.mark.parametrize("columns", [40_000, 70_000])
+def test_a_row_is_sampled_the_same_beside_others(columns: int) -> None:
+    """Sums of a row that is long enough to be shared by threads, alone and with others."""
+    scores, numbers = logits(25, columns), torch.rand(25, dtype=torch.float64)
+    # With a likely token the logarithm of the sum is small, and its last bits are those of the sum.
+    scores[:, 7] = 22
+    settings, threads = RolloutConfig(temperature=0.9), torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        tokens, logps = draw(scores, numbers, settings, None, with_logps=True)
+        for count in (1, 2, 3, 4):
+            pairs = zip(scores.split(count), numbers.split(count), strict=True)
+            some = [draw(*pair, settings, None, with_logps=True) for pair in pairs]
+            assert torch.equal(torch.cat([part[0] for part in some]), tokens)
+            assert torch.equal(torch.cat([part[1] for part in some]), logps)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_log_probs_are_those_of_the_unfiltered_softmax() -> None:

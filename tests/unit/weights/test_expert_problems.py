@@ -197,8 +197,10 @@ def test_files_of_other_writers_are_read(hf_folder: HfFolder, tmp_path: Path, ca
     for file in checkpoint.glob("iter_*/*"):
         edit(checkpoint, file.name, age)
     assert open_weights(checkpoint).model_config() == open_weights(hf_folder("qwen2_moe")).model_config()
-    convert(ConversionRequest(checkpoint, tmp_path / "hf", save_format="hf"))
-    assert "4 tensors of layers that predict further tokens (mtp.…) are not read" in caplog.text
+    with pytest.raises(WeightsError, match=r"holds 4 tensors of layers that predict further tokens \(MTP\): mp_rank"):
+        convert(ConversionRequest(checkpoint, tmp_path / "hf", save_format="hf"))
+    convert(ConversionRequest(checkpoint, tmp_path / "hf", save_format="hf", drop_mtp_layers=True))
+    assert "mp_rank_00_000:mtp.layers.0.weight" in caplog.text and "they are not read" in caplog.text
     result, expected = (load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", hf_folder("qwen2_moe")))
     assert result.keys() == expected.keys() and all(torch.equal(result[name], expected[name]) for name in expected)
 

@@ -14,8 +14,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
-from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.weights.errors import HfConfigError, WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
@@ -186,28 +184,3 @@ def test_experts_that_do_not_divide_are_refused() -> None:
     placement = Placement(0, 1, 0, 1, (0,), True, True, ep_rank=0, ep_size=4)
     with pytest.raises(WeightsError, match="expert-parallel size 4 does not divide num_experts=6"):
         placement.experts(6)
-
-
-def test_layers_that_predict_further_tokens_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = save_tiny_model("glm4_moe", tmp_path / "hf")
-    stored = load_file(folder / "model.safetensors")
-    stored["model.layers.2.eh_proj.weight"] = torch.ones(2, 2)
-    save_file(stored, folder / "model.safetensors", {"format": "pt"})
-    config_file = folder / "config.json"
-    text = config_file.read_text(encoding="utf-8")
-    source = open_weights(folder)
-    with pytest.raises(WeightsError, match=r"1 tensors are unexpected: model.layers.2.eh_proj.weight"):
-        source.check(source.model_config())
-    config_file.write_text(
-        text.replace('"num_mtp_layers": 0', '"num_mtp_layers": 1').replace(
-            '"num_nextn_predict_layers": 0', '"num_nextn_predict_layers": 1'
-        ),
-        encoding="utf-8",
-    )
-    source.check(source.model_config())
-    assert "1 tensors of layers that predict further tokens are not read" in caplog.text
-    assert "model.layers.2.eh_proj.weight" not in dict(source.hf_tensors(source.model_config()))
-    convert(ConversionRequest(folder, tmp_path / "copy", save_format="hf"))
-    written = json.loads((tmp_path / "copy/config.json").read_text(encoding="utf-8"))
-    assert {written.get(name, 0) for name in ("num_mtp_layers", "num_nextn_predict_layers")} == {0}
-    open_weights(tmp_path / "copy").check(source.model_config())

@@ -147,7 +147,7 @@ def test_a_tokenizer_larger_than_the_vocabulary_is_reported(
         (["--target-expert-parallel-size", "0"], "at least 1"),
         (["--num-layer-list", "4,x"], "numbers separated by commas"),
         (["--num-layer-list", "2,2", "--noop-layers", "1"], "cannot be combined"),
-        (["--mtp-num-layers", "1"], "multi-token"),
+        (["--mtp-num-layers", "1"], "--drop-mtp-layers leaves them out"),
         (["--schedules-method", "dualpipev"], "dualpipev"),
         (["--w-pack", "True"], "packed"),
         (["--ckpt-format", "torch_dist"], "only torch"),
