@@ -96,6 +96,9 @@ METRICS: dict[str, Metric] = {
     "memory/peak_bytes": Metric(
         "bytes", "Most memory used so far by a process of the policy: of its device, on the CPU of all.", form=_COUNT
     ),
+    "beta_dpo/margin_mean": Metric("1", "Running mean of the margins that β-DPO's filter compares a step with."),
+    "beta_dpo/margin_std": Metric("1", "Their running standard deviation."),
+    "beta_dpo/selected": Metric("1", "Share of the pairs of an optimizer step that β-DPO's filter trains on."),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
     "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of their tokens."),

@@ -218,15 +218,11 @@ def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
     saved = read_rollouts(resume_point.folder)
     if saved is None:
         return None
-    was = {"online_method": resume_point.metadata.get("online_method"), "n_samples_per_prompt": saved.num_responses}
-    now = {
-        "online_method": settings.pairing.online_method,
-        "n_samples_per_prompt": settings.rollout.n_samples_per_prompt,
-    }
+    was, now = saved.num_responses, settings.rollout.n_samples_per_prompt
     if was != now:
-        changed = ", ".join(f"{key} was {was[key]} and is {now[key]}" for key in was if was[key] != now[key])
         logger.warning(
-            "step %d: discarding prefetched rollouts and generating again: %s", inputs.first_step + 1, changed
+            "step %d: discarding prefetched rollouts and generating again: n_samples_per_prompt was %d and is %d",
+            *(inputs.first_step + 1, was, now),
         )
         return None
     return saved

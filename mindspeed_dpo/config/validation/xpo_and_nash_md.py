@@ -15,6 +15,7 @@ from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_par
 XPO_LOSSES = ("sigmoid", "ipo")
 _PAIR_LOSS_KEYS = (
     *("dpo_loss_type", "dpo_label_smoothing", "f_divergence_type", "pref_ftx", "use_weighting", "beta_dpo_alpha"),
+    "beta_dpo_selection_ratio",
 )
 
 
@@ -51,6 +52,11 @@ def _check_xpo(run: RunConfig) -> Iterator[Violation]:
             ("dpo_loss_type", "online_method"),
             f"cannot be combined with online_method=xpo, which adds its bonus to a single loss; choose "
             f"{join_words(XPO_LOSSES)}",
+        )
+    if loss.filters_pairs:
+        yield Violation(
+            ("beta_dpo_selection_ratio", "online_method"),
+            "cannot be combined with online_method=xpo, whose bonus is a mean over all prompts; remove it",
         )
 
 
