@@ -152,7 +152,8 @@ class PreferenceObjective:
         ratios = log_ratios(logps, ref_logps)
         terms = self._terms(logps, ratios, pairs)
         losses = sum((factor * terms[name] for name, factor in self.coefficients.items()), torch.zeros_like(weights))
-        for factors in (pairs.factors, pairs.cross_pair and pairs.cross_pair.loss_factors):
+        of_filter = None if pairs.cross_pair is None else pairs.cross_pair.loss_factors
+        for factors in (pairs.factors, of_filter):
             losses = losses if factors is None else losses * factors
         rewards = implicit_rewards(self.settings, self.beta, logps, ratios, pairs.lengths)
         components = terms if self._is_composed else {}

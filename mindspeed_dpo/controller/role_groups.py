@@ -179,6 +179,11 @@ class RolloutGroup:
         pending = self._group.start(Rollout.generate, np.asarray(rows), first_sample)
         return lambda: RolloutBatch.concat(_outputs(pending.result()))
 
+    def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch:
+        """Generate the greedy response of the policy, or of the reference, to each prompt of rows [N] int64."""
+        results = self._group.call(Rollout.generate_greedy, np.asarray(rows), of_reference)
+        return RolloutBatch.concat(_outputs(results))
+
     def update_weights(self, version: int) -> None:
         """Transfer the actor's weights as they are after `version` iterations.
 

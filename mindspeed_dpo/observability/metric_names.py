@@ -107,6 +107,11 @@ METRICS: dict[str, Metric] = {
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
     "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
     "val/contain_eos_token": Metric("1", "Share of responses that end with an end token."),
+    "win_rate": Metric(
+        "1",
+        "Share of held-out prompts on which the greedy response of the policy scores higher than that of the "
+        "reference; ties count half.",
+    ),
     "pairs/count": Metric("pairs", "Pairs trained on in the step.", form=_COUNT),
     "pairs/failed": Metric("1", "Share of pairs dropped because a response could not be scored."),
     "pairs/ties": Metric("1", "Share of pairs dropped because their scores are equal."),

@@ -19,7 +19,7 @@ from mindspeed_dpo.controller.launch import worker_groups
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
@@ -30,9 +30,11 @@ from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.output_checks import output_folders
 from mindspeed_dpo.trainers.output_lock import OutputInUseError, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
+from mindspeed_dpo.trainers.reference_responses import reference_responses
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import CONFIG_FILE
 from mindspeed_dpo.trainers.row_selection import evaluation_rows, pair_sampler, rows_to_read
@@ -178,20 +180,22 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
         group.build(role)
     actor = ActorGroup(group_of["actor"])
     inputs.load_checkpoint(actor)
+    loop, rollout, reward = config.loop, _rollout(inputs, group_of), RewardGroup(group_of["reward"])
     return partial(
         OnlineDPOTrainer,
         actor=actor,
-        rollout=_rollout(inputs, group_of),
-        reward=RewardGroup(group_of["reward"]),
+        rollout=rollout,
+        reward=reward,
         reference=ReferenceGroup(group_of["ref"], settings=config.actor.reference),
         sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
+        evaluation=_online_evaluation(inputs, rollout, reward),
         staleness=config.actor.rollout.rollout_staleness,
         saved_rollouts=_saved_rollouts(inputs),
         num_tokens=inputs.total("num_tokens"),
-        schedule=_schedule(inputs),
+        schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,
     )
@@ -208,6 +212,17 @@ def _rollout(inputs: RunInputs, group_of: Mapping[str, WorkerGroup]) -> RolloutG
     )
     rollout.update_weights(inputs.first_step)
     return rollout
+
+
+def _online_evaluation(inputs: RunInputs, rollout: RolloutGroup, reward: RewardGroup) -> OnlineEvaluation | None:
+    """Generate or read the reference's responses to the prompts of evaluations; None without any."""
+    dataset = inputs.dataset
+    if not inputs.config.loop.evaluates or not isinstance(dataset, TrainEvalPrompts):
+        return None
+    sets = evaluation_rows(inputs, dataset)
+    references = reference_responses(inputs, rollout, sets)
+    size = inputs.config.actor.batch.global_batch_size
+    return OnlineEvaluation(rollout, reward, references, size, len(sets) > 1) if references else None
 
 
 def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:

@@ -16,9 +16,8 @@ from typing_extensions import override
 from mindspeed_dpo.algorithms.lr_and_beta_schedules import lr_at
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.checkpoints.async_checkpoint import PendingCheckpoint
@@ -56,7 +55,7 @@ class ActorWorker(Actor):
 
     ema_reference: PipelineStage | None = None
 
-    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPairs | PromptDataset) -> None:
+    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPairs | TrainEvalPrompts) -> None:
         """Build the model, load its weights and wrap it for training; a collective.
 
         Args:
@@ -69,7 +68,9 @@ class ActorWorker(Actor):
         model, self.criterion = _model_and_criterion(context, role)
         self.engine = TrainingEngine(model, role.optimizer, role.parallel)
         self.weight_sender = WeightSender(context, role, self.engine)
-        self.batch_builder = make_batch_builder(context, role, None if isinstance(dataset, PromptDataset) else dataset)
+        self.batch_builder = make_batch_builder(
+            context, role, None if isinstance(dataset, TrainEvalPrompts) else dataset
+        )
         # Only rank 0 writes the metadata of checkpoints, and the hash may read all of the data.
         is_writer = dist.get_rank() == 0
         self._sampling = sampling_of(context.run, len(dataset)) if is_writer else None

@@ -105,13 +105,13 @@ def _build_reference(process: ColocatedRoles) -> Role:
 def _build_rollout(process: ColocatedRoles) -> RolloutWorker:
     settings = process.context.run.rollout
     assert settings is not None, "only an online run has a rollout"
-    return RolloutWorker(process.context, settings, open_prompts(settings), _actor_of(process))
+    return RolloutWorker(process.context, settings, open_prompts(process.context.run), _actor_of(process))
 
 
 def _build_reward(process: ColocatedRoles) -> RewardWorker:
     settings = process.context.run.reward
     assert settings is not None, "only an online run has a reward"
-    return RewardWorker(process.context, settings, open_prompts(settings))
+    return RewardWorker(process.context, settings, open_prompts(process.context.run))
 
 
 def _actor_of(process: ColocatedRoles) -> ActorWorker | None:

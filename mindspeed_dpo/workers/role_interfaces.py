@@ -245,6 +245,24 @@ class Rollout(Role, ABC):
         """
 
     @abstractmethod
+    def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch | None:
+        """Generate one response to each prompt of the most probable token at each position.
+
+        Changes nothing that `generate` depends on.
+
+        Args:
+            rows: [N] int64 dataset rows of all replicas, of one set.
+            of_reference: Generate with the reference, whose weights are read from its `load` for this call.
+
+        Returns:
+            Responses to this replica's part of the rows, in order, from its output rank; None where it has no part.
+
+        Raises:
+            ValueError: The rollout holds no weights yet.
+            WeightsError: The reference's weights cannot be read.
+        """
+
+    @abstractmethod
     def weights_digest(self) -> dict[str, int] | None:
         """Return a 64-bit hash of every weight by its name, from the output rank of each replica."""
 

@@ -1,4 +1,4 @@
-"""Checks that a checkpoint fits the run that resumes from it: data order, model, method, reference, adapters, folders."""
+"""Checks that a checkpoint fits the run that resumes from it: data order, model, method, reference, folders."""
 
 from __future__ import annotations
 

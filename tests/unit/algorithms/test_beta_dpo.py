@@ -87,7 +87,9 @@ def test_the_loss_is_the_mean_over_the_selected_pairs_and_the_others_have_no_gra
 
 def test_another_step_or_seed_draws_others_and_the_same_one_the_same() -> None:
     margins = np.zeros(40)
-    draws = [select_usual(margins, MarginStatistics(), 0.5, seed) for seed in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0))]
+    draws = [
+        select_usual(margins, MarginStatistics(), 0.5, seed) for seed in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0))
+    ]
     assert len({tuple(draw) for draw in draws}) == 4
     assert (select_usual(margins, MarginStatistics(), 0.5, (1, 0, 0)) == draws[0]).all()
     # At least one pair, and the floor of the share otherwise.

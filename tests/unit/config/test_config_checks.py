@@ -101,7 +101,10 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"use_weighting": True, "dpo_loss_type": "aot"}, "weights single pairs, but aot compares each pair with another"),
     ({"use_weighting": True, "dpo_loss_type": "sft"}, "use_weighting=true has no effect with dpo_loss_type=sft"),
     ({"beta_dpo_momentum": 0.5}, "beta_dpo_momentum=0.5 has no effect with beta_dpo_alpha=0 and"),
-    ({"beta_dpo_selection_ratio": 0.8, "dpo_loss_type": ["sigmoid", "sft"]}, "leaves out single pairs, but sft compares"),
+    (
+        {"beta_dpo_selection_ratio": 0.8, "dpo_loss_type": ["sigmoid", "sft"]},
+        "leaves out single pairs, but sft compares",
+    ),
     ({"beta_dpo_alpha": 0.6, "dpo_loss_type": "simpo"}, "adapts beta to the margin over the reference"),
     ({"beta_dpo_selection_ratio": 0.8, "dpo_loss_type": "cpo"}, "selects pairs by the margin over the reference"),
     ({"margin_column": "gap", "dpo_loss_type": "ipo"}, "margin_column=gap has no effect with dpo_loss_type=ipo"),

@@ -133,7 +133,9 @@ def test_another_online_method_is_refused_and_another_loss_is_not(way: str, tmp_
     write_checkpoint(tmp_path / "saved", run, 10, online_method="dpo")
     asked = asking(run, finetune=False, **{way: tmp_path / "saved"})
     other = replace(asked, actor=replace(asked.actor, pairing=replace(asked.actor.pairing, online_method="xpo")))
-    with pytest.raises(CheckpointError, match=r"resumed: online_method was dpo, is xpo, .*\. Set online_method=dpo, or"):
+    with pytest.raises(
+        CheckpointError, match=r"resumed: online_method was dpo, is xpo, .*\. Set online_method=dpo, or"
+    ):
         find_resume_point(other, NUM_ROWS)
     loss = replace(asked.actor.loss, dpo_loss_type=("ipo",))
     assert find_resume_point(replace(asked, actor=replace(asked.actor, loss=loss)), NUM_ROWS) is not None
