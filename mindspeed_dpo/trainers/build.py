@@ -138,7 +138,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
     actor = ActorGroup(groups["actor_rollout"])
     # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
     eval_sets = evaluation_rows(inputs, dataset)
-    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")], eval_sets)
+    reference = _reference(inputs, dataset, actor, groups, eval_sets)
     inputs.load_checkpoint(actor)
     loop, lengths = config.loop, dataset.lengths().astype(np.int64)
     return partial(
@@ -159,18 +159,28 @@ def _reference(
     inputs: RunInputs,
     dataset: TrainEvalPairs,
     actor: ActorGroup,
-    group: WorkerGroup,
+    groups: Mapping[str, WorkerGroup],
     eval_sets: Mapping[str, NDArray[np.int64]],
 ) -> ReferenceSource:
-    config = inputs.config
+    config, group = inputs.config, groups[inputs.config.pool_of("ref")]
     live = ReferenceGroup(group, settings=config.actor.reference)
     if config.ref is None:
         return NoReference()
     if config.actor.reference.reference == "live":
         group.build("ref")
+        _follow(config, actor, live, groups["actor_rollout"], group)
         return live
     needed = rows_to_read(inputs, eval_sets)
     return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows, needed)
+
+
+def _follow(
+    config: RunConfig, actor: ActorGroup, reference: ReferenceGroup, trained: WorkerGroup, group: WorkerGroup
+) -> None:
+    """Connect a reference that is updated, and on processes of its own, with the actor."""
+    if config.actor.reference.sync_ref_model and group is not trained:
+        reference.follow(trained, config.actor.parallel.pipeline_model_parallel_size)
+        actor.save_with(reference)
 
 
 def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OnlineDPOTrainer]:
@@ -179,6 +189,8 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
     for role, group in group_of.items():
         group.build(role)
     actor = ActorGroup(group_of["actor"])
+    reference = ReferenceGroup(group_of["ref"], settings=config.actor.reference)
+    _follow(config, actor, reference, group_of["actor"], group_of["ref"])
     inputs.load_checkpoint(actor)
     loop, rollout, reward = config.loop, _rollout(inputs, group_of), RewardGroup(group_of["reward"])
     return partial(
@@ -186,7 +198,7 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
         actor=actor,
         rollout=rollout,
         reward=reward,
-        reference=ReferenceGroup(group_of["ref"], settings=config.actor.reference),
+        reference=reference,
         sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         pairing=config.actor.pairing,

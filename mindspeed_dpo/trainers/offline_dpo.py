@@ -18,7 +18,7 @@ from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
 from mindspeed_dpo.trainers.step_timer import StepTimer
-from mindspeed_dpo.workers.role_interfaces import Logps
+from mindspeed_dpo.workers.role_values import Logps
 
 
 @dataclass
