@@ -25,7 +25,9 @@ MIN_STD = 1e-3
 
 @dataclass(frozen=True)
 class MarginStatistics:
-    """Running statistics of the margins, equation 9 of Wu et al. 2024; zero before the first step.
+    """Running statistics of the margins, zero before the first step: equation 9 of Wu et al. 2024.
+
+    The standard deviation is averaged like the mean, as in the authors' code.
 
     Example: margins that were 0.3 on average, two thirds of them between 0.1 and 0.5.
 
@@ -48,7 +50,7 @@ class MarginStatistics:
 
 @dataclass(frozen=True)
 class BetaDpoStep:
-    """What β-DPO decides for a step of N pairs.
+    """The decisions of β-DPO for a step of N pairs.
 
     Example: two of four pairs are trained on, each with twice its loss.
 
@@ -108,10 +110,10 @@ def adapted_beta(beta: float, mean: float, usual: float, alpha: float) -> float:
 def select_usual(
     margins: NDArray[np.floating], usual: MarginStatistics, ratio: float, seed: Sequence[int]
 ) -> NDArray[np.bool_]:
-    """Select pairs at random without replacement, by the Gaussian density of their margins (section 4.3).
+    """Select pairs at random without replacement, by the Gaussian density of their margins (β-guided data filtering).
 
-    The density exp(-(M - M0)^2 / (2 std^2)) weights the draws. Adding Gumbel noise to its logarithm and taking the
-    largest draws the same way (Vieira 2014; Kool et al. 2019, arXiv:1903.06059), also where all densities underflow.
+    The density exp(-(M - M0)^2 / (2 std^2)) weights the draws (Wu et al. 2024). To add Gumbel noise to its logarithm
+    and take the largest draws the same way (Kool et al. 2019, arXiv:1903.06059), also where all densities underflow.
 
     Args:
         margins: [N] float32 or float64 margins M.

@@ -63,7 +63,10 @@ def reference_responses(
 
 
 def responses_fingerprint(inputs: RunInputs, sets: Mapping[str, NDArray[np.int64]]) -> str:
-    """Hash what the responses depend on: weights, architecture, number format, prompts, and how they are decoded."""
+    """Hash what the responses depend on: weights, architecture, number format, prompts, and how they are decoded.
+
+    The rows of each set are [n] int64.
+    """
     config, ref = inputs.config, inputs.config.ref
     assert ref is not None, "an online run has a reference"
     rollout = config.actor.rollout

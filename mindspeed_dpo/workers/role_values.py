@@ -1,4 +1,4 @@
-"""What calls of roles pass: rows, pairs and log-probabilities, and the values of one replica. Imports no megatron."""
+"""Arguments and results of calls of roles: rows, pairs, log-probabilities. This module imports no megatron."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class TrainEvalPairs(TrainEvalRows[PreferenceDataset]):
         return self._lengths
 
     def batch(self, rows: Sequence[int] | NDArray[np.int64]) -> PreferenceBatch:
-        """Return the pairs of the given rows, in their order.
+        """Return the pairs of the given rows [N] int64, in their order.
 
         Raises:
             ValueError: The rows belong to several sets.

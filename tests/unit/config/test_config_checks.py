@@ -237,6 +237,20 @@ def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None
     assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in actual
 
 
+def test_a_reference_that_follows_in_a_pool_of_its_own_has_one_stage_and_the_same_model() -> None:
+    tree = put(put(small_tree(), "sync_ref_model", True), "reference", "live")
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
+    tree["resource_pool"]["ref"] = [2]
+    assert problems(tree) == []
+    tree["actor_rollout_ref"]["ref"]["pipeline_model_parallel_size"] = 2
+    (actual,) = problems(tree)
+    assert "sync_ref_model=true requires a reference with one pipeline stage on processes of its own" in actual
+    del tree["actor_rollout_ref"]["ref"]["pipeline_model_parallel_size"]
+    tree["actor_rollout_ref"]["ref"]["bf16"] = True
+    (actual,) = problems(tree)
+    assert "requires a reference with the actor's model and number format" in actual
+
+
 def test_a_bad_size_in_training_is_reported_once_for_actor_and_reference() -> None:
     tree = put(small_tree(), "pipeline_model_parallel_size", 3)
     tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}

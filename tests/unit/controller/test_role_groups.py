@@ -18,6 +18,8 @@ from mindspeed_dpo.controller.role_groups import (
     RolloutGroup,
     WeightsMismatch,
 )
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
+from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Rollout
 from mindspeed_dpo.workers.role_values import ReplicaValues
 from mindspeed_dpo.workers.scorer import Scored

@@ -81,3 +81,10 @@ def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
     actor.load(folder, True, True)
     actual = actor.update(1, ROWS, REFERENCES)
     assert {**actual, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}
+
+
+def test_every_optimizer_step_draws_pairs_of_its_own(tmp_path: Path) -> None:
+    """Policy and reference stay equal, so that chance alone selects, and the gradient says which pairs."""
+    _, actor, _ = build_actor(tmp_path, (1, 1, 1), beta_dpo_selection_ratio=0.5, lr=0.0, min_lr=0.0)
+    references = actor.log_probs(ROWS)
+    assert len({actor.update(step, ROWS, references)["grad_norm"] for step in range(6)}) > 1
