@@ -71,7 +71,8 @@ def responses_fingerprint(inputs: RunInputs, sets: Mapping[str, NDArray[np.int64
     assert ref is not None, "an online run has a reference"
     rollout = config.actor.rollout
     parts = {
-        "weights": inputs.weights.get("reference") or f"random, seed {config.loop.seed}",
+        "weights": inputs.weights.get("reference"),
+        "seed": config.loop.seed if ref.checkpoint.random_init or ref.checkpoint.load_checkpoint_loosely else None,
         "model": ref.model.as_dict(),
         "dtype": ref.precision.dtype,
         "prompts": [
@@ -95,7 +96,8 @@ def check_reference_responses(inputs: RunInputs) -> None:
     assert config.ref is not None, "an online run has a reference"
     sets = {name: rows for name, rows in evaluation_rows(inputs, dataset).items() if len(rows)}
     checkpoint, folder = config.ref.checkpoint, Path(config.loop.output_dir, FOLDER)
-    is_random = checkpoint.random_init or checkpoint.load_checkpoint_loosely
+    # The dry run has no fingerprints to compare weights by.
+    is_random = checkpoint.random_init or (checkpoint.load_checkpoint_loosely and bool(inputs.weights))
     if is_random and sets and _read(folder, responses_fingerprint(inputs, sets)) is None:
         raise CheckpointError(
             f"{folder} has no responses of the reference for this run, and the reference has random weights, which "

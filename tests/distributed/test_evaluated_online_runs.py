@@ -24,6 +24,7 @@ PLACES: dict[str, tuple[int, dict[str, Any]]] = {
     "in place": (0, {}),
     "on devices of its own": (1, {"rollout_staleness": 1}),
     "with adapters": (0, {"lora_target_modules": "[all-linear]", "lora_r": 4}),
+    "XPO": (0, {"online_method": "xpo", "n_samples_per_prompt": 2}),
     "reference that follows": (0, {"sync_ref_model": True, "ref_model_sync_steps": 2}),
 }
 
