@@ -50,14 +50,20 @@ class CrossPairValues:
         nll_scale: [N] float32 or float64, by which a chosen response's negative log-probability is multiplied to give
             the `nll` of `PairTerms`.
         partners: Loss name -> [N, 2] float32 or float64 values that it compares each pair with, in nats.
+        loss_factors: [N] float32 or float64 factors of each pair's loss, from β-DPO's filter; None for all 1.
     """
 
     nll_scale: Tensor
     partners: dict[str, Tensor]
+    loss_factors: Tensor | None = None
 
     def of(self, pairs: Tensor) -> CrossPairValues:
         """Select the values of P pairs by their positions [P] int64."""
-        return CrossPairValues(self.nll_scale[pairs], {name: values[pairs] for name, values in self.partners.items()})
+        return CrossPairValues(
+            self.nll_scale[pairs],
+            {name: values[pairs] for name, values in self.partners.items()},
+            None if self.loss_factors is None else self.loss_factors[pairs],
+        )
 
 
 def cross_pair_values(values: StepValues, loss_types: tuple[str, ...], group: int | None) -> CrossPairValues:

@@ -157,7 +157,9 @@ class PreferenceObjective:
         ratios = log_ratios(logps, ref_logps)
         terms = self._terms(logps, ratios, pairs)
         losses = sum((factor * terms[name] for name, factor in self.coefficients.items()), torch.zeros_like(weights))
-        losses = losses if pairs.factors is None else losses * pairs.factors
+        of_filter = None if pairs.cross_pair is None else pairs.cross_pair.loss_factors
+        for factors in (pairs.factors, of_filter):
+            losses = losses if factors is None else losses * factors
         rewards = implicit_rewards(self.settings, self.beta, logps, ratios, pairs.lengths)
         components = terms if self._is_composed else {}
         return PairLosses(losses * weights, preference_metrics(losses, components, rewards, logps, weights))

@@ -186,6 +186,14 @@ class RunConfig:
         )
 
     @property
+    def starts_as_reference(self) -> bool:
+        """Whether the policy generates as the reference before its first update: it has its weights, and no adapters.
+
+        New adapters change nothing; those of `lora_load` do.
+        """
+        return self.is_ref_initial_policy and self.actor.adapters.lora_load is None
+
+    @property
     def is_ref_within_actor(self) -> bool:
         """Whether the reference is the actor's model with adapters disabled, without weights of its own."""
         return self.actor.adapters.is_on and self.is_ref_initial_policy and self.pool_of("ref") == self.pool_of("actor")

@@ -11,17 +11,10 @@ from numpy.typing import NDArray
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
-from mindspeed_dpo.workers.role_interfaces import (
-    Actor,
-    Logps,
-    Pairs,
-    R,
-    Reference,
-    Reward,
-    Rollout,
-    Rows,
-    join_replicas,
-)
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
+from mindspeed_dpo.workers.role_calls import R
+from mindspeed_dpo.workers.role_interfaces import REFERENCE, Actor, Reference, Reward, Rollout
+from mindspeed_dpo.workers.role_values import Logps, Pairs, Rows, join_replicas
 from mindspeed_dpo.workers.scorer import Scored
 
 
@@ -35,6 +28,11 @@ class ActorGroup:
     def __init__(self, group: WorkerGroup) -> None:
         """Use the actor of a group's processes, where it must be built before the first call."""
         self._group = group
+        self._follower: ReferenceGroup | None = None
+
+    def save_with(self, reference: ReferenceGroup) -> None:
+        """Save and load an updated reference, which is on processes of its own, with every checkpoint."""
+        self._follower = reference
 
     def log_probs(self, pairs: Pairs) -> Logps:
         """Return the summed log-probability of each response under the current policy: [N, K] float64, in nats."""
@@ -72,7 +70,8 @@ class ActorGroup:
             metadata: JSON values for the checkpoint's metadata.
             prefetched: Rollouts already generated for the next iteration, stored with the checkpoint.
         """
-        return self._group.call(Actor.save, iteration, dict(metadata or {}), prefetched)[0]
+        written = [] if self._follower is None else [self._follower.save(iteration)]
+        return self._group.call(Actor.save, iteration, dict(metadata or {}), prefetched, *written)[0]
 
     def finish_save(self, wait: bool) -> bool:
         """Complete the asynchronous checkpoint if all ranks have written their files; `wait` until they have.
@@ -88,6 +87,8 @@ class ActorGroup:
     def load(self, folder: str, optimizer: bool, rng: bool) -> None:
         """Load a checkpoint, with the optimizer's state and the random state if requested."""
         self._group.call(Actor.load, folder, optimizer, rng)
+        if self._follower is not None:
+            self._follower.load(folder)
 
 
 class ReferenceGroup:
@@ -102,6 +103,31 @@ class ReferenceGroup:
         """
         self._group = group
         self._settings = settings or ReferenceConfig()
+        # Where it is updated and on processes of its own: those that send it weights.
+        self._actor: WorkerGroup | None = None
+
+    def follow(self, actor: WorkerGroup, num_senders: int) -> None:
+        """Connect with the actor's processes, which are others; both roles must be built.
+
+        Args:
+            actor: The actor's processes.
+            num_senders: Pipeline stages of the actor.
+        """
+        self._actor = actor
+        address = _only_output(actor.call(Actor.host_weight_group, actor.host, REFERENCE))
+        arguments = (address, num_senders, self._group.size)
+        _wait_for(
+            actor.start(Actor.join_weight_group, *arguments, REFERENCE),
+            self._group.start(Reference.join_weight_group, *arguments),
+        )
+
+    def save(self, iteration: int) -> SavedReference:
+        """Write the weights for the checkpoint of an iteration, which the actor writes next."""
+        return SavedReference.joined(self._group.call(Reference.save, iteration))
+
+    def load(self, folder: str) -> None:
+        """Read the weights of the updated reference from a checkpoint, if it has any."""
+        self._group.call(Reference.load, folder)
 
     def log_probs(self, pairs: Pairs) -> Logps:
         """Return the summed log-probability of each response under the reference: [N, K] float64, in nats."""
@@ -128,8 +154,15 @@ class ReferenceGroup:
         """Update the reference towards the policy if it is due after `num_done` iterations; return whether it was."""
         due = self._settings.sync_ref_model and num_done % self._settings.ref_model_sync_steps == 0
         if due:
-            self._group.call(Reference.ema_update, self._settings.ref_model_mixup_alpha)
+            self._update(num_done, self._settings.ref_model_mixup_alpha)
         return due
+
+    def _update(self, num_done: int, alpha: float) -> None:
+        if self._actor is None:
+            self._group.call(Reference.ema_update, alpha)
+            return
+        sent = self._actor.start(Actor.send_weights, num_done, REFERENCE)
+        _wait_for(sent, self._group.start(Reference.receive_weights, num_done, alpha))
 
 
 class RewardGroup:
@@ -178,6 +211,11 @@ class RolloutGroup:
         """Start `generate` for dataset rows [N] int64 without waiting; the returned function waits for the result."""
         pending = self._group.start(Rollout.generate, np.asarray(rows), first_sample)
         return lambda: RolloutBatch.concat(_outputs(pending.result()))
+
+    def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch:
+        """Generate the greedy response of the policy, or of the reference, to each prompt of rows [N] int64."""
+        results = self._group.call(Rollout.generate_greedy, np.asarray(rows), of_reference)
+        return RolloutBatch.concat(_outputs(results))
 
     def update_weights(self, version: int) -> None:
         """Transfer the actor's weights as they are after `version` iterations.

@@ -27,7 +27,7 @@ from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.ray_worker import RayWorker
 from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
 from mindspeed_dpo.processes.driver_link import driver_link
-from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT
 
 # Interval at which the other groups are checked while results are awaited.
 MONITOR_INTERVAL_S = 1.0

@@ -103,6 +103,9 @@ METRICS: dict[str, Metric] = {
     "memory/peak_bytes": Metric(
         "bytes", "Most memory used so far by a process of the policy: of its device, on the CPU of all.", form=_COUNT
     ),
+    "beta_dpo/margin_mean": Metric("1", "Running mean of the margins that β-DPO's filter compares a step with."),
+    "beta_dpo/margin_std": Metric("1", "Their running standard deviation."),
+    "beta_dpo/selected": Metric("1", "Share of the pairs of an optimizer step that β-DPO's filter trains on."),
     # Online: objective, selection, lengths.
     "objective/kl": Metric("nat", "Mean over responses of the summed (policy - reference) log-probability."),
     "objective/entropy": Metric("nat", "Mean over responses of the negative log-probability of their tokens."),
@@ -111,6 +114,11 @@ METRICS: dict[str, Metric] = {
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
     "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
     "val/contain_eos_token": Metric("1", "Share of responses that end with an end token."),
+    "win_rate": Metric(
+        "1",
+        "Share of held-out prompts on which the greedy response of the policy scores higher than that of the "
+        "reference; ties count half.",
+    ),
     "pairs/count": Metric("pairs", "Pairs trained on in the step.", form=_COUNT),
     "pairs/failed": Metric("1", "Share of pairs dropped because a response could not be scored."),
     "pairs/ties": Metric("1", "Share of pairs dropped because their scores are equal."),

@@ -75,7 +75,14 @@ class WeightGroup:
 
 
 def join_weight_group(
-    address: str, rank: int, size: int, *, backend: str, timeout_minutes: float, store: dist.Store | None = None
+    address: str,
+    rank: int,
+    size: int,
+    *,
+    backend: str,
+    timeout_minutes: float,
+    store: dist.Store | None = None,
+    name: str = "link",
 ) -> WeightGroup:
     """Join a weight group between jobs; returns once every process has joined.
 
@@ -86,12 +93,13 @@ def join_weight_group(
         backend: Backend of torch.distributed, as in `Accelerator.backend`.
         timeout_minutes: Limit for joining and for a collective.
         store: The store itself if this process serves it.
+        name: Name of the group, which no other of this process has.
     """
     timeout = timedelta(minutes=timeout_minutes)
     store = reach_store(address, timeout) if store is None else store
     if backend == "gloo":
         return WeightGroup(rank, size, dist.ProcessGroupGloo(dist.PrefixStore("link", store), rank, size, timeout))
-    return WeightGroup(rank, size, device_group(store, rank, size, backend, timeout))
+    return WeightGroup(rank, size, device_group(store, rank, size, backend, timeout, name))
 
 
 def world_weight_group() -> WeightGroup:
@@ -99,14 +107,16 @@ def world_weight_group() -> WeightGroup:
     return WeightGroup(dist.get_rank(), dist.get_world_size(), dist.group.WORLD)
 
 
-def device_group(store: dist.Store, rank: int, size: int, backend: str, timeout: timedelta) -> dist.ProcessGroup:
+def device_group(
+    store: dist.Store, rank: int, size: int, backend: str, timeout: timedelta, name: str = "link"
+) -> dist.ProcessGroup:
     """Create a process group of any backend beside the default group.
 
     torch.distributed has no public function for this; `init_process_group` uses the same helper. Unverified on HCCL.
     """
-    # The name must be unused in this process and equal in all: no other group is created by this function.
+    # The name must be unused in this process and equal in all.
     group, _ = c10d._new_process_group_helper(
-        size, rank, [], dist.Backend(backend), dist.PrefixStore("link", store), group_name="link", timeout=timeout
+        size, rank, [], dist.Backend(backend), dist.PrefixStore("link", store), group_name=name, timeout=timeout
     )
     # `destroy_process_group` looks the ranks up here.
     c10d._world.pg_group_ranks[group] = {index: index for index in range(size)}

@@ -19,7 +19,7 @@ from mindspeed_dpo.controller.launch import worker_groups
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup, WeightsMismatch
 from mindspeed_dpo.controller.worker_group import WorkerGroup
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
@@ -30,9 +30,11 @@ from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
+from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.output_checks import output_folders
 from mindspeed_dpo.trainers.output_lock import OutputInUseError, run_locks
 from mindspeed_dpo.trainers.reference_logprobs import NoReference, ReferenceSource, cached_reference
+from mindspeed_dpo.trainers.reference_responses import reference_responses
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import CONFIG_FILE
 from mindspeed_dpo.trainers.row_selection import evaluation_rows, pair_sampler, rows_to_read
@@ -136,7 +138,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
     actor = ActorGroup(groups["actor_rollout"])
     # Before the actor loads a checkpoint: the initial policy may compute the reference log-probabilities.
     eval_sets = evaluation_rows(inputs, dataset)
-    reference = _reference(inputs, dataset, actor, groups[config.pool_of("ref")], eval_sets)
+    reference = _reference(inputs, dataset, actor, groups, eval_sets)
     inputs.load_checkpoint(actor)
     loop, lengths = config.loop, dataset.lengths().astype(np.int64)
     return partial(
@@ -157,18 +159,28 @@ def _reference(
     inputs: RunInputs,
     dataset: TrainEvalPairs,
     actor: ActorGroup,
-    group: WorkerGroup,
+    groups: Mapping[str, WorkerGroup],
     eval_sets: Mapping[str, NDArray[np.int64]],
 ) -> ReferenceSource:
-    config = inputs.config
+    config, group = inputs.config, groups[inputs.config.pool_of("ref")]
     live = ReferenceGroup(group, settings=config.actor.reference)
     if config.ref is None:
         return NoReference()
     if config.actor.reference.reference == "live":
         group.build("ref")
+        _follow(config, actor, live, groups["actor_rollout"], group)
         return live
     needed = rows_to_read(inputs, eval_sets)
     return cached_reference(config, len(dataset), actor, group, live, dataset.eval_rows, needed)
+
+
+def _follow(
+    config: RunConfig, actor: ActorGroup, reference: ReferenceGroup, trained: WorkerGroup, group: WorkerGroup
+) -> None:
+    """Connect a reference that is updated, and on processes of its own, with the actor."""
+    if config.actor.reference.sync_ref_model and group is not trained:
+        reference.follow(trained, config.actor.parallel.pipeline_model_parallel_size)
+        actor.save_with(reference)
 
 
 def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OnlineDPOTrainer]:
@@ -177,22 +189,26 @@ def online_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> part
     for role, group in group_of.items():
         group.build(role)
     actor = ActorGroup(group_of["actor"])
+    reference = ReferenceGroup(group_of["ref"], settings=config.actor.reference)
+    _follow(config, actor, reference, group_of["actor"], group_of["ref"])
     inputs.load_checkpoint(actor)
+    loop, rollout, reward = config.loop, _rollout(inputs, group_of), RewardGroup(group_of["reward"])
     return partial(
         OnlineDPOTrainer,
         actor=actor,
-        rollout=_rollout(inputs, group_of),
-        reward=RewardGroup(group_of["reward"]),
-        reference=ReferenceGroup(group_of["ref"], settings=config.actor.reference),
+        rollout=rollout,
+        reward=reward,
+        reference=reference,
         sampler=pair_sampler(inputs),
         train_rows=inputs.splits.train,
         pairing=config.actor.pairing,
         samples=_samples(config, inputs.first_step),
+        evaluation=_online_evaluation(inputs, rollout, reward),
         staleness=config.actor.rollout.rollout_staleness,
         saved_rollouts=_saved_rollouts(inputs),
         is_reward_aware=config.actor.loss.is_reward_aware,
         num_tokens=inputs.total("num_tokens"),
-        schedule=_schedule(inputs),
+        schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,
     )
@@ -211,6 +227,17 @@ def _rollout(inputs: RunInputs, group_of: Mapping[str, WorkerGroup]) -> RolloutG
     return rollout
 
 
+def _online_evaluation(inputs: RunInputs, rollout: RolloutGroup, reward: RewardGroup) -> OnlineEvaluation | None:
+    """Generate or read the reference's responses to the prompts of evaluations; None without any."""
+    dataset = inputs.dataset
+    if not inputs.config.loop.evaluates or not isinstance(dataset, TrainEvalPrompts):
+        return None
+    sets = evaluation_rows(inputs, dataset)
+    references = reference_responses(inputs, rollout, sets)
+    size = inputs.config.actor.batch.global_batch_size
+    return OnlineEvaluation(rollout, reward, references, size, len(sets) > 1) if references else None
+
+
 def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
     """Return the rollouts for the first step that the checkpoint holds, unless the run no longer fits them."""
     settings, resume_point = inputs.config.actor, inputs.resume_point
@@ -219,15 +246,11 @@ def _saved_rollouts(inputs: RunInputs) -> RolloutBatch | None:
     saved = read_rollouts(resume_point.folder)
     if saved is None:
         return None
-    was = {"online_method": resume_point.metadata.get("online_method"), "n_samples_per_prompt": saved.num_responses}
-    now = {
-        "online_method": settings.pairing.online_method,
-        "n_samples_per_prompt": settings.rollout.n_samples_per_prompt,
-    }
+    was, now = saved.num_responses, settings.rollout.n_samples_per_prompt
     if was != now:
-        changed = ", ".join(f"{key} was {was[key]} and is {now[key]}" for key in was if was[key] != now[key])
         logger.warning(
-            "step %d: discarding prefetched rollouts and generating again: %s", inputs.first_step + 1, changed
+            "step %d: discarding prefetched rollouts and generating again: n_samples_per_prompt was %d and is %d",
+            *(inputs.first_step + 1, was, now),
         )
         return None
     return saved

@@ -96,10 +96,10 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
     train, held_out = len(splits.train), len(splits.valid)
     yield "data", rows.counts.summary()
     yield "epochs", f"{steps * size / train:.4g} of {train} {what}" if train else "none: no row is left for training"
-    if run.loop.evaluates and not run.is_online:
+    if run.loop.evaluates:
         most = run.loop.eval_iters * size
         for name, count in ((HOLD_OUT, held_out), *((name, len(rows)) for name, rows in evaluated.items())):
-            yield f"eval {name}", f"{min(count, most)} of {count} pairs every {run.loop.eval_interval} steps"
+            yield f"eval {name}", f"{min(count, most)} of {count} {what} every {run.loop.eval_interval} steps"
 
 
 def filtered_rows(run: RunConfig, data_path: str) -> FilteredRows:

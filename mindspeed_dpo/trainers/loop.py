@@ -70,6 +70,11 @@ class TrainingLoop(ABC):
         """Return the metrics of held-out data if an evaluation is due, as it is after 0 steps; by default none."""
         return {}
 
+    def is_evaluation_due(self, num_done: int) -> bool:
+        """Return whether to evaluate after so many steps: at the interval and after the last step."""
+        interval = self.schedule.eval_interval
+        return is_due(num_done, interval) or (interval is not None and num_done == self.schedule.last_step)
+
     def totals(self) -> dict[str, int]:
         """Return counters that a resumed run could not recompute, to be saved in every checkpoint."""
         return {}

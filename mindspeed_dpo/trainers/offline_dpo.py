@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
-from mindspeed_dpo.trainers.loop import TrainingLoop, is_due
+from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
 from mindspeed_dpo.trainers.step_timer import StepTimer
-from mindspeed_dpo.workers.role_interfaces import Logps
+from mindspeed_dpo.workers.role_values import Logps
 
 
 @dataclass
@@ -65,7 +65,7 @@ class OfflineDPOTrainer(TrainingLoop):
 
     def evaluate(self, num_done: int) -> dict[str, float]:
         """Evaluate on every set if it is due; with several sets the metrics' names contain the set's."""
-        if not self.eval_sets or not (is_due(num_done, self.schedule.eval_interval) or self._is_last(num_done)):
+        if not self.eval_sets or not self.is_evaluation_due(num_done):
             return {}
         timer, metrics = StepTimer(), {}
         with timer("timing/eval"):
@@ -79,9 +79,6 @@ class OfflineDPOTrainer(TrainingLoop):
         if name not in self._eval_ref_logps:
             self._eval_ref_logps[name] = self.reference.log_probs(self.eval_sets[name])
         return self._eval_ref_logps[name]
-
-    def _is_last(self, num_done: int) -> bool:
-        return self.schedule.eval_interval is not None and num_done == self.schedule.last_step
 
     def _throughput(self, num_done: int, rows: NDArray[np.int64], duration_s: float) -> dict[str, float]:
         tokens = int(self.row_tokens[rows].sum())

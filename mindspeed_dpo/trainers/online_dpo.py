@@ -22,6 +22,7 @@ from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, Rew
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
+from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprobs, method_of
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable
@@ -49,6 +50,7 @@ class OnlineDPOTrainer(TrainingLoop):
         train_rows: [n] int64 dataset rows of prompts.
         pairing: Settings of the method and of pair selection.
         samples: Logs sample responses at an interval.
+        evaluation: Evaluates the policy on held-out prompts; None without any.
         staleness: Steps between generating responses and training on them, 0 or 1; `rollout_prefetch` explains it.
         saved_rollouts: Rollouts for the first step from a checkpoint, if it has them.
         is_reward_aware: Whether the loss reads the difference of the scores of a pair.
@@ -64,6 +66,7 @@ class OnlineDPOTrainer(TrainingLoop):
     train_rows: NDArray[np.int64]
     pairing: PairingConfig
     samples: SampleTable
+    evaluation: OnlineEvaluation | None = None
     staleness: int = 0
     saved_rollouts: RolloutBatch | None = None
     is_reward_aware: bool = False
@@ -88,6 +91,15 @@ class OnlineDPOTrainer(TrainingLoop):
         own = self.method.own
         about = rollout_metrics(rollouts, scores, selection, ref_logps.logps, beta=beta, version=step, own=own)
         return {**metrics, **about, **self._throughput(step + 1, generated, selection, timer)}
+
+    def evaluate(self, num_done: int) -> dict[str, float]:
+        """Evaluate on every set if it is due; with several sets the metrics' names contain the set's."""
+        if self.evaluation is None or not self.is_evaluation_due(num_done):
+            return {}
+        timer = StepTimer()
+        with timer("timing/eval"):
+            metrics = self.evaluation.metrics()
+        return {**metrics, **timer.seconds}
 
     def totals(self) -> dict[str, int]:
         """Return the tokens trained on so far, which depend on responses that are not stored."""

@@ -20,7 +20,7 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.settings.pair_selection import DPO, NASH_MD, XPO, PairingConfig
 from mindspeed_dpo.controller.role_groups import ReferenceGroup
 from mindspeed_dpo.device.ops.sums import plain_segment_sum
-from mindspeed_dpo.workers.role_interfaces import Logps
+from mindspeed_dpo.workers.role_values import Logps
 
 Scores = NDArray[np.float32]
 """Scores of K responses to each of P prompts, [P, K] float32."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.data.datasets.sampler import PairSampler
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.trainers.run_inputs import RunInputs
 
 
@@ -20,7 +20,7 @@ def pair_sampler(inputs: RunInputs) -> PairSampler:
     return PairSampler(num_rows, actor.batch.global_batch_size, inputs.config.loop.seed, not actor.data.no_shuffle)
 
 
-def evaluation_rows(inputs: RunInputs, dataset: TrainEvalPairs) -> dict[str, NDArray[np.int64]]:
+def evaluation_rows(inputs: RunInputs, dataset: TrainEvalPairs | TrainEvalPrompts) -> dict[str, NDArray[np.int64]]:
     """Return the dataset rows [n] int64 of each evaluation set that an evaluation reads."""
     loop, batch = inputs.config.loop, inputs.config.actor.batch
     max_rows = loop.eval_iters * batch.global_batch_size if loop.eval_interval else 0

@@ -12,10 +12,9 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.config.validation.evaluation import evaluation_sets
 from mindspeed_dpo.controller.role_groups import ActorGroup
-from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.row_filtering import Splits
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
@@ -48,7 +47,7 @@ class RunInputs:
     """
 
     config: RunConfig
-    dataset: TrainEvalPairs | PromptDataset
+    dataset: TrainEvalPairs | TrainEvalPrompts
     splits: Splits
     resume_point: ResumePoint | None
     weights: Mapping[str, str | None]
@@ -89,7 +88,7 @@ def open_inputs(config: RunConfig, with_fingerprints: bool = True) -> RunInputs:
         check_data(data, PROMPT_COLUMNS if config.is_online else PAIR_COLUMNS)
     dataset = open_dataset(config)
     logger.info("%s: %s", config.actor.data.data_path, dataset.counts.summary())
-    if isinstance(dataset, PromptDataset):
+    if isinstance(dataset, TrainEvalPrompts):
         check_stop_ids(config.actor)
         _check_reward(config, dataset)
     splits = dataset.splits(config.actor.data.split)
@@ -120,7 +119,7 @@ def _check_best(config: RunConfig, splits: Splits) -> None:
         )
 
 
-def _check_reward(config: RunConfig, prompts: PromptDataset) -> None:
+def _check_reward(config: RunConfig, prompts: TrainEvalPrompts) -> None:
     """Check that the scorer can be called, and that the dataset has the columns that it reads.
 
     Raises:

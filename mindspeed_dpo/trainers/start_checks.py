@@ -11,6 +11,7 @@ from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.observability.logs import log_to_console
 from mindspeed_dpo.trainers.output_checks import check_outputs
 from mindspeed_dpo.trainers.output_lock import check_unlocked
+from mindspeed_dpo.trainers.reference_responses import check_reference_responses
 from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_resumed_output_dir
 from mindspeed_dpo.trainers.resuming.resume_report import resume_lines
 from mindspeed_dpo.trainers.row_selection import num_reference_rows
@@ -35,6 +36,7 @@ def open_and_check(config: RunConfig, with_fingerprints: bool = True) -> RunInpu
     inputs = open_inputs(config, with_fingerprints)
     for line in resume_lines(inputs.config, inputs.resume_point) if inputs.resume_point else ():
         logger.info("%s", line)
+    check_reference_responses(inputs)
     num_steps = config.loop.train_iters - inputs.first_step
     check_outputs(inputs.config, num_steps, num_reference_rows(inputs))
     return inputs

@@ -16,12 +16,12 @@ from typing_extensions import override
 from mindspeed_dpo.algorithms.lr_and_beta_schedules import lr_at
 from mindspeed_dpo.batches import PackedBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.sampler import sampling_of
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 from mindspeed_dpo.device.ops import total
 from mindspeed_dpo.engine.checkpoints import save_and_load
 from mindspeed_dpo.engine.checkpoints.async_checkpoint import PendingCheckpoint
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 from mindspeed_dpo.engine.router_statistics import mean_values
 from mindspeed_dpo.engine.train_engine import TrainingEngine
@@ -34,7 +34,8 @@ from mindspeed_dpo.workers.criteria.criterion import Criterion
 from mindspeed_dpo.workers.criteria.preference_criterion import PreferenceCriterion
 from mindspeed_dpo.workers.criteria.ranking_criterion import RankingCriterion
 from mindspeed_dpo.workers.logprobs import score_pairs, workload_metrics
-from mindspeed_dpo.workers.role_interfaces import Actor, Logps, Pairs, ReplicaValues, Rows
+from mindspeed_dpo.workers.role_interfaces import REFERENCE, ROLLOUT, Actor
+from mindspeed_dpo.workers.role_values import Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
 from mindspeed_dpo.workers.setup.model_builder import (
     build_trained_model,
@@ -56,7 +57,7 @@ class ActorWorker(Actor):
 
     ema_reference: PipelineStage | None = None
 
-    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPairs | PromptDataset) -> None:
+    def __init__(self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPairs | TrainEvalPrompts) -> None:
         """Build the model, load its weights and wrap it for training; a collective.
 
         Args:
@@ -69,7 +70,10 @@ class ActorWorker(Actor):
         model, self.criterion = _model_and_criterion(context, role)
         self.engine = TrainingEngine(model, role.optimizer, role.parallel)
         self.weight_sender = WeightSender(context, role, self.engine)
-        self.batch_builder = make_batch_builder(context, role, None if isinstance(dataset, PromptDataset) else dataset)
+        self._senders = {ROLLOUT: self.weight_sender, REFERENCE: WeightSender(context, role, self.engine, "reference")}
+        self.batch_builder = make_batch_builder(
+            context, role, None if isinstance(dataset, TrainEvalPrompts) else dataset
+        )
         # Only rank 0 writes the metadata of checkpoints, and the hash may read all of the data.
         is_writer = dist.get_rank() == 0
         self._sampling = sampling_of(context.run, len(dataset)) if is_writer else None
@@ -137,13 +141,21 @@ class ActorWorker(Actor):
         return self._means(sums, prefix=EVAL_PREFIX)
 
     @override
-    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
+    def save(
+        self,
+        iteration: int,
+        metadata: Mapping[str, Any],
+        prefetched: RolloutBatch | None = None,
+        reference: SavedReference | None = None,
+    ) -> str:
         settings = self.role.checkpoint
         root = Path(settings.save)
         parts = save_and_load.CheckpointParts(optimizer=not settings.no_save_optim, rng=not settings.no_save_rng)
         complete = {**self._metadata(iteration), **self.criterion.state(), **metadata}
         pending = save_and_load.start_save(
-            *(root, self.engine, self.context.accelerator, parts, complete, self.ema_reference, prefetched),
+            *(root, self.engine, self.context.accelerator, parts, complete),
+            reference=self.ema_reference or reference,
+            prefetched=prefetched,
             in_background=settings.async_save,
         )
         if settings.async_save:
@@ -169,16 +181,16 @@ class ActorWorker(Actor):
         self.criterion.restore(read_metadata(Path(folder)) if optimizer else {})
 
     @override
-    def host_weight_group(self, host: str) -> str | None:
-        return self.weight_sender.host_group(host)
+    def host_weight_group(self, host: str, receiver: str = ROLLOUT) -> str | None:
+        return self._senders[receiver].host_group(host)
 
     @override
-    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
-        self.weight_sender.join_group(address, num_senders, num_receivers)
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int, receiver: str = ROLLOUT) -> None:
+        self._senders[receiver].join_group(address, num_senders, num_receivers)
 
     @override
-    def send_weights(self, version: int) -> None:
-        self.weight_sender.send(version)
+    def send_weights(self, version: int, receiver: str = ROLLOUT) -> None:
+        self._senders[receiver].send(version)
 
     @override
     def weights_digest(self) -> dict[str, int] | None:

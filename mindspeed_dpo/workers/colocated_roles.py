@@ -15,7 +15,8 @@ from mindspeed_dpo.parallel.topology import Topology
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.reference import build_reference
 from mindspeed_dpo.workers.reward import RewardWorker
-from mindspeed_dpo.workers.role_interfaces import P, R, Role, RoleMethod, RoleT, implementation, interface_of
+from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT, implementation, interface_of
+from mindspeed_dpo.workers.role_interfaces import Role
 from mindspeed_dpo.workers.rollout import RolloutWorker
 from mindspeed_dpo.workers.setup.open_datasets import open_dataset, open_pairs, open_prompts
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
@@ -105,13 +106,13 @@ def _build_reference(process: ColocatedRoles) -> Role:
 def _build_rollout(process: ColocatedRoles) -> RolloutWorker:
     settings = process.context.run.rollout
     assert settings is not None, "only an online run has a rollout"
-    return RolloutWorker(process.context, settings, open_prompts(settings), _actor_of(process))
+    return RolloutWorker(process.context, settings, open_prompts(process.context.run), _actor_of(process))
 
 
 def _build_reward(process: ColocatedRoles) -> RewardWorker:
     settings = process.context.run.reward
     assert settings is not None, "only an online run has a reward"
-    return RewardWorker(process.context, settings, open_prompts(settings))
+    return RewardWorker(process.context, settings, open_prompts(process.context.run))
 
 
 def _actor_of(process: ColocatedRoles) -> ActorWorker | None:

@@ -17,7 +17,7 @@ from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.observability.metric_sums import MetricSums
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder
-from mindspeed_dpo.workers.role_interfaces import Pairs, ReplicaValues, Rows
+from mindspeed_dpo.workers.role_values import Pairs, ReplicaValues, Rows
 
 # Micro-batches on the device at once while scoring: enough to fill a pipeline.
 HELD_MICRO_BATCHES = 16

@@ -11,45 +11,16 @@ data-parallel replica are returned by its output rank (`ParallelRank.is_output`)
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping
+from typing import Any
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
+from mindspeed_dpo.workers.role_values import Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.scorer import Scored
 
-Rows = Sequence[int] | NDArray[np.int64]
-"""Row numbers of the dataset, [N]."""
-Logps = NDArray[np.float64]
-"""Summed response log-probabilities, [N, K] float64, in nats."""
-Pairs = Rows | PreferenceBatch
-"""Preference pairs, by dataset row or as a batch."""
-
-
-@dataclass(frozen=True)
-class ReplicaValues:
-    """The values that one replica computed for its share of a request.
-
-    Example: of three pairs a replica computed the first and the last.
-
-        ReplicaValues(positions=array([0, 2]), values=array([[-20.0, -31.0], [-8.5, -9.0]]))
-
-    Attributes:
-        positions: [n] int64, position of each value in the request.
-        values: [n, ...] in nats: float32 for tokens, float32 or float64 for sums, as the device forms them.
-    """
-
-    positions: NDArray[np.int64]
-    values: NDArray[np.floating]
-
-
-def join_replicas(shares: Sequence[ReplicaValues]) -> NDArray[np.floating]:
-    """Values of all replicas in the order of the request, [N, ...] float32 or float64, in nats."""
-    order = np.argsort(np.concatenate([share.positions for share in shares]))
-    return np.concatenate([share.values for share in shares])[order]
+ROLLOUT, REFERENCE = "rollout", "ref"
+"""Receivers of the actor's weights."""
 
 
 class Role:
@@ -99,13 +70,20 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
-    def save(self, iteration: int, metadata: Mapping[str, Any], prefetched: RolloutBatch | None = None) -> str:
+    def save(
+        self,
+        iteration: int,
+        metadata: Mapping[str, Any],
+        prefetched: RolloutBatch | None = None,
+        reference: SavedReference | None = None,
+    ) -> str:
         """Write a checkpoint, or begin to with `async_save`.
 
         Args:
             iteration: Iterations completed.
             metadata: JSON values for the checkpoint's metadata.
             prefetched: Rollouts already generated for the next iteration, stored with the checkpoint.
+            reference: Weights of the updated reference, which its own processes have written, to be part of it.
 
         Returns:
             The checkpoint's folder, from every rank.
@@ -130,37 +108,40 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
-    def host_weight_group(self, host: str) -> str | None:
-        """Open a port at which actor and rollout form a group for weight transfer.
+    def host_weight_group(self, host: str, receiver: str = ROLLOUT) -> str | None:
+        """Open a port at which the actor and a receiver of its weights form a group for weight transfer.
 
         Args:
             host: Address of the node of rank 0.
+            receiver: `rollout`, or `ref` for a reference that follows.
 
         Returns:
             `host:port` from rank 0. Each group needs a call of its own.
         """
 
     @abstractmethod
-    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int, receiver: str = ROLLOUT) -> None:
         """Join the group for weight transfer; returns once all senders and receivers have joined.
 
         Args:
             address: What `host_weight_group` returned.
             num_senders: Pipeline stages of the actor.
-            num_receivers: Processes of the rollout; their ranks in the group follow those of the senders.
+            num_receivers: Processes of the receiver; their ranks in the group follow those of the senders.
+            receiver: `rollout`, or `ref` for a reference that follows.
         """
 
     @abstractmethod
-    def send_weights(self, version: int) -> None:
-        """Send the weights to the rollout, which must call `Rollout.receive_weights` at the same time.
+    def send_weights(self, version: int, receiver: str = ROLLOUT) -> None:
+        """Send the weights to a receiver, which must call its `receive_weights` at the same time.
 
         Does nothing where the rollout shares the actor's processes and takes the weights itself.
 
         Args:
             version: Number of iterations the weights have been trained for.
+            receiver: `rollout`, or `ref` for a reference that follows.
 
         Raises:
-            WeightsError: The rollout expects something else; it raises the same, and no weight has moved.
+            WeightsError: The receiver expects something else; it raises the same, and no weight has moved.
         """
 
     @abstractmethod
@@ -197,8 +178,32 @@ class Reference(Role, ABC):
     def ema_update(self, alpha: float) -> None:
         """Move the reference towards the policy: (1 - alpha) reference + alpha policy; alpha 1 copies the policy.
 
-        Equation 3 of Gorbatovski et al. 2024 (TR-DPO, arXiv:2404.09656).
+        Equation 3 of Gorbatovski et al. 2024 (TR-DPO, arXiv:2404.09656), for a reference in the actor's processes.
         """
+
+    @abstractmethod
+    def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
+        """Join the group for weight transfer that `Actor.join_weight_group` describes, on processes of its own."""
+
+    @abstractmethod
+    def receive_weights(self, version: int, alpha: float) -> None:
+        """Do `ema_update` with the weights that the actor sends by `Actor.send_weights` at the same time.
+
+        Args:
+            version: Number of iterations the weights have been trained for.
+            alpha: Weight of the policy.
+
+        Raises:
+            WeightsError: The actor sends something else; it raises the same, and no weight has changed.
+        """
+
+    @abstractmethod
+    def save(self, iteration: int) -> SavedReference:
+        """Write the weights of a reference on processes of its own, for the checkpoint that the actor writes next."""
+
+    @abstractmethod
+    def load(self, folder: str) -> None:
+        """Read the weights of the updated reference in the checkpoint in a folder, if it has any."""
 
 
 class Rollout(Role, ABC):
@@ -245,6 +250,24 @@ class Rollout(Role, ABC):
         """
 
     @abstractmethod
+    def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch | None:
+        """Generate one response to each prompt of the most probable token at each position.
+
+        Changes nothing that `generate` depends on.
+
+        Args:
+            rows: [N] int64 dataset rows of all replicas, of one set.
+            of_reference: Generate with the reference, whose weights are read from its `load` for this call.
+
+        Returns:
+            Responses to this replica's part of the rows, in order, from its output rank; None where it has no part.
+
+        Raises:
+            ValueError: The rollout holds no weights yet.
+            WeightsError: The reference's weights cannot be read.
+        """
+
+    @abstractmethod
     def weights_digest(self) -> dict[str, int] | None:
         """Return a 64-bit hash of every weight by its name, from the output rank of each replica."""
 
@@ -267,30 +290,3 @@ class Reward(Role, ABC):
         Raises:
             RewardError: A prompt could not be scored and `reward_failure` is stop.
         """
-
-
-INTERFACES = (Actor, Reference, Rollout, Reward)
-
-RoleT = TypeVar("RoleT", bound=Role)
-P = ParamSpec("P")
-R = TypeVar("R")
-RoleMethod = Callable[Concatenate[RoleT, P], R]
-"""A method as an interface declares it, such as `Actor.update`: a role, then its arguments."""
-
-
-def interface_of(method: RoleMethod[RoleT, P, R]) -> type[RoleT]:
-    """Return the interface that declares a method.
-
-    Raises:
-        TypeError: None does: the method belongs to a worker class, or to no role at all.
-    """
-    for interface in INTERFACES:
-        if method in vars(interface).values():
-            return cast(type[RoleT], interface)
-    raise TypeError(f"{method!r} is not declared by an interface of a role; call it as Actor.update, for example")
-
-
-def implementation(role: RoleT, method: RoleMethod[RoleT, P, R]) -> Callable[P, R]:
-    """Return a role's own implementation of a method that its interface declares, bound to the role."""
-    bound: Callable[P, R] = getattr(role, method.__name__)
-    return bound

@@ -10,7 +10,7 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.pair_selection import NASH_MD
 from mindspeed_dpo.data.batching.data_parallel_split import shard
-from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPrompts
 from mindspeed_dpo.parallel.topology import ParallelRank
 from mindspeed_dpo.rollout.decoder import RolloutModel
 from mindspeed_dpo.rollout.generator import Generator
@@ -18,7 +18,8 @@ from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
 from mindspeed_dpo.rollout.paired_generation import PairedGenerator
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.role_interfaces import Rollout, Rows
+from mindspeed_dpo.workers.role_interfaces import Rollout
+from mindspeed_dpo.workers.role_values import Rows
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.receiver import placement, reference_weights, rollout_weights
@@ -28,7 +29,7 @@ class RolloutWorker(Rollout):
     """One process of the rollout: a tensor-parallel rank of one replica."""
 
     def __init__(
-        self, context: WorkerContext, role: RoleConfig, dataset: PromptDataset, actor: ActorWorker | None = None
+        self, context: WorkerContext, role: RoleConfig, dataset: TrainEvalPrompts, actor: ActorWorker | None = None
     ) -> None:
         """Load the weights and build the generator; a collective.
 
@@ -40,10 +41,11 @@ class RolloutWorker(Rollout):
         """
         self.role = role
         self.dataset = dataset
+        self._context = context
         self.weights = rollout_weights(context, role, actor)
         self.version: int | None = 0 if self.weights.is_filled else None
-        policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp, self.weights.experts)
-        self.generator = build_generator(context, role, policy, self.weights.place)
+        self._policy = RolloutModel(role.model, self.weights.tensors, self.weights.tp, self.weights.experts)
+        self.generator = build_generator(context, role, self._policy, self.weights.place)
 
     @override
     def join_weight_group(self, address: str, num_senders: int, num_receivers: int) -> None:
@@ -60,7 +62,22 @@ class RolloutWorker(Rollout):
         current = self._current_version(version)
         own = shard(len(rows), self.weights.place.dp_rank, self.weights.place.topology.dp)
         with self.weights.gathered():
-            parts = [self._generate(rows, part, first_sample, current) for part in self._parts(own, len(rows))]
+            parts = [
+                self._generate(self.generator, rows, part, first_sample, current)
+                for part in self._parts(own, len(rows))
+            ]
+        return RolloutBatch.concat(parts) if self.weights.place.is_output and own else None
+
+    @override
+    def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch | None:
+        current = self._current_version(None)
+        topology = self.weights.place.topology
+        own = shard(len(rows), self.weights.place.dp_rank, topology.dp)
+        # The cache is sized for the prompts of an iteration.
+        at_once = -(-self.role.batch.global_batch_size // topology.dp)
+        with self.weights.gathered():
+            generator = self._greedy_generator(of_reference)
+            parts = [self._generate(generator, rows, part, 0, current) for part in self._parts(own, len(rows), at_once)]
         return RolloutBatch.concat(parts) if self.weights.place.is_output and own else None
 
     @override
@@ -78,20 +95,30 @@ class RolloutWorker(Rollout):
             raise ValueError(f"policy version {expected} was requested, but the rollout holds version {self.version}")
         return self.version
 
-    def _parts(self, own: range, total: int) -> list[range]:
-        """Split this replica's positions into calls of at most `num_samples_per_step` prompts.
+    def _parts(self, own: range, total: int, at_once: int | None = None) -> list[range]:
+        """Split this replica's positions into calls of at most `num_samples_per_step` and `at_once` prompts.
 
         Replicas that share experts make the same number of calls, the last ones perhaps without prompts.
         """
         topology = self.weights.place.topology
         most = -(-total // topology.dp) if topology.replicas_share_experts else len(own)
-        size = self.role.rollout.num_samples_per_step or most
+        size = min(self.role.rollout.num_samples_per_step or most, at_once or most)
         return [own[start : start + size] for start in range(0, most, size)] if most else []
 
-    def _generate(self, rows: Rows, part: range, first_sample: int, version: int) -> RolloutBatch:
+    def _greedy_generator(self, of_reference: bool) -> Generator:
+        """Return a generator of the most probable tokens of the policy, or of the reference, whose weights it reads."""
+        model, role = self._policy, self.role
+        if of_reference:
+            model = _reference_model(self._context, self._policy, self.weights.place)
+        stops, seed = stop_ids(role), self._context.run.loop.seed
+        return Generator(model, role.rollout.greedy, max_new_tokens=role.max_new_tokens, stop_ids=stops, seed=seed)
+
+    def _generate(
+        self, generator: Generator | PairedGenerator, rows: Rows, part: range, first_sample: int, version: int
+    ) -> RolloutBatch:
         chosen = [int(rows[position]) for position in part]
         prompts: list[Tensor] = [torch.tensor(prompt) for prompt in self.dataset.prompts(chosen)]
-        return self.generator.rollout(prompts, chosen, [first_sample + position for position in part], version)
+        return generator.rollout(prompts, chosen, [first_sample + position for position in part], version)
 
 
 def build_generator(
@@ -114,9 +141,14 @@ def build_generator(
 
 def _second_model(context: WorkerContext, role: RoleConfig, policy: RolloutModel, place: ParallelRank) -> TokenModel:
     """Return the reference, or for Nash-MD its mixture with the policy; loads the reference's weights."""
-    ref = context.run.ref
-    assert ref is not None, "an online run has a reference"
-    reference = RolloutModel(ref.model, reference_weights(ref, place, context.device), policy.tp, policy.experts)
+    reference = _reference_model(context, policy, place)
     if role.pairing.online_method == NASH_MD:
         return MixedModel(policy, reference, role.pairing.nash_md_mixture)
     return reference
+
+
+def _reference_model(context: WorkerContext, policy: RolloutModel, place: ParallelRank) -> RolloutModel:
+    """Load the reference's weights for decoding under the layout of the policy."""
+    ref = context.run.ref
+    assert ref is not None, "an online run has a reference"
+    return RolloutModel(ref.model, reference_weights(ref, place, context.device), policy.tp, policy.experts)

@@ -17,7 +17,7 @@ from mindspeed_dpo.device.hidden_modules import hidden_module
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.processes.garbage_collection import collection_suspended
-from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT
 
 if TYPE_CHECKING:
     from mindspeed_dpo.workers.colocated_roles import ColocatedRoles

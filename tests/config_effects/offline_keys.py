@@ -29,6 +29,7 @@ LOSS: dict[str, KeyChange | CoveredBy] = {
     "dpo_beta_end": KeyChange(0.5, "beta", {"dpo_beta_style": "linear", "dpo_beta_end": 0.2}),
     "dpo_beta_style": KeyChange("cosine", "beta", {"dpo_beta_style": "linear", "dpo_beta_end": 0.5, "train_iters": 4}),
     "beta_dpo_alpha": KeyChange(0.6, "beta"),
+    "beta_dpo_selection_ratio": KeyChange(0.5, "loss"),
     "beta_dpo_momentum": KeyChange(0.1, "beta", {"beta_dpo_alpha": 0.6}),
     "dpo_label_smoothing": KeyChange(0.2),
     "ipo_normalize": KeyChange(False, context={"dpo_loss_type": "ipo"}),

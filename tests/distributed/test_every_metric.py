@@ -17,9 +17,11 @@ pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path: Path) -> None:
     keys = {"micro_batch_size": None, "micro_batch_tokens": 16, "split": "60,40,0", "eval_interval": 2, "pref_ftx": 0.1}
+    keys["beta_dpo_selection_ratio"] = 0.8
     offline = random_run(tmp_path, train_iters=2, **keys, output_dir=tmp_path / "offline")
     inputs = online_inputs(tmp_path / "online")
     keys = {**inputs.keys, "train_iters": 1, "reward_functions": [RULE], "output_dir": tmp_path / "out"}
+    keys |= {"split": "80,20,0", "eval_interval": 1}
     experts = run_of(tmp_path / "experts", train_iters=1, router_aux_loss_coef=0.1)
     (tmp_path / "reward_model").mkdir()
     reward_model = random_run(tmp_path / "reward_model", stage="rm", train_iters=1, split="60,40,0", eval_interval=1)
@@ -27,7 +29,7 @@ def test_every_row_of_the_table_is_written_by_a_run_and_nothing_else_is(tmp_path
     written = {name for run in runs for record in train(run) for name in record}
     for name in written:
         metric(name)
-    assert {"loss/sigmoid", "loss/pref_ftx", "eval/loss/pref_ftx", "eval/nll"} <= written
+    assert {"loss/sigmoid", "loss/pref_ftx", "eval/loss/pref_ftx", "eval/nll", "eval/win_rate"} <= written
     names = {name.removeprefix(EVAL_PREFIX) for name in written}
     assert {name for name in names if not name.startswith(LOSS_TERM_PREFIX)} == METRICS.keys()
     assert "eval/rewards/ece" in written and "rewards/ece" not in written

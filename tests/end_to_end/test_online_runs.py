@@ -56,7 +56,8 @@ def online(inputs: OnlineInputs, address: str, output_dir: Path, *more: str) -> 
         **inputs.keys, "output_dir": output_dir, "ray_address": address, "ray_resource": "NPU", "train_iters": STEPS,
         "global_batch_size": 4, "micro_batch_size": 2, "n_samples_per_prompt": 3, "num_gpus_for_infer": 1,
         "md5_validate": True, "reward_functions": [RULE], "save_interval": SAVE_INTERVAL, "rollout_staleness": 1,
-        "async_save": True,
+        "async_save": True, "split": "90,10,0", "eval_interval": 3, "eval_iters": 2, "best_metric": "eval/win_rate",
+        "sync_ref_model": True, "ref_model_sync_steps": 3,
     }  # fmt: skip
     name = ["ray_gpt.py", "--config-name", "online_dpo_trainer_tiny"]
     return [*name, *online_overrides((1, 1, 1), POOLS, **keys), *more]
@@ -101,6 +102,8 @@ def test_the_numbers_are_those_of_a_run_left_alone(scenario: Scenario) -> None:
     ours, alone = numbers(scenario.interrupted), numbers(scenario.alone)
     assert [step["step"] for step in ours] == list(range(1, STEPS + 1))
     assert ours == alone
+    rates = [step["eval/win_rate"] for step in alone if "eval/win_rate" in step]
+    assert len(rates) == STEPS // 3 + 1 and min(rates) > 0.5
     assert different_tensors(scenario.interrupted, scenario.alone) == []
 
 

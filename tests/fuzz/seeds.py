@@ -140,7 +140,8 @@ def description(model: ModelConfig) -> dict[str, Any]:
     """The metadata that training writes, with every key."""
     return {
         "format": FORMAT, "iteration": 2, "optimizer": True, "rng": True, "model": model.as_dict(), "files": {},
-        "topology": {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}, "totals": {"pairs": 3}, "usual_margin": 0.5,
+        "topology": {"tp": 1, "pp": 1, "dp": 1, "cp": 1, "chunks": 1}, "totals": {"pairs": 3},
+        "usual_margin": 0.5, "usual_margin_std": 0.25,
         "sampling": {"seed": 1, "rows": 4, "weights": [1.0]}, "reference": None, "output_dir": "/out",
         "online_method": None,
         "progress": {"metric": "eval/loss", "step": 1, "value": 0.5, "folder": "/a", "counted": 0.5, "waited": 0},

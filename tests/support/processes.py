@@ -33,7 +33,7 @@ from mindspeed_dpo.device import Accelerator, activate
 from mindspeed_dpo.parallel import process_groups
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.role_interfaces import P, R, RoleMethod, RoleT
+from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT
 from tests.support.forkserver import template
 from tests.support.npu_processes import serve_on_npu
 

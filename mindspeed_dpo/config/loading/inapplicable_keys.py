@@ -18,7 +18,7 @@ from mindspeed_dpo.config.settings.trackers import unused_tracker_settings
 from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
 from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
-# Values that state what always holds online: no evaluation, a live reference.
+# Values that state what always holds online: a live reference.
 _IMPLIED_ONLINE: dict[str, object] = {**dict.fromkeys(OFFLINE_KEYS, 0), "reference": "live"}
 _NO_MODEL = "functions or a judge score, without a model"
 

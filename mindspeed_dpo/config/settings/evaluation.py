@@ -1,4 +1,4 @@
-"""Evaluation on held-out pairs: schedule, data, metrics, and the choice of the best checkpoint."""
+"""Evaluation on held-out pairs or prompts: schedule, data, metrics, and the choice of the best checkpoint."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ REWARD_MODEL_METRICS = (
     "rewards/ece",
 )
 """Metrics of every evaluation of a reward model."""
+ONLINE_METRICS = ("win_rate", "reward/score/mean", "response_length/mean", "val/contain_eos_token")
+"""Metrics of every evaluation of a policy that trains on its own responses."""
 TOKEN_STATISTICS = ("entropy", "mean_token_accuracy", "nll", "logits/chosen", "logits/rejected")
 """Further metrics of an evaluation with log_token_statistics."""
 
@@ -41,7 +43,7 @@ SET_NAMES = ValueCheck(
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """Settings of evaluation on pairs that are not trained on."""
+    """Settings of evaluation on pairs, or online on prompts, that are not trained on."""
 
     eval_interval: int | None = setting(
         None,
@@ -53,7 +55,8 @@ class EvaluationConfig:
     )
     eval_iters: int = setting(
         100,
-        help="Maximum number of batches of global_batch_size pairs per set and evaluation; 0 disables evaluation.",
+        help="Maximum number of batches of global_batch_size pairs or prompts per set and evaluation; 0 disables "
+        "evaluation.",
         unit="batches",
         check=at_least(0),
         shared=True,
@@ -72,8 +75,8 @@ class EvaluationConfig:
 
     best_metric: str | None = setting(
         None,
-        help="Evaluation metric that selects the best checkpoint, such as eval/loss. The best checkpoint is saved, "
-        "named in best.json and never deleted; null selects none.",
+        help="Evaluation metric that selects the best checkpoint, such as eval/loss, or online eval/win_rate. The best "
+        "checkpoint is saved, named in best.json and never deleted; null selects none.",
         shared=True,
     )
     best_metric_mode: str | None = setting(

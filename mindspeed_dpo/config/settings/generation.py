@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mindspeed_dpo.config.settings.setting import POSITIVE, POSITIVE_FRACTION, ValueCheck, at_least, setting, within
 
@@ -119,3 +119,8 @@ class RolloutConfig:
         check=at_least(0),
         shared=True,
     )
+
+    @property
+    def greedy(self) -> RolloutConfig:
+        """The settings of greedy decoding: one response of the most probable tokens, with the repetition penalty."""
+        return replace(self, n_samples_per_prompt=1, temperature=1.0, top_k=1, top_p=1.0, min_p=0.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, at_least, setting, within
+from mindspeed_dpo.config.settings.setting import FRACTION, POSITIVE, POSITIVE_FRACTION, at_least, setting, within
 
 LOSSES = (
     "sigmoid", "hinge", "ipo", "sigmoid_norm", "robust", "exo_pair", "nca_pair", "bco_pair", "sppo_hard", "aot",
@@ -76,8 +76,15 @@ class LossConfig:
     )
     beta_dpo_momentum: float = setting(
         0.9,
-        help="Decay rate of the exponential moving average of the margin that β-DPO compares a batch with.",
+        help="Decay rate of the moving averages of mean and standard deviation of the margins, which β-DPO compares a "
+        "batch with.",
         check=within(0, 1),
+    )
+    beta_dpo_selection_ratio: float = setting(
+        1.0,
+        help="Share of the pairs of a step that β-DPO's filter of outliers trains on, drawn by how usual their margins "
+        "are; 1 disables it, the paper uses 0.8.",
+        check=POSITIVE_FRACTION,
     )
     dpo_label_smoothing: float = setting(
         0.0,
@@ -157,9 +164,19 @@ class LossConfig:
         return any(name in REFERENCE_FREE_LOSSES for name in self.dpo_loss_type)
 
     @property
+    def filters_pairs(self) -> bool:
+        """Whether β-DPO leaves pairs out."""
+        return self.beta_dpo_selection_ratio < 1
+
+    @property
+    def follows_margins(self) -> bool:
+        """Whether β-DPO adapts beta to the margins of a step, or leaves out pairs by their margins."""
+        return self.beta_dpo_alpha > 0 or self.filters_pairs
+
+    @property
     def needs_step_logps(self) -> bool:
         """Whether the gradient needs the log-probabilities of all pairs of the step beforehand."""
-        return self.beta_dpo_alpha > 0 or any(name in CROSS_PAIR_LOSSES for name in self.dpo_loss_type)
+        return self.follows_margins or any(name in CROSS_PAIR_LOSSES for name in self.dpo_loss_type)
 
     @property
     def is_reward_aware(self) -> bool:

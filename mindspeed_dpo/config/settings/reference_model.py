@@ -30,7 +30,7 @@ class ReferenceConfig:
     sync_ref_model: bool = setting(
         False,
         help="Move the reference towards the policy during training (TR-DPO); requires reference=live and a reference "
-        "in the actor's processes.",
+        "with the actor's model, in the actor's processes or on its own with one pipeline stage.",
     )
     ref_model_mixup_alpha: float = setting(
         0.6,

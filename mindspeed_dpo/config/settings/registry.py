@@ -57,18 +57,10 @@ ONLINE_GROUPS = ("rollout", "pairing", "reward")
 ONLINE_KEYS = tuple(key for key, group in _GROUP_BY_KEY.items() if group in ONLINE_GROUPS)
 """Keys that only stage ray_online_dpo uses."""
 
-_NO_EVALUATION = "online DPO has no held-out pairs to evaluate on; it logs the rewards of its responses"
 OFFLINE_KEYS: dict[str, str] = {
     "truncation": "prompt_truncation handles long prompts, and responses are limited in length when sampled",
     "reference": "responses are new in every iteration, so the reference is always live online",
     "reference_cache_dir": "the reference is always live online",
-    **dict.fromkeys(
-        (
-            *("eval_interval", "eval_iters", "eval_data_path", "eval_at_start"),
-            *("best_metric", "best_metric_mode", "early_stop_patience", "early_stop_min_delta"),
-        ),
-        _NO_EVALUATION,
-    ),
 }
 """Keys that ray_online_dpo does not use, unlike dpo, and why."""
 

@@ -11,6 +11,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import (
     EVALUATION_METRICS,
     HOLD_OUT,
+    ONLINE_METRICS,
     REWARD_MODEL_METRICS,
     TOKEN_STATISTICS,
 )
@@ -46,15 +47,22 @@ def evaluation_sets(run: RunConfig) -> tuple[str, ...]:
 
 def evaluation_metrics(run: RunConfig) -> list[str]:
     """Return the names of all metrics of an evaluation, such as `eval/loss`."""
-    sets, loss = evaluation_sets(run), run.actor.loss
+    sets = evaluation_sets(run)
+    prefixes = ["eval/"] if len(sets) == 1 else [f"eval/{name}/" for name in sets]
+    return [prefix + name for prefix in prefixes for name in _metrics_of_set(run)]
+
+
+def _metrics_of_set(run: RunConfig) -> list[str]:
+    if run.is_online:
+        return [*ONLINE_METRICS]
+    loss = run.actor.loss
     terms = run.actor.reward_model.terms if run.trains_reward_model else loss.terms
     names = [*(REWARD_MODEL_METRICS if run.trains_reward_model else EVALUATION_METRICS)]
     if run.loop.log_token_statistics and not run.trains_reward_model:
         names += TOKEN_STATISTICS
     if len(terms) > 1:
         names += [f"loss/{name}" for name in terms]
-    prefixes = ["eval/"] if len(sets) == 1 else [f"eval/{name}/" for name in sets]
-    return [prefix + name for prefix in prefixes for name in names]
+    return names
 
 
 def _check_best_metric(run: RunConfig) -> Iterator[Violation]:
@@ -62,7 +70,7 @@ def _check_best_metric(run: RunConfig) -> Iterator[Violation]:
     if loop.best_metric is None:
         for key in ("best_metric_mode", "early_stop_patience", "early_stop_min_delta"):
             if getattr(loop, key):
-                yield Violation((key, "best_metric"), "requires best_metric, e.g. eval/loss")
+                yield Violation((key, "best_metric"), f"requires best_metric, e.g. eval/{_metrics_of_set(run)[0]}")
         return
     metrics = evaluation_metrics(run)
     if loop.best_metric not in metrics and metrics:

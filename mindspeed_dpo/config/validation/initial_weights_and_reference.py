@@ -73,7 +73,7 @@ def check_reference(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
 
 
 def check_sync(run: RunConfig) -> Iterator[Violation]:
-    """Check that a reference updated from the policy is live and shares the processes and the layout of the actor."""
+    """Check that a reference updated from the policy is live, has its model, and can take its weights."""
     settings = run.actor.reference
     if not settings.sync_ref_model:
         for key in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
@@ -97,11 +97,20 @@ def check_sync(run: RunConfig) -> Iterator[Violation]:
             ("sync_ref_model", "lora_target_modules"),
             "cannot be combined with lora_target_modules: the base weights, which are the reference, stay frozen",
         )
-    elif run.pool_of("ref") != "actor_rollout" or run.ref.model != run.actor.model or run.ref.reward.offload:
+    elif run.ref.model != run.actor.model or run.ref.precision.dtype != run.actor.precision.dtype:
         yield Violation(
-            ("sync_ref_model", "ref", "offload"),
-            "requires a reference with the actor's model, in the actor's processes and not offloaded; remove its pool",
+            ("sync_ref_model", "ref", "bf16", "fp16"),
+            "requires a reference with the actor's model and number format; remove its model, or use the same",
         )
+    elif run.ref.reward.offload:
+        yield Violation(("sync_ref_model", "offload"), "requires a reference that is not offloaded; set offload: false")
+    elif run.pool_of("ref") != run.pool_of("actor"):
+        if run.ref.parallel.pipeline_model_parallel_size > 1:
+            yield Violation(
+                ("sync_ref_model", "pipeline_model_parallel_size", "ref"),
+                "requires a reference with one pipeline stage on processes of its own; set its "
+                "pipeline_model_parallel_size: 1, or remove its pool",
+            )
     elif run.ref.num_chunks != run.actor.num_chunks:
         yield Violation(
             ("sync_ref_model", "num_layers_per_virtual_pipeline_stage", "ref"),

@@ -10,6 +10,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.loss import (
     CROSS_PAIR_LOSSES,
     F_DIVERGENCE_LOSSES,
+    GROUPED_LOSSES,
     LIKELIHOOD_LOSSES,
     LOSSES_USING,
     MARGIN_LOSSES,
@@ -63,8 +64,11 @@ def _check_unused(loss: LossConfig, online: bool) -> Iterator[Violation]:
         )
     if loss.clamp_weighting and not loss.use_weighting:
         yield Violation(("clamp_weighting", "use_weighting"), "has no effect without use_weighting=true")
-    if loss.beta_dpo_momentum != defaults["beta_dpo_momentum"] and not loss.beta_dpo_alpha:
-        yield Violation(("beta_dpo_momentum", "beta_dpo_alpha"), "has no effect with beta_dpo_alpha=0")
+    if loss.beta_dpo_momentum != defaults["beta_dpo_momentum"] and not loss.follows_margins:
+        yield Violation(
+            ("beta_dpo_momentum", "beta_dpo_alpha", "beta_dpo_selection_ratio"),
+            "has no effect with beta_dpo_alpha=0 and beta_dpo_selection_ratio=1",
+        )
 
 
 def _check_beta(loss: LossConfig) -> Iterator[Violation]:
@@ -101,10 +105,18 @@ def _check_combination(loss: LossConfig) -> Iterator[Violation]:
         )
     if loss.use_weighting and set(types) <= set(LIKELIHOOD_LOSSES):
         yield Violation(("use_weighting", "dpo_loss_type"), f"has no effect with dpo_loss_type={loss.display_name}")
-    if loss.beta_dpo_alpha and (free or set(types) <= set(LIKELIHOOD_LOSSES)):
+    for key, what in (("beta_dpo_alpha", "adapts beta to"), ("beta_dpo_selection_ratio", "selects pairs by")):
+        if getattr(loss, key) != getattr(LossConfig(), key) and (free or set(types) <= set(LIKELIHOOD_LOSSES)):
+            yield Violation(
+                (key, "dpo_loss_type"),
+                f"{what} the margin over the reference, but dpo_loss_type={loss.display_name} has no reference",
+            )
+    grouped = [name for name in types if name in GROUPED_LOSSES]
+    if loss.filters_pairs and grouped and with_reference:
         yield Violation(
-            ("beta_dpo_alpha", "dpo_loss_type"),
-            f"adapts beta to the margin over the reference, but dpo_loss_type={loss.display_name} has no reference",
+            ("beta_dpo_selection_ratio", "dpo_loss_type"),
+            f"leaves out single pairs, but {grouped[0]} compares or averages over all of them; remove it or choose "
+            "another loss",
         )
 
 

@@ -15,6 +15,7 @@ from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_par
 XPO_LOSSES = ("sigmoid", "ipo")
 _PAIR_LOSS_KEYS = (
     *("dpo_loss_type", "dpo_label_smoothing", "f_divergence_type", "pref_ftx", "use_weighting", "beta_dpo_alpha"),
+    "beta_dpo_selection_ratio",
 )
 
 
@@ -52,6 +53,11 @@ def _check_xpo(run: RunConfig) -> Iterator[Violation]:
             f"cannot be combined with online_method=xpo, which adds its bonus to a single loss; choose "
             f"{join_words(XPO_LOSSES)}",
         )
+    if loss.filters_pairs:
+        yield Violation(
+            ("beta_dpo_selection_ratio", "online_method"),
+            "cannot be combined with online_method=xpo, whose bonus is a mean over all prompts; remove it",
+        )
 
 
 def _check_nash_md(run: RunConfig) -> Iterator[Violation]:
@@ -82,30 +88,40 @@ def _check_nash_md(run: RunConfig) -> Iterator[Violation]:
 
 
 def check_reference_rollout(run: RunConfig, ref: RoleConfig) -> Iterator[Violation]:
-    """Check that the rollout can load a second copy of the reference in its own layout."""
-    method = run.actor.pairing.online_method
-    if method == DPO:
+    """Check that the rollout can load the reference in its own layout, where it generates with it."""
+    cause = _cause_of_reference_rollout(run)
+    if cause is None:
         return
-    for key in ("random_init", "load_checkpoint_loosely"):
-        if getattr(ref.checkpoint, key):
+    key, because = cause
+    for name in ("random_init", "load_checkpoint_loosely"):
+        if getattr(ref.checkpoint, name):
             yield Violation(
-                (key, "online_method"),
-                f"cannot be combined with online_method={method}: the rollout loads a second copy of the reference, in "
-                "which random weights would differ; set load to complete weights",
+                (name, key),
+                f"cannot be combined with {because}: the rollout loads a second copy of the reference, in which random "
+                "weights would differ; set load to complete weights",
             )
     ep, count = run.actor.rollout.inference_expert_model_parallel_size, ref.model.num_experts
     if count is not None and count % ep:
         yield Violation(
             ("num_experts", "inference_expert_model_parallel_size"),
-            f"is not divisible by inference_expert_model_parallel_size={ep}, and with online_method={method} the "
-            "rollout also generates with the reference; choose a divisor of both numbers of experts for that size",
+            f"is not divisible by inference_expert_model_parallel_size={ep}, and with {because} the rollout also "
+            "generates with the reference; choose a divisor of both numbers of experts for that size",
         )
     tp, sizes = run.actor.rollout.inference_tensor_model_parallel_size, tensor_parallel_sizes(ref.model)
     indivisible = [name for name, size in sizes.items() if size % tp]
     if indivisible and ref.model != run.actor.model:
         yield Violation(
             (*indivisible, "inference_tensor_model_parallel_size"),
-            f"is not divisible by inference_tensor_model_parallel_size={tp}, and with online_method={method} the "
-            f"rollout also generates with the reference; choose {join_words(divisors(math.gcd(*sizes.values())))} for "
-            "that size",
+            f"is not divisible by inference_tensor_model_parallel_size={tp}, and with {because} the rollout also "
+            f"generates with the reference; choose {join_words(divisors(math.gcd(*sizes.values())))} for that size",
         )
+
+
+def _cause_of_reference_rollout(run: RunConfig) -> tuple[str, str] | None:
+    """Return the key for which the rollout generates with the reference's own weights, as messages show it; or None."""
+    method = run.actor.pairing.online_method
+    if method != DPO:
+        return "online_method", f"online_method={method}"
+    if run.loop.evaluates and not run.starts_as_reference:
+        return "eval_interval", f"eval_interval={run.loop.eval_interval} and a reference that the policy differs from"
+    return None

@@ -17,6 +17,7 @@ from mindspeed_dpo.engine.checkpoints import checkpoint_commit
 from mindspeed_dpo.engine.checkpoints import tracker_and_completeness as files
 from mindspeed_dpo.engine.checkpoints.lora_checkpoint import export_peft
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import write_rollouts
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.storage.write_errors import write_failure
@@ -79,6 +80,7 @@ class PendingCheckpoint:
         prefetched: Rollouts already sampled for the next step, if any.
         writing: Writer of this process's files; None once they are written.
         written: Digests by name of the files that this process wrote before training went on.
+        reference: Weights of the updated reference, where processes of its own have written them.
 
     Example:
         Iteration 10 of a run with `save: ckpt`: `root=ckpt`, `partial=ckpt/iter_0000010.partial`,
@@ -91,6 +93,7 @@ class PendingCheckpoint:
     prefetched: RolloutBatch | None = None
     writing: BackgroundWriter | None = None
     written: Mapping[str, FileDigest] = field(default_factory=dict)
+    reference: SavedReference | None = None
 
     @property
     def digests(self) -> dict[str, FileDigest]:
@@ -128,4 +131,6 @@ class PendingCheckpoint:
             digests.update(export_peft(self.partial, self.metadata["adapters"]))
         if self.prefetched is not None:
             digests.update(write_rollouts(self.partial, self.prefetched))
+        if self.reference is not None:
+            digests.update(self.reference.move_into(self.partial))
         checkpoint_commit.finish(self.root, self.metadata["iteration"], self.metadata, digests)

@@ -30,7 +30,8 @@ def check_metadata(metadata: JsonObject) -> None:
         weights = metadata.section("weights")
         for role in weights:
             weights.text(role, None)
-    _check_number(metadata, "usual_margin")
+    for key in ("usual_margin", "usual_margin_std"):
+        _check_number(metadata, key)
     _check_model(metadata)
     _check_adapters(metadata.section("adapters", None))
     _check_progress(metadata.section("progress", None))

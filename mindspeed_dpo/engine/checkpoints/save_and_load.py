@@ -20,7 +20,6 @@ from mindspeed_dpo.engine.checkpoints.async_checkpoint import BackgroundWriter, 
 from mindspeed_dpo.engine.checkpoints.checkpoint_errors import save_errors
 from mindspeed_dpo.engine.checkpoints.checkpoint_reader import COMMON_FILE, CommonReader, ShardReader, check_format
 from mindspeed_dpo.engine.checkpoints.checkpoint_state import (
-    REFERENCE_PREFIX,
     CheckpointParts,
     engine_state,
     reference_state,
@@ -30,6 +29,8 @@ from mindspeed_dpo.engine.checkpoints.checkpoint_state import (
 )
 from mindspeed_dpo.engine.checkpoints.checkpoint_tensor_writer import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import file_digests, verify_small_files
+from mindspeed_dpo.engine.checkpoints.reference_checkpoint import load_reference
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.engine.train_engine import TrainingEngine
 from mindspeed_dpo.models.virtual_stages import PipelineStage
 from mindspeed_dpo.storage.digests import FileDigest
@@ -41,9 +42,9 @@ def start_save(
     accelerator: Accelerator,
     parts: CheckpointParts,
     metadata: Mapping[str, Any],
-    ema_reference: PipelineStage | None = None,
-    prefetched: RolloutBatch | None = None,
     *,
+    reference: PipelineStage | SavedReference | None = None,
+    prefetched: RolloutBatch | None = None,
     in_background: bool = False,
 ) -> PendingCheckpoint:
     """Write a checkpoint, or copy it to host memory and start to write it; a collective over all ranks.
@@ -57,7 +58,8 @@ def start_save(
         accelerator: Provides the random state.
         parts: CheckpointParts to write besides the weights.
         metadata: JSON values; must hold `iteration`, and `adapters` with LoRA.
-        ema_reference: A reference that is updated from the policy and has to be saved with it.
+        reference: A reference that is updated from the policy and has to be saved with it: its model, or what
+            processes of its own have written.
         prefetched: Rollouts already sampled for the next step.
         in_background: Return after copying the state; a thread writes the files.
 
@@ -66,9 +68,10 @@ def start_save(
     """
     iteration: int = metadata["iteration"]
     folder = _begin(root, iteration)
+    model, written = (None, reference) if isinstance(reference, SavedReference) else (reference, None)
     storage = InMemorySave() if in_background else InProcessSave()
     with engine.parameters_gathered():
-        state = {**engine_state(engine, accelerator, parts, is_loading=False), **reference_state(ema_reference)}
+        state = {**engine_state(engine, accelerator, parts, is_loading=False), **reference_state(model)}
         try:
             with save_errors(files.iteration_dir(root, iteration)):
                 dist_checkpointing.save(state, str(folder), sharded_strategy=storage)
@@ -77,8 +80,8 @@ def start_save(
                 checkpoint_commit.discard(folder)
             raise
     writing = BackgroundWriter(storage.files.contents) if isinstance(storage, InMemorySave) else None
-    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if ema_reference else {})}
-    return PendingCheckpoint(root, folder, {**saved, **metadata}, prefetched, writing, storage.digests)
+    saved = {"optimizer": parts.optimizer, "rng": parts.rng, **({"follower": True} if reference else {})}
+    return PendingCheckpoint(root, folder, {**saved, **metadata}, prefetched, writing, storage.digests, written)
 
 
 def _begin(root: Path, iteration: int) -> Path:
@@ -144,12 +147,9 @@ def load(
     missing = [part for part in ("optimizer", "rng") if getattr(parts, part) and not metadata[part]]
     if missing:
         raise files.CheckpointError(f"{folder} was saved without {' and '.join(missing)} state")
-    requested = engine_state(engine, accelerator, parts, is_loading=True)
-    if ema_reference is not None and metadata.get("follower"):
-        requested.update(reference_state(ema_reference))
-    state = _read(requested, folder, metadata)
-    if ema_reference is not None and REFERENCE_PREFIX in state:
-        restore_model(ema_reference, state[REFERENCE_PREFIX])
+    state = _read(engine_state(engine, accelerator, parts, is_loading=True), folder, metadata)
+    if ema_reference is not None:
+        load_reference(folder, ema_reference)
     restore_model(engine.model, state["model"])
     if parts.optimizer:
         restore_optimizer(engine, state, state["step_count"])

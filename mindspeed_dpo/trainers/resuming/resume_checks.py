@@ -1,4 +1,4 @@
-"""Checks that a checkpoint fits the run that resumes from it: data order, model, reference, adapters, folders."""
+"""Checks that a checkpoint fits the run that resumes from it: data order, model, method, reference, folders."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def check_metadata(folder: Path, metadata: dict[str, Any]) -> None:
 def check_fit(
     run: RunConfig, num_rows: int, folder: Path, metadata: dict[str, Any], *, optimizer: bool, rng: bool
 ) -> None:
-    """Check that a run continues with the data order, the model, the reference and the adapters of a checkpoint.
+    """Check that a run continues with data order, model, online method, reference and adapters of a checkpoint.
 
     Args:
         run: Settings of the run.
@@ -72,6 +72,7 @@ def check_fit(
     _check_parts(folder, metadata, optimizer=optimizer, rng=rng)
     _check_same_sampling(run, num_rows, folder, metadata["sampling"])
     _check_same_models(run, folder, metadata)
+    _check_same_method(run, folder, metadata)
     _check_places(run, folder, metadata)
 
 
@@ -137,6 +138,16 @@ def _check_same_models(run: RunConfig, folder: Path, metadata: dict[str, Any]) -
             changed.append("a random reference differs with other pipeline or virtual stages")
     if changed:
         raise CheckpointError(f"{folder} cannot be resumed: {'; '.join(changed)}")
+
+
+def _check_same_method(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
+    """Check that online training keeps its method; earlier versions did not record it, and offline there is none."""
+    before, now = metadata.get("online_method"), run.actor.pairing.online_method
+    if run.is_online and before not in (None, now):
+        raise CheckpointError(
+            f"{folder} cannot be resumed: online_method was {before}, is {now}, which trains on other responses with "
+            f"another loss. Set online_method={before}, or start a new run from its weights with load and finetune=true"
+        )
 
 
 def changed_reference(run: RunConfig, metadata: Mapping[str, Any]) -> str | None:

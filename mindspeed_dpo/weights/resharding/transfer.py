@@ -64,7 +64,13 @@ class Sender:
 
 
 def transfer(
-    link: WeightGroup | None, sender: Sender | None, receiver: Shards | None, *, version: int, bucket_bytes: int
+    link: WeightGroup | None,
+    sender: Sender | None,
+    receiver: Shards | None,
+    *,
+    version: int,
+    bucket_bytes: int,
+    share: float = 1.0,
 ) -> None:
     """Transfer one version of the weights; a collective of the link and of the senders' groups.
 
@@ -74,6 +80,7 @@ def transfer(
         receiver: The tensors to overwrite, if this process is a receiver.
         version: Version of the weights, equal on both sides.
         bucket_bytes: Largest size of a bucket, equal on both sides.
+        share: Share of what is received in the receiver's new weights, from 0 to 1; 1 overwrites them.
 
     Raises:
         WeightsError: The sides differ in version, names, shapes or dtypes. All processes raise, and no data has moved.
@@ -93,7 +100,7 @@ def transfer(
         if link is not None:
             link.broadcast(buffer, bucket.source)
         if receiver is not None:
-            _copy_slices(bucket, buffer, receiver)
+            _take_slices(bucket, buffer, receiver, share)
 
 
 def _handshake(
@@ -114,11 +121,14 @@ def _all_buckets(headers: Mapping[int, TransferHeader], bucket_bytes: int) -> It
         yield from buckets(headers[source].tensors, source, bucket_bytes)
 
 
-def _copy_slices(bucket: Bucket, buffer: Tensor, receiver: Shards) -> None:
-    """Copy this process's slices from a bucket."""
+def _take_slices(bucket: Bucket, buffer: Tensor, receiver: Shards, share: float) -> None:
+    """Take over this process's slices from a bucket, or mix them with its own."""
     for row_slice in bucket.slices:
         for region in receiver.regions(row_slice.name, row_slice.start, row_slice.stop):
-            region.tensor.copy_(_view(buffer, row_slice, region))
+            received = _view(buffer, row_slice, region)
+            if share < 1:
+                received = torch.lerp(region.tensor.float(), received.float(), share)
+            region.tensor.copy_(received)
 
 
 def _view(buffer: Tensor, row_slice: RowSlice, region: Region) -> Tensor:

@@ -22,7 +22,7 @@ from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, max_nu
 from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
-from mindspeed_dpo.workers.role_interfaces import Logps, Pairs, Rows
+from mindspeed_dpo.workers.role_values import Logps, Pairs, Rows
 
 
 class PairSource(Protocol):

@@ -12,8 +12,8 @@ import torch.distributed as dist
 from torch import Tensor
 from typing_extensions import override
 
-from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
-from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, cross_pair_values
+from mindspeed_dpo.algorithms.beta_dpo import MarginStatistics, beta_dpo_step
+from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, StepValues, cross_pair_values
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
@@ -25,8 +25,8 @@ from mindspeed_dpo.workers.logprobs import kl_surrogate, response_logps
 from mindspeed_dpo.workers.setup.objective_and_schedule import beta_of, objective_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 
-MEAN_MARGIN = "usual_margin"
-"""Key of the running mean of margins in the metadata of a checkpoint."""
+MEAN_MARGIN, STD_OF_MARGINS = "usual_margin", "usual_margin_std"
+"""Keys of the running statistics of margins (β-DPO) in the metadata of a checkpoint."""
 
 
 class PreferenceCriterion(Criterion):
@@ -42,7 +42,10 @@ class PreferenceCriterion(Criterion):
         self._context, self._role = context, role
         self._statistics = context.run.loop.log_token_statistics
         self._objective = objective_of(role)
-        self._mean_margin = 0.0
+        self._margins = MarginStatistics()
+        self._selected = 1.0
+        # Iteration and optimizer step within it.
+        self._step = (-1, 0)
 
     @property
     @override
@@ -53,6 +56,8 @@ class PreferenceCriterion(Criterion):
     def begin(self, iteration: int) -> None:
         beta = beta_of(self._role, iteration, self._context.run.loop.train_iters)
         self._objective = replace(self._objective, beta=beta)
+        last, number = self._step
+        self._step = (iteration, number + 1 if iteration == last else 0)
 
     @override
     def of_step(
@@ -63,35 +68,42 @@ class PreferenceCriterion(Criterion):
         *,
         is_training: bool,
     ) -> MicroBatchLosses:
-        cross_pair = self._cross_pair(batches, outputs, num_pairs, adapt_beta=is_training)
+        cross_pair = self._cross_pair(batches, outputs, num_pairs, is_training=is_training)
         return partial(self._losses_and_metrics, cross_pair)
 
     @override
     def metrics(self) -> dict[str, float]:
-        return {"beta": self._objective.beta}
+        of_filter = {
+            "beta_dpo/margin_mean": self._margins.mean,
+            "beta_dpo/margin_std": self._margins.std,
+            "beta_dpo/selected": self._selected,
+        }
+        return {"beta": self._objective.beta, **(of_filter if self._role.loss.filters_pairs else {})}
 
     @override
     def state(self) -> dict[str, Any]:
-        return {MEAN_MARGIN: self._broadcast_mean_margin()}
+        mean, std = self._broadcast_margins()
+        return {MEAN_MARGIN: mean, STD_OF_MARGINS: std}
 
     @override
     def restore(self, metadata: Mapping[str, Any]) -> None:
-        self._mean_margin = metadata.get(MEAN_MARGIN, 0.0)
+        self._margins = MarginStatistics(metadata.get(MEAN_MARGIN, 0.0), metadata.get(STD_OF_MARGINS, 0.0))
 
-    def _broadcast_mean_margin(self) -> float:
-        """Return the running mean of margins (beta-DPO) on every rank; only the last stage has it, rank 0 saves it."""
-        if not self._role.loss.beta_dpo_alpha:
-            return 0.0
+    def _broadcast_margins(self) -> tuple[float, float]:
+        """Return the statistics of margins (β-DPO) on every rank; only the last stage has them, rank 0 saves them."""
+        if not self._role.loss.follows_margins:
+            return 0.0, 0.0
         # The other processes add zeros to the bits, since a device may support no float64.
-        value = torch.tensor(self._mean_margin if self._context.place.reports_metrics else 0.0, dtype=torch.float64)
-        bits = value.view(torch.int64).to(self._context.device)
+        known = self._margins if self._context.place.reports_metrics else MarginStatistics()
+        bits = torch.tensor([known.mean, known.std], dtype=torch.float64).view(torch.int64).to(self._context.device)
         dist.all_reduce(bits, dist.ReduceOp.SUM)
-        return bits.cpu().view(torch.float64).item()
+        mean, std = bits.cpu().view(torch.float64).tolist()
+        return mean, std
 
     def _cross_pair(
-        self, batches: Sequence[PackedBatch], outputs: Sequence[Tensor] | None, num_pairs: int, *, adapt_beta: bool
+        self, batches: Sequence[PackedBatch], outputs: Sequence[Tensor] | None, num_pairs: int, *, is_training: bool
     ) -> CrossPairValues | None:
-        """Return what the losses need to know of the step's other pairs, and adapt this step's beta where wanted.
+        """Return what the losses need to know of the step's other pairs; β-DPO sets beta and selects where it trains.
 
         None on all but the last stage, and where every loss depends on its own pair only.
         """
@@ -99,10 +111,20 @@ class PreferenceCriterion(Criterion):
         if not loss.is_grouped or not self._context.place.is_last_stage:
             return None
         values = gather_step_values(batches, outputs, num_pairs, loss.ld_alpha)
-        if adapt_beta and loss.beta_dpo_alpha:
-            assert isinstance(self._objective, PreferenceObjective)
-            self._objective, self._mean_margin = with_adapted_beta(self._objective, values, self._mean_margin)
-        return cross_pair_values(values, loss.dpo_loss_type, loss.loss_group_size)
+        of_pairs = cross_pair_values(values, loss.dpo_loss_type, loss.loss_group_size)
+        if not (is_training and loss.follows_margins):
+            return of_pairs
+        return replace(of_pairs, loss_factors=self._follow_margins(values))
+
+    def _follow_margins(self, values: StepValues) -> Tensor | None:
+        """Set this step's beta by β-DPO, and return the factors [N] of the losses if it filters pairs."""
+        assert isinstance(self._objective, PreferenceObjective)
+        seed = (self._context.run.loop.seed, *self._step)
+        decided = beta_dpo_step(self._objective, values, self._margins, seed)
+        self._objective, self._margins = decided.objective, decided.statistics
+        if decided.loss_factors is not None:
+            self._selected = float((decided.loss_factors > 0).float().mean())
+        return decided.loss_factors
 
     def _losses_and_metrics(
         self, cross_pair: CrossPairValues | None, batch: PackedBatch, columns: Tensor

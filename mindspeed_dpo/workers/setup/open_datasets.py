@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
-from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs
+from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
 
 
-def open_dataset(run: RunConfig) -> TrainEvalPairs | PromptDataset:
+def open_dataset(run: RunConfig) -> TrainEvalPairs | TrainEvalPrompts:
     """Open the dataset of a run: pairs offline, prompts online.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file is damaged, or no row is left.
     """
-    return open_prompts(run.actor) if run.is_online else open_pairs(run)
+    return open_prompts(run) if run.is_online else open_pairs(run)
 
 
 def open_pairs(run: RunConfig) -> TrainEvalPairs:
@@ -70,14 +70,18 @@ def evaluation_data(run: RunConfig) -> dict[str, DataConfig]:
     return {name: replace(run.actor.data, data_path=path) for name, path in paths.items()}
 
 
-def open_prompts(role: RoleConfig) -> PromptDataset:
-    """Open a role's prompts; tokens are read on demand.
+def open_prompts(run: RunConfig) -> TrainEvalPrompts:
+    """Open a run's prompts and evaluation sets; tokens are read on demand.
 
     Raises:
         FileNotFoundError: A file is missing.
-        ValueError: A file is damaged, or no row is left.
+        ValueError: A file is damaged, no row is left, or a set lacks a column.
     """
-    settings = role.rollout
-    return PromptDataset.open(
-        role.data.data_path, max_prompt_length=settings.max_prompt_length, truncation=settings.prompt_truncation
-    )
+    settings = run.actor.rollout
+    train, *evaluated = [
+        PromptDataset.open(
+            data.data_path, max_prompt_length=settings.max_prompt_length, truncation=settings.prompt_truncation
+        )
+        for data in (run.actor.data, *evaluation_data(run).values())
+    ]
+    return TrainEvalPrompts(train, dict(zip(evaluation_data(run), evaluated, strict=True)))

@@ -1,4 +1,4 @@
-"""The actor's side of weight transfer to a rollout on devices of its own."""
+"""The actor's side of weight transfer to a rollout, or a reference that follows, on devices of its own."""
 
 from __future__ import annotations
 
@@ -24,15 +24,17 @@ class WeightSender:
     expert-parallel ranks of that copy gather their shards to it.
     """
 
-    def __init__(self, context: WorkerContext, role: RoleConfig, engine: TrainingEngine) -> None:
+    def __init__(self, context: WorkerContext, role: RoleConfig, engine: TrainingEngine, name: str = "link") -> None:
         """Send the weights of an engine; `join_group` comes before the first transfer.
 
         Args:
             context: Context of the actor's process.
             role: Settings of the actor.
             engine: Holds the weights.
+            name: Name of its weight group.
         """
         self._context = context
+        self._name = name
         self._role = role
         self._engine = engine
         self._store: dist.Store | None = None
@@ -53,7 +55,7 @@ class WeightSender:
         Args:
             address: What `host_group` returned.
             num_senders: Pipeline stages of the actor.
-            num_receivers: Processes of the rollout, whose ranks in the group follow.
+            num_receivers: Receiving processes, whose ranks in the group follow.
         """
         place, self._has_group = self._context.place, True
         if place.stage_rank == 0:
@@ -64,12 +66,13 @@ class WeightSender:
                 backend=self._context.accelerator.backend,
                 timeout_minutes=self._role.parallel.distributed_timeout_minutes,
                 store=self._store,
+                name=self._name,
             )
 
     def send(self, version: int) -> None:
-        """Send the weights to the rollout, which must receive the same version at the same time; a collective.
+        """Send the weights to the receivers, who must receive the same version at the same time; a collective.
 
-        Does nothing without a group: the rollout is then in these processes and takes the weights itself.
+        Does nothing without a group: a rollout is then in these processes and takes the weights itself.
 
         Raises:
             WeightsError: The rollout expects something else; it raises the same, and no weight has moved.

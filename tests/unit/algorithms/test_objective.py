@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
+from mindspeed_dpo.algorithms.beta_dpo import MarginStatistics, beta_dpo_step
 from mindspeed_dpo.algorithms.cross_pair_values import StepValues
 from mindspeed_dpo.algorithms.losses.pair_terms import PairTerms
 from mindspeed_dpo.algorithms.objective import PAIR_LOSSES, PairLosses, PairValues, PreferenceObjective
@@ -198,11 +198,11 @@ def test_beta_follows_the_batch() -> None:
     logps, ref = some_logps(1), some_logps(2)
     loss = objective(beta_dpo_alpha=0.6, beta_dpo_momentum=0.9)
     mean = 0.1 * float(((logps - ref)[:, 0] - (logps - ref)[:, 1]).mean())
-    changed, usual = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps, ref), ema=0.2)
-    assert changed.beta == pytest.approx(0.1 * (1 + 0.6 * (mean - 0.2)))
-    assert usual == pytest.approx(0.9 * 0.2 + 0.1 * mean)
-    far = with_adapted_beta(loss, StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref), ema=0.2)[0]
-    assert far.beta == pytest.approx(0.001)
+    changed = beta_dpo_step(loss, StepValues(LENGTHS.float(), logps, ref), MarginStatistics(0.2), seed=(0,))
+    assert changed.objective.beta == pytest.approx(0.1 * (1 + 0.6 * (mean - 0.2)))
+    assert changed.statistics.mean == pytest.approx(0.9 * 0.2 + 0.1 * mean) and changed.loss_factors is None
+    values = StepValues(LENGTHS.float(), logps - torch.tensor([[1e3, 0.0]]), ref)
+    assert beta_dpo_step(loss, values, MarginStatistics(0.2), seed=(0,)).objective.beta == pytest.approx(0.001)
 
 
 def test_the_reference_takes_no_gradient() -> None:

@@ -100,8 +100,13 @@ TABLE: list[tuple[dict[str, Any], str]] = [
     ({"clamp_weighting": True}, "clamp_weighting=true has no effect without use_weighting=true"),
     ({"use_weighting": True, "dpo_loss_type": "aot"}, "weights single pairs, but aot compares each pair with another"),
     ({"use_weighting": True, "dpo_loss_type": "sft"}, "use_weighting=true has no effect with dpo_loss_type=sft"),
-    ({"beta_dpo_momentum": 0.5}, "beta_dpo_momentum=0.5 has no effect with beta_dpo_alpha=0"),
+    ({"beta_dpo_momentum": 0.5}, "beta_dpo_momentum=0.5 has no effect with beta_dpo_alpha=0 and"),
+    (
+        {"beta_dpo_selection_ratio": 0.8, "dpo_loss_type": ["sigmoid", "sft"]},
+        "leaves out single pairs, but sft compares",
+    ),
     ({"beta_dpo_alpha": 0.6, "dpo_loss_type": "simpo"}, "adapts beta to the margin over the reference"),
+    ({"beta_dpo_selection_ratio": 0.8, "dpo_loss_type": "cpo"}, "selects pairs by the margin over the reference"),
     ({"margin_column": "gap", "dpo_loss_type": "ipo"}, "margin_column=gap has no effect with dpo_loss_type=ipo"),
     ({"margin_scale": 2.0, "dpo_loss_type": "ipo"}, "margin_scale=2.0 has no effect with dpo_loss_type=ipo"),
     ({"margin_scale": 2.0}, "margin_scale=2.0 has no effect without margin_column"),
@@ -241,6 +246,20 @@ def test_a_reference_that_follows_has_the_virtual_stages_of_the_policy() -> None
     }
     (actual,) = problems(tree)
     assert "requires the same num_layers_per_virtual_pipeline_stage for actor and reference" in actual
+
+
+def test_a_reference_that_follows_in_a_pool_of_its_own_has_one_stage_and_the_same_model() -> None:
+    tree = put(put(small_tree(), "sync_ref_model", True), "reference", "live")
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "weights"}
+    tree["resource_pool"]["ref"] = [2]
+    assert problems(tree) == []
+    tree["actor_rollout_ref"]["ref"]["pipeline_model_parallel_size"] = 2
+    (actual,) = problems(tree)
+    assert "sync_ref_model=true requires a reference with one pipeline stage on processes of its own" in actual
+    del tree["actor_rollout_ref"]["ref"]["pipeline_model_parallel_size"]
+    tree["actor_rollout_ref"]["ref"]["bf16"] = True
+    (actual,) = problems(tree)
+    assert "requires a reference with the actor's model and number format" in actual
 
 
 def test_a_bad_size_in_training_is_reported_once_for_actor_and_reference() -> None:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from mindspeed_dpo.config.validation.evaluation import evaluation_metrics
+from mindspeed_dpo.observability.metric_names import metric
 from tests.unit.config.small_config import online_tree, problems, put, resolved, small_tree
 
 
@@ -61,10 +63,46 @@ def test_missing_files_of_a_set_are_named() -> None:
     assert "gone_packed_chosen_input_ids_document.bin for set code" in actual
 
 
-@pytest.mark.parametrize(("key", "value"), [("eval_data_path", "held"), ("eval_at_start", True), ("eval_interval", 3)])
-def test_evaluation_keys_are_reported_as_unused_online(key: str, value: Any) -> None:
-    run = resolved(put(online_tree(), key, value))
-    assert any(note.startswith(f"training.{key}=") and "online DPO has no held-out pairs" in note for note in run.notes)
+def online_evaluated(**training: Any) -> dict[str, Any]:
+    tree = online_tree()
+    tree["training"] |= {"split": "90,10,0", "eval_interval": 5, **training}
+    return tree
+
+
+def test_online_runs_are_evaluated_on_held_out_prompts() -> None:
+    run = resolved(online_evaluated(best_metric="eval/win_rate", eval_at_start=True))
+    assert run.notes == () and run.loop.best_metric_mode == "max" and run.starts_as_reference
+    assert evaluation_metrics(run) == [
+        "eval/win_rate", "eval/reward/score/mean", "eval/response_length/mean", "eval/val/contain_eos_token",
+    ]  # fmt: skip
+    for name in evaluation_metrics(run):
+        assert metric(name)
+    (actual,) = problems(online_evaluated(best_metric="eval/loss"))
+    assert "best_metric=eval/loss is not an evaluation metric of this run" in actual
+    (actual,) = problems(online_evaluated(split="100,0,0"))
+    assert "enables evaluation, but split=100,0,0 has no rows for it" in actual
+    (actual,) = problems(online_evaluated(early_stop_patience=3))
+    assert "requires best_metric, e.g. eval/win_rate" in actual
+
+
+def test_a_reference_that_generates_once_must_have_weights_that_can_be_read_again() -> None:
+    tree = online_evaluated()
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "load": "other"}
+    assert problems(tree) == [] and not resolved(tree).starts_as_reference
+    tree["actor_rollout_ref"]["ref"] = {"model": "small", "random_init": True}
+    (actual,) = problems(tree)
+    assert (
+        "random_init=true cannot be combined with eval_interval=5 and a reference that the policy differs from"
+        in actual
+    )
+    tree["training"]["eval_interval"] = 0
+    assert problems(tree) == []
+    # A policy that starts as a random reference generates for it.
+    tree = put(online_evaluated(), "random_init", True)
+    del tree["actor_rollout_ref"]["actor_rollout"]["load"]
+    assert problems(tree) == [] and resolved(tree).starts_as_reference
+    adapters = {"lora_target_modules": ["all-linear"], "lora_load": "adapters"}
+    assert not resolved({**online_evaluated(**adapters)}).starts_as_reference
 
 
 @pytest.mark.parametrize(

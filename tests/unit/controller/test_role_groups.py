@@ -18,7 +18,10 @@ from mindspeed_dpo.controller.role_groups import (
     RolloutGroup,
     WeightsMismatch,
 )
-from mindspeed_dpo.workers.role_interfaces import Actor, Reference, ReplicaValues, Rollout
+from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
+from mindspeed_dpo.storage.digests import FileDigest
+from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Rollout
+from mindspeed_dpo.workers.role_values import ReplicaValues
 from mindspeed_dpo.workers.scorer import Scored
 
 
@@ -128,6 +131,25 @@ def test_a_reference_follows_where_it_is_set_to_every_so_many_steps() -> None:
         handle = ReferenceGroup(group, settings=ReferenceConfig(sync_ref_model=follows, **settings))
         assert [handle.sync_if_due(done) for done in (1, 2, 3, 4)] == [False, follows] * 2
         assert group.requests == [(Reference.ema_update, 0.25)] * (2 * follows)
+
+
+def test_a_reference_on_other_processes_receives_what_it_follows_and_is_part_of_every_checkpoint() -> None:
+    settings = ReferenceConfig(sync_ref_model=True, ref_model_sync_steps=2, ref_model_mixup_alpha=0.25)
+    written = [SavedReference("out/reference", {name: FileDigest(1, ("0",))}) for name in ("a", "b")]
+    trained, group = RecordingGroup("10.0.0.1:7", None), RecordingGroup(*written)
+    handle, actor = ReferenceGroup(group, settings=settings), ActorGroup(trained)
+    handle.follow(trained, num_senders=3)
+    link = ("10.0.0.1:7", 3, group.size)
+    assert trained.requests == [(Actor.host_weight_group, trained.host, "ref"), (Actor.join_weight_group, *link, "ref")]
+    assert [handle.sync_if_due(done) for done in (1, 2)] == [False, True]
+    assert trained.requests[2:] == [(Actor.send_weights, 2, "ref")]
+    assert group.requests == [(Reference.join_weight_group, *link), (Reference.receive_weights, 2, 0.25)]
+    actor.save_with(handle)
+    actor.save(2)
+    saved = SavedReference("out/reference", {**written[0].digests, **written[1].digests})
+    assert trained.requests[3:] == [(Actor.save, 2, {}, None, saved)]
+    actor.load("there", True, True)
+    assert group.requests[2:] == [(Reference.save, 2), (Reference.load, "there")]
 
 
 def test_rollouts_of_different_policies_are_no_batch() -> None:

@@ -16,7 +16,7 @@ import pytest
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.controller.role_groups import ReferenceGroup, RewardGroup
 from mindspeed_dpo.trainers.loop import LoopSchedule
-from mindspeed_dpo.workers.role_interfaces import ReplicaValues
+from mindspeed_dpo.workers.role_values import ReplicaValues
 from mindspeed_dpo.workers.scorer import Scored
 from tests.unit.trainers.test_online_dpo import COUNT, FakeRoles, trainer
 

@@ -22,6 +22,7 @@ from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
 from tests.support.processes import PoolGroup
 from tests.unit.trainers.saved_runs import NUM_ROWS, asking, write_checkpoint
 from tests.unit.workers.pairs import random_run
+from tests.unit.workers.rollouts import online_run
 
 
 @pytest.fixture
@@ -124,6 +125,23 @@ def test_whatever_else_changes_the_samples_is_refused_too(
     other = replace(run, actor=replace(run.actor, data=replace(run.actor.data, **changed)))
     with pytest.raises(CheckpointError):
         find_resume_point(asking(other, resume_from=folder), NUM_ROWS)
+
+
+@pytest.mark.parametrize("way", ["resume_from", "load"])
+def test_another_online_method_is_refused_and_another_loss_is_not(way: str, tmp_path: Path) -> None:
+    run = online_run(tmp_path, (1, 1, 1), 1)
+    write_checkpoint(tmp_path / "saved", run, 10, online_method="dpo")
+    asked = asking(run, finetune=False, **{way: tmp_path / "saved"})
+    other = replace(asked, actor=replace(asked.actor, pairing=replace(asked.actor.pairing, online_method="xpo")))
+    with pytest.raises(
+        CheckpointError, match=r"resumed: online_method was dpo, is xpo, .*\. Set online_method=dpo, or"
+    ):
+        find_resume_point(other, NUM_ROWS)
+    loss = replace(asked.actor.loss, dpo_loss_type=("ipo",))
+    assert find_resume_point(replace(asked, actor=replace(asked.actor, loss=loss)), NUM_ROWS) is not None
+    # Checkpoints of earlier versions do not say.
+    write_checkpoint(tmp_path / "saved", run, 20, online_method=None)
+    assert find_resume_point(other, NUM_ROWS) is not None
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,11 @@ class Jobs:
         parts = self.rollout.call(Rollout.generate, rows, *args)
         return RolloutBatch.concat([part for part in parts if part is not None])
 
+    def greedy(self, rows: list[int], *of_reference: bool) -> Tensor:
+        """The tokens of the greedy responses of all replicas, one after the other."""
+        parts = [part for part in self.rollout.call(Rollout.generate_greedy, rows, *of_reference) if part is not None]
+        return RolloutBatch.concat(parts).samples.response_tokens
+
     def logps(self, sampled: PreferenceBatch) -> Tensor:
         """The actor's own log-probabilities [P, K] of responses."""
         return next(one for one in self.actor.inspect(_score, sampled) if one is not None)

@@ -26,6 +26,7 @@ LOSSES: dict[str, dict[str, Any]] = {
     "sft": {"dpo_loss_type": "[sigmoid,sft]", "loss_weights": "[1,0.5]"},
     "cpo": {"dpo_loss_type": "cpo"},
     "beta-DPO": {"beta_dpo_alpha": 0.6},
+    "beta-DPO's filter": {"beta_dpo_alpha": 0.6, "beta_dpo_selection_ratio": 0.5},
     "LD-DPO": {"ld_alpha": 0.3},
     "WPO": {"use_weighting": True},
 }
@@ -70,12 +71,20 @@ def test_no_split_of_a_step_changes_it(name: str, tmp_path: Path) -> None:
 
 
 def test_beta_goes_on_where_a_checkpoint_left_it(tmp_path: Path) -> None:
-    group, actor, _ = build_actor(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6)
+    group, actor, _ = build_actor(tmp_path, (1, 2, 1), beta_dpo_alpha=0.6, beta_dpo_selection_ratio=0.5)
     actor.update(0, ROWS, REFERENCES)
     folder = actor.save(1, {})
     expected = actor.update(1, ROWS, REFERENCES)
-    assert read_metadata(Path(folder))["usual_margin"] != 0.0
+    saved = read_metadata(Path(folder))
+    assert saved["usual_margin"] != 0.0 and saved["usual_margin_std"] > 0.0 and expected["beta_dpo/selected"] == 0.5
     group.build("actor")
     actor.load(folder, True, True)
     actual = actor.update(1, ROWS, REFERENCES)
     assert {**actual, "memory/peak_bytes": 0} == {**expected, "memory/peak_bytes": 0}
+
+
+def test_every_optimizer_step_draws_pairs_of_its_own(tmp_path: Path) -> None:
+    """Policy and reference stay equal, so that chance alone selects, and the gradient says which pairs."""
+    _, actor, _ = build_actor(tmp_path, (1, 1, 1), beta_dpo_selection_ratio=0.5, lr=0.0, min_lr=0.0)
+    references = actor.log_probs(ROWS)
+    assert len({actor.update(step, ROWS, references)["grad_norm"] for step in range(6)}) > 1

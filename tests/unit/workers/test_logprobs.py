@@ -24,7 +24,7 @@ from mindspeed_dpo.workers.logprobs import (
     score_tokens,
     workload_metrics,
 )
-from mindspeed_dpo.workers.role_interfaces import join_replicas
+from mindspeed_dpo.workers.role_values import join_replicas
 
 pytestmark = pytest.mark.numerics
 

@@ -13,7 +13,8 @@ from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.reference import ReferenceWorker
 from mindspeed_dpo.workers.reward import RewardWorker
-from mindspeed_dpo.workers.role_interfaces import INTERFACES, Actor, Reference, Role, interface_of
+from mindspeed_dpo.workers.role_calls import INTERFACES, interface_of
+from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Role
 from mindspeed_dpo.workers.rollout import RolloutWorker
 
 METHODS = [(role, method) for role in INTERFACES for name, method in vars(role).items() if not name.startswith("_")]

@@ -79,6 +79,9 @@ def test_the_rollout_generates_with_the_trained_weights(build: Build, placement:
     jobs = build(layout, inference_tp, own, **settings)
     initial = equal(*jobs.digests())
     rows = [4, 0, 2]
+    # Before the first update the policy is the reference, whose weights the rollout reads for this.
+    greedy, reference = jobs.greedy(rows), jobs.greedy(rows, True)
+    assert torch.equal(greedy, reference)
     for version in (1, 2):
         jobs.learn(step=version - 1)
         assert jobs.hand_over(version) == [version] * jobs.run.num_processes(ROLLOUT)
@@ -88,6 +91,8 @@ def test_the_rollout_generates_with_the_trained_weights(build: Build, placement:
         assert initial != equal(*jobs.digests())
         assert rollouts.version == version and rollouts.rows.tolist() == rows
         assert [prompt.tolist() for prompt in rollouts.samples.prompts()] == [PROMPTS[row] for row in rows]
+    assert torch.equal(jobs.greedy(rows, True), reference) and not torch.equal(jobs.greedy(rows), reference)
+    assert torch.equal(jobs.generate(rows, 7, version).samples.response_tokens, rollouts.samples.response_tokens)
 
 
 def test_a_response_depends_on_its_number_and_not_on_the_process(build: Build) -> None:
