@@ -1,4 +1,6 @@
-"""Trains: composes and validates the configuration, then trains.
+"""Trains: composes, completes and validates the configuration, then trains.
+
+The configuration is a file, `--config-name NAME`, or follows from the command: `model=FOLDER data=FILE`.
 
 Exit code: that of the run, or 2 if the configuration has problems, which are listed before anything starts. With
 `plan=true` (dry run) nothing starts: the plan of the run is printed, all is checked that a run checks before it takes
@@ -12,10 +14,15 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
+from mindspeed_dpo.autoconfig.bare_keys import compose_words
+from mindspeed_dpo.autoconfig.command_words import names_model_or_data, parse_words
+from mindspeed_dpo.autoconfig.complete import completed
+from mindspeed_dpo.commands.settings_as_flags import settings_as_words
 from mindspeed_dpo.config.issues import ConfigError
-from mindspeed_dpo.config.load import load_run, validate
-from mindspeed_dpo.config.loading.compose import available_configs, compose
+from mindspeed_dpo.config.load import check, validate
+from mindspeed_dpo.config.loading.compose import ComposedConfig, available_configs
 from mindspeed_dpo.processes.garbage_collection import collection_suspended
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
@@ -24,15 +31,17 @@ PLAN = re.compile(r"\+{0,2}plan=(.*)")
 def main(arguments: Sequence[str] | None = None, program: str = "ray_gpt.py") -> int:
     """Run the command line and return its exit code; `program` is its name in messages."""
     parser = _parser(program)
-    options = parser.parse_intermixed_args(arguments)
     try:
+        words = settings_as_words(sys.argv[1:] if arguments is None else arguments)
+        options = parser.parse_intermixed_args(words)
         options.plan, options.overrides = _split_plan(options)
-        if options.config_name is None:
-            sys.stderr.write("error: --config-name is missing; there are\n")
+        if options.config_name is None and not names_model_or_data(options.overrides):
+            sys.stderr.write("error: model= and data= are missing, or --config-name; there are\n")
             return _list_errors(available_configs(options.config_dir))
+        composed = _compose(options)
         if options.plan:
-            return _dry_run(options)
-        run = load_run(options.config_name, options.overrides, options.config_dir)
+            return _dry_run(composed)
+        run = check(composed)
     except ConfigError as error:
         return _reject(error.problems)
     for note in run.notes:
@@ -42,6 +51,37 @@ def main(arguments: Sequence[str] | None = None, program: str = "ray_gpt.py") ->
         from mindspeed_dpo.trainers.build import train
 
     return train(run)
+
+
+def _compose(options: argparse.Namespace) -> ComposedConfig:
+    """Return the complete configuration of a command, from its configuration file or from its model and data."""
+    if options.config_name is not None:
+        name, folder = _split_path(options.config_name, options.config_dir)
+        return completed(compose_words(name, options.overrides, folder))
+    words = parse_words(options.overrides)
+    # Deferred: this imports torch and the readers of data, for which a misspelled word should not have to wait.
+    with collection_suspended():
+        from mindspeed_dpo.autoconfig.one_command import configure
+        from mindspeed_dpo.observability.logs import log_to_console
+    with log_to_console():
+        return configure(words, _print_line)
+
+
+def _print_line(line: str) -> None:
+    """Write a line for the user at once, also where the terminal cannot express every character of a sample."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(f"{line}\n".encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()
+
+
+def _split_path(config_name: str, config_dir: str | None) -> tuple[str, str | None]:
+    """Return name and folder of a configuration, whose name may also be its path."""
+    path = Path(config_name).expanduser()
+    file = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
+    is_path = len(path.parts) > 1 or path.suffix == ".yaml"
+    if config_dir is None and is_path and file.is_file():
+        return file.stem, str(file.parent)
+    return config_name, config_dir
 
 
 def _split_plan(options: argparse.Namespace) -> tuple[bool, list[str]]:
@@ -54,9 +94,9 @@ def _split_plan(options: argparse.Namespace) -> tuple[bool, list[str]]:
     return is_dry_run, [text for text in options.overrides if not PLAN.fullmatch(text)]
 
 
-def _dry_run(options: argparse.Namespace) -> int:
+def _dry_run(composed: ComposedConfig) -> int:
     """Print the plan of the run, then what prevents its start."""
-    report = validate(compose(options.config_name, options.overrides, options.config_dir))
+    report = validate(composed)
     if report.run is not None:
         from mindspeed_dpo.trainers.dry_run import preview
 
@@ -88,7 +128,11 @@ def _parser(program: str) -> argparse.ArgumentParser:
         help="print the plan of the run and check it, as plan=true does, and start nothing",
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings that replace those of the file, as section.key=value or key=value; without a file: "
+        "model=FOLDER data=FILE, and eval=FILE, lora=RANK, stage=offline|online|rm, devices=N",
     )
     return parser
 

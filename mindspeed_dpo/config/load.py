@@ -78,6 +78,8 @@ def validate(
 ) -> ValidationReport:
     """Report every problem of a composed configuration and all notes, whether it can run or not."""
     issues = Issues()
+    for note in composed.notes:
+        issues.add_note(note)
     sections = SectionReader(composed, issues).read()
     run = resolve(sections, now or datetime.now(), issues)
     check_run(run, issues)

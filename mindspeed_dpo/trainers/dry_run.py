@@ -14,15 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mindspeed_dpo.autoconfig.kept_rows import filtered_rows
 from mindspeed_dpo.config.estimates.run_summary import device_memory, format_bytes, role_layouts, workload_lines
 from mindspeed_dpo.config.loading.provenance import settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
-from mindspeed_dpo.data.datasets.row_filtering import FilteredPairs, FilteredPrompts, FilteredRows
-from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
-from mindspeed_dpo.data.indexed.column_group import PROMPT_COLUMNS, open_columns
-from mindspeed_dpo.data.indexed.pair_file import PairFile
-from mindspeed_dpo.data.indexed.ranking_file import open_ranked
 from mindspeed_dpo.device.environment_variables import environment_rows, likely_kind
 
 WIDE = 1000
@@ -100,21 +96,3 @@ def _length(run: RunConfig) -> Iterator[tuple[str, str]]:
         most = run.loop.eval_iters * size
         for name, count in ((HOLD_OUT, held_out), *((name, len(rows)) for name, rows in evaluated.items())):
             yield f"eval {name}", f"{min(count, most)} of {count} {what} every {run.loop.eval_interval} steps"
-
-
-def filtered_rows(run: RunConfig, data_path: str) -> FilteredRows:
-    """The rows that the run would keep of a set, by their lengths.
-
-    Raises:
-        OSError: A file cannot be read.
-        ValueError: A file is damaged, or no row is left.
-    """
-    data, rollout = run.actor.data, run.actor.rollout
-    sources = parse_data_path(data_path)
-    if run.is_online:
-        key = PROMPT_COLUMNS[0]
-        lengths = [open_columns(source.prefix, (key,))[key].lengths for source in sources]
-        return FilteredPrompts(lengths, sources, rollout.max_prompt_length, rollout.prompt_truncation)
-    open_set = open_ranked if run.trains_reward_model else PairFile
-    pairs = [open_set(source.prefix).lengths for source in sources]
-    return FilteredPairs(pairs, sources, data.seq_length, data.truncation)

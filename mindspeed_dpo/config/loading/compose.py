@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,15 @@ class ComposedConfig:
         name: Name of the configuration, without `.yaml`.
         tree: Plain dictionaries, lists, texts and None; interpolations are resolved.
         overrides: Dotted key, with `_` for `-`, to the override as typed.
+        sources: Dotted key of a value, or of a section, that comes from elsewhere to what it comes from.
+        notes: Remarks for the user about such values.
     """
 
     name: str
     tree: dict[str, Any]
     overrides: dict[str, str]
+    sources: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def available_configs(config_dir: str | Path | None = None) -> list[str]:

@@ -27,6 +27,7 @@ from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
 from mindspeed_dpo.config.settings.trackers import filled_tracker_settings
 from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
+from mindspeed_dpo.config.sourced_values import format_value
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
@@ -36,7 +37,7 @@ def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     stage = stage_of(sections)
     online = stage == ONLINE_STAGE
     values = overlay_sections(sections, "actor", issues)
-    loop = build_group(LoopConfig, values, issues, "training")
+    loop = _with_steps(build_group(LoopConfig, values, issues, "training"), issues)
     actor = RoleConfig(
         name="actor",
         has_score_head=stage == REWARD_MODEL_STAGE,
@@ -79,6 +80,26 @@ def _section_of_group(sections: Sections, group: str) -> str:
     if group == "model":
         return f"model.{sections.model_of.get('actor') or next(iter(sections.models), '')}"
     return default_section("lr")
+
+
+def _with_steps(loop: LoopConfig, issues: Issues) -> LoopConfig:
+    """Check that the length of the run is given once, in steps; without it, continue with a placeholder.
+
+    Epochs and an automatic layout are replaced by steps and sizes before, by `autoconfig`, which reads the data.
+    """
+    steps, epochs = loop.train_iters, loop.num_train_epochs
+    if steps is not None and epochs is not None:
+        issues.add_problem("train_iters and num_train_epochs exclude each other; keep one", "train_iters")
+    elif steps is None and epochs is None:
+        issues.add_problem("training: train_iters is missing: set it, or num_train_epochs", "train_iters")
+    unread = [*(["num_train_epochs"] if epochs and steps is None else []), *(["layout"] if loop.layout else [])]
+    if unread:
+        issues.add_problem(
+            f"training.{unread[0]}={format_value(getattr(loop, unread[0]))} depends on files and devices: the commands "
+            "replace it, and code does with mindspeed_dpo.autoconfig.complete.completed",
+            unread[0],
+        )
+    return dataclasses.replace(loop, train_iters=steps or 1)
 
 
 def _fill_loop(name: str, loop: LoopConfig, now: datetime) -> LoopConfig:

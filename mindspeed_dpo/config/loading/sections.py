@@ -18,8 +18,8 @@ from mindspeed_dpo.config.legacy_keys import (
 from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.loading.unknown_and_legacy_keys import check_legacy_section, check_other_key
 from mindspeed_dpo.config.loading.value_parsing import parse_plain, parse_value
-from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
-from mindspeed_dpo.config.settings.registry import SETTINGS
+from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, nearest_name, normalize_key
+from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
 from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value
 
@@ -193,7 +193,13 @@ class SectionReader:
         for key in block:
             if normalize_key(key) not in names:
                 path = f"{label}.{key}" if label else str(key)
-                self._issues.add_problem(f"{path} is not a known section{did_you_mean(normalize_key(key), names)}")
+                self._issues.add_problem(f"{path} is not a known section{self._section_hint(label, key, names)}")
+
+    def _section_hint(self, label: str, key: Any, names: tuple[str, ...]) -> str:
+        """Return what was meant: a section, or a key that was written without one."""
+        hint = did_you_mean(normalize_key(key), names)
+        nearest = None if hint or label else nearest_name(canonical_key(key), SETTINGS)
+        return f"; did you mean {default_section(nearest).split()[0]}.{nearest}?" if nearest else hint
 
     def _mapping(self, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
         block = tree.get(key)
@@ -209,4 +215,7 @@ class SectionReader:
         path = normalize_key(f"{label}.{key}")
         overrides = self._composed.overrides.items()
         typed = [text for name, text in overrides if name == path or name.startswith(f"{path}.")]
-        return f"override {' '.join(typed)}" if typed else file or f"{self._composed.name}.yaml"
+        if typed:
+            return f"override {' '.join(typed)}"
+        given = self._composed.sources
+        return given.get(path) or given.get(label) or file or f"{self._composed.name}.yaml"

@@ -27,6 +27,12 @@ class CheckpointConfig:
         check=at_least(1),
         shared=True,
     )
+    export_hf: bool = setting(
+        False,
+        help="At the end also write the result as a Hugging Face folder, `<output_dir>/hf`, or with adapters as a PEFT "
+        "folder, `<output_dir>/adapter`, with a model card. Runs without a configuration file do by default.",
+        shared=True,
+    )
     async_save: bool = setting(
         False,
         help="Copy a checkpoint to host memory and write it in the background while training continues; needs host "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mindspeed_dpo.config.settings.evaluation import EvaluationConfig
-from mindspeed_dpo.config.settings.setting import at_least, setting, within
+from mindspeed_dpo.config.settings.setting import POSITIVE, at_least, setting, within
 from mindspeed_dpo.config.settings.trackers import TrackerConfig
 
 ONLINE_STAGE, REWARD_MODEL_STAGE = "ray_online_dpo", "rm"
@@ -28,7 +28,36 @@ class LoopConfig(EvaluationConfig, TrackerConfig):
         },
         shared=True,
     )
-    train_iters: int = setting(help="Length of the run.", unit="steps", check=at_least(1), shared=True)
+    train_iters: int = setting(
+        derived="num_train_epochs epochs of the training rows",
+        help="Length of the run; required without num_train_epochs.",
+        unit="steps",
+        check=at_least(1),
+        shared=True,
+    )
+    num_train_epochs: float | None = setting(
+        None,
+        help="Length of the run in epochs of its training rows, instead of train_iters; the commands convert it to "
+        "steps once the rows are counted.",
+        unit="epochs",
+        check=POSITIVE,
+        shared=True,
+    )
+    layout: str | None = setting(
+        None,
+        help="With auto, the commands choose tensor-, pipeline- and expert-parallel sizes and recomputation that fit "
+        "the devices and their memory, as far as none of them is set; the plan explains the choice.",
+        choices=("auto",),
+        shared=True,
+    )
+    device_memory_gib: float | None = setting(
+        None,
+        help="Memory of a device, for layout: auto; null takes that of this machine on the CPU, 64 on NPU and 80 on "
+        "CUDA.",
+        unit="GiB",
+        check=POSITIVE,
+        shared=True,
+    )
     log_interval: int = setting(1, help="Steps between progress lines.", unit="steps", check=at_least(1), shared=True)
     seed: int = setting(
         1234, help="Seed of the data order, of random weights and of sampling.", check=within(0, 2**31), shared=True

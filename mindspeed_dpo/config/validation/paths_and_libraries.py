@@ -9,6 +9,7 @@ from pathlib import Path
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.trackers import missing_libraries
+from mindspeed_dpo.config.validation.path_advice import data_path_advice, missing_weights_advice
 from mindspeed_dpo.storage.write_errors import existing_parent
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
@@ -64,17 +65,23 @@ def _missing_paths(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bo
     }
     for key, path in single.items():
         if path and not exists(path):
-            yield Violation((key,), "does not exist")
+            advice = missing_weights_advice(path) if key in ("load", "ref_model", "tokenizer_name_or_path") else ""
+            yield Violation((key,), f"does not exist{advice}")
     columns = PROMPT_COLUMNS if run.is_online else PAIR_COLUMNS
     missing = [path for path in data_files(actor.data.data_path, columns) if not exists(path)]
     if missing:
-        yield Violation(("data_path",), f"has no file {missing[0]}; create it with preprocess_data.py")
+        yield Violation(("data_path",), f"has no file {missing[0]}{_advice(missing[0], run, exists)}")
     for name, path in (run.loop.eval_data_path or {}).items():
         missing = [path for path in data_files(path, columns) if not exists(path)]
         if missing:
-            yield Violation(
-                ("eval_data_path",), f"has no file {missing[0]} for set {name}; create it with preprocess_data.py"
-            )
+            advice = _advice(missing[0], run, exists)
+            yield Violation(("eval_data_path",), f"has no file {missing[0]} for set {name}{advice}")
+
+
+def _advice(missing: str, run: RunConfig, exists: Callable[[str], bool]) -> str:
+    """Return what to do about a token file that does not exist."""
+    prefix = missing[: missing.rindex("_packed_")]
+    return data_path_advice(prefix, run.is_online, exists) or "; create it with preprocess_data.py"
 
 
 def data_files(data_path: str, columns: Iterable[str]) -> list[str]:
