@@ -35,6 +35,7 @@ _PASS_TOKENS = 8192
 _RATES = {"dpo": (1e-6, 1e-5), "rm": (1e-5, 1e-4), ONLINE_STAGE: (5e-7, 5e-6)}
 """Peak learning rates for all weights and for adapters, which learn at ten times the rate (TRL's recommendation)."""
 _NUM_EVALUATIONS = 10
+_DEFAULT = "default of the command"
 _SHORT_STAGE = {ONLINE_STAGE: "online"}
 
 
@@ -68,10 +69,15 @@ def configure(
         words.token_cache_dir,
     )
     _add_data(tree, words, request, show)
+    has_interval = tree.find("eval_interval") is not None
+    if words.eval and not has_interval:
+        tree.set("training", "eval_interval", 1, "eval=")
     add_layout(tree)
     add_steps(tree, exists)
-    if words.eval and tree.find("eval_interval") is None:
-        interval = max(1, int(tree.find("train_iters") or 1) // _NUM_EVALUATIONS)
+    if words.eval and not has_interval:
+        # A length that is no number is reported when it is read.
+        steps = str(tree.find("train_iters"))
+        interval = max(1, int(steps) // _NUM_EVALUATIONS) if steps.isdecimal() else 1
         tree.set("training", "eval_interval", interval, "eval=")
     return tree.composed()
 
@@ -82,7 +88,7 @@ def _add_model(tree: ConfigTree, words: CommandWords) -> None:
     tree.fill("training", {"tokenizer_name_or_path": _tokenizer_folder(words.model)}, source)
     add_architectures(tree)
     longest = read_architecture(words.model).max_position_embeddings if not tree.has("seq_length") else 0
-    tree.fill("training", {"seq_length": min(_SEQ_LENGTH[words.stage], longest)}, "default")
+    tree.fill("training", {"seq_length": min(_SEQ_LENGTH[words.stage], longest)}, _DEFAULT)
 
 
 def _tokenizer_folder(model: str) -> str:
@@ -125,16 +131,16 @@ def _add_training(tree: ConfigTree, words: CommandWords) -> None:
         if not tree.has("lora_target_parameters"):
             adapters["lora_target_modules"] = ["all-linear"]
         tree.fill(ACTOR, adapters, f"lora={words.lora}")
-    tree.fill(ACTOR, {"lr": rates[words.lora is not None]}, "default")
+    tree.fill(ACTOR, {"lr": rates[words.lora is not None]}, _DEFAULT)
     if tree.find("train_iters") is None:
-        tree.fill("training", {"num_train_epochs": 1}, "default")
+        tree.fill("training", {"num_train_epochs": 1}, _DEFAULT)
     if not tree.has("micro_batch_size"):
         longest = tree.find("seq_length")
         tokens = max(_PASS_TOKENS, 2 * int(longest)) if str(longest).isdecimal() else _PASS_TOKENS
-        tree.fill(ACTOR, {"micro_batch_tokens": tokens}, "default")
+        tree.fill(ACTOR, {"micro_batch_tokens": tokens}, _DEFAULT)
     if words.stage == ONLINE_STAGE and not tree.has("max_prompt_length") and str(tree.find("seq_length")).isdecimal():
-        tree.fill(ACTOR, {"max_prompt_length": int(tree.find("seq_length")) // 2}, "default")
-    tree.fill("training", {"layout": "auto"}, "default")
+        tree.fill(ACTOR, {"max_prompt_length": int(tree.find("seq_length")) // 2}, _DEFAULT)
+    tree.fill("training", {"layout": "auto"}, _DEFAULT)
 
 
 def _check_before_data(tree: ConfigTree, words: CommandWords) -> None:

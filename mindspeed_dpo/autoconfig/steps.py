@@ -23,10 +23,8 @@ PLACEHOLDER_STEPS = 10**9
 def add_steps(tree: ConfigTree, exists: Callable[[str], bool] = os.path.exists) -> None:
     """Replace epochs by steps, if the configuration gives epochs only.
 
-    Without data, or with problems, the steps are a placeholder, and the configuration is refused later.
-
     Raises:
-        ConfigError: The data cannot be read, or no row is left for training.
+        ConfigError: The configuration has problems, its data cannot be read, or no row is left for training.
     """
     written = tree.find(_KEY)
     if written is None or tree.find(_STEPS) is not None:
@@ -35,12 +33,14 @@ def add_steps(tree: ConfigTree, exists: Callable[[str], bool] = os.path.exists) 
         epochs = parse_value(written, SETTINGS[_KEY])
     except ValueError:
         return  # reported when it is read
-    set_placeholder(tree)
-    report = validate(tree.composed(), exists=exists)
+    trial = ConfigTree(tree.composed())
+    set_placeholder(trial)
+    report = validate(trial.composed(), exists=exists)
     if report.run is None or report.problems:
-        return
+        raise ConfigError(report.problems, report.notes)
     num_rows = _num_rows(report.run)
     size = report.run.actor.batch.global_batch_size
+    tree.remove(_KEY)
     steps = math.ceil(Fraction(str(epochs)) * num_rows / size)
     tree.set(tree.run_section, _STEPS, steps, f"derived: {_KEY}={written} of {num_rows} rows")
 

@@ -27,6 +27,7 @@ from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.export.export_result import export_result
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
@@ -109,14 +110,15 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
         trainer = make_trainer(tracker=tracker)
         num_done = trainer.fit()
     is_complete = trainer.is_complete(num_done)
-    logger.info("%s", last_line(config, num_done, is_complete))
+    exported = export_result(config, num_done) if is_complete else None
+    logger.info("%s", last_line(config, num_done, is_complete, exported))
     code = DONE if is_complete else INTERRUPTED
     driver_link.announce_result(code)
     return code
 
 
-def last_line(config: RunConfig, num_done: int, is_complete: bool) -> str:
-    """Return the last line of a run: how it ended and where its outputs are."""
+def last_line(config: RunConfig, num_done: int, is_complete: bool, exported: Path | None = None) -> str:
+    """Return the last line of a run: how it ended and where its outputs are; `exported` is its folder for others."""
     names = {"save": "checkpoints", "reference_cache_dir": "reference log-probabilities"}
     output_dir = Path(config.loop.output_dir)
     elsewhere = {
@@ -124,10 +126,12 @@ def last_line(config: RunConfig, num_done: int, is_complete: bool) -> str:
         for key, folder in output_folders(config).items()
         if not folder.resolve().is_relative_to(output_dir.resolve())
     }
+    results = [f"the {'adapter' if config.actor.adapters.is_on else 'model'} is in {exported}"] if exported else []
     places = [f"{names.get(key, key.removesuffix('_save_dir'))} in {folder}" for key, folder in elsewhere.items()]
     outputs = f"{'all other' if places else 'all'} outputs of this run are in {output_dir}"
     state = "done" if is_complete else f"interrupted after step {num_done}; resume with resume_from={output_dir}"
-    return "; ".join([f"{state}: {outputs}" if is_complete else state, *([] if is_complete else [outputs]), *places])
+    first = [f"{state}: {outputs}"] if is_complete else [state, outputs]
+    return "; ".join([*first, *places, *results])
 
 
 def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> partial[OfflineDPOTrainer]:

@@ -9,6 +9,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.device_checks import check_devices
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.observability.logs import log_to_console
+from mindspeed_dpo.trainers.export.export_result import check_export
 from mindspeed_dpo.trainers.output_checks import check_outputs
 from mindspeed_dpo.trainers.output_lock import check_unlocked
 from mindspeed_dpo.trainers.reference_responses import check_reference_responses
@@ -37,6 +38,7 @@ def open_and_check(config: RunConfig, with_fingerprints: bool = True) -> RunInpu
     for line in resume_lines(inputs.config, inputs.resume_point) if inputs.resume_point else ():
         logger.info("%s", line)
     check_reference_responses(inputs)
+    check_export(inputs.config)
     num_steps = config.loop.train_iters - inputs.first_step
     check_outputs(inputs.config, num_steps, num_reference_rows(inputs))
     return inputs
