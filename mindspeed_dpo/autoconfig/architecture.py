@@ -80,4 +80,3 @@ def _written(model: ModelConfig) -> dict[str, Any]:
     """The settings of a model as a file would write them."""
     present = {key: value for key, value in model.as_dict().items() if value is not None}
     return {key: list(value) if isinstance(value, tuple) else value for key, value in present.items()}
-

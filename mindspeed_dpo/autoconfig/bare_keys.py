@@ -1,4 +1,4 @@
-"""Keys without a section on the command line, `lr=1e-6`: each goes where the configuration has it, or normally has it."""
+"""Keys without a section on the command line, `lr=1e-6`: each goes where the configuration has it, or would have it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from mindspeed_dpo.config.settings.registry import SETTINGS, SHARED_KEYS
 _WORD = re.compile(r"([A-Za-z_][\w-]*)=(.*)", re.DOTALL)
 
 
-def compose_words(
-    config_name: str, words: Sequence[str], config_dir: str | Path | None = None
-) -> ComposedConfig:
+def compose_words(config_name: str, words: Sequence[str], config_dir: str | Path | None = None) -> ComposedConfig:
     """Compose a configuration with overrides, of which those of known keys need no section.
 
     Args:

@@ -61,8 +61,9 @@ class ConfigTree:
         return self.get(self.run_section, key) if value is None else value
 
     def has(self, key: str) -> bool:
-        """Return whether a section of the run or of a role sets a key, also to null."""
-        return any(canonical_key(raw) == key for name in self.sections for raw in self.section(name) or {})
+        """Return whether the section of the run or of the actor sets a key, also to null."""
+        sections = (self.run_section, ACTOR)
+        return any(canonical_key(raw) == key for name in sections for raw in self.section(name) or {})
 
     def set(self, section: str, key: str, value: Any, source: str) -> None:
         """Set a value, whichever its spelling was before."""
@@ -75,7 +76,7 @@ class ConfigTree:
         self._sources[f"{section}.{key}"] = source
 
     def fill(self, section: str, values: Mapping[str, Any], source: str) -> None:
-        """Set values that no section has."""
+        """Set values that the actor has from no section."""
         for key, value in values.items():
             if not self.has(key):
                 self.set(section, key, value, source)

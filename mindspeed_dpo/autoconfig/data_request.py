@@ -1,4 +1,4 @@
-"""What the user says about data on the command line: where it is, and how raw rows become tokens."""
+"""Keys of preprocessing on the command line of training, and the request that they make."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEFAULT_CACHE_DIR = "outputs/token_cache"
 
 @dataclass(frozen=True)
 class DataRequest:
-    """How raw data becomes tokens: `DataRequest("pair", "models/qwen", {"handler_name": "…"})`.
+    """A request for the tokens of raw data: `DataRequest("pair", "models/qwen", {"handler_name": "…"})`.
 
     Attributes:
         kind: `pair` or `prompt`.

@@ -57,11 +57,12 @@ def memory_gib(run: RunConfig) -> float:
 def explain(ranked: Sequence[LayoutCandidate], run: RunConfig, limit: int) -> list[str]:
     """Return the sentences of the plan about a choice: the best layout, and the next with other sizes."""
     best, has_experts = ranked[0], run.actor.model.has_experts
-    others: list[LayoutCandidate] = []
-    for layout in ranked[1:]:
-        if all((layout.tp, layout.pp, layout.ep, layout.recomputes) != (o.tp, o.pp, o.ep, o.recomputes) for o in others):
-            others.append(layout)
-    fits = "which fits" if best.num_bytes <= limit else "which does not fit; use more devices, LoRA or a shorter sequence"
+    # Each layout once: the first of those with the same sizes.
+    first = {layout.describe(has_experts): layout for layout in reversed(ranked)}
+    others = [layout for layout in ranked[1:] if first[layout.describe(has_experts)] is layout]
+    fits = (
+        "which fits" if best.num_bytes <= limit else "which does not fit; use more devices, LoRA or a shorter sequence"
+    )
     memory = f"{format_bytes(best.num_bytes)} per device by estimate, of {format_bytes(limit)} usable, {fits}"
     notes = [f"layout: auto chose {best.describe(has_experts)}: {memory}"]
     for layout in others[:_NUM_ALTERNATIVES]:

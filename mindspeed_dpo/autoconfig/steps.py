@@ -26,13 +26,9 @@ def add_steps(tree: ConfigTree, exists: Callable[[str], bool] = os.path.exists) 
     Raises:
         ConfigError: The configuration has problems, its data cannot be read, or no row is left for training.
     """
-    written = tree.find(_KEY)
-    if written is None or tree.find(_STEPS) is not None:
+    written, epochs = tree.find(_KEY), _epochs(tree)
+    if epochs is None:
         return
-    try:
-        epochs = parse_value(written, SETTINGS[_KEY])
-    except ValueError:
-        return  # reported when it is read
     trial = ConfigTree(tree.composed())
     set_placeholder(trial)
     report = validate(trial.composed(), exists=exists)
@@ -47,10 +43,21 @@ def add_steps(tree: ConfigTree, exists: Callable[[str], bool] = os.path.exists) 
 
 def set_placeholder(tree: ConfigTree) -> None:
     """Replace epochs by the placeholder, if the configuration gives epochs only, so that its rules can be applied."""
-    written = tree.find(_KEY)
-    if written is not None and tree.find(_STEPS) is None:
+    if _epochs(tree) is not None:
+        source = f"derived: {_KEY}={tree.find(_KEY)}"
         tree.remove(_KEY)
-        tree.set(tree.run_section, _STEPS, PLACEHOLDER_STEPS, f"derived: {_KEY}={written}")
+        tree.set(tree.run_section, _STEPS, PLACEHOLDER_STEPS, source)
+
+
+def _epochs(tree: ConfigTree) -> float | None:
+    """Return the length in epochs if it is the only one; None for an invalid one, which is reported when it is read."""
+    if tree.find(_KEY) is None or tree.find(_STEPS) is not None:
+        return None
+    try:
+        epochs: float | None = parse_value(tree.find(_KEY), SETTINGS[_KEY])
+    except ValueError:
+        return None
+    return epochs
 
 
 def _num_rows(run: RunConfig) -> int:

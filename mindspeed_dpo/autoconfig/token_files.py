@@ -1,7 +1,7 @@
 """Token files of a path: the path itself if it is their prefix, else made once from raw data and cached.
 
-The folder of the cache is named after a fingerprint of the content of the raw files, the settings, the tokenizer and the
-version, so a run finds the tokens of an earlier one, and never those of other data. A folder is complete once its
+The folder of the cache is named after a fingerprint of the content of the raw files, the settings, the tokenizer and
+the version, so a run finds the tokens of an earlier one, and never those of other data. A folder is complete once its
 description is in it, which is written last.
 """
 

@@ -12,7 +12,7 @@ PROGRAM = "mindspeed-dpo"
 USAGE = f"""usage: {PROGRAM} COMMAND ...
 
 commands:
-  train       train on your data: {PROGRAM} train model=FOLDER data=FILE [eval=FILE] [lora=16] [stage=online] [key=value ...]
+  train       train on your data: {PROGRAM} train model=FOLDER data=FILE [eval=FILE] [lora=16] [key=value ...]
               or as configured: {PROGRAM} train --config-name NAME [section.key=value ...]
   plan        print and check what a run would do, without starting it; options as of train
   preprocess  convert raw preference or prompt files to token files

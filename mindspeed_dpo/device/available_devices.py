@@ -1,4 +1,4 @@
-"""How many devices of a kind this machine shows to a process, and their memory, without occupying one."""
+"""The number of devices of a kind that a process sees, and their memory, without occupying one."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from mindspeed_dpo.config.settings.evaluation import default_best_mode
 from mindspeed_dpo.config.settings.registry import ROLE_GROUPS, default_section
 from mindspeed_dpo.config.settings.trackers import filled_tracker_settings
 from mindspeed_dpo.config.settings.training import ONLINE_STAGE, REWARD_MODEL_STAGE, LoopConfig
-from mindspeed_dpo.config.sourced_values import format_value
+from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
 
 def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
@@ -37,7 +37,7 @@ def resolve(sections: Sections, now: datetime, issues: Issues) -> RunConfig:
     stage = stage_of(sections)
     online = stage == ONLINE_STAGE
     values = overlay_sections(sections, "actor", issues)
-    loop = _with_steps(build_group(LoopConfig, values, issues, "training"), issues)
+    loop = _with_steps(build_group(LoopConfig, values, issues, "training"), values, issues)
     actor = RoleConfig(
         name="actor",
         has_score_head=stage == REWARD_MODEL_STAGE,
@@ -82,16 +82,18 @@ def _section_of_group(sections: Sections, group: str) -> str:
     return default_section("lr")
 
 
-def _with_steps(loop: LoopConfig, issues: Issues) -> LoopConfig:
+def _with_steps(loop: LoopConfig, values: Values, issues: Issues) -> LoopConfig:
     """Check that the length of the run is given once, in steps; without it, continue with a placeholder.
 
     Epochs and an automatic layout are replaced by steps and sizes before, by `autoconfig`, which reads the data.
     """
-    steps, epochs = loop.train_iters, loop.num_train_epochs
+    steps, epochs = value_of(values, "train_iters"), loop.num_train_epochs
     if steps is not None and epochs is not None:
         issues.add_problem("train_iters and num_train_epochs exclude each other; keep one", "train_iters")
     elif steps is None and epochs is None:
-        issues.add_problem("training: train_iters is missing: set it, or num_train_epochs", "train_iters")
+        issues.add_problem(
+            "training: train_iters is missing: set it, or num_train_epochs", "train_iters", "num_train_epochs"
+        )
     unread = [*(["num_train_epochs"] if epochs and steps is None else []), *(["layout"] if loop.layout else [])]
     if unread:
         issues.add_problem(

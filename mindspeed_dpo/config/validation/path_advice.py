@@ -1,4 +1,4 @@
-"""What to do about a path that does not exist or holds something else: a name on the hub, data of another stage."""
+"""Advice about a path that does not exist or holds something else: a name on the hub, data of another stage."""
 
 from __future__ import annotations
 

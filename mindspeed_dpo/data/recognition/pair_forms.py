@@ -135,5 +135,3 @@ def _any_prompt(prompt: PromptColumns) -> dict[str, Any]:
 
 def _columns(map_keys: Mapping[str, Any]) -> list[str]:
     return [value for value in map_keys.values() if isinstance(value, str)]
-
-

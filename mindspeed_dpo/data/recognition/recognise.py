@@ -153,5 +153,3 @@ def _unknown(columns: RowColumns, kind: Kind) -> str:
 
 def _names(kind: Kind) -> list[str]:
     return [name for name, handler in HANDLERS.items() if handler.kind == kind]
-
-

@@ -39,7 +39,7 @@ class RowForm:
 
 @dataclass(frozen=True)
 class PromptColumns:
-    """Where the prompt of a row is: `PromptColumns("a prompt", {"prompt": "question", "query": ""}, "prompt")`.
+    """The columns of a prompt: `PromptColumns("a prompt", {"prompt": "question", "query": ""}, "prompt")`.
 
     Attributes:
         description: What the columns hold.

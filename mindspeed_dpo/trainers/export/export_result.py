@@ -33,8 +33,8 @@ def check_export(run: RunConfig) -> None:
     assets = source.assets() if source is not None else None
     if assets is None:
         raise ValueError(
-            f"export_hf=true needs a config.json in or beside load={run.actor.checkpoint.load}; set export_hf=false, and "
-            "convert the result with convert_ckpt.py --hf-cfg-dir"
+            f"export_hf=true needs a config.json in or beside load={run.actor.checkpoint.load}; set export_hf=false, "
+            "and convert the result with convert_ckpt.py --hf-cfg-dir"
         )
 
 

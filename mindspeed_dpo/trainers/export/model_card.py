@@ -25,8 +25,10 @@ _METHODS = {
     "rm": ("reward modelling on preferences", "https://arxiv.org/abs/2203.02155"),
     "ray_online_dpo": ("online direct preference optimisation", "https://arxiv.org/abs/2402.04792"),
 }
-_UNINFORMATIVE = {"output_dir", "save", "load", "data_path", "eval_data_path", "tokenizer_name_or_path", "model",
-                  "export_hf", "reference_cache_dir", "ray_address", "master_port", "lora_load", "resume_from"}  # fmt: skip
+_UNINFORMATIVE = {
+    *("output_dir", "save", "load", "data_path", "eval_data_path", "tokenizer_name_or_path", "model", "export_hf"),
+    *("reference_cache_dir", "ray_address", "master_port", "lora_load", "resume_from"),
+}
 
 
 def model_card(run: RunConfig, num_steps: int, metrics: Mapping[str, Any]) -> str:

@@ -45,7 +45,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
 def test_a_valid_configuration_is_run_and_its_exit_code_returned(
     started: list[RunConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(train.load_run.__kwdefaults__, "exists", lambda path: True)
+    monkeypatch.setitem(train.check.__kwdefaults__, "exists", lambda path: True)
     assert ray_gpt.main(["--config-name", TINY, "training.train_iters=3"]) == 7
     assert [run.loop.train_iters for run in started] == [3]
 
@@ -131,7 +131,7 @@ def test_problems_between_settings_leave_no_plan(capsys: pytest.CaptureFixture[s
 
 
 def test_a_plan_that_is_switched_off_runs(started: list[RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(train.load_run.__kwdefaults__, "exists", lambda path: True)
+    monkeypatch.setitem(train.check.__kwdefaults__, "exists", lambda path: True)
     assert ray_gpt.main(["--config-name", TINY, "plan=false"]) == 7
     assert len(started) == 1
 

@@ -37,8 +37,8 @@ PAIRS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "TRL, implicit prompt": ({"chosen": openai(Q, GOOD), "rejected": openai(Q, BAD)}, "DialoguePairwiseHandler"),
     "UltraFeedback binarized": (
-        {"prompt": Q, "prompt_id": "a", "chosen": openai(Q, GOOD), "rejected": openai(Q, BAD), "messages": openai(Q, GOOD),
-         "score_chosen": 8.0, "score_rejected": 3.0},
+        {"prompt": Q, "prompt_id": "a", "chosen": openai(Q, GOOD), "rejected": openai(Q, BAD),
+         "messages": openai(Q, GOOD), "score_chosen": 8.0, "score_rejected": 3.0},
         "DialoguePairwiseHandler",
     ),
     "Alpaca": (
@@ -76,7 +76,10 @@ RANKED: dict[str, dict[str, Any]] = {
         "instruction": Q,
         "completions": [{"response": BAD, "overall_score": 2.0}, {"response": GOOD, "overall_score": 8.5}],
     },
-    "Nectar": {"prompt": f"\n\nHuman: {Q}\n\nAssistant: ", "answers": [{"answer": BAD, "rank": 2}, {"answer": GOOD, "rank": 1}]},
+    "Nectar": {
+        "prompt": f"\n\nHuman: {Q}\n\nAssistant: ",
+        "answers": [{"answer": BAD, "rank": 2}, {"answer": GOOD, "rank": 1}],
+    },
     "texts and scores": {"prompt": Q, "responses": [BAD, GOOD], "scores": [0.1, 0.9]},
     "texts and ranks": {"prompt": Q, "responses": [BAD, GOOD], "ranks": [2, 1]},
     "conversational prompt": {"prompt": openai(Q), "responses": [BAD, GOOD], "scores": [0.1, 0.9]},
@@ -190,7 +193,7 @@ def test_rows_without_a_form_say_what_they_hold(row: dict[str, Any], kind: Kind,
 def test_a_handler_of_the_other_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="reads prompts, but this stage needs pairs"):
         recognised({"prompt": Q}, handler_name="PPOAlpacaStyleInstructionHandler")
-    with pytest.raises(ValueError, match="unknown.*did you mean"):
+    with pytest.raises(ValueError, match=r"unknown.*did you mean"):
         recognised({"prompt": Q}, handler_name="AlpacaStylePairHandler")
 
 
