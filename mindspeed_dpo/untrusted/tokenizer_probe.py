@@ -37,7 +37,7 @@ def run_probe(directory: Path) -> None:
     Raises:
         MalformedDataError: It cannot be opened, or takes too much time or memory.
     """
-    command = [sys.executable, "-c", _PROGRAM, str(_ROOT), str(directory)]
+    command = [sys.executable, "-c", _PROGRAM, str(_ROOT), str(directory), str(PROBE_CPU_S)]
     try:
         probe = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
@@ -58,7 +58,9 @@ def main() -> None:
     size = sum(path.stat().st_size for path in files)
     limit = PROBE_MEMORY_BYTES + 16 * min(size, PROBE_MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CPU, (PROBE_CPU_S + size // _BYTES_PER_S,) * 2)
+    cpu_s = int(sys.argv[3]) + size // _BYTES_PER_S
+    # At the lower limit the signal tells the reason; at the higher one the process is killed.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         _open(folder)

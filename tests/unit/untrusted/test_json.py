@@ -112,9 +112,9 @@ def test_size_and_kind_of_a_file_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(11))
     with pytest.raises(MalformedDataError, match="more than 10 bytes"):
         read_bytes(tmp_path / "a", 10)
-    with pytest.raises(MalformedDataError, match="not a regular file"):
+    with pytest.raises(MalformedDataError, match="is a folder, where a file is expected"):
         read_bytes(tmp_path)
-    with pytest.raises(MalformedDataError, match="not a regular file"):
+    with pytest.raises(MalformedDataError, match="is no regular file, where a file is expected"):
         read_bytes(Path("/dev/zero"))
 
 
