@@ -290,6 +290,9 @@ def test_a_file_without_a_readable_row_says_why(tmp_path: Path) -> None:
 def test_missing_and_empty_inputs_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         data(tmp_path / "nothing.json")
+    (tmp_path / "pipe.json").symlink_to("absent")
+    with pytest.raises(InputError, match="is a link that leads nowhere, where a file is expected"):
+        data(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="has no file with a supported suffix"):
         data(tmp_path)
     (tmp_path / "none.json").write_text("[]")
