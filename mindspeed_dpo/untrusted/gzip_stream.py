@@ -42,7 +42,11 @@ class GzipStream(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Unpack up to the length of a buffer, and return the number of bytes; 0 at the end."""
+        """Unpack up to the length of a buffer, and return the number of bytes; 0 at the end.
+
+        Raises:
+            EOFError: The file ends within a member.
+        """
         view = memoryview(buffer).cast("B")
         while self.unread is None:
             if self._member.eof and not self._next_member():

@@ -51,7 +51,7 @@ class _Problems:
         items = dict(pairs)
         if len(items) < len(pairs) and not self.first:
             (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
-            self.first = f"an object has the key {ascii(key):.80} twice"
+            self.first = f"an object has the key {key!a:.80} twice"
         return items
 
 

@@ -121,8 +121,8 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
         except (HydraException, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
             problems.append(
-                f"override {text} cannot be read; write section.key=value, and a value with one of =,[]{{}}() in quotes, "
-                f"as section.key='a=b' ({reason})"
+                f"override {text} cannot be read; write section.key=value, and a value with = , [ ] {{ }} ( ) in "
+                f"quotes, as section.key='a=b' ({reason})"
             )
     if problems:
         raise ConfigError(problems)

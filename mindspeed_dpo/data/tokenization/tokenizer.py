@@ -88,7 +88,9 @@ def _vocabulary_files(directory: str | Path) -> list[Path]:
     path = Path(directory).expanduser()
     files = [path / name for name in _VOCABULARY_FILES if has_file(path / name)]
     files = files[:1] if files and files[0].name == "tokenizer.json" else files
-    return files or sorted(child for child in path.glob("*") if child.suffix in (".model", ".tiktoken") and has_file(child))
+    return files or sorted(
+        child for child in path.glob("*") if child.suffix in (".model", ".tiktoken") and has_file(child)
+    )
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from mindspeed_dpo.config.settings.lora import DOWN, EXPERT_TARGETS, GATE_UP, LORA_MODULES, AdapterConfig

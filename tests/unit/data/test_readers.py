@@ -144,7 +144,12 @@ def test_every_arrangement_of_json_is_read_to_its_end(tmp_path: Path, name: str,
         ("a.json", b'[{"a": "one"}, null, {"a": "two"}]', 1, "a.json, row 2: expected an object of columns"),
         ("a.jsonl", b'{"a": "one"}\n{"a": "x", "b": 1, "a": "y"}\n{"a": "two"}', 1, "an object has the key 'a' twice"),
         ("a.jsonl", b'{"a": "one"} {"a": 1, "a": 1} {"a": "two"}', 1, "an object has the key 'a' twice"),
-        ("a.json", b'[{"a": "one"}, {"b": {"c": 1, "c": 2}}, {"a": "two"}]', 1, "row 2: an object has the key 'c' twice"),
+        (
+            "a.json",
+            b'[{"a": "one"}, {"b": {"c": 1, "c": 2}}, {"a": "two"}]',
+            1,
+            "row 2: an object has the key 'c' twice",
+        ),
         ("a.json", b'[{"a": "one"}, {"a": ' + b"1" * 5000 + b'}, {"a": "two"}]', 1, "an integer has 5000 digits"),
         ("a.json", b'[{"a": "one"}, ' + b"[" * 200 + b"]" * 200 + b', {"a": "two"}]', 1, "nested more than 100 deep"),
         ("a.csv", b"a\none\n\0\0\0\ntwo\n", 1, "a.csv, line"),
@@ -168,7 +173,9 @@ def test_one_bad_row_does_not_cost_the_others(
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv"])
-@pytest.mark.parametrize("long", ["x" * 300, '"' + "x\n7,8\n" * 60 + '"', '"' + "x" * 300 + '""\n\n"', '"' + '""' * 200 + '"'])
+@pytest.mark.parametrize(
+    "long", ["x" * 300, '"' + "x\n7,8\n" * 60 + '"', '"' + "x" * 300 + '""\n\n"', '"' + '""' * 200 + '"']
+)
 def test_a_long_row_of_a_csv_file_costs_itself(
     kind: str, long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

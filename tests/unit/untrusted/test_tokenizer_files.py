@@ -84,7 +84,14 @@ def test_a_template_that_does_not_end_is_refused(
 
 @pytest.mark.parametrize(
     "name",
-    ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "vocab.json", "x.model", "generation_config.json"],
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "vocab.json",
+        "x.model",
+        "generation_config.json",
+    ],
 )
 @pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link that leads nowhere"])
 def test_what_is_no_file_is_named_and_nobody_waits_for_it(name: str, kind: str, tmp_path: Path) -> None:

@@ -77,7 +77,9 @@ def test_quantised_weights_are_refused(dtype: torch.dtype, single: Path, tmp_pat
     shard = single / "model.safetensors"
     torch.save(load_file(shard), single / "pytorch_model.bin")
     shard.unlink()
-    with pytest.raises(WeightsError, match=rf"{name} is stored as \w+; give weights|_rebuild_tensor_v3, which is not data"):
+    with pytest.raises(
+        WeightsError, match=rf"{name} is stored as \w+; give weights|_rebuild_tensor_v3, which is not data"
+    ):
         load(single)
 
 
