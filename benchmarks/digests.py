@@ -41,7 +41,7 @@ TENSOR_MIB = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=1024, help="size of the checkpoint")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs, at least 2")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to write to"
     )
