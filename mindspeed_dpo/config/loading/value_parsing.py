@@ -141,7 +141,10 @@ def _parse_float(value: Any) -> float:
 def _parse_str(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("must be a single text")
-    return str(value)
+    text = str(value)
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must have no null characters and no halves of surrogate pairs")
+    return text
 
 
 def _parse_named_texts(value: Any) -> dict[str, str]:

@@ -14,6 +14,7 @@ from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import Checkpoint
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
 ROLLOUTS_FILE = "rollouts.pt"
@@ -45,7 +46,8 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
     Raises:
         CheckpointError: The file is damaged, or holds something else.
     """
-    path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if (path := folder / name).is_file()), None)
+    with reraised_as(CheckpointError, recovery_advice(folder)):
+        path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if has_file(path := folder / name)), None)
     if path is None:
         return None
     verify_stored(path)

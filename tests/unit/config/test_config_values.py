@@ -19,7 +19,7 @@ def _bad_values(item: Setting) -> list[Any]:
         bool: ["maybe", 1],
         int: ["many", 1.5, True],
         float: ["much", True],
-        str: [[1, 2]],
+        str: [[1, 2], "a\0b", "\ud83d"],
         dict: [1.5, {"a": [1]}],
     }
     kind, is_list = scalar_type(item.type)
@@ -37,7 +37,7 @@ def _bad_values(item: Setting) -> list[Any]:
 BAD = [(key, value) for key, item in SETTINGS.items() for value in _bad_values(item)]
 
 
-@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value}" for key, value in BAD])
+@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value!a}" for key, value in BAD])
 def test_one_bad_value_is_one_problem_naming_it(key: str, value: Any) -> None:
     actual = problems(put(small_tree(), key, value))
     assert len(actual) == 1, actual
