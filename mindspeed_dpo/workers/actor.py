@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from megatron.core import parallel_state
 from torch import Tensor
 from typing_extensions import override
 
+from mindspeed_dpo.algorithms import logp_difference
 from mindspeed_dpo.algorithms.lr_and_beta_schedules import lr_at
-from mindspeed_dpo.batches import PackedBatch, RolloutBatch
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.prompt_dataset import PromptDataset
 from mindspeed_dpo.data.datasets.sampler import sampling_of
@@ -42,7 +44,7 @@ from mindspeed_dpo.workers.setup.model_builder import (
     make_batch_builder,
 )
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of, steps_per_iteration
-from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_peak_memory_bytes
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_over_ranks
 from mindspeed_dpo.workers.weight_sync.sender import WeightSender
 
 
@@ -89,6 +91,9 @@ class ActorWorker(Actor):
         of_routers: list[dict[str, Tensor]] = []
         for minibatch in minibatches(run, step, len(rows)):
             self.criterion.begin(step)
+            if minibatch.number:
+                # The weights have moved since the responses were sampled.
+                batch_builder, _ = self.batch_builder.over(_without_rollout_logps(pairs))
             batches = batch_builder.micro_batches(rows[minibatch.positions], ref_logps[minibatch.positions])
             rate = lr_at(step * steps_per_iteration(self.role) + minibatch.number, self.learning_rate)
             norms.append(self._train_step(batches, len(minibatch.positions), rate, sums))
@@ -96,10 +101,15 @@ class ActorWorker(Actor):
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        peak_bytes = max_peak_memory_bytes(self.context)
+        largest_difference = self.criterion.take_largest_logp_difference()
+        peak_bytes, difference = max_over_ranks(
+            self.context, [self.context.accelerator.peak_memory_bytes(), largest_difference]
+        )
         if metrics is None:
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, **self.criterion.metrics()}
+        if logp_difference.MEAN in metrics:
+            metrics[logp_difference.MAX] = difference
         return {**metrics, **rates, **mean_values(of_routers), "memory/peak_bytes": peak_bytes}
 
     def _train_step(self, batches: Sequence[PackedBatch], num_pairs: int, rate: float, sums: MetricSums) -> float:
@@ -206,6 +216,10 @@ class ActorWorker(Actor):
             "adapters": self._adapters,
             "online_method": self.role.pairing.online_method if self.context.run.is_online else None,
         }
+
+
+def _without_rollout_logps(pairs: Pairs) -> Pairs:
+    return replace(pairs, rollout_token_logps=None) if isinstance(pairs, PreferenceBatch) else pairs
 
 
 def _model_and_criterion(context: WorkerContext, role: RoleConfig) -> tuple[PipelineStage, Criterion]:

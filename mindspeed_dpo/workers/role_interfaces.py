@@ -55,6 +55,13 @@ def join_replicas(shares: Sequence[ReplicaValues]) -> NDArray[np.floating]:
 class Role:
     """A role that a worker process plays: one of the interfaces below."""
 
+    def check_alive(self) -> None:
+        """Check that what the role has started beside its process still runs.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+
 
 class Actor(Role, ABC):
     """The policy as it is trained; or a reward model, which has no log-probabilities and reads no reference."""

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from mindspeed_dpo.algorithms.beta_dpo import with_adapted_beta
 from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, cross_pair_values
+from mindspeed_dpo.algorithms.logp_difference import logp_difference
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
@@ -43,6 +44,7 @@ class PreferenceCriterion(Criterion):
         self._statistics = context.run.loop.log_token_statistics
         self._objective = objective_of(role)
         self._mean_margin = 0.0
+        self._largest_logp_difference: Tensor | None = None
 
     @property
     @override
@@ -69,6 +71,11 @@ class PreferenceCriterion(Criterion):
     @override
     def metrics(self) -> dict[str, float]:
         return {"beta": self._objective.beta}
+
+    @override
+    def take_largest_logp_difference(self) -> Tensor | float:
+        largest, self._largest_logp_difference = self._largest_logp_difference, None
+        return 0.0 if largest is None else largest
 
     @override
     def state(self) -> dict[str, Any]:
@@ -124,4 +131,9 @@ class PreferenceCriterion(Criterion):
         result = self._objective(pairs)
         if self._statistics:
             result.sums.merge(token_statistics(batch, columns))
+        if batch.rollout_token_logps is not None:
+            sums, largest = logp_difference(batch, columns)
+            result.sums.merge(sums)
+            earlier = self._largest_logp_difference
+            self._largest_logp_difference = largest if earlier is None else torch.maximum(largest, earlier)
         return result
