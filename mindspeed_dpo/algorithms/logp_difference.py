@@ -1,4 +1,4 @@
-"""How far the log-probabilities of sampled tokens are from those that the trained model gives them.
+"""The difference between the log-probabilities of sampled tokens at the rollout and at the trained model.
 
 Both are of the same weights with `rollout_staleness: 0`, so a difference beyond rounding is an early sign that engine
 and trainer do not compute the same model: stale or incomplete weights, other numerics, another template.

@@ -23,6 +23,11 @@ from mindspeed_dpo.rollout.mixture_policy import TokenModel
 class PromptResponses:
     """The K responses to one prompt.
 
+    Example:
+        One response of two tokens, the second of which ended it.
+
+            PromptResponses((tensor([7, 2]),), (True,), (-0.5,), (tensor([-0.4, -0.1]),))
+
     Attributes:
         responses: Token ids of each response, [length] int32, including the stop token.
         ended: Whether each response ended with a stop token.

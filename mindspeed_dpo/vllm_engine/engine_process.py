@@ -37,7 +37,7 @@ class EngineFailure(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What starts a vLLM process.
+    """The settings of a vLLM process.
 
     Example:
         EngineSettings(
@@ -119,9 +119,7 @@ class EngineProcess:
         if self._process.poll() is not None:
             raise self._death()
 
-    def _ask(
-        self, what: str, message: dict[str, Any], descriptors: tuple[int, ...], timeout_s: float
-    ) -> JsonObject:
+    def _ask(self, what: str, message: dict[str, Any], descriptors: tuple[int, ...], timeout_s: float) -> JsonObject:
         with suppress(BrokenPipeError, ConnectionResetError):  # waiting for the answer reports how it ended
             send_message(self._link, message, descriptors)
         while True:

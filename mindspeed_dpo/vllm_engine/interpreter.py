@@ -122,11 +122,13 @@ def inspect_interpreter(
             f"vllm.python={python} cannot be run: {error.strerror}; give the interpreter of an environment with vLLM"
         ) from error
     except subprocess.TimeoutExpired as error:
-        raise InterpreterProblem(f"vllm.python={python}: importing vLLM took more than {PROBE_TIMEOUT_S:g} s") from error
+        raise InterpreterProblem(
+            f"vllm.python={python}: importing vLLM took more than {PROBE_TIMEOUT_S:g} s"
+        ) from error
     try:
         found = parse_json_object((done.stdout.strip().splitlines() or [""])[-1], "the probe of vLLM")
-        names = (found.text(name) for name in ("vllm", "torch", "platform"))
-        return EngineInstallation(python, *names, problems=tuple(found.texts("problems")))
+        vllm, torch, platform = (found.text(name) for name in ("vllm", "torch", "platform"))
+        return EngineInstallation(python, vllm, torch, platform, found.texts("problems"))
     except MalformedDataError as error:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InterpreterProblem(

@@ -20,7 +20,7 @@ _BLOCK_BYTES = 1 << 20
 
 
 class MalformedMessage(Exception):
-    """What arrived is no message."""
+    """Something else than a message has arrived."""
 
 
 def send_message(connection: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:

@@ -1,4 +1,4 @@
-"""What vLLM says about a model and about arguments; runs in the interpreter that it is installed in."""
+"""A question to vLLM about a model and about arguments; runs in the interpreter that it is installed in."""
 
 from __future__ import annotations
 

@@ -153,7 +153,8 @@ def _load_weights(worker: Any, path: str, places: Sequence[Place]) -> None:
     """
     model = worker.model_runner.get_model()
     _forget_host_kernels(model)
-    names, loaded = {name for name, _ in model.named_parameters()}, set()
+    names: set[str] = {name for name, _ in model.named_parameters()}
+    loaded: set[str] = set()
     load = model.load_weights
 
     def load_and_note(weights: Any) -> Any:
@@ -178,7 +179,7 @@ def _forget_host_kernels(model: Any) -> None:
     """
     if current_platform.is_cpu():
         for module in model.modules():
-            method = getattr(module, "quant_method", None)
+            method: Any = getattr(module, "quant_method", None)
             if hasattr(method, "moe_kernel"):
                 method.moe_kernel = None
 

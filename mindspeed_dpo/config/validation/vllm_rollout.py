@@ -23,7 +23,14 @@ ARGUMENTS_OF_KEYS = {
 }
 """Arguments of vLLM's engine that follow from a key of this project, and the key."""
 FIXED_ARGUMENTS = (
-    *("skip_tokenizer_init", "load_format", "logprobs_mode", "quantization", "enable_lora", "distributed_executor_backend"),
+    *(
+        "skip_tokenizer_init",
+        "load_format",
+        "logprobs_mode",
+        "quantization",
+        "enable_lora",
+        "distributed_executor_backend",
+    ),
 )
 """Arguments that the hand-over of weights and log-probabilities depends on."""
 UNUSED_KEYS = ("decode_rows", "max_tokens_to_oom")
@@ -81,6 +88,6 @@ def _notes(run: RunConfig) -> Iterator[str]:
             yield f"{key} has no effect with rollout_engine={VLLM}, which plans its passes and its cache itself"
     if rollout.min_p and (rollout.top_p < 1 or rollout.top_k):
         yield (
-            f"rollout_engine={VLLM} applies min_p before top_k and top_p, builtin after them: together they may exclude "
-            "other tokens"
+            f"rollout_engine={VLLM} applies min_p before top_k and top_p, builtin after them: together they may "
+            "exclude other tokens"
         )

@@ -55,7 +55,7 @@ def digests(
 
 
 def tensor_digest(tensor: Tensor) -> int:
-    """The digest of one unsharded tensor, a vector or a matrix of any dtype, as of `digests`."""
+    """The digest of one unsharded tensor, [rows] or [rows, columns] of any dtype and unit, as of `digests`."""
     return int(_digest(Region(tensor, 0, 0), tensor.shape[1] if tensor.dim() > 1 else 1))
 
 

@@ -22,7 +22,7 @@ from mindspeed_dpo.weights.resharding.shards import Region, Shards, TensorSpec
 
 
 class Receiver(Protocol):
-    """What a transfer writes to: the tensors of a process that generates, such as `Shards`."""
+    """The tensors that a transfer writes to, such as the `Shards` of a process that generates."""
 
     @property
     def device(self) -> torch.device:
@@ -32,9 +32,9 @@ class Receiver(Protocol):
         """The unsharded tensors that are expected."""
 
     def regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
-        """The regions that take rows `start` to `stop` of an unsharded tensor, each written before the next is asked for.
+        """The regions that take rows `start` to `stop` of an unsharded tensor.
 
-        The rows of a tensor come in order.
+        Each is written before the next is asked for, and the rows of a tensor come in order.
         """
 
 

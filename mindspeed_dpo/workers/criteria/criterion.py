@@ -51,7 +51,11 @@ class Criterion(ABC):
         """Return what is logged of the settings of the last step."""
 
     def take_largest_logp_difference(self) -> Tensor | float:
-        """Return the largest difference, in nats, to log-probabilities of a rollout since the last call of this."""
+        """Return the largest difference to log-probabilities of a rollout since the last call.
+
+        Returns:
+            Scalar float32, in nats.
+        """
         return 0.0
 
     @abstractmethod

@@ -39,8 +39,8 @@ def model_folder(role: RoleConfig) -> Path:
     if folder is None or not (folder / "config.json").is_file():
         where = "random_init" if source is None else f"load={source.path}"
         raise WeightsError(
-            f"rollout_engine=vllm needs the config.json of the model, which {where} does not have; start from a Hugging "
-            "Face folder, or put the folder's config and tokenizer files beside the checkpoint as convert_ckpt.py does"
+            f"rollout_engine=vllm needs the config.json of the model, which {where} does not have; start from a "
+            "Hugging Face folder, or put its config and tokenizer files beside the checkpoint as convert_ckpt.py does"
         )
     return folder
 

@@ -1,4 +1,4 @@
-"""The rollout's weights where vLLM generates: received as by any rollout, and handed to its process in shared memory."""
+"""The rollout's weights where vLLM generates: received like others, handed to its process in shared memory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from mindspeed_dpo.workers.weight_sync.sender import sender_of
 
 
 class IgnoredWeights(SharedWeights):
-    """The same for a process without an engine, which takes part in transfers and keeps nothing."""
+    """Weights of a process without an engine, which takes part in transfers and keeps nothing."""
 
     def regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
         """Return no region."""
         return iter(())
 
     def finish(self) -> None:
-        """Expect nothing."""
+        """Do not check what was not kept."""
 
 
 class EngineWeights:
