@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import cloudpickle
 import torch
@@ -204,7 +204,11 @@ def _mapped_tensors(path: str, places: Sequence[Place]) -> Iterator[tuple[str, T
 
 
 def _receive(connection: socket.socket) -> tuple[Message, list[int]]:
-    content, descriptors = receive_message(connection)
+    """Wait for a request; where the worker has ended, so does this process."""
+    try:
+        content, descriptors = receive_message(connection)
+    except (EOFError, ConnectionResetError):
+        _end()
     return json.loads(content), descriptors
 
 
@@ -218,5 +222,10 @@ def _end_with_parent(descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, select.POLLRDHUP)
     poll.poll()
+    _end()
+
+
+def _end() -> NoReturn:
+    """End this process and all that it started."""
     end_descendants(END_TIMEOUT_S)
     os._exit(0)
