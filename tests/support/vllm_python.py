@@ -16,15 +16,18 @@ NEEDS_VLLM = pytest.mark.skipif(
 )
 
 
-def vllm_python() -> str:
-    """The interpreter that has vLLM."""
-    return os.environ[VARIABLE]
+def vllm_python(folder: Path) -> Path:
+    """The interpreter that has vLLM, told not to compile: the functions of its sampler take longer to than they save."""
+    return _script(folder, "TORCHDYNAMO_DISABLE=1", os.environ[VARIABLE])
 
 
 def stand_in_python(folder: Path) -> Path:
     """An interpreter in which the stand-in of vLLM can be imported, and this package only as any other can."""
+    return _script(folder, f"PYTHONPATH={shlex.quote(str(STAND_IN))}", sys.executable)
+
+
+def _script(folder: Path, variable: str, python: str) -> Path:
     script = folder / "python"
-    words = f"PYTHONPATH={shlex.quote(str(STAND_IN))} exec {shlex.quote(sys.executable)}"
-    script.write_text(f'#!/bin/sh\n{words} "$@"\n')
+    script.write_text(f'#!/bin/sh\n{variable} exec {shlex.quote(python)} "$@"\n')
     script.chmod(0o755)
     return script
