@@ -24,7 +24,9 @@ def expected(tokens: range) -> tuple[float, float, float]:
     return sum(map(abs, ratios)) / len(ratios), max(map(abs, ratios)), sum(k3) / len(k3)
 
 
-@pytest.mark.parametrize(("weights", "tokens"), [([1.0, 1.0], range(9)), ([1.0, 0.0], range(4)), ([0.0, 1.0], range(4, 9))])
+@pytest.mark.parametrize(
+    ("weights", "tokens"), [([1.0, 1.0], range(9)), ([1.0, 0.0], range(4)), ([0.0, 1.0], range(4, 9))]
+)
 @pytest.mark.parametrize("share_prompt", [True, False])
 def test_known_tokens_of_real_pairs_count(weights: list[float], tokens: range, share_prompt: bool) -> None:
     batch = replace(BATCH, rollout_token_logps=torch.tensor(ROLLOUT))

@@ -91,7 +91,9 @@ def test_a_version_that_the_engine_does_not_hold_is_refused_and_it_goes_on(start
 @pytest.mark.parametrize("call", ["load", "generate"])
 def test_a_process_that_dies_is_named_at_once_with_its_last_words(start: Start, call: str) -> None:
     engine, begin_s = start(die=call), time.monotonic()
-    with pytest.raises(EngineFailure, match=r"was killed by signal 9, as the kernel does when memory runs out; it last"):
+    with pytest.raises(
+        EngineFailure, match=r"was killed by signal 9, as the kernel does when memory runs out; it last"
+    ):
         engine.ask("load", {"version": 1})
         generate(engine, 1, [[1]])
     assert time.monotonic() - begin_s < 5
@@ -138,7 +140,7 @@ def test_the_process_ends_with_all_it_started_when_its_worker_is_gone(start: Sta
     engine = start(child=True)
     (child,) = psutil.Process(engine.pid).children(recursive=True)
     engine._link.close()  # as the kernel does when the worker is killed
-    gone, alive = psutil.wait_procs([child, psutil.Process(engine.pid)], timeout=10)
+    _, alive = psutil.wait_procs([child, psutil.Process(engine.pid)], timeout=10)
     assert not alive
 
 

@@ -1,7 +1,7 @@
-"""A stand-in for vLLM, as far as the engine's process uses it: no model, and answers that are a function of the request.
+"""A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
-Response k of a prompt repeats numbers from the seed, and its last token is the first stop token. What a test wants to go
-wrong is an argument of the engine: `hang` or `die` in a call, or `lacks`, a weight that no tensor is for.
+Some end with the first stop token. What a test wants to go wrong is an argument of the engine: `hang` or `die` in a
+call, or `lacks`, a weight that no tensor is for.
 """
 
 from __future__ import annotations
