@@ -19,9 +19,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-import cloudpickle
 import torch
 import vllm
+from cloudpickle import register_pickle_by_value
 from torch import Tensor
 from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.platforms import current_platform
@@ -48,7 +48,7 @@ def serve(descriptor: int) -> None:
     connection = socket.socket(fileno=descriptor)
     threading.Thread(target=_end_with_parent, args=(descriptor,), daemon=True).start()
     # vLLM's tensor-parallel workers are other processes, which cannot import this module.
-    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    register_pickle_by_value(sys.modules[__name__])
     server: Server | None = None
     while True:
         message, descriptors = _receive(connection)

@@ -127,6 +127,19 @@ class ActorWorker(Actor):
         return self.engine.step(rate)
 
     @override
+    def rollout_difference(self, responses: PreferenceBatch) -> dict[str, float] | None:
+        batch_builder, rows = self.batch_builder.over(responses)
+        batches, sums, largest = batch_builder.micro_batches(rows), MetricSums(), [0.0]
+        # Only the last stage has outputs.
+        for batch, columns in zip(batches, self.engine.score(batches), strict=False):
+            of_batch, largest_of_batch = logp_difference.logp_difference(batch, columns)
+            sums.merge(of_batch)
+            largest.append(float(largest_of_batch))
+        (difference,) = max_over_ranks(self.context, [max(largest)])
+        metrics = self._means(sums)
+        return None if metrics is None else {**metrics, logp_difference.MAX: difference}
+
+    @override
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
         sums = MetricSums()
         size = self.role.batch.global_batch_size

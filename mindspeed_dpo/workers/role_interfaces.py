@@ -93,6 +93,17 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
+    def rollout_difference(self, responses: PreferenceBatch) -> dict[str, float] | None:
+        """Compare the log-probabilities of responses with those of the rollout, which `update` does on the way.
+
+        Args:
+            responses: Prompts with their responses, with `rollout_token_logps`.
+
+        Returns:
+            The metrics of `algorithms.logp_difference`, from the output rank of the first replica.
+        """
+
+    @abstractmethod
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
         """Compute the metrics of `update` without training.
 

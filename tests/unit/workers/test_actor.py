@@ -214,6 +214,7 @@ def test_log_probabilities_of_the_rollout_are_compared_and_change_nothing_else(
         if offset is not None:
             theirs = torch.from_numpy(own).float() + offset * torch.linspace(-1, 1, len(own))
             pairs = replace(pairs, rollout_token_logps=theirs)
+            assert actor.rollout_difference(pairs) == pytest.approx(differences(len(own), len(own)), abs=2e-5)
         metrics = actor.update(0, pairs, references)
         assert metrics.pop("memory/peak_bytes") > 0
         actual.append((metrics, actor.log_probs(ROWS).tolist()))
@@ -222,9 +223,14 @@ def test_log_probabilities_of_the_rollout_are_compared_and_change_nothing_else(
     assert actual[0] == actual[1]
     # The second optimizer step has other weights than the rollout had, so its tokens do not count.
     first = sum(len(chosen) + len(rejected) for _, chosen, rejected in (PAIRS[row] for row in ROWS[:2]))
-    log_ratio = -0.25 * torch.linspace(-1, 1, len(own))[:first].double()
-    expected = {MEAN: log_ratio.abs().mean(), MAX: log_ratio.abs().max(), K3: (log_ratio.expm1() - log_ratio).mean()}
-    assert measured == pytest.approx({name: float(value) for name, value in expected.items()}, abs=2e-5)
+    assert measured == pytest.approx(differences(len(own), first), abs=2e-5)
+
+
+def differences(count: int, first: int) -> dict[str, float]:
+    """The metrics of the first tokens of so many, to whose log-probabilities values from -0.25 to 0.25 were added."""
+    log_ratio = -0.25 * torch.linspace(-1, 1, count)[:first].double()
+    values = {MEAN: log_ratio.abs().mean(), MAX: log_ratio.abs().max(), K3: (log_ratio.expm1() - log_ratio).mean()}
+    return {name: float(value) for name, value in values.items()}
 
 
 def token_logps(colocated: ColocatedRoles, pairs: PreferenceBatch) -> ReplicaValues | None:
