@@ -135,7 +135,7 @@ class OnlineDPOTrainer(TrainingLoop):
         scores: NDArray[np.float32],
         timer: StepTimer,
     ) -> dict[str, float]:
-        """Update the policy; without a pair it stays unchanged, and only the rollout's log-probabilities are compared."""
+        """Update the policy; without a pair it is only compared with the rollout."""
         if not len(selection):
             logger.warning("step %d: no pair is left, the policy is unchanged: %s", step + 1, selection.left_out)
             is_known = ref_logps.responses.rollout_token_logps is not None

@@ -51,6 +51,7 @@ class Family:
     keys: dict[str, Any]
     layout: Layout
     own: int
+    inference_tp: int = 1
 
 
 FAMILIES = {
@@ -65,7 +66,8 @@ FAMILIES = {
     "qwen3_moe": Family(
         Qwen3MoeConfig(**SIZES, **EXPERTS), {**EXPERT_KEYS, "expert_model_parallel_size": 2}, (1, 1, 2), 1
     ),
-    "llama": Family(LlamaConfig(**SIZES), {}, (1, 2, 1), 1),
+    # One engine over two processes.
+    "llama": Family(LlamaConfig(**SIZES), {}, (1, 2, 1), 2, inference_tp=2),
 }
 
 
@@ -91,10 +93,12 @@ def scenario(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     engine = ENGINE.format(python=vllm_python(folder))
     jobs = Jobs(run_of(family, folder, vllm=engine, rollout_engine="vllm"), folder)
     jobs.hand_over(0)
-    (pid, *_) = [pid for pid in jobs.rollout.inspect(engine_pid) if pid]
+    engines = [psutil.Process(pid) for pid in jobs.rollout.inspect(engine_pid) if pid]
+    started = [process for engine in engines for process in (engine, *engine.children(recursive=True))]
+    assert len(engines) == (family.layout[0] if family.own == 0 else 1)
     yield Scenario(request.param, jobs, tokens, [greedy(model, PROMPTS[row]) for row in ROWS for _ in range(2)])
     jobs.rollout.leave()
-    assert not psutil.pid_exists(pid)
+    assert not psutil.wait_procs(started, timeout=10)[1]
     assert not [path for path in os.listdir("/dev/shm") if "weights" in path]
 
 
@@ -102,7 +106,7 @@ def run_of(family: Family, folder: Path, **more: Any) -> RunConfig:
     vllm = more.pop("vllm", None)
     overrides = [] if vllm is None else [f"actor_rollout_ref.actor_rollout.vllm={vllm}"]
     return online_run(
-        folder, family.layout, 1, family.own, overrides, load=folder / "model", kv_channels=32,
+        folder, family.layout, family.inference_tp, family.own, overrides, load=folder / "model", kv_channels=32,
         **{**family.keys, **more},
     )  # fmt: skip
 
