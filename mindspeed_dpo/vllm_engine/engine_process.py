@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 import weakref
 from collections.abc import Mapping, Sequence
@@ -73,6 +75,8 @@ class EngineProcess:
         """Start the process; `start` starts the engine in it."""
         self._settings = settings
         self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The process removes it at its end, or this one does.
+        temporary = tempfile.mkdtemp(prefix="vllm_engine_")
         settings.log_file.parent.mkdir(parents=True, exist_ok=True)
         with theirs, settings.log_file.open("wb") as log:
             self._process = subprocess.Popen(
@@ -81,12 +85,12 @@ class EngineProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=[theirs.fileno()],
-                env=engine_environment(settings.environment),
+                env=engine_environment({**settings.environment, "TMPDIR": temporary}),
                 start_new_session=True,
             )
         self.pid = self._process.pid
         # The process ends with this object, or with the interpreter.
-        self.close = weakref.finalize(self, _end, self._process, self._link)
+        self.close = weakref.finalize(self, _end, self._process, self._link, temporary)
 
     def start(self, tensors: Sequence[Any], weights: int) -> str:
         """Start the engine and return the version of vLLM.
@@ -179,7 +183,7 @@ class EngineProcess:
         return ""
 
 
-def _end(process: subprocess.Popen[bytes], link: socket.socket) -> None:
+def _end(process: subprocess.Popen[bytes], link: socket.socket, temporary: str) -> None:
     """End a process and all that it has started: it does so itself once the socket is closed."""
     link.close()
     with suppress(subprocess.TimeoutExpired):
@@ -188,3 +192,4 @@ def _end(process: subprocess.Popen[bytes], link: socket.socket) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    shutil.rmtree(temporary, ignore_errors=True)

@@ -6,10 +6,12 @@ it, without the folders that hold the trainer's other libraries, and without run
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,7 +64,9 @@ def engine_environment(more: Mapping[str, str]) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in _NOT_INHERITED and not (name in own and own[name] == value)
     }
-    return {**ENGINE_ENVIRONMENT, **inherited, **more}
+    # The process has a folder of its own for temporary files, where what torch compiles would be lost.
+    compiled = Path(tempfile.gettempdir(), f"torchinductor_{getpass.getuser()}")
+    return {**ENGINE_ENVIRONMENT, "TORCHINDUCTOR_CACHE_DIR": str(compiled), **inherited, **more}
 
 
 def interpreter_of(python: str | None) -> str:

@@ -12,8 +12,10 @@ import math
 import mmap
 import os
 import select
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +29,8 @@ from vllm import EngineArgs, LLMEngine, SamplingParams
 from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
-from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants
+from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
+from mindspeed_dpo.vllm_engine.leftovers import remove_files, shared_segments
 from mindspeed_dpo.vllm_engine.messages import receive_message, send_message
 
 END_TIMEOUT_S = 5.0
@@ -226,6 +229,9 @@ def _end_with_parent(descriptor: int) -> None:
 
 
 def _end() -> NoReturn:
-    """End this process and all that it started."""
+    """End this process and all that it started, and remove what that would leave behind."""
+    segments = shared_segments([os.getpid(), *living_descendants()])
     end_descendants(END_TIMEOUT_S)
+    remove_files(segments)
+    shutil.rmtree(tempfile.gettempdir(), ignore_errors=True)
     os._exit(0)

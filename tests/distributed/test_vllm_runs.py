@@ -22,7 +22,7 @@ LENGTH = "tests.support.reward_functions.length"
 
 def vllm_run(folder: Path, own: int = 1, engine: str = "", **settings: Any) -> RunConfig:
     """A run on one process, and perhaps others for the engines, with more arguments of the engine."""
-    vllm = f"actor_rollout_ref.actor_rollout.vllm={{python: {stand_in_python(folder)}, timeout_s: 5{engine}}}"
+    vllm = f"actor_rollout_ref.actor_rollout.vllm={{python: {stand_in_python(folder)}, timeout_s: 300{engine}}}"
     keys = {
         "data_path": prompts_with_text(),
         "train_iters": STEPS,

@@ -13,10 +13,12 @@ import sys
 import time
 import types
 from dataclasses import dataclass, field
+from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 __version__ = "0.0.stand-in"
 TOKENS = 6
+SEGMENT = f"stand_in_{os.getpid()}"
 
 
 @dataclass
@@ -126,6 +128,7 @@ class LLMEngine:
             import subprocess
 
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
+            self._segment = SharedMemory(SEGMENT, create=True, size=4096)
         self._misbehave("start")
 
     @classmethod
