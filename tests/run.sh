@@ -3,8 +3,9 @@
 #
 # Environment:
 #   VENV    virtual environment to make and use (default: .venv-test beside this repository's files)
-#   VLLM_VENV  virtual environment of vLLM to make and use (default: .venv-vllm beside it). It is made beside the other
-#           tests, and those that need it run last; with VLLM_VENV=none they are skipped, and say so
+#   VLLM_VENV  virtual environment of vLLM to make and use (default: .venv-vllm beside it). Where all tests run it is made
+#           beside them, and those that need it come last; chosen tests use it where it exists. With VLLM_VENV=none they
+#           are skipped, and say so
 #   PYTHON, TORCH_REQUIREMENT, VLLM_REQUIREMENT: see examples/environment.sh
 set -euo pipefail
 exec </dev/null
@@ -21,7 +22,7 @@ environment_s=$SECONDS
 vllm_venv="${VLLM_VENV:-$root/.venv-vllm}"
 vllm_report="$(mktemp)"
 vllm_maker=""
-if [[ $vllm_venv != none ]]; then
+if [[ $vllm_venv != none ]] && (($# == 0)); then
     (
         begin=$SECONDS
         make_vllm_environment "$vllm_venv" && code=0 || code=$?
@@ -72,8 +73,9 @@ if ((all)); then
 fi
 begin=$SECONDS
 tests=passed
-# Chosen tests wait for what they may need; all tests begin at once.
-((all)) || wait_for_vllm
+if ! ((all)) && [[ -x $vllm_venv/bin/python ]]; then
+    export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
+fi
 "$venv/bin/python" -m pytest "$@" || tests=failed
 tests_s=$((SECONDS - begin))
 
