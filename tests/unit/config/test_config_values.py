@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ def _bad_values(item: Setting) -> list[Any]:
         float: ["much", True],
         str: [[1, 2], "a\0b", "\ud83d"],
         dict: [1.5, {"a": [1]}],
+        Mapping: [1.5, "one word"],
     }
     kind, is_list = scalar_type(item.type)
     if is_list:
