@@ -84,8 +84,8 @@ class VllmRolloutWorker(Rollout):
         current = self._current_version(None)
         if of_reference:
             raise ValueError(
-                "evaluations need responses of the reference, whose weights vLLM does not have; resume in the output_dir "
-                "of the earlier run, which holds them, or set rollout_engine=builtin or eval_interval=null"
+                "evaluations need responses of the reference, whose weights vLLM does not have; resume in the "
+                "output_dir of the earlier run, which holds them, or set rollout_engine=builtin or eval_interval=null"
             )
         return self._generate_share(self._greedy, rows, 0, current)
 
