@@ -81,6 +81,11 @@ class ConfigTree:
             if not self.has(key):
                 self.set(section, key, value, source)
 
+    def set_unless_overridden(self, section: str, key: str, value: Any, source: str) -> None:
+        """Set a value in place of that of the file; what the command line sets remains."""
+        if f"{section}.{key}" not in self._composed.overrides:
+            self.set(section, key, value, source)
+
     def remove(self, key: str) -> None:
         """Remove a key from all sections."""
         for name in self.sections:

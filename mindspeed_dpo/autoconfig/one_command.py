@@ -27,6 +27,7 @@ from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.device.available_devices import num_devices
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.hf.hf_config import CONFIG_FILE
 
 DEFAULTS = PROJECT / "configs" / "defaults"
 _SEQ_LENGTH = {"dpo": 2048, "rm": 2048, ONLINE_STAGE: 1024}
@@ -87,8 +88,15 @@ def _add_model(tree: ConfigTree, words: CommandWords) -> None:
     tree.fill(ACTOR, {"load": words.model}, source)
     tree.fill("training", {"tokenizer_name_or_path": _tokenizer_folder(words.model)}, source)
     add_architectures(tree)
+    if words.lora is None and not _has_hf_config(words.model):
+        tree.set_unless_overridden("training", "export_hf", False, f"no config.json with {words.model}")
     longest = read_architecture(words.model).max_position_embeddings if not tree.has("seq_length") else 0
     tree.fill("training", {"seq_length": min(_SEQ_LENGTH[words.stage], longest)}, _DEFAULT)
+
+
+def _has_hf_config(model: str) -> bool:
+    folder = Path(expand_home(model))
+    return (folder / CONFIG_FILE).is_file() or open_weights(folder).assets() is not None
 
 
 def _tokenizer_folder(model: str) -> str:

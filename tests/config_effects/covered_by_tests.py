@@ -22,9 +22,7 @@ _NAMED_TRACKERS = CoveredBy("unit/config/test_config_trackers.py::test_names_are
 COVERED_BY_TESTS: dict[str, CoveredBy] = {
     # The run.
     "stage": CoveredBy(f"{_CONFIG}/test_config_online.py::test_ipo_takes_means_offline_and_sums_online"),
-    "num_train_epochs": CoveredBy(
-        "unit/autoconfig/test_completion.py::test_epochs_are_steps_that_read_every_row"
-    ),
+    "num_train_epochs": CoveredBy("unit/autoconfig/test_completion.py::test_epochs_are_steps_that_read_every_row"),
     "layout": CoveredBy("unit/autoconfig/test_completion.py::test_more_memory_needs_less_division"),
     "device_memory_gib": CoveredBy("unit/autoconfig/test_completion.py::test_what_fits_nowhere_is_told"),
     "export_hf": CoveredBy(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mindspeed_dpo.data.recognition.row_columns import MESSAGES, OBJECTS, TEXT, TEXTS, RowColumns
-from mindspeed_dpo.data.recognition.row_forms import PromptColumns, RowForm, prompt_columns
+from mindspeed_dpo.data.recognition.row_forms import PromptReading, RowForm, prompt_columns
 
 _CHOSEN_REJECTED = (
     ("chosen", "rejected"),
@@ -41,7 +41,7 @@ def pair_forms(columns: RowColumns) -> list[RowForm]:
     ]
 
 
-def _two_responses(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowForm]:
+def _two_responses(columns: RowColumns, prompts: list[PromptReading]) -> Iterator[RowForm]:
     for chosen, rejected in _CHOSEN_REJECTED:
         if not all(columns.has(name, TEXT, MESSAGES, TEXTS) for name in (chosen, rejected)):
             continue
@@ -63,12 +63,12 @@ def _two_responses(columns: RowColumns, prompts: list[PromptColumns]) -> Iterato
                 yield _of_prompt(prompt, responses, f"{prompt.description} and the responses {chosen} and {rejected}")
 
 
-def _of_prompt(prompt: PromptColumns, responses: Mapping[str, str], description: str) -> RowForm:
+def _of_prompt(prompt: PromptReading, responses: Mapping[str, str], description: str) -> RowForm:
     handler = "SharegptStylePairwiseHandler" if prompt.key == "messages" else "AlpacaStylePairwiseHandler"
     return RowForm(description, handler, {**prompt.map_keys, **responses})
 
 
-def _shared_column(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowForm]:
+def _shared_column(columns: RowColumns, prompts: list[PromptReading]) -> Iterator[RowForm]:
     """One column with a list [chosen, rejected], as LLaMA-Factory's older Alpaca rows have it."""
     is_pair = columns.has("output", TEXTS) and all(len(value) == 2 for value in columns.values("output"))
     if not is_pair or any(columns.has(name, TEXTS, OBJECTS) for names in _RATINGS.values() for name in names):
@@ -78,7 +78,7 @@ def _shared_column(columns: RowColumns, prompts: list[PromptColumns]) -> Iterato
         yield _of_prompt(prompt, keys, f"{prompt.description} and the list output of the chosen and rejected response")
 
 
-def _indexed(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowForm]:
+def _indexed(columns: RowColumns, prompts: list[PromptReading]) -> Iterator[RowForm]:
     responses, better = _INDEXED
     if columns.kind(better) and all(columns.has(name, TEXT, MESSAGES) for name in responses):
         for prompt in prompts:
@@ -90,7 +90,7 @@ def _indexed(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowF
                 )
 
 
-def _signed(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowForm]:
+def _signed(columns: RowColumns, prompts: list[PromptReading]) -> Iterator[RowForm]:
     for responses, preference in _SIGNED:
         if columns.kind(preference) and all(columns.has(name, TEXT, MESSAGES) for name in responses):
             for prompt in prompts:
@@ -101,7 +101,7 @@ def _signed(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowFo
                 )
 
 
-def _ranked(columns: RowColumns, prompts: list[PromptColumns]) -> Iterator[RowForm]:
+def _ranked(columns: RowColumns, prompts: list[PromptReading]) -> Iterator[RowForm]:
     for name in _LISTS:
         rating = _rating(columns, name)
         for prompt in prompts if rating is not None else ():
@@ -126,7 +126,7 @@ def _rating(columns: RowColumns, name: str) -> dict[str, Any] | None:
     return {"tags": {tag: key for tag, key in tags.items() if key}} if is_rated else None
 
 
-def _any_prompt(prompt: PromptColumns) -> dict[str, Any]:
+def _any_prompt(prompt: PromptReading) -> dict[str, Any]:
     """The keys of a handler whose `prompt` may be a text or messages of OpenAI's form."""
     if prompt.key == "prompt":
         return dict(prompt.map_keys)

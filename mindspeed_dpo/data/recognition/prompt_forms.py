@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from mindspeed_dpo.data.indexed.column_group import LABELS
 from mindspeed_dpo.data.recognition.row_columns import MESSAGES, NUMBER, TEXT, TEXTS, RowColumns
-from mindspeed_dpo.data.recognition.row_forms import PromptColumns, RowForm, prompt_columns
+from mindspeed_dpo.data.recognition.row_forms import PromptReading, RowForm, prompt_columns
 
 _TRUTHS = ("answer", "solution", "ground_truth", "labels")
 
@@ -17,7 +17,7 @@ def prompt_forms(columns: RowColumns) -> list[RowForm]:
     return found or [*_of_chosen(columns)]
 
 
-def _of_prompt(columns: RowColumns, prompt: PromptColumns) -> Iterator[RowForm]:
+def _of_prompt(columns: RowColumns, prompt: PromptReading) -> Iterator[RowForm]:
     if prompt.key == "messages":
         yield RowForm(prompt.description, "PPOSharegptStyleInstructionHandler", prompt.map_keys)
         return

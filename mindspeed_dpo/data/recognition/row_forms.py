@@ -38,8 +38,8 @@ class RowForm:
 
 
 @dataclass(frozen=True)
-class PromptColumns:
-    """The columns of a prompt: `PromptColumns("a prompt", {"prompt": "question", "query": ""}, "prompt")`.
+class PromptReading:
+    """One reading of the prompt of a row: `PromptReading("a prompt", {"prompt": "question", "query": ""}, "prompt")`.
 
     Attributes:
         description: What the columns hold.
@@ -52,7 +52,7 @@ class PromptColumns:
     key: str
 
 
-def prompt_columns(columns: RowColumns) -> list[PromptColumns]:
+def prompt_columns(columns: RowColumns) -> list[PromptReading]:
     """Return every reading of the prompt, of which more than one makes the rows ambiguous."""
     system = columns.first(_SYSTEMS, TEXT)
     extra = {"system": system} if system else {}
@@ -60,15 +60,15 @@ def prompt_columns(columns: RowColumns) -> list[PromptColumns]:
     return found or [*_last_texts(columns, extra)]
 
 
-def _dialogues(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptColumns]:
+def _dialogues(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptReading]:
     for name in _DIALOGUES:
         if columns.has(name, MESSAGES):
             tags = columns.tags(name)
             keys = {"messages": name, **extra, **({"tags": tags} if tags else {})}
-            yield PromptColumns(f"the dialogue {name}", keys, "messages")
+            yield PromptReading(f"the dialogue {name}", keys, "messages")
 
 
-def _texts(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptColumns]:
+def _texts(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptReading]:
     seen: list[str] = []
     for name in _PROMPTS:
         if not columns.has(name, TEXT) or any(columns.same_values(name, other) for other in seen):
@@ -77,10 +77,10 @@ def _texts(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptColu
         has_input = name == "instruction" and columns.has("input", TEXT)
         history = {"history": "history"} if columns.has("history", "other") else {}
         keys = {"prompt": name, "query": "input" if has_input else "", **history, **extra}
-        yield PromptColumns(f"the text {name}{' with input' if has_input else ''}", keys, "prompt")
+        yield PromptReading(f"the text {name}{' with input' if has_input else ''}", keys, "prompt")
 
 
-def _last_texts(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptColumns]:
+def _last_texts(columns: RowColumns, extra: Mapping[str, Any]) -> Iterator[PromptReading]:
     name = columns.first(_LAST_PROMPTS, TEXT)
     if name:
-        yield PromptColumns(f"the text {name}", {"prompt": name, "query": "", **extra}, "prompt")
+        yield PromptReading(f"the text {name}", {"prompt": name, "query": "", **extra}, "prompt")

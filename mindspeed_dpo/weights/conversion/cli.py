@@ -27,8 +27,11 @@ def parse(arguments: Sequence[str]) -> ConversionRequest:
         UsageError: A flag is unknown, rejected, or contradicts another.
     """
     parser = build_parser()
-    flags, unknown = parser.parse_known_args(arguments)
-    _reject_unknown(parser, unknown)
+    # First: a misspelt flag would otherwise be reported as one that is missing.
+    _reject_unknown(parser, [word for word in arguments if word.startswith("--") and word != "--"])
+    flags, others = parser.parse_known_args(arguments)
+    if others:
+        raise UsageError(f"unknown argument {others[0]}")
     _reject_unsupported(flags)
     for name, (_, reason) in NO_EFFECT.items():
         if _is_given(flags, name) and name != "--tokenizer-model":
@@ -103,9 +106,10 @@ def _expected_adapter(flags: argparse.Namespace) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _reject_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> None:
+def _reject_unknown(parser: argparse.ArgumentParser, given: Sequence[str]) -> None:
+    flags = [name for action in parser._actions for name in action.option_strings]
+    unknown = [word for word in given if word.split("=")[0] not in flags]
     if unknown:
-        flags = [name for action in parser._actions for name in action.option_strings]
         raise UsageError(f"unknown flag {unknown[0]}{_did_you_mean(unknown[0].split('=')[0], flags)}")
 
 

@@ -14,6 +14,7 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.weights.hf.hf_config import read_model_config
+from tests.support.conversions import convert_to_mcore
 from tests.unit.autoconfig.quick_inputs import PAIRS, model_folder, write_rows
 
 
@@ -65,6 +66,17 @@ def test_words_of_the_user_take_precedence(tmp_path: Path) -> None:
     assert run.actor.optimizer.lr == 3e-5 and run.actor.data.seq_length == 64
     assert (run.actor.batch.micro_batch_size, run.actor.batch.micro_batch_tokens) == (2, None)
     assert run.pools == {"actor_rollout": (2,)} and not run.actor.checkpoint.export_hf
+
+
+def test_converted_weights_are_a_model_too_and_without_a_config_nothing_is_exported(tmp_path: Path) -> None:
+    weights = convert_to_mcore(model_folder(), tmp_path / "mcore", (1, 1, 1))
+    data = write_rows(tmp_path / "pairs.jsonl")
+    run = configured(f"model={weights}", f"data={data}")
+    assert run.actor.model.num_layers == 2 and run.actor.checkpoint.export_hf
+    for assets in {file.parent for file in weights.rglob("config.json")}:
+        shutil.rmtree(assets, ignore_errors=True)
+    run = configured(f"model={weights}", f"data={data}", f"tokenizer_name_or_path={model_folder()}")
+    assert run.actor.model.num_layers == 2 and not run.actor.checkpoint.export_hf
 
 
 @pytest.mark.parametrize(("word", "stage"), [("offline", "dpo"), ("rm", "rm"), ("orm", "rm")])

@@ -44,7 +44,9 @@ def test_a_card_names_base_data_metrics_and_settings_and_no_path_of_the_machine(
 
 
 def test_cards_of_adapters_and_of_reward_models_say_so(run: RunConfig) -> None:
-    adapters = replace(run, actor=replace(run.actor, adapters=replace(run.actor.adapters, lora_target_modules=("q_proj",))))
+    adapters = replace(
+        run, actor=replace(run.actor, adapters=replace(run.actor.adapters, lora_target_modules=("q_proj",)))
+    )
     assert front_matter(model_card(adapters, 2, {}))["library_name"] == "peft"
     reward = replace(run, loop=replace(run.loop, stage="rm"), actor=replace(run.actor, has_score_head=True))
     assert front_matter(model_card(reward, 2, {}))["pipeline_tag"] == "text-classification"

@@ -278,3 +278,8 @@ def test_conversion_needs_neither_megatron_nor_ray() -> None:
     code = f"import sys, convert_ckpt; print([name for name in {forbidden} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_a_misspelt_flag_is_named_and_not_the_one_that_is_missing_because_of_it() -> None:
+    with pytest.raises(UsageError, match="unknown flag --load-dr; did you mean --load-dir"):
+        parse(["--load-model-type", "hf", "--load-dr", "a", "--save-dir", "b"])
