@@ -86,7 +86,8 @@ def configure(
 def _add_model(tree: ConfigTree, words: CommandWords) -> None:
     source = f"model={words.model}"
     tree.fill(ACTOR, {"load": words.model}, source)
-    tree.fill("training", {"tokenizer_name_or_path": _tokenizer_folder(words.model)}, source)
+    if tree.find("tokenizer_name_or_path") is None:
+        tree.set("training", "tokenizer_name_or_path", _tokenizer_folder(words.model), source)
     add_architectures(tree)
     if words.lora is None and not _has_hf_config(words.model):
         tree.set_unless_overridden("training", "export_hf", False, f"no config.json with {words.model}")

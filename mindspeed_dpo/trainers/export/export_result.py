@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import shutil
 from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
+from mindspeed_dpo.storage.folder_replacement import REPLACED, replace_folder
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.export.model_card import CARD_FILE, model_card, read_last_metrics
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
-
-logger = logging.getLogger(__name__)
 
 
 def export_folder(run: RunConfig) -> Path:
@@ -52,10 +51,13 @@ def export_result(run: RunConfig, num_steps: int) -> Path | None:
     if not run.actor.checkpoint.export_hf:
         return None
     target = export_folder(run)
+    # Complete with its card before it has its name; a resumed run replaces the result of the first.
+    new = target.with_name(f".{target.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
     convert(
         ConversionRequest(
             Path(run.actor.checkpoint.save),
-            target,
+            new,
             save_format="hf",
             reward_model=run.trains_reward_model,
             adapter_only=run.actor.adapters.is_on,
@@ -63,6 +65,7 @@ def export_result(run: RunConfig, num_steps: int) -> Path | None:
         )
     )
     card = model_card(run, num_steps, read_last_metrics(Path(run.loop.output_dir)))
-    with write_errors(target / CARD_FILE):
-        write_text_atomically(target / CARD_FILE, card)
+    with write_errors(target):
+        write_text_atomically(new / CARD_FILE, card)
+        replace_folder(new, target, target.with_name(f".{target.name}{REPLACED}"))
     return target

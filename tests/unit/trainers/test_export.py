@@ -59,7 +59,9 @@ def test_the_last_checkpoint_is_converted_into_the_folder_of_its_kind(
     requests: list[ConversionRequest] = []
     monkeypatch.setattr(export, "convert", lambda request: [requests.append(request), request.save_dir.mkdir()])
     run = replace(run, actor=replace(run.actor, adapters=replace(run.actor.adapters, lora_target_modules=modules)))
+    (tmp_path / folder / "of_an_earlier_run").mkdir(parents=True)
     target = export.export_result(run, 2)
+    assert not (tmp_path / folder / "of_an_earlier_run").exists() and not [*tmp_path.glob(".*")]
     assert target == tmp_path / folder and (tmp_path / folder / CARD_FILE).is_file()
     (request,) = requests
     assert request.load_dir == Path(run.actor.checkpoint.save) and request.adapter_only == bool(modules)
