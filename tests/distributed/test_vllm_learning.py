@@ -19,8 +19,7 @@ HEAD = 32
 
 
 def test_the_shipped_example_learns_its_rule_with_vllm(tmp_path: Path) -> None:
-    # The threshold is that of the builtin engine (test_online_learning.py). Other seeds learn it as well: 2 and 3 were
-    # tried.
+    # The threshold is that of the builtin engine (test_online_learning.py).
     inputs = online_inputs(tmp_path)
     config = AutoConfig.from_pretrained(inputs.model)
     config.head_dim = HEAD

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +129,8 @@ def engine_pid(colocated: ColocatedRoles) -> int:
 
 
 def sample_with(colocated: ColocatedRoles, settings: dict[str, Any]) -> None:
-    colocated.roles[ROLLOUT]._sampling.update(settings)
+    worker = colocated.roles[ROLLOUT]
+    worker.role = replace(worker.role, rollout=replace(worker.role.rollout, **settings))
 
 
 def difference(jobs: Jobs, rollouts: RolloutBatch) -> float:
