@@ -174,8 +174,24 @@ def _add_data(tree: ConfigTree, words: CommandWords, request: DataRequest, show:
     paths = {"data": words.data, **({"eval": words.eval} if words.eval else {})}
     for name, path in paths.items():
         try:
-            prefix = token_files(str(expand_home(path)), request, show)
+            prefix = _prefixes(str(expand_home(path)), request, show)
         except (ValueError, OSError) as error:
             raise ConfigError([f"{name}={path}: {error}"]) from error
         section, key = (ACTOR, "data_path") if name == "data" else ("training", "eval_data_path")
         tree.set(section, key, prefix, f"{name}={path}")
+
+
+def _prefixes(path: str, request: DataRequest, show: Callable[[str], None]) -> str:
+    """Return the token files of a path, or of several with or without weights, as `data_path` takes them."""
+    if "," not in path or Path(path).exists():
+        return token_files(path, request, show)
+    parts = [part.strip() for part in path.split(",")]
+    return ",".join(part if _is_weight(part) else token_files(part, request, show) for part in parts)
+
+
+def _is_weight(part: str) -> bool:
+    try:
+        float(part)
+    except ValueError:
+        return False
+    return True

@@ -42,7 +42,7 @@ def preview(run: RunConfig, width: int = WIDE) -> str:
     _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
     _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
     if run.notes:
-        _show(out, "without effect, or read as something else", ("",), ([note] for note in run.notes))
+        _show(out, "notes", ("",), ([note] for note in run.notes))
     file = out.file
     assert isinstance(file, io.StringIO)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"

@@ -79,6 +79,13 @@ def test_converted_weights_are_a_model_too_and_without_a_config_nothing_is_expor
     assert run.actor.model.num_layers == 2 and not run.actor.checkpoint.export_hf
 
 
+def test_several_sets_may_have_weights(tmp_path: Path) -> None:
+    first, second = write_rows(tmp_path / "pairs.jsonl"), write_rows(tmp_path / "more.jsonl", PAIRS[:20])
+    run = configured(f"model={model_folder()}", f"data={first},{second}")
+    assert run.loop.train_iters == 3 and run.actor.data.data_path.count("tokens") == 2
+    assert configured(f"model={model_folder()}", f"data=2,{first},1,{second}").actor.data.data_path.startswith("2,")
+
+
 @pytest.mark.parametrize(("word", "stage"), [("offline", "dpo"), ("rm", "rm"), ("orm", "rm")])
 def test_stages_have_short_names(word: str, stage: str, tmp_path: Path) -> None:
     data = write_rows(tmp_path / "pairs.jsonl")
