@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.model_files import shipped_models
 from mindspeed_dpo.migration.report import report_lines
 from mindspeed_dpo.migration.source_file import Options, convert_file

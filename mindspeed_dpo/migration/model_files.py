@@ -11,8 +11,9 @@ from typing import Any
 from mindspeed_dpo.config.legacy_keys import normalize_key
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.shipped_files import PROJECT
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _MODELS = PROJECT / "configs" / "model"
@@ -52,6 +53,8 @@ def model_block(name: str, file: Path) -> dict[str, Any] | None:
         MigrationError: The file does not hold one model of that name.
     """
     folders = [file.parent, *file.parent.parents][:_LEVELS]
+    if not is_file_name(f"{name}.yaml"):
+        return None
     path = next((path for path in (folder / "model" / f"{name}.yaml" for folder in folders) if path.is_file()), None)
     if path is None:
         return None
@@ -72,6 +75,14 @@ def model_of_size(settings: Mapping[str, Any]) -> tuple[str, int] | None:
     return None
 
 
+def is_folder(name: str) -> bool:
+    """Whether a text is the path of a folder; a text that is no path at all is none."""
+    try:
+        return Path(name).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
 def folder_settings(folder: str) -> dict[str, Any] | None:
     """Read the settings of the model in a Hugging Face folder; None where the folder has no config.json.
 
@@ -83,7 +94,7 @@ def folder_settings(folder: str) -> dict[str, Any] | None:
     from mindspeed_dpo.weights.hf.hf_config import read_model_config
 
     path = Path(folder).expanduser()
-    if not (path / "config.json").is_file():
+    if not is_folder(folder) or not (path / "config.json").is_file():
         return None
     try:
         model = read_model_config(path)

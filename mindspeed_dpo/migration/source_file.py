@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mindspeed_dpo.migration.errors import MigrationError
 from mindspeed_dpo.migration.huggingface import align_anything, trl
 from mindspeed_dpo.migration.huggingface.roll import convert_roll
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.mindspeed import scripts as mindspeed_scripts
 from mindspeed_dpo.migration.mindspeed.rl_yaml import convert_rl_yaml
 from mindspeed_dpo.migration.outcome import Migration
@@ -30,7 +30,7 @@ _OF_A_YAML = re.compile(r".*?(?:train_dpo|start_dpo_pipeline)\.py", re.DOTALL)
 
 @dataclass(frozen=True)
 class Options:
-    """Additions to a file that does not say everything: `Options(num_pairs=60_000, processes=(8, 8), model="qwen3-8b")`.
+    """Additions of a user to a file: `Options(num_pairs=60_000, processes=(8, 8), model="qwen3-8b")`.
 
     Attributes:
         num_pairs: Rows of the training data, from which epochs become steps; None if unknown.

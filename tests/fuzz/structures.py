@@ -36,10 +36,13 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container and key within a value."""
-    places, stack = [], [value]
+    """Every container and key within a value; a YAML alias may make a container contain itself."""
+    places, stack, visited = [], [value], set()
     while stack:
         item = stack.pop()
+        if id(item) in visited:
+            continue
+        visited.add(id(item))
         children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
         for key, child in children:
             places.append((item, key))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.loading.value_parsing import parse_plain
-from mindspeed_dpo.migration.model_files import folder_settings, shipped_model, shipped_models
+from mindspeed_dpo.migration.model_files import folder_settings, is_folder, shipped_model, shipped_models
 from mindspeed_dpo.migration.outcome import Migration, as_text, undefined
 from mindspeed_dpo.migration.rules import becomes
 
@@ -102,7 +102,7 @@ def set_model(migration: Migration, name: str, model: str) -> None:
     if undefined(name):
         return
     migration.set("tokenizer_name_or_path", name)
-    if not Path(name).expanduser().is_dir():
+    if not is_folder(name):
         migration.to_do.append(f"load: download {name} and set load and tokenizer_name_or_path to its folder")
     block = None if model else folder_settings(name)
     if block is not None:

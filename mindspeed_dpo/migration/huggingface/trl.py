@@ -155,7 +155,7 @@ def _set_adapters(values: Mapping[str, Any], migration: Migration) -> None:
     defaults = {"lora_dropout": 0.05, "lora_target_modules": ["q_proj", "v_proj"], "lora_r": 16, "lora_alpha": 32}
     for key, value in {**defaults, **{key: values[key] for key in _LORA if key in values}}.items():
         is_list = key in _LISTS and not isinstance(value, list)
-        migration.set(key, value.replace(",", " ").split() if is_list else value)
+        migration.set(key, as_text(value).replace(",", " ").split() if is_list else value)
 
 
 def _set_data_and_evaluation(values: Mapping[str, Any], migration: Migration) -> None:

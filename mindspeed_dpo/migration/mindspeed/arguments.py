@@ -9,7 +9,7 @@ from mindspeed_dpo.config.legacy_keys import canonical_key
 from mindspeed_dpo.config.loading.value_parsing import parse_plain, scalar_type
 from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.config.validation.evaluation import split_shares
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.mindspeed.key_rules import rule_of
 from mindspeed_dpo.migration.model_files import model_of_size
 from mindspeed_dpo.migration.outcome import Migration

@@ -8,7 +8,7 @@ from typing import Any
 
 from mindspeed_dpo.config.legacy_keys import canonical_key, normalize_key
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.mindspeed.arguments import convert_arguments
 from mindspeed_dpo.migration.model_files import model_block, shipped_model
 from mindspeed_dpo.migration.outcome import Migration, as_text

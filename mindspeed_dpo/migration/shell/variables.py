@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.shell.arithmetic import compute
 from mindspeed_dpo.migration.shell.words import Command, Lexer, Part, Word, expansion_end
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 
 Quote = Literal["", "'", '"']
 _SEPARATORS = ";|&\n"

@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.legacy_keys import canonical_key
-from mindspeed_dpo.migration.errors import MigrationError
 from mindspeed_dpo.migration.huggingface.trl_rules import TRL_RULES
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.model_files import shipped_model
 from mindspeed_dpo.migration.outcome import Migration
 from mindspeed_dpo.migration.source_file import Options

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.migration.errors import MigrationError
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.shell.arithmetic import compute
 from mindspeed_dpo.migration.shell.command_line import parse_command
 from mindspeed_dpo.migration.shell.variables import MAX_COMMANDS, read_script
