@@ -17,6 +17,7 @@ commands:
   plan        print and check what a run would do, without starting it; options as of train
   preprocess  convert raw preference or prompt files to token files
   convert     convert weights between Hugging Face folders and Megatron-core checkpoints
+  migrate     convert a script or YAML file of MindSpeed-LLM, MindSpeed-RL, TRL, ROLL or align-anything
   doctor      report what is missing on this machine
 
 options:
@@ -68,6 +69,12 @@ def _convert(arguments: list[str]) -> int:
     return convert.main(arguments, f"{PROGRAM} convert")
 
 
+def _migrate(arguments: list[str]) -> int:
+    from mindspeed_dpo.commands import migrate
+
+    return migrate.main(arguments, f"{PROGRAM} migrate")
+
+
 def _doctor(arguments: list[str]) -> int:
     from mindspeed_dpo.doctor import __main__ as doctor
 
@@ -79,6 +86,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "preprocess": _preprocess,
     "convert": _convert,
+    "migrate": _migrate,
     "doctor": _doctor,
 }
 """What runs each command, by its name."""

@@ -65,6 +65,7 @@ _NO_MTP = "layers that predict further tokens (MTP) are not implemented; drop_mt
 _NO_PADDING = no_effect("sequences are never padded to a common length", True)
 _TRUNCATION = no_effect("the key truncation defines how long rows are handled", False)
 _PACKED = no_effect("micro-batches are always packed, and attention never crosses pairs")
+_REFERENCE_ITERATION = no_effect("ref_model is the path of the checkpoint itself")
 _NO_QUANTIZATION = only("4-bit base weights are not implemented", False)
 
 CONDITIONAL_VALUES: dict[str, tuple[Any, ...]] = {
@@ -167,7 +168,8 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         ),
         "tokenizer_not_use_fast": no_effect("training reads tokens, not text"),
         "tokenizer_padding_side": no_effect("sequences are never padded to a common length"),
-        "refer_model_iter": no_effect("ref_model is the path of the checkpoint itself"),
+        "refer_model_iter": _REFERENCE_ITERATION,
+        "ref_model_iter": _REFERENCE_ITERATION,
         "exit_on_missing_checkpoint": no_effect("a missing checkpoint always stops the run", True),
     },
     "Other methods": {

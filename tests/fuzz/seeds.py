@@ -27,6 +27,7 @@ from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
 from tests.fuzz.data_targets import write_data_files
+from tests.fuzz.migration_targets import write_foreign_files
 from tests.fuzz.model_targets import write_model_files
 from tests.fuzz.reward_targets import write_reply
 
@@ -271,4 +272,5 @@ def write_seeds(root: Path) -> Path:
     write_model_files(root)
     write_data_files(root)
     write_reply(root)
+    write_foreign_files(root)
     return root

@@ -17,6 +17,7 @@ from mindspeed_dpo.data.preprocessing.cli import SettingsError
 from mindspeed_dpo.data.preprocessing.readers import InputError
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError, latest
+from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.observability.external_trackers import TrackerError, _read_state
 from mindspeed_dpo.observability.metrics_jsonl import MetricsFile
 from mindspeed_dpo.trainers.early_stopping import EvaluationHistory
@@ -33,6 +34,7 @@ from mindspeed_dpo.weights.format_detection import open_adapter
 from mindspeed_dpo.weights.hf.hf_assets import tokenizer_vocab_size
 from mindspeed_dpo.workers.rewards.sandbox_replies import CallFailed
 from tests.fuzz.data_targets import DATA_TARGETS
+from tests.fuzz.migration_targets import MIGRATION_TARGETS
 from tests.fuzz.model_targets import MODEL_TARGETS
 from tests.fuzz.reward_targets import REWARD_TARGETS
 from tests.fuzz.structures import archive_member, header_text, pickle_instruction, word
@@ -40,7 +42,7 @@ from tests.fuzz.target import JSON, YAML, Target, drain
 
 REFUSALS = (
     MalformedDataError, WeightsError, HfConfigError, CheckpointError, TokenFileError, ConfigError, TrackerError,
-    InputError, SettingsError, CallFailed, FileNotFoundError,
+    InputError, SettingsError, CallFailed, MigrationError, FileNotFoundError,
 )  # fmt: skip
 """The errors of this package, and that of a file which is not there."""
 
@@ -193,5 +195,6 @@ TARGETS = (
     Target("vocabulary", "tokenizer.json", tokenizer_vocab_size, JSON),
     *MODEL_TARGETS,
     *DATA_TARGETS,
+    *MIGRATION_TARGETS,
     *REWARD_TARGETS,
 )

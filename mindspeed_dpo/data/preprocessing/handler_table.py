@@ -6,6 +6,7 @@ Encoders convert the examples to tokens.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -158,6 +159,17 @@ HANDLERS: dict[str, Handler] = {
     )
 }
 
+MATH_17K_KEYS = {
+    "messages": "prompt",
+    "tags": {
+        "role_tag": "role",
+        "content_tag": "content",
+        "user_tag": "user",
+        "assistant_tag": "assistant",
+        "system_tag": "system",
+    },
+}
+"""The `map_keys` of R1SharegptStyleInstructionHandler for the rows of MindSpeed-RL's math_17k."""
 _SFT = "it prepares data for supervised fine-tuning, which this project does not do"
 _PRETRAIN = "it prepares data for pre-training, which this project does not do"
 UNSUPPORTED_HANDLERS: Mapping[str, str] = {
@@ -170,7 +182,9 @@ UNSUPPORTED_HANDLERS: Mapping[str, str] = {
     "MOSSInstructionHandler": _SFT,
     "LeetcodePythonInstructionHandler": _SFT,
     "LlamaFactoryInstructionHandler": f"{_SFT}; pass the data file as input and use a Sharegpt or Alpaca handler",
-    "Math17kAlpacaStyleInstructionHandler": "use R1AlpacaStyleInstructionHandler or R1SharegptStyleInstructionHandler",
+    "Math17kAlpacaStyleInstructionHandler": "its prompts are lists of messages; use R1SharegptStyleInstructionHandler "
+    f"with map_keys={json.dumps(MATH_17K_KEYS)} and dataset_additional_keys=reward_model, "
+    "whose ground_truth a reward function reads",
     "AlpacaStyleProcessRewardHandler": "it prepares data for process reward models",
     "GeneralPretrainHandler": _PRETRAIN,
     "AlpacaPretrainHandler": _PRETRAIN,

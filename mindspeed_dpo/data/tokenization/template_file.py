@@ -22,6 +22,12 @@ from mindspeed_dpo.untrusted.json_text import read_json
 
 SHIPPED_TEMPLATES = Path(__file__).with_name("templates.json")
 
+REFUSED_TEMPLATES = {
+    "deepseek4": "it is a program in MindSpeed-LLM, not a template: tools, thoughts and tasks change other turns. "
+    "For dialogues without tools and thoughts write a template to prompt_type_path whose user slot ends in "
+    "<｜Assistant｜></think>, or use chat_template with a tokenizer that has one"
+}
+"""Templates of MindSpeed-LLM that are not in the shipped file, and why."""
 PIECES = ("user", "assistant", "system", "function", "observation", "separator", "prefix")
 _FIELDS = {
     "name",
@@ -57,10 +63,12 @@ def load_template(name: str, path: str | Path | None = None) -> Template:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file or the template is malformed, or the name is unknown; the message suggests one.
+        ValueError: The file or the template is malformed, or the name is unknown or refused; the message suggests one.
     """
     source = Path(path).expanduser() if path else SHIPPED_TEMPLATES
     entries = _read_file(source)
+    if name in REFUSED_TEMPLATES and name not in entries:
+        raise ValueError(f"prompt_type {name!r} is refused: {REFUSED_TEMPLATES[name]}")
     if name not in entries:
         available = [*entries, *SPECIAL_PROMPT_TYPES]
         hint = did_you_mean(name, available)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from decimal import Decimal
 from typing import Any
@@ -11,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mindspeed_dpo.data.preprocessing.column_map import map_key_problems, resolve_columns
-from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS, UNSUPPORTED_HANDLERS, handler_problem
+from mindspeed_dpo.data.preprocessing.handler_table import (
+    HANDLERS,
+    MATH_17K_KEYS,
+    UNSUPPORTED_HANDLERS,
+    handler_problem,
+)
 from mindspeed_dpo.data.tokenization.dialogue_parsing import OPENAI_TAGS
 from mindspeed_dpo.data.tokenization.examples import MALFORMED, PairExample, Prompt, PromptExample, RowDropped, Turn
 
@@ -451,6 +457,16 @@ def test_prompts_need_no_response(name: str) -> None:
     assert read(name, {"instruction": "Q"}) == PromptExample(prompt("Q"), reference(""))
     assert read(name, {"instruction": "Q", "output": ["A", "B"]}) == PromptExample(prompt("Q"), reference("A"))
     assert read(name, {"p": "Q", "a": 42}, {"prompt": "p", "response": "a"}).reference == reference("42")
+
+
+def test_rows_of_math_17k_are_read_as_its_refusal_says() -> None:
+    row = {"prompt": [{"role": "user", "content": "2+2?"}], "reward_model": {"ground_truth": "4", "style": "rule"}}
+    name = "R1SharegptStyleInstructionHandler"
+    assert read(name, row, MATH_17K_KEYS) == PromptExample(prompt("2+2?"), reference(""))
+    refusal = str(handler_problem("Math17kAlpacaStyleInstructionHandler"))
+    assert (
+        json.dumps(MATH_17K_KEYS) in refusal and name in refusal and "dataset_additional_keys=reward_model" in refusal
+    )
 
 
 @pytest.mark.parametrize("name", ["PPOSharegptStyleInstructionHandler", "R1SharegptStyleInstructionHandler"])

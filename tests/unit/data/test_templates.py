@@ -56,6 +56,7 @@ def l3(role: str) -> str:
 
 S = im("system", "S")
 NO_THOUGHT = "<think>\n\n</think>\n\n"
+RETOOL = "<|im_end|>\nThe answer format must be: \\boxed{'The final answer goes here.'}\n<|im_start|>assistant"
 
 # name -> prompt of system S, Q1, A1, Q2, and response A.
 EXPECTED: dict[str, tuple[str, str]] = {
@@ -76,6 +77,13 @@ EXPECTED: dict[str, tuple[str, str]] = {
     ),
     "qwen3": (im_turns(S, "\n") + NO_THOUGHT, "A<|im_end|>\n"),
     "qwen_lf": (im_turns(S, "\n\n"), "A<|im_end|>\n"),
+    "qwen_retool": (im_turns(S, "\n").replace("<|im_end|>\n<|im_start|>assistant", RETOOL), "A<|im_end|>"),
+    "qwen_search_tool": (im_turns(S, "\n").replace("<|im_end|>\n<|im_start|>assistant", RETOOL), "A<|im_end|>"),
+    "plm": (im_turns(S, "\n"), "A<|im_end|>\n"),
+    "magistral": (
+        "<s>[SYSTEM_PROMPT]S[/SYSTEM_PROMPT][INST]Q1[/INST]A1</s>[INST]Q2[/INST]" + NO_THOUGHT,
+        "A</s>",
+    ),
     "intern2": (f"<s>{im_turns(S, chr(10))}", "A<|im_end|>\n"),
     "llama3": (
         f"<s>{l3('system')}S<|eot_id|>{l3('user')}Q1<|eot_id|>{l3('assistant')}A1<|eot_id|>"
@@ -135,6 +143,15 @@ EXPECTED: dict[str, tuple[str, str]] = {
 }
 
 DEFAULT_SYSTEMS = {
+    **{
+        name: f"<|im_start|>system\nYou are a helpful assistant.\n\n# Tools\n\nYou may call one or more functions to "
+        "assist with the user query.\n\nYou are provided with function signatures within <tools></tools> XML tags:\n"
+        f'<tools>\n{{"type": "function", "function": {{"name": "{function}", '
+        for name, function in (("qwen_retool", "code_interpreter"), ("qwen_search_tool", "search"))
+    },
+    "plm": QWEN_SYSTEM,
+    "magistral": "<s>[SYSTEM_PROMPT]system_prompt\n\nA user will ask you to solve a task. You should first draft your "
+    "thinking process (inner monologue) until you have derived the final answer.",
     "chatml_de": im("system", "Du bist ein freundlicher und hilfsbereiter KI-Assistent."),
     "qwen": QWEN_SYSTEM,
     "qwen_math_r1": im("system", "Please reason step by step, and put your final answer within \\boxed{}."),
@@ -354,6 +371,13 @@ def test_thinking_needs_a_reasoning_template(directory: Path) -> None:
         ValueError, match="enable_thinking applies to reasoning templates such as qwen3, and qwen is not one"
     ):
         encoder("qwen", directory, thinking=True)
+
+
+def test_a_template_that_is_a_program_is_refused_with_the_way_out() -> None:
+    with pytest.raises(
+        ValueError, match=r"prompt_type 'deepseek4' is refused: .* write a template to prompt_type_path"
+    ):
+        load_template("deepseek4")
 
 
 def test_responses_that_never_end_are_reported(directory: Path) -> None:
