@@ -16,6 +16,7 @@ commands:
   plan        print and check what a run would do, without starting it; options as of train
   preprocess  convert raw preference or prompt files to token files
   convert     convert weights between Hugging Face folders and Megatron-core checkpoints
+  report      write the page of one or more runs, or show it: {PROGRAM} report RUN... [--serve]
   doctor      report what is missing on this machine
 
 options:
@@ -67,6 +68,12 @@ def _convert(arguments: list[str]) -> int:
     return convert.main(arguments, f"{PROGRAM} convert")
 
 
+def _report(arguments: list[str]) -> int:
+    from mindspeed_dpo.commands import report
+
+    return report.main(arguments, f"{PROGRAM} report")
+
+
 def _doctor(arguments: list[str]) -> int:
     from mindspeed_dpo.doctor import __main__ as doctor
 
@@ -78,6 +85,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "plan": _plan,
     "preprocess": _preprocess,
     "convert": _convert,
+    "report": _report,
     "doctor": _doctor,
 }
 """What runs each command, by its name."""
