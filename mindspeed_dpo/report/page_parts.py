@@ -89,7 +89,9 @@ def histogram_figures(run: RunRecord) -> list[Figure]:
         figures.append(_histograms("Lengths of the training data", "tokens", run.facts.lengths))
     lengths = [float(one.num_tokens) for one in run.samples if one.num_tokens is not None]
     if lengths:
-        figures.append(_histograms("Lengths of sample responses", "tokens", {"responses": Histogram.of(lengths, smallest_width=1)}))
+        figures.append(
+            _histograms("Lengths of sample responses", "tokens", {"responses": Histogram.of(lengths, smallest_width=1)})
+        )
     by_role = {
         role: [one.score for one in run.samples if role in one.role.split("+") and one.score is not None]
         for role in ("chosen", "rejected")
@@ -99,10 +101,9 @@ def histogram_figures(run: RunRecord) -> list[Figure]:
         low, high = min(scores), max(scores)
         shown = {role: Histogram.of(values, low, high) for role, values in by_role.items() if values}
         figures.append(_histograms("Scores of sample responses", "", shown))
-    margins = [value for value in run.margins.margins if math.isfinite(value)] if run.margins else []
-    if run.margins and margins:
+    if run.margins:
         title = f"Reward margins of the evaluation at step {run.margins.step}"
-        figures.append(_histograms(title, "", {"pairs": Histogram.of(margins)}))
+        figures.append(_histograms(title, "", {"pairs": run.margins.margins}))
     return figures
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mindspeed_dpo.report.histograms import Histogram
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import parse_json_object, read_json_object
 
@@ -49,16 +50,16 @@ class ExamplePair:
 
 @dataclass(frozen=True)
 class PairMargins:
-    """Margins of the pairs of an evaluation, for example `PairMargins(100, [0.5, -0.1], [])`.
+    """Margins of the pairs of an evaluation, for example `PairMargins(100, Histogram(0.0, 1.0, [3, 5]), [])`.
 
     Attributes:
         step: Steps completed.
-        margins: Chosen minus rejected reward of each evaluated pair.
+        margins: Chosen minus rejected reward of the evaluated pairs.
         examples: Texts of the pairs with the smallest and the largest margins, by margin.
     """
 
     step: int
-    margins: Sequence[float]
+    margins: Histogram
     examples: Sequence[ExamplePair]
 
 
@@ -102,6 +103,4 @@ def read_pair_margins(folder: Path) -> PairMargins:
         ExamplePair(one.number("margin"), *(str(one.get(key, "")) for key in ("prompt", "chosen", "rejected")))
         for one in content.objects("examples")
     ]
-    margins = content.sequence("margins")
-    finite = [float(value) for value in margins if isinstance(value, int | float)]
-    return PairMargins(content.integer("step"), finite, examples)
+    return PairMargins(content.integer("step"), Histogram.read(content.section("margins")), examples)

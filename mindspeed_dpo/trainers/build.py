@@ -28,6 +28,7 @@ from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.report.sample_files import SAMPLES_FILE
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.facts_for_report import write_run_facts
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
@@ -153,6 +154,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         train_rows=inputs.splits.train,
         eval_sets=eval_sets,
         row_tokens=lengths[:, 0] * (lengths[:, 1:] > 0).sum(1) + lengths[:, 1:].sum(1),
+        evaluated_pairs=EvaluatedPairs.of(config, dataset),
         schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,

@@ -70,6 +70,10 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
+    def evaluated_margins(self) -> ReplicaValues | None:
+        """Return the replica's share of the last evaluation's margins [N] float32 or float64, of rankings their mean."""
+
+    @abstractmethod
     def save(
         self,
         iteration: int,
