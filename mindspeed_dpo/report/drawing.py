@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 import pygal
@@ -19,6 +19,8 @@ from mindspeed_dpo.report.histograms import Histogram
 WIDTH, HEIGHT = 460, 220
 MAX_DOTS = 40
 """Curves of so few points have dots, which show their values on hovering."""
+LARGEST = 1e30
+"""Larger values are drawn as this one: an axis beyond it overflows."""
 NUM_TONES = 8
 """Colours of the style sheet."""
 _STYLE = Style(label_font_size=11, major_label_font_size=11, no_data_font_size=16)
@@ -54,6 +56,7 @@ class Series:
 
 def draw_lines(title: str, series: Sequence[Series]) -> str:
     """Draw values over steps as an SVG element."""
+    series = [replace(one, points=[(step, _drawable(value)) for step, value in one.points]) for one in series]
     steps = [step for one in series for step, _ in one.points]
     chart = pygal.XY(
         **_options(), x_labels=integer_ticks(min(steps), max(steps)), x_value_formatter=short_number, max_scale=6
@@ -64,6 +67,10 @@ def draw_lines(title: str, series: Sequence[Series]) -> str:
     for one in series:
         chart.add(one.name, list(one.points), show_dots=len(one.points) <= MAX_DOTS)
     return _svg(chart, title, series)
+
+
+def _drawable(value: float) -> float:
+    return max(-LARGEST, min(value, LARGEST))
 
 
 def draw_histograms(title: str, series: Sequence[Series]) -> str:

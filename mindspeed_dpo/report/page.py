@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ from mindspeed_dpo.storage.atomic_write import write_text_atomically
 REPORT_FILE = "report.html"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
 _EXAMPLES = 4
+_NOT_HTML = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+"""Characters that HTML or UTF-8 do not have, which responses may."""
 _HEADLINE_SETTINGS = {
     "model": ("actor_rollout_ref.actor_rollout.load", "actor_rollout_ref.actor_rollout.lora_r"),
     "data": ("actor_rollout_ref.actor_rollout.data_path", "training.eval_data_path", "training.split"),
@@ -47,7 +50,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         loader=PackageLoader("mindspeed_dpo.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(shortened=_visible, clock=_clock, duration=_duration)
+    environment.filters.update(shortened=shortened, clock=_clock, duration=_duration)
     names = distinct_names(runs)
     style = environment.get_template("page.css").render()
     text: str = environment.get_template("page.html").render(
@@ -59,7 +62,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         is_comparison=len(runs) > 1,
         now=_clock(time.time()),
     )
-    return text
+    return _NOT_HTML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def _about(run: RunRecord, name: str) -> dict[str, Any]:
@@ -83,13 +86,6 @@ def _about(run: RunRecord, name: str) -> dict[str, Any]:
 def _settings(run: RunRecord, keys: Sequence[str]) -> str:
     values = [run.settings[key] for key in keys if run.settings.get(key, "null") not in ("null", "0")]
     return " · ".join(values) or "–"
-
-
-def _visible(text: str) -> str:
-    """Shorten a text and replace what is no character of HTML."""
-    return "".join(
-        one if one.isprintable() or one in "\n\t" else "\N{REPLACEMENT CHARACTER}" for one in shortened(text)
-    )
 
 
 def _clock(seconds: float | None) -> str:

@@ -114,7 +114,7 @@ def share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
 
     Args:
         places: Of each micro-batch [n] int64, places of its values in the request, without padding.
-        values: Of each micro-batch [n, ...] of any dtype and unit.
+        values: Of each micro-batch [n, ...] of any floating dtype, in nats, or rewards without unit.
     """
     return ReplicaValues(torch.cat(list(places)).cpu().numpy(), torch.cat(list(values)).cpu().numpy())
 

@@ -71,7 +71,7 @@ class Actor(Role, ABC):
 
     @abstractmethod
     def evaluated_margins(self) -> ReplicaValues | None:
-        """Return the replica's share of the last evaluation's margins [N] float32 or float64, of rankings their mean."""
+        """Return the share of the last evaluation's margins [N] float32 or float64; of a ranking their mean."""
 
     @abstractmethod
     def save(
