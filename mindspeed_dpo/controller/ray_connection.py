@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from mindspeed_dpo.controller.local_raylets import (
 )
 from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
 from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
+from mindspeed_dpo.device.environment_variables import set_default
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched_processes import connection_error
 
@@ -122,7 +122,7 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
         except OSError as error:
             raise ClusterError(_unwritable_folder(error)) from error
         for name, value in ENVIRONMENT.items():
-            os.environ.setdefault(name, value)
+            set_default(name, value)
         try:
             with driver_link.time_limit(START_LIMIT_S, f"Ray did not start within {START_LIMIT_S:g} s"):
                 _connect(lambda: _start_with_retries(num_cpus, folder), on_loopback=True)
@@ -184,8 +184,8 @@ def _start(num_cpus: int, folder: str) -> None:
 def _connect(init: Callable[[], object], on_loopback: bool) -> None:
     """Call `ray.init`; afterwards SIGTERM has its handler again, which Ray replaces."""
     # No usage statistics are sent, and Ray must not hide the devices of a worker that requests no GPU.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    set_default("RAY_USAGE_STATS_ENABLED", "0")
+    set_default("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     log_ray_messages()
     handler = signal.getsignal(signal.SIGTERM)
     # Ray replaces a loopback address by one that other machines can reach, unless clusters of several are disabled.

@@ -6,7 +6,7 @@ import os
 
 import ray
 
-from mindspeed_dpo.device.environment_variables import RAY_KEEPS_VISIBLE
+from mindspeed_dpo.device.environment_variables import RAY_KEEPS_VISIBLE, set_default
 from mindspeed_dpo.parallel.rendezvous_store import is_on_this_machine
 from mindspeed_dpo.workers.worker_process import WorkerProcess
 
@@ -31,5 +31,5 @@ class RayWorker(WorkerProcess):
         """Join with the local rank of this process; `WorkerProcess.join` has the other arguments."""
         if is_on_this_machine(master):
             # gloo would listen at the address that the host name resolves to.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+            set_default("GLOO_SOCKET_IFNAME", "lo")
         self.join(rank, world_size, master, self.local_rank(resource))

@@ -51,6 +51,10 @@ class ActorGroup:
         """
         return _only_output(self._group.call(Actor.update, step, _as_array(pairs), ref_logps))
 
+    def rollout_difference(self, responses: PreferenceBatch) -> dict[str, float]:
+        """Return the metrics of the difference to the rollout's log-probabilities, which the responses have."""
+        return _only_output(self._group.call(Actor.rollout_difference, responses))
+
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float]:
         """Return the metrics of `update` without training, their names with the evaluation prefix.
 

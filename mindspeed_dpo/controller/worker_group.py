@@ -140,13 +140,15 @@ class WorkerGroup:
     def _ping(self) -> list[Any]:
         """Ping each rank; a ping queues behind the rank's current call, but fails at once when the process is dead.
 
+        It also fails where something has ended that the process has started, such as vLLM.
+
         A completed ping is sent again, as the process may have died since.
         """
         for ping in list(iter_completed(list(self._pings), wait_s=0.0)):
             self.stop_if_failed(ping)
             del self._pings[ping]
         for rank in set(range(self.size)) - set(self._pings.values()):
-            self._pings[self._processes[rank].node_address.remote()] = rank
+            self._pings[self._processes[rank].check_alive.remote()] = rank
         return list(self._pings)
 
     def stop_if_failed(self, ping: Any) -> None:

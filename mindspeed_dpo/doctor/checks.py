@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from mindspeed_dpo.doctor import ascend, clusters, devices, network, ulimit_and_environment_variables, versions
+from mindspeed_dpo.doctor import (
+    ascend,
+    clusters,
+    devices,
+    network,
+    rollout_engine,
+    ulimit_and_environment_variables,
+    versions,
+)
 from mindspeed_dpo.doctor.findings import Finding, fix, not_checked, ok
 from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.request import NO_NPU, Request
@@ -77,7 +85,7 @@ CHECKS = {
         Check("all-reduce", devices.check_all_reduce),
         Check("operators", devices.check_operators),
     ),
-    "configuration": (Check("configuration", check_configuration),),
+    "configuration": (Check("configuration", check_configuration), Check("vLLM", rollout_engine.check_vllm)),
     "cluster": (
         Check("nodes", clusters.check_nodes),
         Check("versions", clusters.check_node_versions),

@@ -113,6 +113,15 @@ METRICS: dict[str, Metric] = {
     "objective/scores": Metric("reward", "Mean of the scores that decided the pairs."),
     "objective/scores_margin": Metric("reward", "Mean of chosen score minus rejected score."),
     "objective/rlhf_reward": Metric("reward", "objective/scores plus objective/non_score_reward."),
+    "rollout/logp_diff/mean": Metric(
+        "nat",
+        "Mean over tokens of the absolute difference between the log-probabilities of rollout and policy, on the pairs "
+        "of the first optimizer step; with rollout_staleness 1 the last update is part of it.",
+    ),
+    "rollout/logp_diff/max": Metric("nat", "Largest of these differences."),
+    "rollout/logp_diff/k3": Metric(
+        "nat", "Mean of r - 1 - log r over the same tokens, with r the policy's probability by the rollout's."
+    ),
     "val/contain_eos_token": Metric("1", "Share of responses that end with an end token."),
     "win_rate": Metric(
         "1",

@@ -50,7 +50,7 @@ class Response:
         prompt_length: Length of the prompt in tokens.
         numbers: [max_new_tokens] float64 uniform numbers, one per token.
         tokens: Token ids sampled so far.
-        logp: Their summed log-probability, in nats.
+        logps: Their log-probabilities, in nats.
         ended: Whether the last token is a stop token.
     """
 
@@ -58,7 +58,7 @@ class Response:
     prompt_length: int
     numbers: np.ndarray
     tokens: list[int] = field(default_factory=list)
-    logp: float = 0.0
+    logps: list[float] = field(default_factory=list)
     ended: bool = False
 
     @property
@@ -225,7 +225,7 @@ class DecodeLoop:
                 "completely and that training did not diverge"
             )
         response.tokens.append(token)
-        response.logp += logp
+        response.logps.append(logp)
         response.ended = token in self._stop_ids
         self._work.response_tokens += 1
         return response.ended or len(response.tokens) == self._max_new_tokens

@@ -24,15 +24,22 @@ from mindspeed_dpo.rollout.mixture_policy import TokenModel
 class PromptResponses:
     """The K responses to one prompt.
 
+    Example:
+        One response of two tokens, the second of which ended it.
+
+            PromptResponses((tensor([7, 2]),), (True,), (-0.5,), (tensor([-0.4, -0.1]),))
+
     Attributes:
         responses: Token ids of each response, [length] int32, including the stop token.
         ended: Whether each response ended with a stop token.
         logps: Log-probability of each response at temperature 1 without filters, in nats; None unless requested.
+        token_logps: Those of their tokens, each [length] float32, in nats; None unless requested.
     """
 
     responses: tuple[Tensor, ...]
     ended: tuple[bool, ...]
     logps: tuple[float, ...] | None
+    token_logps: tuple[Tensor, ...] | None = None
 
 
 class Generator:
@@ -86,7 +93,9 @@ class Generator:
                 max_tokens_to_oom.
             FloatingPointError: The policy's logits are not finite.
         """
-        self._check(prompts, sample_numbers)
+        if len(prompts) != len(sample_numbers):
+            raise ValueError(f"{len(prompts)} prompts need as many sample numbers, got {len(sample_numbers)}")
+        check_prompts(prompts, self.model.model.vocab_size)
         self.work = DecodeStats()
         if not prompts and not self.model.shares_experts:
             return []
@@ -99,7 +108,8 @@ class Generator:
             PromptResponses(
                 tuple(torch.tensor(response.tokens, dtype=torch.int32) for response in row),
                 tuple(response.ended for response in row),
-                tuple(response.logp for response in row) if with_logps else None,
+                tuple(sum(response.logps) for response in row) if with_logps else None,
+                tuple(torch.tensor(response.logps) for response in row) if with_logps else None,
             )
             for row in sampled
         ]
@@ -122,19 +132,6 @@ class Generator:
         responses = self.generate(prompts, sample_numbers)
         return rollout_batch(prompts, rows, responses, version, self.settings.n_samples_per_prompt)
 
-    def _check(self, prompts: Sequence[Tensor], sample_numbers: Sequence[int]) -> None:
-        if len(prompts) != len(sample_numbers):
-            raise ValueError(f"{len(prompts)} prompts need as many sample numbers, got {len(sample_numbers)}")
-        vocab = self.model.model.vocab_size
-        for place, prompt in enumerate(prompts):
-            if not len(prompt):
-                raise ValueError(f"prompt {place} of {len(prompts)} is empty; it must have at least one token")
-            if int(prompt.min()) < 0 or int(prompt.max()) >= vocab:
-                raise ValueError(
-                    f"prompt {place} of {len(prompts)} has token ids from {int(prompt.min())} to {int(prompt.max())}, "
-                    f"the model has 0 to {vocab - 1}; check that it was written with the model's tokenizer"
-                )
-
     def _size(self, prompts: Sequence[Tensor]) -> tuple[int, int]:
         """Compute the number of slots and the positions per slot."""
         longest = max(len(prompt) for prompt in prompts)
@@ -150,6 +147,22 @@ class Generator:
                 f"{advice} raise max_tokens_to_oom to {slots * capacity}"
             )
         return slots, capacity
+
+
+def check_prompts(prompts: Sequence[Tensor], vocab_size: int) -> None:
+    """Check that a model with this vocabulary can read the prompts, each [length] integer token ids.
+
+    Raises:
+        ValueError: A prompt is empty, or has a token id outside the vocabulary.
+    """
+    for place, prompt in enumerate(prompts):
+        if not len(prompt):
+            raise ValueError(f"prompt {place} of {len(prompts)} is empty; it must have at least one token")
+        if int(prompt.min()) < 0 or int(prompt.max()) >= vocab_size:
+            raise ValueError(
+                f"prompt {place} of {len(prompts)} has token ids from {int(prompt.min())} to {int(prompt.max())}, "
+                f"the model has 0 to {vocab_size - 1}; check that it was written with the model's tokenizer"
+            )
 
 
 def rollout_batch(
@@ -169,15 +182,22 @@ def rollout_batch(
     empty = [torch.zeros(0, dtype=torch.int32)]
     shape = (len(prompts), num_responses)
     logps = [logp for one in results for logp in one.logps or ()]
+    token_logps = [logp for one in results for logp in one.token_logps or ()]
     return RolloutBatch(
         samples=PreferenceBatch(
             prompt_tokens=torch.cat([*empty, *(prompt.cpu().int() for prompt in prompts)]),
             prompt_lengths=torch.tensor([len(prompt) for prompt in prompts], dtype=torch.int32),
             response_tokens=torch.cat([*empty, *responses]),
             response_lengths=lengths.view(shape),
+            rollout_token_logps=_concatenated(token_logps) if len(token_logps) == len(responses) else None,
         ),
         rows=torch.tensor(list(rows), dtype=torch.int64),
         ended=torch.tensor([end for one in results for end in one.ended], dtype=torch.bool).view(shape),
         logps=torch.tensor(logps, dtype=torch.float64).view(shape) if len(logps) == len(responses) else None,
         version=version,
     )
+
+
+def _concatenated(values: Sequence[Tensor]) -> Tensor:
+    """Concatenate [length] float32 values, in nats, of no or several responses."""
+    return torch.cat([torch.zeros(0), *values])

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import io
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from mindspeed_dpo.storage.digests import BlockHasher, FileDigest
 
-PARALLEL_BYTES = 1 << 18
-"""Smaller pieces are digested by the thread that writes them; handing them over would take longer."""
+PIECE_BYTES = 1 << 18
+"""Bytes that are digested and then written, while they are in the processor's cache: memory is read once for both."""
 
 
 class DigestingFile(io.BufferedIOBase):
     """A file that is written from start to end and computes its digest meanwhile.
-
-    Large pieces are digested in a second thread while they are written: both release Python's global lock.
 
     Attributes:
         path: Path of the file.
@@ -30,8 +27,6 @@ class DigestingFile(io.BufferedIOBase):
         self.error: OSError | None = None
         self._raw: BinaryIO = path.open("wb") if raw is None else raw
         self._hasher = BlockHasher()
-        # It starts its thread with the first piece that it is given.
-        self._second_thread = ThreadPoolExecutor(1, "digest")
 
     @property
     def digest(self) -> FileDigest:
@@ -45,16 +40,10 @@ class DigestingFile(io.BufferedIOBase):
     def write(self, content: Any) -> int:
         """Write bytes; an error is also stored in `error`."""
         view = memoryview(content).cast("B")
-        if len(view) < PARALLEL_BYTES:
-            self._write(view)
-            self._hasher.update(view)
-            return len(view)
-        hashing = self._second_thread.submit(self._hasher.update, view)
-        try:
-            self._write(view)
-        finally:
-            # The memory belongs to the caller, who may reuse it.
-            hashing.result()
+        for start in range(0, len(view), PIECE_BYTES):
+            piece = view[start : start + PIECE_BYTES]
+            self._hasher.update(piece)
+            self._write(piece)
         return len(view)
 
     def _write(self, view: memoryview) -> None:
@@ -84,6 +73,5 @@ class DigestingFile(io.BufferedIOBase):
 
     def close(self) -> None:
         """Close the file."""
-        self._second_thread.shutdown()
         self._raw.close()
         super().close()

@@ -52,9 +52,9 @@ def write_failure(path: str | Path, error: OSError, advice: str = "") -> str:
 
 
 def existing_parent(path: Path) -> Path:
-    """Return the path itself, or its nearest parent that exists."""
+    """Return the path itself, or its nearest parent that exists; names that are too long do not."""
     absolute = Path(os.path.abspath(path))
-    return next(folder for folder in (absolute, *absolute.parents) if folder.exists())
+    return next(folder for folder in (absolute, *absolute.parents) if os.path.exists(folder))
 
 
 def free_bytes(path: Path) -> int:
@@ -72,7 +72,7 @@ def try_folder(folder: Path, advice: str = ADVICE) -> None:
     Raises:
         WriteError: It cannot be created or written.
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     with write_errors(folder, advice):
         try:
             folder.mkdir(parents=True, exist_ok=True)

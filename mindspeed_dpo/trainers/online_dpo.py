@@ -149,10 +149,11 @@ class OnlineDPOTrainer(TrainingLoop):
         scores: NDArray[np.float32],
         timer: StepTimer,
     ) -> dict[str, float]:
-        """Update the policy; without a pair it stays unchanged."""
+        """Update the policy; without a pair it is only compared with the rollout."""
         if not len(selection):
             logger.warning("step %d: no pair is left, the policy is unchanged: %s", step + 1, selection.left_out)
-            return {}
+            is_known = ref_logps.responses.rollout_token_logps is not None
+            return self.actor.rollout_difference(ref_logps.responses) if is_known else {}
         pairs, pair_ref_logps = self.method.training_batch(ref_logps, selection, scores)
         with timer("timing/update_actor"):
             metrics = self.actor.update(step, pairs, pair_ref_logps)

@@ -29,6 +29,7 @@ from mindspeed_dpo.workers.setup.initial_weights import open_initial_adapter, op
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
 from mindspeed_dpo.workers.setup.open_datasets import evaluation_data, open_dataset
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
+from mindspeed_dpo.workers.setup.vllm_check import check_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,8 @@ def open_inputs(config: RunConfig, with_fingerprints: bool = True) -> RunInputs:
             check_weights(role)
     # Opened only for its checks.
     open_initial_adapter(config.actor)
+    if config.rollout is not None and config.rollout.rollout.uses_vllm:
+        check_vllm(config.rollout)
     return RunInputs(config, dataset, splits, resume_point, weights_identity(config) if with_fingerprints else {})
 
 

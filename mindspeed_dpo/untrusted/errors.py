@@ -15,7 +15,7 @@ class QuotingError(ValueError):
     """An error whose message quotes what was read; of a long message both ends remain."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(_shortened(message))
+        super().__init__(shortened(message))
 
 
 class MalformedDataError(QuotingError):
@@ -52,6 +52,7 @@ def reraised_as(kind: type[ValueError], advice: str = "") -> Iterator[None]:
         raise kind(f"{error}; {advice}" if advice else str(error)) from error
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str) -> str:
+    """Return a text of at most about `MAX_MESSAGE_CHARACTERS`, the two ends of a longer one."""
     omitted, half = len(text) - MAX_MESSAGE_CHARACTERS, MAX_MESSAGE_CHARACTERS // 2
     return text if omitted <= 0 else f"{text[:half]} … {omitted} characters omitted … {text[-half:]}"

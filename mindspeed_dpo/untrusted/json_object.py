@@ -119,11 +119,7 @@ class JsonObject(Mapping[str, Any]):
             MalformedDataError: The item is absent without a default, or no finite number.
         """
         value = self._value(key, default)
-        if value is default:
-            return value
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self._mismatch(key, "a finite number", value)
-        return float(value)
+        return value if value is default else self._number(value, key)
 
     @overload
     def section(self, key: str) -> JsonObject: ...
@@ -190,6 +186,14 @@ class JsonObject(Mapping[str, Any]):
         """
         return tuple(self._integer(item, key, None) for item in self.sequence(key, default))
 
+    def numbers(self, key: str, default: Any = REQUIRED) -> tuple[float, ...]:
+        """Read a list of finite numbers.
+
+        Raises:
+            MalformedDataError: The item is absent without a default, or of another type.
+        """
+        return tuple(self._number(item, key) for item in self.sequence(key, default))
+
     def _value(self, key: str, default: Any) -> Any:
         value = self._items.get(key)
         if value is not None:
@@ -204,6 +208,11 @@ class JsonObject(Mapping[str, Any]):
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             raise self._mismatch(key, "a text of Unicode characters", value)
         return value
+
+    def _number(self, value: Any, key: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._mismatch(key, "a finite number", value)
+        return float(value)
 
     def _integer(self, value: Any, key: str, minimum: int | None) -> int:
         is_integer = isinstance(value, int) or (isinstance(value, float) and value.is_integer())

@@ -1,4 +1,4 @@
-"""JSON: values and objects, with bounds on nesting and on the digits of an integer.
+"""JSON: values and objects, with bounds on nesting and on the digits of an integer; an object has a key once.
 
 `JsonObject` in `json_object` reads the items of an object by type.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -19,16 +20,42 @@ MAX_DEPTH = 100
 """Limit for lists and objects within each other; what walks a value recursively then stays within Python's limit."""
 MAX_DIGITS = 300
 """Limit for the digits of an integer; with more, its conversion to a float fails and its parsing takes long."""
+_TOO_DEEP = f"JSON is nested more than {MAX_DEPTH} deep"
 
 
-def _parse_int(digits: str) -> int:
-    if len(digits) > MAX_DIGITS:
-        raise ValueError(f"an integer has {len(digits)} digits, more than {MAX_DIGITS}")
-    return int(digits)
+class UnacceptedValueError(MalformedDataError):
+    """A JSON value that is well formed and not accepted.
+
+    Attributes:
+        end: Position in the text after the value.
+    """
+
+    def __init__(self, message: str, end: int) -> None:
+        super().__init__(message)
+        self.end = end
+
+
+class _Problems:
+    """The hooks of a decoder, which note what is not accepted in a value: an error would leave its end unknown."""
+
+    def __init__(self) -> None:
+        self.first = ""
+
+    def integer(self, digits: str) -> int:
+        if len(digits) <= MAX_DIGITS:
+            return int(digits)
+        self.first = self.first or f"an integer has {len(digits)} digits, more than {MAX_DIGITS}"
+        return 0
+
+    def items(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        items = dict(pairs)
+        if len(items) < len(pairs) and not self.first:
+            (key, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+            self.first = f"an object has the key {key!a:.80} twice"
+        return items
 
 
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder(parse_int=_parse_int)
 
 
 def parse_json(text: str | bytes, location: str) -> Any:
@@ -81,19 +108,22 @@ def parse_json_prefix(text: str, start: int, location: str, text_start: TextStar
         text_start: Where the text starts within the file.
 
     Raises:
-        MalformedDataError: There is no JSON value, or it exceeds a limit; the message begins with `location`.
+        UnacceptedValueError: The value exceeds a limit, or an object has a key twice; its end is known.
+        MalformedDataError: There is no JSON value, or its end is not known; the message begins with `location`.
     """
+    problems = _Problems()
+    decoder = json.JSONDecoder(parse_int=problems.integer, object_pairs_hook=problems.items)
     try:
-        value, end = _DECODER.raw_decode(text, start)
+        value, end = decoder.raw_decode(text, start)
     except json.JSONDecodeError as error:
         line, column = text_start.place(text, error.pos)
         raise MalformedDataError(f"{location}: line {line}, column {column}: invalid JSON: {error.msg}") from error
     except RecursionError as error:
-        raise MalformedDataError(f"{location}: JSON is nested more than {MAX_DEPTH} deep") from error
-    except ValueError as error:
-        raise MalformedDataError(f"{location}: {error}") from error
-    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH:
-        check_depth(value, location)
+        raise MalformedDataError(f"{location}: {_TOO_DEEP}") from error
+    if problems.first:
+        raise UnacceptedValueError(f"{location}: {problems.first}", end)
+    if text.count("[", start, end) + text.count("{", start, end) > MAX_DEPTH and _is_deep(value):
+        raise UnacceptedValueError(f"{location}: {_TOO_DEEP}", end)
     return value, end
 
 
@@ -132,12 +162,18 @@ def check_depth(value: Any, location: str) -> None:
     Raises:
         MalformedDataError: They are; the message begins with `location`.
     """
+    if _is_deep(value):
+        raise MalformedDataError(f"{location}: {_TOO_DEEP}")
+
+
+def _is_deep(value: Any) -> bool:
     level, depth = [value], 0
     while level := [node for node in level if isinstance(node, (dict, list))]:
         depth += 1
         if depth > MAX_DEPTH:
-            raise MalformedDataError(f"{location}: JSON is nested more than {MAX_DEPTH} deep")
+            return True
         level = [item for node in level for item in (node.values() if isinstance(node, dict) else node)]
+    return False
 
 
 def skip_whitespace(text: str, position: int) -> int:

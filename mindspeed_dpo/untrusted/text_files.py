@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,15 +21,32 @@ def is_file_name(name: str) -> bool:
     return Path(name).name == name and "\0" not in name and len(name.encode("utf-8", "surrogatepass")) <= MAX_NAME_BYTES
 
 
+def has_file(path: Path) -> bool:
+    """Return whether a file exists that may be absent. What is in its place and no file must not count as absence.
+
+    Raises:
+        MalformedDataError: The path is a folder, a pipe, a device, or a link that leads nowhere.
+    """
+    if path.is_file():
+        return True
+    if os.path.lexists(path):
+        raise MalformedDataError(f"{path} is {_kind(path)}, where a file is expected; replace or remove it")
+    return False
+
+
+def _kind(path: Path) -> str:
+    kinds = {"a folder": path.is_dir(), "a pipe": path.is_fifo(), "a link that leads nowhere": not path.exists()}
+    return next((name for name, applies in kinds.items() if applies), "no regular file")
+
+
 def read_bytes(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> bytes:
     """Read a regular file.
 
     Raises:
         FileNotFoundError: It does not exist.
-        MalformedDataError: It is no regular file, or is larger than `max_bytes`.
+        MalformedDataError: It is no regular file, or larger than `max_bytes`.
     """
-    if path.exists() and not path.is_file():
-        raise MalformedDataError(f"{path} is not a regular file")
+    has_file(path)
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
-from mindspeed_dpo.untrusted.text_files import read_bytes, read_text
+from mindspeed_dpo.untrusted.text_files import has_file, read_bytes, read_text
 from mindspeed_dpo.untrusted.tokenizer_probe import run_probe
 
 MAX_VOCABULARY_BYTES = 1 << 28
@@ -31,7 +31,7 @@ def check_tokenizer(directory: Path) -> None:
     Raises:
         MalformedDataError: A file is damaged, or takes too much time or memory; the message names it.
     """
-    files = sorted(path for path in directory.iterdir() if path.is_file() and _is_tokenizer_file(path.name))
+    files = sorted(path for path in directory.iterdir() if _is_tokenizer_file(path.name) and has_file(path))
     digest = hashlib.sha256()
     for path in files:
         check = _CHECKS.get(path.name, _check_template if path.suffix == ".jinja" else None)

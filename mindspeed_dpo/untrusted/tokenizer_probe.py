@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import json
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 
-PROBE_TIMEOUT_S = 60
+PROBE_CPU_S = 10
+"""Limit for the processor time, besides one second for each `_BYTES_PER_S` of the files; seconds are usual."""
+PROBE_TIMEOUT_S = 120
+"""Limit for the wall time, on a machine that is busy with other programs."""
 PROBE_MEMORY_BYTES = 2 << 30
+_BYTES_PER_S = 1 << 22
 _ROOT = Path(__file__).resolve().parents[2]
 _PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from mindspeed_dpo.untrusted.tokenizer_probe import main; main()"
 )
+_TOO_LONG = "opening the tokenizer and rendering its chat template takes more than"
 _SAMPLE = "A sample, 2 lines:\n  Grüße, 你好 <|end|> " + "ab" * 50
 _MESSAGES = [
     {"role": "system", "content": "Be brief."},
@@ -26,20 +32,20 @@ _MESSAGES = [
 
 
 def run_probe(directory: Path) -> None:
-    """Try the tokenizer of a folder in a child process, which is killed after `PROBE_TIMEOUT_S`.
+    """Try the tokenizer of a folder in a child process, which is killed after `PROBE_CPU_S` or `PROBE_TIMEOUT_S`.
 
     Raises:
         MalformedDataError: It cannot be opened, or takes too much time or memory.
     """
-    command = [sys.executable, "-c", _PROGRAM, str(_ROOT), str(directory)]
+    command = [sys.executable, "-c", _PROGRAM, str(_ROOT), str(directory), str(PROBE_CPU_S)]
     try:
         probe = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PROBE_TIMEOUT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
-        raise MalformedDataError(
-            f"{directory}: opening the tokenizer and rendering its chat template takes more than {PROBE_TIMEOUT_S} s"
-        ) from error
+        raise MalformedDataError(f"{directory}: {_TOO_LONG} {PROBE_TIMEOUT_S} s") from error
+    if probe.returncode == -signal.SIGXCPU:
+        raise MalformedDataError(f"{directory}: {_TOO_LONG} {PROBE_CPU_S} s of processor time")
     if probe.returncode != 0:
         lines = probe.stderr.decode(errors="replace").strip().splitlines() or [f"it ends with code {probe.returncode}"]
         raise MalformedDataError(f"{directory} contains no tokenizer that can be opened: {lines[-1][:300]}")
@@ -48,9 +54,13 @@ def run_probe(directory: Path) -> None:
 def main() -> None:
     """Open the tokenizer of the folder that the command line names, and render its chat templates."""
     folder = Path(sys.argv[2])
-    size = sum(path.stat().st_size for path in folder.iterdir() if path.suffix in (".json", ".model"))
+    files = [path for path in folder.iterdir() if path.suffix in (".json", ".model") and path.is_file()]
+    size = sum(path.stat().st_size for path in files)
     limit = PROBE_MEMORY_BYTES + 16 * min(size, PROBE_MEMORY_BYTES)
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    cpu_s = int(sys.argv[3]) + size // _BYTES_PER_S
+    # At the lower limit the signal tells the reason; at the higher one the process is killed.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 5))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         _open(folder)

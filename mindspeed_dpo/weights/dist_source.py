@@ -21,6 +21,7 @@ from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE, DistCheckpoin
 from mindspeed_dpo.untrusted.dist_checkpoint_metadata import StoredTensor
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.tiling import Box
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_assets import find_assets
@@ -159,7 +160,7 @@ class DistSource(WeightSource):
         file = self.folder / DESCRIPTION_FILE
         try:
             with reraised_as(WeightsError):
-                return digests_from_json(read_json_object(file).get("digests")) if file.is_file() else {}
+                return digests_from_json(read_json_object(file).get("digests")) if has_file(file) else {}
         except DamageError as error:
             raise WeightsError(f"{file} is damaged: {error}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from megatron.core import parallel_state
 from torch import Tensor
 from typing_extensions import override
 
+from mindspeed_dpo.algorithms import logp_difference
 from mindspeed_dpo.algorithms.lr_and_beta_schedules import lr_at
-from mindspeed_dpo.batches import PackedBatch, RolloutBatch
+from mindspeed_dpo.batches import PackedBatch, PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalPrompts
@@ -43,7 +45,7 @@ from mindspeed_dpo.workers.setup.model_builder import (
     make_batch_builder,
 )
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of, steps_per_iteration
-from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_peak_memory_bytes
+from mindspeed_dpo.workers.setup.worker_context import WorkerContext, max_over_ranks
 from mindspeed_dpo.workers.weight_sync.sender import WeightSender
 
 
@@ -93,6 +95,9 @@ class ActorWorker(Actor):
         of_routers: list[dict[str, Tensor]] = []
         for minibatch in minibatches(run, step, len(rows)):
             self.criterion.begin(step)
+            if minibatch.number:
+                # The weights have moved since the responses were sampled.
+                batch_builder, _ = self.batch_builder.over(_without_rollout_logps(pairs))
             references = self._references(ref_logps[minibatch.positions])
             batches = batch_builder.micro_batches(rows[minibatch.positions], references)
             rate = lr_at(step * steps_per_iteration(self.role) + minibatch.number, self.learning_rate)
@@ -101,10 +106,15 @@ class ActorWorker(Actor):
             if not math.isfinite(norms[-1]):
                 break
         metrics = self._means(sums)
-        peak_bytes = max_peak_memory_bytes(self.context)
+        largest_difference = self.criterion.take_largest_logp_difference()
+        peak_bytes, difference = max_over_ranks(
+            self.context, [self.context.accelerator.peak_memory_bytes(), largest_difference]
+        )
         if metrics is None:
             return None
         rates = {"grad_norm": sum(norms) / len(norms), "learning_rate": rate, **self.criterion.metrics()}
+        if logp_difference.MEAN in metrics:
+            metrics[logp_difference.MAX] = difference
         return {**metrics, **rates, **mean_values(of_routers), "memory/peak_bytes": peak_bytes}
 
     def _references(self, ref_logps: Logps) -> Logps | None:
@@ -124,6 +134,19 @@ class ActorWorker(Actor):
         self.engine.accumulate(batches, loss_sum, num_pairs)
         sums.merge(workload_metrics(batches, self.context.place, self.role.batch.micro_batch_tokens))
         return self.engine.step(rate)
+
+    @override
+    def rollout_difference(self, responses: PreferenceBatch) -> dict[str, float] | None:
+        batch_builder, rows = self.batch_builder.over(responses)
+        batches, sums, largest = batch_builder.micro_batches(rows), MetricSums(), [0.0]
+        # Only the last stage has outputs.
+        for batch, columns in zip(batches, self.engine.score(batches), strict=False):
+            of_batch, largest_of_batch = logp_difference.logp_difference(batch, columns)
+            sums.merge(of_batch)
+            largest.append(float(largest_of_batch))
+        (difference,) = max_over_ranks(self.context, [max(largest)])
+        metrics = self._means(sums)
+        return None if metrics is None else {**metrics, logp_difference.MAX: difference}
 
     @override
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
@@ -237,6 +260,10 @@ class ActorWorker(Actor):
             "adapters": self._adapters,
             "online_method": self.role.pairing.online_method if self.context.run.is_online else None,
         }
+
+
+def _without_rollout_logps(pairs: Pairs) -> Pairs:
+    return replace(pairs, rollout_token_logps=None) if isinstance(pairs, PreferenceBatch) else pairs
 
 
 def _model_and_criterion(context: WorkerContext, role: RoleConfig) -> tuple[PipelineStage, Criterion]:

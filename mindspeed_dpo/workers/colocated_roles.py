@@ -20,6 +20,7 @@ from mindspeed_dpo.workers.role_interfaces import Role
 from mindspeed_dpo.workers.rollout import RolloutWorker
 from mindspeed_dpo.workers.setup.open_datasets import open_dataset, open_pairs, open_prompts
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
+from mindspeed_dpo.workers.vllm_rollout import VllmRolloutWorker
 
 
 class ColocatedRoles:
@@ -86,6 +87,15 @@ class ColocatedRoles:
                 return implementation(role, method)(*args, **kwargs)
         raise LookupError(f"{method.__qualname__}: this process has only the roles {', '.join(self.roles) or 'none'}")
 
+    def check_alive(self) -> None:
+        """Check that what the roles have started beside this process still runs.
+
+        Raises:
+            RuntimeError: Something has ended.
+        """
+        for role in self.roles.values():
+            role.check_alive()
+
     def leave(self) -> None:
         """Drop all roles and destroy the process groups."""
         self.roles.clear()
@@ -103,10 +113,11 @@ def _build_reference(process: ColocatedRoles) -> Role:
     return build_reference(process.context, run.ref, None if run.is_online else open_pairs(run), _actor_of(process))
 
 
-def _build_rollout(process: ColocatedRoles) -> RolloutWorker:
+def _build_rollout(process: ColocatedRoles) -> Role:
     settings = process.context.run.rollout
     assert settings is not None, "only an online run has a rollout"
-    return RolloutWorker(process.context, settings, open_prompts(process.context.run), _actor_of(process))
+    worker = VllmRolloutWorker if settings.rollout.uses_vllm else RolloutWorker
+    return worker(process.context, settings, open_prompts(process.context.run), _actor_of(process))
 
 
 def _build_reward(process: ColocatedRoles) -> RewardWorker:

@@ -26,6 +26,13 @@ ROLLOUT, REFERENCE = "rollout", "ref"
 class Role:
     """A role that a worker process plays: one of the interfaces below."""
 
+    def check_alive(self) -> None:
+        """Check that what the role has started beside its process still runs.
+
+        Raises:
+            RuntimeError: It has ended.
+        """
+
 
 class Actor(Role, ABC):
     """The policy as it is trained; or a reward model, which has no log-probabilities and reads no reference."""
@@ -54,6 +61,17 @@ class Actor(Role, ABC):
 
         Returns:
             Metrics, averaged over the iteration's pairs, from the output rank of the first replica.
+        """
+
+    @abstractmethod
+    def rollout_difference(self, responses: PreferenceBatch) -> dict[str, float] | None:
+        """Compare the log-probabilities of responses with those of the rollout, which `update` does on the way.
+
+        Args:
+            responses: Prompts with their responses, with `rollout_token_logps`.
+
+        Returns:
+            The metrics of `algorithms.logp_difference`, from the output rank of the first replica.
         """
 
     @abstractmethod

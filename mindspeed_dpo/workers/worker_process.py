@@ -113,6 +113,15 @@ class WorkerProcess:
             logger.exception("%s failed", method.__qualname__)
             raise
 
+    def check_alive(self) -> None:
+        """Check that what the roles have started beside this process still runs.
+
+        Raises:
+            RuntimeError: Something has ended.
+        """
+        if self._roles is not None:
+            self._roles.check_alive()
+
     def leave(self) -> None:
         """Leave the process group and close the log."""
         if self._roles is not None:

@@ -149,6 +149,8 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
     ),
     # Online.
     "num_samples_per_step": CoveredBy(f"{_CONFIG}/test_config_online.py::test_the_work_of_an_iteration"),
+    "rollout_engine": CoveredBy("distributed/test_vllm_runs.py::test_a_run_trains_on_the_responses_of_its_engine"),
+    "vllm": CoveredBy(f"{_CONFIG}/test_config_vllm.py::test_arguments_reach_the_engine_as_yaml_reads_them"),
     "rollout_slots": CoveredBy("unit/rollout/test_generator.py::test_a_finished_response_frees_its_slot_at_once"),
     "decode_rows": CoveredBy("unit/rollout/test_rollout_parallel.py::test_two_tensor_ranks_generate_as_one"),
     "max_tokens_to_oom": CoveredBy(

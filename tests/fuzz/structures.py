@@ -36,10 +36,14 @@ ODD_VALUES: tuple[Any, ...] = (
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-    """Every container and key within a value."""
-    places, stack = [], [value]
+    """Every container and key within a value; what aliases repeat is visited once, as they may multiply or loop."""
+    places, stack, seen = [], [value], set()
     while stack:
         item = stack.pop()
+        if id(item) in seen:
+            continue
+        if isinstance(item, dict | list):
+            seen.add(id(item))
         children = item.items() if isinstance(item, dict) else enumerate(item) if isinstance(item, list) else ()
         for key, child in children:
             places.append((item, key))

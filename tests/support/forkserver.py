@@ -33,7 +33,9 @@ class Template:
     def fork(self, function: Callable[..., None], *args: Any) -> int:
         """Let a new process call the function; gives its id."""
         self._end.send((function, args))
-        return int(self._end.recv())
+        answer = self._end.recv()
+        assert isinstance(answer, int), answer
+        return answer
 
 
 @functools.cache
@@ -46,15 +48,22 @@ def _serve(end: Connection, modules: tuple[str, ...]) -> None:
     with collection_suspended():  # what is imported stays, and its pages stay shared
         for module in modules:
             importlib.import_module(module)
-    context = multiprocessing.get_context("fork")
     while True:
         try:
-            function, args = end.recv()
+            answer: int | str = _forked(*end.recv())
         except EOFError:
-            return
-        process = context.Process(target=function, args=args)
-        process.start()
-        end.send(process.pid)
-        for argument in args:
-            if isinstance(argument, Connection):
-                argument.close()  # the last one to hold it must be the process that was forked
+            break
+        except OSError as error:
+            answer = f"no process was forked: {error}"
+        end.send(answer)
+    for process in multiprocessing.active_children():
+        process.kill()  # even where it is suspended
+
+
+def _forked(function: Callable[..., None], args: tuple[Any, ...]) -> int:
+    process = multiprocessing.get_context("fork").Process(target=function, args=args)
+    process.start()
+    for argument in args:
+        if isinstance(argument, Connection):
+            argument.close()  # the last one to hold it must be the process that was forked
+    return int(process.pid or 0)

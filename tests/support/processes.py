@@ -5,14 +5,17 @@ megatron-core redirected to the host, and returns the four results. The function
 
 They are forked from one process that has imported torch and megatron-core and done nothing else (`forkserver`). A group
 that exists costs even while it has no work, as each of its gloo threads looks around a hundred times per second:
-so a layout is left as soon as its job is done.
+so a layout is left as soon as its job is done, and pools are suspended when the tests of a module are over.
 """
 
 from __future__ import annotations
 
 import atexit
 import gc
+import os
+import signal
 import socket
+import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -38,6 +41,7 @@ from tests.support.forkserver import template
 from tests.support.npu_processes import serve_on_npu
 
 RESULT_TIMEOUT_S = 300
+SHORT_LOOK_S = 0.002
 ACTOR = "actor_rollout"
 _pools: dict[tuple[str, int, str], Pool] = {}
 
@@ -51,9 +55,9 @@ def pool(world_size: int, name: str = ACTOR, device: str = "cpu") -> Pool:
 
 
 def rest() -> None:
-    """Let all pools leave their layouts."""
+    """Suspend all pools until they are used again, without a layout."""
     for one in list(_pools.values()):
-        one.run(leave_layout)
+        one.suspend()
 
 
 class Pool:
@@ -62,7 +66,7 @@ class Pool:
     def __init__(self, world_size: int, device: str = "cpu") -> None:
         """Start the processes."""
         target = serve_on_npu if device == "npu" else serve
-        self._ends, self._processes = [], []
+        self._ends, self._processes, self._is_suspended = [], [], False
         for rank in range(world_size):
             end, child = mp.Pipe()
             self._ends.append(end)
@@ -85,7 +89,24 @@ class Pool:
             raise AssertionError("\n".join(failures))
         return [value for _, value in replies]
 
+    def suspend(self) -> None:
+        """Let the processes stop until the next call."""
+        if not self._is_suspended:
+            self.run(_stop_afterwards)
+            # A signal to go on must not come before they have stopped.
+            pause = threading.Event()
+            while any(process.status() != psutil.STATUS_STOPPED for process in self._processes):
+                pause.wait(SHORT_LOOK_S)
+            self._is_suspended = True
+
+    def _go_on(self) -> None:
+        for process in self._processes:
+            process.resume()
+        self._is_suspended = False
+
     def _submit(self, function: Callable[..., Any], args: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+        if self._is_suspended:
+            self._go_on()
         for end in self._ends:
             end.send((function, args))
         for rank, end in enumerate(self._ends):
@@ -135,6 +156,9 @@ def work(rank: int, world_size: int, end: Connection, accelerator: Accelerator) 
         if not _colocated:
             dist.barrier()  # no process may still be in a collective of a group that ends
             leave_layout()
+        if _stopping:
+            _stopping.clear()
+            os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def _reply(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bool, Any]:
@@ -245,8 +269,15 @@ def _destroy_groups() -> None:
         dist.destroy_process_group(group)
 
 
+def _stop_afterwards() -> None:
+    """Stop this process once all have left the collectives of this call."""
+    leave_layout()
+    _stopping.append(True)
+
+
 _colocated: list[ColocatedRoles] = []
 _device: list[Accelerator] = []
+_stopping: list[bool] = []
 
 
 def _join(run: RunConfig, leading: RoleConfig) -> None:

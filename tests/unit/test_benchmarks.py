@@ -21,7 +21,7 @@ TINY = {
     "online": "--size tiny --batch 2 --steps 1 --max-new 4 --mean-new 2",
     "scaling": "--size tiny --tables responses ranks --pairs 1 --lengths 32 --responses 3 --ranks 2",
     "endurance": "--steps 10 --bound 100000",
-    "digests": "--mib 16 --rounds 1",
+    "digests": "--mib 16 --rounds 2",
     "overlap": "--size tiny --steps 3 --batch 2 --max-new 4 --sides ahead-async-save",
 }
 NEEDS_DATA = {"offline", "limit"}

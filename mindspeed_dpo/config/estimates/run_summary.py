@@ -58,7 +58,8 @@ def _layout(run: RunConfig, role: RoleConfig) -> str:
     ep = f", EP {role.parallel.expert_parallel_size}" if role.parallel.expert_parallel_size > 1 else ""
     parameters = memory.num_parameters(role.model, scalar_head=role.has_score_head)
     size = f"{parameters / 1e6:,.1f} M parameters{_active(role.model)}, {role.precision.dtype}"
-    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}"
+    engine = ", vLLM" if role.name == "rollout" and role.rollout.uses_vllm else ""
+    return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}{engine}"
 
 
 def _active(model: ModelConfig) -> str:
@@ -164,6 +165,8 @@ def _reference_for_rollout(run: RunConfig, rollout: RoleConfig) -> Iterator[tupl
 def _shares_training_weights(run: RunConfig) -> bool:
     """Whether the rollout uses the training weights in place: same devices, same shards and experts, all layers."""
     assert run.rollout is not None
+    if run.rollout.rollout.uses_vllm:
+        return False
     return run.pool_of("rollout") == run.pool_of("actor") and all(
         getattr(run.actor.parallel, key) == getattr(run.rollout.parallel, key)
         for key in ("tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_parallel_size")

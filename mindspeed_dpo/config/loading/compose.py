@@ -121,7 +121,10 @@ def _prepare_overrides(overrides: Iterable[str]) -> list[str]:
             prepared.append(_prepare_override(text))
         except (HydraException, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())
-            problems.append(f"override {text} cannot be read; write section.key=value ({reason})")
+            problems.append(
+                f"override {text} cannot be read; write section.key=value, and a value with = , [ ] {{ }} ( ) in "
+                f"quotes, as section.key='a=b' ({reason})"
+            )
     if problems:
         raise ConfigError(problems)
     return prepared

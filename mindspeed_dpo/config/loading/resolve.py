@@ -121,6 +121,8 @@ def _fill_actor(loop: LoopConfig, actor: RoleConfig, pools: Mapping[str, PoolSiz
 
 
 def _rollout_ep(actor: RoleConfig, tp: int, num_processes: int) -> int:
-    """Return the largest divisor of the expert-parallel size of training that the rollout can have."""
+    """Return the largest divisor of the expert-parallel size of training that the rollout can have; 1 with vLLM."""
+    if actor.rollout.uses_vllm:
+        return 1
     common = math.gcd(actor.parallel.expert_parallel_size, num_processes, actor.model.num_experts or 1)
     return max(ep for ep in range(1, common + 1) if common % ep == 0 and (ep % tp == 0 or tp % ep == 0))

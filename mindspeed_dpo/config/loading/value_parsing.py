@@ -36,7 +36,7 @@ def parse_value(value: Any, setting: Setting) -> Any:
         ValueError: The value is not acceptable; the message is the end of the sentence "key=value …".
     """
     kind, is_list = scalar_type(setting.type)
-    if value is None or (value == "" and (kind in (str, dict) or is_list)):
+    if value is None or (value == "" and (kind in (str, dict, Mapping) or is_list)):
         return None
     parsed = tuple(map(_PARSERS[kind], _items(value))) if is_list else _PARSERS[kind](value)
     info = setting.info
@@ -58,11 +58,14 @@ def expand_home(value: Any) -> Any:
 
 
 def scalar_type(declared_type: Any) -> tuple[type, bool]:
-    """Return the scalar type of a declared type, without None, and whether a list of it is declared."""
+    """Return the scalar type of a declared type, without None, and whether a list of it is declared.
+
+    `dict` stands for texts by name, `Mapping` for values of any type by name.
+    """
     inside = typing.get_args(declared_type) or (declared_type,)
     kind = next(item for item in inside if item is not type(None))
     if typing.get_origin(kind) is Mapping:
-        return dict, False
+        return (Mapping if typing.get_args(kind)[1] is Any else dict), False
     return kind, typing.get_origin(declared_type) is tuple
 
 
@@ -141,7 +144,10 @@ def _parse_float(value: Any) -> float:
 def _parse_str(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError("must be a single text")
-    return str(value)
+    text = str(value)
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("must have no null characters and no halves of surrogate pairs")
+    return text
 
 
 def _parse_named_texts(value: Any) -> dict[str, str]:
@@ -154,10 +160,18 @@ def _parse_named_texts(value: Any) -> dict[str, str]:
     return texts
 
 
+def _parse_named_values(value: Any) -> dict[str, Any]:
+    """Parse values of any type by name, each as YAML would read it; null is kept."""
+    if not isinstance(value, Mapping):
+        raise ValueError("must be values by name, such as {name: value}")
+    return {str(name): parse_plain(item) for name, item in value.items()}
+
+
 _PARSERS: dict[type, Callable[[Any], Any]] = {
     bool: _parse_bool,
     int: _parse_int,
     float: _parse_float,
     str: _parse_str,
     dict: _parse_named_texts,
+    Mapping: _parse_named_values,
 }

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mindspeed_dpo.config.settings.setting import POSITIVE, POSITIVE_FRACTION, ValueCheck, at_least, setting, within
+
+BUILTIN, VLLM = "builtin", "vllm"
+"""What generates: this package's own decoder, or vLLM in a process of its own."""
+PYTHON, ANSWER_TIMEOUT_S, START_TIMEOUT_S = "python", "timeout_s", "start_timeout_s"
+VLLM_OWN_KEYS: dict[str, Any] = {PYTHON: None, ANSWER_TIMEOUT_S: 300.0, START_TIMEOUT_S: 1800.0}
+"""Keys of `vllm` that are not vLLM's, and their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """Generation of responses by the policy."""
 
+    rollout_engine: str = setting(
+        BUILTIN,
+        help="What generates: builtin is this package's decoder on the policy's tensors, vllm a vLLM process for each "
+        "replica, to which the weights are sent after each update.",
+        choices=(BUILTIN, VLLM),
+    )
+    vllm: Mapping[str, Any] | None = setting(
+        None,
+        help="Settings of rollout_engine=vllm: python, the interpreter that vLLM is installed in (default: that of the "
+        "run); timeout_s, seconds without a sign of life after which an engine is taken for hung (default 300); "
+        "start_timeout_s, seconds for its start (default 1800); all other names are arguments of vLLM's engine, such "
+        "as gpu_memory_utilization.",
+    )
     n_samples_per_prompt: int = setting(
         2,
         help="Responses sampled for each prompt; 1 (the default of MindSpeed-LLM) is read as 2.",
@@ -75,7 +96,7 @@ class RolloutConfig:
         check=at_least(1),
     )
     inference_expert_model_parallel_size: int = setting(
-        derived="expert-parallel size of training, or its largest usable divisor",
+        derived="expert-parallel size of training, or its largest usable divisor; 1 with rollout_engine=vllm",
         help="Expert-parallel size of the rollout: devices that share the experts of every layer. A multiple or a "
         "divisor of inference_tensor_model_parallel_size.",
         unit="devices",
@@ -124,3 +145,17 @@ class RolloutConfig:
     def greedy(self) -> RolloutConfig:
         """The settings of greedy decoding: one response of the most probable tokens, with the repetition penalty."""
         return replace(self, n_samples_per_prompt=1, temperature=1.0, top_k=1, top_p=1.0, min_p=0.0)
+
+    @property
+    def uses_vllm(self) -> bool:
+        """Whether vLLM generates."""
+        return self.rollout_engine == VLLM
+
+    def vllm_setting(self, name: str) -> Any:
+        """Return one of `VLLM_OWN_KEYS`, or its default."""
+        value = (self.vllm or {}).get(name)
+        return VLLM_OWN_KEYS[name] if value is None else value
+
+    def vllm_arguments(self) -> dict[str, Any]:
+        """Return the arguments that are passed to vLLM's engine as they are."""
+        return {name: value for name, value in (self.vllm or {}).items() if name not in VLLM_OWN_KEYS}

@@ -10,6 +10,7 @@ from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_parallel_sizes
+from mindspeed_dpo.config.validation.vllm_rollout import check_vllm
 from mindspeed_dpo.config.validation.xpo_and_nash_md import check_online_method, check_reference_rollout
 
 
@@ -29,7 +30,9 @@ def check_online(run: RunConfig, issues: Issues) -> None:
     )
     for rule in rules:
         issues.add_violations(rule(run), run.actor, run)
-    issues.add_violations(_check_cache(run, work), run.actor, run)
+    check_vllm(run, issues)
+    if not run.actor.rollout.uses_vllm:
+        issues.add_violations(_check_cache(run, work), run.actor, run)
     if run.ref is not None:
         issues.add_violations(check_reference_rollout(run, run.ref), run.ref, run)
     if run.reward is not None:

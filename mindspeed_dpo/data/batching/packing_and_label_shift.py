@@ -175,6 +175,7 @@ class _Row:
             factors=batch.factors,
             logp_weights=batch.logp_weights,
             ref_token_logps=_scored_only(batch.ref_token_logps, batch.scored),
+            rollout_token_logps=_scored_only(batch.rollout_token_logps, batch.scored),
             segment_responses=tuple(self.segment_responses),
         )
 

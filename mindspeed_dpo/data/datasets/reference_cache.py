@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.storage.digests import ALGORITHM, digest_of
 from mindspeed_dpo.storage.write_errors import writable_folder_advice, write_errors
+from mindspeed_dpo.untrusted.text_files import has_file
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +82,9 @@ class ReferenceCache:
     def read(self) -> CachedRows:
         """Return the rows that are stored and undamaged."""
         cached = CachedRows.empty(self._num_rows)
-        if self._earlier.is_file():
+        if has_file(self._earlier):
             self._read_earlier(cached)
-        if self.path.is_file():
+        if has_file(self.path):
             for rows, values in self._chunks(self.path.read_bytes()):
                 cached.store(rows, values)
         elif self._first_version.is_file() and not self._earlier.is_file():

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
+from mindspeed_dpo.untrusted.errors import reraised_as
+from mindspeed_dpo.untrusted.text_files import has_file
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 RANKING_COLUMNS = (*PAIR_COLUMNS, "between_input_ids", "between_labels", "between_lengths")
@@ -81,8 +83,9 @@ def open_text_columns(
         TokenFileError: The file is damaged, or has another number of rows.
     """
     path = text_columns_path(prefix, columns)
-    if not path.is_file():
-        return None
+    with reraised_as(TokenFileError, "preprocess again"):
+        if not has_file(path):
+            return None
     reader = TextColumnsReader(path)
     if len(reader) != rows:
         raise TokenFileError(

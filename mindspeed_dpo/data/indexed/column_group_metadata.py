@@ -9,6 +9,7 @@ from typing import Any
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 
 
 def meta_path(prefix: str | Path) -> Path:
@@ -24,9 +25,9 @@ def read_meta(prefix: str | Path) -> dict[str, Any] | None:
         TokenFileError: The file is not a JSON object, or a value that is used is of another type.
     """
     path = meta_path(prefix)
-    if not path.is_file():
-        return None
     with reraised_as(TokenFileError, "preprocess again"):
+        if not has_file(path):
+            return None
         meta = read_json_object(path)
         for key in ("columns", "text_columns"):
             meta.texts(key, ())

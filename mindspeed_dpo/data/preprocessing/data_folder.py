@@ -54,8 +54,13 @@ def select_files(folder: Path) -> SelectedFiles:
 
 
 def _holds_rows(path: Path) -> bool:
-    is_data = path.is_file() and file_format(path) is not None
+    is_data = path.is_file() and file_format(path) is not None and not _is_empty_text(path)
     return is_data and not path.name.startswith(".") and not _METADATA_NAME.fullmatch(path.name)
+
+
+def _is_empty_text(path: Path) -> bool:
+    """Return whether a file has no rows, as programs that write in parts leave some; empty parquet is a lost file."""
+    return path.stat().st_size == 0 and file_format(path) in ("json", "csv", "txt")
 
 
 def _select(folder: Path, present: Sequence[Path]) -> SelectedFiles:
@@ -74,7 +79,9 @@ def _reason(path: Path, chosen: str) -> str:
     if path.is_dir():
         return "a folder"
     if not path.is_file():
-        return "a broken link"
+        return "no regular file" if path.exists() else "a broken link"
+    if _is_empty_text(path):
+        return "empty"
     if _METADATA_NAME.fullmatch(path.name):
         return "metadata"
     return f"not {chosen}" if file_format(path) != chosen else "hidden"

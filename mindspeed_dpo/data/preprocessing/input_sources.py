@@ -18,6 +18,7 @@ from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COLUMN_SCAN_ROWS = 1000
@@ -87,7 +88,7 @@ def find_input(settings: PreprocessSettings) -> RawData:
 
     Raises:
         FileNotFoundError: `input` is not an existing path and does not have the form of a hub name.
-        InputError: The folder contains no file of a supported format.
+        InputError: The folder contains no file of a supported format, or the path is a pipe or a broken link.
     """
     path = Path(settings.input).expanduser()
     if path.is_file():
@@ -95,6 +96,8 @@ def find_input(settings: PreprocessSettings) -> RawData:
     if path.is_dir():
         files, skipped_files = select_files(path)
         return RawData(str(path), files, skipped_files, settings)
+    with reraised_as(InputError):
+        has_file(path)
     if not _HUB_NAME.fullmatch(settings.input) or file_format(path):
         raise FileNotFoundError(f"input: there is no file or folder {path}")
     return RawData(settings.input, (), (), settings)

@@ -13,7 +13,7 @@ from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES, row_t
 from mindspeed_dpo.data.preprocessing.text_lines import read_pieces
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import TextStart, parse_json_prefix, skip_whitespace
+from mindspeed_dpo.untrusted.json_text import TextStart, UnacceptedValueError, parse_json_prefix, skip_whitespace
 
 
 def read_document(path: Path) -> Iterator[Row | RowDropped]:
@@ -35,6 +35,7 @@ class _Document:
         self._text, self._start = "", TextStart()
         self._position = 0
         self._num_rows = 0
+        self._unread: MalformedDataError | None = None
 
     def rows(self) -> Iterator[Row | RowDropped]:
         """Yield all rows up to the end of the text."""
@@ -43,6 +44,8 @@ class _Document:
                 yield from self._list()
             else:
                 yield self._next_row()
+        if self._unread is not None:
+            yield RowDropped("unreadable", str(self._unread))
 
     def _list(self) -> Iterator[Row | RowDropped]:
         self._position += 1
@@ -68,6 +71,8 @@ class _Document:
         while True:
             try:
                 value, end = parse_json_prefix(self._text, self._position, location, self._start)
+            except UnacceptedValueError as error:
+                value, end = RowDropped("unreadable", str(error)), error.end
             except MalformedDataError as error:
                 if len(self._text) - self._position > MAX_ROW_BYTES:
                     raise MalformedDataError(f"{error}, or the row is longer than {MAX_ROW_BYTES}") from error
@@ -100,6 +105,9 @@ class _Document:
         rest, self._position = self._text[self._position :], 0
         pieces, num_characters = [rest], 0
         for piece in self._pieces:
+            if isinstance(piece, MalformedDataError):
+                self._unread = piece
+                break
             pieces.append(piece)
             num_characters += len(piece)
             if num_characters > len(rest):

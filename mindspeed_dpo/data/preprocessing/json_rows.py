@@ -11,10 +11,10 @@ from pathlib import Path
 
 from mindspeed_dpo.data.preprocessing.json_document import read_document, row_of
 from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES
-from mindspeed_dpo.data.preprocessing.text_lines import gzip_errors, open_bytes, read_lines
+from mindspeed_dpo.data.preprocessing.text_lines import MAX_EMPTY_LINES, gzip_errors, open_bytes, read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.errors import MalformedDataError
-from mindspeed_dpo.untrusted.json_text import parse_json_prefix, skip_whitespace
+from mindspeed_dpo.untrusted.json_text import UnacceptedValueError, parse_json_prefix, skip_whitespace
 from mindspeed_dpo.untrusted.text_files import decode_text
 
 
@@ -32,7 +32,10 @@ def _has_object_per_line(path: Path) -> bool:
     lines: list[bytes] = []
     with open_bytes(path) as file, gzip_errors(path, "after line 0"):
         # The line of a list may be as long as the file.
-        while len(lines) < 2 and (line := file.readline(MAX_ROW_BYTES + 1)):
+        for _ in range(MAX_EMPTY_LINES):
+            line = file.readline(MAX_ROW_BYTES + 1)
+            if len(lines) == 2 or not line:
+                break
             lines += [line] if line.strip() else []
             if _begins_list(line) or len(line) > MAX_ROW_BYTES:
                 break
@@ -68,8 +71,12 @@ def _rows_of_line(line: bytes, location: str) -> Iterator[Row | RowDropped]:
         text = decode_text(line, location)
         position = skip_whitespace(text, 0)
         while position < len(text):
-            value, position = parse_json_prefix(text, position, location)
-            yield from (row_of(item, location) for item in (value if isinstance(value, list) else [value]))
+            try:
+                value, position = parse_json_prefix(text, position, location)
+                yield from (row_of(item, location) for item in (value if isinstance(value, list) else [value]))
+            except UnacceptedValueError as error:
+                yield RowDropped("unreadable", str(error))
+                position = error.end
             position = skip_whitespace(text, position)
             position = skip_whitespace(text, position + 1) if text.startswith(",", position) else position
     except MalformedDataError as error:

@@ -7,13 +7,12 @@ pyarrow: these stop at one such row without its number, and guess types, so that
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from mindspeed_dpo.data.preprocessing.csv_rows import read_csv_rows
 from mindspeed_dpo.data.preprocessing.json_rows import read_json_rows
-from mindspeed_dpo.data.preprocessing.row_size_limit import MAX_ROW_BYTES
-from mindspeed_dpo.data.preprocessing.text_lines import read_lines
+from mindspeed_dpo.data.preprocessing.text_lines import check_encoding, read_lines
 from mindspeed_dpo.data.tokenization.examples import Row, RowDropped
 from mindspeed_dpo.untrusted.arrow_files import arrow_column_names, parquet_column_names
 from mindspeed_dpo.untrusted.arrow_rows import ArrowRow, read_arrow_rows, read_parquet_rows
@@ -28,43 +27,6 @@ class InputError(QuotingError):
     """Raised for raw data that cannot be read."""
 
 
-def _read_csv(path: Path) -> Iterator[RawRow]:
-    """Yield the rows with every column as text: digits must not become numbers."""
-    csv.field_size_limit(MAX_ROW_BYTES)
-    # Bytes that are not UTF-8 become halves of surrogate pairs, which identify the row.
-    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, strict=True, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-        try:
-            names = next(reader, [])
-        except csv.Error as error:
-            raise InputError(f"{path}: the header cannot be read: {error}") from error
-        if len(set(names)) < len(names):
-            raise InputError(f"{path}: a column name of the header occurs twice: {', '.join(names)}")
-        while True:
-            line = reader.line_num + 1
-            try:
-                values = next(reader)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                if "unexpected end" in str(error):
-                    raise InputError(f"{path}: the quoted text that begins in line {line} does not end") from error
-                yield RowDropped("unreadable", f"{path}, lines {line} to {reader.line_num}: {error}")
-                continue
-            if values:
-                yield _csv_row(names, values, f"{path}, line {line}")
-
-
-def _csv_row(names: list[str], values: list[str], location: str) -> RawRow:
-    if len(values) != len(names):
-        return RowDropped("unreadable", f"{location}: {len(values)} values, but the header has {len(names)} columns")
-    try:
-        "".join(values).encode()
-    except UnicodeEncodeError:
-        return RowDropped("unreadable", f"{location}: not UTF-8 text")
-    return dict(zip(names, values, strict=True))
-
-
 def _read_txt(path: Path) -> Iterator[RawRow]:
     """Yield one row per non-empty line, with the column `text`."""
     for number, line in read_lines(path):
@@ -72,9 +34,12 @@ def _read_txt(path: Path) -> Iterator[RawRow]:
             yield RowDropped("unreadable", str(line))
         elif line.strip():
             try:
-                yield {"text": decode_text(line, f"{path}, line {number}").rstrip("\r\n")}
+                text = decode_text(line, f"{path}, line {number}").rstrip("\r\n")
             except MalformedDataError as error:
                 yield RowDropped("unreadable", str(error))
+                continue
+            is_whole = "\0" not in text
+            yield {"text": text} if is_whole else RowDropped("unreadable", f"{path}, line {number}: a null character")
 
 
 def _read_parquet(path: Path, columns: Collection[str] | None) -> Iterator[RawRow]:
@@ -91,7 +56,7 @@ def _arrow_row(row: ArrowRow) -> RawRow:
 
 _BY_ROW: dict[str, tuple[tuple[str, ...], Callable[[Path], Iterator[RawRow]]]] = {
     "json": ((".json", ".jsonl", ".json.gz", ".jsonl.gz"), read_json_rows),
-    "csv": ((".csv", ".tsv"), _read_csv),
+    "csv": ((".csv", ".tsv"), read_csv_rows),
     "txt": ((".txt",), _read_txt),
 }
 """Formats that store one row after the other -> file name suffixes and reader."""
@@ -154,6 +119,9 @@ def _checked_format(path: Path) -> str:
         raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {supported_suffixes()}")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty")
+    if kind in _BY_ROW:
+        with reraised_as(InputError):
+            check_encoding(path)
     return kind
 
 

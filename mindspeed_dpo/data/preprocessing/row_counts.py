@@ -116,7 +116,12 @@ class RowCounts:
         lines += [(f"longest {name}", n, "tokens") for name, n in self.max_lengths.items() if name in _REPORTED_LENGTHS]
         if self.num_prompt_tails:
             lines.append(
-                ("prompt tails", self.num_prompt_tails, "pairs whose prompt ends in tokens that merge with a response")
+                (
+                    "prompt tails",
+                    self.num_prompt_tails,
+                    "pairs whose prompt ends in tokens that merge with a response, or that the chat template writes "
+                    "only where a response is generated",
+                )
             )
         if self.num_changed_turns:
             lines.append(

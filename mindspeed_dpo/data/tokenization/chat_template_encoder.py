@@ -222,8 +222,13 @@ def _is_changed(render: RenderTurns, turns: Sequence[Turn], prompt: str, texts: 
     """Return whether the messages of a prompt differ in the texts of its responses.
 
     Only the header that a prompt ends with may differ, such as in the start of a thought.
+
+    Raises:
+        RowDropped: Rendered again, the prompt differs itself.
     """
     if all(text.startswith(prompt) for text in texts):
         return False
+    if render(turns, True) != prompt:
+        raise RowDropped("changed_by_response", "the chat template renders the same messages differently each time")
     messages = prompt[: common_length(prompt, render(turns))]
     return not all(text.startswith(messages) for text in texts)

@@ -20,6 +20,7 @@ from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -85,9 +86,11 @@ def has_tokenizer(directory: str | Path) -> bool:
 
 def _vocabulary_files(directory: str | Path) -> list[Path]:
     path = Path(directory).expanduser()
-    files = [path / name for name in _VOCABULARY_FILES if (path / name).is_file()]
+    files = [path / name for name in _VOCABULARY_FILES if has_file(path / name)]
     files = files[:1] if files and files[0].name == "tokenizer.json" else files
-    return files or sorted(child for child in path.glob("*") if child.suffix in (".model", ".tiktoken"))
+    return files or sorted(
+        child for child in path.glob("*") if child.suffix in (".model", ".tiktoken") and has_file(child)
+    )
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
@@ -151,7 +154,7 @@ def stop_token_ids(
 
 
 def _generation_stops(path: Path) -> Iterable[int]:
-    if not path.is_file():
+    if not has_file(path):
         return ()
     settings = read_json_object(path)
     if isinstance(settings.get("eos_token_id"), list):

@@ -20,6 +20,7 @@ from mindspeed_dpo.storage.digest_verification import verify_file
 from mindspeed_dpo.storage.digests import DamageError, FileDigest, digests_from_json
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def stored_digests(folder: Path) -> dict[str, FileDigest]:
     """
     path = folder / METADATA
     with reraised_as(CheckpointError, recovery_advice(folder)):
-        return file_digests(read_json_object(path).plain()) if path.is_file() else {}
+        return file_digests(read_json_object(path).plain()) if has_file(path) else {}
 
 
 def verify_stored(path: Path) -> None:

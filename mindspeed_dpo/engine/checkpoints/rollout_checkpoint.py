@@ -14,11 +14,13 @@ from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import Checkpoint
 from mindspeed_dpo.storage.digesting_file import DigestingFile
 from mindspeed_dpo.storage.digests import FileDigest
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 
 ROLLOUTS_FILE = "rollouts.pt"
 _EARLIER_FILE = "answers.pt"  # its name in checkpoints before version 0.2
 _TOKENS = ("prompt_tokens", "prompt_lengths", "response_tokens", "response_lengths")
+_TOKEN_LOGPS = "rollout_token_logps"  # absent from earlier checkpoints
 _OWN = ("rows", "ended", "logps", "version")
 
 
@@ -28,7 +30,7 @@ def write_rollouts(folder: Path, rollouts: RolloutBatch) -> dict[str, FileDigest
     Raises:
         OSError: The file cannot be written.
     """
-    parts: dict[str, Any] = {name: getattr(rollouts.samples, name) for name in _TOKENS}
+    parts: dict[str, Any] = {name: getattr(rollouts.samples, name) for name in (*_TOKENS, _TOKEN_LOGPS)}
     own = {name: getattr(rollouts, name) for name in _OWN}
     with DigestingFile(folder / ROLLOUTS_FILE) as file:
         try:
@@ -45,14 +47,15 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
     Raises:
         CheckpointError: The file is damaged, or holds something else.
     """
-    path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if (path := folder / name).is_file()), None)
+    with reraised_as(CheckpointError, recovery_advice(folder)):
+        path = next((path for name in (ROLLOUTS_FILE, _EARLIER_FILE) if has_file(path := folder / name)), None)
     if path is None:
         return None
     verify_stored(path)
     with reraised_as(CheckpointError, recovery_advice(folder)):
         parts = _parts(path)
     try:
-        samples = PreferenceBatch(**{name: parts.pop(name) for name in _TOKENS})
+        samples = PreferenceBatch(**{name: parts.pop(name, None) for name in (*_TOKENS, _TOKEN_LOGPS)})
         return RolloutBatch(samples, **parts)
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         raise CheckpointError(f"{path} does not hold rollouts: {error}; {recovery_advice(folder)}") from error
@@ -61,7 +64,7 @@ def read_rollouts(folder: Path) -> RolloutBatch | None:
 def _parts(path: Path) -> dict[str, Any]:
     """Read the items by name, as tensors of their own memory."""
     content = read_torch_file(path)
-    if not isinstance(content, dict) or set(content) != {*_TOKENS, *_OWN}:
+    if not isinstance(content, dict) or {*content, _TOKEN_LOGPS} != {*_TOKENS, *_OWN, _TOKEN_LOGPS}:
         raise MalformedDataError(f"{path} does not hold the items of rollouts")
     for name, value in content.items():
         if not _has_type(name, value):
@@ -73,7 +76,7 @@ def _has_type(name: str, value: Any) -> bool:
     """Whether an item has the type that `write_rollouts` gives it; lengths are not negative."""
     if name == "version":
         return type(value) is int
-    if name == "logps":
+    if name in ("logps", _TOKEN_LOGPS):
         return value is None or (isinstance(value, Tensor) and value.is_floating_point())
     if not isinstance(value, Tensor) or value.is_floating_point() or value.is_complex():
         return False

@@ -17,7 +17,7 @@ from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.families import family_of
 from mindspeed_dpo.weights.format_detection import open_adapter, open_weights
-from mindspeed_dpo.weights.hf.hf_assets import tokenizer_vocab_size
+from mindspeed_dpo.weights.hf.hf_assets import asset_files, tokenizer_vocab_size
 from mindspeed_dpo.weights.hf.hf_config import (
     describe_differences,
     read_model_config,
@@ -183,6 +183,8 @@ def _model_config(source: WeightSource, request: ConversionRequest, assets: Path
         model = source.model_config()
     else:
         model = read_model_config(assets)
+        # They are copied at the end; what is wrong with them must not cost the conversion.
+        asset_files(assets)
         _warn_about_differences(source, model)
         _warn_about_tokenizer(assets, model)
     family = family_of(model).name

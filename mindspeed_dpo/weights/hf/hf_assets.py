@@ -11,6 +11,7 @@ from pathlib import Path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.weights.errors import WeightsError
 
 ASSETS_FOLDER = "hf"
@@ -23,10 +24,17 @@ _PATTERNS = (
 
 
 def asset_files(directory: str | Path) -> list[Path]:
-    """The asset files of a Hugging Face folder, sorted by name."""
+    """The asset files of a Hugging Face folder, sorted by name.
+
+    Raises:
+        WeightsError: One of them is no regular file.
+    """
     root = Path(directory)
-    files = {file for pattern in _PATTERNS for file in root.glob(pattern)}
-    return sorted(file for file in files if file.is_file())
+    # A name without a wildcard is tried as it is: `glob` passes over links that lead nowhere.
+    found = {file for pattern in _PATTERNS for file in (root.glob(pattern) if "*" in pattern else [root / pattern])}
+    files = {file for file in found if file.suffix or not file.is_dir()}
+    with reraised_as(WeightsError):
+        return sorted(file for file in files if has_file(file))
 
 
 def copy_assets(source: str | Path, target: str | Path) -> list[Path]:
@@ -38,6 +46,9 @@ def copy_assets(source: str | Path, target: str | Path) -> list[Path]:
 
     Returns:
         The files written.
+
+    Raises:
+        WeightsError: An asset is no regular file.
     """
     written = []
     for file in asset_files(source):
@@ -65,9 +76,9 @@ def tokenizer_vocab_size(directory: str | Path) -> int | None:
         WeightsError: The file is damaged.
     """
     path = Path(directory) / "tokenizer.json"
-    if not path.is_file():
-        return None
     with reraised_as(WeightsError):
+        if not has_file(path):
+            return None
         content = read_json_object(path, MAX_TOKENIZER_BYTES)
         ids = _vocabulary_ids(content.section("model", JsonObject({}, content.location)))
         ids += [token.integer("id", minimum=0) for token in content.objects("added_tokens", ())]

@@ -18,6 +18,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.weights.errors import HfConfigError
 from mindspeed_dpo.weights.families import ARCHITECTURES, HfArchitecture, ModelFamily
 from mindspeed_dpo.weights.families.unsupported import UNSUPPORTED
@@ -52,9 +53,9 @@ def read_hf_config(directory: str | Path) -> JsonObject:
         HfConfigError: The file is not a JSON object.
     """
     path = Path(directory) / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; a Hugging Face folder needs its config.json")
     with reraised_as(HfConfigError):
+        if not has_file(path):
+            raise FileNotFoundError(f"{path} does not exist; a Hugging Face folder needs its config.json")
         return read_json_object(path)
 
 

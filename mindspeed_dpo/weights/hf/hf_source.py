@@ -20,7 +20,7 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.pickle_names import reject_foreign_objects
 from mindspeed_dpo.untrusted.safetensors_files import open_safetensors, safetensors_errors
-from mindspeed_dpo.untrusted.text_files import is_file_name
+from mindspeed_dpo.untrusted.text_files import has_file, is_file_name
 from mindspeed_dpo.untrusted.torch_archive import read_torch_file
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_config import (
@@ -47,6 +47,8 @@ _EMBEDDING, _OUTPUT_LAYER = "model.embed_tokens.weight", "lm_head.weight"
 # Buffers that older releases of transformers stored with the weights.
 _BUFFERS = re.compile(r"\.(rotary_emb\.inv_freq|attn\.(masked_)?bias)$")
 _LAYER = re.compile(r"model\.layers\.([0-9]{1,9})\.")
+_DTYPES = frozenset({"BF16", "F16", "F32", "F64", "bfloat16", "float16", "float32", "float64"})
+"""Data types that weights may have, by the names of safetensors and of torch."""
 _FILE_NAMES = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
@@ -116,7 +118,9 @@ class HfSource(WeightSource):
         return [name for name in required if name not in self._files], unexpected
 
     def check_shapes(self, entry: TensorEntry, model: ModelConfig) -> None:
-        """Compare the shapes in the headers of the shards with the model."""
+        """Compare the shapes and data types in the headers of the shards with the model."""
+        for name in entry.stored_names:
+            self._check_dtype(name)
         if is_fused(entry):
             (name,) = entry.stored_names
             check_shape(self._shape(name), fused_shape(entry, model), self._files[name], f"{name} of all experts")
@@ -155,6 +159,20 @@ class HfSource(WeightSource):
         lazy = self._lazy(name)
         return tuple(lazy.shape if isinstance(lazy, Tensor) else lazy.get_shape())
 
+    def _check_dtype(self, name: str) -> None:
+        """Check that weights are stored as they are computed with: others are quantised, and nothing without scales.
+
+        Raises:
+            WeightsError: They are not.
+        """
+        lazy = self._lazy(name)
+        dtype = str(lazy.dtype).removeprefix("torch.") if isinstance(lazy, Tensor) else lazy.get_dtype()
+        if dtype not in _DTYPES:
+            raise WeightsError(
+                f"{self._files[name]}: {name} is stored as {dtype}; give weights that are not quantised, in "
+                "bfloat16, float16 or float32"
+            )
+
     def _lazy(self, name: str) -> Any:
         """A tensor of a mapped file, or a slice object of safetensors."""
         handle = self._open(self._files[name])
@@ -164,9 +182,11 @@ class HfSource(WeightSource):
     def _files(self) -> dict[str, Path]:
         """The file of every tensor, from the index or the single file."""
         for single, index in _FILE_NAMES:
-            if (self.path / index).is_file():
+            with reraised_as(WeightsError):
+                has_single, has_index = has_file(self.path / single), has_file(self.path / index)
+            if has_index:
                 return self._read_index(self.path / index)
-            if (self.path / single).is_file():
+            if has_single:
                 file = self.path / single
                 return dict.fromkeys(self._names(file), file)
         raise WeightsError(

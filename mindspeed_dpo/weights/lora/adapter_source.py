@@ -20,6 +20,7 @@ from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.stored_values import check_stored
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.weights.dist_source import DESCRIPTION_FILE, DistSource
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.lora.peft import CONFIG_FILE, HEAD, WEIGHTS_FILE, read_config, read_tensors
@@ -148,9 +149,9 @@ def read_adapter_description(folder: Path) -> dict[str, Any] | None:
         WeightsError: The description is damaged.
     """
     file = folder / DESCRIPTION_FILE
-    if not file.is_file():
-        return None
     with reraised_as(WeightsError):
+        if not has_file(file):
+            return None
         description = read_json_object(file).section("adapters", None)
         if description is None:
             return None

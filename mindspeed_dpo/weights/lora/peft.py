@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save
 from torch import Tensor
 
@@ -29,6 +30,7 @@ HEAD = "score.weight"
 _HEAD_MODULES = {"score", "classifier"}
 """What PEFT saves completely with the adapters of a classifier (`modules_to_save`)."""
 _PREFIX = "base_model.model."
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 # A matrix of attention, of a dense feed-forward layer, or of the shared experts of a layer.
 _NAME = re.compile(r"model\.layers\.\d+\.\w+\.(?:shared_experts?\.)?\w+\.lora_[AB]\.weight")
 # Keys that are read, and keys that change nothing in the logits of an adapter once it is trained.
@@ -153,6 +155,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
         stored = read_safetensors(file)
     tensors = {name.removeprefix(_PREFIX): tensor for name, tensor in stored.items()}
     experts = {name for name in tensors if is_of_experts(name)}
+    if quantised := [name for name, tensor in tensors.items() if tensor.dtype not in _DTYPES]:
+        dtype = str(tensors[quantised[0]].dtype).removeprefix("torch.")
+        raise WeightsError(f"{file}: {quantised[0]} is stored as {dtype}; save the adapter in bfloat16 or float32")
     unsupported = [name for name in stored if not _is_supported(name)]
     if unsupported or not tensors:
         content = unsupported[0] if unsupported else "no tensors"

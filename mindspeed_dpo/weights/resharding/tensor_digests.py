@@ -54,6 +54,11 @@ def digests(
     return dict(zip(shapes, totals.tolist(), strict=True))
 
 
+def tensor_digest(tensor: Tensor) -> int:
+    """The digest of one unsharded tensor, [rows] or [rows, columns] of any dtype and unit, as of `digests`."""
+    return int(_digest(Region(tensor, 0, 0), tensor.shape[1] if tensor.dim() > 1 else 1))
+
+
 def _digest(region: Region, num_columns: int) -> Tensor:
     """The part that a region contributes to the digest of a tensor with `num_columns` columns: a scalar int64."""
     tensor = region.tensor if region.tensor.dim() > 1 else region.tensor[:, None]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
@@ -17,7 +18,24 @@ from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.resharding.buckets import Bucket, RowSlice, buckets
 from mindspeed_dpo.weights.resharding.handshake import HandshakeResult, TransferHeader, compare_headers
-from mindspeed_dpo.weights.resharding.shards import Region, Shards
+from mindspeed_dpo.weights.resharding.shards import Region, Shards, TensorSpec
+
+
+class Receiver(Protocol):
+    """The tensors that a transfer writes to, such as the `Shards` of a process that generates."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that buckets arrive on."""
+
+    def specs(self) -> tuple[TensorSpec, ...]:
+        """The unsharded tensors that are expected."""
+
+    def regions(self, name: str, start: int, stop: int) -> Iterator[Region]:
+        """The regions that take rows `start` to `stop` of an unsharded tensor.
+
+        Each is written before the next is asked for, and the rows of a tensor come in order.
+        """
 
 
 @dataclass(frozen=True)
@@ -66,7 +84,7 @@ class Sender:
 def transfer(
     link: WeightGroup | None,
     sender: Sender | None,
-    receiver: Shards | None,
+    receiver: Receiver | None,
     *,
     version: int,
     bucket_bytes: int,
@@ -121,7 +139,7 @@ def _all_buckets(headers: Mapping[int, TransferHeader], bucket_bytes: int) -> It
         yield from buckets(headers[source].tensors, source, bucket_bytes)
 
 
-def _take_slices(bucket: Bucket, buffer: Tensor, receiver: Shards, share: float) -> None:
+def _take_slices(bucket: Bucket, buffer: Tensor, receiver: Receiver, share: float) -> None:
     """Take over this process's slices from a bucket, or mix them with its own."""
     for row_slice in bucket.slices:
         for region in receiver.regions(row_slice.name, row_slice.start, row_slice.stop):
@@ -139,7 +157,7 @@ def _view(buffer: Tensor, row_slice: RowSlice, region: Region) -> Tensor:
     return view
 
 
-def _device(sender: Sender | None, receiver: Shards | None) -> torch.device:
+def _device(sender: Sender | None, receiver: Receiver | None) -> torch.device:
     if sender is not None:
         return sender.shards.device
     if receiver is not None:

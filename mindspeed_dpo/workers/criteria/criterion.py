@@ -54,6 +54,14 @@ class Criterion(ABC):
     def metrics(self) -> dict[str, float]:
         """Return what is logged of the settings of the last step."""
 
+    def take_largest_logp_difference(self) -> Tensor | float:
+        """Return the largest difference to log-probabilities of a rollout since the last call.
+
+        Returns:
+            Scalar float32, in nats.
+        """
+        return 0.0
+
     @abstractmethod
     def state(self) -> dict[str, Any]:
         """Return JSON values that a checkpoint holds; a collective."""

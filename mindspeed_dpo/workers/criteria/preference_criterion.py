@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from mindspeed_dpo.algorithms.beta_dpo import MarginStatistics, beta_dpo_step
 from mindspeed_dpo.algorithms.cross_pair_values import CrossPairValues, StepValues, cross_pair_values
+from mindspeed_dpo.algorithms.logp_difference import logp_difference
 from mindspeed_dpo.algorithms.objective import PairLosses, PairValues, PreferenceObjective
 from mindspeed_dpo.algorithms.token_statistics import token_statistics
 from mindspeed_dpo.algorithms.wpo import wpo_weights
@@ -46,6 +47,7 @@ class PreferenceCriterion(Criterion):
         self._selected = 1.0
         # Iteration and optimizer step within it.
         self._step = (-1, 0)
+        self._largest_logp_difference: Tensor | None = None
 
     @property
     @override
@@ -79,6 +81,11 @@ class PreferenceCriterion(Criterion):
             "beta_dpo/selected": self._selected,
         }
         return {"beta": self._objective.beta, **(of_filter if self._role.loss.filters_pairs else {})}
+
+    @override
+    def take_largest_logp_difference(self) -> Tensor | float:
+        largest, self._largest_logp_difference = self._largest_logp_difference, None
+        return 0.0 if largest is None else largest
 
     @override
     def state(self) -> dict[str, Any]:
@@ -146,4 +153,9 @@ class PreferenceCriterion(Criterion):
         result = self._objective(pairs)
         if self._statistics:
             result.sums.merge(token_statistics(batch, columns))
+        if batch.rollout_token_logps is not None:
+            sums, largest = logp_difference(batch, columns)
+            result.sums.merge(sums)
+            earlier = self._largest_logp_difference
+            self._largest_logp_difference = largest if earlier is None else torch.maximum(largest, earlier)
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig
@@ -26,6 +27,23 @@ def open_initial_weights(role: RoleConfig) -> WeightSource | None:
     elif role.has_score_head:
         source.final_norm = not role.reward.no_post_layer_norm
     return source
+
+
+def model_folder(role: RoleConfig) -> Path:
+    """Return the folder with the Hugging Face config.json that belongs to the weights that a role starts from.
+
+    Raises:
+        WeightsError: There is none.
+    """
+    source = open_initial_weights(role)
+    folder = source.assets() if source is not None else None
+    if folder is None or not (folder / "config.json").is_file():
+        where = "random_init" if source is None else f"load={source.path}"
+        raise WeightsError(
+            f"rollout_engine=vllm needs the config.json of the model, which {where} does not have; start from a "
+            "Hugging Face folder, or put its config and tokenizer files beside the checkpoint as convert_ckpt.py does"
+        )
+    return folder
 
 
 def open_initial_adapter(role: RoleConfig) -> AdapterSource | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import Accelerator
@@ -41,13 +43,15 @@ class WorkerContext:
         return replace(self.place, topology=replace(self.place.topology, ep=1))
 
 
-def max_peak_memory_bytes(context: WorkerContext) -> float:
-    """Return the largest peak memory of any process of the pool so far, in bytes; a collective.
+def max_over_ranks(context: WorkerContext, values: Sequence[Tensor | float]) -> list[float]:
+    """Return the largest value of any process of the pool, for each of some non-negative scalars; a collective.
 
-    It sums a vector over ranks in which each rank fills its own element, which every backend supports; float32 keeps
-    seven digits.
+    It sums a matrix over ranks in which each rank fills its own row, which every backend supports; float32 keeps seven
+    digits.
     """
-    peaks = torch.zeros(dist.get_world_size(), dtype=torch.float32, device=context.device)
-    peaks[dist.get_rank()] = float(context.accelerator.peak_memory_bytes())
-    dist.all_reduce(peaks, dist.ReduceOp.SUM)
-    return float(peaks.max())
+    rows = torch.zeros(dist.get_world_size(), len(values), dtype=torch.float32, device=context.device)
+    for index, value in enumerate(values):
+        rows[dist.get_rank(), index] = value
+    dist.all_reduce(rows, dist.ReduceOp.SUM)
+    largest: list[float] = rows.amax(0).tolist()
+    return largest

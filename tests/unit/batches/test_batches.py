@@ -166,6 +166,7 @@ def test_what_belongs_to_responses_and_their_tokens_goes_with_them() -> None:
         PreferenceBatch.from_lists([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9, 10]]]),
         logp_weights=torch.tensor([[0.0, 1.0], [2.0, 3.0]]),
         ref_token_logps=torch.tensor([4.0, 5, 6, 7, 8, 9, 10]),
+        rollout_token_logps=-torch.tensor([4.0, 5, 6, 7, 8, 9, 10]),
     )
     turned = batch.select([1, 0])
     assert turned.ref_token_logps is not None and turned.logp_weights is not None
@@ -173,6 +174,8 @@ def test_what_belongs_to_responses_and_their_tokens_goes_with_them() -> None:
     assert turned.logp_weights.tolist() == [[2, 3], [0, 1]]
     chosen = batch.choose(torch.tensor([1, 0]), torch.tensor([[1, 0], [0, 1]]))
     assert chosen.logp_weights is not None and chosen.logp_weights.tolist() == [[3, 2], [0, 1]]
+    assert chosen.rollout_token_logps is not None
+    assert (-chosen.rollout_token_logps).tolist() == chosen.response_tokens.tolist()
     both = PreferenceBatch.concat([batch, turned])
     assert both.ref_token_logps is not None
     assert both.ref_token_logps.tolist() == both.response_tokens.tolist()
@@ -188,8 +191,11 @@ def test_responses_of_two_batches_are_concatenated() -> None:
         return RolloutBatch(sampled, torch.arange(len(prompts)), torch.full(shape, ended), version=3)
 
     one = rollouts([[1], [2, 3]], [[[4, 5]], [[7]]], True)
+    one = replace(one, samples=replace(one.samples, rollout_token_logps=torch.tensor([-1.0, -2.0, -3.0])))
     actual = concat_responses(one, rollouts([[1], [2, 3]], [[[6]], [[8, 9]]], False))
     assert lists_of(actual.samples) == ([[1], [2, 3]], [[[4, 5], [6]], [[7], [8, 9]]])
     assert actual.ended.tolist() == [[True, False]] * 2 and actual.version == 3 and actual.logps is None
+    # Those of the other model's tokens are not the policy's.
+    assert str(actual.samples.rollout_token_logps) == "tensor([-1., -2., nan, -3., nan, nan])"
     with pytest.raises(ValueError, match="only responses to the same prompts can be concatenated"):
         concat_responses(one, rollouts([[1], [2, 4]], [[[6]], [[8, 9]]], False))

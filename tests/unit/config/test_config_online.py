@@ -276,6 +276,8 @@ def _other_value(key: str) -> Any:
     item = SETTINGS[key]
     if key == "eval_data_path":
         return {"held_out": "pairs"}
+    if key == "vllm":
+        return {"enforce_eager": True}
     if item.info.choices:
         return next(choice for choice in reversed(item.info.choices) if choice != item.default)
     candidates = (True, False, "a.b", 1, 2, 0.5, 0.25, ["a.b"], [0.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -19,8 +20,9 @@ def _bad_values(item: Setting) -> list[Any]:
         bool: ["maybe", 1],
         int: ["many", 1.5, True],
         float: ["much", True],
-        str: [[1, 2]],
+        str: [[1, 2], "a\0b", "\ud83d"],
         dict: [1.5, {"a": [1]}],
+        Mapping: [1.5, "one word"],
     }
     kind, is_list = scalar_type(item.type)
     if is_list:
@@ -37,7 +39,7 @@ def _bad_values(item: Setting) -> list[Any]:
 BAD = [(key, value) for key, item in SETTINGS.items() for value in _bad_values(item)]
 
 
-@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value}" for key, value in BAD])
+@pytest.mark.parametrize(("key", "value"), BAD, ids=[f"{key}={value!a}" for key, value in BAD])
 def test_one_bad_value_is_one_problem_naming_it(key: str, value: Any) -> None:
     actual = problems(put(small_tree(), key, value))
     assert len(actual) == 1, actual

@@ -34,7 +34,7 @@ class Process:
 
     def __init__(self) -> None:
         self.reply: Callable[[], Reply] = Reply
-        self.node_address = SimpleNamespace(remote=lambda: self.reply())
+        self.check_alive = SimpleNamespace(remote=lambda: self.reply())
 
 
 def wait(replies: Sequence[Reply], num_returns: int, timeout: float) -> tuple[list[Reply], list[Reply]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -26,3 +27,18 @@ def test_the_device_is_ray_s_own_only_where_ray_shows_all_of_that_kind(
     monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
     process = RayWorker.__new__(RayWorker)
     assert process.local_rank("NPU") == expected
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "lo"), ("", "lo"), ("eth7", "eth7")])
+def test_gloo_listens_on_loopback_unless_an_interface_is_named(
+    given: str | None, used: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a name it would listen at the address of the host name, which other machines may reach."""
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    if given is not None:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
+    process = RayWorker.__new__(RayWorker)
+    monkeypatch.setattr(process, "join", lambda *_: None, raising=False)
+    monkeypatch.setattr(process, "local_rank", lambda _: 0, raising=False)
+    process.join_here(0, 1, "127.0.0.1:0", "NPU")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == used

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -20,6 +21,24 @@ def fill(folder: Path, *names: str) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
     return folder
+
+
+def test_empty_parts_of_a_folder_cost_nothing(tmp_path: Path) -> None:
+    fill(tmp_path, "part-0.jsonl", "part-1.jsonl", "part-2.csv")
+    (tmp_path / "part-3.jsonl").write_text("")
+    os.mkfifo(tmp_path / "part-4.jsonl")
+    (tmp_path / "part-5.jsonl").symlink_to("absent")
+    files, skipped = select_files(tmp_path)
+    assert [file.name for file in files] == ["part-0.jsonl", "part-1.jsonl"]
+    assert {"part-3.jsonl (empty)", "part-4.jsonl (no regular file)", "part-5.jsonl (a broken link)"} < set(skipped)
+
+
+def test_empty_parquet_is_a_lost_file(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["b"]}), tmp_path / "a.parquet")
+    (tmp_path / "b.parquet").write_text("")
+    files, _ = select_files(tmp_path)
+    with pytest.raises(InputError, match=r"b.parquet is empty"):
+        [list(read_file(file)) for file in files]
 
 
 def names(folder: Path) -> list[str]:

@@ -103,6 +103,17 @@ def test_a_prompt_that_its_template_changes_is_not_trained_as_a_response(
     assert sentence in capsys.readouterr().err
 
 
+def test_a_template_that_changes_by_itself_is_not_trained_as_a_response(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its texts differ early, so that all that follows would belong to the responses."""
+    template = "<s>{{ strftime_now('%f') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+    own = save_tokenizer(tmp_path / "tokenizer", chat_template=template)
+    assert main(words(save(tmp_path / "raw.jsonl", rows(2)), own, tmp_path / "out")) == 1
+    assert "2 changed_by_response: " in (err := capsys.readouterr().err)
+    assert "the chat template renders the same messages differently each time" in err
+
+
 def test_the_description_adds_up(tmp_path: Path, tokenizer: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = [
         *rows(5),

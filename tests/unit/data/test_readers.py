@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from mindspeed_dpo.data.preprocessing import json_document, json_rows, text_lines
+from mindspeed_dpo.data.preprocessing import csv_rows, json_document, json_rows, text_lines
 from mindspeed_dpo.data.preprocessing.input_sources import find_input
 from mindspeed_dpo.data.preprocessing.readers import InputError, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
+from mindspeed_dpo.untrusted import gzip_stream
 
 ROWS: list[dict[str, Any]] = [
     {"question": "one\ntwo, three", "answer": 'said "hi"'},
@@ -69,8 +71,7 @@ def test_text_files_give_a_row_per_line(tmp_path: Path) -> None:
         ("a.json", '[{"a": 1}, {"a": ', r"a.json, row 2: line 1"),
         ("a.json", '[{"a": 1}', r"a.json, after row 1: .*expected , or \]"),
         ("a.json", '[{"a": 1}]\nand more', r"a.json, row 2: line 2, column 1: .*; 1 rows were read before it"),
-        ("a.json", '[{"a": ' + "[" * 200 + "]" * 200 + "}]", "a.json, row 1: JSON is nested more than 100 deep"),
-        ("a.json", '[{"a": 1}, {"a": ' + "1" * 5000 + "}]", "a.json, row 2: an integer has 5000 digits"),
+        ("a.json", '[{"a": ' + "[" * 99999, "a.json, row 1: JSON is nested more than 100 deep"),
         ("a.json", "", "a.json is empty"),
         ("a.csv", 'a,b\n1,2\n"3,4\n5,6\n', "a.csv: the quoted text that begins in line 3 does not end"),
         ("a.csv", '"a"b,c\n1,2\n', "a.csv: the header cannot be read"),
@@ -141,6 +142,19 @@ def test_every_arrangement_of_json_is_read_to_its_end(tmp_path: Path, name: str,
         ("a.jsonl", b'{"a": "one"}\n{"a": ' + b"[" * 9999 + b'\n{"a": "two"}', 1, "nested more than 100 deep"),
         ("a.json", b'[{"a": "one"}, {"a": "caf\xe9"}, {"a": "two"}]', 1, "a.json, row 2: not UTF-8 text"),
         ("a.json", b'[{"a": "one"}, null, {"a": "two"}]', 1, "a.json, row 2: expected an object of columns"),
+        ("a.jsonl", b'{"a": "one"}\n{"a": "x", "b": 1, "a": "y"}\n{"a": "two"}', 1, "an object has the key 'a' twice"),
+        ("a.jsonl", b'{"a": "one"} {"a": 1, "a": 1} {"a": "two"}', 1, "an object has the key 'a' twice"),
+        (
+            "a.json",
+            b'[{"a": "one"}, {"b": {"c": 1, "c": 2}}, {"a": "two"}]',
+            1,
+            "row 2: an object has the key 'c' twice",
+        ),
+        ("a.json", b'[{"a": "one"}, {"a": ' + b"1" * 5000 + b'}, {"a": "two"}]', 1, "an integer has 5000 digits"),
+        ("a.json", b'[{"a": "one"}, ' + b"[" * 200 + b"]" * 200 + b', {"a": "two"}]', 1, "nested more than 100 deep"),
+        ("a.csv", b"a\none\n\0\0\0\ntwo\n", 1, "a.csv, line"),
+        ("a.csv", b'a\none\n"x\ny\0"\ntwo\n', 1, "a.csv, line"),
+        ("a.txt", b"one\n\0\0\0\ntwo\n", 1, "a.txt, line 2: a null character"),
         ("a.csv", b"a\none\ntwo,three\ntwo\n", 1, "a.csv, line 3: 2 values, but the header has 1 columns"),
         ("a.csv", b"a\none\ncaf\xe9\ntwo\n", 1, "a.csv, line 3: not UTF-8 text"),
         ("a.csv", b'a\none\n"x"y\ntwo\n', 1, "a.csv, lines 3 to 3: "),
@@ -156,6 +170,93 @@ def test_one_bad_row_does_not_cost_the_others(
     bad = rows.pop(place)
     assert isinstance(bad, RowDropped) and bad.reason == "unreadable" and detail in bad.detail
     assert [next(iter(row.values())) for row in rows if not isinstance(row, RowDropped)] == ["one", "two"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@pytest.mark.parametrize(
+    "long", ["x" * 300, '"' + "x\n7,8\n" * 60 + '"', '"' + "x" * 300 + '""\n\n"', '"' + '""' * 200 + '"']
+)
+def test_a_long_row_of_a_csv_file_costs_itself(
+    kind: str, long: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its quotes and lines are cut, no part of it becomes a row."""
+    for size in (1, 7, 64):
+        monkeypatch.setattr(csv_rows, "MAX_ROW_BYTES", 100)
+        monkeypatch.setattr(csv_rows, "PIECE_CHARACTERS", size)
+        path, separator = tmp_path / f"a.{kind}", {"csv": ",", "tsv": "\t"}[kind]
+        path.write_text("\n".join(separator.join(pair) for pair in ["ab", "12", (long, "2"), "34"]))
+        first, dropped, last = read_file(path)
+        assert (first, last) == ({"a": "1", "b": "2"}, {"a": "3", "b": "4"})
+        assert isinstance(dropped, RowDropped) and "line 3 has more than" in dropped.detail
+
+
+def test_quoted_text_without_an_end_is_read_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(csv_rows, "MAX_ROW_BYTES", 1 << 14)
+    monkeypatch.setattr(csv_rows, "PIECE_CHARACTERS", 1 << 10)
+    path = tmp_path / "a.csv"
+    path.write_text('a,b\n1,2\n"' + "x" * (1 << 20) + "\n3,4\n" * 1000)
+    tracemalloc.start()
+    with pytest.raises(InputError, match="text that begins in line 3 does not end; 1 rows were read before it"):
+        list(read_file(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 19, f"{peak} bytes"
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("name", ["a.csv", "a.txt", "a.jsonl", "a.json", "a.jsonl.gz"])
+def test_text_in_another_encoding_is_refused(name: str, encoding: str, tmp_path: Path) -> None:
+    content = '{"a": "b"}\n{"a": "c"}\n'.encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(InputError, match=rf"{name} is UTF-(16|32) text.*; save it as UTF-8"):
+        list(read_file(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
+@pytest.mark.parametrize(
+    ("end", "num_dropped"),
+    [(b"", 0), (b"\0" * 100_000, 0), (b"garbage" * 20_000, 1), (b"\0" * 70_000 + b"\x1f", 1), ("member", 0)],
+)
+def test_what_follows_the_members_of_a_gzip_file_costs_nothing_before_it(
+    name: str, end: bytes | str, num_dropped: int, tmp_path: Path
+) -> None:
+    rows = [{"a": "one"}, {"a": "two"}]
+    content = gzip.compress((json.dumps(rows) if ".json." in name else "\n".join(map(json.dumps, rows))).encode())
+    (tmp_path / name).write_bytes(content + (end if isinstance(end, bytes) else gzip.compress(b" \n")))
+    read = list(read_file(tmp_path / name))
+    assert read[:2] == rows and len(read) == 2 + num_dropped
+    for dropped in read[2:]:
+        assert isinstance(dropped, RowDropped) and re.search(r"from byte \d+ on it is no gzip data", dropped.detail)
+
+
+def test_members_of_a_gzip_file_may_be_cut_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = "".join(json.dumps({"a": number}) + "\n" for number in range(50)).encode()
+    members = b"\0\0".join(gzip.compress(content[start : start + 99]) for start in range(0, len(content), 99))
+    (tmp_path / "a.jsonl.gz").write_bytes(members)
+    for size in (1, 2, 3, 50):
+        monkeypatch.setattr(gzip_stream, "_BLOCK_BYTES", size)
+        assert [row["a"] for row in read_file(tmp_path / "a.jsonl.gz")] == list(range(50))
+
+
+@pytest.mark.parametrize("byte", [b"\n", b" ", b"x"])
+def test_a_gzip_file_that_unpacks_to_too_much_is_refused(
+    byte: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gzip_stream, "FREE_BYTES", 1 << 20)
+    monkeypatch.setattr(text_lines, "MAX_EMPTY_LINES", 1 << 30)
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(byte * (2 << 20)))
+    with pytest.raises(InputError, match=r"a.jsonl.gz, after line \d+: .*it unpacks to more than 500 times its size"):
+        list(read_file(tmp_path / "a.jsonl.gz"))
+
+
+def test_a_file_of_empty_lines_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (text_lines, json_rows):
+        monkeypatch.setattr(module, "MAX_EMPTY_LINES", 100)
+    (tmp_path / "a.jsonl").write_text("\n" * 100 + '{"a": 1}')
+    assert list(read_file(tmp_path / "a.jsonl")) == [{"a": 1}]
+    (tmp_path / "a.jsonl").write_text('{"a": 1}' + "\n" * 200)
+    with pytest.raises(InputError, match="lines before line 102 are empty"):
+        list(read_file(tmp_path / "a.jsonl"))
 
 
 def test_texts_of_csv_files_stay_texts(tmp_path: Path) -> None:
@@ -196,6 +297,9 @@ def test_a_file_without_a_readable_row_says_why(tmp_path: Path) -> None:
 def test_missing_and_empty_inputs_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no file or folder"):
         data(tmp_path / "nothing.json")
+    (tmp_path / "pipe.json").symlink_to("absent")
+    with pytest.raises(InputError, match="is a link that leads nowhere, where a file is expected"):
+        data(tmp_path / "pipe.json")
     with pytest.raises(InputError, match="has no file with a supported suffix"):
         data(tmp_path)
     (tmp_path / "none.json").write_text("[]")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import mindspeed_dpo
 from mindspeed_dpo.device.environment_variables import (
     EnvironmentProblem,
     check_visible_devices,
@@ -61,6 +62,12 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     assert os.environ["PYTORCH_NPU_ALLOC_CONF"] == "expandable_segments:True"
     rows = {name: (value, owner) for name, value, owner, _ in environment_rows("npu", 10, {"HCCL_EXEC_TIMEOUT": ""})}
     assert rows["HCCL_EXEC_TIMEOUT"] == ("600", "set by the run")
+
+
+def test_no_module_takes_an_empty_variable_for_a_value() -> None:
+    """`os.environ.setdefault` does; `set_default` does not."""
+    files = Path(mindspeed_dpo.__file__).parent.rglob("*.py")
+    assert [file.name for file in files if "environ.setdefault" in file.read_text()] == []
 
 
 def test_a_value_of_the_user_wins(monkeypatch: pytest.MonkeyPatch) -> None:

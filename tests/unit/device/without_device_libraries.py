@@ -36,8 +36,10 @@ def main() -> None:
     }
     activate("cpu")
     for module in pkgutil.walk_packages(mindspeed_dpo.__path__, "mindspeed_dpo."):
-        # Trackers wrap optional libraries; models of transformers, with which classifiers score, look for torch_npu.
-        if not module.name.endswith((".__main__", ".swanlab", ".mlflow", ".wandb", ".hf_classifier")):
+        # Trackers wrap optional libraries; models of transformers, with which classifiers score, look for torch_npu;
+        # the server of vLLM runs where vLLM is.
+        left_out = (".__main__", ".swanlab", ".mlflow", ".wandb", ".hf_classifier", ".vllm_engine.server")
+        if not module.name.endswith(left_out):
             importlib.import_module(module.name)
     sys.stderr.write("\n" + json.dumps(codes))
 

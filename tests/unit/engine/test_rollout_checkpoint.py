@@ -20,7 +20,8 @@ ROLLOUTS = RolloutBatch(
 
 
 def test_rollouts_come_back_bit_by_bit(tmp_path: Path) -> None:
-    for written in (ROLLOUTS, replace(ROLLOUTS, logps=None)):
+    known = replace(ROLLOUTS.samples, rollout_token_logps=torch.tensor([-0.1, -0.2, -0.3, -4.0, -0.5, -1e-9, -7.0]))
+    for written in (ROLLOUTS, replace(ROLLOUTS, logps=None), replace(ROLLOUTS, samples=known)):
         write_rollouts(tmp_path, written)
         actual = read_rollouts(tmp_path)
         assert actual is not None and actual.version == 6

@@ -11,9 +11,10 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.commands import until
@@ -104,6 +105,21 @@ class Node:
             finally:
                 (self.record.parent / "record.end").touch()
                 process.kill()
+                self.end_programs()
+
+    def end_programs(self) -> None:
+        """End what the programs have started: a program that is killed leaves its children."""
+        while left := [process for process in psutil.process_iter() if self._is_of_node(process)]:
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(left, timeout=10)
+
+    def _is_of_node(self, process: psutil.Process) -> bool:
+        try:
+            return process.environ().get("RECORD") == str(self.record) and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.Error:
+            return False
 
     def run(self, *overrides: str, script: Path = RUN) -> tuple[int, str, str]:
         with self.started(*overrides, script=script) as process:

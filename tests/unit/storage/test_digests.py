@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import io
-import threading
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,28 +44,32 @@ def test_pieces_of_any_length_give_the_digest_of_the_file(size: int, tmp_path: P
     verify_file(tmp_path / "file", digest)
 
 
-def test_large_pieces_are_digested_in_a_second_thread_which_ends_with_the_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, update, threads = content(333), BlockHasher.update, set()
+def test_large_writes_are_digested_and_written_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is digested before it is written, so that the second reading of it finds it in the cache."""
+    data, calls = content(333), []
+    update, write = BlockHasher.update, DigestingFile._write
 
-    def recording(hasher: BlockHasher, piece: memoryview) -> None:
-        threads.add(threading.current_thread())
+    def updating(hasher: BlockHasher, piece: memoryview) -> None:
+        calls.append(("digest", len(piece)))
         update(hasher, piece)
 
-    monkeypatch.setattr(digesting_file, "PARALLEL_BYTES", 100)
-    monkeypatch.setattr(BlockHasher, "update", recording)
+    def writing(file: DigestingFile, piece: memoryview) -> None:
+        calls.append(("write", len(piece)))
+        write(file, piece)
+
+    monkeypatch.setattr(digesting_file, "PIECE_BYTES", 100)
+    monkeypatch.setattr(BlockHasher, "update", updating)
+    monkeypatch.setattr(DigestingFile, "_write", writing)
     # The caller's memory, which is reused after each write.
-    piece = bytearray(111)
+    part = bytearray(111)
     with DigestingFile(tmp_path / "file") as file:
-        for start in range(0, 333, len(piece)):
-            piece[:] = data[start : start + len(piece)]
-            file.write(piece)
+        for start in range(0, 333, len(part)):
+            part[:] = data[start : start + len(part)]
+            assert file.write(part) == 111
     monkeypatch.undo()
     monkeypatch.setattr(digests, "BLOCK_BYTES", BLOCK)
     assert file.digest == file_digest(tmp_path / "file") and (tmp_path / "file").read_bytes() == data
-    (thread,) = threads
-    assert thread is not threading.current_thread() and not thread.is_alive()
+    assert calls == [("digest", 100), ("write", 100), ("digest", 11), ("write", 11)] * 3
 
 
 @pytest.mark.parametrize("position", [0, 63, 64, 200, 332])

@@ -26,6 +26,13 @@ def test_the_device_that_is_always_full(tmp_path: Path) -> None:
         file.write(b"0")
 
 
+def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 300) / "a"
+    assert free_bytes(folder) > 0
+    with pytest.raises(WriteError, match="cannot be written: File name too long"):
+        try_folder(folder)
+
+
 def test_other_reasons_come_with_the_advice(tmp_path: Path) -> None:
     said = pytest.raises(WriteError, match="file cannot be written: Read-only file system; set save")
     with said, write_errors(tmp_path / "file", "set save"):

@@ -30,6 +30,8 @@ from mindspeed_dpo.untrusted.text_files import read_bytes
         (b"[" * 101 + b"]" * 101, "nested more than 100 deep"),
         (b'{"a":' * 400 + b"1" + b"}" * 400, "nested more than 100 deep"),
         (b'{"a": ' + b"7" * 301 + b"}", "301 digits"),
+        (b'{"a": 1, "b": 2, "a": 1}', "an object has the key 'a' twice"),
+        (b'{"a": [{"b": null, "b": null}]}', "an object has the key 'b' twice"),
         (b"[1, 2]", "must hold a JSON object, got a list"),
         (b"null", "must hold a JSON object, got null"),
         (b"", "invalid JSON"),
@@ -42,6 +44,8 @@ from mindspeed_dpo.untrusted.text_files import read_bytes
         "a little too deep",
         "deep objects",
         "digits",
+        "a key twice",
+        "a key twice within",
         "list",
         "null",
         "empty",
@@ -108,9 +112,9 @@ def test_size_and_kind_of_a_file_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(11))
     with pytest.raises(MalformedDataError, match="more than 10 bytes"):
         read_bytes(tmp_path / "a", 10)
-    with pytest.raises(MalformedDataError, match="not a regular file"):
+    with pytest.raises(MalformedDataError, match="is a folder, where a file is expected"):
         read_bytes(tmp_path)
-    with pytest.raises(MalformedDataError, match="not a regular file"):
+    with pytest.raises(MalformedDataError, match="is no regular file, where a file is expected"):
         read_bytes(Path("/dev/zero"))
 
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.data.preprocessing.data_folder import select_files
 from mindspeed_dpo.data.preprocessing.readers import InputError
 from mindspeed_dpo.untrusted.errors import MAX_MESSAGE_CHARACTERS, MalformedDataError
+from tests.support.composing import load_quickly
 
 
 def test_both_ends_of_a_long_message_remain() -> None:
@@ -17,6 +19,13 @@ def test_both_ends_of_a_long_message_remain() -> None:
     assert text.startswith("the first words x") and text.endswith("x the last words")
     assert len(text) < MAX_MESSAGE_CHARACTERS + 100 and " characters omitted " in text
     assert str(MalformedDataError("as it is")) == "as it is"
+
+
+def test_a_long_value_of_a_setting_is_quoted_in_part() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_quickly("offline_dpo_trainer_tiny", [f"training.lr={'9' * 5000}"], exists=lambda path: True)
+    (problem,) = error.value.problems
+    assert problem.startswith("training.lr=999") and len(problem) < MAX_MESSAGE_CHARACTERS + 100
 
 
 @pytest.mark.parametrize("splits", [["x" * 3000], ["x" * 3000, "test"], [f"split{number}" for number in range(2000)]])

@@ -10,7 +10,7 @@ import mindspeed_dpo
 
 PACKAGE = Path(mindspeed_dpo.__file__).parent
 MODULES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
-WRITERS = {"Pickler"}
+WRITERS = {"Pickler", "register_pickle_by_value"}
 """Names of these modules that read nothing."""
 CALLS = {
     "torch.load", "np.load", "numpy.load", "yaml.unsafe_load", "yaml.full_load", "pandas.read_pickle", "eval", "exec",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token
 from mindspeed_dpo.untrusted import tokenizer_files, tokenizer_probe
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
+from mindspeed_dpo.weights.errors import WeightsError
+from mindspeed_dpo.weights.hf.hf_assets import copy_assets
 from tests.support.tokenizers import CHAT_TEMPLATE, save_tokenizer
 
 
@@ -63,14 +66,45 @@ GROWTH = "{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = 
 
 
 @pytest.mark.parametrize(
-    ("template", "words"), [(LOOPS, "takes more than 2 s"), (GROWTH, "too much memory|MemoryError")]
+    ("template", "words", "limit"),
+    [
+        (LOOPS, "takes more than 1 s of processor time", "PROBE_CPU_S"),
+        (LOOPS, "takes more than 1 s", "PROBE_TIMEOUT_S"),
+        (GROWTH, "too much memory|MemoryError", ""),
+    ],
 )
 def test_a_template_that_does_not_end_is_refused(
-    template: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    template: str, words: str, limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer_probe, "PROBE_TIMEOUT_S", 2 if template is LOOPS else 60)
+    if limit:
+        monkeypatch.setattr(tokenizer_probe, limit, 1)
     with pytest.raises(MalformedDataError, match=words):
         check_tokenizer(save_tokenizer(tmp_path, chat_template=template))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "vocab.json",
+        "x.model",
+        "generation_config.json",
+    ],
+)
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link that leads nowhere"])
+def test_what_is_no_file_is_named_and_nobody_waits_for_it(name: str, kind: str, tmp_path: Path) -> None:
+    """A link to a file that was not copied would otherwise silently stand for no template, or no end token."""
+    folder = save_tokenizer(tmp_path / "t")
+    path = folder / name
+    path.unlink(missing_ok=True)
+    make = {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: path.symlink_to("../blobs/absent"))()
+    with pytest.raises(ValueError, match=f"{path} is {kind}, where a file is expected"):
+        stop_token_ids(load_tokenizer(folder), model_dir=folder)
+    with pytest.raises(WeightsError, match=f"{path} is {kind}, where a file is expected"):
+        copy_assets(folder, tmp_path / "copy")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -64,6 +65,36 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
     shard.unlink()
     with pytest.raises(WeightsError, match=rf"lacks {shard.name}"):
         load(sharded)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8, torch.uint8, torch.int32])
+def test_quantised_weights_are_refused(dtype: torch.dtype, single: Path, tmp_path: Path) -> None:
+    """Their scales may lie anywhere; read as numbers they would be another model."""
+    name = "model.layers.0.self_attn.k_proj.weight"
+    edit(single, lambda tensors: tensors.update({name: tensors[name].to(dtype)}))
+    with pytest.raises(WeightsError, match=rf"{name} is stored as \w+; give weights that are not quantised"):
+        convert(ConversionRequest(single, tmp_path / "mg", dtype=torch.bfloat16))
+    shard = single / "model.safetensors"
+    torch.save(load_file(shard), single / "pytorch_model.bin")
+    shard.unlink()
+    with pytest.raises(
+        WeightsError, match=rf"{name} is stored as \w+; give weights|_rebuild_tensor_v3, which is not data"
+    ):
+        load(single)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link that leads nowhere"])
+def test_what_is_no_file_is_named_before_anything_is_written(
+    name: str, kind: str, single: Path, tmp_path: Path
+) -> None:
+    path = single / name
+    path.unlink(missing_ok=True)
+    make = {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: path.symlink_to("../blobs/absent"))()
+    with pytest.raises(ValueError, match=f"{path} is {kind}, where a file is expected"):
+        convert(ConversionRequest(single, tmp_path / "new" / "mg"))
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_truncated_shard_is_named(sharded: Path) -> None:

@@ -147,6 +147,10 @@ SPOILED: dict[str, tuple[Spoil, str]] = {
         lambda _, tensors: tensors.update({"base_model.model.model.embed_tokens.lora_A.weight": torch.zeros(4, 32)}),
         "only LoRA of linear layers",
     ),
+    "quantised weights": (
+        lambda _, tensors: tensors.update({name: tensors[name].to(torch.int8) for name in sorted(tensors)[:1]}),
+        "is stored as int8; save the adapter in bfloat16 or float32",
+    ),
     "a tensor less": (lambda _, tensors: tensors.pop(sorted(tensors)[0]), "lacks model.layers.0"),
     "another shape": (
         lambda _, tensors: tensors.update({sorted(tensors)[0]: torch.zeros(4, 3)}),

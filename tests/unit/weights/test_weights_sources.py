@@ -68,6 +68,9 @@ class SliceSpy:
             def get_shape(self) -> Any:
                 return lazy.get_shape()
 
+            def get_dtype(self) -> Any:
+                return lazy.get_dtype()
+
             def __getitem__(self, index: Any) -> Tensor:
                 piece = lazy[index]
                 spy.counts[name] += piece.numel()

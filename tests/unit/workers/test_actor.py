@@ -13,12 +13,16 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from mindspeed_dpo.algorithms.logp_difference import K3, MAX, MEAN
+from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.batches.logprob_columns import LOGP
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.data.datasets.sampler import sampling_of
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import read_metadata
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
+from mindspeed_dpo.workers.logprobs import score_tokens
+from mindspeed_dpo.workers.role_values import ReplicaValues, join_replicas
 from mindspeed_dpo.workers.setup.open_datasets import open_pairs
 from tests.support.closeness import ROUNDING
 from tests.support.processes import PoolGroup
@@ -191,6 +195,49 @@ def test_pairs_at_hand_are_trained_on_like_rows(start_actor: StartActor) -> None
         actual.append((references.tolist(), metrics, actor.log_probs(ROWS).tolist()))
         group.leave()
     assert actual[0] == actual[1]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_log_probabilities_of_the_rollout_are_compared_and_change_nothing_else(
+    layout: Layout, start_actor: StartActor
+) -> None:
+    """With responses held fixed a step is the same to the bit, whatever engine says how probable they were."""
+    actual = []
+    for offset in (None, 0.25):
+        group, actor, run = start_actor(layout, global_batch_size=4, lr=1e-2)
+        group.leave()
+        run = replace(run, actor=replace(run.actor, pairing=replace(run.actor.pairing, ppo_mini_batch_size=2)))
+        group = PoolGroup(run, group.size)
+        group.build("actor")
+        actor = ActorGroup(group)
+        pairs = open_pairs(run).batch(ROWS[:4])
+        own = join_replicas([share for share in group.inspect(token_logps, pairs) if share is not None])
+        references = actor.log_probs(pairs)
+        if offset is not None:
+            theirs = torch.from_numpy(own).float() + offset * torch.linspace(-1, 1, len(own))
+            pairs = replace(pairs, rollout_token_logps=theirs)
+            assert actor.rollout_difference(pairs) == pytest.approx(differences(len(own), len(own)), abs=2e-5)
+        metrics = actor.update(0, pairs, references)
+        assert metrics.pop("memory/peak_bytes") > 0
+        actual.append((metrics, actor.log_probs(ROWS).tolist()))
+        group.leave()
+    measured = {name: actual[1][0].pop(name) for name in (MEAN, MAX, K3)}
+    assert actual[0] == actual[1]
+    # The second optimizer step has other weights than the rollout had, so its tokens do not count.
+    first = sum(len(chosen) + len(rejected) for _, chosen, rejected in (PAIRS[row] for row in ROWS[:2]))
+    assert measured == pytest.approx(differences(len(own), first), abs=2e-5)
+
+
+def differences(count: int, first: int) -> dict[str, float]:
+    """The metrics of the first tokens of so many, to whose log-probabilities values from -0.25 to 0.25 were added."""
+    log_ratio = -0.25 * torch.linspace(-1, 1, count)[:first].double()
+    values = {MEAN: log_ratio.abs().mean(), MAX: log_ratio.abs().max(), K3: (log_ratio.expm1() - log_ratio).mean()}
+    return {name: float(value) for name, value in values.items()}
+
+
+def token_logps(colocated: ColocatedRoles, pairs: PreferenceBatch) -> ReplicaValues | None:
+    actor = colocated.roles["actor"]
+    return score_tokens(actor.engine, actor.batch_builder, pairs)
 
 
 def test_several_optimizer_steps_of_an_iteration_are_those_of_as_many_updates(start_actor: StartActor) -> None:

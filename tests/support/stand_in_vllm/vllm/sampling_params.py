@@ -1,0 +1,7 @@
+"""How outputs are returned."""
+
+
+class RequestOutputKind:
+    """The kinds of outputs."""
+
+    FINAL_ONLY = "final"
