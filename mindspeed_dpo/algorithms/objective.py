@@ -107,10 +107,12 @@ class PairLosses:
     Attributes:
         losses: [P] loss of each pair times its weight, with gradient.
         sums: Metrics summed over the pairs, each with its weight, without gradient.
+        margins: [P] reward margin of each pair, without gradient; None of objectives that no evaluation uses.
     """
 
     losses: Tensor
     sums: MetricSums
+    margins: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ class PreferenceObjective:
             losses = losses if factors is None else losses * factors
         rewards = implicit_rewards(self.settings, self.beta, logps, ratios, pairs.lengths)
         components = terms if self._is_composed else {}
-        return PairLosses(losses * weights, preference_metrics(losses, components, rewards, logps, weights))
+        sums = preference_metrics(losses, components, rewards, logps, weights)
+        return PairLosses(losses * weights, sums, (rewards[:, 0] - rewards[:, 1]).detach())
 
     def _terms(self, logps: Tensor, ratios: Tensor, pairs: PairValues) -> dict[str, Tensor]:
         """Compute each component of the loss, [P], before its factor."""

@@ -86,7 +86,7 @@ class RewardModelObjective:
         values |= {f"loss/{name}": term for name, term in terms.items()} if len(terms) > 1 else {}
         of_rows = torch.stack([value.detach() for value in values.values()], 1)
         sums = MetricSums.of(values, total(of_rows * weights[:, None]), total(weights).expand(len(values)))
-        return PairLosses(losses * weights, sums)
+        return PairLosses(losses * weights, sums, values["rewards/margins"])
 
     def _ranking_loss(self, scores: Tensor, present: Tensor, margins: Tensor | None) -> Tensor:
         if scores.shape[1] == 2:

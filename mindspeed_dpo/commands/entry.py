@@ -18,6 +18,7 @@ commands:
   preprocess  convert raw preference or prompt files to token files
   convert     convert weights between Hugging Face folders and Megatron-core checkpoints
   migrate     convert a script or YAML file of MindSpeed-LLM, MindSpeed-RL, TRL, ROLL or align-anything
+  report      write the page of one or more runs, or show it: {PROGRAM} report RUN... [--serve]
   doctor      report what is missing on this machine
 
 options:
@@ -75,6 +76,12 @@ def _migrate(arguments: list[str]) -> int:
     return migrate.main(arguments, f"{PROGRAM} migrate")
 
 
+def _report(arguments: list[str]) -> int:
+    from mindspeed_dpo.commands import report
+
+    return report.main(arguments, f"{PROGRAM} report")
+
+
 def _doctor(arguments: list[str]) -> int:
     from mindspeed_dpo.doctor import __main__ as doctor
 
@@ -87,6 +94,7 @@ COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "preprocess": _preprocess,
     "convert": _convert,
     "migrate": _migrate,
+    "report": _report,
     "doctor": _doctor,
 }
 """What runs each command, by its name."""

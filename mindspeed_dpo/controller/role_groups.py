@@ -64,6 +64,10 @@ class ActorGroup:
         """
         return _only_output(self._group.call(Actor.evaluate, np.asarray(rows), ref_logps))
 
+    def evaluated_margins(self) -> NDArray[np.floating]:
+        """Return the reward margins of the last evaluation: [N] float32 or float64 in the order of its rows."""
+        return join_replicas(_outputs(self._group.call(Actor.evaluated_margins)))
+
     def save(
         self, iteration: int, metadata: Mapping[str, Any] | None = None, prefetched: RolloutBatch | None = None
     ) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mindspeed_dpo.observability.metric_names import metric
@@ -16,12 +17,14 @@ from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
 
 METRICS_FILE = "metrics.jsonl"
+TIME = "time"
+"""Key of the time at which a line was written, in seconds since 1970 (UTC); files of older versions lack it."""
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsFile:
-    """Tracker that appends `{"step": n, name: value, …}` lines and flushes each.
+    """Tracker that appends `{"step": n, "time": seconds, name: value, …}` lines and flushes each.
 
     Numbers without a JSON form are written as the strings "NaN", "Infinity" and "-Infinity".
 
@@ -29,10 +32,11 @@ class MetricsFile:
         path: Path of the file; its folder is created.
         completed_steps: Steps already done before this run starts. Lines of later steps are dropped, because this
             run writes them again; 0 starts a new file.
+        clock: Seconds since 1970 (UTC).
     """
 
-    def __init__(self, path: str | Path, *, completed_steps: int = 0) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, *, completed_steps: int = 0, clock: Callable[[], float] = time.time) -> None:
+        self.path, self._clock = Path(path), clock
         with write_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             if self.path.exists():
@@ -48,7 +52,7 @@ class MetricsFile:
         """
         for name in metrics:
             metric(name)
-        record: dict[str, int | float | str] = {"step": step}
+        record: dict[str, int | float | str] = {"step": step, TIME: round(self._clock(), 3)}
         record.update({name: _json_number(value) for name, value in metrics.items() if name != "step"})
         with write_errors(self.path):
             self._file.write(json.dumps(record, allow_nan=False) + "\n")

@@ -25,9 +25,12 @@ from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
+from mindspeed_dpo.report.sample_files import SAMPLES_FILE
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
+from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.export.export_result import export_result
+from mindspeed_dpo.trainers.facts_for_report import write_run_facts
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
@@ -40,7 +43,7 @@ from mindspeed_dpo.trainers.resuming.resume import with_own_checkpoints, with_re
 from mindspeed_dpo.trainers.resuming.resume_report import CONFIG_FILE
 from mindspeed_dpo.trainers.row_selection import evaluation_rows, pair_sampler, rows_to_read
 from mindspeed_dpo.trainers.run_inputs import RunInputs
-from mindspeed_dpo.trainers.sample_table import SAMPLES_FILE, SampleTable
+from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.trainers.start_checks import open_and_check
 from mindspeed_dpo.trainers.trackers import open_trackers
 from mindspeed_dpo.weights.hf.hf_assets import ASSETS_FOLDER, copy_assets
@@ -105,6 +108,8 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
     config = inputs.config
     make_trainer = online_trainer(inputs, groups) if config.is_online else offline_trainer(inputs, groups)
     _copy_tokenizer_files(config)
+    if config.loop.report:
+        write_run_facts(inputs)
     # Start the trackers' clocks only after setup.
     with open_trackers(config, inputs.first_step) as tracker:
         trainer = make_trainer(tracker=tracker)
@@ -153,6 +158,7 @@ def offline_trainer(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> par
         train_rows=inputs.splits.train,
         eval_sets=eval_sets,
         row_tokens=lengths[:, 0] * (lengths[:, 1:] > 0).sum(1) + lengths[:, 1:].sum(1),
+        evaluated_pairs=EvaluatedPairs.of(config, dataset),
         schedule=_schedule(inputs, loop.eval_interval, loop.eval_at_start),
         checkpoint_policy=CheckpointPolicy.of(config, inputs.resume_point),
         recorded=inputs.recorded,

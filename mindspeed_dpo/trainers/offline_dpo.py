@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
+from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
@@ -34,6 +35,7 @@ class OfflineDPOTrainer(TrainingLoop):
         train_rows: [n] int64 dataset rows to train on.
         eval_sets: Set name -> [m] int64 dataset rows to evaluate on; empty sets are dropped.
         row_tokens: [rows] int64 input tokens of each dataset row, the prompt counted once per response.
+        evaluated_pairs: Receives the margins of each evaluation; None for nothing.
     """
 
     actor: ActorGroup
@@ -42,6 +44,7 @@ class OfflineDPOTrainer(TrainingLoop):
     train_rows: NDArray[np.int64]
     eval_sets: Mapping[str, NDArray[np.int64]]
     row_tokens: NDArray[np.int64]
+    evaluated_pairs: EvaluatedPairs | None = None
     _eval_ref_logps: dict[str, Logps] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
@@ -67,11 +70,15 @@ class OfflineDPOTrainer(TrainingLoop):
         """Evaluate on every set if it is due; with several sets the metrics' names contain the set's."""
         if not self.eval_sets or not self.is_evaluation_due(num_done):
             return {}
-        timer, metrics = StepTimer(), {}
+        timer, metrics, margins = StepTimer(), {}, {}
         with timer("timing/eval"):
             for name, rows in self.eval_sets.items():
                 of_rows = self.actor.evaluate(rows, self._ref_logps_of(name))
                 metrics.update(eval_set_metrics(name, of_rows) if self._has_several_sets else of_rows)
+                if self.evaluated_pairs is not None:
+                    margins[name] = self.actor.evaluated_margins()
+        if self.evaluated_pairs is not None:
+            self.evaluated_pairs.write(num_done, self.eval_sets, margins)
         return {**metrics, **timer.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:

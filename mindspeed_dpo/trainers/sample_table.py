@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 Decode = Callable[[Sequence[int]], str]
 
-SAMPLES_FILE = "samples.jsonl"
 TABLE_PROMPTS, TABLE_WIDTH = 4, 120
 
 
@@ -92,6 +91,7 @@ class SampleTable:
                     "row": int(rollouts.rows[p]),
                     "prompt": text,
                     "response": self.decode(response.tolist()),
+                    "num_tokens": len(response),
                     "score": score if np.isfinite(score) else None,
                     "ended": bool(rollouts.ended[p, k]),
                     "role": roles.get((p, k), ""),

@@ -13,6 +13,7 @@ from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE, MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import TrackerRun, Trackers
+from mindspeed_dpo.report.background import BackgroundReport
 
 
 @contextmanager
@@ -29,6 +30,8 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
             *(start_tracker(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
             *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
+            # After the metrics file, which it reads.
+            *([BackgroundReport(output_dir, interval=loop.log_interval)] if loop.report else []),
             ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
         ]
     )

@@ -35,7 +35,7 @@ from mindspeed_dpo.workers.batching.minibatches import minibatches
 from mindspeed_dpo.workers.criteria.criterion import Criterion
 from mindspeed_dpo.workers.criteria.preference_criterion import PreferenceCriterion
 from mindspeed_dpo.workers.criteria.ranking_criterion import RankingCriterion
-from mindspeed_dpo.workers.logprobs import score_pairs, workload_metrics
+from mindspeed_dpo.workers.logprobs import score_pairs, share, workload_metrics
 from mindspeed_dpo.workers.role_interfaces import REFERENCE, ROLLOUT, Actor
 from mindspeed_dpo.workers.role_values import Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
@@ -150,7 +150,7 @@ class ActorWorker(Actor):
 
     @override
     def evaluate(self, rows: Rows, ref_logps: Logps) -> dict[str, float] | None:
-        sums = MetricSums()
+        sums, places, margins = MetricSums(), [], []
         size = self.role.batch.global_batch_size
         for start in range(0, len(rows), size):
             part = rows[start : start + size]
@@ -160,8 +160,18 @@ class ActorWorker(Actor):
             losses_of = self.criterion.of_step(batches, outputs, len(part), is_training=False)
             # Only the last stage has outputs.
             for batch, output in zip(batches, outputs, strict=False):
-                sums.merge(losses_of(batch, output).sums)
+                measured = losses_of(batch, output)
+                sums.merge(measured.sums)
+                assert measured.margins is not None
+                real = batch.weights != 0
+                places.append(start + batch.pair_ids[real])
+                margins.append(measured.margins[real])
+        self._margins = share(places, margins) if self.context.place.is_output else None
         return self._means(sums, prefix=EVAL_PREFIX)
+
+    @override
+    def evaluated_margins(self) -> ReplicaValues | None:
+        return self._margins
 
     @override
     def save(

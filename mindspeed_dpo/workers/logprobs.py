@@ -81,7 +81,7 @@ def score_tokens(engine: Engine, batch_builder: BatchBuilder, responses: Prefere
         real = batch.weights[pairs] != 0
         places.append((starts[batch.pair_ids[pairs]] + within)[real])
         values.append(columns[real, LOGP])
-    return _share(places, values) if batch_builder.place.is_output else None
+    return share(places, values) if batch_builder.place.is_output else None
 
 
 def score_pairs(
@@ -99,7 +99,7 @@ def score_pairs(
         real = batch.weights != 0
         places.append(batch.pair_ids[real])
         values.append(response_logps(batch, columns, ld_alpha)[real])
-    return _share(places, values) if batch_builder.place.is_output else None
+    return share(places, values) if batch_builder.place.is_output else None
 
 
 def _scored(engine: Engine, batch_builder: BatchBuilder, rows: Rows) -> Iterator[tuple[PackedBatch, Tensor]]:
@@ -109,8 +109,13 @@ def _scored(engine: Engine, batch_builder: BatchBuilder, rows: Rows) -> Iterator
         yield from zip(held, engine.score(held), strict=False)
 
 
-def _share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
-    """Concatenate the values of all micro-batches, padding already removed."""
+def share(places: Sequence[Tensor], values: Sequence[Tensor]) -> ReplicaValues:
+    """Return the values of all micro-batches of a replica.
+
+    Args:
+        places: Of each micro-batch [n] int64, places of its values in the request, without padding.
+        values: Of each micro-batch [n, ...] of any floating dtype, in nats, or rewards without unit.
+    """
     return ReplicaValues(torch.cat(list(places)).cpu().numpy(), torch.cat(list(values)).cpu().numpy())
 
 

@@ -88,6 +88,10 @@ class Actor(Role, ABC):
         """
 
     @abstractmethod
+    def evaluated_margins(self) -> ReplicaValues | None:
+        """Return the share of the last evaluation's margins [N] float32 or float64; of a ranking their mean."""
+
+    @abstractmethod
     def save(
         self,
         iteration: int,

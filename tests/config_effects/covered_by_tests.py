@@ -32,6 +32,7 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
         "unit/trainers/test_offline_dpo.py::test_evaluation_comes_at_its_interval_and_at_the_end"
     ),
     "output_dir": CoveredBy("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
+    "report": CoveredBy("unit/trainers/test_run_reports.py::test_a_run_has_a_report_unless_it_is_switched_off"),
     "tensorboard": CoveredBy("end_to_end/test_commands_on_own_data.py::test_everything_of_a_run_lies_in_its_folder"),
     "device": CoveredBy(f"{_CONFIG}/test_config_run.py::test_gloo_means_the_cpu"),
     "master_port": CoveredBy("unit/workers/test_worker_process.py::test_the_next_pool_meets_one_port_higher"),

@@ -20,6 +20,7 @@ from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_completely, to_hf_arguments
 from tests.support.metrics import read_metrics
+from tests.support.recorded_pages import Page
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 
@@ -56,6 +57,10 @@ def test_everything_of_a_run_lies_in_its_folder(own_run: OwnRun, metrics: list[d
     events.Reload()
     losses = [event.value for event in events.Scalars("loss")]
     assert losses == pytest.approx([step["loss"] for step in metrics], rel=1e-6)
+    page = Page((folder / "report.html").read_text(encoding="utf-8"))
+    page.assert_is_self_contained()
+    assert "step 24 of 24" in page.text and "plan: dpo, 24 steps" in page.text and page.legends[:2] == ["train", "eval"]
+    assert {"Loss", "Lengths of the training data", "Reward margins of the evaluation at step 24"} <= set(page.titles)
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("*.tmp"))
 
 

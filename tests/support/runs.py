@@ -29,6 +29,7 @@ def tiny_run(layout: Layout = (1, 1, 1), **settings: Any) -> RunConfig:
         "pipeline_model_parallel_size": pp,
         "sequence_parallel": False,
         "tensorboard": False,
+        "report": False,
         "eval_interval": 0,
         "split": "100,0,0",
         **settings,
@@ -46,7 +47,7 @@ def online_overrides(layout: Layout, pools: Mapping[str, Any] | None = None, **s
     """What turns the shipped online configuration of the tiny model into a run of a test."""
     tp, pp, dp = layout
     sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp}
-    keys = {**sizes, "tensorboard": False, **settings}
+    keys = {**sizes, "tensorboard": False, "report": False, **settings}
     pool_sizes = {"actor_rollout": f"[{tp * pp * dp + int(settings.get('num_gpus_for_infer', 0))}]", **(pools or {})}
     return [*overrides(keys), *(f"resource_pool.{name}={sizes}" for name, sizes in pool_sizes.items())]
 

@@ -19,6 +19,9 @@ class TrackerConfig:
     """Settings of the trackers; all but TensorBoard need a library that is installed separately."""
 
     tensorboard: bool = setting(True, help="Write TensorBoard files beside metrics.jsonl.", shared=True)
+    report: bool = setting(
+        True, help="Keep report.html in output_dir up to date: one page with the curves of the run.", shared=True
+    )
     use_wandb: bool = setting(
         False,
         help="Also log metrics to Weights & Biases; its environment variables, such as WANDB_MODE, apply.",

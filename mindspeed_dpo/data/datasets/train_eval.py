@@ -102,6 +102,10 @@ class TrainEvalPrompts(TrainEvalRows[PromptDataset]):
                     "data_path have; preprocess both with the same dataset_additional_keys"
                 )
 
+    def lengths(self) -> NDArray[np.int32]:
+        """Return [training rows] int32: tokens of each training prompt after truncation."""
+        return self._train.lengths()
+
     def prompts(self, rows: Sequence[int] | NDArray[np.int64]) -> list[NDArray[np.int32]]:
         """Return the prompts of the given rows, each [length] int32.
 

@@ -25,22 +25,28 @@ def test_a_float_comes_back_bit_for_bit(tmp_path_factory: pytest.TempPathFactory
 
 def test_every_line_is_strict_json_on_disk_before_the_next_step(tmp_path: Path) -> None:
     path = tmp_path / "new" / "metrics.jsonl"
-    with closing(MetricsFile(path)) as file:
+    with closing(MetricsFile(path, clock=lambda: 1790000000.1234)) as file:
         file.log(1, {"loss": math.nan, "grad_norm": -math.inf, "rewards/accuracies": 0.0})
         line = path.read_text()
     assert line.endswith("\n")
     strict = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
-    assert strict == {"step": 1, "loss": "NaN", "grad_norm": "-Infinity", "rewards/accuracies": 0.0}
+    assert strict == {
+        "step": 1,
+        "time": 1790000000.123,
+        "loss": "NaN",
+        "grad_norm": "-Infinity",
+        "rewards/accuracies": 0.0,
+    }
     assert math.isnan(read_metrics(path)[0]["loss"])
 
 
 def test_resuming_drops_the_steps_that_are_done_again(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    with closing(MetricsFile(path)) as file:
+    with closing(MetricsFile(path, clock=lambda: 5.0)) as file:
         for step in range(1, 6):
             file.log(step, {"loss": 0.1 * step, "grad_norm": math.inf, "num_tokens": 7})
     before = path.read_text().splitlines()
-    with closing(MetricsFile(path, completed_steps=3)) as file:
+    with closing(MetricsFile(path, completed_steps=3, clock=lambda: 5.0)) as file:
         assert path.read_text().splitlines() == before[:3]
         file.log(4, {"loss": 0.1 * 4, "grad_norm": math.inf, "num_tokens": 7})
     assert path.read_text().splitlines() == before[:4]

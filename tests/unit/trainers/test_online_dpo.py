@@ -179,10 +179,10 @@ def test_sample_responses_are_written_at_their_interval_with_score_and_role(
     assert [record["step"] for record in records] == [2] * (BATCH * COUNT)
     row = rows_of_step(1)[0]
     assert records[:2] == [
-        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1}", "score": 0.0, "ended": True,
-         "role": "rejected"},
-        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1} 50", "score": 1.0, "ended": True,
-         "role": "chosen"},
+        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1}", "num_tokens": 1, "score": 0.0,
+         "ended": True, "role": "rejected"},
+        {"step": 2, "row": row, "prompt": f"{row} 1", "response": f"{row + 1} 50", "num_tokens": 2, "score": 1.0,
+         "ended": True, "role": "chosen"},
     ]  # fmt: skip
     assert f"{row + 1} 50" in caplog.text and "1.0000" in caplog.text
 

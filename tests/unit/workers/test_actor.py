@@ -82,6 +82,8 @@ def test_evaluation_is_the_mean_over_all_rows_whatever_the_layout(layout: Layout
     actual = actor.evaluate(ROWS, references)
     for name, value in expected_means(before, references, run.actor.loss.dpo_beta).items():
         assert actual[name] == pytest.approx(value, rel=2e-6), name
+    rewards = run.actor.loss.dpo_beta * (before - references)
+    np.testing.assert_allclose(actor.evaluated_margins(), rewards[:, 0] - rewards[:, 1], rtol=1e-5, atol=1e-6)
     assert np.array_equal(actor.log_probs(ROWS), before)
     assert all(name.startswith("eval/") for name in actual)
 
