@@ -52,7 +52,7 @@ def reraised_as(kind: type[ValueError], advice: str = "") -> Iterator[None]:
         raise kind(f"{error}; {advice}" if advice else str(error)) from error
 
 
-def shortened(text: str) -> str:
-    """Return a text of at most about `MAX_MESSAGE_CHARACTERS`, the two ends of a longer one."""
-    omitted, half = len(text) - MAX_MESSAGE_CHARACTERS, MAX_MESSAGE_CHARACTERS // 2
+def shortened(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
+    """Return a text of at most about `limit` characters, the two ends of a longer one."""
+    omitted, half = len(text) - limit, limit // 2
     return text if omitted <= 0 else f"{text[:half]} … {omitted} characters omitted … {text[-half:]}"

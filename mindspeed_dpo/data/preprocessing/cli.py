@@ -17,16 +17,20 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.config.shipped_files import start_of_paths
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
+
+
+_PROBLEM_CHARACTERS, _ALL_CHARACTERS = 800, 4500
+"""Length of one problem, and of the message that lists all: they quote what was given, which may be long."""
 
 
 class SettingsError(ValueError):
     """Raised for invalid settings; the message lists all problems, one per line."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(f"- {problem}" for problem in problems))
-        self.problems = list(problems)
+        self.problems = [shortened(problem, _PROBLEM_CHARACTERS) for problem in problems]
+        super().__init__(shortened("\n".join(f"- {problem}" for problem in self.problems), _ALL_CHARACTERS))
 
 
 _HF_TOKENIZERS = ("PretrainedFromHF", "HuggingFaceTokenizer")
