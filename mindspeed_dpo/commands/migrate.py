@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mindspeed_dpo.migration.migration_error import MigrationError
+from mindspeed_dpo.migration.migration_report import report_lines
 from mindspeed_dpo.migration.model_files import shipped_models
-from mindspeed_dpo.migration.report import report_lines
 from mindspeed_dpo.migration.source_file import Options, convert_file
 from mindspeed_dpo.migration.yaml_file import problems_of, render
 from mindspeed_dpo.storage.atomic_write import write_text_atomically

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -11,11 +12,14 @@ from mindspeed_dpo.report.page import REPORT_FILE, write_report
 from mindspeed_dpo.report.run_folder import NotARunError
 
 LOWEST_PRIORITY = 19
+CPU_LIMIT_S = 60
+"""Processor time after which the process ends, whatever the run has written."""
 
 
 def main() -> int:
     """Write the page of the folder that the command line names; 1 with one sentence if this fails."""
     os.nice(LOWEST_PRIORITY)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S))
     folder = Path(sys.argv[1])
     try:
         write_report([folder], folder / REPORT_FILE)

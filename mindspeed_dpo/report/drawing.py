@@ -19,8 +19,10 @@ from mindspeed_dpo.report.histograms import Histogram
 WIDTH, HEIGHT = 460, 220
 MAX_DOTS = 40
 """Curves of so few points have dots, which show their values on hovering."""
-LARGEST = 1e30
-"""Larger values are drawn as this one: an axis beyond it overflows."""
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Larger values are drawn as this one, smaller ones as 0: an axis beyond them overflows."""
+NARROWEST = 1e-6
+"""Share of its values that an axis covers at least: between ticks closer than float's steps pygal would count forever."""
 NUM_TONES = 8
 """Colours of the style sheet."""
 _STYLE = Style(label_font_size=11, major_label_font_size=11, no_data_font_size=16)
@@ -61,23 +63,34 @@ def draw_lines(title: str, series: Sequence[Series]) -> str:
     chart = pygal.XY(
         **_options(), x_labels=integer_ticks(min(steps), max(steps)), x_value_formatter=short_number, max_scale=6
     )
-    if len({value for one in series for _, value in one.points}) == 1:
-        value = series[0].points[0][1]
-        chart.config.range = (value - (abs(value) or 1) / 2, value + (abs(value) or 1) / 2)
+    values = [value for one in series for _, value in one.points]
+    if _is_narrow(min(values), max(values)):
+        chart.config.range = (values[0] - (abs(values[0]) or 1) / 2, values[0] + (abs(values[0]) or 1) / 2)
     for one in series:
         chart.add(one.name, list(one.points), show_dots=len(one.points) <= MAX_DOTS)
     return _svg(chart, title, series)
 
 
 def _drawable(value: float) -> float:
-    return max(-LARGEST, min(value, LARGEST))
+    return max(-LARGEST, min(value, LARGEST)) if abs(value) >= SMALLEST else 0.0
+
+
+def _is_narrow(least: float, most: float) -> bool:
+    return most - least <= NARROWEST * max(abs(least), abs(most))
+
+
+def _drawable_bars(histogram: Histogram | None) -> list[tuple[int, float, float]]:
+    bars = histogram.bars if histogram else []
+    edges = [edge for _, *ends in bars for edge in ends]
+    is_drawable = bool(edges) and max(map(abs, edges)) <= LARGEST and not _is_narrow(min(edges), max(edges))
+    return bars if is_drawable else []
 
 
 def draw_histograms(title: str, series: Sequence[Series]) -> str:
     """Draw histograms over each other as an SVG element."""
     chart = pygal.Histogram(**_options(), x_value_formatter=short_number, max_scale=6)
     for one in series:
-        chart.add(one.name, one.histogram.bars if one.histogram else [])
+        chart.add(one.name, _drawable_bars(one.histogram))
     return _svg(chart, title, series)
 
 

@@ -10,6 +10,8 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 
 NUM_BINS = 24
+SMALLEST_SHARE = 1e-4
+"""Smallest width of a bin as a share of the largest value."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ class Histogram:
             smallest_width: Smallest width of a bin, such as 1 for integers.
         """
         low, high = (min(values) if low is None else low), (max(values) if high is None else high)
-        width = _round_width(max((high - low) / NUM_BINS, smallest_width))
+        # Values that differ by roundings only are one bin.
+        width = _round_width(max((high - low) / NUM_BINS, smallest_width, SMALLEST_SHARE * max(abs(low), abs(high))))
         start = math.floor(low / width) * width
         counts = [0] * (int((high - start) / width) + 1)
         for value, weight in zip(values, weights or [1] * len(values), strict=True):

@@ -92,6 +92,7 @@ def prompts_with_text() -> Path:
 def offline(keys: Keys) -> RunConfig:
     """A short offline run from random weights over five pairs, whose reference differs from its policy."""
     defaults = {"train_iters": STEPS, "global_batch_size": 4, "micro_batch_size": 2, "lr": 1e-2, "seq_length": 64}
+    defaults["report"] = False
     return random_run(folder(), **{**defaults, **keys, "output_dir": _output()})
 
 
@@ -104,6 +105,7 @@ def online(keys: Keys) -> RunConfig:
         "n_samples_per_prompt": 3,
         "reward_functions": ["tests.support.reward_functions.length"],
         "lr": 1e-2,
+        "report": False,
     }
     defaults["data_path"] = prompts_with_text()
     return online_run(folder(), (1, 1, 1), 1, **{**defaults, **keys, "output_dir": _output()})

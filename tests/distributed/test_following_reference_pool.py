@@ -38,7 +38,7 @@ def run_of(
     tp, pp, dp = layout
     keys = {
         "tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "sequence_parallel": False,
-        "data_path": folder / "pairs", "load": save_policy(folder / "hf", 2), "tensorboard": False,
+        "data_path": folder / "pairs", "load": save_policy(folder / "hf", 2), "tensorboard": False, "report": False,
         "output_dir": output_dir, "train_iters": 6, "global_batch_size": 2, "micro_batch_size": 1, "lr": 1e-2,
         "lr_warmup_iters": 0, "save_interval": 3, "split": "60,40,0", "eval_interval": 1, "eval_iters": 1,
         "seq_length": 64, "tokenizer_name_or_path": folder / "tokenizer", **FOLLOWS, **settings,

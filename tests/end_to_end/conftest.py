@@ -75,6 +75,7 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> OwnRun:
         "lr_decay_iters": 24,
         "eval_interval": 8,
         "save_interval": 12,
+        "report": True,
     }
     run = OwnRun(inputs.preferences, inputs.model, inputs.weights, inputs.pairs, settings, folder / "run")
     succeed(*training((2, 1, 1), **run.keys, sequence_parallel=True, output_dir=run.output_dir))

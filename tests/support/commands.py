@@ -198,7 +198,12 @@ def succeed(*arguments: str | Path) -> Finished:
 def training(layout: Layout, **keys: Any) -> list[str]:
     """The command that trains the tiny model under a layout; keys are of training, or of the actor."""
     tp, pp, dp = layout
-    sizes = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp, "sequence_parallel": False}
+    sizes = {
+        "tensor_model_parallel_size": tp,
+        "pipeline_model_parallel_size": pp,
+        "sequence_parallel": False,
+        "report": False,
+    }
     name = ["ray_gpt.py", "--config-name", "offline_dpo_trainer_tiny"]
     return [*name, *overrides({**sizes, **keys}), f"resource_pool.actor_rollout=[{tp * pp * dp}]"]
 

@@ -20,7 +20,6 @@ from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
-
 _PROBLEM_CHARACTERS, _ALL_CHARACTERS = 800, 4500
 """Length of one problem, and of the message that lists all: they quote what was given, which may be long."""
 

@@ -84,7 +84,9 @@ def test_all_problems_are_listed_at_once() -> None:
     assert "workers is missing" not in text
 
 
-@pytest.mark.parametrize("given", ['{"' + "x" * 90_000 + '": 1}', '{"prompt": [' + "1, " * 40_000 + "1]}", "x" * 90_000])
+@pytest.mark.parametrize(
+    "given", ['{"' + "x" * 90_000 + '": 1}', '{"prompt": [' + "1, " * 40_000 + "1]}", "x" * 90_000]
+)
 def test_a_problem_quotes_a_long_value_in_part(given: str) -> None:
     with pytest.raises(SettingsError, match="map_keys") as error:
         parse([*LEAST, "--map-keys", given], ROOT)
