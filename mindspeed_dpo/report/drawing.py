@@ -22,7 +22,7 @@ MAX_DOTS = 40
 LARGEST, SMALLEST = 1e30, 1e-30
 """Larger values are drawn as this one, smaller ones as 0: an axis beyond them overflows."""
 NARROWEST = 1e-6
-"""Share of its values that an axis covers at least: between ticks closer than float's steps pygal would count forever."""
+"""Share of its values that an axis covers at least: pygal would count forever over ticks closer than float's steps."""
 NUM_TONES = 8
 """Colours of the style sheet."""
 _STYLE = Style(label_font_size=11, major_label_font_size=11, no_data_font_size=16)
