@@ -11,6 +11,8 @@ from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _KEYWORDS = ("optional", "override")
+_MAX_NAME_BYTES = 250
+"""Length of a name before `.yaml`; file systems hold 255 bytes."""
 
 
 def check_config_files(name: str, folders: Sequence[Path]) -> None:
@@ -56,8 +58,10 @@ def _defaults(content: dict[str, Any], file: Path) -> Iterator[str]:
 
 
 def _is_option(option: Any, group: str | None) -> bool:
-    """Return whether a value names a file; a group may be left empty."""
-    return isinstance(option, str) or (group is not None and option is None)
+    """Return whether a value names a file, which a file system could hold; a group may be left empty."""
+    if isinstance(option, str):
+        return all(len(part.encode(errors="replace")) <= _MAX_NAME_BYTES for part in f"{group}/{option}".split("/"))
+    return group is not None and option is None
 
 
 def _file_name(group: str | None, option: str) -> str:

@@ -120,6 +120,13 @@ def test_models_beside_or_above_the_configuration_are_loaded(tmp_path: Path, whe
     assert compose("mine", config_dir=tmp_path / "rlxf").tree["model"]["odd"]["num_layers"] == "7"
 
 
+@pytest.mark.parametrize("entry", ["1" + "0" * 290, f"model: {'m' * 300}", f"sub/{'é' * 200}"])
+def test_a_default_with_a_name_that_no_file_has_is_refused(entry: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(f"defaults:\n  - {entry}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="defaults must hold"):
+        compose("mine", [], tmp_path)
+
+
 def test_a_file_wins_over_the_model_file_it_names(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("defaults:\n  - model: [tiny]\nmodel: {tiny: {num_layers: 8}}\n")
     model = compose("mine", config_dir=tmp_path).tree["model"]["tiny"]
