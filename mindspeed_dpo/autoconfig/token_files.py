@@ -164,15 +164,15 @@ def _hashed(settings: PreprocessSettings) -> dict[str, Any]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold the lock of a folder, after waiting for another run that fills it."""
-    lock, told = ProcessLock(folder / _LOCK), False
+    lock, is_logged = ProcessLock(folder / _LOCK), False
     while True:
         try:
             lock.acquire()
             break
         except LockHeldError as error:
-            if not told:
+            if not is_logged:
                 logger.warning("waiting for %s, which makes the same tokens in %s", error.holder, folder)
-                told = True
+                is_logged = True
             time.sleep(_WAIT_S)
     try:
         yield

@@ -12,13 +12,15 @@ PROGRAM = "mindspeed-dpo"
 USAGE = f"""usage: {PROGRAM} COMMAND ...
 
 commands:
-  train       train on your data: {PROGRAM} train model=FOLDER data=FILE [eval=FILE] [lora=16] [key=value ...]
-              or as configured: {PROGRAM} train --config-name NAME [section.key=value ...]
-  plan        print and check what a run would do, without starting it; options as of train
+  train       train a model, from a folder and a file of data or as configured:
+                {PROGRAM} train model=FOLDER data=FILE [eval=FILE] [key=value ...]
+                {PROGRAM} train --config-name NAME [section.key=value ...]
+  plan        print and check what a run would do; options as of train
   preprocess  convert raw preference or prompt files to token files
-  convert     convert weights between Hugging Face folders and Megatron-core checkpoints
-  migrate     convert a script or YAML file of MindSpeed-LLM, MindSpeed-RL, TRL, ROLL or align-anything
-  report      write the page of one or more runs, or show it: {PROGRAM} report RUN... [--serve]
+  convert     convert weights between Hugging Face and Megatron-core
+  migrate     convert a script or YAML file of MindSpeed-LLM, MindSpeed-RL, TRL,
+              ROLL or align-anything to a configuration
+  report      write or serve the page of one or more runs
   doctor      report what is missing on this machine
 
 options:

@@ -1,4 +1,4 @@
-"""The tables of docs/migration.md: `python -m mindspeed_dpo.migration.key_tables docs/migration.md` writes them anew.
+"""The tables of docs/migration.md: `python -m mindspeed_dpo.migration.key_tables docs/migration.md` rewrites them.
 
 Each table stands between `<!-- keys of NAME -->` and `<!-- end -->`; a test compares the page with the rules.
 """
@@ -54,7 +54,7 @@ def _lines(rows: Mapping[tuple[str, str], list[str]]) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Write the tables of a page anew."""
+    """Rewrite the tables of a page."""
     path = Path(arguments[0])
     path.write_text(with_tables(read_text(path)), encoding="utf-8")
     return 0

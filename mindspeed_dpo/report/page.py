@@ -5,22 +5,24 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from mindspeed_dpo.report.page_parts import (
+    MAX_TEXT,
     chart_figures,
     differing_settings,
     distinct_names,
     histogram_figures,
     metric_rows,
     sample_groups,
-    shortened,
 )
 from mindspeed_dpo.report.run_folder import RunRecord, read_run
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
+from mindspeed_dpo.untrusted.errors import shortened
 
 REPORT_FILE = "report.html"
 TIME_FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -50,7 +52,7 @@ def render(runs: Sequence[RunRecord]) -> str:
         loader=PackageLoader("mindspeed_dpo.report", "."), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters.update(shortened=shortened, clock=_clock, duration=_duration)
+    environment.filters.update(shortened=partial(shortened, limit=MAX_TEXT), clock=_clock, duration=_duration)
     names = distinct_names(runs)
     style = environment.get_template("page.css").render()
     text: str = environment.get_template("page.html").render(

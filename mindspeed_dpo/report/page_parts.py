@@ -147,12 +147,6 @@ def _best_and_worst(responses: Sequence[Sample]) -> list[Sample]:
     )
 
 
-def shortened(text: str) -> str:
-    """Return a text of at most `MAX_TEXT` characters; what is left out is counted."""
-    omitted = len(text) - MAX_TEXT
-    return text if omitted <= 0 else f"{text[:MAX_TEXT]} … ({omitted:,} more characters)"
-
-
 def differing_settings(runs: Sequence[RunRecord]) -> list[tuple[str, list[str]]]:
     """Return each key whose value is not the same in all runs, with its value in each; "–" where it is absent."""
     keys = dict.fromkeys(key for run in runs for key in run.settings)

@@ -1,4 +1,4 @@
-"""Serves a report to browsers on this machine; it is written anew for each request after its runs have logged more."""
+"""Serves a report to browsers on this machine; it is rewritten for each request after its runs have logged more."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ReportServer(HTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/"
 
     def page(self) -> bytes:
-        """Return the page, written anew if its runs have logged more."""
+        """Return the page, rewritten if its runs have logged more."""
         state = self._logged()
         if state != self._state:
             write_report(self._folders, self._output)

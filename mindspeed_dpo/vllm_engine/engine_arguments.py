@@ -42,7 +42,7 @@ def engine_arguments(role: RoleConfig, model_folder: Path) -> dict[str, Any]:
 
 
 def host_environment(role: RoleConfig) -> dict[str, str]:
-    """Return environment variables of an engine on the host: room in its cache for all responses at once."""
+    """Return environment variables of an engine on the host: a cache that holds all responses at once."""
     model = role.model
     bytes_per_token = 2 * model.num_layers * model.num_query_groups * model.kv_channels * 4
     tokens = role.rollout.rollout_slots * role.data.seq_length

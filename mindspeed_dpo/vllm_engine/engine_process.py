@@ -24,7 +24,7 @@ from typing import Any
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import parse_json_object
-from mindspeed_dpo.vllm_engine.interpreter import engine_command, engine_environment
+from mindspeed_dpo.vllm_engine.interpreter import engine_environment, serve_command
 from mindspeed_dpo.vllm_engine.messages import MalformedMessage, receive_message, send_message
 
 # How often a waiting call looks whether the process is alive; usually its socket reports its end at once.
@@ -80,7 +80,7 @@ class EngineProcess:
         settings.log_file.parent.mkdir(parents=True, exist_ok=True)
         with theirs, settings.log_file.open("wb") as log:
             self._process = subprocess.Popen(
-                engine_command(settings.python, "server", "serve", theirs.fileno()),
+                serve_command(settings.python, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

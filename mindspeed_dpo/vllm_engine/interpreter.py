@@ -1,8 +1,4 @@
-"""The interpreter that vLLM is installed in: how this package runs modules there, and what it finds of vLLM.
-
-The interpreter need not have this package or what it depends on. Only the package's own folder is made importable in
-it, without the folders that hold the trainer's other libraries, and without running its `__init__`.
-"""
+"""The interpreter that vLLM is installed in: commands and environment of processes there, and what it has of vLLM."""
 
 from __future__ import annotations
 
@@ -21,15 +17,9 @@ from mindspeed_dpo.device.environment_variables import ALWAYS
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 
-PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
+_PROGRAM = Path(__file__).with_name("bootstrap.py")
 PROBE_TIMEOUT_S = 600.0
 """Limit for importing vLLM, which takes long from a slow disk."""
-_BOOT = (
-    "import importlib, sys, types; package = types.ModuleType('mindspeed_dpo'); package.__path__ = [sys.argv[1]]; "
-    "sys.modules['mindspeed_dpo'] = package; sys.path[:1] = []; "
-    "module = importlib.import_module('mindspeed_dpo.vllm_engine.' + sys.argv[2]); "
-    "getattr(module, sys.argv[3])(*map(int, sys.argv[4:]))"
-)
 ENGINE_ENVIRONMENT = {
     # The engine runs in the process that is started, so that its end is the end of that process.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
@@ -47,9 +37,14 @@ class InterpreterProblem(ValueError):
     """The interpreter of `vllm.python` cannot run the engine; the message says what to change."""
 
 
-def engine_command(python: str, module: str, function: str, *numbers: int) -> list[str]:
-    """Return the command that calls a function of a module of this folder in another interpreter."""
-    return [python, "-u", "-c", _BOOT, str(PACKAGE_FOLDER), module, function, *map(str, numbers)]
+def probe_command(python: str) -> list[str]:
+    """Return the command that runs `probe.probe` in another interpreter."""
+    return [python, "-u", str(_PROGRAM), "probe"]
+
+
+def serve_command(python: str, descriptor: int) -> list[str]:
+    """Return the command that runs `server.serve` in another interpreter, on a socket that it inherits."""
+    return [python, "-u", str(_PROGRAM), "serve", str(descriptor)]
 
 
 def engine_environment(more: Mapping[str, str]) -> dict[str, str]:
@@ -112,7 +107,7 @@ def inspect_interpreter(
     question = json.dumps({"architecture": architecture, "arguments": dict(arguments or {})})
     try:
         done = subprocess.run(
-            engine_command(python, "probe", "probe"),
+            probe_command(python),
             input=question,
             capture_output=True,
             text=True,

@@ -1,6 +1,6 @@
 """The vLLM process: it serves the requests of one rollout worker until that ends.
 
-Runs in the interpreter that vLLM is installed in, which need not have this package: `process` makes it importable here,
+Runs in the interpreter that vLLM is installed in, which need not have this package: `bootstrap` makes it importable,
 and nothing below imports another library of the trainer. Requests arrive over a socket (`messages`), weights in memory
 that both processes share. vLLM itself runs in this process, its tensor-parallel workers are children of it.
 """
@@ -176,7 +176,7 @@ def _load_weights(worker: Any, path: str, places: Sequence[Place]) -> None:
 
 
 def _forget_host_kernels(model: Any) -> None:
-    """Let vLLM set up experts on the host anew with their weights.
+    """Let vLLM set up experts on the host again, with their new weights.
 
     vLLM 0.32 packs their weights only together with the first kernel, and later copies what is not packed.
     """

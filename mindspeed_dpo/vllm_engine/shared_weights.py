@@ -88,7 +88,7 @@ class SharedWeights:
         )
 
     def begin(self) -> None:
-        """Expect all tensors anew."""
+        """Expect all tensors again."""
         self._incomplete.clear()
         self._missing = set(self._entries)
 

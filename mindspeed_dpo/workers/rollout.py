@@ -22,6 +22,7 @@ from mindspeed_dpo.workers.role_interfaces import Rollout
 from mindspeed_dpo.workers.role_values import Rows
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
+from mindspeed_dpo.workers.weight_sync.held_version import current_version
 from mindspeed_dpo.workers.weight_sync.receiver import placement, reference_weights, rollout_weights
 
 
@@ -59,7 +60,7 @@ class RolloutWorker(Rollout):
 
     @override
     def generate(self, rows: Rows, first_sample: int, version: int | None = None) -> RolloutBatch | None:
-        current = self._current_version(version)
+        current = current_version(self.version, version)
         own = shard(len(rows), self.weights.place.dp_rank, self.weights.place.topology.dp)
         with self.weights.gathered():
             parts = [
@@ -70,7 +71,7 @@ class RolloutWorker(Rollout):
 
     @override
     def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch | None:
-        current = self._current_version(None)
+        current = current_version(self.version, None)
         topology = self.weights.place.topology
         own = shard(len(rows), self.weights.place.dp_rank, topology.dp)
         # The cache is sized for the prompts of an iteration.
@@ -87,13 +88,6 @@ class RolloutWorker(Rollout):
             shards = Shards(self.role.model, self.weights.tensors, placement(self.role, place))
             hashes = digests(shards, self.weights.tp.group, self.weights.experts.group)
         return hashes if place.is_output else None
-
-    def _current_version(self, expected: int | None) -> int:
-        if self.version is None:
-            raise ValueError("the rollout has no weights yet; the actor must send them before the first prompt")
-        if expected is not None and expected != self.version:
-            raise ValueError(f"policy version {expected} was requested, but the rollout holds version {self.version}")
-        return self.version
 
     def _parts(self, own: range, total: int, at_once: int | None = None) -> list[range]:
         """Split this replica's positions into calls of at most `num_samples_per_step` and `at_once` prompts.

@@ -33,6 +33,7 @@ from mindspeed_dpo.workers.setup.initial_weights import model_folder
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from mindspeed_dpo.workers.setup.visible_devices import visible_devices
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
+from mindspeed_dpo.workers.weight_sync.held_version import current_version
 from mindspeed_dpo.workers.weight_sync.shared_with_engine import EngineWeights
 
 logger = logging.getLogger(__name__)
@@ -77,11 +78,11 @@ class VllmRolloutWorker(Rollout):
 
     @override
     def generate(self, rows: Rows, first_sample: int, version: int | None = None) -> RolloutBatch | None:
-        return self._generate_share(self.role, rows, first_sample, self._current_version(version))
+        return self._generate_share(self.role, rows, first_sample, current_version(self.version, version))
 
     @override
     def generate_greedy(self, rows: Rows, of_reference: bool = False) -> RolloutBatch | None:
-        current = self._current_version(None)
+        current = current_version(self.version, None)
         if of_reference:
             raise ValueError(
                 "evaluations need responses of the reference, whose weights vLLM does not have; resume in the "
@@ -102,13 +103,6 @@ class VllmRolloutWorker(Rollout):
         """End the engine."""
         if self.engine is not None:
             self.engine.close()
-
-    def _current_version(self, expected: int | None) -> int:
-        if self.version is None:
-            raise ValueError("the rollout has no weights yet; the actor must send them before the first prompt")
-        if expected is not None and expected != self.version:
-            raise ValueError(f"policy version {expected} was requested, but the rollout holds version {self.version}")
-        return self.version
 
     def _generate_share(self, role: RoleConfig, rows: Rows, first_sample: int, version: int) -> RolloutBatch | None:
         """Generate responses to this replica's part of the rows, as the settings of a role say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,30 @@ def test_a_run_trains_on_the_responses_of_its_engine(own: int, staleness: int, t
         assert step["objective/entropy"] > 0
     assert {step["pairs/staleness"] for step in steps[1:]} == {float(staleness)}
     assert len(list((tmp_path / "out/logs").glob("vllm_*.log"))) == max(1, own)
+
+
+def test_evaluations_generate_greedily_and_change_no_training(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("with", "without")]
+    for folder in folders:
+        folder.mkdir()
+    evaluated = train(vllm_run(folders[0], split="60,40,0", eval_interval=1))
+    alone = train(vllm_run(folders[1], split="60,40,0"))
+    for step, other in zip(evaluated, alone, strict=True):
+        # The reward is the length, and greedy responses of the stand-in are half as long as sampled ones.
+        assert step["eval/response_length/mean"] == 3 and step["eval/win_rate"] == 0.5
+        assert step["response_length/max"] == 6
+        assert [step[name] for name in ("loss", "grad_norm")] == [other[name] for name in ("loss", "grad_norm")]
+
+
+def test_responses_of_a_reference_that_vllm_does_not_have_are_refused(tmp_path: Path) -> None:
+    keys = {"split": "60,40,0", "eval_interval": 1}
+    train(vllm_run(tmp_path, **keys, save_interval=1, train_iters=2))
+    shutil.rmtree(tmp_path / "out" / "eval_reference")
+    resumed = vllm_run(tmp_path, **keys, resume_from=tmp_path / "out", train_iters=STEPS)
+    with pytest.raises(
+        AssertionError, match="the reference, whose weights vLLM does not have; resume in the output_dir"
+    ):
+        train(resumed)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ NEEDS_VLLM = pytest.mark.skipif(
 
 
 def vllm_python(folder: Path) -> Path:
-    """The interpreter that has vLLM, told not to compile, which takes longer than it saves here."""
+    """The interpreter that has vLLM, with compilation disabled, which takes longer than it saves here."""
     return _script(folder, "TORCHDYNAMO_DISABLE=1", os.environ[VARIABLE])
 
 

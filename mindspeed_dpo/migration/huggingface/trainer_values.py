@@ -33,7 +33,7 @@ def number(values: Mapping[str, Any], key: str, default: float | None = None) ->
 
 
 def set_batch(migration: Migration, per_device: float, accumulation: float, num_replicas: int | None) -> None:
-    """Set pairs per pass and per step; without a number of replicas, one is assumed and told."""
+    """Set pairs per pass and per step; without a number of replicas, one is assumed and reported."""
     written = f"{per_device:g} pairs x {accumulation:g} passes x {num_replicas or 1} replicas"
     migration.set("micro_batch_size", int(per_device))
     migration.set("global_batch_size", int(per_device * accumulation * (num_replicas or 1)), written)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import torch.distributed as dist
-
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.models.lora import merged_parameters
 from mindspeed_dpo.models.virtual_stages import PipelineStage
-from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group
 from mindspeed_dpo.weights.resharding import Shards, transfer
 from mindspeed_dpo.workers.setup.model_builder import placement_of
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
+from mindspeed_dpo.workers.weight_sync.weight_link import WeightLink
 
 
 class MixedWeights:
@@ -24,20 +22,13 @@ class MixedWeights:
             role: Settings of the reference.
             model: Its model, with one pipeline stage.
         """
-        self._context, self._role = context, role
+        self._role = role
         self._shards = Shards(role.model, merged_parameters(model), placement_of(role, context.place))
-        self._link: WeightGroup | None = None
+        self._link = WeightLink(context, role, "reference", group_name="reference")
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
         """Join the weight group with a rank after those of the senders."""
-        self._link = join_weight_group(
-            address,
-            num_senders + dist.get_rank(),
-            num_senders + num_receivers,
-            backend=self._context.accelerator.backend,
-            timeout_minutes=self._role.parallel.distributed_timeout_minutes,
-            name="reference",
-        )
+        self._link.join(address, num_senders, num_receivers)
 
     def receive(self, version: int, share: float) -> None:
         """Mix the weights that the actor sends into the reference's; a collective with it.
@@ -50,9 +41,5 @@ class MixedWeights:
             RuntimeError: `join_group` was not called.
             WeightsError: The actor sends something else; it raises the same, and no weight has changed.
         """
-        if self._link is None:
-            raise RuntimeError(
-                "the reference has not joined a weight group with the actor; call join_weight_group on both first"
-            )
         bucket_bytes = self._role.rollout.publish_bucket_bytes
-        transfer(self._link, None, self._shards, version=version, bucket_bytes=bucket_bytes, share=share)
+        transfer(self._link.group, None, self._shards, version=version, bucket_bytes=bucket_bytes, share=share)

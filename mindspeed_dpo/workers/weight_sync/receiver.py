@@ -17,13 +17,14 @@ from mindspeed_dpo.models.lora import merged_parameters
 from mindspeed_dpo.parallel.expert_parallel import ExpertGroup
 from mindspeed_dpo.parallel.tensor_parallel import TensorGroup
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
-from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group, world_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import world_weight_group
 from mindspeed_dpo.weights import ParallelLayout, Placement, WeightsError
 from mindspeed_dpo.weights.resharding import Shards, empty_tensors, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.sender import sender_of
+from mindspeed_dpo.workers.weight_sync.weight_link import WeightLink
 
 
 class RolloutWeights(Protocol):
@@ -75,22 +76,15 @@ class OwnWeights:
         """Allocate the tensors and read the role's initial weights."""
         self.place = context.place
         self.tp, self.experts = _megatron_group(context.place), ExpertGroup.current()
-        self._context = context
         self._role = role
-        self._link: WeightGroup | None = None
+        self._link = WeightLink(context, role, "rollout")
         self.tensors: Mapping[str, Tensor]
         self.tensors, self._shards = _empty(role, context.place, context.device)
         self.is_filled = _read(role, context.place, self.tensors)
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
         """Join the weight group with a rank after those of the senders."""
-        self._link = join_weight_group(
-            address,
-            num_senders + dist.get_rank(),
-            num_senders + num_receivers,
-            backend=self._context.accelerator.backend,
-            timeout_minutes=self._role.parallel.distributed_timeout_minutes,
-        )
+        self._link.join(address, num_senders, num_receivers)
 
     def receive(self, version: int) -> None:
         """Receive the weights that the actor sends; a collective with it.
@@ -99,12 +93,8 @@ class OwnWeights:
             RuntimeError: `join_group` was not called.
             WeightsError: The actor sends something else; it raises the same, and no weight has moved.
         """
-        if self._link is None:
-            raise RuntimeError(
-                "the rollout has not joined a weight group with the actor; call join_weight_group on both first"
-            )
         bucket_bytes = self._role.rollout.publish_bucket_bytes
-        transfer(self._link, None, self._shards, version=version, bucket_bytes=bucket_bytes)
+        transfer(self._link.group, None, self._shards, version=version, bucket_bytes=bucket_bytes)
 
     def gathered(self) -> AbstractContextManager[None]:
         """Return a context that does nothing: these tensors change only in `receive`."""

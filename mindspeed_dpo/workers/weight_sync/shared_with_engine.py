@@ -8,12 +8,13 @@ import torch.distributed as dist
 
 from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.parallel.topology import ParallelRank, Topology
-from mindspeed_dpo.parallel.weight_transfer_group import WeightGroup, join_weight_group, world_weight_group
+from mindspeed_dpo.parallel.weight_transfer_group import world_weight_group
 from mindspeed_dpo.vllm_engine.shared_weights import SharedWeights
 from mindspeed_dpo.weights.resharding import Region, Sender, transfer
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 from mindspeed_dpo.workers.weight_sync.sender import sender_of
+from mindspeed_dpo.workers.weight_sync.weight_link import WeightLink
 
 
 class IgnoredWeights(SharedWeights):
@@ -47,7 +48,7 @@ class EngineWeights:
         self.place = _place(context, role, actor)
         kind = SharedWeights if self.place.is_output else IgnoredWeights
         self.shared = kind(role.model, role.precision.dtype, context.device)
-        self._link: WeightGroup | None = None if actor is None else world_weight_group()
+        self._link = WeightLink(context, role, "rollout")
 
     def join_group(self, address: str, num_senders: int, num_receivers: int) -> None:
         """Join the weight group with a rank after those of the senders.
@@ -57,13 +58,7 @@ class EngineWeights:
         """
         if self._actor is not None:
             raise RuntimeError("a rollout in the actor's processes needs no weight group")
-        self._link = join_weight_group(
-            address,
-            num_senders + dist.get_rank(),
-            num_senders + num_receivers,
-            backend=self._context.accelerator.backend,
-            timeout_minutes=self._role.parallel.distributed_timeout_minutes,
-        )
+        self._link.join(address, num_senders, num_receivers)
 
     def receive(self, version: int) -> None:
         """Receive the weights that the actor sends; a collective with it.
@@ -72,17 +67,14 @@ class EngineWeights:
             RuntimeError: `join_group` was not called.
             WeightsError: The actor sends something else, or not all weights.
         """
-        if self._link is None:
-            raise RuntimeError(
-                "the rollout has not joined a weight group with the actor; call join_weight_group on both first"
-            )
         self.shared.begin()
         bucket_bytes = self._role.rollout.publish_bucket_bytes
         if self._actor is None:
-            transfer(self._link, None, self.shared, version=version, bucket_bytes=bucket_bytes)
+            transfer(self._link.group, None, self.shared, version=version, bucket_bytes=bucket_bytes)
         else:
             with self._actor.engine.parameters_gathered():
-                transfer(self._link, self._sender(self._actor), self.shared, version=version, bucket_bytes=bucket_bytes)
+                sender = self._sender(self._actor)
+                transfer(world_weight_group(), sender, self.shared, version=version, bucket_bytes=bucket_bytes)
         self.shared.finish()
 
     def _sender(self, actor: ActorWorker) -> Sender | None:

@@ -43,6 +43,10 @@ def with_vllm(vllm: dict[str, Any] | None = None, **settings: Any) -> Tree:
             "rollout_engine=vllm cannot be combined with online_method=xpo, which samples from a second model",
         ),
         (
+            with_vllm(eval_interval=1, split="90,10,0", ref_model="other"),
+            "cannot generate responses of a reference that the policy does not start as",
+        ),
+        (
             with_vllm(**EXPERTS, expert_model_parallel_size=2, inference_expert_model_parallel_size=2),
             "inference_expert_model_parallel_size=2 must be 1 or inference_tensor_model_parallel_size=1",
         ),

@@ -17,7 +17,8 @@ from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
 __version__ = "0.0.stand-in"
-TOKENS = 6
+TOKENS, GREEDY_TOKENS = 6, 3
+"""Length of sampled and of greedy responses."""
 SEGMENT = f"stand_in_{os.getpid()}"
 
 
@@ -152,7 +153,10 @@ class LLMEngine:
         self._misbehave("generate")
         name, _, sampling = self._waiting.pop()
         chance = random.Random(sampling.seed)
-        tokens = [chance.randrange(6, 200) for _ in range(min(TOKENS, sampling.max_tokens))]
+        tokens = [
+            chance.randrange(6, 200)
+            for _ in range(min(GREEDY_TOKENS if sampling.top_k == 1 else TOKENS, sampling.max_tokens))
+        ]
         ends = bool(sampling.stop_token_ids) and chance.random() < 0.5
         tokens = [*tokens[:-1], sampling.stop_token_ids[0]] if ends else tokens
         logp = float("-inf") if self._arguments.infinite else -1.5
