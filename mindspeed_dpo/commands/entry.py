@@ -13,7 +13,7 @@ USAGE = f"""usage: {PROGRAM} COMMAND ...
 
 commands:
   train       train a model, from a folder and a file of data or as configured:
-                {PROGRAM} train model=FOLDER data=FILE [eval=FILE] [key=value ...]
+                {PROGRAM} train model=FOLDER data=FILE [key=value ...]
                 {PROGRAM} train --config-name NAME [section.key=value ...]
   plan        print and check what a run would do; options as of train
   preprocess  convert raw preference or prompt files to token files

@@ -38,7 +38,7 @@ class WeightLink:
 
     @property
     def group(self) -> WeightGroup:
-        """The group.
+        """The group that this process has joined.
 
         Raises:
             RuntimeError: `join` was not called.
