@@ -1,4 +1,4 @@
-"""The tables of docs/numerics.md that say how far runs are from float64 and from TRL's recordings."""
+"""The tables of docs/numerics.md and its Chinese page: how far runs are from float64 and from TRL's recordings."""
 
 from __future__ import annotations
 
@@ -11,18 +11,43 @@ from tests.recordings.files import in_float64
 from tests.support.recorded_layouts import EXPERT_LAYOUTS, LAYOUTS, layouts_of
 from tests.support.recorded_runs import AUX_LOSS, COMPARED
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "numerics.md"
+DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
+CHINESE = {
+    "Models with experts, first step": "带专家的模型，第一步",
+    "Models with experts, ten steps": "带专家的模型，十步",
+    "Models with experts, update of the weights:": "带专家的模型，权重的更新量：",
+    "First step": "第一步",
+    "Ten steps": "十步",
+    ", logged values:": "，记录值：",
+    "Update of the weights:": "权重的更新量：",
+    "| case |": "| 用例 |",
+}
+"""Words of the tables, the longer ones first."""
 START, END = "<!-- errors: written by `make numerics` -->", "<!-- end of errors -->"
 AllErrors = dict[str, dict[str, Any]]
 """By case and layout: what `matrix.errors` gives."""
 
 
 def write_tables(errors: AllErrors) -> None:
-    """Put the tables between their marks."""
-    text = DOCUMENT.read_text(encoding="utf-8")
-    before, rest = text.split(START)
-    after = rest.split(END)[1]
-    DOCUMENT.write_text(f"{before}{START}\n\n{tables(errors)}\n\n{END}{after}", encoding="utf-8")
+    """Put the tables between the marks of both pages."""
+    english = tables(errors)
+    for name, text in (("numerics.md", english), ("numerics.zh.md", in_chinese(english))):
+        page = DOCUMENTS / name
+        before, rest = page.read_text(encoding="utf-8").split(START)
+        after = rest.split(END)[1]
+        page.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+
+
+def written(name: str) -> str:
+    """Return the tables that a page has."""
+    return (DOCUMENTS / name).read_text(encoding="utf-8").split(START)[1].split(END)[0].strip()
+
+
+def in_chinese(text: str) -> str:
+    """Return tables with their words in Chinese."""
+    for english, chinese in CHINESE.items():
+        text = text.replace(english, chinese)
+    return text
 
 
 def tables(errors: AllErrors) -> str:
