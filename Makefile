@@ -17,7 +17,7 @@ format:  ## put the source in the style that `check` asks for
 test:  ## all tests that this machine can run
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest $(ARGS)
 
-numerics:  ## every recorded case under every layout against TRL and float64; writes the tables of docs/numerics.md
+numerics:  ## every recorded case under every layout against TRL and float64; writes the tables of docs/numerics.md and its Chinese page
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.recordings.replay
 	OMP_NUM_THREADS=1 $(PYTHON) -m tests.recordings.matrix $(ARGS)
 

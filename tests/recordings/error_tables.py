@@ -8,6 +8,7 @@ from typing import Any
 
 from tests.recordings.distances import UPDATE
 from tests.recordings.files import in_float64
+from tests.stale_translations import is_current, stamp
 from tests.support.recorded_layouts import EXPERT_LAYOUTS, LAYOUTS, layouts_of
 from tests.support.recorded_runs import AUX_LOSS, COMPARED
 
@@ -29,13 +30,20 @@ AllErrors = dict[str, dict[str, Any]]
 
 
 def write_tables(errors: AllErrors) -> None:
-    """Put the tables between the marks of both pages."""
-    english = tables(errors)
-    for name, text in (("numerics.md", english), ("numerics.zh.md", in_chinese(english))):
-        page = DOCUMENTS / name
-        before, rest = page.read_text(encoding="utf-8").split(START)
-        after = rest.split(END)[1]
-        page.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
+    """Put the tables between the marks of both pages; the Chinese one remains current if it was."""
+    english, chinese = DOCUMENTS / "numerics.md", DOCUMENTS / "numerics.zh.md"
+    was_current = is_current(chinese)
+    text = tables(errors)
+    _replace(english, text)
+    _replace(chinese, in_chinese(text))
+    if was_current:
+        stamp(chinese)
+
+
+def _replace(page: Path, text: str) -> None:
+    before, rest = page.read_text(encoding="utf-8").split(START)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{START}\n\n{text}\n\n{END}{after}", encoding="utf-8")
 
 
 def written(name: str) -> str:
