@@ -3,7 +3,7 @@
 README.md and each page of docs/ have a counterpart NAME.zh.md, whose first line names what it translates:
 `<!-- translates NAME.md, sha256 50b392276df1 -->`, the first digits of the SHA-256 of the English file. A page whose
 English text has changed since is stale: translate the change, then run
-`python docs/check_translations.py --stamp NAME.zh.md`. Both pages have the same commands and the same keys: the lines of
+`python docs/check_translations.py --stamp NAME.zh.md`. Both have the same commands and keys: the lines of
 their blocks of code are equal but for comments, and so is what the first columns of their tables quote.
 """
 
