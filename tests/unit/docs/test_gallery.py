@@ -20,9 +20,11 @@ PAGES = [
 
 
 def anchors(page: Path) -> set[str]:
-    """Names of the headings of a page, as links write them."""
-    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    """Names of the headings of a page, as links write them, and those written as `<a id="…">`."""
+    text = page.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
 
 
 def test_the_gallery_lists_every_example_and_nothing_else() -> None:
