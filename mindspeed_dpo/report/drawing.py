@@ -56,12 +56,12 @@ class Series:
         return f"tone-{self.tone % NUM_TONES}{' dashed' if self.is_dashed else ''}"
 
 
-def draw_lines(title: str, series: Sequence[Series]) -> str:
-    """Draw values over steps as an SVG element."""
+def draw_lines(title: str, series: Sequence[Series], size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
+    """Draw values over steps as an SVG element of a width and height."""
     series = [replace(one, points=[(step, _drawable(value)) for step, value in one.points]) for one in series]
     steps = [step for one in series for step, _ in one.points]
     chart = pygal.XY(
-        **_options(), x_labels=integer_ticks(min(steps), max(steps)), x_value_formatter=short_number, max_scale=6
+        **_options(size), x_labels=integer_ticks(min(steps), max(steps)), x_value_formatter=short_number, max_scale=6
     )
     values = [value for one in series for _, value in one.points]
     if _is_narrow(min(values), max(values)):
@@ -94,9 +94,10 @@ def draw_histograms(title: str, series: Sequence[Series]) -> str:
     return _svg(chart, title, series)
 
 
-def _options() -> dict[str, object]:
+def _options(size: tuple[int, int] = (WIDTH, HEIGHT)) -> dict[str, object]:
+    width, height = size
     return {
-        "width": WIDTH, "height": HEIGHT, "css": [], "js": [], "style": _STYLE, "show_legend": False, "no_prefix": True,
+        "width": width, "height": height, "css": [], "js": [], "style": _STYLE, "show_legend": False, "no_prefix": True,
         "margin": 6, "spacing": 6, "dots_size": 2.5, "value_formatter": short_number, "min_scale": 3,
     }  # fmt: skip
 

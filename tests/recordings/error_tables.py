@@ -8,9 +8,9 @@ from typing import Any
 
 from tests.recordings.distances import UPDATE
 from tests.recordings.files import in_float64
-from tests.stale_translations import is_current, stamp
 from tests.support.recorded_layouts import EXPERT_LAYOUTS, LAYOUTS, layouts_of
 from tests.support.recorded_runs import AUX_LOSS, COMPARED
+from tests.support.scripts import load_script
 
 DOCUMENTS = Path(__file__).resolve().parents[2] / "docs"
 CHINESE = {
@@ -24,6 +24,7 @@ CHINESE = {
     "| case |": "| 用例 |",
 }
 """Words of the tables, the longer ones first."""
+TRANSLATIONS = load_script(DOCUMENTS / "check_translations.py")
 START, END = "<!-- errors: written by `make numerics` -->", "<!-- end of errors -->"
 AllErrors = dict[str, dict[str, Any]]
 """By case and layout: what `matrix.errors` gives."""
@@ -32,12 +33,12 @@ AllErrors = dict[str, dict[str, Any]]
 def write_tables(errors: AllErrors) -> None:
     """Put the tables between the marks of both pages; the Chinese one remains current if it was."""
     english, chinese = DOCUMENTS / "numerics.md", DOCUMENTS / "numerics.zh.md"
-    was_current = is_current(chinese)
+    was_current = TRANSLATIONS.is_current(chinese)
     text = tables(errors)
     _replace(english, text)
     _replace(chinese, in_chinese(text))
     if was_current:
-        stamp(chinese)
+        TRANSLATIONS.write_stamp(chinese)
 
 
 def _replace(page: Path, text: str) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+ROOT = Path(__file__).parents[3]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
 def without_code(text: str) -> str:
@@ -24,6 +24,7 @@ def anchors(text: str) -> set[str]:
 
 def broken_links(page: Path, text: str) -> list[str]:
     links = re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", without_code(text))
+    links += [(image, "") for image in re.findall(r'src="([^"]+)"', text)]
     return [f"{target}#{anchor}" for target, anchor in links if "://" not in target and is_broken(page, target, anchor)]
 
 
@@ -34,12 +35,14 @@ def is_broken(page: Path, target: str, anchor: str) -> bool:
     return bool(anchor) and anchor not in anchors(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     assert broken_links(page, page.read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("page", [path for path in PAGES if path.name.endswith(".zh.md")], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "page", [path for path in PAGES if path.name.endswith(".zh.md")], ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_chinese_pages_link_to_chinese_pages(page: Path) -> None:
     targets = re.findall(r"\]\(([^)#\s]+\.md)", page.read_text(encoding="utf-8"))
     english = {target for target in targets if "://" not in target and not target.endswith(".zh.md")}
@@ -50,4 +53,5 @@ def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A `b` c\n", encoding="utf-8")
     good = "[x](#a-b-c) [x](page.md#a-b-c) [x](https://example.org/#y)"
-    assert broken_links(page, f"{good} [x](none.md) [x](#none)") == ["none.md#", "#none"]
+    bad = '[x](none.md) [x](#none) <img src="none.svg">'
+    assert broken_links(page, f"{good} {bad}") == ["none.md#", "#none", "none.svg#"]
