@@ -8,18 +8,17 @@ MindSpeed.
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from tests.distributed import test_experts_against_hf as experts
 from tests.distributed import test_online_equals_offline as online
 from tests.support.closeness import FULL, RECORDED, STEADY, assert_same_run, assert_same_tensors
 from tests.support.jobs import Job, gradient_job, read_tensors
+from tests.support.npu_calls import calls_of_roles, calls_since, let_prefixes_fail, number_of_calls, sizes_of_config
 from tests.support.npu_processes import SETTINGS
 from tests.support.processes import PoolGroup, pool
 from tests.support.recorded_layouts import run_of
@@ -34,15 +33,6 @@ pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 NPU = {"device": "npu", "distributed_backend": "auto"}
 OPERATORS = {"npu_fusion_attention", "npu_rms_norm", "npu_rotary_mul", "npu_swiglu"}
 COMPARED = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected", "entropy", "mean_token_accuracy")
-
-
-def number_of_calls() -> int:
-    return len(sys.modules["torch_npu"].calls)
-
-
-def calls_since(count: int) -> list[tuple[str, dict[str, Any]]]:
-    """Operator and options of each call of this process since its first `count`."""
-    return [(call.operator, call.options) for call in sys.modules["torch_npu"].calls[count:]]
 
 
 @pytest.mark.parametrize(
@@ -130,10 +120,6 @@ def test_a_rollout_on_npu_generates_as_one_on_the_cpu_with_trained_weights(
     torch.testing.assert_close(on_npu.logps, on_cpu.logps, rtol=1e-5, atol=1e-5)
 
 
-def calls_of_roles(_: ColocatedRoles) -> int:
-    return number_of_calls()
-
-
 @pytest.mark.parametrize("is_sharded", [False, True])
 def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would_not_load(
     is_sharded: bool, tmp_path: Path
@@ -149,11 +135,6 @@ def test_a_saved_run_goes_on_as_if_never_stopped_where_the_librarys_format_would
         assert (one["loss"], one["grad_norm"]) == (other["loss"], other["grad_norm"])
 
 
-def sizes_of_config(colocated: ColocatedRoles) -> tuple[int, int, bool]:
-    config = colocated.roles["actor"].engine.model.config
-    return config.num_attention_heads, config.tensor_model_parallel_size, config.variable_seq_lengths
-
-
 def test_settings_passed_to_mindspeed_for_another_role_do_not_reach_a_config(tmp_path: Path) -> None:
     group = PoolGroup(random_run(tmp_path, **NPU), 1)
     group.build("actor")
@@ -161,20 +142,6 @@ def test_settings_passed_to_mindspeed_for_another_role_do_not_reach_a_config(tmp
     group.leave()
     assert actual[1:] == (1, False)
     assert (SETTINGS["tensor_model_parallel_size"], SETTINGS["variable_seq_lengths"]) == (2, True)
-
-
-def let_prefixes_fail(fails: bool) -> None:
-    """Let the attention of this process refuse lengths that differ, as a device might, or take them again."""
-    library = sys.modules["torch_npu"]
-    original = getattr(library.npu_fusion_attention, "original", library.npu_fusion_attention)
-
-    def attention(*args: Any, **options: Any) -> Any:
-        if options["actual_seq_qlen"] != options["actual_seq_kvlen"]:
-            raise RuntimeError("Sq and Skv must be equal")
-        return original(*args, **options)
-
-    attention.original = original  # type: ignore[attr-defined]
-    library.npu_fusion_attention = attention if fails else original
 
 
 def test_prompts_are_repeated_where_the_device_cannot_share_them(tmp_path: Path) -> None:

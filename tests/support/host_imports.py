@@ -7,5 +7,12 @@ import importlib
 from mindspeed_dpo.device import activate
 
 activate("cpu")
-for _name in ("tests.support.processes", "tests.support.jobs", "transformers.models.llama.modeling_llama", "pytest"):
+for _name in (
+    "tests.support.processes",
+    "tests.support.jobs",
+    "tests.support.runs",
+    "mindspeed_dpo.data.preprocessing.pipeline",
+    "transformers.models.llama.modeling_llama",
+    "pytest",
+):
     importlib.import_module(_name)

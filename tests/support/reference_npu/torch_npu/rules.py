@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -57,7 +58,8 @@ def _check_kind(name: str, key: str, kind: str, value: Any) -> None:
     if value is None:
         return
     if "List[Tensor]" in kind:
-        need(all(map(torch.is_tensor, value)), f"{name}: {key} must be a list of tensors, got {value!r}")
+        if not all(map(torch.is_tensor, value)):  # the text of tensors is made only if it is needed
+            raise DeviceRefusal(f"{name}: {key} must be a list of tensors, got {value!r}")
     elif "List[int]" in kind:
         plain = isinstance(value, list | tuple) and all(type(item) is int for item in value)
         need(plain, f"{name}: {key} must be a list of Python ints, got {value!r}")
@@ -178,7 +180,14 @@ def _check_mask(mask: Tensor | None, sparse_mode: int) -> None:
     need(sparse_mode in (3, 4), f"sparse_mode {sparse_mode}")
     need(mask.dtype in (torch.bool, torch.uint8), f"mask of {mask.dtype}")
     need(tuple(mask.shape) == (2048, 2048), f"mask of {tuple(mask.shape)}, not 2048 x 2048")
-    need(bool(torch.equal(mask.bool(), _above_the_diagonal())), "1 hides: the mask is above the diagonal")
+    version = (mask.data_ptr(), mask._version)
+    if _right_masks.get(version) is not mask:
+        need(bool(torch.equal(mask.bool(), _above_the_diagonal())), "1 hides: the mask is above the diagonal")
+        _right_masks[version] = mask
+
+
+_right_masks: WeakValueDictionary[tuple[int, int], Tensor] = WeakValueDictionary()
+"""Masks that were compared, by address and version: comparing takes longer than the attention of a test."""
 
 
 @functools.cache
