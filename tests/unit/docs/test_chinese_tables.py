@@ -6,8 +6,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
 DOCS = Path(__file__).parents[3] / "docs"
 DERIVED = "derived"
 Row = tuple[object, ...]
