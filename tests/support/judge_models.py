@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
+from transformers import PreTrainedTokenizerBase
+
+from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from tests.support.tokenizers import save_chat_tokenizer
 
 POSITIONS = 1000
@@ -17,3 +23,14 @@ def save_judge_folder(folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     (folder / "model.safetensors").write_bytes(b"")
     return folder
+
+
+def judge_settings(python: Path, says: Sequence[str], engine: str = "") -> str:
+    """The override that lets a stand-in judge say one of these texts, with more arguments of its engine."""
+    tokens = [tokenizer().encode(text, add_special_tokens=False) for text in says]
+    return f"reward.judge_vllm={{python: {python}, timeout_s: 300, says: {tokens}{engine}}}"
+
+
+@cache
+def tokenizer() -> PreTrainedTokenizerBase:
+    return load_tokenizer(save_chat_tokenizer(Path(tempfile.mkdtemp(prefix="judge_"))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from mindspeed_dpo.workers.scorer import Scored, Verdicts
 from tests.unit.workers.rewards.judges import FakeJudge, scorer, settings_of
 from tests.unit.workers.rewards.sample_rollouts import rollouts
 
@@ -101,3 +102,12 @@ def test_a_text_has_a_seed_of_its_own_however_prompts_are_divided() -> None:
     later = FakeJudge(by_length)
     scorer(later, settings_of()).score(rollouts([("p", ["a", "bbb", "cc"])], rows=[4], version=1))
     assert not set(later.seeds[0]) & set(whole.seeds[0])
+
+
+def test_what_is_known_of_the_texts_survives_penalties_and_is_summed_over_replicas() -> None:
+    judge = FakeJudge(silent_on_three)
+    one = scorer(judge, settings_of()).score(BATCH)
+    other = scorer(judge, settings_of()).score(BATCH.select([1]))
+    joined = Scored.concat([other, one.validated([4, 7]).minus(np.ones((2, 3), np.float32))])
+    assert joined.verdicts == Verdicts(9, unparsed=1, cut=1, example=one.verdicts.example)
+    assert list(joined.failures) == [1] and joined.scores[2].tolist() == [4, 0, 1]
