@@ -10,7 +10,7 @@ import pytest
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError
 from tests.config_effects.comparison import prompts_with_text
-from tests.support.judge_models import judge_settings, save_judge_folder
+from tests.support.judge_models import judge_engine, save_judge_folder
 from tests.support.runs import train
 from tests.support.vllm_python import stand_in_python
 from tests.unit.workers.rollouts import online_run
@@ -23,9 +23,9 @@ STEPS = 2
 def judged_run(folder: Path, says: list[str], engine: str = "", pool: int = 0, **settings: Any) -> RunConfig:
     """A run of one process, and perhaps others for judges that say one of these texts."""
     judge = save_judge_folder(folder / "judge")
-    more = [judge_settings(stand_in_python(folder), says, engine)]
-    more += [f"resource_pool.reward=[{pool}]"] if pool else []
+    more = [f"resource_pool.reward=[{pool}]"] if pool else []
     keys = {"data_path": prompts_with_text(), "train_iters": STEPS, "reward_functions": None, "judge_model": judge}
+    keys["judge_vllm"] = judge_engine(stand_in_python(folder), says, engine)
     keys |= {"n_samples_per_prompt": 3, "judge_max_new_tokens": 50, "temperature": 1.0}
     return online_run(folder, (1, 1, 1), 1, 0, more, **{**keys, **settings})
 

@@ -25,10 +25,10 @@ def save_judge_folder(folder: Path) -> Path:
     return folder
 
 
-def judge_settings(python: Path, says: Sequence[str], engine: str = "") -> str:
-    """The override that lets a stand-in judge say one of these texts, with more arguments of its engine."""
+def judge_engine(python: Path, says: Sequence[str], engine: str = "") -> str:
+    """The value of judge_vllm that lets a stand-in say one of these texts, with more arguments of the engine."""
     tokens = [tokenizer().encode(text, add_special_tokens=False) for text in says]
-    return f"reward.judge_vllm={{python: {python}, timeout_s: 300, says: {tokens}{engine}}}"
+    return f"{{python: {python}, timeout_s: 300, says: {tokens}{engine}}}"
 
 
 @cache

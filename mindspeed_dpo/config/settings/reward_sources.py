@@ -51,7 +51,9 @@ class RewardConfig:
         "this package.",
     )
     judge_system: str | None = setting(
-        None, help="System message before the question, for a judge_model whose tokenizer has a chat template."
+        None,
+        help="System message before the question to judge_model; text before it where its tokenizer has no chat "
+        "template.",
     )
     judge_verdict: str | None = setting(
         None,

@@ -82,7 +82,7 @@ class JudgeQuestions:
         if PROMPT in self._used and (turns := conversation(text)) is not None:
             values[PROMPT] = conversation_text(turns)
         values |= {name: text.completions[k] for name, k in zip(self._shown, shown, strict=True)}
-        inserted = {name: self._harmless(str(values[name])) for name in self._used if name in values}
+        inserted = {name: self._harmless(_as_text(values[name])) for name in self._used if name in values}
         return filled_template(self._settings.judge_question, {**self._constants, **inserted})
 
     def _harmless(self, text: str) -> str:
@@ -113,6 +113,11 @@ def conversation_text(prompt: Prompt) -> str:
 def _content(message: dict[str, Any]) -> str:
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", ())]
     return "\n".join(filter(None, [message["content"], *calls]))
+
+
+def _as_text(value: Any) -> str:
+    """Return the value of a column as text: nothing for null, JSON for what is neither text nor null."""
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _special_texts(tokenizer: PreTrainedTokenizerBase) -> set[str]:

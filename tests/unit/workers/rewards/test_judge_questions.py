@@ -34,6 +34,9 @@ def test_prompt_response_and_columns_take_the_place_of_their_names() -> None:
     assert question(prompt("4", "5"), (1,)) == "Q: 2 + 2? A: 5"
     keys = {"judge_template": "{labels}/{response}/{min_score}-{max_score}", "judge_score_range": (0.0, 2.5)}
     assert question(prompt("4", labels=4), dataset_additional_keys=("labels",), **keys) == "4/4/0-2.5"
+    keys = {"judge_template": "{response} {a}", "dataset_additional_keys": ("a",)}
+    texts = [question(prompt("4", a=value), **keys) for value in ("text", 1.5, {"b": ["é"]}, None)]
+    assert texts == ["4 text", "4 1.5", '4 {"b": ["é"]}', "4 "]
     pairwise = {"judge_mode": "pairwise", "judge_template": "{response_a} or {response_b}"}
     assert question(prompt("4", "5", "6"), (2, 0), **pairwise) == "6 or 4"
 
