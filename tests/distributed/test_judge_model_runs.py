@@ -1,4 +1,4 @@
-"""Online runs that a judge model scores, in a stand-in of vLLM: beside the policy, on a pool of its own, and failing."""
+"""Online runs that a judge model scores, in a stand-in of vLLM: beside the policy, on its own pool, and failing."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def test_a_run_trains_on_the_scores_in_the_texts_of_judges_on_processes_of_their
 
 def test_a_run_whose_judge_says_nothing_that_can_be_read_ends_with_an_example(tmp_path: Path) -> None:
     # Every two of three responses to two prompts, in both orders.
-    with pytest.raises(NothingScoredError, match="none of the 12 texts of judge_model has a verdict; .* text 'I like'"):
+    with pytest.raises(NothingScoredError, match=r"none of the 12 texts of judge_model has a verdict; .*'I like'"):
         train(judged_run(tmp_path, ["I like"], judge_mode="pairwise", judge_unparsed_score=0.5))
 
 
 def test_a_run_ends_with_the_failure_of_its_judge(tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="the vLLM engine of judge_model .* was killed by signal 9"):
+    with pytest.raises(AssertionError, match=r"the vLLM engine of judge_model .* was killed by signal 9"):
         train(judged_run(tmp_path, ["[[2]]"], ", die: generate"))

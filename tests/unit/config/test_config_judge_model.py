@@ -56,7 +56,7 @@ def judged(pool: list[int] | None = None, **reward: Any) -> Tree:
         ),
         (
             judged([4, 3], judge_tensor_model_parallel_size=2),
-            "judge_tensor_model_parallel_size=2 does not divide the processes of each node of resource_pool.reward=[4, 3]",
+            "does not divide the processes of each node of resource_pool.reward=[4, 3]",
         ),
         (
             put(judged(**PAIRWISE), "dpo_loss_type", "rpo_bwd_kl"),

@@ -39,7 +39,7 @@ class FakeRoles:
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
     scores: Callable[[np.ndarray], np.ndarray] = lambda rows: np.tile(np.array([0.0, 1.0], np.float32), (len(rows), 1))
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
-    verdicts: Verdicts = Verdicts()
+    verdicts: Verdicts = field(default_factory=Verdicts)
     version: int = 0
     totals: dict[str, int] = field(default_factory=dict)
     saved_ahead: dict[int, RolloutBatch | None] = field(default_factory=dict)

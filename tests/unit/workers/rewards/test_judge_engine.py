@@ -54,7 +54,9 @@ def test_texts_come_in_the_order_of_the_questions_and_an_engine_that_fails_is_na
         with pytest.raises(EngineFailure, match=r"no sign of life for 1 s in generate; .* raise judge_vllm\.timeout_s"):
             engine.write([[5]], [1])
         os.kill(process.pid, signal.SIGKILL)
-        with pytest.raises(EngineFailure, match=r"^the vLLM engine of judge_model \(process \d+, .* killed by signal 9"):
+        with pytest.raises(
+            EngineFailure, match=r"^the vLLM engine of judge_model \(process \d+, .* killed by signal 9"
+        ):
             engine.write([[5]], [1])
         with pytest.raises(EngineFailure, match=r"^the vLLM engine of judge_model .* killed by signal 9"):
             engine.check_alive()

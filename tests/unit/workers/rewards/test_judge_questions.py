@@ -72,9 +72,7 @@ def test_a_conversation_has_its_speakers_and_a_single_message_none() -> None:
 def test_the_judges_own_chat_template_is_applied_with_the_system_message() -> None:
     settings = RewardConfig(judge_model="judge", judge_template=ASKED, judge_system="You grade.")
     ids = JudgeQuestions(tokenizer(), settings).ids(prompt("4"), "", (0,))
-    assert text_of(tokenizer(), ids) == (
-        "<s><|system|>You grade.<|end|><|user|>Q: 2 + 2? A: 4<|end|><|assistant|>"
-    )
+    assert text_of(tokenizer(), ids) == ("<s><|system|>You grade.<|end|><|user|>Q: 2 + 2? A: 4<|end|><|assistant|>")
 
 
 def test_without_a_chat_template_the_question_is_plain_text(tmp_path: Path) -> None:
