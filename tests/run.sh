@@ -82,7 +82,7 @@ begin=$SECONDS
 if ((all)) && [[ $vllm_venv != none ]]; then
     echo "== tests of vLLM"
     wait_for_vllm
-    "$venv/bin/python" -m pytest tests/distributed/test_vllm_rollout.py tests/distributed/test_vllm_learning.py || tests=failed
+    "$venv/bin/python" -m pytest tests/distributed/test_vllm_{rollout,learning,judge}.py || tests=failed
 fi
 vllm_s=$((SECONDS - begin))
 

@@ -71,7 +71,7 @@ def _share_models(tree: ConfigTree, loads: dict[str, str]) -> None:
     models = tree.section("model") or {}
     for section in (REF, REWARD):
         if tree.section(section) is not None and section not in loads and "actor" in models:
-            is_scored_by_model = section == REF or not any(map(tree.has, ("reward_functions", "judge")))
+            is_scored_by_model = section == REF or not any(map(tree.has, ("reward_functions", "judge", "judge_model")))
             if is_scored_by_model:
                 tree.set(section, "model", "actor", "model of the actor")
 

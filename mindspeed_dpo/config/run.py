@@ -118,7 +118,7 @@ class RoleConfig:
 
     @property
     def reward_source(self) -> str:
-        """The source of scores: `model`, `functions` or `judge`; the last two do not use the model of the role."""
+        """The source of scores: `model`, or another, which does not use the model of the role."""
         return self.reward.reward_source
 
 

@@ -137,6 +137,8 @@ METRICS: dict[str, Metric] = {
     "reward/score/std": Metric("reward", "Standard deviation of the deciding scores."),
     "reward/score/max": Metric("reward", "Largest deciding score."),
     "reward/score/min": Metric("reward", "Smallest deciding score."),
+    "judge/unparsed": Metric("1", "Share of the texts of judge_model without a verdict."),
+    "judge/cut": Metric("1", "Share of the texts of judge_model that judge_max_new_tokens cut off."),
     "response_length/mean": Metric("tokens", "Mean length of a response."),
     "response_length/max": Metric("tokens", "Longest response.", form=_COUNT),
     "response_length/min": Metric("tokens", "Shortest response.", form=_COUNT),

@@ -58,6 +58,7 @@ GROUPS: dict[str, tuple[Chart, ...]] = {
         Chart("Responses that end", ("val/contain_eos_token",)),
         Chart("Pairs left out", ("pairs/dropped", "pairs/ties", "pairs/failed")),
         Chart("Pairs", ("pairs/count",)),
+        Chart("Texts of the judge model without a verdict, or cut off", ("judge/unparsed", "judge/cut")),
         Chart("Lag of the sampling policy", ("pairs/staleness",)),
     ),
     "Optimisation": (

@@ -27,6 +27,7 @@ from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprob
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.trainers.step_timer import StepTimer
+from mindspeed_dpo.workers.scorer import Scored, Verdicts
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ class OnlineDPOTrainer(TrainingLoop):
         with timer("timing/gen"):
             generated = self.prefetcher.rollouts_of(step)
         rollouts = generated.rollouts
-        scores, ref_logps = self._score(step, rollouts, timer)
+        scored, ref_logps = self._score(step, rollouts, timer)
+        scores = scored.scores
         selection = self.method.select(rollouts.samples, scores, seed=(self.sampler.seed, step))
         metrics = self._train(step, ref_logps, selection, scores, timer)
         with timer("timing/gen"):
@@ -90,7 +92,8 @@ class OnlineDPOTrainer(TrainingLoop):
         beta = metrics.get("beta", 0.0)
         own = self.method.own
         about = rollout_metrics(rollouts, scores, selection, ref_logps.logps, beta=beta, version=step, own=own)
-        return {**metrics, **about, **self._throughput(step + 1, generated, selection, timer)}
+        throughput = self._throughput(step + 1, generated, selection, timer)
+        return {**metrics, **about, **scored.verdicts.metrics, **throughput}
 
     def evaluate(self, num_done: int) -> dict[str, float]:
         """Evaluate on every set if it is due; with several sets the metrics' names contain the set's."""
@@ -121,9 +124,7 @@ class OnlineDPOTrainer(TrainingLoop):
         """The method by which scored responses are trained on."""
         return method_of(self.pairing, is_reward_aware=self.is_reward_aware)
 
-    def _score(
-        self, step: int, rollouts: RolloutBatch, timer: StepTimer
-    ) -> tuple[NDArray[np.float32], ReferenceLogprobs]:
+    def _score(self, step: int, rollouts: RolloutBatch, timer: StepTimer) -> tuple[Scored, ReferenceLogprobs]:
         """Return scores [P, K] and the reference's log-probabilities; both roles work at the same time if they can."""
         with timer("timing/adv"):
             pending_scores = self.reward.start_score(rollouts)
@@ -133,13 +134,14 @@ class OnlineDPOTrainer(TrainingLoop):
             with timer("timing/ref"):
                 ref_logps = pending_logps()
             scored = pending_scores()
+        _check_verdicts(step, scored.verdicts)
         if scored.failures:
             first = next(iter(scored.failures.values()))
             message = "step %d: %d prompts could not be scored; the first: %s"
             logger.warning(message, step + 1, len(scored.failures), first)
             if len(scored.failures) == rollouts.num_prompts:
                 raise NothingScoredError(f"step {step + 1}: no response could be scored: {first}")
-        return scored.scores, ref_logps
+        return scored, ref_logps
 
     def _train(
         self,
@@ -175,3 +177,17 @@ class OnlineDPOTrainer(TrainingLoop):
             **timer.seconds,
             "timing/all": timer.elapsed_s,
         }
+
+
+def _check_verdicts(step: int, verdicts: Verdicts) -> None:
+    """Check that not every text of a judge model is without a verdict, whatever such a text scores.
+
+    Raises:
+        NothingScoredError: All are.
+    """
+    if verdicts.count and verdicts.unparsed == verdicts.count:
+        cut = f" ({verdicts.cut} were cut off by judge_max_new_tokens)" if verdicts.cut else ""
+        raise NothingScoredError(
+            f"step {step + 1}: none of the {verdicts.count} texts of judge_model has a verdict{cut}; the first: "
+            f"{verdicts.example}; change judge_template, judge_verdict or judge_max_new_tokens"
+        )

@@ -24,6 +24,7 @@ from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
 from mindspeed_dpo.weights.hf.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
+from mindspeed_dpo.workers.rewards.judge_model_setup import check_judge_columns, check_judge_model
 from mindspeed_dpo.workers.rewards.reward_tokenizer import check_reward_tokenizer
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_adapter, open_initial_weights
 from mindspeed_dpo.workers.setup.objective_and_schedule import learning_rate_of
@@ -132,6 +133,9 @@ def _check_reward(config: RunConfig, prompts: TrainEvalPrompts) -> None:
     assert role is not None
     check_functions(role.reward)
     check_reward_tokenizer(config, prompts)
+    if role.reward_source == "judge_model":
+        check_judge_columns(role.reward, prompts)
+        check_judge_model(role)
     if role.reward_source == "model" and not is_classifier(role):
         check_weights(role)
 

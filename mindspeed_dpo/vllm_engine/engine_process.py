@@ -54,6 +54,8 @@ class EngineSettings:
         start_timeout_s: The same while it starts.
         log_file: Receives what it writes to its standard streams.
         environment: Environment variables beside those of this process.
+        key: The setting that the timeouts belong to.
+        name: What errors call the engine.
     """
 
     python: str
@@ -62,6 +64,8 @@ class EngineSettings:
     start_timeout_s: float
     log_file: Path
     environment: Mapping[str, str]
+    key: str = "vllm"
+    name: str = "the vLLM engine"
 
 
 class EngineProcess:
@@ -152,7 +156,7 @@ class EngineProcess:
             if time.monotonic() >= deadline_s:
                 raise EngineFailure(
                     f"{self._name} gave no sign of life for {timeout_s:g} s in {what}; if it only needs longer, raise "
-                    f"vllm.{'start_timeout_s' if what == 'start' else 'timeout_s'}{self._see_log}"
+                    f"{self._settings.key}.{'start_timeout_s' if what == 'start' else 'timeout_s'}{self._see_log}"
                 )
 
     def _death(self) -> EngineFailure:
@@ -168,7 +172,7 @@ class EngineProcess:
 
     @property
     def _name(self) -> str:
-        return f"the vLLM engine (process {self.pid}, {self._settings.python})"
+        return f"{self._settings.name} (process {self.pid}, {self._settings.python})"
 
     @property
     def _see_log(self) -> str:

@@ -92,7 +92,11 @@ class EngineInstallation:
 
 
 def inspect_interpreter(
-    python: str, architecture: str | None = None, arguments: Mapping[str, Any] | None = None
+    python: str,
+    architecture: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    *,
+    key: str = "vllm",
 ) -> EngineInstallation:
     """Import vLLM in an interpreter, in a process that ends again, and ask it about a model and arguments.
 
@@ -100,6 +104,7 @@ def inspect_interpreter(
         python: The interpreter.
         architecture: Class of a model, such as `Qwen3ForCausalLM`, that vLLM must have.
         arguments: Arguments of its engine, of which it must know all.
+        key: The setting that names the interpreter, for errors.
 
     Raises:
         InterpreterProblem: There is no such interpreter, or it has no vLLM that can be imported.
@@ -118,11 +123,11 @@ def inspect_interpreter(
         )
     except OSError as error:
         raise InterpreterProblem(
-            f"vllm.python={python} cannot be run: {error.strerror}; give the interpreter of an environment with vLLM"
+            f"{key}.python={python} cannot be run: {error.strerror}; give the interpreter of an environment with vLLM"
         ) from error
     except subprocess.TimeoutExpired as error:
         raise InterpreterProblem(
-            f"vllm.python={python}: importing vLLM took more than {PROBE_TIMEOUT_S:g} s"
+            f"{key}.python={python}: importing vLLM took more than {PROBE_TIMEOUT_S:g} s"
         ) from error
     try:
         found = parse_json_object((done.stdout.strip().splitlines() or [""])[-1], "the probe of vLLM")
@@ -131,6 +136,6 @@ def inspect_interpreter(
     except MalformedDataError as error:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise InterpreterProblem(
-            f"vllm.python={python} cannot import vLLM: {last}; install vLLM there (docs/vllm.md), or name the "
+            f"{key}.python={python} cannot import vLLM: {last}; install vLLM there (docs/vllm.md), or name the "
             "interpreter of an environment that has it"
         ) from error

@@ -142,7 +142,7 @@ def _response(completion: Any) -> Message:
     logps = [place[token].logprob for place, token in zip(completion.logprobs, tokens, strict=True)]
     if not all(map(math.isfinite, logps)):
         raise FloatingPointError(
-            "the policy's log-probabilities are not finite; check that its weights were loaded completely and that "
+            "the model's log-probabilities are not finite; check that its weights were loaded completely and that "
             "training did not diverge"
         )
     return {"tokens": tokens, "logps": logps, "ended": completion.finish_reason == "stop"}

@@ -1,6 +1,7 @@
 """The reward: the scorer of rollouts, on one process.
 
-A reward model runs on all processes of a replica; functions and judges are called by its output rank only.
+A reward model runs on all processes of a replica; functions and judges are called by its output rank only, which also
+has the process of a judge model.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.workers.rewards.detokenization import TextReader
 from mindspeed_dpo.workers.rewards.function_scorer import FunctionScorer, open_functions
 from mindspeed_dpo.workers.rewards.judge import JudgeScorer
+from mindspeed_dpo.workers.rewards.judge_model_scorer import JudgeModelScorer
+from mindspeed_dpo.workers.rewards.judge_model_setup import judge_model_scorer
 from mindspeed_dpo.workers.rewards.reward_model_scorer import ModelScorer, build_model_scorer
 from mindspeed_dpo.workers.rewards.reward_tokenizer import policy_tokenizer
 from mindspeed_dpo.workers.role_interfaces import Reward
@@ -60,6 +63,11 @@ class RewardWorker(Reward):
         missing_eos = (~share.ended).numpy().astype(np.float32)
         return self._checked(scored.validated(share.rows.tolist()).minus(self._penalty * missing_eos))
 
+    @override
+    def check_alive(self) -> None:
+        if isinstance(self._scorer, JudgeModelScorer):
+            self._scorer.check_alive()
+
     def _checked(self, scored: Scored) -> Scored:
         for message in scored.failures.values():
             logger.warning("not scored: %s", message)
@@ -100,6 +108,7 @@ def _reader(context: WorkerContext, role: RoleConfig, dataset: PromptColumns) ->
 SCORER_BUILDERS: dict[str, Callable[[WorkerContext, RoleConfig, PromptColumns], Scorer]] = {
     "functions": _function_scorer,
     "judge": _judge_scorer,
+    "judge_model": judge_model_scorer,
     "model": build_model_scorer,
 }
 """Builders of scorers by `reward_source`."""

@@ -295,7 +295,7 @@ class Rollout(Role, ABC):
 
 
 class Reward(Role, ABC):
-    """The scorer of responses: a reward model, the user's functions or a judge."""
+    """The scorer of responses: a reward model, the user's functions, a judge or a judge model."""
 
     @abstractmethod
     def score(self, rollouts: RolloutBatch) -> Scored | None:

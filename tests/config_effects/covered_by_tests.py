@@ -177,6 +177,34 @@ COVERED_BY_TESTS: dict[str, CoveredBy] = {
         "distributed/test_stale_rollouts.py::test_responses_come_from_the_weights_of_the_step_before"
     ),
     "judge": CoveredBy("unit/workers/test_reward.py::test_replicas_together_score_what_one_process_scores"),
+    "judge_model": CoveredBy(
+        "distributed/test_judge_model_runs.py::"
+        "test_a_run_trains_on_the_scores_in_the_texts_of_judges_on_processes_of_their_own"
+    ),
+    **dict.fromkeys(
+        ("judge_mode", "judge_verdict", "judge_score_range"),
+        CoveredBy("unit/workers/rewards/test_judge_verdicts.py::test_the_last_verdict_of_a_text_counts"),
+    ),
+    "judge_template": CoveredBy(
+        "unit/workers/rewards/test_judge_questions.py::test_prompt_response_and_columns_take_the_place_of_their_names"
+    ),
+    "judge_system": CoveredBy(
+        "unit/workers/rewards/test_judge_questions.py::"
+        "test_the_judges_own_chat_template_is_applied_with_the_system_message"
+    ),
+    "judge_unparsed_score": CoveredBy(
+        "unit/workers/rewards/test_judge_model_scorer.py::test_a_text_without_a_verdict_has_the_configured_score"
+    ),
+    "judge_max_new_tokens": CoveredBy(
+        "unit/workers/rewards/test_judge_engine.py::test_a_question_must_fit_into_what_the_model_reads"
+    ),
+    "judge_tensor_model_parallel_size": CoveredBy(
+        f"{_CONFIG}/test_config_judge_model.py::test_engines_of_several_devices_are_the_replicas_of_their_pool"
+    ),
+    **dict.fromkeys(
+        ("judge_temperature", "judge_vllm"),
+        CoveredBy(f"{_CONFIG}/test_config_judge_model.py::test_arguments_reach_the_engine_as_yaml_reads_them"),
+    ),
     "reward_failure": CoveredBy("unit/workers/test_reward.py::test_a_failure_stops_the_run_where_that_is_configured"),
     "extract_content_for_reward": CoveredBy(
         "unit/workers/test_reward.py::test_only_the_answer_is_scored_where_that_is_configured"

@@ -79,7 +79,7 @@ def test_responses_of_a_reference_that_vllm_does_not_have_are_refused(tmp_path: 
         (", die: load", "failed in load|was killed by signal 9, as the kernel does when memory runs out"),
         (", die: generate", "was killed by signal 9, as the kernel does when memory runs out"),
         (", lacks: model.extra.weight", "1 weights of vLLM's model were not among those sent, model.extra.weight is"),
-        (", infinite: true", "the policy's log-probabilities are not finite"),
+        (", infinite: true", "the model's log-probabilities are not finite"),
     ],
 )
 def test_a_run_ends_with_the_failure_of_its_engine(engine: str, message: str, tmp_path: Path) -> None:

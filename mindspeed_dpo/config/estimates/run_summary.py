@@ -16,6 +16,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.batch_size import BatchConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.pair_selection import NASH_MD
+from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.sourced_values import format_value
 
 MIB = 2**20
@@ -46,8 +47,7 @@ def role_layouts(run: RunConfig) -> Iterator[tuple[str, str, str, str]]:
 
 def _layout(run: RunConfig, role: RoleConfig) -> str:
     if role.name == "reward" and role.reward_source != "model":
-        names = role.reward.reward_functions if role.reward_source == "functions" else (role.reward.judge,)
-        return f"{role.reward_source} {', '.join(map(str, names))}"
+        return _substitute(run, role.reward)
     if role.name == "ref" and run.is_ref_within_actor:
         return f"the actor with its adapters off, {'once before training' if _is_cached(role) else 'at each step'}"
     if _is_cached(role):
@@ -60,6 +60,16 @@ def _layout(run: RunConfig, role: RoleConfig) -> str:
     size = f"{parameters / 1e6:,.1f} M parameters{_active(role.model)}, {role.precision.dtype}"
     engine = ", vLLM" if role.name == "rollout" and role.rollout.uses_vllm else ""
     return f"TP {tp}{cp} x PP {pp}{virtual} x DP {run.data_parallel_size(role.name)}{ep}, {size}{engine}"
+
+
+def _substitute(run: RunConfig, reward: RewardConfig) -> str:
+    """The source of scores that takes the place of a reward model."""
+    if reward.reward_source == "judge_model":
+        size = reward.judge_tensor_model_parallel_size
+        engines = run.data_parallel_size("reward")
+        return f"judge_model {reward.judge_model} ({reward.judge_mode}), TP {size} x DP {engines}, vLLM"
+    names = reward.reward_functions if reward.reward_source == "functions" else (reward.judge,)
+    return f"{reward.reward_source} {', '.join(map(str, names))}"
 
 
 def _active(model: ModelConfig) -> str:

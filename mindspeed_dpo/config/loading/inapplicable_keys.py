@@ -20,7 +20,7 @@ from mindspeed_dpo.config.sourced_values import Values, format_value, value_of
 
 # Values that state what always holds online: a live reference.
 _IMPLIED_ONLINE: dict[str, object] = {**dict.fromkeys(OFFLINE_KEYS, 0), "reference": "live"}
-_NO_MODEL = "functions or a judge score, without a model"
+_NO_MODEL = "functions, a judge or a judge_model score, without a reward model"
 
 
 def stage_of(sections: Sections) -> str:
@@ -67,8 +67,8 @@ def note_changed_values(values: Values, loop: LoopConfig, actor: RoleConfig, iss
 
 
 def reward_source(sections: Sections) -> str:
-    """Return what the configuration selects to score responses: `model`, `functions` or `judge`."""
-    for key, source in (("reward_functions", "functions"), ("judge", "judge")):
+    """Return what the configuration selects to score responses: `model`, `functions`, `judge` or `judge_model`."""
+    for key, source in (("reward_functions", "functions"), ("judge", "judge"), ("judge_model", "judge_model")):
         if value_of(sections.training, key):
             return source
     return "model"

@@ -123,7 +123,7 @@ class RoleBuilder:
         self._add("ref", values, "actor_rollout_ref.ref", load, random_init=not load)
 
     def _add_reward(self) -> None:
-        """Add the reward: a model of its own, or for functions and judges a role with the actor's settings."""
+        """Add the reward: a model of its own, or for other sources a role with the actor's settings."""
         # The weights in `training` are the policy's, which cannot score.
         section = self._sections.roles.get("reward", {})
         load, random_init = value_of(section, "load"), bool(value_of(section, "random_init"))
@@ -135,7 +135,8 @@ class RoleBuilder:
         checkpoint = dataclasses.replace(self._actor.checkpoint, load=load, random_init=random_init)
         parallel = self._pool_layout("reward")
         if "reward" in self._assignment.pools:
-            parallel = _tensor_parallel_layout(parallel, tp=1)
+            # A function runs in each process; an engine of the judge model may use several.
+            parallel = _tensor_parallel_layout(parallel, tp=self._actor.reward.judge_tensor_model_parallel_size)
         self.roles["reward"] = dataclasses.replace(self._actor, name="reward", checkpoint=checkpoint, parallel=parallel)
         self._add_origins("reward", section)
 

@@ -87,10 +87,11 @@ UNUSED_KEYS: dict[str, dict[str, str]] = {
 
 REWARD_SOURCES_USING: dict[str, tuple[str, ...]] = {
     "reward_timeout_s": ("functions", "judge"),
-    "dataset_additional_keys": ("functions", "judge"),
+    "dataset_additional_keys": ("functions", "judge", "judge_model"),
     "reward_tokenizer": ("model",),
     "reward_prompt_type": ("model",),
     "no_post_layer_norm": ("model",),
+    **{key: ("judge_model",) for key in REWARD_KEYS if key.startswith("judge_") and key != "judge_model"},
 }
 """Keys of the reward that only some reward sources use, and these sources."""
 

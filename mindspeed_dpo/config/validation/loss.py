@@ -135,11 +135,11 @@ def _check_margins(run: RunConfig, loss: LossConfig) -> Iterator[Violation]:
             "requires margin_column, the difference of the scores of both responses; pairs that are preprocessed with "
             "scores have it as margin",
         )
-    if aware and run.is_online and run.actor.reward_source == "judge":
+    if aware and run.is_online and run.actor.reward.gives_preferences:
         yield Violation(
-            ("dpo_loss_type", "judge"),
-            "requires the difference of two scores, but a judge gives preferences; choose reward_functions or a reward "
-            "model",
+            ("dpo_loss_type", "judge", "judge_mode"),
+            "requires the difference of two scores, but a judge gives preferences; choose reward_functions, a reward "
+            "model or a judge_model with judge_mode=score",
         )
     is_scaled = loss.margin_scale != LossConfig().margin_scale
     if is_scaled and run.is_online and offset:

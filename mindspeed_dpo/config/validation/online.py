@@ -9,6 +9,7 @@ from mindspeed_dpo.config.estimates.workload import CACHE_BLOCK, Workload, itera
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.name_suggestions import join_words
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
+from mindspeed_dpo.config.validation.judge_model import check_judge_model
 from mindspeed_dpo.config.validation.parallel_layout import divisors, tensor_parallel_sizes
 from mindspeed_dpo.config.validation.vllm_rollout import check_vllm
 from mindspeed_dpo.config.validation.xpo_and_nash_md import check_online_method, check_reference_rollout
@@ -31,6 +32,7 @@ def check_online(run: RunConfig, issues: Issues) -> None:
     for rule in rules:
         issues.add_violations(rule(run), run.actor, run)
     check_vllm(run, issues)
+    issues.add_violations(check_judge_model(run), run.actor, run)
     if not run.actor.rollout.uses_vllm:
         issues.add_violations(_check_cache(run, work), run.actor, run)
     if run.ref is not None:
@@ -166,11 +168,14 @@ def _check_reward_source(run: RunConfig) -> Iterator[Violation]:
     sources = {
         "reward_functions": settings.reward_functions,
         "judge": settings.judge,
+        "judge_model": settings.judge_model,
         "load of section reward": has_model,
     }
     first, *others = [source for source, is_set in sources.items() if is_set] or [""]
     if others:
-        yield Violation((first, "judge"), f"and {join_words(others, 'and')} exclude each other; keep one")
+        yield Violation(
+            (first, "judge", "judge_model"), f"and {join_words(others, 'and')} exclude each other; keep one"
+        )
     functions, weights = settings.reward_functions, settings.reward_weights
     if weights and len(weights) != len(functions):
         message = f"must have a weight for each of the {len(functions)} reward_functions, or none"
@@ -187,8 +192,8 @@ def _check_reward_model(run: RunConfig, reward: RoleConfig) -> Iterator[Violatio
         yield Violation(("random_init", "load"), "and load exclude each other; keep one")
     if not checkpoint.load and not checkpoint.random_init:
         yield Violation(
-            ("load", "random_init", "reward_functions", "judge"),
-            "must name a reward model; or set reward_functions or a judge",
+            ("load", "random_init", "reward_functions", "judge", "judge_model"),
+            "must name a reward model; or set reward_functions, a judge or a judge_model",
         )
     if reward.model.vocab_size != run.actor.model.vocab_size and not reward.reward.reward_tokenizer:
         yield Violation(

@@ -62,6 +62,7 @@ def _missing_paths(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bo
         "tokenizer_name_or_path": actor.data.tokenizer_name_or_path,
         "prompt_type_path": actor.data.prompt_type_path,
         "reward_tokenizer": actor.reward.reward_tokenizer,
+        "judge_model": actor.reward.judge_model,
     }
     for key, path in single.items():
         if path and not exists(path):

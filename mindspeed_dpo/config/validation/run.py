@@ -46,14 +46,17 @@ def check_run(run: RunConfig, issues: Issues) -> None:
 
 
 def _check_role(role: RoleConfig, run: RunConfig, issues: Issues) -> None:
-    """Check the model and the layout of a role where they differ from the actor's, which is checked first."""
+    """Check the model and the layout of a role where they differ from the actor's, which is checked first.
+
+    A reward without a model of the role has neither.
+    """
+    if role.name == "reward" and role.reward_source != "model":
+        return
     rules = [] if role is not run.actor and role.batch == run.actor.batch else [check_micro_batch]
     if role is run.actor or role.model != run.actor.model:
         rules += [check_model, check_experts]
     if role is run.actor or (role.model, role.parallel) != (run.actor.model, run.actor.parallel):
         rules += [check_split, check_expert_split, check_npu_limits]
-    has_model = role.name != "reward" or role.reward_source == "model"
-    if has_model:
-        rules.append(check_pool if run.layout_role(run.pool_of(role.name)) is role else check_shared_layout)
+    rules.append(check_pool if run.layout_role(run.pool_of(role.name)) is role else check_shared_layout)
     for rule in rules:
         issues.add_violations(rule(role, run), role, run)

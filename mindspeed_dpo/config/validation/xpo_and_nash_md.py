@@ -79,11 +79,11 @@ def _check_nash_md(run: RunConfig) -> Iterator[Violation]:
         yield Violation(("ppo_epochs", "online_method"), f"{reason} policy; set it to 1")
     if actor.rollout.rollout_staleness:
         yield Violation(("rollout_staleness", "online_method"), f"{reason} policy; set it to 0")
-    if actor.reward_source == "judge":
+    if actor.reward.gives_preferences:
         yield Violation(
-            ("judge", "online_method"),
+            ("judge" if actor.reward.judge else "judge_mode", "online_method"),
             "cannot be combined with online_method=nash_md, which requires the difference of two scores; choose "
-            "reward_functions or a reward model",
+            "reward_functions, a reward model or a judge_model with judge_mode=score",
         )
 
 

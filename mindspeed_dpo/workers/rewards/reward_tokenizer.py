@@ -31,7 +31,7 @@ class _NoColumns:
 
 
 def check_reward_tokenizer(run: RunConfig, prompts: PromptColumns | None = None) -> None:
-    """Check that a reward model can read the policy's responses; functions and judges read text.
+    """Check that a reward model can read the policy's responses; what else scores reads text.
 
     Args:
         run: Settings of the run.
@@ -42,7 +42,7 @@ def check_reward_tokenizer(run: RunConfig, prompts: PromptColumns | None = None)
             template cannot be loaded, or messages are missing.
     """
     role = run.reward
-    if role is None or role.reward.reward_functions or role.reward.judge:
+    if role is None or role.reward_source != "model":
         return
     if is_classifier(role):
         load_classifier_tokenizer(role)

@@ -25,8 +25,21 @@ def visible_devices(context: WorkerContext, place: ParallelRank) -> dict[str, st
     variable = VISIBLE_DEVICES.get(context.accelerator.kind)
     if variable is None:
         return {}
+    everywhere, first = world_weight_group().share(_device(context, variable)), place.dp_rank * place.topology.tp
+    return {variable: ",".join(everywhere[first : first + place.topology.tp])}
+
+
+def own_device(context: WorkerContext) -> dict[str, str]:
+    """Return the environment variable that shows an engine the device of this process only; empty on the host.
+
+    Unverified on a device.
+    """
+    variable = VISIBLE_DEVICES.get(context.accelerator.kind)
+    return {} if variable is None else {variable: _device(context, variable)}
+
+
+def _device(context: WorkerContext, variable: str) -> str:
+    """Return this process's device as the variable names it."""
     index = context.device.index or 0
     seen = [device for device in os.environ.get(variable, "").split(",") if device]
-    own = seen[index] if index < len(seen) else str(index)
-    everywhere, first = world_weight_group().share(own), place.dp_rank * place.topology.tp
-    return {variable: ",".join(everywhere[first : first + place.topology.tp])}
+    return seen[index] if index < len(seen) else str(index)

@@ -121,12 +121,17 @@ def test_settings_that_do_not_fit_are_one_problem(changes: dict[str, Any], words
 @pytest.mark.parametrize(
     ("reward", "words"),
     [
-        ({}, "reward.load=null must name a reward model; or set reward_functions or a judge"),
+        ({}, "reward.load=null must name a reward model; or set reward_functions, a judge or a judge_model"),
         ({"judge": "a.b", "load": "reward"}, "reward.judge=a.b and load of section reward exclude each other"),
         (
             {"judge": "a.b", "load": "reward", "reward_functions": ["a.c"]},
             "reward.reward_functions=[a.c] and judge and load of section reward exclude each other; keep one",
         ),
+        (
+            {"judge_model": "folder", "judge": "a.b", "load": "reward"},
+            "reward.judge=a.b and judge_model and load of section reward exclude each other; keep one",
+        ),
+        ({"judge_model": "m", "load": "reward"}, "reward.judge_model=m and load of section reward exclude each other"),
         ({"load": "reward", "random_init": True}, "reward.random_init=true and load exclude each other"),
         ({"reward_functions": ["score"]}, "reward.reward_functions=[score] must be dotted paths such as"),
         (
@@ -240,12 +245,13 @@ def test_a_malicious_list_stays_text() -> None:
     assert resolved(tree).actor.reward.dataset_additional_keys == ("__import__('os').abort()",)
 
 
-@pytest.mark.parametrize("way", ["functions", "judge", "model"])
+@pytest.mark.parametrize("way", ["functions", "judge", "judge_model", "model"])
 def test_every_role_has_the_reward_source(way: str) -> None:
     tree = online_tree()
     tree["reward"] = {
         "functions": {"reward_functions": ["a.b"]},
         "judge": {"judge": "a.b"},
+        "judge_model": {"judge_model": "folder"},
         "model": {"random_init": True},
     }[way]
     run = resolved(tree)
@@ -265,7 +271,7 @@ def test_a_reward_without_a_model_reports_what_a_model_would_need() -> None:
 
 @pytest.mark.parametrize("key", [key for key, ways in REWARD_SOURCES_USING.items() if "model" not in ways])
 def test_what_only_functions_use_is_reported_beside_a_model(key: str) -> None:
-    value = {"reward_timeout_s": 5.0, "dataset_additional_keys": ["labels"]}[key]
+    value = {"reward_timeout_s": 5.0, "dataset_additional_keys": ["labels"]}.get(key) or _other_value(key)
     (note,) = resolved(put(with_model(), key, value)).notes
     assert f"training.{key}=" in note
     assert "has no effect" in note
@@ -276,7 +282,9 @@ def _other_value(key: str) -> Any:
     item = SETTINGS[key]
     if key == "eval_data_path":
         return {"held_out": "pairs"}
-    if key == "vllm":
+    if key == "judge_score_range":
+        return [0.0, 1.0]
+    if key in ("vllm", "judge_vllm"):
         return {"enforce_eager": True}
     if item.info.choices:
         return next(choice for choice in reversed(item.info.choices) if choice != item.default)

@@ -20,7 +20,7 @@ from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
-from mindspeed_dpo.workers.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored, Verdicts
 
 ROWS = np.array([7, 2, 9, 4, 0])
 BATCH, COUNT = 3, 2
@@ -39,6 +39,7 @@ class FakeRoles:
     logged: dict[int, dict[str, float]] = field(default_factory=dict)
     scores: Callable[[np.ndarray], np.ndarray] = lambda rows: np.tile(np.array([0.0, 1.0], np.float32), (len(rows), 1))
     metrics: dict[str, float] = field(default_factory=lambda: {"loss": 0.5, "grad_norm": 1.0, "beta": 0.1})
+    verdicts: Verdicts = field(default_factory=Verdicts)
     version: int = 0
     totals: dict[str, int] = field(default_factory=dict)
     saved_ahead: dict[int, RolloutBatch | None] = field(default_factory=dict)
@@ -54,7 +55,12 @@ class FakeRoles:
     def start_score(self, rollouts: RolloutBatch) -> Callable[[], Scored]:
         rows = rollouts.rows.numpy()
         self.calls.append(("score", rows.tolist()))
-        return lambda: self.calls.append(("scored",)) or Scored(self.scores(rows)).validated(rows.tolist())
+
+        def finish() -> Scored:
+            self.calls.append(("scored",))
+            return Scored(self.scores(rows), verdicts=self.verdicts).validated(rows.tolist())
+
+        return finish
 
     def start_log_probs(self, pairs: PreferenceBatch) -> Callable[[], np.ndarray]:
         firsts = pairs.prompt_tokens[::2].numpy()
@@ -140,6 +146,24 @@ def test_a_step_in_which_nothing_could_be_scored_ends_the_run_with_the_cause(tmp
     roles = FakeRoles(scores=lambda rows: np.full((len(rows), COUNT), np.nan, np.float32))
     with pytest.raises(NothingScoredError, match="step 1: no response could be scored: the responses to dataset row"):
         trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
+
+
+def test_texts_of_a_judge_model_are_counted_and_one_verdict_is_enough(tmp_path: Path) -> None:
+    roles = FakeRoles(verdicts=Verdicts(8, unparsed=7, cut=2, example="nothing in it"))
+    trainer(roles, LoopSchedule(0, 1), tmp_path).fit()
+    assert (roles.logged[1]["judge/unparsed"], roles.logged[1]["judge/cut"]) == (7 / 8, 1 / 4)
+
+
+@pytest.mark.parametrize("score", [3.0, np.nan])
+def test_a_step_without_any_verdict_ends_the_run_whatever_such_a_text_scores(score: float, tmp_path: Path) -> None:
+    none = Verdicts(8, unparsed=8, cut=2, example="judge_verdict=… finds nothing in its text 'Hm'")
+    roles = FakeRoles(scores=lambda rows: np.full((len(rows), COUNT), score, np.float32), verdicts=none)
+    with pytest.raises(NothingScoredError) as ended:
+        trainer(roles, LoopSchedule(0, 2), tmp_path).fit()
+    assert str(ended.value) == (
+        "step 1: none of the 8 texts of judge_model has a verdict (2 were cut off by judge_max_new_tokens); the first: "
+        "judge_verdict=… finds nothing in its text 'Hm'; change judge_template, judge_verdict or judge_max_new_tokens"
+    )
 
 
 def test_a_policy_that_diverges_is_not_published(tmp_path: Path) -> None:

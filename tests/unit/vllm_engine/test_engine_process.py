@@ -130,7 +130,7 @@ def test_a_weight_that_nothing_was_sent_for_stops_the_engine(start: Start) -> No
 def test_log_probabilities_that_are_not_finite_are_reported(start: Start) -> None:
     engine = start(infinite=True)
     engine.ask("load", {"version": 1})
-    with pytest.raises(EngineFailure, match="FloatingPointError: the policy's log-probabilities are not finite"):
+    with pytest.raises(EngineFailure, match="FloatingPointError: the model's log-probabilities are not finite"):
         generate(engine, 1, [[1]])
 
 

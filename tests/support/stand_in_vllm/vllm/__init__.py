@@ -1,7 +1,8 @@
 """A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
 Some end with the first stop token. What a test wants to go wrong is an argument of the engine: `hang` or `die` in a
-call, or `lacks`, a weight that no tensor is for.
+call, or `lacks`, a weight that no tensor is for. With `says` it writes one of these token lists, chosen by the length
+of the prompt.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class EngineArgs:
     lacks: str = ""
     infinite: bool = False
     child: bool = False
+    says: list[list[int]] = field(default_factory=list)
 
 
 class ModelRegistry:
@@ -151,13 +153,15 @@ class LLMEngine:
 
     def step(self) -> list[Any]:
         self._misbehave("generate")
-        name, _, sampling = self._waiting.pop()
+        name, prompt, sampling = self._waiting.pop()
         chance = random.Random(sampling.seed)
         tokens = [
             chance.randrange(6, 200)
             for _ in range(min(GREEDY_TOKENS if sampling.top_k == 1 else TOKENS, sampling.max_tokens))
         ]
         ends = bool(sampling.stop_token_ids) and chance.random() < 0.5
+        if says := self._arguments.says:
+            tokens, ends = [*says[len(prompt) % len(says)], 0], True
         tokens = [*tokens[:-1], sampling.stop_token_ids[0]] if ends else tokens
         logp = float("-inf") if self._arguments.infinite else -1.5
         completion = types.SimpleNamespace(
