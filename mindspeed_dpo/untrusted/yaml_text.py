@@ -27,7 +27,7 @@ MAX_INTERPOLATIONS = 1000
 """Limit for the marks `${` of a file of texts."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
-_NAMELESS = ' in "<unicode string>"'
+_NAMELESS = '"<unicode string>", '
 """PyYAML's name of a text that is no file."""
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 # libyaml accepts another dialect than Hydra, which uses the loader in Python.
@@ -118,7 +118,7 @@ def parse_yaml(text: str, location: str, loader: Any = _LOADER, max_nodes: int =
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
         if isinstance(error, MalformedDataError):
             raise
-        reason = " ".join(str(error).replace(_NAMELESS, "").split())[:300]
+        reason = " ".join(str(error).split()).replace(_NAMELESS, "")[:300]
         raise MalformedDataError(f"{location} is not valid YAML: {reason}") from error
 
 
