@@ -92,7 +92,7 @@ def _train_logged(config: RunConfig) -> int:
         return failure.code
 
 
-class _LoggedFailure(Exception):  # noqa: N818 - it carries an exit code
+class _LoggedFailure(Exception):
     """The end of a run by a failure, or by the user, that has been logged."""
 
     def __init__(self, code: int) -> None:

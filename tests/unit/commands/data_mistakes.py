@@ -7,7 +7,9 @@ from tests.unit.commands.training_mistakes import MINE
 
 QUICK = "mindspeed-dpo train model=models/tiny"
 ONLINE = f"{QUICK} data=prompts.jsonl stage=online"
-PREPROCESS = "mindspeed-dpo preprocess --input pairs.jsonl --output-prefix out/pairs --tokenizer-name-or-path models/tiny"
+PREPROCESS = (
+    "mindspeed-dpo preprocess --input pairs.jsonl --output-prefix out/pairs --tokenizer-name-or-path models/tiny"
+)
 COLUMNS = """--map-keys '{"prompt": "prompt", "query": ""}'"""
 
 DATA = (

@@ -9,9 +9,10 @@ from tests.unit.commands.mistake_table import CHAPTERS
 
 _HEAD = """# Usual mistakes and their messages
 
-What a command prints for a usual mistake, and its exit code: 2 for a command line or a configuration that cannot be used, 1 for
-files, devices or folders that cannot be. Nothing is started in either case, and nothing is written. `…` stands for text that is
-left out. Every row is tried by a test (`tests/unit/commands/test_usual_mistakes.py`), and this page is made of the same table.
+What a command prints for a usual mistake, and its exit code: 2 for a command line or a configuration that cannot be
+used, 1 for files, devices or folders that cannot be. In either case no device is taken and nothing is trained or
+converted. `…` stands for text that is left out. A test tries every row (`tests/unit/commands/test_usual_mistakes.py`),
+and this page is made of the same table.
 
 In the commands `models/tiny` is a folder with a model, `pairs.jsonl` a file of pairs, `prompts.jsonl` one of prompts,
 `tokens/pairs` the prefix of token files, and `conf/mine.yaml` a configuration that uses them.
