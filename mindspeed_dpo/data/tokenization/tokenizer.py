@@ -49,7 +49,7 @@ def load_tokenizer(
         advice = missing_weights_advice(str(directory))
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}{advice}")
     if not (has_tokenizer(path) or has_file(path / "tokenizer_config.json")):
-        raise FileNotFoundError(
+        raise ValueError(
             f"tokenizer_name_or_path: {path} holds no tokenizer; name a folder with tokenizer.json or tokenizer.model"
         )
     transformers = importlib.import_module("transformers")
