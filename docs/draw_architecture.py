@@ -48,7 +48,7 @@ def import_counts(packages: list[str]) -> dict[str, Counter[str]]:
     sys.path.insert(0, str(ROOT))  # this checkout, also where another one is installed
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
     counts: dict[str, Counter[str]] = {name: Counter() for name in packages}
-    for module in sorted(graph.modules - {PACKAGE}):
+    for module in sorted(graph.modules - {PACKAGE, f"{PACKAGE}.__main__"}):
         source = module.split(".")[1]
         imported = graph.find_modules_directly_imported_by(module)
         counts[source].update({name.split(".")[1] for name in imported if "." in name} - {source})

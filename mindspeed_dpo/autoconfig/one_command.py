@@ -14,14 +14,14 @@ from mindspeed_dpo.autoconfig.config_tree import ACTOR, ConfigTree
 from mindspeed_dpo.autoconfig.data_request import DataRequest, parse_settings
 from mindspeed_dpo.autoconfig.layout import add_layout
 from mindspeed_dpo.autoconfig.steps import add_steps, set_placeholder
-from mindspeed_dpo.autoconfig.token_files import token_files
+from mindspeed_dpo.autoconfig.token_files import existing_prefix, token_files
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import validate
 from mindspeed_dpo.config.loading.compose import ComposedConfig
 from mindspeed_dpo.config.loading.value_parsing import expand_home
 from mindspeed_dpo.config.settings.training import ONLINE_STAGE
 from mindspeed_dpo.config.shipped_files import PROJECT
-from mindspeed_dpo.config.validation.path_advice import missing_weights_advice
+from mindspeed_dpo.config.validation.path_advice import missing_data_advice, missing_weights_advice
 from mindspeed_dpo.data.tokenization.tokenizer import has_tokenizer
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.device.available_devices import num_devices
@@ -53,8 +53,7 @@ def configure(
     Raises:
         ConfigError: The command has problems, or its model or data cannot be used.
     """
-    if not Path(expand_home(words.model)).is_dir():
-        raise ConfigError([f"model={words.model} does not exist{missing_weights_advice(words.model)}"])
+    _check_model_folder(words.model)
     settings = parse_settings(words.preprocessing)
     tree = ConfigTree(compose_words(words.stage, words.overrides, DEFAULTS))
     stage = _SHORT_STAGE.get(words.stage, words.stage)
@@ -81,6 +80,33 @@ def configure(
         interval = max(1, int(steps) // _NUM_EVALUATIONS) if steps.isdecimal() else 1
         tree.set("training", "eval_interval", interval, "eval=")
     return tree.composed()
+
+
+def _check_model_folder(model: str) -> None:
+    """Report a model that is no folder.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    path = Path(expand_home(model))
+    if path.is_file():
+        raise ConfigError([f"model={model} is a file; name the folder with the weights and their config.json"])
+    if not path.is_dir():
+        raise ConfigError([f"model={model} does not exist{missing_weights_advice(model)}"])
+
+
+def _missing_data(words: CommandWords) -> list[str]:
+    """Return a sentence for each data set that does not exist; a list of sets is looked at when it is read."""
+    given = {"data": words.data, **({"eval": words.eval} if words.eval else {})}
+    return [
+        f"{key}={path} does not exist{missing_data_advice(path)}"
+        for key, path in given.items()
+        if "," not in path and not _exists(str(expand_home(path)))
+    ]
+
+
+def _exists(path: str) -> bool:
+    return Path(path).exists() or existing_prefix(path) is not None
 
 
 def _add_model(tree: ConfigTree, words: CommandWords) -> None:
@@ -111,7 +137,9 @@ def _tokenizer_folder(model: str) -> str:
         return model
     try:
         assets = open_weights(folder).assets()
-    except (WeightsError, ValueError, OSError):
+    except WeightsError as error:
+        raise ConfigError([f"model={model}: {error}"]) from error
+    except (ValueError, OSError):
         assets = None
     if assets is None or not has_tokenizer(assets):
         raise ConfigError([f"model={model} comes without a tokenizer; set tokenizer_name_or_path"])
@@ -165,9 +193,9 @@ def _check_before_data(tree: ConfigTree, words: CommandWords) -> None:
     if words.eval:
         trial.set("training", "eval_data_path", words.eval, "eval=")
         trial.fill("training", {"eval_interval": 1}, "eval=")
-    report = validate(trial.composed(), exists=lambda path: True)
-    if report.problems:
-        raise ConfigError(report.problems)
+    problems = [*validate(trial.composed(), exists=lambda path: True).problems, *_missing_data(words)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _add_data(tree: ConfigTree, words: CommandWords, request: DataRequest, show: Callable[[str], None]) -> None:

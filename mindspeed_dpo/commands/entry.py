@@ -87,7 +87,7 @@ def _report(arguments: list[str]) -> int:
 def _doctor(arguments: list[str]) -> int:
     from mindspeed_dpo.doctor import __main__ as doctor
 
-    return doctor.main(arguments)
+    return doctor.main(arguments, program=f"{PROGRAM} doctor")
 
 
 COMMANDS: dict[str, Callable[[list[str]], int]] = {

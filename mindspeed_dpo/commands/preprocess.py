@@ -37,7 +37,7 @@ def main(arguments: list[str], program: str = "preprocess_data.py") -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # Names of columns may hold what the terminal or UTF-8 cannot express.
         sys.stdout.reconfigure(errors="backslashreplace")
-    for library in ("httpx", "datasets", "transformers"):
+    for library in ("httpx", "datasets", "transformers", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         parsed = parse(arguments, PROJECT)

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "mindspeed-dpo r
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE_ERROR
     except OSError as error:
-        sys.stderr.write(f"{program}: {output} cannot be written or served: {error}\n")
+        sys.stderr.write(f"{program}: {output} cannot be written or served: {error.strerror or error}\n")
         return FAILURE
     return 0
 

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Sequence
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.legacy_keys import canonical_key
+from mindspeed_dpo.config.loading.compose import available_configs
 from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.config.settings.registry import SETTINGS
 
 VALUE_FLAGS = ("--config-name", "-cn", "--config-dir", "--config-path", "-cd")
 """Flags that take a value."""
 FLAGS = (*VALUE_FLAGS, "--plan", "--help", "-h")
+_OF_OTHER_TOOLS = dict.fromkeys(("--config", "--config-file", "--config_file", "--cfg", "-c"), "--config-name")
 
 
 def settings_as_words(arguments: Sequence[str]) -> list[str]:
@@ -21,6 +23,23 @@ def settings_as_words(arguments: Sequence[str]) -> list[str]:
         ConfigError: A flag is neither.
     """
     return list(_words(list(arguments)))
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Check that every word is a setting with a value, or the removal of one, `~section.key`.
+
+    Raises:
+        ConfigError: One has no value; the error says what may have been meant.
+    """
+    problems = [_without_value(word) for word in words if "=" not in word and not word.startswith("~")]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _without_value(word: str) -> str:
+    if word.endswith(".yaml") or word in available_configs():
+        return f"{word} is no setting; did you mean --config-name {word}?"
+    return f"{word} has no value; settings are written section.key=value, without spaces around ="
 
 
 def _words(arguments: list[str]) -> Iterator[str]:
@@ -63,4 +82,6 @@ def _advice(word: str) -> str:
     name = canonical_key(word.removeprefix("--").rpartition(".")[2])
     if name in SETTINGS:
         return f"; settings are written {word.removeprefix('--')}=value"
+    if word in _OF_OTHER_TOOLS:
+        return f"; did you mean {_OF_OTHER_TOOLS[word]}?"
     return did_you_mean(word, [flag for flag in FLAGS if flag.startswith("--")]) or did_you_mean(name, SETTINGS)

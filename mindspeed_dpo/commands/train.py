@@ -14,15 +14,15 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from mindspeed_dpo.autoconfig.bare_keys import compose_words
 from mindspeed_dpo.autoconfig.command_words import names_model_or_data, parse_words
 from mindspeed_dpo.autoconfig.complete import completed
-from mindspeed_dpo.commands.settings_as_flags import settings_as_words
+from mindspeed_dpo.commands.settings_as_flags import check_words, settings_as_words
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import check, validate
 from mindspeed_dpo.config.loading.compose import ComposedConfig, available_configs
+from mindspeed_dpo.config.loading.config_path import split_path
 from mindspeed_dpo.processes.garbage_collection import collection_suspended
 
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "ray_gpt.py") ->
         words = settings_as_words(sys.argv[1:] if arguments is None else arguments)
         options = parser.parse_intermixed_args(words)
         options.plan, options.overrides = _split_plan(options)
+        check_words(options.overrides)
         if options.config_name is None and not names_model_or_data(options.overrides):
             sys.stderr.write("error: model= and data= are missing, or --config-name; there are\n")
             return _list_errors(available_configs(options.config_dir))
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "ray_gpt.py") ->
 def _compose(options: argparse.Namespace) -> ComposedConfig:
     """Return the complete configuration of a command, from its configuration file or from its model and data."""
     if options.config_name is not None:
-        name, folder = _split_path(options.config_name, options.config_dir)
+        name, folder = split_path(options.config_name, options.config_dir)
         return completed(compose_words(name, options.overrides, folder))
     words = parse_words(options.overrides)
     # Deferred: this imports torch and the readers of data, for which a misspelled word should not have to wait.
@@ -72,16 +73,6 @@ def _print_line(line: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(f"{line}\n".encode(encoding, "replace").decode(encoding))
     sys.stdout.flush()
-
-
-def _split_path(config_name: str, config_dir: str | None) -> tuple[str, str | None]:
-    """Return name and folder of a configuration, whose name may also be its path."""
-    path = Path(config_name).expanduser()
-    file = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
-    is_path = len(path.parts) > 1 or path.suffix == ".yaml"
-    if config_dir is None and is_path and file.is_file():
-        return file.stem, str(file.parent)
-    return config_name, config_dir
 
 
 def _split_plan(options: argparse.Namespace) -> tuple[bool, list[str]]:

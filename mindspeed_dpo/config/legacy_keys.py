@@ -98,6 +98,7 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "mtp_*": no_effect(_NO_MTP),
         "*attention_mask_type": only("attention is causal", "causal", "general"),
         "spec": no_effect("the layers follow from the settings of the model"),
+        "no_position_embedding": no_effect("positions are rotary", True),
     },
     "Kernels and numerics": {
         "attention_softmax_in_fp32": no_effect("the softmax of attention is always computed in float32", True),
@@ -109,6 +110,9 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "swap_attention": no_effect("activations are not moved to host memory; use recompute_granularity", False),
         "initial_loss_scale": no_effect("only float16 needs a loss scale"),
         "optimizer": only("only Adam with decoupled weight decay is implemented", "adam"),
+        "no_check_for_nan_in_loss_and_grad": no_effect(
+            "loss and gradient norm are always checked; a step that is not finite ends the run"
+        ),
         "optimizer_selection": no_effect("the Adam kernel is chosen for each device"),
     },
     "Parallelism": {
@@ -155,6 +159,7 @@ LEGACY_KEYS: dict[str, dict[str, LegacyKey]] = {
         "variable_seq_lengths": _NO_PADDING,
         "no_pad_to_seq_lengths": _NO_PADDING,
         "no_shared_storage": no_effect("MindSpeed-LLM uses it only for pre-training data"),
+        "log_throughput": no_effect("throughput is always logged"),
         "num_workers": no_effect("preprocessed files are memory-mapped, without loader processes or index caches"),
         "padded_samples": no_effect("every optimizer step has exactly global_batch_size pairs", False),
         "full_shuffle_instruction_dataset": no_effect("each epoch is shuffled separately", False),

@@ -33,6 +33,10 @@ _NAMES_IN_OTHER_TOOLS = {
 """Keys of TRL, ROLL and align-anything and the key here that corresponds; used for suggestions only."""
 
 
+_SHORTEST_BEGINNING = 4
+"""Characters of a name's beginning that tell which name was meant."""
+
+
 def normalize_key(key: object) -> str:
     """Spell a key with underscores; `-` and `_` are equivalent in YAML files and flags."""
     return str(key).replace("-", "_")
@@ -45,7 +49,8 @@ def nearest_name(name: str, candidates: Iterable[str]) -> str | None:
     if translated in names:
         return translated
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return close[0] if close else None
+    longer = [other for other in names if len(name) >= _SHORTEST_BEGINNING and other.startswith(name)]
+    return next(iter([*close, *longer]), None)
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:

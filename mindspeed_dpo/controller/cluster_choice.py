@@ -51,6 +51,7 @@ def cluster(
             stack.enter_context(join_raylet(raylet_at(address)))
         elif address == LOCAL or not _joined(raylet_started_here(), accelerator, pools, stack):
             before_start()
+            logger.info("starting a Ray cluster for this run alone")
             stack.enter_context(start_private_cluster(declared_cpus(pools)))
         check_capacity(accelerator, pools, connected_nodes())
         yield

@@ -16,7 +16,7 @@ from mindspeed_dpo.controller.cluster_choice import AUTOMATIC, LOCAL, NOT_USED, 
 from mindspeed_dpo.controller.host_capacity import check_host
 from mindspeed_dpo.controller.local_raylets import LOOPBACK, Raylet, raylet_started_here
 from mindspeed_dpo.controller.ray_connection import ClusterError, check_folder_root, raylet_at, refusal
-from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.device import Accelerator, find_accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -48,11 +48,20 @@ def check_devices(run: RunConfig) -> str:
             logger.info(NOT_USED, raylet.address, error)
         else:
             return f"in the Ray cluster at {raylet.address}, started with `ray start` on this machine"
+    check_this_machine(run, accelerator)
+    return "in a Ray cluster of its own on this machine"
+
+
+def check_this_machine(run: RunConfig, accelerator: Accelerator) -> None:
+    """Check that a cluster of its own would have the devices, and on the CPU the cores and the memory, of a run.
+
+    Raises:
+        ClusterError: It would not, or its folder cannot be created.
+    """
     if accelerator.ray_resource == "CPU":
         check_host(run)
     check_folder_root()
     check_capacity(accelerator, run.pools, [this_machine(accelerator.ray_resource, run.pools)])
-    return "in a Ray cluster of its own on this machine"
 
 
 def nodes_of(raylet: Raylet) -> list[Node]:

@@ -8,7 +8,7 @@ from functools import partial
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.cluster_choice import cluster
-from mindspeed_dpo.controller.host_capacity import check_host
+from mindspeed_dpo.controller.device_checks import check_this_machine
 from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.device import find_accelerator
@@ -28,9 +28,8 @@ def worker_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
     accelerator = find_accelerator(config.loop.device).placed_by(config.loop.ray_resource)
     groups: list[WorkerGroup] = []
     with ExitStack() as stack:
-        # Other devices are counted by Ray.
-        check = [partial(check_host, config)] if accelerator.ray_resource == "CPU" else []
-        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, *check))
+        check = partial(check_this_machine, config, accelerator)
+        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, check))
         by_pool = {}
         for name, sizes in config.pools.items():
             pool = Pool(name, sizes, accelerator)

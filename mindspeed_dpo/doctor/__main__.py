@@ -1,6 +1,6 @@
 """The command `python -m mindspeed_dpo.doctor [--config-name NAME section.key=value ...]`.
 
-Exit codes: 0 if there is nothing to fix, 1 if there is, 2 for an invalid option.
+Exit codes: 0 if there is nothing to fix, 1 if there is, 2 for an invalid option or a configuration that cannot be read.
 """
 
 from __future__ import annotations
@@ -17,14 +17,19 @@ from mindspeed_dpo.doctor.machine import Machine
 from mindspeed_dpo.doctor.report import as_json, group_text, summary
 from mindspeed_dpo.doctor.request import KINDS, Request, request_from_config, resolve_kind
 
+PROGRAM = "python -m mindspeed_dpo.doctor"
 TIMEOUT_S = 120.0
+USAGE_ERROR = 2
 
 
-def main(arguments: Sequence[str] | None = None, machine: Machine | None = None) -> int:
-    """Run the command line and return its exit code."""
-    options = _parser().parse_intermixed_args(arguments)
+def main(arguments: Sequence[str] | None = None, machine: Machine | None = None, program: str = PROGRAM) -> int:
+    """Run the command line and return its exit code; `program` is its name in messages."""
+    options = _parser(program).parse_intermixed_args(arguments)
     machine = machine or Machine(options.timeout)
     request = _request(options, machine)
+    if request.is_unreadable:
+        sys.stderr.write("".join(f"{program}: {problem}\n" for problem in request.problems))
+        return USAGE_ERROR
     groups: dict[str, list[Finding]] = {}
     if not options.json:
         sys.stdout.write(f"device: {request.kind}\n\n")
@@ -58,9 +63,9 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m mindspeed_dpo.doctor",
+        prog=program,
         description="Check an installation and report for each check ok or what to do.",
         allow_abbrev=False,
     )

@@ -32,6 +32,7 @@ class Request:
         name: Name of a configuration; None if none was given.
         run: The resolved configuration; None also if its settings have problems.
         problems: The problems of the configuration.
+        is_unreadable: There is no such configuration, or it is no YAML or no mapping.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Request:
     name: str | None = None
     run: RunConfig | None = None
     problems: tuple[str, ...] = ()
+    is_unreadable: bool = False
 
 
 def resolve_kind(kind: str, machine: Machine) -> str:
@@ -62,12 +64,19 @@ def resolve_kind(kind: str, machine: Machine) -> str:
 def request_from_config(name: str, overrides: tuple[str, ...], config_dir: str | None) -> Request:
     """Return the checks that the run of a configuration needs; its device may still be `auto`."""
     # Deferred: without a configuration the checks must also run where Hydra is missing.
+    from mindspeed_dpo.autoconfig.bare_keys import compose_words
+    from mindspeed_dpo.autoconfig.complete import completed
     from mindspeed_dpo.config.issues import ConfigError
     from mindspeed_dpo.config.load import validate
-    from mindspeed_dpo.config.loading.compose import compose
+    from mindspeed_dpo.config.loading.config_path import split_path
 
     try:
-        composed = compose(name, overrides, config_dir)
+        config_name, folder = split_path(name, config_dir)
+        composed = compose_words(config_name, overrides, folder)
+    except ConfigError as error:
+        return Request("auto", name=name, problems=error.problems, is_unreadable=True)
+    try:
+        composed = completed(composed)
     except ConfigError as error:
         return Request("auto", name=name, problems=error.problems)
     inputs: list[str] = []

@@ -10,6 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.autoconfig.config_tree import ConfigTree
+from mindspeed_dpo.autoconfig.steps import set_placeholder
 from mindspeed_dpo.config.issues import ConfigError, Issues
 from mindspeed_dpo.config.legacy_keys import normalize_key
 from mindspeed_dpo.config.loading.compose import compose
@@ -46,8 +48,9 @@ def problems_of(text: str) -> list[str]:
             composed = compose("converted", config_dir=folder)
         except ConfigError as error:
             return list(error.problems)
-    issues = Issues()
-    sections = SectionReader(composed, issues).read()
+    issues, tree = Issues(), ConfigTree(composed)
+    set_placeholder(tree)
+    sections = SectionReader(tree.composed(), issues).read()
     check_run(resolve(sections, datetime.now(), issues), issues)
     return list(dict.fromkeys(issues.problems))
 

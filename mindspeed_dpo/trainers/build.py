@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
+from mindspeed_dpo.report.background import BackgroundReport
 from mindspeed_dpo.report.sample_files import SAMPLES_FILE
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
@@ -45,7 +47,7 @@ from mindspeed_dpo.trainers.row_selection import evaluation_rows, pair_sampler, 
 from mindspeed_dpo.trainers.run_inputs import RunInputs
 from mindspeed_dpo.trainers.sample_table import SampleTable
 from mindspeed_dpo.trainers.start_checks import open_and_check
-from mindspeed_dpo.trainers.trackers import open_trackers
+from mindspeed_dpo.trainers.trackers import open_trackers, run_report
 from mindspeed_dpo.weights.hf.hf_assets import ASSETS_FOLDER, copy_assets
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
@@ -75,32 +77,56 @@ def train(config: RunConfig) -> int:
 
 def _train_logged(config: RunConfig) -> int:
     try:
-        inputs = open_and_check(config)
-        # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
-        settings_file = Path(config.loop.output_dir, CONFIG_FILE)
-        with write_errors(settings_file):
-            settings_file.write_text(inputs.config.as_yaml(), encoding="utf-8")
-        for line in plan_lines(inputs.config):
-            logger.info("%s", line)
-        with worker_groups(inputs.config) as groups:
-            return train_on(inputs, groups)
+        with _failures_logged():
+            inputs = open_and_check(config)
+            # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
+            settings_file = Path(config.loop.output_dir, CONFIG_FILE)
+            with write_errors(settings_file):
+                settings_file.write_text(inputs.config.as_yaml(), encoding="utf-8")
+            for line in plan_lines(inputs.config):
+                logger.info("%s", line)
+            # A failure is logged before the report is written for the last time, so that it shows it.
+            with worker_groups(inputs.config) as groups, run_report(inputs.config) as report, _failures_logged():
+                return train_on(inputs, groups, report)
+    except _LoggedFailure as failure:
+        return failure.code
+
+
+class _LoggedFailure(Exception):
+    """The end of a run by a failure, or by the user, that has been logged."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+@contextmanager
+def _failures_logged() -> Iterator[None]:
+    """Log what ends a run.
+
+    Raises:
+        _LoggedFailure: In place of it, with the exit code.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
         logger.warning("interrupted outside a step; checkpoints saved earlier are complete")
-        return INTERRUPTED
+        raise _LoggedFailure(INTERRUPTED) from None
     except (ClusterError, WorkerFailure, WeightsMismatch, ValueError, OSError) as error:
         # A part of Ray that has ended takes others with it, whose errors say nothing of the cause.
         ended = isinstance(error, WorkerFailure) and driver_link.loss(LOSS_REPORT_S)
         logger.error("%s", ended or error)
         logger.debug("traceback of the failure", exc_info=True)
-        return FAILED
+        raise _LoggedFailure(FAILED) from error
 
 
-def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
+def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup], report: BackgroundReport | None = None) -> int:
     """Train on worker groups that have joined.
 
     Args:
         inputs: What the run reads, opened and checked.
         groups: By pool name, at least `actor_rollout`.
+        report: Writes the page of the run while it trains, and once it has its result.
 
     Returns:
         Exit code, 0 or 130 as `train` returns it.
@@ -111,13 +137,15 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup]) -> int:
     if config.loop.report:
         write_run_facts(inputs)
     # Start the trackers' clocks only after setup.
-    with open_trackers(config, inputs.first_step) as tracker:
+    with open_trackers(config, inputs.first_step, report) as tracker:
         trainer = make_trainer(tracker=tracker)
         num_done = trainer.fit()
     is_complete = trainer.is_complete(num_done)
     exported = export_result(config, num_done) if is_complete else None
     logger.info("%s", last_line(config, num_done, is_complete, exported))
     code = DONE if is_complete else INTERRUPTED
+    if report is not None:
+        report.close()
     driver_link.announce_result(code)
     return code
 

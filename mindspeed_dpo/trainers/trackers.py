@@ -17,12 +17,25 @@ from mindspeed_dpo.report.background import BackgroundReport
 
 
 @contextmanager
-def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
-    """Open all trackers of a run and close them at the end.
+def run_report(config: RunConfig) -> Iterator[BackgroundReport | None]:
+    """Give the writer of a run's page, None if it has none; at the end the page is written for the last time."""
+    loop = config.loop
+    report = BackgroundReport(Path(loop.output_dir), interval=loop.log_interval) if loop.report else None
+    try:
+        yield report
+    finally:
+        if report is not None:
+            report.close()
+
+
+@contextmanager
+def open_trackers(config: RunConfig, first_step: int, report: BackgroundReport | None = None) -> Iterator[Trackers]:
+    """Open all trackers of a run and close them at the end, all but the report, which outlives them.
 
     Args:
         config: Settings of the run.
         first_step: Iterations completed by an earlier run; what was logged after them is discarded.
+        report: Writer of the run's page.
     """
     loop, output_dir = config.loop, Path(config.loop.output_dir)
     trackers = Trackers(
@@ -31,7 +44,7 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
             *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
             # After the metrics file, which it reads.
-            *([BackgroundReport(output_dir, interval=loop.log_interval)] if loop.report else []),
+            *([_Open(report)] if report is not None else []),
             ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
         ]
     )
@@ -39,6 +52,16 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
         yield trackers
     finally:
         trackers.close()
+
+
+class _Open:
+    """The report among the trackers, which stays open when they are closed: the end of the run is logged after that."""
+
+    def __init__(self, report: BackgroundReport) -> None:
+        self.log = report.log
+
+    def close(self) -> None:
+        """Leave the report open."""
 
 
 def tracked_by(name: str, config: RunConfig) -> TrackerRun:

@@ -27,6 +27,8 @@ MAX_INTERPOLATIONS = 1000
 """Limit for the marks `${` of a file of texts."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
+_NAMELESS = '"<unicode string>", '
+"""PyYAML's name of a text that is no file."""
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 # libyaml accepts another dialect than Hydra, which uses the loader in Python.
 _LOADER = yaml.SafeLoader
@@ -116,7 +118,8 @@ def parse_yaml(text: str, location: str, loader: Any = _LOADER, max_nodes: int =
     except (yaml.YAMLError, ValueError, TypeError, OverflowError, RecursionError, AttributeError, KeyError) as error:
         if isinstance(error, MalformedDataError):
             raise
-        raise MalformedDataError(f"{location} is not valid YAML: {' '.join(str(error).split())[:300]}") from error
+        reason = " ".join(str(error).split()).replace(_NAMELESS, "")[:300]
+        raise MalformedDataError(f"{location} is not valid YAML: {reason}") from error
 
 
 def _check_events(events: Iterator[yaml.Event], location: str, max_nodes: int) -> None:

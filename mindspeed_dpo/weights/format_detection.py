@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mindspeed_dpo.storage.folder_replacement import earlier_content
+from mindspeed_dpo.storage.nearest_path import nearest_path_advice
 from mindspeed_dpo.untrusted.dist_checkpoint import METADATA_FILE
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import read_text
@@ -44,6 +45,7 @@ def open_weights(path: str | Path) -> WeightSource:
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root} does not exist or is not a folder; give a folder with weights{earlier_content(root)}"
+            f"{nearest_path_advice(root)}"
         )
     if (root / TRACKER).is_file():
         return _open_iteration(root, _tracked_iteration(root))
@@ -80,6 +82,7 @@ def open_adapter(path: str | Path) -> AdapterSource:
     if not root.is_dir():
         raise FileNotFoundError(
             f"{root} does not exist or is not a folder; give a folder with an adapter{earlier_content(root)}"
+            f"{nearest_path_advice(root)}"
         )
     if (root / CONFIG_FILE).is_file():
         return PeftAdapter(root)

@@ -15,6 +15,7 @@ from pathlib import Path
 from mindspeed_dpo.storage import folder_replacement
 from mindspeed_dpo.storage.folder_replacement import REPLACED, restore_folder
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.weights.errors import WeightsError
 
 _LOCK = ".unfinished.lock"
@@ -49,13 +50,15 @@ def staging_folder(target: Path) -> Iterator[Path]:
     """
     folder = target.with_name(f".{target.name}.unfinished")
     parents = [path for path in target.parents if not path.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with write_errors(target, "give another --save-dir"):
+        target.parent.mkdir(parents=True, exist_ok=True)
     try:
         with _locked(_lock_path(target), target):
             restore_folder(target, _aside(target))
             if folder.exists():
                 shutil.rmtree(folder)
-            folder.mkdir()
+            with write_errors(target, "give another --save-dir"):
+                folder.mkdir()
             try:
                 yield folder
             finally:

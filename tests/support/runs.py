@@ -12,6 +12,7 @@ from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.settings.training import LoopConfig
 from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.run_inputs import open_inputs
+from mindspeed_dpo.trainers.trackers import run_report
 from tests.support.composing import load_quickly
 from tests.support.metrics import read_metrics
 from tests.support.processes import PoolGroup
@@ -60,7 +61,8 @@ def overrides(keys: Mapping[str, Any]) -> list[str]:
 def train(run: RunConfig) -> list[dict[str, float]]:
     """Train on a pool of processes and give back what `metrics.jsonl` holds."""
     groups = {name: PoolGroup(run, sum(sizes), name) for name, sizes in run.pools.items()}
-    assert train_on(open_inputs(run), groups) == 0
+    with run_report(run) as report:
+        assert train_on(open_inputs(run), groups, report) == 0
     for group in groups.values():
         group.leave()
     return read_metrics(Path(run.loop.output_dir) / "metrics.jsonl")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.issues import ConfigError
+from mindspeed_dpo.config.loading.foreign_files import foreign_file_problem
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
@@ -34,9 +35,12 @@ def check_config_files(name: str, folders: Sequence[Path]) -> None:
             continue
         checked.add(file)
         try:
-            waiting += _defaults(read_yaml_texts(file), file)
+            content = read_yaml_texts(file)
+            waiting += _defaults(content, file)
         except (MalformedDataError, OSError) as error:
             raise ConfigError([str(error)]) from error
+        if problem := foreign_file_problem(content, file):
+            raise ConfigError([problem])
 
 
 def _defaults(content: dict[str, Any], file: Path) -> Iterator[str]:

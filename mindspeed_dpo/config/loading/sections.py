@@ -190,16 +190,14 @@ class SectionReader:
             )
 
     def _check_section_names(self, label: str, block: Mapping[Any, Any], names: tuple[str, ...]) -> None:
-        for key in block:
+        for key, value in block.items():
             if normalize_key(key) not in names:
-                path = f"{label}.{key}" if label else str(key)
-                self._issues.add_problem(f"{path} is not a known section{self._section_hint(label, key, names)}")
-
-    def _section_hint(self, label: str, key: Any, names: tuple[str, ...]) -> str:
-        """Return what was meant: a section, or a key that was written without one."""
-        hint = did_you_mean(normalize_key(key), names)
-        nearest = None if hint or label else nearest_name(canonical_key(key), SETTINGS)
-        return f"; did you mean {default_section(nearest).split()[0]}.{nearest}?" if nearest else hint
+                is_setting = not label and not isinstance(value, Mapping)
+                path, what = f"{label}.{key}" if label else str(key), "key" if is_setting else "section"
+                hint = _key_hint(key) if is_setting else ""
+                self._issues.add_problem(
+                    f"{path} is not a known {what}{hint or did_you_mean(normalize_key(key), names)}"
+                )
 
     def _mapping(self, tree: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
         block = tree.get(key)
@@ -219,3 +217,9 @@ class SectionReader:
             return f"override {' '.join(typed)}"
         given = self._composed.sources
         return given.get(path) or given.get(label) or file or f"{self._composed.name}.yaml"
+
+
+def _key_hint(key: Any) -> str:
+    """Return the end of a sentence about an unknown key without a section: the nearest key and its section."""
+    nearest = nearest_name(canonical_key(key), SETTINGS)
+    return f"; did you mean {nearest} (section {default_section(nearest)})?" if nearest else ""

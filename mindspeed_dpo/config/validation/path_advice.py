@@ -6,16 +6,29 @@ import re
 from collections.abc import Callable
 from pathlib import PurePath
 
+from mindspeed_dpo.storage.nearest_path import nearest_path_advice
+
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = (".json", ".jsonl", ".yaml", ".safetensors", ".bin", ".pt")
 _PACKED = "_packed"
 
 
 def missing_weights_advice(path: str) -> str:
-    """Return the end of a sentence about weights that do not exist: how to download what may be a name on the hub."""
-    if not _HUB_NAME.fullmatch(path):
-        return ""
+    """Return the end of a sentence about weights that do not exist: what is near, or how to download a hub's model."""
+    nearest = nearest_path_advice(path)
+    if nearest or not _HUB_NAME.fullmatch(path) or PurePath(path).suffix in _FILES:
+        return nearest
     folder = PurePath(path).name
     return f"; if it is a model of the Hugging Face hub, download it: hf download {path} --local-dir {folder}"
+
+
+def missing_data_advice(path: str) -> str:
+    """Return the end of a sentence about raw data that does not exist: what is near, or how to download a hub's."""
+    nearest = nearest_path_advice(path)
+    if nearest or not _HUB_NAME.fullmatch(path) or "." in PurePath(path).name:
+        return nearest
+    command = f"hf download --repo-type dataset {path} --local-dir {PurePath(path).name}"
+    return f"; if it is a data set of the Hugging Face hub, download it: {command}"
 
 
 def data_path_advice(path: str, is_online: bool, exists: Callable[[str], bool]) -> str:

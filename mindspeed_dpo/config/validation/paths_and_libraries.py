@@ -10,6 +10,7 @@ from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.config.settings.trackers import missing_libraries
 from mindspeed_dpo.config.validation.path_advice import data_path_advice, missing_weights_advice
+from mindspeed_dpo.storage.nearest_path import nearest_path_advice
 from mindspeed_dpo.storage.write_errors import existing_parent
 
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
@@ -23,7 +24,8 @@ def check_paths(run: RunConfig, exists: Callable[[str], bool], issues: Issues) -
     issues.add_violations(_missing_paths(run, run.actor, exists), run.actor, run)
     for role in (run.ref, run.reward):
         if role is not None and _has_missing_weights(role, run, exists):
-            issues.add_violations([Violation(("load",), "does not exist")], role, run)
+            advice = missing_weights_advice(str(role.checkpoint.load))
+            issues.add_violations([Violation(("load",), f"does not exist{advice}")], role, run)
 
 
 def check_writable(run: RunConfig, issues: Issues) -> None:
@@ -66,7 +68,8 @@ def _missing_paths(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bo
     }
     for key, path in single.items():
         if path and not exists(path):
-            advice = missing_weights_advice(path) if key in ("load", "ref_model", "tokenizer_name_or_path") else ""
+            is_weights = key in ("load", "ref_model", "tokenizer_name_or_path")
+            advice = missing_weights_advice(path) if is_weights else nearest_path_advice(path)
             yield Violation((key,), f"does not exist{advice}")
     columns = PROMPT_COLUMNS if run.is_online else PAIR_COLUMNS
     missing = [path for path in data_files(actor.data.data_path, columns) if not exists(path)]

@@ -80,7 +80,8 @@ class ColumnGroupWriter:
         self.columns = tuple(columns)
         self.text_columns = tuple(text_columns)
         self.committed = False
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
+        with write_errors(self.prefix.parent):
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
         _remove_remains(self.prefix)
         with write_errors(self.prefix.parent):
             self._folder, self._lock = _begin_folder(self.prefix)

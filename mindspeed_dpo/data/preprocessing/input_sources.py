@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from mindspeed_dpo.data.preprocessing.data_folder import select_files
 from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, column_names, file_format, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
+from mindspeed_dpo.storage.nearest_path import nearest_path_advice
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file
+
+logger = logging.getLogger(__name__)
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _COLUMN_SCAN_ROWS = 1000
@@ -98,8 +102,10 @@ def find_input(settings: PreprocessSettings) -> RawData:
         return RawData(str(path), files, skipped_files, settings)
     with reraised_as(InputError):
         has_file(path)
-    if not _HUB_NAME.fullmatch(settings.input) or file_format(path):
-        raise FileNotFoundError(f"input: there is no file or folder {path}")
+    nearest = nearest_path_advice(path)
+    if nearest or not _HUB_NAME.fullmatch(settings.input) or file_format(path):
+        raise FileNotFoundError(f"input: there is no file or folder {path}{nearest}")
+    logger.info("input: there is no file or folder %s; looking for it on the Hugging Face hub", path)
     return RawData(settings.input, (), (), settings)
 
 

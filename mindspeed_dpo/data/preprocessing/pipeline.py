@@ -150,7 +150,10 @@ def _encoded_chunks(job: _Job, rows: Iterable[RawRow], settings: PreprocessSetti
     workers = max(1, -(-len(first) // _CHUNKS_PER_PROCESS))
     chunks = itertools.chain(first, chunks)
     if settings.n_subs == 1 and workers < settings.workers:
-        logger.info("starting %d of %d workers: there are no more cores, or too few rows", workers, settings.workers)
+        # What the machine has is asked for by default, and then not worth a line.
+        level = logging.INFO if settings.workers > available_cores() else logging.DEBUG
+        reason = f"this machine has {limit} cores" if workers == limit else "there are too few rows for more"
+        logger.log(level, "starting %d of %d workers: %s", workers, settings.workers, reason)
     if workers == 1:
         yield from map(encode, chunks)
         return

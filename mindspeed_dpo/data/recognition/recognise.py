@@ -68,10 +68,12 @@ def recognise(
         UnrecognisedRowsError: No form or several fit; the message lists the columns, or the choices.
         ValueError: The handler or its columns do not exist.
     """
-    sampled = tuple(row for row in itertools.islice(rows, NUM_SAMPLED) if not isinstance(row, RowDropped))
-    columns = RowColumns(sampled)
+    first = tuple(itertools.islice(rows, NUM_SAMPLED))
+    columns = RowColumns(tuple(row for row in first if not isinstance(row, RowDropped)))
     if not columns.names:
-        raise UnrecognisedRowsError(f"{source} has no rows that can be read")
+        reasons = [row.detail for row in first if isinstance(row, RowDropped)]
+        reason = f"; the first cannot because of: {reasons[0]}" if reasons else ""
+        raise UnrecognisedRowsError(f"{source} has no rows that can be read{reason}")
     forms = _given(handler_name, kind, map_keys or {}) or _overlaid(_forms(columns, kind), map_keys or {})
     if not forms:
         raise UnrecognisedRowsError(f"{source}: {_unknown(columns, kind)}")
@@ -129,7 +131,8 @@ def _try(form: RowForm, columns: RowColumns, source: str) -> Recognised | str:
         except RowDropped as reason:
             dropped.append(reason)
     malformed = [reason for reason in dropped if reason.reason in MALFORMED]
-    first = f"{dropped[0].reason} ({dropped[0].detail or 'no detail'})" if dropped else ""
+    detail = f" ({dropped[0].detail})" if dropped and dropped[0].detail else ""
+    first = f"{dropped[0].reason}{detail}" if dropped else ""
     if not examples or len(malformed) > _MAX_MALFORMED_SHARE * len(columns.rows):
         share = f"{len(dropped)} of {len(columns.rows)} rows cannot be read as {form.description}"
         return f"{share}, the first because of {first}; set handler_name and map_keys"
@@ -142,7 +145,7 @@ def _unknown(columns: RowColumns, kind: Kind) -> str:
     if kind == "pair" and prompt_forms(columns) and not set(columns.names) & {"completion", "response"}:
         return (
             f"the rows hold prompts and no preferences, which stage=online trains on; stages dpo and rm need a chosen "
-            f"and a rejected response. Columns: {found}"
+            f"and a rejected response. Columns: {found}. If some of them are responses, {advice}"
         )
     if "label" in columns.names and {"completion", "response"} & set(columns.names):
         return f"rows with one response and a label, as for KTO, are no pairs. Columns: {found}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import AddedToken
 
+from mindspeed_dpo.config.validation.path_advice import missing_weights_advice
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
 from mindspeed_dpo.untrusted.errors import reraised_as
@@ -45,7 +46,12 @@ def load_tokenizer(
     """
     path = Path(directory).expanduser()
     if not path.is_dir():
-        raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
+        advice = missing_weights_advice(str(directory))
+        raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}{advice}")
+    if not (has_tokenizer(path) or has_file(path / "tokenizer_config.json")):
+        raise ValueError(
+            f"tokenizer_name_or_path: {path} holds no tokenizer; name a folder with tokenizer.json or tokenizer.model"
+        )
     transformers = importlib.import_module("transformers")
     with reraised_as(ValueError, "tokenizer_name_or_path should name another directory"):
         check_tokenizer(path)

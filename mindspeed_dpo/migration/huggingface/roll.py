@@ -47,7 +47,7 @@ def convert_roll(content: Mapping[str, Any], options: HasOptions) -> Migration:
     migration.settings.setdefault("weight_decay", 0.0)  # The default of transformers, another one than here.
     set_model(migration, as_text(values.get("pretrain", "")), options.model)
     migration.processes = options.processes or _processes(values, migration)
-    _set_batch_and_schedule(values, migration)
+    _set_batch_and_schedule(values, options.num_pairs, migration)
     _set_data_and_evaluation(values, migration)
     if "track_with" in values:
         set_trackers(migration, values["track_with"], "track_with")
@@ -92,7 +92,7 @@ def _processes(values: Mapping[str, Any], migration: Migration) -> tuple[int, ..
     return (*(per_node,) * full, *((rest,) if rest else ()))
 
 
-def _set_batch_and_schedule(values: Mapping[str, Any], migration: Migration) -> None:
+def _set_batch_and_schedule(values: Mapping[str, Any], num_pairs: int | None, migration: Migration) -> None:
     replica = 1
     for key in _PARALLEL:
         replica *= int(number(migration.settings, key) or 1)
@@ -100,7 +100,7 @@ def _set_batch_and_schedule(values: Mapping[str, Any], migration: Migration) -> 
     per_device = number(values, f"{_TRAINING}.per_device_train_batch_size") or 1
     accumulation = number(values, f"{_TRAINING}.gradient_accumulation_steps") or 1
     set_batch(migration, per_device, accumulation, num_replicas)
-    set_length(migration, number(values, "max_steps"), None, None)
+    set_length(migration, number(values, "max_steps"), number(values, f"{_TRAINING}.num_train_epochs"), num_pairs)
     style = values.get(f"{_TRAINING}.lr_scheduler_type", "linear")
     outcome = SCHEDULE_RULE.convert(style)
     if isinstance(outcome, str):

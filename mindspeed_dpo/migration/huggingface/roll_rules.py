@@ -57,7 +57,9 @@ ROLL_RULES: dict[str, KeyRule] = {
     f"{_TRAINING}.lr_scheduler_type": TRAINER_RULES["lr_scheduler_type"],
     f"{_TRAINING}.warmup_steps": TRAINER_RULES["warmup_steps"],
     f"{_TRAINING}.warmup_ratio": TRAINER_RULES["warmup_ratio"],
-    f"{_TRAINING}.num_train_epochs": none("max_steps is the length of the run"),
+    f"{_TRAINING}.num_train_epochs": combined(
+        "num_train_epochs", remark="only without max_steps; train_iters with --rows"
+    ),
     **{
         f"{_TRAINING}.{key}": TRAINER_RULES[key]
         for key in ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon")

@@ -45,21 +45,20 @@ def set_batch(migration: Migration, per_device: float, accumulation: float, num_
 
 
 def set_length(migration: Migration, max_steps: float | None, epochs: float | None, num_pairs: int | None) -> None:
-    """Set the number of steps: the given one, or the epochs over `num_pairs` rows."""
+    """Set the length of the run: the given steps, or the epochs, as steps where the number of rows is known."""
     if max_steps and max_steps > 0:
         migration.set("train_iters", int(max_steps), f"max_steps={max_steps:g}")
         if epochs is not None:
             migration.leave_out(f"num_train_epochs={epochs:g}", "max_steps is the length of the run")
         return
     if epochs is None:
-        migration.to_do.append("train_iters: the file gives no length of the run; set it to the number of steps")
+        migration.to_do.append(
+            "train_iters: the file gives no length of the run; set it to the number of steps, or num_train_epochs"
+        )
         return
     pairs_per_step = migration.settings.get("global_batch_size")
     if num_pairs is None or not pairs_per_step:
-        migration.to_do.append(
-            f"train_iters: {epochs:g} epochs are pairs x {epochs:g} / global_batch_size steps; use --rows with the "
-            "number of training rows"
-        )
+        migration.set("num_train_epochs", epochs)
         return
     steps = max(1, math.ceil(num_pairs * epochs / pairs_per_step))
     migration.set("train_iters", steps, f"{epochs:g} epochs of {num_pairs} pairs")

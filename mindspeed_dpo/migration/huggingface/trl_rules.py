@@ -75,7 +75,7 @@ TRAINER_RULES: dict[str, KeyRule] = {
         remark="global_batch_size = per_device_train_batch_size x gradient_accumulation_steps x devices",
     ),
     "gradient_accumulation_steps": combined("global_batch_size", remark="see above"),
-    "num_train_epochs": combined("train_iters", remark="steps, from the number of pairs; only without max_steps"),
+    "num_train_epochs": combined("num_train_epochs", remark="only without max_steps; train_iters with --rows"),
     "max_steps": combined("train_iters", remark="if it is positive"),
     "lr_scheduler_type": combined(
         "lr_decay_style", remark="linear, cosine, constant and constant_with_warmup; others have no counterpart"

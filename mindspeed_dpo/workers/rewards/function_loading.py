@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from mindspeed_dpo.config.name_suggestions import did_you_mean
 from mindspeed_dpo.config.shipped_files import SHIPPED_PACKAGE, is_installed
 
 Function = Callable[..., Any]
@@ -39,7 +40,8 @@ def import_function(path: str) -> Function:
             continue
         for word in words[end:]:
             if not hasattr(target, word):
-                raise InvalidFunction(f"cannot be imported: {name} has no {word}")
+                hint = did_you_mean(word, [other for other in dir(target) if not other.startswith("_")])
+                raise InvalidFunction(f"cannot be imported: {name} has no {word}{hint}")
             target = getattr(target, word)
         if not callable(target):
             raise InvalidFunction(f"is a {type(target).__name__}, not a function")

@@ -42,7 +42,9 @@ def test_other_words_are_left_as_they_are(word: str) -> None:
 
 def test_an_unknown_bare_key_is_a_problem_with_the_nearest_key() -> None:
     report = validate(compose_words(TINY, ["learning_rate=1e-6"]), exists=lambda path: True)
-    assert report.problems == ("learning_rate is not a known section; did you mean training.lr?",)
+    assert report.problems == (
+        "learning_rate is not a known key; did you mean lr (section training or actor_rollout_ref.actor_rollout)?",
+    )
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ def test_all_problems_come_before_a_row_is_read(tmp_path: Path) -> None:
         configured(f"model={model_folder()}", f"data={data}", "training.lrr=1", "dpo_loss_type=sigmoit", "beta=0.1")
     text = "\n".join(error.value.problems)
     assert len(error.value.problems) == 3 and "sigmoit" in text and "did you mean lr" in text
-    assert "beta is not a known section; did you mean training.dpo_beta" in text
+    assert "beta is not a known key; did you mean dpo_beta (section training or" in text
     assert not (tmp_path / "outputs" / "token_cache").exists()
 
 
@@ -123,9 +123,11 @@ def test_all_problems_come_before_a_row_is_read(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["model=Qwen/Qwen2.5-0.5B", "data=x.jsonl"], "hf download Qwen/Qwen2.5-0.5B"),
-        (["model={model}", "data=nowhere.jsonl"], "data=nowhere.jsonl: input: there is no file or folder"),
-        (["model={model}", "data=org/set"], "download a data set of a hub first"),
-        (["model={empty}", "data=x.jsonl"], "comes without a tokenizer"),
+        (["model={model}", "data=nowhere.jsonl"], "data=nowhere.jsonl does not exist"),
+        (["model={model}", "data=org/set"], "hf download --repo-type dataset org/set --local-dir set"),
+        (["model={empty}", "data=x.jsonl"], "holds no weights"),
+        (["model={bare}", "data=x.jsonl"], "comes without a tokenizer"),
+        (["model={prompts}", "data=x.jsonl"], "is a file; name the folder with the weights"),
         (["data=x.jsonl"], "model= is missing"),
         (["model={model}"], "data= is missing"),
         (["model={model}", "data=x", "stage=onlin"], "stage=onlin must be offline, online or rm; did you mean online"),
@@ -139,8 +141,10 @@ def test_all_problems_come_before_a_row_is_read(tmp_path: Path) -> None:
 )
 def test_usual_mistakes_get_a_sentence(words: list[str], message: str, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    bare = shutil.copytree(model_folder(), tmp_path / "bare", ignore=shutil.ignore_patterns("tokenizer*"))
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": "Why?"}])
-    filled = [word.format(model=model_folder(), empty=tmp_path / "empty", prompts=prompts) for word in words]
+    places = {"model": model_folder(), "empty": tmp_path / "empty", "bare": bare, "prompts": prompts}
+    filled = [word.format(**places) for word in words]
     with pytest.raises(ConfigError) as error:
         configured(*filled)
     assert message in str(error.value)

@@ -107,7 +107,7 @@ def test_the_fingerprint_follows_the_vocabulary_and_nothing_else(tmp_path: Path)
 def test_missing_and_empty_directories_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no directory"):
         load_tokenizer(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="contains no tokenizer that can be loaded"):
+    with pytest.raises(ValueError, match="holds no tokenizer; name a folder"):
         load_tokenizer(tmp_path)
 
 

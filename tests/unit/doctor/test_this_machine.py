@@ -22,6 +22,8 @@ from mindspeed_dpo.doctor.probes import operators
 from mindspeed_dpo.doctor.request import request_from_config
 from tests.support.process_signals import ends
 from tests.support.processes import free_port
+from tests.unit.autoconfig.quick_inputs import model_folder
+from tests.unit.workers.pairs import write_pairs
 
 MACHINE = Machine(timeout_s=200)
 
@@ -146,7 +148,17 @@ def test_the_request_of_a_configuration_has_the_paths_of_its_run() -> None:
     assert "/w/model" in request.reads and all(os.path.isabs(path) for path in request.reads)
     assert any(path.endswith("_packed_chosen_input_ids_document.bin") for path in request.reads)
     assert request.writes == (os.path.abspath("some/folder"),)
-    assert "no such configuration" in request_from_config("offline_dpo_trainer_tini", (), None).problems[0]
+    unknown = request_from_config("offline_dpo_trainer_tini", (), None)
+    assert "no such configuration" in unknown.problems[0] and unknown.is_unreadable
+
+
+def test_a_configuration_may_leave_model_and_steps_to_its_files(tmp_path: Path) -> None:
+    data = write_pairs(tmp_path / "pairs")
+    keys = {"stage": "dpo", "num_train_epochs": 2, "global_batch_size": 4, "lr": 1e-6, "load": str(model_folder())}
+    (tmp_path / "mine.yaml").write_text(json.dumps({"training": {**keys, "data_path": str(data), "seq_length": 64}}))
+    request = request_from_config(str(tmp_path / "mine.yaml"), ("micro_batch_size=2",), None)
+    assert request.problems == () and request.run is not None
+    assert request.run.loop.train_iters == 3 and request.run.actor.batch.micro_batch_size == 2
 
 
 @pytest.mark.distributed

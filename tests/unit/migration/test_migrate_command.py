@@ -29,11 +29,15 @@ def test_the_written_file_is_loaded_as_a_run(tmp_path: Path, capsys: pytest.Capt
 def test_an_incomplete_file_is_printed_with_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / "dpo.sh"
     source.write_text(TRL)
-    assert main(["migrate", str(source)]) == 3
+    assert main(["migrate", str(source)]) == 0
     output = capsys.readouterr()
     assert output.out.startswith('# Converted from "dpo.sh" (TRL command line).')
-    assert "train_iters: 2 epochs are pairs x 2 / global_batch_size steps; use --rows" in " ".join(output.err.split())
-    assert main(["migrate", str(source), "--rows", "1000"]) == 0
+    source.write_text(TRL.replace("--num_processes 4", ""))
+    assert main(["migrate", str(source)]) == 0
+    assert "one is assumed; use --devices" in " ".join(capsys.readouterr().err.split())
+    source.write_text(TRL.replace("Qwen/Qwen2.5-7B-Instruct", "org/unknown"))
+    assert main(["migrate", str(source)]) == 3
+    assert "the architecture of org/unknown is not known" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(

@@ -308,13 +308,29 @@ def test_what_a_trl_file_does_not_say_is_to_do(tmp_path: Path) -> None:
     migration = converted(tmp_path, "dpo.sh", "trl dpo --model_name_or_path org/unknown --config x.yaml")
     to_do = "\n".join(migration.to_do)
     for words in (
-        "train_iters: 3 epochs",
         "use --devices",
         "the architecture of org/unknown is not known",
         "names no dataset",
     ):
         assert words in to_do
     assert problems_of(render(migration, "x"))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "epochs"),
+    [
+        ("train.sh", TRL, 2),
+        ("train.sh", "trl dpo --num_processes 2 --model_name_or_path Qwen/Qwen3-8B --dataset_name d", 3),
+        ("llama_dpo.sh", ALIGN_ANYTHING, 3),
+        ("roll.yaml", re.sub(r"max_steps: .*", "max_steps: -1", ROLL), 10),
+    ],
+    ids=["TRL", "default of TRL", "align-anything", "ROLL"],
+)
+def test_epochs_stay_epochs_where_the_rows_are_not_counted(tmp_path: Path, file: str, text: str, epochs: int) -> None:
+    training = check(converted(tmp_path, file, text))["training"]
+    assert training["num_train_epochs"] == epochs and "train_iters" not in training
+    in_steps = check(converted(tmp_path, file, text, Options(num_pairs=5000)))["training"]
+    assert "train_iters" in in_steps and "num_train_epochs" not in in_steps
 
 
 def test_an_align_anything_script_is_completed_with_its_defaults(tmp_path: Path) -> None:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mindspeed_dpo.batches import PreferenceBatch
+from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.data.tokenization.decoding import as_numbers, decoder_of
 from mindspeed_dpo.report.run_facts import read_run_facts
 from mindspeed_dpo.report.sample_files import read_pair_margins
+from mindspeed_dpo.trainers import build
 from mindspeed_dpo.trainers.evaluated_pairs import NUM_EXAMPLES, EvaluatedPairs
 from mindspeed_dpo.trainers.facts_for_report import length_histograms
 from tests.support.recorded_pages import Page
@@ -75,6 +81,22 @@ def test_a_damaged_tokenizer_gives_numbers_and_a_warning(tmp_path: Path, caplog:
     (tmp_path / "tokenizer.json").write_text("{")
     assert decoder_of(tmp_path)([1, 2]) == "1 2"
     assert "texts are shown as token ids" in caplog.text
+
+
+def test_the_last_page_shows_what_ended_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def groups(config: RunConfig) -> Iterator[dict[str, Any]]:
+        yield {}
+        assert (tmp_path / "out" / "report.html").is_file(), "the page is written before the processes are ended"
+
+    def fail(*_: Any) -> None:
+        raise WorkerFailure("actor_rollout rank 1 failed: the process died")
+
+    monkeypatch.setattr(build, "worker_groups", groups)
+    monkeypatch.setattr(build, "offline_trainer", fail)
+    assert build.train(random_run(tmp_path, report=True)) == build.FAILED
+    page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
+    assert "actor_rollout rank 1 failed: the process died" in page.text
 
 
 @pytest.mark.distributed

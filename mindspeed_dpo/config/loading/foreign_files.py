@@ -1,0 +1,21 @@
+"""Recognition of YAML files of other trainers, which `mindspeed-dpo migrate` converts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+_OWN = "actor_rollout_ref"
+_TRAINERS = {"actor_train": "ROLL", "train_cfgs": "align-anything", "model_name_or_path": "TRL"}
+"""Keys at the top of a file, and the trainer whose file has them."""
+
+
+def foreign_file_problem(content: Mapping[str, Any], file: Path) -> str | None:
+    """Return the sentence for a configuration that is one of another trainer; None for any other file."""
+    trainer = next((name for key, name in _TRAINERS.items() if key in content and _OWN not in content), None)
+    if trainer is None:
+        return None
+    return (
+        f"{file} is a file of {trainer}; convert it first: mindspeed-dpo migrate {file} --output {file.stem}_dpo.yaml"
+    )
