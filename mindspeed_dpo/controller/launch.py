@@ -12,6 +12,7 @@ from mindspeed_dpo.controller.host_capacity import check_host
 from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.observability.live_status import live_status
 
 
 @contextmanager
@@ -30,7 +31,8 @@ def worker_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
     with ExitStack() as stack:
         # Other devices are counted by Ray.
         check = [partial(check_host, config)] if accelerator.ray_resource == "CPU" else []
-        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, *check))
+        with live_status.phase("starting Ray"):
+            stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, *check))
         by_pool = {}
         for name, sizes in config.pools.items():
             pool = Pool(name, sizes, accelerator)

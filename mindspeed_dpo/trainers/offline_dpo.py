@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
 from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.loop import TrainingLoop
@@ -57,9 +58,9 @@ class OfflineDPOTrainer(TrainingLoop):
         """Do one policy update: get the reference's log-probabilities, train, check, measure."""
         timer = StepTimer()
         rows = self.train_rows[self.sampler.rows(step)]
-        with timer("timing/ref"):
+        with timer("timing/ref"), live_status.phase("reference"):
             ref_logps = self.reference.log_probs(rows)
-        with timer("timing/update_actor"):
+        with timer("timing/update_actor"), live_status.phase("update"):
             metrics = self.actor.update(step, rows, ref_logps)
         check_finite(step, metrics)
         if self.reference.sync_if_due(step + 1):
@@ -71,7 +72,7 @@ class OfflineDPOTrainer(TrainingLoop):
         if not self.eval_sets or not self.is_evaluation_due(num_done):
             return {}
         timer, metrics, margins = StepTimer(), {}, {}
-        with timer("timing/eval"):
+        with timer("timing/eval"), live_status.phase("evaluation"):
             for name, rows in self.eval_sets.items():
                 of_rows = self.actor.evaluate(rows, self._ref_logps_of(name))
                 metrics.update(eval_set_metrics(name, of_rows) if self._has_several_sets else of_rows)

@@ -11,6 +11,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.observability.external_trackers import start_tracker
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE, MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
+from mindspeed_dpo.observability.step_rows import OFFLINE_COLUMNS, ONLINE_COLUMNS
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import TrackerRun, Trackers
 from mindspeed_dpo.report.background import BackgroundReport
@@ -32,7 +33,13 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
             *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
             # After the metrics file, which it reads.
             *([BackgroundReport(output_dir, interval=loop.log_interval)] if loop.report else []),
-            ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
+            ProgressLine(
+                loop.train_iters,
+                completed_steps=first_step,
+                interval=loop.log_interval,
+                legacy_keys=True,
+                columns=ONLINE_COLUMNS if config.is_online else OFFLINE_COLUMNS,
+            ),
         ]
     )
     try:
