@@ -89,7 +89,7 @@ class LiveStatus:
             self._phases.remove(phase)
         self._durations_s[what] = phase.elapsed_s
         if phase.num_lines:
-            logger.info("%s: done in %.1f s", what, phase.elapsed_s)
+            logger.info("%s: done in %.1f s", what, phase.elapsed_s, extra=self._log_extra)
 
     def count(self, what: str, items: Iterable[Item], total: int | None = None) -> Iterator[Item]:
         """Yield items in a phase that counts them."""
@@ -100,11 +100,14 @@ class LiveStatus:
 
     def report_due(self) -> None:
         """Log a line for each phase that is due for one: to the log file, and to the console if that has no display."""
-        extra = FILE_ONLY if self._live is not None else {}
         for phase in tuple(self._phases):
             if phase.has_lines and phase.elapsed_s >= FIRST_LINE_S + phase.num_lines * LINE_INTERVAL_S:
                 phase.num_lines += 1
-                logger.info("%s", status_line(phase), extra=extra)
+                logger.info("%s", status_line(phase), extra=self._log_extra)
+
+    @property
+    def _log_extra(self) -> dict[str, bool]:
+        return FILE_ONLY if self._live is not None else {}
 
     def _report(self, end: threading.Event) -> None:
         while not end.wait(CHECK_INTERVAL_S):

@@ -105,7 +105,7 @@ class ProgressLine:
         Raises:
             ValueError: A name is not in the table of metrics.
         """
-        self._phase.done = step
+        self._phase.set_done(step)
         shown = {name: value for name, value in metrics.items() if _is_headline(name)}
         eta_s, width = self._eta_s(step), self._status.width
         line = format_line(step, self._total, shown, eta_s=eta_s, legacy_keys=self._legacy_keys)

@@ -24,7 +24,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
 from mindspeed_dpo.observability.live_status import live_status
-from mindspeed_dpo.observability.logs import start_logging
+from mindspeed_dpo.observability.logs import FILE_ONLY, start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.report.sample_files import SAMPLES_FILE
 from mindspeed_dpo.storage.write_errors import write_errors
@@ -76,6 +76,9 @@ def train(config: RunConfig) -> int:
 
 
 def _train_logged(config: RunConfig) -> int:
+    for note in config.notes:
+        # The command has printed them.
+        logger.info("note: %s", note, extra=FILE_ONLY)
     try:
         with live_status.phase("reading data and weights"):
             inputs = open_and_check(config)

@@ -15,10 +15,12 @@ from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
+from mindspeed_dpo.observability.tracker import log_text
 from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
+from mindspeed_dpo.trainers.sample_texts import pairs_as_markdown
 from mindspeed_dpo.trainers.step_timer import StepTimer
 from mindspeed_dpo.workers.role_values import Logps
 
@@ -79,7 +81,9 @@ class OfflineDPOTrainer(TrainingLoop):
                 if self.evaluated_pairs is not None:
                     margins[name] = self.actor.evaluated_margins()
         if self.evaluated_pairs is not None:
-            self.evaluated_pairs.write(num_done, self.eval_sets, margins)
+            examples = self.evaluated_pairs.write(num_done, self.eval_sets, margins)
+            if examples:
+                log_text(self.tracker, num_done, "evaluated pairs", pairs_as_markdown(examples))
         return {**metrics, **timer.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:

@@ -21,12 +21,14 @@ from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.tracker import log_text
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprobs, method_of
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.trainers.sample_texts import responses_as_markdown
 from mindspeed_dpo.trainers.step_timer import StepTimer
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,8 @@ class OnlineDPOTrainer(TrainingLoop):
         with timer("timing/sync"), live_status.phase("weights to the rollout"):
             self.rollout.update_weights(step + 1)
             self.reference.sync_if_due(step + 1)
-        self.samples.write(step + 1, rollouts, scores, selection)
+        if samples := self.samples.write(step + 1, rollouts, scores, selection):
+            log_text(self.tracker, step + 1, "responses", responses_as_markdown(samples))
         beta = metrics.get("beta", 0.0)
         own = self.method.own
         about = rollout_metrics(rollouts, scores, selection, ref_logps.logps, beta=beta, version=step, own=own)

@@ -58,7 +58,9 @@ class SampleTable:
         location = f"{self.path}, line {number}"
         return line.endswith("\n") and parse_json_object(line, location).integer("step") <= self.completed_steps
 
-    def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
+    def write(
+        self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
+    ) -> list[dict[str, Any]]:
         """Write the samples of a step if they are due.
 
         Args:
@@ -67,15 +69,19 @@ class SampleTable:
             scores: [P, K] float32 scores of the responses.
             selection: The pairs selected among them.
 
+        Returns:
+            The rows that were written; none if they are not due.
+
         Raises:
             WriteError: The file cannot be written.
         """
         if not is_due(step, self.interval):
-            return
+            return []
         records = list(self._records(step, rollouts, scores, selection))
         with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         logger.info("sample responses of step %d:\n%s", step, _as_table(records))
+        return records
 
     def _records(
         self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection

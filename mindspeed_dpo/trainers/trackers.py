@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.observability.external_trackers import start_tracker
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE, MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
@@ -30,7 +32,7 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
         [
             *(start_tracker(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
-            *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
+            *([_tensorboard(config, first_step)] if loop.tensorboard else []),
             # After the metrics file, which it reads.
             *([BackgroundReport(output_dir, interval=loop.log_interval)] if loop.report else []),
             ProgressLine(
@@ -46,6 +48,22 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
         yield trackers
     finally:
         trackers.close()
+
+
+def _tensorboard(config: RunConfig, first_step: int) -> TensorBoard:
+    folder = Path(config.loop.output_dir, "tensorboard")
+    return TensorBoard(folder, completed_steps=first_step, settings=flat_settings(config.as_tree()))
+
+
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a tree by their dotted names, lists as text."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat.update(flat_settings(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float)) else format_value(value)
+    return flat
 
 
 def tracked_by(name: str, config: RunConfig) -> TrackerRun:
