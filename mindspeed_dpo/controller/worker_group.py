@@ -121,7 +121,7 @@ class WorkerGroup:
 
     def _wait(self, results: Sequence[Any], what: str, phase: str | None = None) -> list[Any]:
         """Wait for the results of a call; in a phase of the live status, whose count is that of the processes."""
-        pending = PendingResults(self, results, what)
+        pending: PendingResults[Any] = PendingResults(self, results, what)
         if phase is None:
             return pending.result()
         with live_status.phase(phase, len(results)) as shown:

@@ -1,4 +1,4 @@
-"""What a command is doing now: lines with share and time left below its output on a terminal, log lines elsewhere.
+"""Live status of a command: lines with share and time left below its output on a terminal, log lines elsewhere.
 
 Code that may take long names itself as a phase, `with live_status.phase("evaluation"): …`. Nothing is shown before a
 command calls `shown`, so libraries and worker processes stay silent. A thread looks at the phases once a second; the

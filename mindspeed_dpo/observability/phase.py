@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 
 _BAR_WIDTH, _SHORTEST_BAR = 24, 6
@@ -102,5 +101,6 @@ def _fitted(phase: Phase, parts: list[str], width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as hours, minutes and seconds."""
-    return str(datetime.timedelta(seconds=round(seconds)))
+    """Format seconds as hours, minutes and seconds, such as 26:03:09."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

@@ -85,7 +85,8 @@ class StepRows:
             width: Columns of the terminal.
         """
         columns = self._fitting(width)
-        rows = [self._row(f"{step}/{self._total}", metrics, columns, {ETA: duration(eta_s)})] if step else []
+        left = duration(eta_s) if len(duration(eta_s)) < _ETA.width else f"{eta_s / 3600:.0f} h"
+        rows = [self._row(f"{step}/{self._total}", metrics, columns, {ETA: left})] if step else []
         for name in _evaluations(metrics):
             start = f"{EVAL_PREFIX}{name}"
             of_set = {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}

@@ -95,13 +95,14 @@ class TensorBoard:
             writer.flush()  # type: ignore[no-untyped-call]
 
     def _write_settings(self, settings: Mapping[str, Any]) -> None:
-        values = {key: value for key, value in settings.items() if isinstance(value, (bool, int, float, str))}
-        writer = self._writer(TRAINING)
+        # TensorBoard would show true as 1.
+        texts = {key: str(value).lower() if isinstance(value, bool) else value for key, value in settings.items()}
+        values = {key: value for key, value in texts.items() if isinstance(value, (int, float, str))}
+        file: Any = self._writer(TRAINING).file_writer
         if values:
             compared = dict.fromkeys(map(tag_of, _COMPARED), 0.0)
             for summary in hparams(values, compared):  # type: ignore[no-untyped-call]
-                assert writer.file_writer is not None
-                writer.file_writer.add_summary(summary)  # type: ignore[no-untyped-call]
+                file.add_summary(summary)
 
     def _report_thread(self, failure: threading.ExceptHookArgs) -> None:
         """Print the traceback of a thread, but not that of TensorBoard's own, whose error the next call raises."""

@@ -15,8 +15,8 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.reference_cache import CachedRows, ReferenceCache
-from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.workers.role_values import Logps, Rows
 from mindspeed_dpo.workers.setup.open_datasets import evaluation_data
 
