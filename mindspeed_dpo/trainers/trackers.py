@@ -18,6 +18,9 @@ from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import TrackerRun, Trackers
 from mindspeed_dpo.report.background import BackgroundReport
 
+_SHORT_SECTIONS = {"actor_rollout_ref": "", "actor_rollout": "actor."}
+"""What stands for a section in the name of a setting."""
+
 
 @contextmanager
 def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
@@ -52,18 +55,16 @@ def open_trackers(config: RunConfig, first_step: int) -> Iterator[Trackers]:
 
 def _tensorboard(config: RunConfig, first_step: int) -> TensorBoard:
     folder = Path(config.loop.output_dir, "tensorboard")
-    return TensorBoard(folder, completed_steps=first_step, settings=flat_settings(config.as_tree()))
+    return TensorBoard(folder, completed_steps=first_step, settings=dict(flat_settings(config.as_tree())))
 
 
-def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the settings of a tree by their dotted names, lists as text."""
-    flat: dict[str, Any] = {}
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a tree by their names with short sections, such as `actor.lr`; lists as text."""
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(flat_settings(value, f"{prefix}{key}."))
+            yield from flat_settings(value, f"{prefix}{_SHORT_SECTIONS.get(key, f'{key}.')}")
         else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (bool, int, float)) else format_value(value)
-    return flat
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float)) else format_value(value)
 
 
 def tracked_by(name: str, config: RunConfig) -> TrackerRun:
