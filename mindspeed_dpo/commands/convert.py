@@ -5,10 +5,11 @@ Runs on any machine with torch and safetensors: no accelerator and no Megatron a
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Sequence
 
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.logs import log_to_console
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.weights.conversion.cli import UsageError, parse
 from mindspeed_dpo.weights.conversion.convert import convert
@@ -27,9 +28,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "convert_ckpt.py
     Returns:
         Exit code: 0 for success, 1 for an error in weights or files, 2 for an error in the command line.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        summary = convert(parse(sys.argv[1:] if arguments is None else arguments))
+        with live_status.shown(), log_to_console(timestamps=False):
+            summary = convert(parse(sys.argv[1:] if arguments is None else arguments))
     except UsageError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE

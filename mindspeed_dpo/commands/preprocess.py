@@ -14,6 +14,8 @@ from mindspeed_dpo.data.preprocessing.merge import merge
 from mindspeed_dpo.data.preprocessing.pipeline import PreprocessResult, preprocess
 from mindspeed_dpo.data.tokenization.template_file import template_names
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.logs import log_to_console
 
 USAGE = """
 {program} --input FILE --handler-name HANDLER --prompt-type TEMPLATE ... (MindSpeed-LLM's flags)
@@ -34,16 +36,16 @@ def main(arguments: list[str], program: str = "preprocess_data.py") -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         sys.stdout.write(usage(program) + "\n")
         return 0 if arguments else 2
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if isinstance(sys.stdout, io.TextIOWrapper):  # Names of columns may hold what the terminal or UTF-8 cannot express.
         sys.stdout.reconfigure(errors="backslashreplace")
     for library in ("httpx", "datasets", "transformers", "huggingface_hub"):
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
-        parsed = parse(arguments, PROJECT)
-        for notice in parsed.notices:
-            logging.info("%s", notice)
-        result = merge(parsed.settings) if parsed.settings.merge_group_keys else preprocess(parsed.settings)
+        with live_status.shown(), log_to_console(timestamps=False):
+            parsed = parse(arguments, PROJECT)
+            for notice in parsed.notices:
+                logging.info("%s", notice)
+            result = merge(parsed.settings) if parsed.settings.merge_group_keys else preprocess(parsed.settings)
     except SettingsError as error:
         sys.stderr.write(f"{program} cannot start:\n{error}\n")
         return 2

@@ -23,8 +23,11 @@ from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.load import check, validate
 from mindspeed_dpo.config.loading.compose import ComposedConfig, available_configs
 from mindspeed_dpo.config.loading.config_path import split_path
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.processes.garbage_collection import collection_suspended
 
+MAX_NOTES = 4
+"""Notes that a terminal shows; the rest is counted."""
 PLAN = re.compile(r"\+{0,2}plan=(.*)")
 
 
@@ -45,13 +48,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "ray_gpt.py") ->
         run = check(composed)
     except ConfigError as error:
         return _reject(error.problems)
-    for note in run.notes:
-        sys.stderr.write(f"note: {note}\n")
-    # Deferred: this imports torch and Ray, for which a misspelled key should not have to wait.
-    with collection_suspended():
-        from mindspeed_dpo.trainers.build import train
+    with live_status.shown():
+        for line in note_lines(run.notes, live_status.width):
+            sys.stderr.write(f"{line}\n")
+        # Deferred: this imports torch and Ray, for which a misspelled key should not have to wait.
+        with live_status.phase("importing libraries"), collection_suspended():
+            from mindspeed_dpo.trainers.build import train
 
-    return train(run)
+        return train(run)
 
 
 def _compose(options: argparse.Namespace) -> ComposedConfig:
@@ -60,12 +64,33 @@ def _compose(options: argparse.Namespace) -> ComposedConfig:
         name, folder = split_path(options.config_name, options.config_dir)
         return completed(compose_words(name, options.overrides, folder))
     words = parse_words(options.overrides)
-    # Deferred: this imports torch and the readers of data, for which a misspelled word should not have to wait.
-    with collection_suspended():
-        from mindspeed_dpo.autoconfig.one_command import configure
-        from mindspeed_dpo.observability.logs import log_to_console
-    with log_to_console():
-        return configure(words, _print_line)
+    with live_status.shown():
+        # Deferred: this imports torch and the readers of data, for which a misspelled word should not have to wait.
+        with live_status.phase("importing libraries"), collection_suspended():
+            from mindspeed_dpo.autoconfig.one_command import configure
+            from mindspeed_dpo.observability.logs import log_to_console
+        with log_to_console(), live_status.phase("reading model and data"):
+            return configure(words, _print_line)
+
+
+def note_lines(notes: Sequence[str], width: int | None) -> list[str]:
+    """Return the notes of a configuration as lines: all of them, or on a terminal as one block of short lines.
+
+    Args:
+        notes: Sentences about settings; the log file of the run has them in full.
+        width: Columns of the terminal; None where the lines go to a file or a pipe.
+    """
+    if width is None or not notes:
+        return [f"note: {note}" for note in notes]
+    shown = notes[:MAX_NOTES]
+    plural = "s" if len(notes) > 1 else ""
+    lines = [f"{len(notes)} note{plural} on the configuration, complete in logs/driver_0.log of the run:"]
+    lines += [_cut(f"  - {note}", width) for note in shown]
+    return lines + ([f"  - and {len(notes) - len(shown)} more"] if len(notes) > len(shown) else [])
+
+
+def _cut(line: str, width: int) -> str:
+    return line if len(line) <= width else f"{line[: max(width - 1, 0)]}…"
 
 
 def _print_line(line: str) -> None:

@@ -12,6 +12,7 @@ from mindspeed_dpo.controller.device_checks import check_this_machine
 from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.device import find_accelerator
+from mindspeed_dpo.observability.live_status import live_status
 
 
 @contextmanager
@@ -29,7 +30,8 @@ def worker_groups(config: RunConfig) -> Iterator[dict[str, WorkerGroup]]:
     groups: list[WorkerGroup] = []
     with ExitStack() as stack:
         check = partial(check_this_machine, config, accelerator)
-        stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, check))
+        with live_status.phase("starting Ray"):
+            stack.enter_context(cluster(config.loop.ray_address, accelerator, config.pools, check))
         by_pool = {}
         for name, sizes in config.pools.items():
             pool = Pool(name, sizes, accelerator)

@@ -22,6 +22,7 @@ from mindspeed_dpo.controller.local_raylets import (
 )
 from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
 from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
+from mindspeed_dpo.controller.ray_servers import without_unused_servers
 from mindspeed_dpo.device.environment_variables import set_default
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.watched_processes import connection_error
@@ -169,16 +170,17 @@ def _start_with_retries(num_cpus: int, folder: str) -> None:
 
 
 def _start(num_cpus: int, folder: str) -> None:
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=OBJECT_STORE_BYTES,
-        # Ray modifies its arguments; a second attempt must not see these changes.
-        _system_config=dict(SYSTEM_CONFIG),
-        _temp_dir=folder,
-        **QUIET,
-    )
+    with without_unused_servers():
+        ray.init(
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            # Ray modifies its arguments; a second attempt must not see these changes.
+            _system_config=dict(SYSTEM_CONFIG),
+            _temp_dir=folder,
+            **QUIET,
+        )
 
 
 def _connect(init: Callable[[], object], on_loopback: bool) -> None:

@@ -8,7 +8,7 @@ groups of the run are monitored too, as the first one may be waiting for them.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Generic, NoReturn
 
 import ray
@@ -25,6 +25,7 @@ from mindspeed_dpo.controller.failures import (
 )
 from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.ray_worker import RayWorker
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT
@@ -53,11 +54,13 @@ class WorkerGroup:
         remote = ray.remote(RayWorker)
         self._processes = [remote.options(**options).remote(run, pool.name, os.getcwd()) for options in pool.options()]
         self._nodes = ["a node not yet determined"] * pool.size
-        self._nodes = self._wait([process.node_address.remote() for process in self._processes], "start")
+        started = [process.node_address.remote() for process in self._processes]
+        self._nodes = self._wait(started, "start", f"starting processes of {pool.name}")
         self._host = LOOPBACK if len(living_nodes()) == 1 else self._nodes[0]
         master = self._wait([self._processes[0].rendezvous_address.remote(self._host)], "rendezvous_address")[0]
         ranks = enumerate(self._processes)
-        self._wait([p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in ranks], "join")
+        joined = [p.join_here.remote(rank, pool.size, master, pool.resource) for rank, p in ranks]
+        self._wait(joined, "join", f"joining processes of {pool.name}")
         self._others.append(self)
 
     @property
@@ -76,7 +79,7 @@ class WorkerGroup:
         Raises:
             WorkerFailure: A process failed; the group is terminated.
         """
-        self._wait([process.build.remote(role) for process in self._processes], f"build.{role}")
+        self._wait([process.build.remote(role) for process in self._processes], f"build.{role}", f"loading {role}")
 
     def drop(self, role: str) -> None:
         """Drop a role in every process.
@@ -116,8 +119,13 @@ class WorkerGroup:
             for process in self._processes:
                 ray.kill(process)
 
-    def _wait(self, results: Sequence[Any], what: str) -> list[Any]:
-        return PendingResults(self, results, what).result()
+    def _wait(self, results: Sequence[Any], what: str, phase: str | None = None) -> list[Any]:
+        """Wait for the results of a call; in a phase of the live status, whose count is that of the processes."""
+        pending: PendingResults[Any] = PendingResults(self, results, what)
+        if phase is None:
+            return pending.result()
+        with live_status.phase(phase, len(results)) as shown:
+            return pending.result(shown.advance)
 
     def check_others(self) -> None:
         """Check that no process of another group of the run has died.
@@ -185,8 +193,11 @@ class PendingResults(Generic[R]):
         self._results = list(results)
         self._what = what
 
-    def result(self) -> list[R]:
+    def result(self, on_done: Callable[[int], None] = lambda count: None) -> list[R]:
         """Wait for all ranks and return their results in rank order.
+
+        Args:
+            on_done: Called with a number of ranks whose results have arrived.
 
         Raises:
             WorkerFailure: A process failed, here or in another group of the run; its group is terminated.
@@ -200,6 +211,7 @@ class PendingResults(Generic[R]):
             if failures := failures_of(done, ranks):
                 self._find_cause(failures, waiting, ranks)
                 self._group.fail(failures, self._what)
+            on_done(len(done))
             if not done:
                 self._group.check_others()
         results: list[R] = ray.get(self._results)

@@ -22,8 +22,13 @@ PACKAGE = "mindspeed_dpo"
 # A full log file is renamed to `….log.1`, and so on; the oldest one is removed.
 FILE_BYTES = 32 * 1024 * 1024
 NUM_OLD_FILES = 3
-# Pass as `extra=` for a message that was already printed: it is written to the log file only.
+# On a terminal the date would take a third of a line; the log file has it.
+TERMINAL_TIME_FORMAT = "%H:%M:%S"
+PLAIN_FORMAT = "%(message)s"
+# Pass as `extra=` for a message that was already printed, or has another form on the console.
 FILE_ONLY = {"file_only": True}
+# Pass as `extra=` for a line of the console that the log file has in another form; it is printed as it is.
+CONSOLE_ONLY = {"console_only": True}
 
 
 class LogSession:
@@ -89,18 +94,19 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
     return LogSession(path, handlers)
 
 
-def log_to_console(level: int = logging.INFO) -> LogSession:
+def log_to_console(level: int = logging.INFO, *, timestamps: bool = True) -> LogSession:
     """Log to standard error only.
 
     Args:
         level: Lowest level shown.
+        timestamps: Begin lines with the time.
     """
-    return LogSession(None, [_console(level)])
+    return LogSession(None, [_console(level, CONSOLE_FORMAT if timestamps else PLAIN_FORMAT)])
 
 
-def _console(level: int) -> logging.Handler:
+def _console(level: int, form: str = CONSOLE_FORMAT) -> logging.Handler:
     console = _Console(level)
-    console.setFormatter(logging.Formatter(CONSOLE_FORMAT, TIME_FORMAT))
+    console.setFormatter(logging.Formatter(form, TERMINAL_TIME_FORMAT if sys.stderr.isatty() else TIME_FORMAT))
     return console
 
 
@@ -123,6 +129,8 @@ class _LogFile(RotatingFileHandler):
             WriteError: A record could not be written. It is raised once, by a message of this package that reports no
                 error itself.
         """
+        if getattr(record, "console_only", False):
+            return
         if self._error is None:
             super().emit(record)
         is_own = record.name.partition(".")[0] == PACKAGE and record.levelno < logging.ERROR
@@ -149,14 +157,15 @@ def _is_main_thread() -> bool:
 
 
 class _Console(logging.Handler):
-    """Writes to the current `sys.stderr`, which a live progress bar redirects to stay below the lines."""
+    """Writes to the current `sys.stderr`, which the live status redirects to stay below the lines."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record and flush."""
         if getattr(record, "file_only", False):
             return
         try:
-            sys.stderr.write(self.format(record) + "\n")
+            text = record.getMessage() if getattr(record, "console_only", False) else self.format(record)
+            sys.stderr.write(f"{text}\n")
             sys.stderr.flush()
         except (OSError, ValueError):  # a closed terminal must not stop training
             self.handleError(record)

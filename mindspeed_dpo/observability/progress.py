@@ -1,21 +1,21 @@
-"""The progress line of each step, and a live progress bar if standard error is a terminal.
+"""The progress line of each step in the log, and its short row on a terminal.
 
 The line has the format that tools for MindSpeed-LLM parse: `iteration: 3 / 100 | actor/pg_loss : 0.6931 | …`, zeros
-included; trackers use the names in `metric_names.py`.
+included; trackers use the names in `metric_names.py`. It is what a pipe gets too.
 """
 
 from __future__ import annotations
 
-import datetime
 import logging
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
+from mindspeed_dpo.observability.live_status import LiveStatus, live_status
+from mindspeed_dpo.observability.logs import CONSOLE_ONLY, FILE_ONLY
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, metric
+from mindspeed_dpo.observability.phase import duration
+from mindspeed_dpo.observability.step_rows import OFFLINE_COLUMNS, Column, StepRows
 
 logger = logging.getLogger(__name__)
 
@@ -62,19 +62,20 @@ def format_line(
         key = row.legacy if legacy_keys and row.legacy and not name.startswith(EVAL_PREFIX) else name
         parts.append(f"{key} : {metrics[name]:{row.form}}")
     if eta_s is not None:
-        parts.append(f"eta : {datetime.timedelta(seconds=round(eta_s))}")
+        parts.append(f"eta : {duration(eta_s)}")
     return " | ".join(parts)
 
 
 class ProgressLine:
-    """Tracker that logs one line per step and, on a terminal, moves a bar.
+    """Tracker that logs one line per step, and on a terminal prints one row and counts the steps below it.
 
     Args:
         total_steps: Total number of steps of the run.
         completed_steps: Steps already done before this run starts.
         interval: Number of steps between two lines; the first and the last are always printed.
         legacy_keys: As in `format_line`.
-        console: Where the bar goes; by default standard error. No bar where this is not a terminal.
+        columns: Columns of the rows.
+        status: The live status, which knows whether there is a terminal.
         clock: Seconds from any start, for the remaining time.
     """
 
@@ -85,32 +86,40 @@ class ProgressLine:
         completed_steps: int = 0,
         interval: int = 1,
         legacy_keys: bool = False,
-        console: Console | None = None,
+        columns: Sequence[Column] = OFFLINE_COLUMNS,
+        status: LiveStatus = live_status,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._total, self._done_before, self._interval = total_steps, completed_steps, interval
-        self._legacy_keys, self._clock = legacy_keys, clock
+        self._legacy_keys, self._clock, self._status = legacy_keys, clock, status
         self._start_s = clock()
-        self._bar = _live_bar(console or Console(file=sys.stderr), total_steps, completed_steps)
+        self._rows = StepRows(total_steps, columns)
+        self._open = ExitStack()
+        self._phase = self._open.enter_context(status.phase("training", total_steps, completed_steps))
+        # Each step has a line of its own.
+        self._phase.has_lines = False
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Print the line of a step.
+        """Print the line of a step, and the row of it.
 
         Raises:
             ValueError: A name is not in the table of metrics.
         """
+        self._phase.set_done(step)
         shown = {name: value for name, value in metrics.items() if _is_headline(name)}
-        line = format_line(step, self._total, shown, eta_s=self._eta_s(step), legacy_keys=self._legacy_keys)
-        if step % self._interval == 0 or step in (self._done_before + 1, self._total):
-            logger.info(line)
-        if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=step)
+        eta_s, width = self._eta_s(step), self._status.width
+        line = format_line(step, self._total, shown, eta_s=eta_s, legacy_keys=self._legacy_keys)
+        is_due = step % self._interval == 0 or step in (self._done_before + 1, self._total)
+        if not is_due:
+            return
+        logger.info(line, extra=FILE_ONLY if width is not None else {})
+        if width is not None:
+            for row in self._rows.rows_of(step, metrics, eta_s, width):
+                logger.info("%s", row, extra=CONSOLE_ONLY)
 
     def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-        self._bar = None
+        """End the count of steps."""
+        self._open.close()
 
     def _eta_s(self, step: int) -> float:
         """Return the remaining steps times the mean duration of the steps of this run so far."""
@@ -126,13 +135,3 @@ def _is_headline(name: str) -> bool:
         or base in HEADLINE_METRICS
         or (base != name and base.partition("/")[2] in HEADLINE_METRICS)
     )
-
-
-def _live_bar(console: Console, total_steps: int, completed_steps: int) -> Progress | None:
-    if not console.is_terminal:
-        return None
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn())
-    bar = Progress(*columns, console=console, transient=True)
-    bar.add_task("training", total=total_steps, completed=completed_steps)
-    bar.start()
-    return bar

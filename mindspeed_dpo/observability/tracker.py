@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 
 class Tracker(Protocol):
@@ -23,6 +23,26 @@ class Tracker(Protocol):
         """Flush and close files; a second call does nothing."""
 
 
+@runtime_checkable
+class TextTracker(Protocol):
+    """A tracker that also receives texts."""
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        """Log a text of a step.
+
+        Args:
+            step: Number of the finished step.
+            name: What it is, such as "responses".
+            text: Markdown.
+        """
+
+
+def log_text(tracker: Tracker, step: int, name: str, text: str) -> None:
+    """Log a text to a tracker that receives texts; others ignore it."""
+    if isinstance(tracker, TextTracker):
+        tracker.log_text(step, name, text)
+
+
 class Trackers:
     """Forwards metrics to several trackers."""
 
@@ -33,6 +53,11 @@ class Trackers:
         """Log the metrics of one step to every tracker."""
         for tracker in self._trackers:
             tracker.log(step, metrics)
+
+    def log_text(self, step: int, name: str, text: str) -> None:
+        """Log a text to every tracker that receives texts."""
+        for tracker in self._trackers:
+            log_text(tracker, step, name, text)
 
     def close(self) -> None:
         """Close every tracker, also where one of them raises."""

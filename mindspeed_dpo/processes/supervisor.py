@@ -30,7 +30,8 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
 # Processes that end within this time of each other are attributed to one cause.
 DEATH_ORDER_S = 0.1
-SHOW_CURSOR = "\x1b[?25h"
+# Of a live status that the driver could not end: its line is erased, and the cursor visible again.
+END_OF_LIVE_STATUS = "\r\x1b[2K\x1b[?25h"
 
 
 def supervise(work: Callable[[], int]) -> int:
@@ -249,7 +250,7 @@ class Supervisor:
         # The driver may have died of something that has just ended; one that was killed took it along.
         sentence = self._sentence or ("" if self._code == -signal.SIGKILL else self._loss())
         if sys.stderr.isatty():
-            _say(SHOW_CURSOR, end="")
+            _say(END_OF_LIVE_STATUS, end="")
         if self._num_signals and not sentence:
             _say("interrupted: the run was ended at once; checkpoints saved earlier are complete")
             return INTERRUPTED

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from mindspeed_dpo.report.chart_groups import Chart, base_name, charts_of
+from mindspeed_dpo.observability.chart_groups import Chart, base_name, charts_of
 from mindspeed_dpo.report.drawing import Series, draw_histograms, draw_lines, short_number
 from mindspeed_dpo.report.histograms import Histogram
 from mindspeed_dpo.report.run_folder import RunRecord

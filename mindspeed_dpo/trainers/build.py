@@ -24,7 +24,8 @@ from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalProm
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import CheckpointError
-from mindspeed_dpo.observability.logs import start_logging
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.logs import FILE_ONLY, start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.report.background import BackgroundReport
 from mindspeed_dpo.report.sample_files import SAMPLES_FILE
@@ -67,7 +68,8 @@ def train(config: RunConfig) -> int:
     """
     try:
         config = with_resumed_output_dir(with_own_checkpoints(config))
-        with run_locks(config), start_logging(config.loop.output_dir, "driver", console_level=logging.INFO):
+        log = partial(start_logging, config.loop.output_dir, "driver", console_level=logging.INFO)
+        with live_status.shown(), run_locks(config), log():
             return _train_logged(config)
     except (CheckpointError, OutputInUseError, OSError) as error:
         # Before there is a log file, or raised by it; other errors are logged.
@@ -76,9 +78,13 @@ def train(config: RunConfig) -> int:
 
 
 def _train_logged(config: RunConfig) -> int:
+    for note in config.notes:
+        # The command has printed them.
+        logger.info("note: %s", note, extra=FILE_ONLY)
     try:
         with _failures_logged():
-            inputs = open_and_check(config)
+            with live_status.phase("reading data and weights"):
+                inputs = open_and_check(config)
             # Only after the checks: a run that cannot be resumed must keep its earlier settings file.
             settings_file = Path(config.loop.output_dir, CONFIG_FILE)
             with write_errors(settings_file):
@@ -141,7 +147,8 @@ def train_on(inputs: RunInputs, groups: Mapping[str, WorkerGroup], report: Backg
         trainer = make_trainer(tracker=tracker)
         num_done = trainer.fit()
     is_complete = trainer.is_complete(num_done)
-    exported = export_result(config, num_done) if is_complete else None
+    with live_status.phase("writing the result"):
+        exported = export_result(config, num_done) if is_complete else None
     logger.info("%s", last_line(config, num_done, is_complete, exported))
     code = DONE if is_complete else INTERRUPTED
     if report is not None:
@@ -261,7 +268,8 @@ def _rollout(inputs: RunInputs, group_of: Mapping[str, WorkerGroup]) -> RolloutG
         num_senders=actor.parallel.pipeline_model_parallel_size,
         validate=actor.rollout.md5_validate,
     )
-    rollout.update_weights(inputs.first_step)
+    with live_status.phase("weights to the rollout"):
+        rollout.update_weights(inputs.first_step)
     return rollout
 
 

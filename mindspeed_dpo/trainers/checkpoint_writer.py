@@ -15,6 +15,7 @@ from typing import Any
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.controller.role_groups import ActorGroup
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.step_timer import StepTimer
 
@@ -46,7 +47,7 @@ class CheckpointWriter:
         """
         self.poll(wait=True)
         timer, apply_policy = StepTimer(), self.policy.on_checkpoint_complete(num_done)
-        with timer("timing/save"):
+        with timer("timing/save"), live_status.phase("checkpoint"):
             folder = self.actor.save(num_done, {**metadata, "progress": self.policy.progress()}, prefetched)
 
         def on_complete() -> None:
@@ -64,7 +65,9 @@ class CheckpointWriter:
         on_complete, self._on_complete = self._on_complete, None
         if on_complete is None:
             return
-        if self.actor.finish_save(wait):
+        with live_status.phase("completing the checkpoint"):
+            is_complete = self.actor.finish_save(wait)
+        if is_complete:
             on_complete()
         else:
             self._on_complete = on_complete

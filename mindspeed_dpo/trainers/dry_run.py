@@ -16,11 +16,13 @@ from rich.text import Text
 
 from mindspeed_dpo.autoconfig.kept_rows import filtered_rows
 from mindspeed_dpo.config.estimates.run_summary import device_memory, format_bytes, role_layouts, workload_lines
-from mindspeed_dpo.config.loading.provenance import settings_by_section
+from mindspeed_dpo.config.loading.provenance import ResolvedSetting, settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
 from mindspeed_dpo.device.environment_variables import environment_rows, likely_kind
 
+OVERRIDE = "override"
+"""First word of the source of a setting that the command line gives; the rest is what was typed."""
 WIDE = 1000
 """Columns of the output unless it is a terminal: wide enough that every row is one line and can be searched for."""
 
@@ -34,18 +36,29 @@ def preview(run: RunConfig, width: int = WIDE) -> str:
     """
     out = Console(file=io.StringIO(), width=width, color_system=None, highlight=False, markup=False, emoji=False)
     out.print(f"plan of {run.name}: nothing is started")
-    for section, settings in settings_by_section(run):
-        _show(out, section, ("key", "value", "from"), settings)
-    _show(out, "roles", ("role", "pool", "processes per node", "layout"), role_layouts(run))
+    _show(
+        out,
+        f"roles, on devices of kind {likely_kind(run.loop.device)}",
+        ("role", "pool", "processes per node", "layout"),
+        role_layouts(run),
+    )
+    _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
     _show(out, "a step", ("",), ([line] for line in workload_lines(run)))
     _show(out, "length", ("", ""), _length(run))
-    _show(out, "memory of a device, estimated", ("pool", "part", "size"), _memory(run))
-    _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
     if run.notes:
         _show(out, "notes", ("",), ([note] for note in run.notes))
+    for section, settings in settings_by_section(run):
+        _show(out, section, ("key", "value", "from"), map(_short, settings))
+    _show(out, "environment of a process", ("name", "value", "whose", "reason"), _environment(run))
     file = out.file
     assert isinstance(file, io.StringIO)
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _short(setting: ResolvedSetting) -> ResolvedSetting:
+    """Return a setting whose source does not repeat key and value."""
+    is_override = setting.source.startswith(f"{OVERRIDE} ")
+    return setting._replace(source=OVERRIDE) if is_override else setting
 
 
 def _show(out: Console, title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

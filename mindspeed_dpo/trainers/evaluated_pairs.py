@@ -49,8 +49,8 @@ class EvaluatedPairs:
 
     def write(
         self, step: int, sets: Mapping[str, NDArray[np.int64]], margins: Mapping[str, NDArray[np.floating]]
-    ) -> None:
-        """Replace the file.
+    ) -> list[ExamplePair]:
+        """Replace the file, and return the examples in it.
 
         Args:
             step: Steps completed.
@@ -61,13 +61,13 @@ class EvaluatedPairs:
             WriteError: The file cannot be written.
         """
         if not margins:
-            return
+            return []
         rows = np.concatenate([sets[name] for name in margins])
         values = np.concatenate(list(margins.values())).astype(np.float64)
         finite = np.isfinite(values)
         rows, values = rows[finite], values[finite]
         if not len(values):
-            return
+            return []
         order = np.argsort(values, kind="stable")
         chosen = np.unique(
             [*range(min(NUM_EXAMPLES, len(order))), *range(max(len(order) - NUM_EXAMPLES, 0), len(order))]
@@ -81,6 +81,7 @@ class EvaluatedPairs:
         path = self.folder / MARGINS_FILE
         with write_errors(path):
             write_text_atomically(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+        return examples
 
     def _example(self, row: int, margin: float) -> ExamplePair:
         """Return the texts of a row; of a ranking the best and the worst response."""

@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.metric_names import eval_set_metrics
+from mindspeed_dpo.observability.tracker import log_text
 from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.reference_logprobs import ReferenceSource
+from mindspeed_dpo.trainers.sample_texts import pairs_as_markdown
 from mindspeed_dpo.trainers.step_timer import StepTimer
 from mindspeed_dpo.workers.role_values import Logps
 
@@ -57,9 +60,9 @@ class OfflineDPOTrainer(TrainingLoop):
         """Do one policy update: get the reference's log-probabilities, train, check, measure."""
         timer = StepTimer()
         rows = self.train_rows[self.sampler.rows(step)]
-        with timer("timing/ref"):
+        with timer("timing/ref"), live_status.phase("reference"):
             ref_logps = self.reference.log_probs(rows)
-        with timer("timing/update_actor"):
+        with timer("timing/update_actor"), live_status.phase("update"):
             metrics = self.actor.update(step, rows, ref_logps)
         check_finite(step, metrics)
         if self.reference.sync_if_due(step + 1):
@@ -71,14 +74,16 @@ class OfflineDPOTrainer(TrainingLoop):
         if not self.eval_sets or not self.is_evaluation_due(num_done):
             return {}
         timer, metrics, margins = StepTimer(), {}, {}
-        with timer("timing/eval"):
+        with timer("timing/eval"), live_status.phase("evaluation"):
             for name, rows in self.eval_sets.items():
                 of_rows = self.actor.evaluate(rows, self._ref_logps_of(name))
                 metrics.update(eval_set_metrics(name, of_rows) if self._has_several_sets else of_rows)
                 if self.evaluated_pairs is not None:
                     margins[name] = self.actor.evaluated_margins()
         if self.evaluated_pairs is not None:
-            self.evaluated_pairs.write(num_done, self.eval_sets, margins)
+            examples = self.evaluated_pairs.write(num_done, self.eval_sets, margins)
+            if examples:
+                log_text(self.tracker, num_done, "evaluated pairs", pairs_as_markdown(examples))
         return {**metrics, **timer.seconds}
 
     def _ref_logps_of(self, name: str) -> Logps:

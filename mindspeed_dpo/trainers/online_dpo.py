@@ -20,12 +20,15 @@ from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.tracker import log_text
 from mindspeed_dpo.trainers.loop import TrainingLoop
 from mindspeed_dpo.trainers.nan_check import check_finite
 from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.online_methods import OnlineMethod, ReferenceLogprobs, method_of
 from mindspeed_dpo.trainers.rollout_prefetch import RolloutPrefetcher, StepRollouts
 from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.trainers.sample_texts import responses_as_markdown
 from mindspeed_dpo.trainers.step_timer import StepTimer
 from mindspeed_dpo.workers.scorer import Scored, Verdicts
 
@@ -76,19 +79,20 @@ class OnlineDPOTrainer(TrainingLoop):
     def step(self, step: int) -> dict[str, float]:
         """Do one policy update: generate, score, select pairs, train, transfer the weights."""
         timer = StepTimer()
-        with timer("timing/gen"):
+        with timer("timing/gen"), live_status.phase("generation"):
             generated = self.prefetcher.rollouts_of(step)
         rollouts = generated.rollouts
         scored, ref_logps = self._score(step, rollouts, timer)
         scores = scored.scores
         selection = self.method.select(rollouts.samples, scores, seed=(self.sampler.seed, step))
         metrics = self._train(step, ref_logps, selection, scores, timer)
-        with timer("timing/gen"):
+        with timer("timing/gen"), live_status.phase("generation"):
             self.prefetcher.advance()
-        with timer("timing/sync"):
+        with timer("timing/sync"), live_status.phase("weights to the rollout"):
             self.rollout.update_weights(step + 1)
             self.reference.sync_if_due(step + 1)
-        self.samples.write(step + 1, rollouts, scores, selection)
+        if samples := self.samples.write(step + 1, rollouts, scores, selection):
+            log_text(self.tracker, step + 1, "responses", responses_as_markdown(samples))
         beta = metrics.get("beta", 0.0)
         own = self.method.own
         about = rollout_metrics(rollouts, scores, selection, ref_logps.logps, beta=beta, version=step, own=own)
@@ -100,7 +104,7 @@ class OnlineDPOTrainer(TrainingLoop):
         if self.evaluation is None or not self.is_evaluation_due(num_done):
             return {}
         timer = StepTimer()
-        with timer("timing/eval"):
+        with timer("timing/eval"), live_status.phase("evaluation"):
             metrics = self.evaluation.metrics()
         return {**metrics, **timer.seconds}
 
@@ -126,7 +130,7 @@ class OnlineDPOTrainer(TrainingLoop):
 
     def _score(self, step: int, rollouts: RolloutBatch, timer: StepTimer) -> tuple[Scored, ReferenceLogprobs]:
         """Return scores [P, K] and the reference's log-probabilities; both roles work at the same time if they can."""
-        with timer("timing/adv"):
+        with timer("timing/adv"), live_status.phase("scoring"):
             pending_scores = self.reward.start_score(rollouts)
             pending_logps = self.method.start_ref_logps(self.reference, rollouts.samples)
             # Only now: a role in the rollout's processes would have to wait for the generation.
@@ -157,7 +161,7 @@ class OnlineDPOTrainer(TrainingLoop):
             is_known = ref_logps.responses.rollout_token_logps is not None
             return self.actor.rollout_difference(ref_logps.responses) if is_known else {}
         pairs, pair_ref_logps = self.method.training_batch(ref_logps, selection, scores)
-        with timer("timing/update_actor"):
+        with timer("timing/update_actor"), live_status.phase("update"):
             metrics = self.actor.update(step, pairs, pair_ref_logps)
         check_finite(step, metrics)
         tokens = int((pairs.prompt_lengths[:, None] + pairs.response_lengths).sum())

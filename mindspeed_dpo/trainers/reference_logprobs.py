@@ -15,6 +15,7 @@ from mindspeed_dpo.config.settings.data import DataConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup
 from mindspeed_dpo.controller.worker_group import WorkerGroup
 from mindspeed_dpo.data.datasets.reference_cache import CachedRows, ReferenceCache
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.trainers.reference_fingerprint import reference_fingerprint
 from mindspeed_dpo.workers.role_values import Logps, Rows
 from mindspeed_dpo.workers.setup.open_datasets import evaluation_data
@@ -185,13 +186,11 @@ def _compute_with(
 def _compute(source: ActorGroup | ReferenceGroup, part: _Part, run: RunConfig) -> None:
     """Compute the missing rows, in chunks of a few steps that are stored at once."""
     rows, size = part.missing, 4 * run.actor.batch.global_batch_size
-    count, logged = len(rows), 0
     target = f", stored in {part.cache.path}" if part.cache else ""
-    logger.info("computing reference log-probabilities of %d pairs%s", count, target)
-    for start in range(0, count, size):
-        chunk = rows[start : start + size]
-        part.store(chunk, source.log_probs(chunk))
-        tenth = 10 * min(start + size, count) // count
-        if tenth > logged:
-            logger.info("reference: %d%%", 10 * tenth)
-            logged = tenth
+    logger.info("computing reference log-probabilities of %d pairs%s", len(rows), target)
+    with live_status.phase("reference log-probabilities", len(rows)) as phase:
+        for start in range(0, len(rows), size):
+            chunk = rows[start : start + size]
+            part.store(chunk, source.log_probs(chunk))
+            phase.advance(len(chunk))
+    logger.info("reference log-probabilities of %d pairs computed in %.1f s", len(rows), phase.elapsed_s)

@@ -21,6 +21,7 @@ from mindspeed_dpo.data.datasets.data_fingerprint import prompts_fingerprint
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPrompts
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts, write_rollouts
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, CheckpointError
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.row_selection import evaluation_rows
@@ -56,7 +57,8 @@ def reference_responses(
     kept = _read(folder, fingerprint)
     if kept is None:
         of_reference = inputs.first_step > 0 or not inputs.config.starts_as_reference
-        kept = RolloutBatch.concat([rollout.generate_greedy(rows, of_reference) for rows in sets.values()])
+        with live_status.phase("responses of the reference"):
+            kept = RolloutBatch.concat([rollout.generate_greedy(rows, of_reference) for rows in sets.values()])
         _write(folder, fingerprint, kept)
     starts = np.cumsum([0, *map(len, sets.values())]).tolist()
     return {name: kept.select(range(start, stop)) for name, start, stop in zip(sets, starts, starts[1:], strict=False)}

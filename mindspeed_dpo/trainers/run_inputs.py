@@ -18,6 +18,7 @@ from mindspeed_dpo.data.datasets.train_eval import TrainEvalPairs, TrainEvalProm
 from mindspeed_dpo.data.indexed.column_group import PAIR_COLUMNS, PROMPT_COLUMNS
 from mindspeed_dpo.data.indexed.column_group_metadata import check_fingerprints
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.trainers.output_checks import check_output_is_unused
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint, find_resume_point, with_reference_of
 from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
@@ -70,7 +71,9 @@ class RunInputs:
 
     def load_checkpoint(self, actor: ActorGroup) -> None:
         """Load the checkpoint into the actor, if the run resumes."""
-        if self.resume_point is not None:
+        if self.resume_point is None:
+            return
+        with live_status.phase("loading the checkpoint"):
             actor.load(str(self.resume_point.folder), self.resume_point.optimizer, self.resume_point.rng)
 
 

@@ -16,6 +16,8 @@ from rich.table import Table
 
 from mindspeed_dpo.algorithms.pairing import Selection
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.logs import CONSOLE_ONLY, FILE_ONLY
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
@@ -58,7 +60,9 @@ class SampleTable:
         location = f"{self.path}, line {number}"
         return line.endswith("\n") and parse_json_object(line, location).integer("step") <= self.completed_steps
 
-    def write(self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection) -> None:
+    def write(
+        self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
+    ) -> list[dict[str, Any]]:
         """Write the samples of a step if they are due.
 
         Args:
@@ -67,15 +71,19 @@ class SampleTable:
             scores: [P, K] float32 scores of the responses.
             selection: The pairs selected among them.
 
+        Returns:
+            The rows that were written; none if they are not due.
+
         Raises:
             WriteError: The file cannot be written.
         """
         if not is_due(step, self.interval):
-            return
+            return []
         records = list(self._records(step, rollouts, scores, selection))
         with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-        logger.info("sample responses of step %d:\n%s", step, _as_table(records))
+        _log_table(step, records)
+        return records
 
     def _records(
         self, step: int, rollouts: RolloutBatch, scores: NDArray[np.float32], selection: Selection
@@ -107,7 +115,15 @@ def _roles(selection: Selection) -> dict[tuple[int, int], str]:
     return {key: "+".join(sorted(names)) for key, names in roles.items()}
 
 
-def _as_table(records: Sequence[dict[str, Any]]) -> str:
+def _log_table(step: int, records: Sequence[dict[str, Any]]) -> None:
+    """Log the first prompts as a table, which on a terminal has its width."""
+    title, width = f"sample responses of step {step}:", live_status.width
+    logger.info("%s\n%s", title, _as_table(records, TABLE_WIDTH), extra=FILE_ONLY if width is not None else {})
+    if width is not None:
+        logger.info("%s\n%s", title, _as_table(records, min(width, TABLE_WIDTH)), extra=CONSOLE_ONLY)
+
+
+def _as_table(records: Sequence[dict[str, Any]], width: int) -> str:
     """Render the first prompts as a text table."""
     table = Table(show_lines=False, expand=True)
     for name, ratio in (("prompt", 3), ("response", 5)):
@@ -123,7 +139,7 @@ def _as_table(records: Sequence[dict[str, Any]]) -> str:
         score = "–" if record["score"] is None else f"{record['score']:.4f}"
         # Plain text: brackets are not markup.
         table.add_row(*map(_printable, (record["prompt"] if is_new else "", record["response"], score, record["role"])))
-    console = Console(width=TABLE_WIDTH, color_system=None, highlight=False, markup=False)
+    console = Console(width=width, color_system=None, highlight=False, markup=False)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip()

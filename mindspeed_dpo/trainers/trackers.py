@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.observability.external_trackers import start_tracker
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE, MetricsFile
 from mindspeed_dpo.observability.progress import ProgressLine
+from mindspeed_dpo.observability.step_rows import OFFLINE_COLUMNS, ONLINE_COLUMNS
 from mindspeed_dpo.observability.tensorboard import TensorBoard
 from mindspeed_dpo.observability.tracker import TrackerRun, Trackers
 from mindspeed_dpo.report.background import BackgroundReport
+
+_SHORT_SECTIONS = {"actor_rollout_ref": "", "actor_rollout": "actor."}
+"""What stands for a section in the name of a setting."""
 
 
 @contextmanager
@@ -42,10 +48,16 @@ def open_trackers(config: RunConfig, first_step: int, report: BackgroundReport |
         [
             *(start_tracker(name, tracked_by(name, config), output_dir, first_step) for name in loop.external_trackers),
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
-            *([TensorBoard(output_dir / "tensorboard", completed_steps=first_step)] if loop.tensorboard else []),
+            *([_tensorboard(config, first_step)] if loop.tensorboard else []),
             # After the metrics file, which it reads.
             *([_Open(report)] if report is not None else []),
-            ProgressLine(loop.train_iters, completed_steps=first_step, interval=loop.log_interval, legacy_keys=True),
+            ProgressLine(
+                loop.train_iters,
+                completed_steps=first_step,
+                interval=loop.log_interval,
+                legacy_keys=True,
+                columns=ONLINE_COLUMNS if config.is_online else OFFLINE_COLUMNS,
+            ),
         ]
     )
     try:
@@ -62,6 +74,20 @@ class _Open:
 
     def close(self) -> None:
         """Leave the report open."""
+
+
+def _tensorboard(config: RunConfig, first_step: int) -> TensorBoard:
+    folder = Path(config.loop.output_dir, "tensorboard")
+    return TensorBoard(folder, completed_steps=first_step, settings=dict(flat_settings(config.as_tree())))
+
+
+def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the settings of a tree by their names with short sections, such as `actor.lr`; lists as text."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flat_settings(value, f"{prefix}{_SHORT_SECTIONS.get(key, f'{key}.')}")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float)) else format_value(value)
 
 
 def tracked_by(name: str, config: RunConfig) -> TrackerRun:

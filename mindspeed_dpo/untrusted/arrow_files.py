@@ -49,6 +49,18 @@ def parquet_column_names(path: Path) -> tuple[str, ...]:
         return tuple(pyarrow.parquet.read_schema(path).names)
 
 
+def parquet_num_rows(path: Path) -> int:
+    """Return the number of rows that a parquet file names; it may be wrong.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        MalformedDataError: It is damaged; the message names it.
+    """
+    file_size(path)
+    with arrow_errors(path, "the file"):
+        return int(pyarrow.parquet.read_metadata(path).num_rows)
+
+
 def read_arrow_batches(path: Path, columns: Collection[str] | None = None) -> Iterator[pyarrow.RecordBatch]:
     """Yield the batches of an Arrow file, or of an Arrow stream as `datasets` writes it, from a memory map.
 

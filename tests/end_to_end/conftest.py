@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 import preprocess_data
-from tests.support.commands import ray_cluster, run_here, succeed, training
+from tests.support.commands import ray_cluster, run_here, training
 from tests.support.conversions import convert_to_mcore, preprocessing
 from tests.support.runs import Layout
+from tests.support.terminals import run_on_terminal
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,12 @@ class OwnRun(OwnInputs):
     Attributes:
         settings: Other settings of the run than its inputs.
         output_dir: What the run wrote.
+        screen: What a terminal of 80 columns received.
     """
 
     settings: dict[str, Any]
     output_dir: Path
+    screen: str
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -77,9 +80,9 @@ def own_run(tmp_path_factory: pytest.TempPathFactory) -> OwnRun:
         "save_interval": 12,
         "report": True,
     }
-    run = OwnRun(inputs.preferences, inputs.model, inputs.weights, inputs.pairs, settings, folder / "run")
-    succeed(*training((2, 1, 1), **run.keys, sequence_parallel=True, output_dir=run.output_dir))
-    return run
+    keys = {**inputs.keys, **settings, "sequence_parallel": True, "output_dir": folder / "run"}
+    screen = run_on_terminal(training((2, 1, 1), **keys))
+    return OwnRun(inputs.preferences, inputs.model, inputs.weights, inputs.pairs, settings, folder / "run", screen)
 
 
 @pytest.fixture(scope="package")

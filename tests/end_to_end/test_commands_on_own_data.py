@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_completely, to_hf_arguments
 from tests.support.metrics import read_metrics
 from tests.support.recorded_pages import Page
+from tests.support.terminals import COLUMNS, lines_of
 
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.numerics]
 
@@ -53,15 +55,29 @@ def test_everything_of_a_run_lies_in_its_folder(own_run: OwnRun, metrics: list[d
     checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
     assert checkpoints == ["hf", "iter_0000012", "iter_0000024", "latest_checkpointed_iteration.txt"]
     assert (folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text() == "24"
-    events = EventAccumulator(str(folder / "tensorboard"))
-    events.Reload()
-    losses = [event.value for event in events.Scalars("loss")]
+    board = {name: EventAccumulator(str(folder / "tensorboard" / name)).Reload() for name in ("train", "eval")}
+    losses = [event.value for event in board["train"].Scalars("1 Preferences/loss")]
     assert losses == pytest.approx([step["loss"] for step in metrics], rel=1e-6)
+    assert [event.step for event in board["eval"].Scalars("1 Preferences/loss")] == [8, 16, 24]
+    assert [event.step for event in board["train"].Tensors("evaluated pairs/text_summary")] == [8, 16, 24]
     page = Page((folder / "report.html").read_text(encoding="utf-8"))
     page.assert_is_self_contained()
     assert "step 24 of 24" in page.text and "plan: dpo, 24 steps" in page.text and page.legends[:2] == ["train", "eval"]
     assert {"Loss", "Lengths of the training data", "Reward margins of the evaluation at step 24"} <= set(page.titles)
     assert not list(folder.rglob("*.partial")) and not list(folder.rglob("*.tmp"))
+
+
+def test_a_terminal_shows_a_row_for_each_step_and_the_log_the_complete_line(own_run: OwnRun) -> None:
+    lines = lines_of(own_run.screen)
+    rows = [line.split() for line in lines if re.match(r" +(\d+/24|eval) ", line)]
+    steps = [row[0] for row in rows]
+    assert [step for step in steps if step != "eval"] == [f"{step}/24" for step in range(1, 25)]
+    assert [steps[at - 1] for at, step in enumerate(steps) if step == "eval"] == ["8/24", "16/24", "24/24"]
+    assert rows[0][1] == "0.6931" and max(map(len, lines)) <= COLUMNS and "iteration:" not in own_run.screen
+    assert re.search(r"starting Ray +\d:\d\d:\d\d", own_run.screen)
+    assert re.search(r"training +[━─]+ +\d+/24 +\d+% ", own_run.screen)
+    log = (own_run.output_dir / "logs" / "driver_0.log").read_text()
+    assert log.count("iteration: ") == 24 and "actor/pg_loss : 0.6931 | rewards/chosen" in log
 
 
 def test_the_written_configuration_is_the_run(own_run: OwnRun) -> None:

@@ -56,7 +56,9 @@ class Finished:
 class Running:
     """A command in a session of its own, started in a folder; leaving the block kills it with all it started."""
 
-    def __init__(self, arguments: Sequence[str | Path], folder: Path = ROOT, **environment: str) -> None:
+    def __init__(
+        self, arguments: Sequence[str | Path], folder: Path = ROOT, terminal: int | None = None, **environment: str
+    ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="dpo", ignore_cleanup_errors=True)
         self._output = Path(self._folder.name) / "output"
         with self._output.open("w") as output:
@@ -65,7 +67,7 @@ class Running:
                 cwd=folder,
                 env={**_environment(self._folder.name), **environment},
                 stdin=subprocess.DEVNULL,
-                stdout=output,
+                stdout=output if terminal is None else terminal,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )

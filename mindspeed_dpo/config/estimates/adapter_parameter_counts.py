@@ -7,10 +7,14 @@ the matrix is divided by their number. Every routed expert has adapters of its o
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.lora import DOWN, FUSED_MODULES, GATE_UP
 from mindspeed_dpo.config.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    # The converter counts parameters, and has no configuration of a run.
+    from mindspeed_dpo.config.run import RoleConfig
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 

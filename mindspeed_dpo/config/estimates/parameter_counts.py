@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from mindspeed_dpo.config.estimates.adapter_parameter_counts import stage_adapter_parameters
-from mindspeed_dpo.config.run import RoleConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
+
+if TYPE_CHECKING:
+    # The converter counts parameters, and has no configuration of a run.
+    from mindspeed_dpo.config.run import RoleConfig
 
 
 def num_layer_parameters(model: ModelConfig, tp: int = 1, experts: int | None = None) -> int:

@@ -23,6 +23,7 @@ from mindspeed_dpo.data.indexed.column_group_writer import ColumnGroupWriter, wr
 from mindspeed_dpo.data.preprocessing.column_map import needed_columns
 from mindspeed_dpo.data.preprocessing.handler_table import HANDLERS
 from mindspeed_dpo.data.preprocessing.input_sources import RawData, find_input
+from mindspeed_dpo.data.preprocessing.num_rows import estimated_rows
 from mindspeed_dpo.data.preprocessing.process_pool import available_cores, map_in_order, process_pool
 from mindspeed_dpo.data.preprocessing.readers import RawRow
 from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
@@ -30,6 +31,8 @@ from mindspeed_dpo.data.preprocessing.row_encoder import EncodedRow, RowEncoder
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.phase import Phase
 
 _CHUNK_ROWS = 64
 """Number of rows sent to a worker process at a time."""
@@ -99,11 +102,8 @@ def preprocess(settings: PreprocessSettings) -> PreprocessResult:
         ValueError: The data or the settings cannot be used; nothing was written and existing files are unchanged.
         FileNotFoundError: A file does not exist.
     """
-    raw = find_input(settings)
-    needed = needed_columns(HANDLERS[settings.handler_name].columns, settings.map_keys)
-    needed.update(key for key in (*settings.dataset_additional_keys, *settings.row_filter) if key != LABELS)
-    job = _Job(settings.to_json(), tuple(raw.columns(needed)), raw.name)
-    encoder = _row_encoder(job)
+    with live_status.phase("reading tokenizer and columns"):
+        raw, job, encoder = _prepare(settings)
     if encoder.note:
         logger.warning(encoder.note)
     with writing(settings.output_prefix, encoder.column_names, encoder.text_column_names) as writer:
@@ -113,21 +113,39 @@ def preprocess(settings: PreprocessSettings) -> PreprocessResult:
     return PreprocessResult(writer.prefix, writer.columns, counts, raw.skipped_files, encoder.unread_columns, meta)
 
 
+def _prepare(settings: PreprocessSettings) -> tuple[RawData, _Job, RowEncoder]:
+    """Find the raw data, and open what encodes its rows."""
+    raw = find_input(settings)
+    needed = needed_columns(HANDLERS[settings.handler_name].columns, settings.map_keys)
+    needed.update(key for key in (*settings.dataset_additional_keys, *settings.row_filter) if key != LABELS)
+    job = _Job(settings.to_json(), tuple(raw.columns(needed)), raw.name)
+    return raw, job, _row_encoder(job)
+
+
 def _encode(job: _Job, raw: RawData, settings: PreprocessSettings, writer: ColumnGroupWriter) -> RowCounts:
     try:
         if settings.n_subs > 1:
             return _encode_parts(job, raw, settings, writer)
-        return _encode_rows(job, raw.rows(_row_encoder(job).read_columns), settings, writer)
+        with live_status.phase("preprocessing rows", estimated_rows(raw)) as phase:
+            return _encode_rows(job, raw.rows(_row_encoder(job).read_columns), settings, writer, phase=phase)
     except BrokenExecutor as error:
         raise PreprocessError("a worker process died, possibly out of memory; try fewer workers") from error
 
 
 def _encode_rows(
-    job: _Job, rows: Iterable[RawRow], settings: PreprocessSettings, writer: ColumnGroupWriter, first_row: int = 1
+    job: _Job,
+    rows: Iterable[RawRow],
+    settings: PreprocessSettings,
+    writer: ColumnGroupWriter,
+    first_row: int = 1,
+    phase: Phase | None = None,
 ) -> RowCounts:
     """Encode rows in order into a writer; `first_row` is the number of the first row in messages."""
-    counts, start_s = RowCounts(), time.monotonic()
+    counts, start_s, num_before = RowCounts(), 0.0, 0
     for results in itertools.chain.from_iterable(_encoded_chunks(job, rows, settings)):
+        if not counts.num_read:
+            # Not before: the start of the processes is not part of the rate.
+            start_s, num_before = time.monotonic(), 1
         for result in results:
             if isinstance(result, EncodedRow):
                 writer.append(result.columns, result.texts)
@@ -136,8 +154,11 @@ def _encode_rows(
             else:
                 counts.count_dropped(first_row + counts.num_read, *result)
         counts.count_read(len(results))
-        if counts.num_read % settings.log_interval == 0:
-            rate = counts.num_read / max(time.monotonic() - start_s, 1e-9)
+        if phase is not None:
+            phase.set_done(counts.num_read)
+        # A terminal has the count below its lines.
+        if counts.num_read % settings.log_interval == 0 and live_status.width is None:
+            rate = (counts.num_read - num_before) / max(time.monotonic() - start_s, 1e-9)
             logger.info("%d rows read, %d written, %.0f rows/s", counts.num_read, counts.num_written, rate)
     return counts
 
@@ -193,6 +214,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
     bounds = [total * part // settings.n_subs for part in range(settings.n_subs + 1)]
     counts = RowCounts()
     with (
+        live_status.phase("preprocessing parts", settings.n_subs) as phase,
         tempfile.TemporaryDirectory(dir=writer.folder) as folder,
         process_pool(min(settings.n_subs, available_cores()), __name__) as pool,
     ):
@@ -203,6 +225,7 @@ def _encode_parts(job: _Job, raw: RawData, settings: PreprocessSettings, writer:
         ]
         for number, (part, prefix) in enumerate(zip(parts, prefixes, strict=True), start=1):
             counts.add(part.result())
+            phase.advance()
             logger.info(
                 "part %d of %d done: %d rows read, %d written", number, len(parts), counts.num_read, counts.num_written
             )

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+from mindspeed_dpo.config.estimates.parameter_counts import num_parameters
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest, ConversionSummary, Format
 from mindspeed_dpo.weights.conversion.written_experts import with_all_experts
@@ -138,7 +139,11 @@ def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSum
     model = _model_config(source, request, assets)
     source.check_tied_copies(model)
     tensors = with_all_experts(source.hf_tensors(model), model)
-    counts = write_hf(tensors, assets, target, request.dtype, reward_model=request.reward_model)
+    counts = write_hf(
+        *(tensors, assets, target, request.dtype),
+        reward_model=request.reward_model,
+        num_elements=num_parameters(model, scalar_head=request.reward_model),
+    )
     return ConversionSummary(target, counts)
 
 

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.phase import Phase
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_assets import copy_assets
@@ -35,6 +37,7 @@ def write_hf(
     shard_bytes: int = SHARD_BYTES,
     *,
     reward_model: bool = False,
+    num_elements: int | None = None,
 ) -> TensorCounts:
     """Write a Hugging Face folder atomically.
 
@@ -45,12 +48,13 @@ def write_hf(
         dtype: The dtype to cast to, or None to preserve each tensor's own.
         shard_bytes: Largest size of a shard; a single larger tensor gets a shard of its own.
         reward_model: Name the classifier of the family in config.json, even if `assets` names the language model.
+        num_elements: Elements of all tensors, about, for the share that is shown.
     """
     counts = TensorCounts()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with staging_folder(target) as folder:
+    with staging_folder(target) as folder, live_status.phase("writing parameters", num_elements) as phase:
         shards = []
-        for number, shard in enumerate(_shards(_cast_all(tensors, dtype, counts), shard_bytes), 1):
+        for number, shard in enumerate(_shards(_cast_all(tensors, dtype, counts, phase), shard_bytes), 1):
             file = folder / f"{number}.safetensors"
             _save_shard(shard, file)
             shards.append((file, list(shard)))
@@ -81,11 +85,12 @@ def _save_shard(shard: dict[str, Tensor], file: Path) -> None:
 
 
 def _cast_all(
-    tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None, counts: TensorCounts
+    tensors: Iterable[tuple[str, Tensor]], dtype: torch.dtype | None, counts: TensorCounts, phase: Phase
 ) -> Iterator[tuple[str, Tensor]]:
     for name, tensor in tensors:
         result = cast_tensor(tensor, dtype, name)
         counts.add(result)
+        phase.advance(result.numel())
         yield name, result
 
 

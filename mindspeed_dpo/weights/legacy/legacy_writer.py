@@ -16,7 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mindspeed_dpo.config.estimates.parameter_counts import num_parameters
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.phase import Phase
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
@@ -77,8 +80,8 @@ def write_legacy(
     """
     writer = _RankWriter(source, model, ranks.layout, ranks.storage, dtype)
     writer.check()
-    iteration = target / ITERATION_FOLDER
-    with staging_folder(iteration) as folder:
+    iteration, num_elements = target / ITERATION_FOLDER, num_parameters(model, scalar_head=source.is_reward_model)
+    with staging_folder(iteration) as folder, live_status.phase("writing parameters", num_elements) as writer.phase:
         for pp_rank in range(ranks.layout.pp):
             for tp_rank, ep_rank in ranks.storage.ranks(ranks.layout):
                 file = folder / rank_folder(ranks.layout, tp_rank, pp_rank, ep_rank) / RANK_FILE
@@ -92,13 +95,14 @@ def write_legacy(
     return writer.counts
 
 
-@dataclass(frozen=True)
+@dataclass
 class _RankWriter:
     """Writes one rank at a time and counts the tensors; the first fields are the arguments of `write_legacy`.
 
     Attributes:
         counts: The tensors written.
         experts: How often each expert's matrices were written by which rank.
+        phase: Counts the elements.
     """
 
     source: WeightSource
@@ -108,6 +112,7 @@ class _RankWriter:
     dtype: torch.dtype | None
     counts: TensorCounts = field(default_factory=TensorCounts)
     experts: Counter[tuple[TensorEntry, int, int]] = field(default_factory=Counter)
+    phase: Phase | None = None
 
     def check(self) -> None:
         """Check weights and layout before anything is written."""
@@ -181,6 +186,8 @@ class _RankWriter:
             if entry.expert is not None:
                 self.experts[entry, rank[0], rank[2]] += 1
                 tensor = self.storage.stored_part(tensor)
+            if self.phase is not None:
+                self.phase.advance(tensor.numel())
             yield cast_tensor(tensor, self.dtype, name)
 
     def _content(self, chunks: list[Chunk]) -> dict[str, object]:

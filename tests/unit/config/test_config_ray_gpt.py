@@ -101,7 +101,7 @@ def test_a_plan_shows_origins_of_values_and_epochs(
     assert ray_gpt.main(["--config-name", TINY, *given]) == 5
     printed = capsys.readouterr().out
     assert line_of(printed, "lr_decay_style") == ["cosine", f"{TINY}.yaml"]
-    assert line_of(printed, "train_iters") == ["10", "override", "training.train_iters=10"]
+    assert line_of(printed, "train_iters") == ["10", "override"]
     assert line_of(printed, "adam_beta1") == ["0.9", "default"]
     assert line_of(printed, "lr_decay_iters") == ["10", "derived:", "train_iters"]
     assert line_of(printed, "hidden_size") == ["64", "model/tiny.yaml"]
@@ -146,4 +146,27 @@ def test_each_role_has_its_own_sources(capsys: pytest.CaptureFixture[str]) -> No
     ray_gpt.main(["--config-name", "online_dpo_trainer_tiny", "--plan", *given])
     _, reward = capsys.readouterr().out.split("\nreward\n")
     assert line_of(reward, "micro_batch_size")[0] == "1"
-    assert line_of(reward, "offload") == ["true", "override", "reward.offload=true"]
+    assert line_of(reward, "offload") == ["true", "override"]
+
+
+def test_notes_are_complete_on_a_pipe_and_one_short_block_on_a_terminal() -> None:
+    notes = [f"actor_rollout.key_{number} has no effect: {'a long reason ' * 10}" for number in range(7)]
+    assert train.note_lines(notes, None) == [f"note: {note}" for note in notes]
+    block = train.note_lines(notes, 80)
+    assert block[0].startswith("7 notes on the configuration") and block[-1] == "  - and 3 more"
+    assert len(block) == 2 + train.MAX_NOTES and max(map(len, block)) <= 80
+    assert block[1].startswith("  - actor_rollout.key_0 has no effect: a long") and block[1].endswith("…")
+    assert train.note_lines([], 80) == [] and len(train.note_lines(notes[:1], 80)) == 2
+
+
+def test_a_plan_begins_with_roles_and_memory_and_fits_100_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    folder = "outputs/" + "a_long_name_of_a_folder/" * 8
+    train.main(["--config-name", "online_dpo_trainer_llama32_1b", "plan=true", f"output_dir={folder}"])
+    lines = capsys.readouterr().out.splitlines()
+    titles = [line for line in lines if line and not line.startswith(" ")]
+    assert titles[1].startswith("roles, on devices of kind ") and titles[2] == "memory of a device, estimated"
+    assert max(map(len, lines)) <= 100 and any(line.split()[-1:] == ["override"] for line in lines)

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.node import Node
 
 from mindspeed_dpo.controller import ray_connection
 from mindspeed_dpo.controller.ray_connection import SYSTEM_CONFIG, ClusterError, start_private_cluster
+from mindspeed_dpo.controller.ray_servers import UNUSED_SERVERS
 
 
 class Starts:
@@ -70,3 +72,13 @@ def test_servers_of_an_own_cluster_are_watched(monkeypatch: pytest.MonkeyPatch, 
     # The end of the raylet takes gcs_server with it, and must be reported before it.
     ours = [one for one in watched if one[1] in pids.values()]  # a cluster of other tests may run beside it
     assert ours == [("raylet", pids["raylet"]), ("gcs_server", pids["gcs_server"])]
+
+
+def test_a_cluster_of_its_own_has_no_servers_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray renames one of these methods, its server would start again and cost every run half a second."""
+    before = {name: getattr(Node, name) for name in UNUSED_SERVERS}
+    during: dict[str, object] = {}
+    monkeypatch.setattr(ray, "init", lambda **options: during.update({name: getattr(Node, name) for name in before}))
+    with start_private_cluster(2):
+        assert {name: getattr(Node, name) for name in before} == before
+    assert during.keys() == before.keys() and not set(during.values()) & set(before.values())

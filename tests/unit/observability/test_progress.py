@@ -1,19 +1,18 @@
-"""The progress line: its form, order and time left; the bar only on a terminal."""
+"""The progress line: its form, order and time left; short rows only on a terminal, complete lines elsewhere."""
 
 from __future__ import annotations
 
 import io
 import logging
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from mindspeed_dpo.observability.live_status import LiveStatus
+from mindspeed_dpo.observability.logs import start_logging
 from mindspeed_dpo.observability.progress import ProgressLine, format_line
-
-
-def quiet_console() -> Console:
-    return Console(file=io.StringIO(), force_terminal=False)
 
 
 def test_the_line_has_the_form_users_scrape() -> None:
@@ -36,7 +35,7 @@ def test_small_rates_and_large_counts_stay_readable() -> None:
 
 def test_the_time_left_is_the_mean_duration_times_the_steps_left(caplog: pytest.LogCaptureFixture) -> None:
     now = 100.0
-    progress = ProgressLine(10, completed_steps=4, console=quiet_console(), clock=lambda: now)
+    progress = ProgressLine(10, completed_steps=4, clock=lambda: now)
     now = 130.0
     with caplog.at_level(logging.INFO):
         progress.log(6, {"loss": 1.0})
@@ -44,7 +43,7 @@ def test_the_time_left_is_the_mean_duration_times_the_steps_left(caplog: pytest.
 
 
 def test_the_interval_skips_lines_but_not_the_first_and_last(caplog: pytest.LogCaptureFixture) -> None:
-    progress = ProgressLine(7, interval=3, console=quiet_console())
+    progress = ProgressLine(7, interval=3)
     with caplog.at_level(logging.INFO):
         for step in range(1, 8):
             progress.log(step, {"loss": 1.0})
@@ -54,20 +53,43 @@ def test_the_interval_skips_lines_but_not_the_first_and_last(caplog: pytest.LogC
 def test_the_line_shows_headlines_only(caplog: pytest.LogCaptureFixture) -> None:
     metrics = {"loss": 1.0, "entropy": 5.0, "eval/rewards/margins": 0.0, "timing/all": 2.0}
     with caplog.at_level(logging.INFO):
-        ProgressLine(2, console=quiet_console()).log(1, metrics)
+        ProgressLine(2).log(1, metrics)
     (headlines,) = caplog.messages
     assert "entropy" not in headlines
     assert "loss : 1.0000 | eval/rewards/margins : 0.0000 | timing/all : 2.0000" in headlines
 
 
-def test_the_bar_appears_on_a_terminal_only() -> None:
-    for is_terminal in (True, False):
-        screen = io.StringIO()
-        progress = ProgressLine(2, console=Console(file=screen, force_terminal=is_terminal))
-        progress.log(1, {"loss": 1.0})
+def log_two_steps(console: Console, folder: Path) -> str:
+    """Log two steps of a run with an evaluation and return the content of the log file."""
+    status = LiveStatus()
+    with start_logging(folder, "driver", console_level=logging.INFO), status.shown(console):
+        progress = ProgressLine(60, status=status)
+        progress.log(1, {"loss": 0.6931, "rewards/margins": 0.0, "rewards/accuracies": 0.5, "grad_norm": 2.0})
+        progress.log(2, {"loss": 0.6544, "rewards/margins": 0.0792, "eval/loss": 0.6601})
         progress.close()
-        progress.close()
-        assert "1/2" in screen.getvalue() if is_terminal else screen.getvalue() == ""
+    return (folder / "logs" / "driver_0.log").read_text(encoding="utf-8")
+
+
+def test_a_terminal_shows_one_row_a_step_and_the_log_has_the_complete_line(tmp_path: Path) -> None:
+    screen = io.StringIO()
+    log = log_two_steps(Console(file=screen, force_terminal=True, width=80), tmp_path)
+    text = re.sub(r"\x1b\[[\d;?]*[A-Za-z]|\r", "", screen.getvalue())
+    rows = [line for line in text.splitlines() if re.match(r" +(step|eval|\d+/60) ", line)]
+    assert [row.split()[:4] for row in rows] == [
+        ["step", "loss", "margin", "accuracy"],
+        ["1/60", "0.6931", "0.0000", "0.500"],
+        ["2/60", "0.6544", "0.0792", rows[2].split()[3]],
+        ["eval", "0.6601"],
+    ]
+    assert all(len(row) <= 80 for row in rows) and "iteration" not in text
+    assert "iteration: 1 / 60 | loss : 0.6931 |" in log and "iteration: 2 / 60" in log and "margin " not in log
+
+
+def test_a_pipe_gets_complete_lines_and_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    screen = io.StringIO()
+    log_two_steps(Console(file=screen, force_terminal=False), tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert screen.getvalue() == "" and len(lines) == 2 and all("iteration: " in line for line in lines)
 
 
 def test_an_unknown_metric_is_refused() -> None:

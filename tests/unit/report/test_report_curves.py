@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mindspeed_dpo.observability.chart_groups import GROUPS, base_name, charts_of
 from mindspeed_dpo.observability.metric_names import METRICS
-from mindspeed_dpo.report.chart_groups import GROUPS, base_name, charts_of
 from mindspeed_dpo.report.drawing import integer_ticks, short_number
 from mindspeed_dpo.report.histograms import NUM_BINS, Histogram
 from mindspeed_dpo.report.metric_curves import Curve

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,10 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from mindspeed_dpo.batches import PreferenceBatch, RolloutBatch
 from mindspeed_dpo.config.settings.pair_selection import PairingConfig
 from mindspeed_dpo.data.datasets.sampler import PairSampler
+from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.metric_names import metric
 from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.nan_check import DivergenceError
@@ -209,6 +212,26 @@ def test_sample_responses_are_written_at_their_interval_with_score_and_role(
          "ended": True, "role": "chosen"},
     ]  # fmt: skip
     assert f"{row + 1} 50" in caplog.text and "1.0000" in caplog.text
+
+
+def test_samples_are_texts_of_the_tracker_and_fit_the_terminal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts: list[tuple[int, str, str]] = []
+    roles = FakeRoles()
+    roles.log_text = lambda *text: texts.append(text)  # type: ignore[attr-defined]
+    with caplog.at_level("INFO"), live_status.shown(Console(file=io.StringIO(), force_terminal=True, width=60)):
+        trainer(roles, LoopSchedule(0, 2), tmp_path, interval=2).fit()
+    ((step, name, text),) = texts
+    assert (step, name) == (2, "responses") and text.splitlines()[0] == "| prompt | response | score | pair |"
+    tables = [record for record in caplog.records if record.getMessage().startswith("sample responses")]
+    widths = {
+        key: max(map(len, record.getMessage().splitlines()))
+        for record in tables
+        for key in ("file_only", "console_only")
+        if hasattr(record, key)
+    }
+    assert widths == {"file_only": 120, "console_only": 60}
 
 
 def test_samples_after_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path: Path) -> None:
