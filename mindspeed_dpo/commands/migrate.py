@@ -14,6 +14,7 @@ from mindspeed_dpo.migration.model_files import shipped_models
 from mindspeed_dpo.migration.source_file import Options, convert_file
 from mindspeed_dpo.migration.yaml_file import problems_of, render
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
+from mindspeed_dpo.storage.home_folder import expanded_path
 
 _DESCRIPTION = """Converts a training script of MindSpeed-LLM (torchrun ... posttrain_gpt.py), a YAML file of
 MindSpeed-RL, ROLL, TRL or align-anything, or a script with a TRL or align-anything command to a configuration. The
@@ -33,10 +34,10 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
         that cannot be converted, 2 for an error in the command line.
     """
     options = _parser(program).parse_args(arguments)
-    output = Path(options.output).expanduser() if options.output else None
     try:
+        output = expanded_path(options.output) if options.output else None
         _check_output(output, options.force)
-        file = Path(options.file).expanduser()
+        file = expanded_path(options.file)
         migration = convert_file(file, Options(options.rows, options.devices, options.model))
         text = render(migration, file.name)
         if output is not None:

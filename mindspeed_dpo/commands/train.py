@@ -10,6 +10,7 @@ devices, and the exit code is 0 if the run would start.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import sys
@@ -76,7 +77,7 @@ def _print_line(line: str) -> None:
 
 def _split_path(config_name: str, config_dir: str | None) -> tuple[str, str | None]:
     """Return name and folder of a configuration, whose name may also be its path."""
-    path = Path(config_name).expanduser()
+    path = Path(os.path.expanduser(config_name))
     file = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
     is_path = len(path.parts) > 1 or path.suffix == ".yaml"
     if config_dir is None and is_path and file.is_file():

@@ -79,7 +79,10 @@ def read_yaml_texts(path: Path) -> dict[str, Any]:
 
 
 class _TextLoader(yaml.SafeLoader):
-    """A loader that resolves nothing but null and merge keys, and accepts no key twice."""
+    """A loader that resolves nothing but null and merge keys, and accepts no key twice.
+
+    A scalar with the tag of a number, truth value or date is a text, too; other tags are refused.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared by PyYAML
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]
@@ -96,6 +99,12 @@ class _TextLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is twice", key.start_mark)
             names.add(key.value)
         return super().construct_mapping(node, deep=deep)
+
+
+for _tag in ("bool", "int", "float", "timestamp"):
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _TextLoader.construct_yaml_str)
+for _tag in ("binary", "omap", "pairs", "set"):
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _TextLoader.construct_undefined)
 
 
 def parse_yaml(text: str, location: str, loader: Any = _LOADER, max_nodes: int = MAX_NODES) -> Any:

@@ -112,6 +112,7 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
 def _folders(config_dir: str | Path | None) -> list[Path]:
     if config_dir is None:
         return [SHIPPED_CONFIGS]
+    # A home folder that does not exist remains as it is written, and there is no such folder.
     folder = Path(os.path.expanduser(config_dir)).resolve()
     if not folder.is_dir():
         raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])

@@ -24,6 +24,7 @@ from mindspeed_dpo.data.indexed.column_group import column_stem, replacing_path,
 from mindspeed_dpo.data.indexed.column_group_metadata import meta_path, read_meta
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
+from mindspeed_dpo.storage.home_folder import expanded_path
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
 from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 
@@ -76,13 +77,13 @@ class ColumnGroupWriter:
             columns: Names of the token columns.
             text_columns: Names of the text columns; if empty, no file is written for them.
         """
-        self.prefix = Path(prefix).expanduser()
+        self.prefix = expanded_path(prefix)
         self.columns = tuple(columns)
         self.text_columns = tuple(text_columns)
         self.committed = False
-        self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(self.prefix)
-        with write_errors(self.prefix.parent):
+        with write_errors(self.prefix):
+            self.prefix.parent.mkdir(parents=True, exist_ok=True)
+            _remove_remains(self.prefix)
             self._folder, self._lock = _begin_folder(self.prefix)
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns

@@ -6,7 +6,6 @@ unsupported feature are rejected with the reason. All problems are reported toge
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.config.shipped_files import start_of_paths
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.storage.home_folder import expanded_text
 from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
@@ -86,7 +86,7 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
     """
     folder = root / "configs" / "datasets"
     shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
-    path = Path(os.path.expanduser(name))
+    path = Path(expanded_text(name))
     is_shipped = not path.is_file()
     path = shipped if is_shipped else path
     if not path.is_file():
@@ -110,7 +110,7 @@ def _from_root(key: str, value: Any, root: Path) -> Any:
     if key not in paths or not isinstance(value, str) or not value:
         return value
     is_hub_name = key == "input" and not value.startswith((".", "/", "~"))
-    return value if is_hub_name else str(root / os.path.expanduser(value))
+    return value if is_hub_name else str(root / expanded_text(value))
 
 
 def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:

@@ -18,6 +18,7 @@ from tokenizers import AddedToken
 
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
+from mindspeed_dpo.storage.home_folder import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file
@@ -43,7 +44,7 @@ def load_tokenizer(
         FileNotFoundError: The directory does not exist.
         ValueError: It contains no tokenizer that transformers can load.
     """
-    path = Path(directory).expanduser()
+    path = expanded_path(directory)
     if not path.is_dir():
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}")
     transformers = importlib.import_module("transformers")
@@ -85,7 +86,7 @@ def has_tokenizer(directory: str | Path) -> bool:
 
 
 def _vocabulary_files(directory: str | Path) -> list[Path]:
-    path = Path(directory).expanduser()
+    path = expanded_path(directory)
     files = [path / name for name in _VOCABULARY_FILES if has_file(path / name)]
     files = files[:1] if files and files[0].name == "tokenizer.json" else files
     return files or sorted(
@@ -149,7 +150,7 @@ def stop_token_ids(
     if template is not None:
         stops |= {token_id(tokenizer, word) for word in template.stop_words}
     if model_dir is not None:
-        stops |= set(_generation_stops(Path(model_dir).expanduser() / "generation_config.json"))
+        stops |= set(_generation_stops(expanded_path(model_dir) / "generation_config.json"))
     return frozenset(stop for stop in stops if stop is not None)
 
 

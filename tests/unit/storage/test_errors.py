@@ -33,6 +33,14 @@ def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
         try_folder(folder)
 
 
+def test_a_path_longer_than_any_is_said_in_part(tmp_path: Path) -> None:
+    folder = tmp_path / ("a/" * 50_000)
+    assert free_bytes(folder) > 0
+    with pytest.raises(WriteError, match="… cannot be written: File name too long") as caught:
+        try_folder(folder)
+    assert len(str(caught.value)) < 1000
+
+
 def test_other_reasons_come_with_the_advice(tmp_path: Path) -> None:
     said = pytest.raises(WriteError, match="file cannot be written: Read-only file system; set save")
     with said, write_errors(tmp_path / "file", "set save"):
