@@ -30,8 +30,8 @@ from mindspeed_dpo.data.recognition.sample_text import sample_lines
 from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.digests import file_digest
-from mindspeed_dpo.storage.home_folder import expanded_path
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import read_json_object

@@ -14,7 +14,8 @@ from mindspeed_dpo.migration.model_files import shipped_models
 from mindspeed_dpo.migration.source_file import Options, convert_file
 from mindspeed_dpo.migration.yaml_file import problems_of, render
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
+from mindspeed_dpo.storage.write_errors import failure_sentence, write_errors
 
 _DESCRIPTION = """Converts a training script of MindSpeed-LLM (torchrun ... posttrain_gpt.py), a YAML file of
 MindSpeed-RL, ROLL, TRL or align-anything, or a script with a TRL or align-anything command to a configuration. The
@@ -41,9 +42,11 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
         migration = convert_file(file, Options(options.rows, options.devices, options.model))
         text = render(migration, file.name)
         if output is not None:
-            write_text_atomically(output, text)
+            with write_errors(output):
+                write_text_atomically(output, text)
     except (MigrationError, OSError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
+        sentence = failure_sentence(error) if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"{program}: {sentence}\n")
         return 1
     problems = problems_of(text)
     if output is None:

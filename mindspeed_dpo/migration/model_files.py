@@ -12,7 +12,7 @@ from mindspeed_dpo.config.legacy_keys import normalize_key
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.shipped_files import PROJECT
 from mindspeed_dpo.migration.migration_error import MigrationError
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts

@@ -56,6 +56,13 @@ def write_failure(path: str | Path, error: OSError, advice: str = "") -> str:
     return f"{name} cannot be written: {reason}{f'; {advice}' if advice else ''}"
 
 
+def failure_sentence(error: OSError) -> str:
+    """Return the sentence for any failed access of the system: that of the package, or the file and the reason."""
+    if isinstance(error, WriteError) or not error.errno or error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be read or written: {os.strerror(error.errno)}"
+
+
 def existing_parent(path: Path) -> Path:
     """Return the path itself, or its nearest parent that exists; names that are too long do not."""
     absolute = Path(os.path.abspath(path)[:MAX_PATH_CHARACTERS])
@@ -83,8 +90,10 @@ def try_folder(folder: Path, advice: str = ADVICE) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".write_test.{os.getpid()}"
-            probe.write_bytes(b"0")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"0")
+            finally:
+                probe.unlink(missing_ok=True)
         finally:
             for path in created:
                 if path.is_dir() and not any(path.iterdir()):

@@ -27,7 +27,9 @@ MAX_INTERPOLATIONS = 1000
 """Limit for the marks `${` of a file of texts."""
 MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
-_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:{}"
+_NULL, _MERGE = _TAG.format("null"), _TAG.format("merge")
+_TEXT_TAGS, _REFUSED_TAGS = ("bool", "int", "float", "timestamp"), ("binary", "omap", "pairs", "set")
 # libyaml accepts another dialect than Hydra, which uses the loader in Python.
 _LOADER = yaml.SafeLoader
 
@@ -89,6 +91,12 @@ class _TextLoader(yaml.SafeLoader):
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    yaml_constructors = {  # noqa: RUF012 - declared by PyYAML
+        **yaml.SafeLoader.yaml_constructors,
+        **dict.fromkeys(map(_TAG.format, _TEXT_TAGS), yaml.SafeLoader.construct_yaml_str),
+        **dict.fromkeys(map(_TAG.format, _REFUSED_TAGS), yaml.SafeLoader.construct_undefined),
+    }
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Build a mapping of texts."""
         names = set()
@@ -99,12 +107,6 @@ class _TextLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key {key.value} is twice", key.start_mark)
             names.add(key.value)
         return super().construct_mapping(node, deep=deep)
-
-
-for _tag in ("bool", "int", "float", "timestamp"):
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _TextLoader.construct_yaml_str)
-for _tag in ("binary", "omap", "pairs", "set"):
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _TextLoader.construct_undefined)
 
 
 def parse_yaml(text: str, location: str, loader: Any = _LOADER, max_nodes: int = MAX_NODES) -> Any:

@@ -16,7 +16,7 @@ from typing import Any
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.settings.evaluation import UNNAMED_SET
 from mindspeed_dpo.config.settings.setting import Setting, SettingInfo
-from mindspeed_dpo.storage.home_folder import no_home_folder
+from mindspeed_dpo.storage.user_paths import no_home_folder
 from mindspeed_dpo.storage.write_errors import MAX_PATH_CHARACTERS
 
 _INT64 = 1 << 63

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import has_file
 

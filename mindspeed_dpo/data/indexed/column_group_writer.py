@@ -24,8 +24,8 @@ from mindspeed_dpo.data.indexed.column_group import column_stem, replacing_path,
 from mindspeed_dpo.data.indexed.column_group_metadata import meta_path, read_meta
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
-from mindspeed_dpo.storage.home_folder import expanded_path
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.config.shipped_files import start_of_paths
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
-from mindspeed_dpo.storage.home_folder import expanded_text
+from mindspeed_dpo.storage.user_paths import expanded_text
 from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 

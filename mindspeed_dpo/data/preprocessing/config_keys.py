@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.storage.home_folder import expanded_text
+from mindspeed_dpo.storage.user_paths import expanded_text
 from mindspeed_dpo.untrusted.json_text import parse_json
 
 _OFF_WORDS = ("", "false", "no", "off")

@@ -16,7 +16,7 @@ from mindspeed_dpo.data.preprocessing.data_folder import select_files
 from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, column_names, file_format, read_file
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file

@@ -16,7 +16,7 @@ from mindspeed_dpo.data.tokenization.templates import (
     Text,
     Token,
 )
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json

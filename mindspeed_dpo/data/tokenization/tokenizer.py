@@ -18,7 +18,7 @@ from tokenizers import AddedToken
 
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file

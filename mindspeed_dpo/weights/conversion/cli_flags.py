@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn
 
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.weights.dtype_cast import DTYPES
 from mindspeed_dpo.weights.families import FAMILIES
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.tokenizer import has_tokenizer, load_tokenizer, tokenizer_fingerprint
-from mindspeed_dpo.storage.home_folder import expanded_path
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.weights.hf.hf_assets import find_assets
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier, load_classifier_tokenizer

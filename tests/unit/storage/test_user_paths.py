@@ -10,7 +10,8 @@ import pytest
 from mindspeed_dpo.commands import convert, migrate, preprocess
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.data.indexed.column_group import columns_present
-from mindspeed_dpo.storage.home_folder import NoHomeFolderError, expanded_path
+from mindspeed_dpo.storage.user_paths import NoHomeFolderError, expanded_path, real_path
+from tests.fuzz.seeds import write_hf
 from tests.support.composing import load_quickly
 
 SENTENCE = "begins with ~nosuchuser, and there is no user nosuchuser; write ./~nosuchuser for a folder of that name"
@@ -50,3 +51,26 @@ def test_so_does_a_configuration(key: str) -> None:
 def test_token_files_say_so() -> None:
     with pytest.raises(NoHomeFolderError, match=SENTENCE):
         columns_present("~nosuchuser/pairs")
+
+
+def test_links_in_a_circle_lead_to_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link").symlink_to("folder")
+    assert real_path(tmp_path / "loop/a").name == "a" and real_path(tmp_path / "link/a") == tmp_path / "folder/a"
+    weights = write_hf(tmp_path / "hf")
+    for kind in ("mg", "hf"):
+        arguments = ["--load-model-type", "hf", "--save-model-type", kind, "--load-dir", str(weights)]
+        assert convert.main([*arguments, "--save-dir", str(tmp_path / "loop/a")]) == 1
+        assert (
+            "cannot be created: " in (said := capsys.readouterr().err) and "/loop is a link that leads nowhere" in said
+        )
+
+
+@pytest.mark.parametrize("parent", ["file", "/dev/null"])
+def test_a_file_in_place_of_a_folder_is_named(parent: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    weights, file = write_hf(tmp_path / "hf"), tmp_path / parent
+    for kind in ("mg", "hf"):
+        arguments = ["--load-model-type", "hf", "--save-model-type", kind, "--load-dir", str(weights)]
+        assert convert.main([*arguments, "--save-dir", str(file / "a/b")]) == 1
+        assert f"{file}/a/b cannot be created: {file} is a file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Paths that begin with `~`, the home folder."""
+"""Paths as users write them: with `~` for the home folder, and with symbolic links."""
 
 from __future__ import annotations
 
@@ -36,3 +36,8 @@ def expanded_path(path: str | Path) -> Path:
         NoHomeFolderError: As for `expanded_text`.
     """
     return Path(expanded_text(str(path)))
+
+
+def real_path(path: str | Path) -> Path:
+    """Return the absolute path with all links followed; `Path.resolve` raises a RuntimeError for links in a circle."""
+    return Path(os.path.realpath(path))
