@@ -8,6 +8,7 @@ from typing import Any
 
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _KEYWORDS = ("optional", "override")
@@ -29,11 +30,11 @@ def check_config_files(name: str, folders: Sequence[Path]) -> None:
     while waiting:
         files = [folder / f"{waiting[-1]}.yaml" for folder in folders]
         waiting.pop()
-        file = next((file for file in files if file.is_file()), None)
-        if file is None or file in checked:
-            continue
-        checked.add(file)
         try:
+            file = next((file for file in files if has_file(file)), None)
+            if file is None or file in checked:
+                continue
+            checked.add(file)
             waiting += _defaults(read_yaml_texts(file), file)
         except (MalformedDataError, OSError) as error:
             raise ConfigError([str(error)]) from error

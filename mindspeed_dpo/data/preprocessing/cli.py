@@ -18,6 +18,7 @@ from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.storage.user_paths import expanded_text
 from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _PROBLEM_CHARACTERS, _ALL_CHARACTERS = 800, 4500
@@ -82,12 +83,14 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: Neither exists; the message suggests the closest name.
+        MalformedDataError: The path is no regular file.
         SettingsError: The file is not a YAML mapping.
     """
     folder = root / "configs" / "datasets"
     shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
     path = Path(expanded_text(name))
-    is_shipped = not path.is_file()
+    # Without an ending it may be the name of a shipped file, whatever folder has that name, too.
+    is_shipped = not has_file(path) if path.suffix in (".yaml", ".yml") else not path.is_file()
     path = shipped if is_shipped else path
     if not path.is_file():
         available = sorted(file.stem for file in folder.glob("*.yaml"))

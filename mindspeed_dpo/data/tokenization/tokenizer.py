@@ -21,7 +21,7 @@ from mindspeed_dpo.data.tokenization.templates import Template
 from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
-from mindspeed_dpo.untrusted.text_files import has_file
+from mindspeed_dpo.untrusted.text_files import has_file, read_bytes
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def load_tokenizer(
     return tokenizer
 
 
+MAX_VOCABULARY_BYTES = 1 << 28
+"""Limit for a file of the vocabulary; the largest take some tens of megabytes."""
+
+
 def settings_fingerprint(*parts: object) -> str:
     """Return a short hash of what an encoder depends on, equal in every process."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
@@ -72,11 +76,14 @@ def tokenizer_fingerprint(directory: str | Path) -> str:
 
     tokenizer_config.json is excluded: saving a tokenizer again rewrites it without changing any id, and the settings in
     it that matter (end token, chat template) are part of the template's fingerprint.
+
+    Raises:
+        MalformedDataError: A file is larger than `MAX_VOCABULARY_BYTES`.
     """
     digest = hashlib.sha256()
     for file in _vocabulary_files(directory):
         digest.update(file.name.encode())
-        digest.update(file.read_bytes())
+        digest.update(read_bytes(file, MAX_VOCABULARY_BYTES))
     return digest.hexdigest()[:32]
 
 

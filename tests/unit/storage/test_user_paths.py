@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.commands import convert, migrate, preprocess
+from mindspeed_dpo.commands import convert, migrate, preprocess, train
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.data.indexed.column_group import columns_present
 from mindspeed_dpo.storage.user_paths import NoHomeFolderError, expanded_path, real_path
@@ -74,3 +74,16 @@ def test_a_file_in_place_of_a_folder_is_named(parent: str, tmp_path: Path, capsy
         arguments = ["--load-model-type", "hf", "--save-model-type", kind, "--load-dir", str(weights)]
         assert convert.main([*arguments, "--save-dir", str(file / "a/b")]) == 1
         assert f"{file}/a/b cannot be created: {file} is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a link that leads nowhere"])
+def test_what_is_no_file_in_place_of_a_configuration_is_named(
+    kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.yaml"
+    make = {"a folder": path.mkdir, "a pipe": lambda: os.mkfifo(path)}
+    make.get(kind, lambda: path.symlink_to("mine.yaml"))()
+    assert train.main(["--config-dir", str(tmp_path), "--config-name", "mine", "plan=true"]) == 2
+    assert f"{path} is {kind}, where a file is expected" in capsys.readouterr().err
+    assert preprocess.main([str(path)]) == 1
+    assert f"{path} is {kind}, where a file is expected" in capsys.readouterr().err
