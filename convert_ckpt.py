@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import sys
 
+from mindspeed_dpo.processes.interruption import end_on_signals
+
+if __name__ == "__main__":
+    end_on_signals("convert_ckpt.py")
+
 from mindspeed_dpo.commands.convert import FAILURE, USAGE, main
 
 __all__ = ["FAILURE", "USAGE", "main"]

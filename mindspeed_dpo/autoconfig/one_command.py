@@ -25,6 +25,7 @@ from mindspeed_dpo.config.validation.path_advice import missing_data_advice, mis
 from mindspeed_dpo.data.tokenization.tokenizer import has_tokenizer
 from mindspeed_dpo.device import find_accelerator
 from mindspeed_dpo.device.available_devices import num_devices
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.weights import open_weights
 from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.weights.hf.hf_config import CONFIG_FILE
@@ -57,7 +58,7 @@ def configure(
     settings = parse_settings(words.preprocessing)
     tree = ConfigTree(compose_words(words.stage, words.overrides, DEFAULTS))
     stage = _SHORT_STAGE.get(words.stage, words.stage)
-    tree.name_run(f"{Path(expand_home(words.model)).resolve().name}_{stage}")
+    tree.name_run(f"{real_path(expand_home(words.model)).name}_{stage}")
     _add_model(tree, words)
     _add_devices(tree, words)
     _add_training(tree, words)

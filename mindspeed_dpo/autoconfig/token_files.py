@@ -31,6 +31,7 @@ from mindspeed_dpo.data.tokenization.tokenizer import tokenizer_fingerprint
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.digests import file_digest
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import read_json_object
@@ -99,7 +100,7 @@ def _settings(path: str, request: DataRequest) -> PreprocessSettings:
 
 def default_prompt_type(tokenizer: str) -> str:
     """Return `chat_template` if the folder of a tokenizer has one, else `plain`."""
-    folder = Path(tokenizer).expanduser()
+    folder = expanded_path(tokenizer)
     if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return "chat_template"
     try:
@@ -112,7 +113,7 @@ def default_prompt_type(tokenizer: str) -> str:
 def _cached(raw: RawData, settings: PreprocessSettings, request: DataRequest, show: Callable[[str], None]) -> str:
     """Return the prefix in the cache; preprocess if the cache lacks it."""
     stem = raw.files[0].name.split(".")[0] if len(raw.files) == 1 else Path(settings.input).name
-    folder = Path(request.cache_dir).expanduser() / f"{stem}-{fingerprint(raw, settings)}"
+    folder = expanded_path(request.cache_dir) / f"{stem}-{fingerprint(raw, settings)}"
     prefix = folder / _NAME
     with write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +150,7 @@ def fingerprint(raw: RawData, settings: PreprocessSettings) -> str:
     digest = hashlib.sha256(f"{mindspeed_dpo.__version__} {json.dumps(_hashed(settings), sort_keys=True)}".encode())
     for file in raw.files:
         digest.update(json.dumps([file.suffix, file_digest(file).as_json()]).encode())
-    tokenizer = Path(settings.tokenizer_name_or_path or "").expanduser()
+    tokenizer = expanded_path(settings.tokenizer_name_or_path or "")
     digest.update(tokenizer_fingerprint(tokenizer).encode())
     for path in [*(tokenizer / name for name in _TEMPLATE_FILES), Path(settings.prompt_type_path or "")]:
         if path.is_file():

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.logs import log_to_console
+from mindspeed_dpo.storage.write_errors import failure_sentence
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.weights.conversion.cli import UsageError, parse
 from mindspeed_dpo.weights.conversion.convert import convert
@@ -34,7 +35,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "convert_ckpt.py
     except UsageError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
-    except (WeightsError, HfConfigError, MalformedDataError, OSError) as error:
+    except OSError as error:
+        sys.stderr.write(f"{program}: {failure_sentence(error)}\n")
+        return FAILURE
+    except (WeightsError, HfConfigError, MalformedDataError) as error:
         sys.stderr.write(f"{program}: {error}\n")
         return FAILURE
     sys.stdout.write(f"done: {summary.path}\n")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import mindspeed_dpo
 from mindspeed_dpo.config.name_suggestions import did_you_mean
+from mindspeed_dpo.processes.interruption import ended_by_signals
 
 PROGRAM = "mindspeed-dpo"
 USAGE = f"""usage: {PROGRAM} COMMAND ...
@@ -41,7 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         sys.stderr.write(f"{PROGRAM}: there is no command {name}{did_you_mean(name, list(COMMANDS))}\n{USAGE}")
         return 2
-    return COMMANDS[name](rest)
+    if name == "train":  # Its supervisor handles signals.
+        return _train(rest)
+    with ended_by_signals(f"{PROGRAM} {name}"):
+        return COMMANDS[name](rest)
 
 
 # Deferred imports: each command needs other libraries, and none should wait for those of the others.

@@ -15,7 +15,8 @@ from mindspeed_dpo.migration.source_file import Options, convert_file
 from mindspeed_dpo.migration.yaml_file import problems_of, render
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.nearest_path import nearest_path_advice
-from mindspeed_dpo.storage.write_errors import write_errors
+from mindspeed_dpo.storage.user_paths import expanded_path
+from mindspeed_dpo.storage.write_errors import failure_sentence, write_errors
 
 _DESCRIPTION = """Converts a training script of MindSpeed-LLM (torchrun ... posttrain_gpt.py), a YAML file of
 MindSpeed-RL, ROLL, TRL or align-anything, or a script with a TRL or align-anything command to a configuration. The
@@ -35,20 +36,21 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
         that cannot be converted, 2 for an error in the command line.
     """
     options = _parser(program).parse_args(arguments)
-    output = Path(options.output).expanduser() if options.output else None
-    file = Path(options.file).expanduser()
     try:
+        output = expanded_path(options.output) if options.output else None
         _check_output(output, options.force)
+        file = expanded_path(options.file)
         migration = convert_file(file, Options(options.rows, options.devices, options.model))
         text = render(migration, file.name)
         if output is not None:
             with write_errors(output, "give another --output"):
                 write_text_atomically(output, text)
-    except FileNotFoundError:
-        sys.stderr.write(f"{program}: there is no file {file}{nearest_path_advice(file)}\n")
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{program}: there is no file {error.filename}{nearest_path_advice(Path(error.filename))}\n")
         return 1
     except (MigrationError, OSError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
+        sentence = failure_sentence(error) if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"{program}: {sentence}\n")
         return 1
     problems = problems_of(text)
     if output is None:

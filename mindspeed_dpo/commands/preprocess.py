@@ -16,6 +16,7 @@ from mindspeed_dpo.data.tokenization.template_file import template_names
 from mindspeed_dpo.data.tokenization.templates import SPECIAL_PROMPT_TYPES
 from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.observability.logs import log_to_console
+from mindspeed_dpo.storage.write_errors import failure_sentence
 
 USAGE = """
 {program} --input FILE --handler-name HANDLER --prompt-type TEMPLATE ... (MindSpeed-LLM's flags)
@@ -50,10 +51,11 @@ def main(arguments: list[str], program: str = "preprocess_data.py") -> int:
         sys.stderr.write(f"{program} cannot start:\n{error}\n")
         return 2
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
+        sentence = failure_sentence(error) if isinstance(error, OSError) else str(error)
+        sys.stderr.write(f"{program}: {sentence}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: interrupted; nothing was written\n")
+        sys.stderr.write(f"{program}: interrupted\n")
         return 130
     report(result)
     return 0

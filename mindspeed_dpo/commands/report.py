@@ -10,6 +10,7 @@ from pathlib import Path
 from mindspeed_dpo.report.page import REPORT_FILE, write_report
 from mindspeed_dpo.report.run_folder import NotARunError
 from mindspeed_dpo.report.serving import serve
+from mindspeed_dpo.storage.write_errors import WriteError, failure_sentence
 
 USAGE_ERROR, FAILURE = 2, 1
 
@@ -28,7 +29,9 @@ def main(arguments: Sequence[str] | None = None, program: str = "mindspeed-dpo r
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE_ERROR
     except OSError as error:
-        sys.stderr.write(f"{program}: {output} cannot be written or served: {error.strerror or error}\n")
+        is_named = error.filename is not None or isinstance(error, WriteError)
+        place = "" if is_named else f"{output} cannot be served: "
+        sys.stderr.write(f"{program}: {place}{failure_sentence(error)}\n")
         return FAILURE
     return 0
 

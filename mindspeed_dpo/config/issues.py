@@ -23,7 +23,7 @@ class ConfigError(ValueError):
     def __init__(self, problems: Iterable[str], notes: Iterable[str] = ()) -> None:
         """Remove duplicates and shorten what quotes a long value; the message of the error is the list of problems."""
         self.problems = tuple(dict.fromkeys(map(shortened, problems)))
-        self.notes = tuple(dict.fromkeys(notes))
+        self.notes = tuple(dict.fromkeys(map(shortened, notes)))
         super().__init__("\n".join(self.problems))
 
 

@@ -16,6 +16,7 @@ from mindspeed_dpo.config.loading.sections import SectionReader
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.validation.paths_and_libraries import check_paths, check_writable
 from mindspeed_dpo.config.validation.run import check_run
+from mindspeed_dpo.untrusted.errors import shortened
 
 
 @dataclass(frozen=True)
@@ -86,5 +87,5 @@ def validate(
     is_consistent = not issues.problems
     check_paths(run, exists, issues)
     check_writable(run, issues)
-    problems, notes = (tuple(dict.fromkeys(sentences)) for sentences in (issues.problems, issues.notes))
+    problems, notes = (tuple(dict.fromkeys(map(shortened, found))) for found in (issues.problems, issues.notes))
     return ValidationReport(dataclasses.replace(run, notes=notes) if is_consistent else None, problems, notes)

@@ -12,6 +12,7 @@ from mindspeed_dpo.config.legacy_keys import normalize_key
 from mindspeed_dpo.config.settings.setting import group_settings
 from mindspeed_dpo.config.shipped_files import PROJECT
 from mindspeed_dpo.migration.migration_error import MigrationError
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import is_file_name
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
@@ -78,7 +79,7 @@ def model_of_size(settings: Mapping[str, Any]) -> tuple[str, int] | None:
 def is_folder(name: str) -> bool:
     """Whether a text is the path of a folder; a text that is no path at all is none."""
     try:
-        return Path(name).expanduser().is_dir()
+        return expanded_path(name).is_dir()
     except (OSError, RuntimeError, ValueError):
         return False
 
@@ -93,7 +94,7 @@ def folder_settings(folder: str) -> dict[str, Any] | None:
     from mindspeed_dpo.weights.errors import HfConfigError
     from mindspeed_dpo.weights.hf.hf_config import read_model_config
 
-    path = Path(folder).expanduser()
+    path = expanded_path(folder)
     if not is_folder(folder) or not (path / "config.json").is_file():
         return None
     try:

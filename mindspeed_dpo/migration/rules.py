@@ -46,7 +46,7 @@ def becomes(key: str, remark: str = "", values: Mapping[Any, Any] | None = None,
         if values is None:
             return {key: value, **others}
         plain = parse_plain(value)
-        if plain not in values:
+        if isinstance(plain, list | Mapping) or plain not in values:
             return f"{as_text(value)} has no counterpart; {key} may be {join_words(dict.fromkeys(values.values()))}"
         return {key: values[plain], **others}
 

@@ -45,6 +45,7 @@ def supervise(work: Callable[[], int]) -> int:
     """
     ours, theirs = socket.socketpair()
     signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()

@@ -22,6 +22,7 @@ from mindspeed_dpo.report.page_parts import (
 )
 from mindspeed_dpo.report.run_folder import RunRecord, read_run
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
+from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.untrusted.errors import shortened
 
 REPORT_FILE = "report.html"
@@ -42,7 +43,9 @@ def write_report(folders: Sequence[Path], output: Path) -> None:
         NotARunError: A folder holds no run.
         OSError: The page cannot be written.
     """
-    write_text_atomically(output, render([read_run(folder) for folder in folders]))
+    page = render([read_run(folder) for folder in folders])
+    with write_errors(output):
+        write_text_atomically(output, page)
 
 
 def render(runs: Sequence[RunRecord]) -> str:

@@ -13,6 +13,7 @@ from mindspeed_dpo.report.drawing import Series, draw_histograms, draw_lines, sh
 from mindspeed_dpo.report.histograms import Histogram
 from mindspeed_dpo.report.run_folder import RunRecord
 from mindspeed_dpo.report.sample_files import Sample
+from mindspeed_dpo.storage.user_paths import real_path
 
 MAX_TEXT = 1500
 """Characters of a prompt or response that are shown."""
@@ -158,7 +159,7 @@ def distinct_names(runs: Sequence[RunRecord]) -> list[str]:
     """Return the name of a single run, else the shortest ends of the folders' paths that tell the runs apart."""
     if len(runs) == 1:
         return [runs[0].name]
-    paths = [run.folder.resolve().parts for run in runs]
+    paths = [real_path(run.folder).parts for run in runs]
     for count in range(1, MAX_NAME_PARTS + 1):
         names = ["/".join(parts[-count:]) for parts in paths]
         if len(set(names)) == len(names):

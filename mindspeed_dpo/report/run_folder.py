@@ -12,6 +12,7 @@ from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.report.metric_curves import MetricCurves, read_curves
 from mindspeed_dpo.report.run_facts import RunFacts, read_run_facts
 from mindspeed_dpo.report.sample_files import PairMargins, Sample, read_pair_margins, read_samples
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 
@@ -99,7 +100,7 @@ def read_run(folder: Path) -> RunRecord:
 
 def _name(folder: Path, settings: Mapping[str, str]) -> str:
     """Return the name of the configuration and of the folder."""
-    names = (settings.get("name"), folder.resolve().name)
+    names = (settings.get("name"), real_path(folder).name)
     return " / ".join(dict.fromkeys(filter(None, names)))
 
 

@@ -1,5 +1,6 @@
 """The file or folder that was most likely meant by a path that does not exist, as part of a message."""
 
+import os
 from __future__ import annotations
 
 import difflib
@@ -13,7 +14,7 @@ def nearest_path_advice(path: str | Path) -> str:
     """Return `; did you mean models/tiny?` for a path that does not exist, or "" where nothing beside it is close."""
     wanted = Path(path)
     try:
-        names = [entry.name for _, entry in zip(range(MAX_NAMES), wanted.expanduser().parent.iterdir(), strict=False)]
+        names = [entry.name for _, entry in zip(range(MAX_NAMES), Path(os.path.expanduser(wanted)).parent.iterdir(), strict=False)]
     except OSError:
         return ""
     close = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.75)

@@ -9,6 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+MAX_PATH_CHARACTERS = 4096
+"""No path of a file system is longer; messages quote less of one, and its parents are not listed."""
+_QUOTED_CHARACTERS = 500
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -48,12 +51,21 @@ def write_failure(path: str | Path, error: OSError, advice: str = "") -> str:
     reason = os.strerror(error.errno) if error.errno else str(error)
     if error.errno in _FULL:
         advice = f"free space there ({_free_space(Path(path))}) or choose a folder on another disk"
-    return f"{path} cannot be written: {reason}{f'; {advice}' if advice else ''}"
+    name = str(path)
+    name = name if len(name) <= _QUOTED_CHARACTERS else f"{name[:_QUOTED_CHARACTERS]}…"
+    return f"{name} cannot be written: {reason}{f'; {advice}' if advice else ''}"
+
+
+def failure_sentence(error: OSError) -> str:
+    """Return the sentence for any failed access of the system: that of the package, or the file and the reason."""
+    if isinstance(error, WriteError) or not error.errno or error.filename is None:
+        return str(error)
+    return f"{error.filename} cannot be read or written: {os.strerror(error.errno)}"
 
 
 def existing_parent(path: Path) -> Path:
     """Return the path itself, or its nearest parent that exists; names that are too long do not."""
-    absolute = Path(os.path.abspath(path))
+    absolute = Path(os.path.abspath(path)[:MAX_PATH_CHARACTERS])
     return next(folder for folder in (absolute, *absolute.parents) if os.path.exists(folder))
 
 
@@ -72,13 +84,16 @@ def try_folder(folder: Path, advice: str = ADVICE) -> None:
     Raises:
         WriteError: It cannot be created or written.
     """
-    created = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    parents = folder.parents if len(str(folder)) <= MAX_PATH_CHARACTERS else ()
+    created = [path for path in (folder, *parents) if not os.path.exists(path)]
     with write_errors(folder, advice):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe = folder / f".write_test.{os.getpid()}"
-            probe.write_bytes(b"0")
-            probe.unlink()
+            try:
+                probe.write_bytes(b"0")
+            finally:
+                probe.unlink(missing_ok=True)
         finally:
             for path in created:
                 if path.is_dir() and not any(path.iterdir()):

@@ -29,6 +29,7 @@ from mindspeed_dpo.observability.logs import FILE_ONLY, start_logging
 from mindspeed_dpo.processes.driver_link import LOSS_REPORT_S, driver_link
 from mindspeed_dpo.report.background import BackgroundReport
 from mindspeed_dpo.report.sample_files import SAMPLES_FILE
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
 from mindspeed_dpo.trainers.evaluated_pairs import EvaluatedPairs
@@ -164,7 +165,7 @@ def last_line(config: RunConfig, num_done: int, is_complete: bool, exported: Pat
     elsewhere = {
         key: folder
         for key, folder in output_folders(config).items()
-        if not folder.resolve().is_relative_to(output_dir.resolve())
+        if not real_path(folder).is_relative_to(real_path(output_dir))
     }
     results = [f"the {'adapter' if config.actor.adapters.is_on else 'model'} is in {exported}"] if exported else []
     places = [f"{names.get(key, key.removesuffix('_save_dir'))} in {folder}" for key, folder in elsewhere.items()]

@@ -15,6 +15,7 @@ from typing import Any
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import mark_best, prune
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import METADATA, iteration_dir
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.trainers.early_stopping import BestMetricRule, EvaluationHistory, stop_reason
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 
@@ -94,7 +95,7 @@ class CheckpointPolicy:
         if history.folder is None:
             return
         folder = Path(history.folder)
-        is_local = folder.parent.resolve() == self.save.resolve()
+        is_local = real_path(folder.parent) == real_path(self.save)
         mark_best(
             self.save,
             {

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.storage.write_errors import try_folder, writable_folder_advice, write_errors
 
 RUN_LOCK = ".run.lock"
@@ -50,7 +51,7 @@ def check_unlocked(run: RunConfig) -> None:
 
 def _locked_folders(run: RunConfig) -> dict[str, Path]:
     folders = {"output_dir": Path(run.loop.output_dir), "save": Path(run.actor.checkpoint.save)}
-    if folders["output_dir"].resolve() == folders["save"].resolve():
+    if real_path(folders["output_dir"]) == real_path(folders["save"]):
         del folders["save"]
     return folders
 

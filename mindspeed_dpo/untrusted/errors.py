@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,7 @@ from mindspeed_dpo.storage.digests import DamageError
 
 MAX_MESSAGE_CHARACTERS = 2000
 """Length of the message of an error: what is read may be long, and messages quote it."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class QuotingError(ValueError):
@@ -53,6 +55,10 @@ def reraised_as(kind: type[ValueError], advice: str = "") -> Iterator[None]:
 
 
 def shortened(text: str, limit: int = MAX_MESSAGE_CHARACTERS) -> str:
-    """Return a text of at most about `limit` characters, the two ends of a longer one."""
+    """Return a text of at most about `limit` characters, the two ends of a longer one.
+
+    Control characters, which a terminal obeys, are written as Python writes them in a string.
+    """
+    text = _CONTROL.sub(lambda match: ascii(match[0])[1:-1], text)
     omitted, half = len(text) - limit, limit // 2
     return text if omitted <= 0 else f"{text[:half]} … {omitted} characters omitted … {text[-half:]}"

@@ -29,7 +29,9 @@ MAX_DIGITS = 300
 _NUMBER = re.compile(r"[-+.0-9a-fA-F_:xXoO]+")
 _NAMELESS = '"<unicode string>", '
 """PyYAML's name of a text that is no file."""
-_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+_TAG = "tag:yaml.org,2002:{}"
+_NULL, _MERGE = _TAG.format("null"), _TAG.format("merge")
+_TEXT_TAGS, _REFUSED_TAGS = ("bool", "int", "float", "timestamp"), ("binary", "omap", "pairs", "set")
 # libyaml accepts another dialect than Hydra, which uses the loader in Python.
 _LOADER = yaml.SafeLoader
 
@@ -81,11 +83,20 @@ def read_yaml_texts(path: Path) -> dict[str, Any]:
 
 
 class _TextLoader(yaml.SafeLoader):
-    """A loader that resolves nothing but null and merge keys, and accepts no key twice."""
+    """A loader that resolves nothing but null and merge keys, and accepts no key twice.
+
+    A scalar with the tag of a number, truth value or date is a text, too; other tags are refused.
+    """
 
     yaml_implicit_resolvers = {  # noqa: RUF012 - declared by PyYAML
         first: [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    yaml_constructors = {  # noqa: RUF012 - declared by PyYAML
+        **yaml.SafeLoader.yaml_constructors,
+        **dict.fromkeys(map(_TAG.format, _TEXT_TAGS), yaml.SafeLoader.construct_yaml_str),
+        **dict.fromkeys(map(_TAG.format, _REFUSED_TAGS), yaml.SafeLoader.construct_undefined),
     }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

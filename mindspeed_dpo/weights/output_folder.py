@@ -7,6 +7,7 @@ its old content back if that was put aside.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from pathlib import Path
 from mindspeed_dpo.storage import folder_replacement
 from mindspeed_dpo.storage.folder_replacement import REPLACED, restore_folder
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
-from mindspeed_dpo.storage.write_errors import write_errors
+from mindspeed_dpo.storage.write_errors import existing_parent, write_errors
 from mindspeed_dpo.weights.errors import WeightsError
 
 _LOCK = ".unfinished.lock"
@@ -27,10 +28,13 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Check that an output folder is free before the work starts.
 
     Raises:
-        WeightsError: The target is a file, a non-empty folder and `overwrite` is off, or another process writes to it.
+        WeightsError: The target is or lies in a file or broken link, is a non-empty folder and `overwrite` is off, or
+            another process writes to it.
     """
     if target.exists() and not target.is_dir():
         raise WeightsError(f"{target} is a file; give a folder to write to")
+    if obstacle := _obstacle(target):
+        raise WeightsError(f"{target} cannot be created: {obstacle}; give another --save-dir")
     locks = [_lock_path(target), *(target.glob(f".*{_LOCK}") if target.is_dir() else ())]
     for path in locks:
         if path.exists():
@@ -39,6 +43,14 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     _restore(target)
     if target.is_dir() and not overwrite and not all(map(_is_remains, target.iterdir())):
         raise WeightsError(f"{target} is not empty; give another --save-dir, or --overwrite to replace its content")
+
+
+def _obstacle(target: Path) -> str:
+    for path in (target, *target.parents):
+        if path.is_symlink() and not os.path.exists(path):
+            return f"{path} is a link that leads nowhere"
+    parent = existing_parent(target)
+    return "" if parent.is_dir() else f"{parent} is a file"
 
 
 @contextmanager
@@ -95,13 +107,18 @@ def _lock_path(target: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path, target: Path) -> Iterator[None]:
+    lock = ProcessLock(path)
     try:
-        with ProcessLock(path):
-            yield
+        with write_errors(target):
+            lock.acquire()
     except LockHeldError as error:
         raise WeightsError(
             f"{target} is being written by {error.holder}; wait for it to end, or give another --save-dir"
         ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_remains(path: Path) -> bool:

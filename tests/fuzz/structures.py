@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from mindspeed_dpo.untrusted.yaml_text import parse_yaml
 from tests.fuzz.mutations import EXTREMES, Mutation, mutate
 
 
@@ -105,7 +106,9 @@ def json_snippet(data: bytes, choose: random.Random) -> bytes:
 def yaml_value(data: bytes, choose: random.Random) -> bytes:
     """Change one value of a YAML text."""
     try:
-        return yaml.safe_dump(change_value(yaml.safe_load(data), choose), allow_unicode=False).encode()
+        # Aliases may already stand for more than memory holds, from a mutation before.
+        value = parse_yaml(data.decode(), "the file")
+        return yaml.safe_dump(change_value(value, choose), allow_unicode=False).encode()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError, AttributeError, OverflowError):
         return data
 

@@ -30,6 +30,7 @@ from mindspeed_dpo.config.loading.interpolations import limited_interpolations, 
 from mindspeed_dpo.config.loading.overrides_as_text import quote_typed_values, quote_unknown_characters, quoted
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, normalize_key
 from mindspeed_dpo.config.shipped_files import PROJECT
+from mindspeed_dpo.storage.user_paths import real_path
 
 SHIPPED_CONFIGS = PROJECT / "configs" / "rlxf"
 # What Hydra and OmegaConf raise for content that they do not expect; the files themselves are checked before.
@@ -112,7 +113,8 @@ def compose(config_name: str, overrides: Sequence[str] = (), config_dir: str | P
 def _folders(config_dir: str | Path | None) -> list[Path]:
     if config_dir is None:
         return [SHIPPED_CONFIGS]
-    folder = Path(os.path.expanduser(config_dir)).resolve()
+    # A home folder that does not exist remains as it is written, and there is no such folder.
+    folder = real_path(os.path.expanduser(config_dir))
     if not folder.is_dir():
         raise ConfigError([f"--config-dir {config_dir}: there is no such folder"])
     return list(dict.fromkeys([folder, SHIPPED_CONFIGS]))

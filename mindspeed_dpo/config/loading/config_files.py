@@ -9,6 +9,7 @@ from typing import Any
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.loading.foreign_files import foreign_file_problem
 from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _KEYWORDS = ("optional", "override")
@@ -30,11 +31,11 @@ def check_config_files(name: str, folders: Sequence[Path]) -> None:
     while waiting:
         files = [folder / f"{waiting[-1]}.yaml" for folder in folders]
         waiting.pop()
-        file = next((file for file in files if file.is_file()), None)
-        if file is None or file in checked:
-            continue
-        checked.add(file)
         try:
+            file = next((file for file in files if has_file(file)), None)
+            if file is None or file in checked:
+                continue
+            checked.add(file)
             content = read_yaml_texts(file)
             waiting += _defaults(content, file)
         except (MalformedDataError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from mindspeed_dpo.config.issues import ConfigError
@@ -18,7 +19,8 @@ def split_path(config_name: str, config_dir: str | None) -> tuple[str, str | Non
     Raises:
         ConfigError: It is a path at which there is no file.
     """
-    path = Path(config_name).expanduser()
+    # A name with ~ of nobody is searched as it is, and not found.
+    path = Path(os.path.expanduser(config_name))
     file = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
     is_path = len(path.parts) > 1 or path.suffix == ".yaml"
     if config_dir is not None or not is_path:

@@ -16,10 +16,13 @@ from typing import Any
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.settings.evaluation import UNNAMED_SET
 from mindspeed_dpo.config.settings.setting import Setting, SettingInfo
+from mindspeed_dpo.storage.user_paths import no_home_folder
+from mindspeed_dpo.storage.write_errors import MAX_PATH_CHARACTERS
 
 _INT64 = 1 << 63
 _MAX_DIGITS = 300
 _NUMBER = re.compile(r"[+-]?(\d+(_\d+)*\.?(\d+(_\d+)*)?|\.\d+(_\d+)*)([eE][+-]?\d+)?", re.ASCII)
+_HOME = re.compile(r"(?:^|(?<=,))(\s*)(~[^,]*)")
 _TRUTH_WORDS: dict[str, bool] = {
     **dict.fromkeys(("true", "yes", "on"), True),
     **dict.fromkeys(("false", "no", "off"), False),
@@ -42,7 +45,9 @@ def parse_value(value: Any, setting: Setting) -> Any:
     info = setting.info
     if isinstance(parsed, str):
         parsed = info.synonyms.get(parsed, parsed)
-    parsed = expand_home(parsed) if info.is_path else parsed
+    if info.is_path:
+        parsed = expand_home(parsed)
+        _check_path(parsed)
     for item in parsed if is_list else (parsed,):
         _check_choice(item, info)
     if info.check and not info.check.accepts(parsed):
@@ -54,7 +59,15 @@ def expand_home(value: Any) -> Any:
     """Replace `~` at the start of a path, of each path of a mapping, or of each path in a text `a,b`."""
     if isinstance(value, Mapping):
         return {name: expand_home(path) for name, path in value.items()}
-    return re.sub(r"(?:^|(?<=,))(\s*)(~[^,]*)", lambda match: match[1] + os.path.expanduser(match[2]), value)
+    return _HOME.sub(lambda match: match[1] + os.path.expanduser(match[2]), value)
+
+
+def _check_path(value: Any) -> None:
+    for text in value.values() if isinstance(value, Mapping) else [value]:
+        if match := _HOME.search(text):
+            raise ValueError(no_home_folder(match[2]))
+        if max(map(len, text.split(","))) > MAX_PATH_CHARACTERS:
+            raise ValueError(f"is longer than a path can be, {MAX_PATH_CHARACTERS} characters")
 
 
 def scalar_type(declared_type: Any) -> tuple[type, bool]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, TokenFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.text_files import has_file
 
@@ -26,13 +27,13 @@ IGNORE_INDEX = -100
 
 def column_stem(prefix: str | Path, column: str) -> Path:
     """Return the path of a column without `.bin` or `.idx`."""
-    prefix = Path(prefix).expanduser()
+    prefix = expanded_path(prefix)
     return prefix.with_name(f"{prefix.name}_packed_{column}_document")
 
 
 def text_columns_path(prefix: str | Path, columns: Sequence[str] = PROMPT_COLUMNS) -> Path:
     """Return the path of the text columns of a group; `columns` are its token columns."""
-    prefix = Path(prefix).expanduser()
+    prefix = expanded_path(prefix)
     kind = "columns" if PROMPT_COLUMNS[0] in columns else "pair_columns"
     return prefix.with_name(f"{prefix.name}_packed_{kind}.arrow")
 
@@ -49,7 +50,7 @@ def open_columns(prefix: str | Path, columns: Sequence[str]) -> dict[str, Indexe
         FileNotFoundError: A column is missing; the message lists the columns under the prefix.
         TokenFileError: A file is damaged, or the columns have different numbers of rows.
     """
-    prefix = Path(prefix).expanduser()
+    prefix = expanded_path(prefix)
     if replacing_path(prefix).exists():
         raise TokenFileError(
             f"{prefix} is being replaced, or a run was killed while replacing it; "
@@ -97,7 +98,7 @@ def open_text_columns(
 
 def columns_present(prefix: str | Path) -> list[str]:
     """Return the names of the token columns under a prefix."""
-    prefix = Path(prefix).expanduser()
+    prefix = expanded_path(prefix)
     start, end = f"{prefix.name}_packed_", "_document.idx"
     if not prefix.parent.is_dir():
         return []

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file
@@ -14,7 +15,7 @@ from mindspeed_dpo.untrusted.text_files import has_file
 
 def meta_path(prefix: str | Path) -> Path:
     """Return the path of the metadata file of a group."""
-    prefix = Path(prefix).expanduser()
+    prefix = expanded_path(prefix)
     return prefix.with_name(f"{prefix.name}_packed_meta.json")
 
 

@@ -25,6 +25,7 @@ from mindspeed_dpo.data.indexed.column_group_metadata import meta_path, read_met
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
 from mindspeed_dpo.storage.process_lock import LockHeldError, ProcessLock
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.storage.write_errors import WriteError, write_errors, write_failure
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,13 @@ class ColumnGroupWriter:
             columns: Names of the token columns.
             text_columns: Names of the text columns; if empty, no file is written for them.
         """
-        self.prefix = Path(prefix).expanduser()
+        self.prefix = expanded_path(prefix)
         self.columns = tuple(columns)
         self.text_columns = tuple(text_columns)
         self.committed = False
-        with write_errors(self.prefix.parent):
+        with write_errors(self.prefix):
             self.prefix.parent.mkdir(parents=True, exist_ok=True)
-        _remove_remains(self.prefix)
-        with write_errors(self.prefix.parent):
+            _remove_remains(self.prefix)
             self._folder, self._lock = _begin_folder(self.prefix)
         self._writers = {
             column: IndexedDatasetWriter(column_stem(self._folder / self.prefix.name, column)) for column in columns

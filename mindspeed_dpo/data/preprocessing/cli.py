@@ -6,7 +6,6 @@ unsupported feature are rejected with the reason. All problems are reported toge
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,9 @@ from mindspeed_dpo.config.name_suggestions import did_you_mean, normalize_key
 from mindspeed_dpo.config.shipped_files import start_of_paths
 from mindspeed_dpo.data.preprocessing.config_keys import KEYS, TEXT, is_off
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.storage.user_paths import expanded_text
 from mindspeed_dpo.untrusted.errors import MalformedDataError, shortened
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_texts
 
 _PROBLEM_CHARACTERS, _ALL_CHARACTERS = 800, 4500
@@ -82,12 +83,14 @@ def read_yaml(name: str, root: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: Neither exists; the message suggests the closest name.
+        MalformedDataError: The path is no regular file.
         SettingsError: The file is not a YAML mapping.
     """
     folder = root / "configs" / "datasets"
     shipped = folder / f"{name.removesuffix('.yaml')}.yaml"
-    path = Path(os.path.expanduser(name))
-    is_shipped = not path.is_file()
+    path = Path(expanded_text(name))
+    # Without an ending it may be the name of a shipped file, whatever folder has that name, too.
+    is_shipped = not has_file(path) if path.suffix in (".yaml", ".yml") else not path.is_file()
     path = shipped if is_shipped else path
     if not path.is_file():
         available = sorted(file.stem for file in folder.glob("*.yaml"))
@@ -110,7 +113,7 @@ def _from_root(key: str, value: Any, root: Path) -> Any:
     if key not in paths or not isinstance(value, str) or not value:
         return value
     is_hub_name = key == "input" and not value.startswith((".", "/", "~"))
-    return value if is_hub_name else str(root / os.path.expanduser(value))
+    return value if is_hub_name else str(root / expanded_text(value))
 
 
 def _read_flags(words: list[str]) -> tuple[dict[str, Any], list[str]]:

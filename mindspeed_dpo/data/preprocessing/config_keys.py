@@ -5,12 +5,12 @@ Supported keys are fields of `PreprocessSettings`. The others have no effect or 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mindspeed_dpo.storage.user_paths import expanded_text
 from mindspeed_dpo.untrusted.json_text import parse_json
 
 _OFF_WORDS = ("", "false", "no", "off")
@@ -35,7 +35,10 @@ def _optional_flag(value: Any) -> bool | None:
 def _text(value: Any) -> str:
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise TypeError
-    return str(value)
+    text = str(value)
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("null characters and halves of surrogate pairs can be neither stored nor part of a path")
+    return text
 
 
 def _optional_text(value: Any) -> str | None:
@@ -43,7 +46,7 @@ def _optional_text(value: Any) -> str | None:
 
 
 def _path(value: Any) -> str:
-    return os.path.expanduser(_text(value))
+    return expanded_text(_text(value))
 
 
 def _optional_path(value: Any) -> str | None:

@@ -18,6 +18,7 @@ from mindspeed_dpo.data.preprocessing.readers import InputError, RawRow, column_
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.storage.nearest_path import nearest_path_advice
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file
@@ -94,7 +95,7 @@ def find_input(settings: PreprocessSettings) -> RawData:
         FileNotFoundError: `input` is not an existing path and does not have the form of a hub name.
         InputError: The folder contains no file of a supported format, or the path is a pipe or a broken link.
     """
-    path = Path(settings.input).expanduser()
+    path = expanded_path(settings.input)
     if path.is_file():
         return RawData(str(path), (path,), (), settings)
     if path.is_dir():
@@ -127,7 +128,7 @@ def _hub_dataset(settings: PreprocessSettings) -> Any:
     return datasets.load_dataset(
         options.pop("path", settings.input),
         streaming=settings.streaming,
-        cache_dir=str(Path(settings.cache_dir).expanduser()),
+        cache_dir=str(expanded_path(settings.cache_dir)),
         download_mode="force_redownload" if settings.overwrite_cache else None,
         **options,
     )
@@ -149,7 +150,7 @@ def _hub_errors(settings: PreprocessSettings) -> Iterator[None]:
 def _hub_parameters(settings: PreprocessSettings) -> dict[str, Any]:
     if settings.hf_datasets_params is None:
         return {}
-    path = Path(settings.hf_datasets_params).expanduser()
+    path = expanded_path(settings.hf_datasets_params)
     if not path.is_file():
         raise FileNotFoundError(f"hf_datasets_params: there is no file {path}")
     with reraised_as(InputError, "hf_datasets_params should name a JSON object of arguments"):

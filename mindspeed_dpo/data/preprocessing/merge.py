@@ -27,6 +27,7 @@ from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader
 from mindspeed_dpo.data.preprocessing.pipeline import PreprocessError, PreprocessResult
 from mindspeed_dpo.data.preprocessing.row_counts import RowCounts
 from mindspeed_dpo.data.preprocessing.settings import PreprocessSettings
+from mindspeed_dpo.storage.user_paths import expanded_path, real_path
 
 _COLUMN_FILE = re.compile(r"(?P<prefix>.+)_packed_(?P<column>.+)_document\.idx")
 _IDENTITY_KEYS = ("tokenizer_fingerprint", "template_fingerprint", "prompt_type")
@@ -40,11 +41,11 @@ def merge(settings: PreprocessSettings) -> PreprocessResult:
         ValueError: No dataset has these columns, one lacks some or has further ones, or they were preprocessed with
             different tokenizers or templates.
     """
-    folder = Path(settings.input).expanduser()
+    folder = expanded_path(settings.input)
     if not folder.is_dir():
         raise FileNotFoundError(f"input: a merge needs a folder of datasets; there is no folder {folder}")
     columns = tuple(_column_name(key) for key in settings.merge_group_keys)
-    prefixes = _prefixes(folder, columns, Path(settings.output_prefix).expanduser())
+    prefixes = _prefixes(folder, columns, expanded_path(settings.output_prefix))
     metas = _common_identity(prefixes)
     counts = RowCounts()
     with writing(settings.output_prefix, columns, _text_columns(prefixes, columns)) as writer:
@@ -70,7 +71,7 @@ def _prefixes(folder: Path, columns: Sequence[str], output: Path) -> list[Path]:
     matches = (_COLUMN_FILE.fullmatch(path.name) for path in folder.iterdir())
     names = {match["prefix"] for match in matches if match and match["column"] in columns}
     prefixes = sorted((folder / name for name in names), key=lambda path: _natural_sort_key(path.name))
-    prefixes = [prefix for prefix in prefixes if prefix.resolve() != output.resolve()]
+    prefixes = [prefix for prefix in prefixes if real_path(prefix) != real_path(output)]
     if not prefixes:
         raise PreprocessError(f"input: no dataset in {folder} has the columns {', '.join(columns)}")
     for prefix in prefixes:

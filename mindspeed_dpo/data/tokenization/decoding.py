@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
@@ -19,7 +20,7 @@ Decode = Callable[[Sequence[int]], str]
 
 def decoder_of(directory: str | Path | None) -> Decode:
     """Return what turns ids to text, special tokens included; without a tokenizer.json that can be read, to numbers."""
-    file = Path(directory).expanduser() / FILE if directory else None
+    file = expanded_path(directory) / FILE if directory else None
     if file is None or not file.is_file():
         return as_numbers
     try:

@@ -16,6 +16,7 @@ from mindspeed_dpo.data.tokenization.templates import (
     Text,
     Token,
 )
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import MalformedDataError, reraised_as
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import read_json
@@ -51,7 +52,7 @@ def template_names(path: str | Path | None = None) -> list[str]:
         FileNotFoundError: The file does not exist.
         ValueError: The file is malformed.
     """
-    return list(_read_file(Path(path).expanduser() if path else SHIPPED_TEMPLATES))
+    return list(_read_file(expanded_path(path) if path else SHIPPED_TEMPLATES))
 
 
 def load_template(name: str, path: str | Path | None = None) -> Template:
@@ -65,7 +66,7 @@ def load_template(name: str, path: str | Path | None = None) -> Template:
         FileNotFoundError: The file does not exist.
         ValueError: The file or the template is malformed, or the name is unknown or refused; the message suggests one.
     """
-    source = Path(path).expanduser() if path else SHIPPED_TEMPLATES
+    source = expanded_path(path) if path else SHIPPED_TEMPLATES
     entries = _read_file(source)
     if name in REFUSED_TEMPLATES and name not in entries:
         raise ValueError(f"prompt_type {name!r} is refused: {REFUSED_TEMPLATES[name]}")

@@ -19,9 +19,10 @@ from tokenizers import AddedToken
 from mindspeed_dpo.config.validation.path_advice import missing_weights_advice
 from mindspeed_dpo.data.tokenization.examples import RowDropped
 from mindspeed_dpo.data.tokenization.templates import Template
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
-from mindspeed_dpo.untrusted.text_files import has_file
+from mindspeed_dpo.untrusted.text_files import has_file, read_bytes
 from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def load_tokenizer(
         FileNotFoundError: The directory does not exist.
         ValueError: It contains no tokenizer that transformers can load.
     """
-    path = Path(directory).expanduser()
+    path = expanded_path(directory)
     if not path.is_dir():
         advice = missing_weights_advice(str(directory))
         raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}{advice}")
@@ -67,6 +68,10 @@ def load_tokenizer(
     return tokenizer
 
 
+MAX_VOCABULARY_BYTES = 1 << 28
+"""Limit for a file of the vocabulary; the largest take some tens of megabytes."""
+
+
 def settings_fingerprint(*parts: object) -> str:
     """Return a short hash of what an encoder depends on, equal in every process."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
@@ -77,11 +82,14 @@ def tokenizer_fingerprint(directory: str | Path) -> str:
 
     tokenizer_config.json is excluded: saving a tokenizer again rewrites it without changing any id, and the settings in
     it that matter (end token, chat template) are part of the template's fingerprint.
+
+    Raises:
+        MalformedDataError: A file is larger than `MAX_VOCABULARY_BYTES`.
     """
     digest = hashlib.sha256()
     for file in _vocabulary_files(directory):
         digest.update(file.name.encode())
-        digest.update(file.read_bytes())
+        digest.update(read_bytes(file, MAX_VOCABULARY_BYTES))
     return digest.hexdigest()[:32]
 
 
@@ -91,7 +99,7 @@ def has_tokenizer(directory: str | Path) -> bool:
 
 
 def _vocabulary_files(directory: str | Path) -> list[Path]:
-    path = Path(directory).expanduser()
+    path = expanded_path(directory)
     files = [path / name for name in _VOCABULARY_FILES if has_file(path / name)]
     files = files[:1] if files and files[0].name == "tokenizer.json" else files
     return files or sorted(
@@ -155,7 +163,7 @@ def stop_token_ids(
     if template is not None:
         stops |= {token_id(tokenizer, word) for word in template.stop_words}
     if model_dir is not None:
-        stops |= set(_generation_stops(Path(model_dir).expanduser() / "generation_config.json"))
+        stops |= set(_generation_stops(expanded_path(model_dir) / "generation_config.json"))
     return frozenset(stop for stop in stops if stop is not None)
 
 

@@ -10,9 +10,13 @@ from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.shell.arithmetic import compute
 from mindspeed_dpo.migration.shell.words import Command, Lexer, Part, Word, expansion_end
 
-MAX_CHARACTERS = 1 << 20
-"""Limit for the value of a variable and the words of a command: a line may double a value again and again."""
+MAX_CHARACTERS = 1 << 23
+"""Limit for the values and words of a script with its variables replaced: a line may double a value again and again."""
+WORD_CHARACTERS = 50
+"""What a word counts beyond its own characters, roughly its memory."""
 MAX_COMMANDS = 10_000
+MAX_DEPTH = 50
+"""Limit for defaults within defaults, `${A:-${B:-…}}`."""
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _BRACES = re.compile(r"\$\{([A-Za-z_]\w*|\d)(?:\[[@*]\])?(?:(:?-|:?=)(.*))?\}", re.DOTALL)
 _KEYWORDS = ("if", "for", "while", "until", "case", "select", "function", "source", ".", "read", "eval")
@@ -34,6 +38,19 @@ class Script:
     skipped: list[tuple[int, str]] = field(default_factory=list)
     variables: dict[str, str] = field(default_factory=dict)
     arrays: dict[str, list[str]] = field(default_factory=dict)
+    num_characters: int = 0
+
+    def count(self, texts: Iterable[str], where: str) -> None:
+        """Count texts that were built from variables.
+
+        Raises:
+            MigrationError: All texts of the script together exceed `MAX_CHARACTERS`.
+        """
+        self.num_characters += sum(len(text) + WORD_CHARACTERS for text in texts)
+        if self.num_characters > MAX_CHARACTERS:
+            raise MigrationError(
+                f"{where}: the script has more than {MAX_CHARACTERS} characters with its variables replaced"
+            )
 
 
 def read_script(text: str, location: str) -> Script:
@@ -74,7 +91,7 @@ def _take(command: Command, script: Script, where: str) -> None:
 def _text(word: Word, script: Script, where: str) -> str:
     """The value of an assignment: one text, whatever spaces it contains."""
     pieces = [part.text if part.quote == "'" else _expanded(part.text, script, where) for part in word]
-    return _limited("".join(pieces), where)
+    return "".join(pieces)
 
 
 def _split(words: Iterable[Word], script: Script, where: str) -> list[str]:
@@ -82,8 +99,9 @@ def _split(words: Iterable[Word], script: Script, where: str) -> list[str]:
     fields: list[str] = []
     for word in words:
         array = _whole_array(word, script)
-        fields += array if array is not None else _fields(word, script, where)
-        _limited("".join(fields), where)
+        added = array if array is not None else _fields(word, script, where)
+        script.count(added, where)
+        fields += added
     return fields
 
 
@@ -105,17 +123,22 @@ def _fields(word: Word, script: Script, where: str) -> list[str]:
         text = _expanded(part.text, script, where)
         pieces = text.split()
         if pieces and text[0].isspace() and is_open:
-            fields, current = [*fields, current], ""
-        for piece in pieces[:-1]:
-            fields, current = [*fields, current + piece], ""
+            fields.append(current)
+            current = ""
+        if pieces[1:]:
+            fields += [current + pieces[0], *pieces[1:-1]]
+            current = ""
         current, is_open = current + (pieces[-1] if pieces else ""), is_open or bool(pieces)
         if pieces and text[-1].isspace():
-            fields, current, is_open = [*fields, current], "", False
+            fields.append(current)
+            current, is_open = "", False
     return [*fields, current] if is_open else fields
 
 
-def _expanded(text: str, script: Script, where: str) -> str:
+def _expanded(text: str, script: Script, where: str, depth: int = 0) -> str:
     """Replace the expansions of a text; what is not defined stays as it is and is listed."""
+    if depth > MAX_DEPTH:
+        raise MigrationError(f"{where}: defaults of variables are nested more than {MAX_DEPTH} deep")
     result, position = [], 0
     while position < len(text):
         if text[position] == "\\" and text[position + 1 : position + 2] in ("$", '"', "\\", "`"):
@@ -123,15 +146,17 @@ def _expanded(text: str, script: Script, where: str) -> str:
             position += 2
         elif text[position] in "$`":
             end = expansion_end(text, position)
-            result.append(_value(text[position:end], script, where))
+            value = _value(text[position:end], script, where, depth)
+            script.count((value,), where)
+            result.append(value)
             position = end
         else:
             result.append(text[position])
             position += 1
-    return _limited("".join(result), where)
+    return "".join(result)
 
 
-def _value(expansion: str, script: Script, where: str) -> str:
+def _value(expansion: str, script: Script, where: str, depth: int) -> str:
     value = None
     if expansion.startswith("$((") and expansion.endswith("))"):
         number = compute(expansion[3:-2], script.variables)
@@ -143,7 +168,7 @@ def _value(expansion: str, script: Script, where: str) -> str:
             value = " ".join(script.arrays[name])
         if not value and default is not None:
             is_quoted = len(default) > 1 and default[0] == default[-1] and default[0] in "'\""
-            value = _expanded(default[1:-1] if is_quoted else default, script, where)
+            value = _expanded(default[1:-1] if is_quoted else default, script, where, depth + 1)
     elif re.fullmatch(r"\$[A-Za-z_]\w*", expansion):
         value = script.variables.get(expansion[1:])
     elif expansion == "$":
@@ -153,9 +178,3 @@ def _value(expansion: str, script: Script, where: str) -> str:
             script.undefined.append(expansion)
         return expansion
     return value
-
-
-def _limited(text: str, where: str) -> str:
-    if len(text) > MAX_CHARACTERS:
-        raise MigrationError(f"{where}: a value has more than {MAX_CHARACTERS} characters with its variables replaced")
-    return text

@@ -72,6 +72,8 @@ class Lexer:
             if self._text[self._position] == ")":
                 self._advance()
                 return
+            if self._text[self._position] == "(":
+                raise MigrationError(f"{self._location}, line {self._line}: a parenthesis ( within an array")
             if self._text[self._position] in _SEPARATORS:
                 self._advance()
             elif not self._skip_blank():

@@ -14,6 +14,7 @@ from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.data.datasets.splits_and_blending import parse_data_path
 from mindspeed_dpo.data.indexed.column_group_metadata import read_meta
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 from mindspeed_dpo.untrusted.text_files import read_lines
 
@@ -121,4 +122,4 @@ def _as_tuple(value: Any) -> Any:
 
 
 def _name(path: str | None) -> str:
-    return Path(path).resolve().name if path else "random weights"
+    return real_path(path).name if path else "random weights"

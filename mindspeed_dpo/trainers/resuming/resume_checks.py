@@ -20,6 +20,7 @@ from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import (
     recovery_advice,
 )
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.weights.hf.hf_config import describe_differences
 from mindspeed_dpo.weights.lora import adapter_settings, quick_fingerprint
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
@@ -202,11 +203,11 @@ def _check_adapters(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> N
 
 def _check_places(run: RunConfig, folder: Path, metadata: dict[str, Any]) -> None:
     save, output_dir = Path(run.actor.checkpoint.save), Path(run.loop.output_dir)
-    if (save / TRACKER).is_file() and save.resolve() != folder.parent.resolve():
+    if (save / TRACKER).is_file() and real_path(save) != real_path(folder.parent):
         raise CheckpointError(
             f"{save} contains the checkpoints of another run than {folder}; choose another output_dir or save"
         )
-    is_own = output_dir.resolve() in (Path(metadata["output_dir"]).resolve(), folder.parent.parent.resolve())
+    is_own = real_path(output_dir) in (real_path(metadata["output_dir"]), real_path(folder.parent.parent))
     if (output_dir / METRICS_FILE).is_file() and not is_own:
         raise CheckpointError(
             f"{output_dir} contains the outputs of another run than {folder}; choose another output_dir"

@@ -7,10 +7,10 @@ line is left to `cli`.
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import NoReturn
 
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.weights.dtype_cast import DTYPES
 from mindspeed_dpo.weights.families import FAMILIES
 
@@ -182,7 +182,7 @@ def families_by_name() -> dict[str, frozenset[str]]:
 
 def _path(text: str) -> Path:
     """Parse a path; `~` is the home folder also where the shell does not replace it, as in `--load-dir=~/model`."""
-    return Path(os.path.expanduser(text))
+    return expanded_path(text)
 
 
 def _parse_numbers(text: str) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mindspeed_dpo.config.estimates.parameter_counts import num_parameters
 from mindspeed_dpo.config.settings.model import ModelConfig
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest, ConversionSummary, Format
 from mindspeed_dpo.weights.conversion.written_experts import with_all_experts
 from mindspeed_dpo.weights.dtype_cast import TensorCounts, cast_tensor
@@ -108,7 +109,7 @@ def _flags(keys: Iterable[str]) -> list[str]:
 def _write_mcore(source: WeightSource, request: ConversionRequest) -> ConversionSummary:
     target = request.save_dir
     check_target(target, overwrite=request.overwrite)
-    if target.resolve() == request.load_dir.resolve():
+    if real_path(target) == real_path(request.load_dir):
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     assets = request.hf_config_dir or source.assets()
     model = _model_config(source, request, assets)
@@ -134,7 +135,7 @@ def _write_hf(source: WeightSource, request: ConversionRequest) -> ConversionSum
     check_target(target, overwrite=request.overwrite)
     if target.is_dir() and any(target.iterdir()) and not (target / "config.json").is_file():
         raise WeightsError(f"{target} holds files that are not a model and is not replaced; give another --save-dir")
-    if target.resolve() in (request.load_dir.resolve(), assets.resolve()):
+    if real_path(target) in (real_path(request.load_dir), real_path(assets)):
         raise WeightsError(f"{target} is both source and target; give another --save-dir")
     model = _model_config(source, request, assets)
     source.check_tied_copies(model)

@@ -16,7 +16,7 @@ from mindspeed_dpo.weights.errors import WeightsError
 
 ASSETS_FOLDER = "hf"
 MAX_TOKENIZER_BYTES = 1 << 28
-"""Limit for tokenizer.json; those of the largest vocabularies take some tens of megabytes."""
+"""Limit for each of these files; tokenizer.json of the largest vocabularies takes some tens of megabytes."""
 _PATTERNS = (
     "config.json", "generation_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*",
     "merges.txt", "*.model", "*.jinja", "chat_template.json", "additional_chat_templates/*",
@@ -27,14 +27,20 @@ def asset_files(directory: str | Path) -> list[Path]:
     """The asset files of a Hugging Face folder, sorted by name.
 
     Raises:
-        WeightsError: One of them is no regular file.
+        WeightsError: One of them is no regular file, or too large to be one of these.
     """
     root = Path(directory)
     # A name without a wildcard is tried as it is: `glob` passes over links that lead nowhere.
     found = {file for pattern in _PATTERNS for file in (root.glob(pattern) if "*" in pattern else [root / pattern])}
     files = {file for file in found if file.suffix or not file.is_dir()}
     with reraised_as(WeightsError):
-        return sorted(file for file in files if has_file(file))
+        present = sorted(file for file in files if has_file(file))
+    for file in present:
+        if (size := file.stat().st_size) > MAX_TOKENIZER_BYTES:
+            raise WeightsError(
+                f"{file} has {size} bytes; a configuration or tokenizer has at most {MAX_TOKENIZER_BYTES}"
+            )
+    return present
 
 
 def copy_assets(source: str | Path, target: str | Path) -> list[Path]:

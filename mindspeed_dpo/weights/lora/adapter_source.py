@@ -18,6 +18,7 @@ from torch import Tensor
 from mindspeed_dpo.config.settings.lora import AdapterConfig
 from mindspeed_dpo.config.settings.model import ModelConfig
 from mindspeed_dpo.config.settings.stored_values import check_stored
+from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file
@@ -165,7 +166,7 @@ def adapter_description(settings: AdapterConfig, base: WeightSource) -> dict[str
 
     For example `{"settings": {"lora_r": 16, ...}, "base": "/models/llama", "base_mark": "3fa9..."}`.
     """
-    path = str(base.path.resolve())
+    path = str(real_path(base.path))
     return {"settings": asdict(replace(settings, lora_load=None)), "base": path, "base_mark": quick_fingerprint(base)}
 
 

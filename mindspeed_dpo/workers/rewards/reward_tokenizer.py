@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.data.tokenization.encoders import Encoder, make_encoder
 from mindspeed_dpo.data.tokenization.tokenizer import has_tokenizer, load_tokenizer, tokenizer_fingerprint
+from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.weights.hf.hf_assets import find_assets
 from mindspeed_dpo.workers.rewards.detokenization import MESSAGES, TextReader
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier, load_classifier_tokenizer
@@ -120,7 +121,7 @@ def _tokenizer_beside(path: str | Path | None) -> Path | None:
     """Return the folder or, for a checkpoint, that of its Hugging Face files; None without a tokenizer."""
     if path is None:
         return None
-    candidates = (Path(path).expanduser(), find_assets(Path(path).expanduser()))
+    candidates = (expanded_path(path), find_assets(expanded_path(path)))
     return next((folder for folder in candidates if folder is not None and has_tokenizer(folder)), None)
 
 

@@ -192,3 +192,12 @@ def test_importing_the_command_line_reads_no_arguments(monkeypatch: pytest.Monke
 def test_settings_survive_the_way_to_another_process() -> None:
     before = settings("--dataset-additional-keys=", "--map-keys", '{"prompt": "q"}', "--merge-group-keys", "a", "b")
     assert PreprocessSettings.from_json(before.to_json()) == before
+
+
+@pytest.mark.parametrize("value", ['"a\\0b"', '"\\ud800"'], ids=["null", "surrogate"])
+@pytest.mark.parametrize("key", ["output_prefix", "prompt_type", "dataset_additional_keys"])
+def test_texts_that_no_path_or_file_can_hold_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    file = write_yaml(tmp_path / "a.yaml", f"{key}: {value}")
+    assert any(
+        problem.startswith(f"{key} should be") for problem in problems(file, *LEAST[: LEAST.index("--output-prefix")])
+    )

@@ -15,6 +15,7 @@ from mindspeed_dpo.migration.huggingface.trl_rules import TRL_RULES
 from mindspeed_dpo.migration.migration_error import MigrationError
 from mindspeed_dpo.migration.model_files import shipped_model
 from mindspeed_dpo.migration.outcome import Migration
+from mindspeed_dpo.migration.rules import becomes
 from mindspeed_dpo.migration.source_file import Options
 from mindspeed_dpo.migration.yaml_file import problems_of, render
 from tests.unit.migration.foreign_files import (
@@ -384,3 +385,9 @@ def test_texts_survive_the_file(tmp_path: Path, value: str) -> None:
 )  # fmt: skip
 def test_shipped_models_are_found_by_name(name: str, expected: str) -> None:
     assert shipped_model(name) == expected
+
+
+@pytest.mark.parametrize("value", [["bf16"], {"a": "1"}, [{"a": ["b"]}], None])
+def test_a_value_of_another_kind_than_those_of_a_rule_has_no_counterpart(value: object) -> None:
+    rule = becomes("truncation", values={"keep_start": "keep_start"})
+    assert "has no counterpart; truncation may be keep_start" in str(rule.convert(value))

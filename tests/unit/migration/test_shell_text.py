@@ -108,14 +108,23 @@ def test_redirections_belong_to_no_flag() -> None:
         ('A=1\nB="x', 'line 2: the quote " is not closed'),
         ("A='x", "line 1: the quote ' is not closed"),
         ("A=(1 2", r"line 1: the parenthesis \( is not closed"),
-        ("A=" + "x" * 100 + "\n" + 'A="$A$A"\n' * 20, "a value has more than"),
-        ("A=" + "x" * 100 + "\n" + "A=($A $A)\n" + "A=(${A[@]} ${A[@]})\n" * 20, "a value has more than"),
+        ("A=(1 (2 3))", r"line 1: a parenthesis \( within an array"),
+        ("A=" + "x" * 100 + "\n" + 'A="$A$A"\n' * 20, "characters with its variables replaced"),
+        ("A=" + "x" * 100 + "\n" + "A=($A $A)\n" + "A=(${A[@]} ${A[@]})\n" * 20, "with its variables replaced"),
+        ("A='" + "x " * 1000 + "'\n" + "show $A\n" * 1000, "with its variables replaced"),
+        ("A=" + "x" * 10**5 + "\n" + "B=y$A\n" * 1000, "with its variables replaced"),
+        ("A=" + "${B:-" * 1000 + "}" * 1000, "defaults of variables are nested"),
         ("true\n" * (MAX_COMMANDS + 2), "has more than 10000 commands"),
     ],
 )
 def test_scripts_that_cannot_be_read(script: str, sentence: str) -> None:
     with pytest.raises(MigrationError, match=sentence):
         read_script(script, "run.sh")
+
+
+def test_the_words_of_a_large_value_are_divided_once() -> None:
+    words = read_script("A='" + "x " * 50_000 + "'\nshow $A", "run.sh").commands[0][1]
+    assert len(words) == 50_001
 
 
 def test_large_files_are_refused(tmp_path: Path) -> None:

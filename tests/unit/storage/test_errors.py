@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import WriteError, free_bytes, try_folder, write_errors
 
 
@@ -31,6 +32,41 @@ def test_a_name_that_is_too_long_is_said(tmp_path: Path) -> None:
     assert free_bytes(folder) > 0
     with pytest.raises(WriteError, match="cannot be written: File name too long"):
         try_folder(folder)
+
+
+def test_a_path_longer_than_any_is_said_in_part(tmp_path: Path) -> None:
+    folder = tmp_path / ("a/" * 50_000)
+    assert free_bytes(folder) > 0
+    with pytest.raises(WriteError, match="… cannot be written: File name too long") as caught:
+        try_folder(folder)
+    assert len(str(caught.value)) < 1000
+
+
+def _fail(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "no space")
+
+
+def test_a_full_disk_leaves_no_part_of_a_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.txt"
+    write_text_atomically(path, "old")
+    monkeypatch.setattr(os, "fsync", _fail)
+    with pytest.raises(OSError, match="no space"):
+        write_text_atomically(path, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"] and path.read_text() == "old"
+    with pytest.raises(UnicodeEncodeError):
+        write_text_atomically(path, "\ud800")
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_leaves_no_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_part(path: Path, data: bytes) -> None:
+        path.touch()
+        _fail()
+
+    monkeypatch.setattr(Path, "write_bytes", write_part)
+    with pytest.raises(WriteError, match="No space left"):
+        try_folder(tmp_path / "a/b")
+    assert not any(tmp_path.iterdir())
 
 
 def test_other_reasons_come_with_the_advice(tmp_path: Path) -> None:

@@ -21,6 +21,14 @@ def test_both_ends_of_a_long_message_remain() -> None:
     assert str(MalformedDataError("as it is")) == "as it is"
 
 
+def test_a_terminal_obeys_nothing_that_is_quoted() -> None:
+    text = str(MalformedDataError("a\x1b[2Jb\x00\r\x9b\x7f\tä\n中"))
+    assert text == "a\\x1b[2Jb\\x00\\r\\x9b\\x7f\tä\n中"
+    with pytest.raises(ConfigError) as error:
+        load_quickly("offline_dpo_trainer_tiny", ["training.a\x1bb=1"], exists=lambda path: True)
+    assert "\x1b" not in str(error.value)
+
+
 def test_a_long_value_of_a_setting_is_quoted_in_part() -> None:
     with pytest.raises(ConfigError) as error:
         load_quickly("offline_dpo_trainer_tiny", [f"training.lr={'9' * 5000}"], exists=lambda path: True)

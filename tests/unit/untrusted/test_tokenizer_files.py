@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mindspeed_dpo.data.tokenization import tokenizer
 from mindspeed_dpo.data.tokenization.tokenizer import load_tokenizer, stop_token_ids
 from mindspeed_dpo.untrusted import tokenizer_files, tokenizer_probe
 from mindspeed_dpo.untrusted.errors import MalformedDataError
@@ -121,3 +122,15 @@ def test_end_tokens_of_other_types_are_refused(content: str, words: str, tmp_pat
     (folder / "generation_config.json").write_text(content)
     with pytest.raises(ValueError, match=rf"generation_config\.json.*{words}"):
         stop_token_ids(load_tokenizer(folder), model_dir=folder)
+
+
+def test_sparse_files_of_any_size_are_neither_copied_nor_held_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenizer, "MAX_VOCABULARY_BYTES", 1000)
+    with (tmp_path / "tokenizer.json").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(WeightsError, match=r"tokenizer\.json has 1099511627776 bytes; .* at most 268435456"):
+        copy_assets(tmp_path, tmp_path / "copy")
+    with pytest.raises(MalformedDataError, match=r"tokenizer\.json has more than 1000 bytes"):
+        tokenizer.tokenizer_fingerprint(tmp_path)

@@ -71,3 +71,15 @@ def test_a_file_of_texts_has_as_many_values_as_hydra_reads_in_seconds(tmp_path: 
     path.write_text(text)
     with pytest.raises(MalformedDataError, match=words):
         read_yaml_texts(path)
+
+
+def test_tags_of_numbers_and_dates_keep_the_text_and_other_tags_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "a: !!int 010\nb: !!float .inf\nc: !!timestamp 2026-12-01\nd: !!bool on\ne: !!null ''\nf: !!str 1\n"
+    )
+    assert read_yaml_texts(path) == {"a": "010", "b": ".inf", "c": "2026-12-01", "d": "on", "e": None, "f": "1"}
+    for tag in ("!!binary aGk=", "!!set {a, b}", "!!omap [a: 1]", "!!pairs [a: 1]"):
+        path.write_text(f"a: {tag}")
+        with pytest.raises(MalformedDataError, match=r"a\.yaml is not valid YAML: .*tag"):
+            read_yaml_texts(path)
