@@ -1,9 +1,9 @@
 """The file or folder that was most likely meant by a path that does not exist, as part of a message."""
 
-import os
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 MAX_NAMES = 10_000
@@ -13,8 +13,9 @@ MAX_NAMES = 10_000
 def nearest_path_advice(path: str | Path) -> str:
     """Return `; did you mean models/tiny?` for a path that does not exist, or "" where nothing beside it is close."""
     wanted = Path(path)
+    folder = Path(os.path.expanduser(wanted)).parent
     try:
-        names = [entry.name for _, entry in zip(range(MAX_NAMES), Path(os.path.expanduser(wanted)).parent.iterdir(), strict=False)]
+        names = [entry.name for _, entry in zip(range(MAX_NAMES), folder.iterdir(), strict=False)]
     except OSError:
         return ""
     close = difflib.get_close_matches(wanted.name, names, n=1, cutoff=0.75)
