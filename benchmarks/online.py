@@ -9,8 +9,9 @@ so that other load on the machine affects all of them. Without --peer-python onl
 to create that environment. There is no warm-up on either side.
 
 Sides: `ours` is the trainer with its worker in one process, without Ray, and the reward function in its own process,
-whose time and memory are included. `ours-vllm`, with --vllm-python, is the same with `rollout_engine: vllm`. `trl` is TRL as installed, with Hugging Face's `generate` and its cache;
-`trl-tuned` has the allocator settings of our CPU workers. Gradient checkpointing is off everywhere.
+whose time and memory are included. `ours-vllm`, with --vllm-python, is the same with `rollout_engine: vllm`. `trl` is
+TRL as installed, with Hugging Face's `generate` and its cache; `trl-tuned` has the allocator settings of our CPU
+workers. Gradient checkpointing is off everywhere.
 
 The model has random weights and a nearly uniform next-token distribution. Responses of different lengths result from
 a set of stop tokens with total probability 1 / mean length, the same on both sides. The lengths are random, so the

@@ -127,7 +127,8 @@ def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Resul
 def measure(options: argparse.Namespace) -> Result:
     """Load the model, warm up with a few tokens, and measure one run over all prompts."""
     scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
-    respond = {OURS: ours, "hf": hugging_face, VLLM: engine_of_vllm}[options.side](Path(options.folder), scenario, options)
+    side = {OURS: ours, "hf": hugging_face, VLLM: engine_of_vllm}[options.side]
+    respond = side(Path(options.folder), scenario, options)
     prompts = scenario.draw(SIZES[options.size].vocab_size)
     respond(prompts[: options.batch // NUM_RESPONSES], 2)
     loaded = family_peak_mib()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +40,7 @@ def vllm(
         "max_model_len": longest, "max_num_seqs": slots, "logprobs_mode": "raw_logprobs", "generation_config": "vllm",
         "enable_prefix_caching": True, "disable_log_stats": True, **more,
     }  # fmt: skip
-    log = Path(tempfile.mkdtemp(prefix="vllm_log_"), "vllm.log")
+    log = folder / "vllm.log"
     engine = EngineProcess(EngineSettings(python, arguments, TIMEOUT_S, TIMEOUT_S, log, CACHE))
     engine.start([[place.name, place.dtype, place.shape, place.offset] for place in weights.places], weights.descriptor)
     version = 0

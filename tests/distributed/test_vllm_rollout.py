@@ -198,7 +198,7 @@ RESPONSES, WHOLE_BLOCKS = 4, 2
 
 
 def cached_tokens(colocated: ColocatedRoles, version: int) -> int | None:
-    """The tokens that four responses to each of two prompts, of two blocks and some tokens, find in the prefix cache."""
+    """What four responses to each of two prompts, of two blocks and some tokens, find in the prefix cache."""
     worker = colocated.roles[ROLLOUT]
     if worker.engine is None:
         return None

@@ -1,7 +1,7 @@
 """A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
-Some end with the first stop token. What a test wants to go wrong is an argument of the engine: to `hang`, `freeze` (which
-keeps Python's lock), `die` or run `out_of_memory` in a call, or `lacks`, a weight that no tensor is for. With
+Some end with the first stop token. What a test wants to go wrong is an argument of the engine: to `hang`, `freeze`
+(which keeps Python's lock), `die` or run `out_of_memory` in a call, or `lacks`, a weight that no tensor is for. With
 `enable_sleep_mode` it writes to its log what it is asked, and refuses what needs memory that sleeps.
 """
 
