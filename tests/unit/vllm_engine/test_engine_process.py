@@ -140,6 +140,12 @@ def test_a_process_that_runs_out_of_memory_says_what_to_change(start: Start) -> 
         engine.ask("load", {"version": 1})
 
 
+def test_a_worker_of_the_engine_that_is_killed_is_named(start: Start) -> None:
+    engine = start(worker="load")
+    with pytest.raises(EngineFailure, match=r"RuntimeError: cancelled; its worker .* was killed by signal 9, as the"):
+        engine.ask("load", {"version": 1})
+
+
 def test_arguments_that_vllm_does_not_know_are_refused_with_its_own_message(start: Start) -> None:
     engine = start(wait=False, gpu_memory_utilisation=0.5)
     with pytest.raises(EngineFailure, match="unexpected keyword argument 'gpu_memory_utilisation'"):

@@ -1,13 +1,14 @@
 """A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
 Some end with the first stop token. What a test wants to go wrong is an argument of the engine: to `hang`, `freeze`
-(which keeps Python's lock), `die` or run `out_of_memory` in a call, or `lacks`, a weight that no tensor is for. With
+(which keeps Python's lock), `die`, lose its `worker` or run `out_of_memory` in a call, or `lacks`, a weight that no tensor is for. With
 `enable_sleep_mode` it writes to its log what it is asked, and refuses what needs memory that sleeps.
 """
 
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import random
 import signal
@@ -51,6 +52,7 @@ class EngineArgs:
     lacks: str = ""
     infinite: bool = False
     child: bool = False
+    worker: str = ""
 
 
 class ModelRegistry:
@@ -138,6 +140,9 @@ class LLMEngine:
 
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
             self._segment = SharedMemory(SEGMENT, create=True, size=4096)
+        if arguments.worker:
+            self._worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+            self._worker.start()
         self._misbehave("start")
 
     @classmethod
@@ -197,6 +202,9 @@ class LLMEngine:
             sys.stderr.write("the stand-in dies\n")
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._arguments.worker == where:
+            self._worker.kill()
+            raise RuntimeError("cancelled")
         if self._arguments.hang == where:
             time.sleep(1000)
         if self._arguments.freeze == where:
