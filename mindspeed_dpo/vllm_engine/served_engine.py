@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vllm import EngineArgs, LLMEngine, SamplingParams
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind
 
 from mindspeed_dpo.vllm_engine.loading import Place, load_weights
@@ -42,7 +43,7 @@ class ServedEngine:
         self._version: int | None = None
         self._asleep: set[str] = set()
         self._has_weights = False
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**start["arguments"]))
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**{**_of_platform(), **start["arguments"]}))
 
     def answer(self, request: Message) -> Message:
         """Serve one request.
@@ -115,6 +116,14 @@ class ServedEngine:
                 if output.finished:
                     yield output.request_id, output
             self._advance()
+
+
+def _of_platform() -> dict[str, Any]:
+    """Return arguments that vLLM 0.32 needs on the host.
+
+    It cannot take a part of a prompt there if the request has a seed, as it then sets the random generator back.
+    """
+    return {"enable_chunked_prefill": False} if current_platform.is_cpu() else {}
 
 
 def _response(completion: Any) -> Message:

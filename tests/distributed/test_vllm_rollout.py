@@ -41,7 +41,8 @@ EXPERT_KEYS = {
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
 BLOCK = 32
 """Tokens of a block, the unit of the prefix cache; 128 on the host unless it is set."""
-ENGINE = f"{{{{python: {{python}}, enforce_eager: true, timeout_s: 600, block_size: {BLOCK}}}}}"
+ENGINE = f"{{{{python: {{python}}, enforce_eager: true, block_size: {BLOCK}, max_num_batched_tokens: {4 * BLOCK}}}}}"
+"""So few tokens in a step that not all prompts begin in the first."""
 ROWS, UPDATES, TOLERANCE = [4, 0, 2, 1, 3], 20, 1e-4
 STALE = 1e-2
 

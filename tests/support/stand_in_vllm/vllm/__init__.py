@@ -42,6 +42,7 @@ class EngineArgs:
     logprobs_mode: str = ""
     generation_config: str = ""
     enable_prefix_caching: bool = False
+    enable_chunked_prefill: bool = True
     disable_log_stats: bool = False
     enforce_eager: bool = False
     enable_sleep_mode: bool = False
