@@ -1,8 +1,8 @@
 """A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
 Some end with the first stop token. What a test wants to go wrong is an argument of the engine: to `hang`, `freeze`
-(which keeps Python's lock), `die`, lose its `worker` or run `out_of_memory` in a call, or `lacks`, a weight that no tensor is for. With
-`enable_sleep_mode` it writes to its log what it is asked, and refuses what needs memory that sleeps.
+(which keeps Python's lock), `die`, lose its `worker` or run `out_of_memory` in a call, or `lacks`, a weight that no
+tensor is for. With `enable_sleep_mode` it writes to its log what it is asked, and refuses what needs sleeping memory.
 """
 
 from __future__ import annotations
