@@ -9,8 +9,9 @@ so that other load on the machine affects all of them. Without --peer-python onl
 to create that environment. There is no warm-up on either side.
 
 Sides: `ours` is the trainer with its worker in one process, without Ray, and the reward function in its own process,
-whose time and memory are included. `trl` is TRL as installed, with Hugging Face's `generate` and its cache;
-`trl-tuned` has the allocator settings of our CPU workers. Gradient checkpointing is off everywhere.
+whose time and memory are included. `ours-vllm`, with --vllm-python, is the same with `rollout_engine: vllm`. `trl` is
+TRL as installed, with Hugging Face's `generate` and its cache; `trl-tuned` has the allocator settings of our CPU
+workers. Gradient checkpointing is off everywhere.
 
 The model has random weights and a nearly uniform next-token distribution. Responses of different lengths result from
 a set of stop tokens with total probability 1 / mean length, the same on both sides. The lengths are random, so the
@@ -37,7 +38,7 @@ from workload import SIZES, prepare_prompts
 from mindspeed_dpo.device.host_allocator import EQUIVALENT_VARIABLES
 
 HERE = Path(__file__).resolve()
-OURS, PEERS = "ours", ("trl", "trl-tuned")
+OURS, WITH_VLLM, PEERS = "ours", "ours-vllm", ("trl", "trl-tuned")
 TARGET = 3.0
 REWARD = "online_reward.vowels"
 # Methods of the roles and the phases that they are counted under.
@@ -51,7 +52,8 @@ def main() -> None:
     if options.child:
         print(json.dumps(ours(options)))
         return
-    sides = [side for side in options.sides if side == OURS or options.peer_python]
+    needs = {OURS: True, WITH_VLLM: options.vllm_python}
+    sides = [side for side in options.sides if needs.get(side, options.peer_python)]
     with tempfile.TemporaryDirectory() as folder:
         rows = json.loads(options.data.read_text(encoding="utf-8")) if options.data else synthetic_rows()
         prepare_prompts(Path(folder), rows, SIZES[options.size], options.dtype, options.batch * options.steps,
@@ -77,7 +79,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.7)
     parser.add_argument("--decode-rows", type=int, default=32, help="rows of our decoding passes, and slots")
     parser.add_argument("--rounds", type=int, default=1, help="measurements of each side, alternating")
-    parser.add_argument("--sides", nargs="+", choices=(OURS, *PEERS), default=[OURS, *PEERS])
+    parser.add_argument("--sides", nargs="+", choices=(OURS, WITH_VLLM, *PEERS), default=[OURS, WITH_VLLM, *PEERS])
+    parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM")
+    parser.add_argument("--vllm-arguments", default="{}", help="more arguments of its engine, as JSON")
     parser.add_argument("--peer-python", help="interpreter of an environment with TRL")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
@@ -102,8 +106,10 @@ def measure(side: str, folder: str, options: argparse.Namespace) -> Result:
     environment = {"OMP_NUM_THREADS": str(options.threads)}
     common = ("folder", "dtype", "threads", "steps", "batch", "max_prompt", "max_new", "temperature")
     given = {**vars(options), "folder": folder}
-    if side == OURS:
-        return in_child(HERE, ["--child", *words(given, *common, "size", "micro_batch", "decode_rows")], environment)
+    if side in (OURS, WITH_VLLM):
+        engine = ("vllm_python", "vllm_arguments") if side == WITH_VLLM else ()
+        more = words(given, *common, "size", "micro_batch", "decode_rows", *engine)
+        return in_child(HERE, ["--child", *more], environment)
     given["micro_batch"] = options.peer_micro_batch or options.batch
     tuned = {} if side == "trl" else EQUIVALENT_VARIABLES
     script = HERE.with_name("trl_online.py")
@@ -124,6 +130,10 @@ def ours(options: argparse.Namespace) -> Result:
         "micro_batch_size": options.micro_batch, "max_prompt_length": options.max_prompt,
         "temperature": options.temperature, "rollout_slots": options.decode_rows, "decode_rows": options.decode_rows,
     }  # fmt: skip
+    if options.vllm_python:
+        keys |= {
+            "rollout_engine": "vllm", "vllm": {"python": options.vllm_python, **json.loads(options.vllm_arguments)},
+        }  # fmt: skip
     loop = {"train_iters": options.steps, "global_batch_size": options.batch, "bf16": options.dtype == "bfloat16",
             "seq_length": options.max_prompt + options.max_new}  # fmt: skip
     trainer, process = online(online_run(options.folder, SIZES[options.size], keys, REWARD, **loop))
@@ -160,7 +170,7 @@ def report(rounds: list[dict[str, Result]], options: argparse.Namespace) -> None
     )
     console = Console(width=120)
     console.print(table)
-    for peer in (side for side in PEERS if {side, OURS} <= rounds[0].keys()):
+    for peer in (side for side in (WITH_VLLM, *PEERS) if {side, OURS} <= rounds[0].keys()):
         console.print(ratios(peer, rounds))
 
 
@@ -172,8 +182,9 @@ def ratios(peer: str, rounds: list[dict[str, Result]]) -> str:
         for key in ("cpu_s", "wall_s", "generate", "reference", "update")
     }
     leaner = median([mine["peak_mib"] / theirs["peak_mib"] for mine, theirs in pairs])
+    target = f" (target {TARGET}x)" if peer in PEERS else ""
     return (
-        f"ours vs {peer}: {spread(by['cpu_s'])} pairs per CPU-second (target {TARGET}x), {spread(by['wall_s'])} per "
+        f"ours vs {peer}: {spread(by['cpu_s'])} pairs per CPU-second{target}, {spread(by['wall_s'])} per "
         f"second; generate {median(by['generate']):.2f}x, reference {median(by['reference']):.2f}x, "
         f"update {median(by['update']):.2f}x; peak memory {leaner:.2f}x"
     )

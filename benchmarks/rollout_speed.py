@@ -1,10 +1,12 @@
-"""Compare the rollout with Hugging Face's `generate`: tokens per second for the same weights, prompts and sampling.
+"""Compare the rollout with Hugging Face's `generate` and with vLLM: tokens per second, same weights and sampling.
 
     python benchmarks/rollout_speed.py                     # both scenarios, three alternating rounds
     python benchmarks/rollout_speed.py --scenario equal --rounds 1 --batch 64 --decode-rows 64
+    python benchmarks/rollout_speed.py --vllm-python /opt/vllm/bin/python
 
-Each measurement runs in its own process, so that its peak memory can be read; the two sides alternate, so that other
-load on the machine affects both. CPU seconds are reported as well as wall seconds, because other load affects them
+Each measurement runs in its own process, so that its peak memory can be read; the sides alternate, so that other
+load on the machine affects all. vLLM is the engine of `rollout_engine: vllm`, with its messages and the loading of
+weights before a generation. CPU seconds are reported as well as wall seconds, because other load affects them
 less. The model is a 40M Llama with random weights, or with `--size 40m-moe` a Qwen3-MoE of 16 experts, of which four
 compute a token, with 40M of its weights. Its next-token distribution is nearly uniform, so responses of mixed length
 result from a set of stop tokens with total probability 1 / mean length, the same on both sides.
@@ -21,11 +23,12 @@ from typing import Any
 
 import torch
 import transformers
-from measuring import Clock, Result, in_child, machine, median, peak_mib, spread
+from measuring import Clock, Result, family_cpu_s, family_peak_mib, in_child, machine, median, spread
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoModelForCausalLM
+from vllm_side import vllm
 from workload import SIZES, Size
 
 from mindspeed_dpo.config.settings.generation import RolloutConfig
@@ -36,6 +39,7 @@ from mindspeed_dpo.weights import ParallelLayout, open_weights
 
 NUM_RESPONSES, TEMPERATURE = 2, 0.7
 SECONDS = ("wall_s", "cpu_s")
+OURS, VLLM = "ours", "vllm"
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder), SIZES[options.size], options.dtype)
         for name in options.scenario:
-            rounds = [
-                {side: run(side, name, folder, options) for side in ("ours", "hf")} for _ in range(options.rounds)
-            ]
+            sides = [OURS, *options.peers]
+            rounds = [{side: run(side, name, folder, options) for side in sides} for _ in range(options.rounds)]
             report(name, rounds, options)
 
 
@@ -91,9 +94,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--hf-cache", choices=("dynamic", "static"), default="dynamic")
-    parser.add_argument("--side", choices=("ours", "hf"), help=argparse.SUPPRESS)
+    parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM, which is then measured as well")
+    parser.add_argument("--vllm-arguments", default="{}", help="more arguments of its engine, as JSON")
+    parser.add_argument("--peers", nargs="*", choices=("hf", VLLM), help="default: all that there are")
+    parser.add_argument("--side", choices=(OURS, "hf", VLLM), help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.peers is None:
+        options.peers = ["hf", *([VLLM] if options.vllm_python else [])]
+    return options
 
 
 def save_model(folder: Path, size: Size, dtype: str) -> None:
@@ -107,22 +116,26 @@ def save_model(folder: Path, size: Size, dtype: str) -> None:
 def run(side: str, name: str, folder: str, options: argparse.Namespace) -> Result:
     """Measure one side once, in a child process."""
     words = ["--side", side, "--scenario", name, "--folder", folder]
-    for key in ("size", "batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts"):
+    for key in (
+        "size", "batch", "decode_rows", "dtype", "threads", "hf_cache", "prompts", "vllm_python", "vllm_arguments",
+    ):  # fmt: skip
         if getattr(options, key) is not None:
             words += [f"--{key.replace('_', '-')}", str(getattr(options, key))]
-    return in_child(Path(__file__).resolve(), words)
+    return in_child(Path(__file__).resolve(), words, {"OMP_NUM_THREADS": str(options.threads)})
 
 
 def measure(options: argparse.Namespace) -> Result:
     """Load the model, warm up with a few tokens, and measure one run over all prompts."""
     scenario = replace(SCENARIOS[options.scenario[0]], **({"prompts": options.prompts} if options.prompts else {}))
-    respond = {"ours": ours, "hf": hugging_face}[options.side](Path(options.folder), scenario, options)
+    side = {OURS: ours, "hf": hugging_face, VLLM: engine_of_vllm}[options.side]
+    respond = side(Path(options.folder), scenario, options)
     prompts = scenario.draw(SIZES[options.size].vocab_size)
     respond(prompts[: options.batch // NUM_RESPONSES], 2)
-    loaded = peak_mib()
-    clock = Clock()
+    loaded = family_peak_mib()
+    clock, before = Clock(), family_cpu_s()
     tokens = respond(prompts, scenario.new_tokens)
-    return {"tokens": tokens, **clock.read(), "peak_mib": peak_mib(), "warm_mib": loaded}
+    seconds = {"wall_s": clock.read()["wall_s"], "cpu_s": family_cpu_s() - before}
+    return {"tokens": tokens, **seconds, "peak_mib": family_peak_mib(), "warm_mib": loaded}
 
 
 def ours(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
@@ -180,8 +193,22 @@ def hugging_face(folder: Path, scenario: Scenario, options: argparse.Namespace) 
     return respond
 
 
+def engine_of_vllm(folder: Path, scenario: Scenario, options: argparse.Namespace) -> Any:
+    """Return vLLM's engine as it generates in a run."""
+    longest = scenario.longest + scenario.new_tokens
+    generate = vllm(
+        folder, options.vllm_python, options.dtype, options.batch, longest, json.loads(options.vllm_arguments)
+    )
+    sampling = {"temperature": TEMPERATURE, "top_k": 0, "top_p": 1.0, "stop_token_ids": list(range(scenario.stops))}
+
+    def respond(prompts: list[Tensor], new_tokens: int) -> int:
+        return generate(prompts, {**sampling, "max_tokens": new_tokens}, NUM_RESPONSES)
+
+    return respond
+
+
 def report(name: str, rounds: list[dict[str, Result]], options: argparse.Namespace) -> None:
-    """Print the medians of both sides and of the ratio within a round."""
+    """Print the medians of all sides and of the ratios within a round."""
     table = Table(title=f"{options.size}, {name}: {SCENARIOS[name]}")
     for column in ("", "tokens/s wall", "tokens/s CPU", "tokens", "peak MiB"):
         table.add_column(column, justify="right" if column else "left")
@@ -189,14 +216,15 @@ def report(name: str, rounds: list[dict[str, Result]], options: argparse.Namespa
     def rates(side: str, key: str) -> list[float]:
         return [one[side]["tokens"] / one[side][key] for one in rounds]
 
-    for side in ("ours", "hf"):
+    for side in (OURS, *options.peers):
         speed = [f"{median(rates(side, key)):.1f}" for key in SECONDS]
         amounts = [f"{median([one[side][key] for one in rounds]):.0f}" for key in ("tokens", "peak_mib")]
         table.add_row(side, *speed, *amounts)
-    ratios = [[own / other for own, other in zip(*(rates(side, key) for side in ("ours", "hf")), strict=True)]
-              for key in SECONDS]  # fmt: skip
-    memory = median([one["ours"]["peak_mib"] / one["hf"]["peak_mib"] for one in rounds])
-    table.add_row("ratio", *map(spread, ratios), "", f"{memory:.2f}x")
+    for peer in options.peers:
+        ratios = [[own / other for own, other in zip(rates(OURS, key), rates(peer, key), strict=True)]
+                  for key in SECONDS]  # fmt: skip
+        memory = median([one[OURS]["peak_mib"] / one[peer]["peak_mib"] for one in rounds])
+        table.add_row(f"ours by {peer}", *map(spread, ratios), "", f"{memory:.2f}x")
     table.caption = (
         f"{options.rounds} round(s), {options.prompts or SCENARIOS[name].prompts} prompts, batch {options.batch}, "
         f"decode_rows {options.decode_rows}, {options.dtype}, {options.threads} thread(s); {machine(transformers)}"

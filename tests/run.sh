@@ -3,8 +3,10 @@
 #
 # Environment:
 #   VENV    virtual environment to make and use (default: .venv-test beside this repository's files)
-#   VLLM_VENV  virtual environment of vLLM to make and use, e.g. .venv-vllm (default: none). It is made beside the tests,
-#           which takes minutes and 3.4 GB, and the tests that need it come last; without it they are skipped, and say so
+#   VLLM_VENV  virtual environment of vLLM to make and use, e.g. .venv-vllm (default: none; .ci/run sets it). It is made
+#           beside the tests, which takes minutes and 3.4 GB, and the tests that need it come last. Without it, and where
+#           the package index has no vLLM for this processor and Python, they are skipped, and say so
+#   VLLM_VENV_S  seconds after which making it is given up, which is a failure (default: 240)
 #   PYTHON, TORCH_REQUIREMENT, VLLM_REQUIREMENT: see examples/environment.sh
 set -euo pipefail
 exec </dev/null
@@ -24,7 +26,8 @@ vllm_maker=""
 if [[ $vllm_venv != none ]] && (($# == 0)); then
     (
         begin=$SECONDS
-        make_vllm_environment "$vllm_venv" && code=0 || code=$?
+        timeout "${VLLM_VENV_S:-240}" bash -c 'source examples/environment.sh; make_vllm_environment "$1"' _ "$vllm_venv" &&
+            code=0 || code=$?
         echo "== the environment of vLLM took $((SECONDS - begin)) s"
         exit "$code"
     ) >"$vllm_report" 2>&1 &
@@ -43,17 +46,21 @@ report="$(mktemp)"
 checker=$!
 trap 'kill "$checker" $vllm_maker 2>/dev/null; rm -f "$report" "$vllm_report"' EXIT
 
-# Without its environment the tests of vLLM would be skipped, which must not look like success.
+# Without its environment the tests of vLLM would be skipped, which must not look like success, unless none can be had.
 wait_for_vllm() {
+    local code=0
     [[ -n $vllm_maker ]] || return 0
-    if wait "$vllm_maker"; then
-        export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
-    else
-        echo "the environment of vLLM could not be made; VLLM_VENV=none leaves its tests out" >&2
-        tests=failed
-    fi
+    wait "$vllm_maker" || code=$?
     vllm_maker=""
     cat "$vllm_report"
+    if ((code == 0)); then
+        export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
+    elif ((code == NO_VLLM)); then
+        echo "the package index has no vLLM for this machine: its tests are skipped"
+    else
+        echo "the environment of vLLM could not be made (code $code); VLLM_VENV=none leaves its tests out" >&2
+        tests=failed
+    fi
 }
 
 echo "== tests"

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 PR_SET_CHILD_SUBREAPER = 36
 ENDED = "ZX"
 """States of a process that has ended, but whose parent has not collected its exit status."""
+STOPPED = "Tt"
+"""States of a process that was stopped, by a signal or by a debugger."""
 # Interval at which the processes are counted again while they end.
 POLL_INTERVAL_S = 0.05
 
@@ -30,11 +32,13 @@ class ProcessState:
         letter: State, such as S for sleeping, or one of `ENDED`.
         parent: Process id of the parent.
         started: When it started, in clock ticks since boot; tells processes of one id apart.
+        cpu_ticks: Clock ticks of processor time that it has used.
     """
 
     letter: str
     parent: int
     started: int
+    cpu_ticks: int = 0
 
 
 def process_state(pid: int) -> ProcessState | None:
@@ -45,7 +49,7 @@ def process_state(pid: int) -> ProcessState | None:
             fields = file.read().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return ProcessState(fields[0], int(fields[1]), int(fields[19]))
+    return ProcessState(fields[0], int(fields[1]), int(fields[19]), int(fields[11]) + int(fields[12]))
 
 
 def adopt_orphans() -> bool:
@@ -58,22 +62,28 @@ def adopt_orphans() -> bool:
     return prctl is not None and prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
 
 
-def living_descendants() -> list[int]:
-    """Return the descendants of this process that still run, parents first; ended children are collected."""
-    states = {int(name): process_state(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
+def process_tree(root: int) -> dict[int, ProcessState]:
+    """Return the states of a process and its descendants, parents first; empty where there is no such process."""
+    found = {int(name): process_state(int(name)) for name in os.listdir("/proc") if name.isdecimal()}
+    states = {pid: state for pid, state in found.items() if state is not None}
     children: dict[int, list[int]] = {}
     for pid, state in states.items():
-        if state is not None:
-            children.setdefault(state.parent, []).append(pid)
-    tree = [os.getpid()]
+        children.setdefault(state.parent, []).append(pid)
+    tree = [root] if root in states else []
     for pid in tree:
         tree.extend(children.get(pid, ()))
-    return [pid for pid in tree[1:] if not _has_ended(pid, states[pid])]
+    return {pid: states[pid] for pid in tree}
 
 
-def _has_ended(pid: int, state: ProcessState | None) -> bool:
-    if state is None or state.letter not in ENDED:
-        return state is None
+def living_descendants() -> list[int]:
+    """Return the descendants of this process that still run, parents first; ended children are collected."""
+    tree = process_tree(os.getpid())
+    return [pid for pid, state in tree.items() if pid != os.getpid() and not _has_ended(pid, state)]
+
+
+def _has_ended(pid: int, state: ProcessState) -> bool:
+    if state.letter not in ENDED:
+        return False
     if state.parent == os.getpid():
         with suppress(ChildProcessError):
             os.waitpid(pid, os.WNOHANG)

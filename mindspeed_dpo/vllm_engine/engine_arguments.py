@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.config.run import RoleConfig
+from mindspeed_dpo.config.settings.generation import SLEEP
 
 GIB = 1 << 30
 
@@ -37,6 +38,7 @@ def engine_arguments(role: RoleConfig, model_folder: Path) -> dict[str, Any]:
         "generation_config": "vllm",
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "enable_sleep_mode": role.rollout.vllm_setting(SLEEP) > 0,
         **role.rollout.vllm_arguments(),
     }
 

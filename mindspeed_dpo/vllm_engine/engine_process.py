@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -21,16 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.processes.descendants import process_tree
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import parse_json_object
+from mindspeed_dpo.vllm_engine.ending import end_process, how_it_ended, kill_process, last_line
 from mindspeed_dpo.vllm_engine.interpreter import engine_environment, serve_command
+from mindspeed_dpo.vllm_engine.leftovers import shared_segments
 from mindspeed_dpo.vllm_engine.messages import MalformedMessage, receive_message, send_message
+from mindspeed_dpo.vllm_engine.signs_of_life import SignsOfLife
 
 # How often a waiting call looks whether the process is alive; usually its socket reports its end at once.
 POLL_INTERVAL_S = 0.2
-END_TIMEOUT_S = 10.0
-_LOG_TAIL_BYTES = 4096
+SILENCE_S = 15.0
 
 
 class EngineFailure(RuntimeError):
@@ -50,11 +51,13 @@ class EngineSettings:
     Attributes:
         python: The interpreter that vLLM is installed in.
         arguments: Arguments of its engine, JSON values.
-        timeout_s: Seconds without a sign of life after which the process is taken for hung.
+        timeout_s: Seconds without a completed step after which the engine is taken for hung.
         start_timeout_s: The same while it starts.
         log_file: Receives what it writes to its standard streams.
         environment: Environment variables beside those of this process.
-        key: The setting that the timeouts belong to.
+        silence_s: Seconds after which the process is taken for hung if it is stopped, or silent and idle.
+        key: The setting that the timeouts and arguments belong to.
+        concurrency: The setting with the number of concurrent responses.
         name: What errors call the engine.
     """
 
@@ -64,7 +67,9 @@ class EngineSettings:
     start_timeout_s: float
     log_file: Path
     environment: Mapping[str, str]
+    silence_s: float = SILENCE_S
     key: str = "vllm"
+    concurrency: str = "rollout_slots"
     name: str = "the vLLM engine"
 
 
@@ -94,7 +99,8 @@ class EngineProcess:
             )
         self.pid = self._process.pid
         # The process ends with this object, or with the interpreter.
-        self.close = weakref.finalize(self, _end, self._process, self._link, temporary)
+        self._segments: set[str] = set()
+        self.close = weakref.finalize(self, end_process, self._process, self._link, temporary, self._segments)
 
     def start(self, tensors: Sequence[Any], weights: int) -> str:
         """Start the engine and return the version of vLLM.
@@ -108,6 +114,8 @@ class EngineProcess:
         """
         message = {"arguments": dict(self._settings.arguments), "tensors": list(tensors)}
         answer = self._ask("start", message, (weights,), self._settings.start_timeout_s)
+        # It removes them itself unless it is killed.
+        self._segments.update(shared_segments(process_tree(self.pid)))
         return answer.text("vllm")
 
     def ask(self, request: str, message: Mapping[str, Any]) -> JsonObject:
@@ -130,15 +138,25 @@ class EngineProcess:
     def _ask(self, what: str, message: dict[str, Any], descriptors: tuple[int, ...], timeout_s: float) -> JsonObject:
         with suppress(BrokenPipeError, ConnectionResetError):  # waiting for the answer reports how it ended
             send_message(self._link, message, descriptors)
+        signs = SignsOfLife(
+            self.pid, timeout_s, self._settings.silence_s, is_starting=what == "start", key=self._settings.key
+        )
         while True:
-            answer = self._receive(what, timeout_s)
+            self._wait_until_readable(what, signs)
+            answer = self._receive()
             if "failed" in answer:
-                raise EngineFailure(f"{self._name} failed in {what}: {answer['failed']}{self._see_log}")
+                raise self._failure(what, answer)
             if "alive" not in answer:
                 return answer
+            signs.beat(answer.integer("alive"))
 
-    def _receive(self, what: str, timeout_s: float) -> JsonObject:
-        self._wait_until_readable(what, timeout_s)
+    def _failure(self, what: str, answer: JsonObject) -> EngineFailure:
+        settings = self._settings
+        lower = f"; lower {settings.key}.gpu_memory_utilization or {settings.concurrency}"
+        advice = lower if answer.boolean("out_of_memory") else ""
+        return EngineFailure(f"{self._name} failed in {what}: {answer['failed']}{advice}{self._see_log}")
+
+    def _receive(self) -> JsonObject:
         try:
             content, descriptors = receive_message(self._link)
             for descriptor in descriptors:
@@ -149,25 +167,22 @@ class EngineProcess:
         except (MalformedMessage, MalformedDataError) as error:
             raise EngineFailure(f"{self._name} sent something else than an answer: {error}{self._see_log}") from error
 
-    def _wait_until_readable(self, what: str, timeout_s: float) -> None:
-        deadline_s = time.monotonic() + timeout_s
+    def _wait_until_readable(self, what: str, signs: SignsOfLife) -> None:
+        looked_s = time.monotonic()
         while not select.select([self._link], [], [], POLL_INTERVAL_S)[0]:
             self.check_alive()
-            if time.monotonic() >= deadline_s:
-                raise EngineFailure(
-                    f"{self._name} gave no sign of life for {timeout_s:g} s in {what}; if it only needs longer, raise "
-                    f"{self._settings.key}.{'start_timeout_s' if what == 'start' else 'timeout_s'}{self._see_log}"
-                )
+            now_s = time.monotonic()
+            if problem := signs.problem_after(now_s - looked_s):
+                # A process that is stopped would not notice the end of this one.
+                kill_process(self._process)
+                self.close()
+                raise EngineFailure(f"{self._name} hangs in {what}: {problem}{self._see_log}")
+            looked_s = now_s
 
     def _death(self) -> EngineFailure:
-        with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_TIMEOUT_S)
-        code = self._process.returncode
-        how = "closed its connection" if code is None else f"ended with exit code {code}"
-        if code is not None and code < 0:
-            killed = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
-            how = f"was killed by signal {-code}{killed}"
-        last = self._last_line()
+        how, last = how_it_ended(self._process), last_line(self._settings.log_file)
+        # Nothing may stay if this process is killed next.
+        self.close()
         return EngineFailure(f"{self._name} {how}{f'; it last wrote: {last}' if last else ''}{self._see_log}")
 
     @property
@@ -177,23 +192,3 @@ class EngineProcess:
     @property
     def _see_log(self) -> str:
         return f"; see {self._settings.log_file}"
-
-    def _last_line(self) -> str:
-        """Return the last line of the log that is not empty."""
-        with suppress(OSError), self._settings.log_file.open("rb") as log:
-            log.seek(max(0, os.fstat(log.fileno()).st_size - _LOG_TAIL_BYTES))
-            lines = log.read().decode(errors="replace").split("\n")
-            return next((line.strip() for line in reversed(lines) if line.strip()), "")
-        return ""
-
-
-def _end(process: subprocess.Popen[bytes], link: socket.socket, temporary: str) -> None:
-    """End a process and all that it has started: it does so itself once the socket is closed."""
-    link.close()
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(END_TIMEOUT_S)
-    # It leads a process group; what it started may still run if it was killed or does not react.
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    shutil.rmtree(temporary, ignore_errors=True)

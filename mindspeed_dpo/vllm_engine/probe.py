@@ -31,9 +31,12 @@ def probe() -> None:
 
 def _problems(architecture: str | None, arguments: dict[str, Any]) -> Iterator[str]:
     from vllm import EngineArgs, ModelRegistry
+    from vllm.platforms import current_platform
 
     if architecture is not None and architecture not in ModelRegistry.get_supported_archs():
         yield f"it has no model {architecture}"
+    if arguments.get("enable_sleep_mode") and not current_platform.is_sleep_mode_available():
+        yield f"engines cannot sleep on the platform {current_platform.device_name}; remove vllm.sleep"
     try:
         EngineArgs(**arguments)
     # vLLM's checks raise errors of several types.

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RoleConfig
-from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, START_TIMEOUT_S
+from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, SLEEP, START_TIMEOUT_S
 from mindspeed_dpo.data.batching.data_parallel_split import shard
 from mindspeed_dpo.data.datasets.train_eval import TrainEvalPrompts
 from mindspeed_dpo.rollout.generator import PromptResponses, check_prompts, rollout_batch
@@ -105,16 +105,25 @@ class VllmRolloutWorker(Rollout):
             self.engine.close()
 
     def _generate_share(self, role: RoleConfig, rows: Rows, first_sample: int, version: int) -> RolloutBatch | None:
-        """Generate responses to this replica's part of the rows, as the settings of a role say."""
+        """Generate responses to this replica's part of the rows, as the settings of a role say; then it may sleep."""
+        if self.engine is None:
+            return None
         place = self.weights.place
         own = shard(len(rows), place.dp_rank, place.topology.dp)
-        if not place.is_output or not own:
-            return None
-        size = role.rollout.num_samples_per_step or len(own)
+        size = role.rollout.num_samples_per_step or max(1, len(own))
         parts = [own[start : start + size] for start in range(0, len(own), size)]
-        return RolloutBatch.concat([self._generate(role, rows, part, first_sample, version) for part in parts])
+        batches = [self._generate(self.engine, role, rows, part, first_sample, version) for part in parts]
+        self._sleep(self.engine)
+        return RolloutBatch.concat(batches) if batches else None
 
-    def _generate(self, role: RoleConfig, rows: Rows, part: range, first_sample: int, version: int) -> RolloutBatch:
+    def _sleep(self, engine: EngineProcess) -> None:
+        """Leave the devices' memory to the actor, where that is set; the engine wakes up when it is needed."""
+        if level := self.role.rollout.vllm_setting(SLEEP):
+            engine.ask("sleep", {"level": level})
+
+    def _generate(
+        self, engine: EngineProcess, role: RoleConfig, rows: Rows, part: range, first_sample: int, version: int
+    ) -> RolloutBatch:
         chosen = [int(rows[position]) for position in part]
         prompts: list[Tensor] = [torch.tensor(prompt) for prompt in self.dataset.prompts(chosen)]
         check_prompts(prompts, role.model.vocab_size)
@@ -125,8 +134,9 @@ class VllmRolloutWorker(Rollout):
             "seeds": [list(response_seeds(self._seed, first_sample + position, k)) for position in part],
             "sampling": sampling_arguments(role, stop_ids(role)),
         }
-        assert self.engine is not None
-        responses = self.engine.ask("generate", request).objects("responses")
+        answer = engine.ask("generate", request)
+        responses = answer.objects("responses")
+        logger.debug("%d prompt tokens were in the prefix cache", answer.integer("cached_tokens"))
         results = [prompt_responses(responses[start : start + k]) for start in range(0, len(responses), k)]
         return rollout_batch(prompts, chosen, results, version, k)
 
@@ -147,6 +157,7 @@ class VllmRolloutWorker(Rollout):
         places = [[place.name, place.dtype, place.shape, place.offset] for place in shared.places]
         vllm = engine.start(places, shared.descriptor)
         logger.info("vLLM %s is ready in process %d of %s", vllm, engine.pid, python)
+        self._sleep(engine)
         return engine
 
 

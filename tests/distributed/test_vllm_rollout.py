@@ -5,7 +5,6 @@ One engine for each family, as its start takes longer than all that is asked of 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +17,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, Qw
 
 from mindspeed_dpo.batches import RolloutBatch
 from mindspeed_dpo.config.run import RunConfig
+from mindspeed_dpo.vllm_engine.engine_arguments import sampling_arguments
+from mindspeed_dpo.vllm_engine.leftovers import shared_segments
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.logprobs import score_tokens
 from mindspeed_dpo.workers.role_values import ReplicaValues, join_replicas
@@ -38,7 +39,10 @@ EXPERT_KEYS = {
     "num_experts": 4, "moe_router_topk": 2, "moe_ffn_hidden_size": 48, "norm_topk_prob": True, "qk_layernorm": True,
 }  # fmt: skip
 ADAPTERS = {"lora_target_modules": ["linear_qkv", "up_proj", "o_proj", "down_proj"], "lr": 0.05}
-ENGINE = "{{python: {python}, enforce_eager: true, timeout_s: 600}}"
+BLOCK = 32
+"""Tokens of a block, the unit of the prefix cache; 128 on the host unless it is set."""
+ENGINE = f"{{{{python: {{python}}, enforce_eager: true, block_size: {BLOCK}, max_num_batched_tokens: {4 * BLOCK}}}}}"
+"""So few tokens in a step that not all prompts begin in the first."""
 ROWS, UPDATES, TOLERANCE = [4, 0, 2, 1, 3], 20, 1e-4
 STALE = 1e-2
 
@@ -90,7 +94,6 @@ def scenario(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     builtin = Jobs(run_of(family, folder, top_k=1, **{"inference_expert_model_parallel_size": 1}), folder)
     builtin.hand_over(0)
     tokens = tokens_of(builtin.generate(ROWS, 0, 0))
-    before = set(os.listdir("/dev/shm"))
     engine = ENGINE.format(python=vllm_python(folder))
     jobs = Jobs(run_of(family, folder, vllm=engine, rollout_engine="vllm"), folder)
     jobs.hand_over(0)
@@ -98,9 +101,11 @@ def scenario(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     started = [process for engine in engines for process in (engine, *engine.children(recursive=True))]
     assert len(engines) == (family.layout[0] if family.own == 0 else 1)
     yield Scenario(request.param, jobs, tokens, [greedy(model, PROMPTS[row]) for row in ROWS for _ in range(2)])
+    segments = shared_segments(process.pid for process in started)
+    folders = [Path(engine.environ()["TMPDIR"]) for engine in engines]
     jobs.rollout.leave()
     assert not psutil.wait_procs(started, timeout=60)[1]
-    assert set(os.listdir("/dev/shm")) <= before
+    assert not [path for path in (*map(Path, segments), *folders) if path.exists()]
 
 
 def run_of(family: Family, folder: Path, **more: Any) -> RunConfig:
@@ -108,7 +113,7 @@ def run_of(family: Family, folder: Path, **more: Any) -> RunConfig:
     overrides = [] if vllm is None else [f"actor_rollout_ref.actor_rollout.vllm={vllm}"]
     return online_run(
         folder, family.layout, family.inference_tp, family.own, overrides, load=folder / "model", kv_channels=32,
-        **{**family.keys, **more},
+        seq_length=3 * BLOCK, max_prompt_length=3 * BLOCK - 12, **{**family.keys, **more},
     )  # fmt: skip
 
 
@@ -176,6 +181,36 @@ def test_one_weight_that_is_left_behind_is_noticed(scenario: Scenario) -> None:
     assert difference(jobs, jobs.generate(ROWS, 3)) < TOLERANCE
     jobs.rollout.inspect(hand_over_kept, UPDATES + 2)
     assert difference(jobs, jobs.generate(ROWS, 3)) > TOLERANCE
+
+
+def test_responses_to_a_prompt_cost_one_prefill_and_new_weights_none_of_the_old(scenario: Scenario) -> None:
+    jobs, version, found = scenario.jobs, 2 * UPDATES, []
+    for offset, calls in ((0, 2), (1, 1)):
+        jobs.hand_over(version + offset)
+        for _ in range(calls):
+            counts = [count for count in jobs.rollout.inspect(cached_tokens, version + offset) if count is not None]
+            assert len(set(counts)) == 1
+            found.append(counts[0])
+    shared, every = (RESPONSES - 1) * WHOLE_BLOCKS * BLOCK, RESPONSES * WHOLE_BLOCKS * BLOCK
+    assert found == [2 * shared, 2 * every, 2 * shared]
+
+
+RESPONSES, WHOLE_BLOCKS = 4, 2
+
+
+def cached_tokens(colocated: ColocatedRoles, version: int) -> int | None:
+    """What four responses to each of two prompts, of two blocks and some tokens, find in the prefix cache."""
+    worker = colocated.roles[ROLLOUT]
+    if worker.engine is None:
+        return None
+    prompts = [[start + token for token in range(WHOLE_BLOCKS * BLOCK + 5)] for start in (5, 90)]
+    request = {
+        "version": version,
+        "prompts": prompts,
+        "seeds": [list(range(RESPONSES))] * len(prompts),
+        "sampling": {**sampling_arguments(worker.role, frozenset()), "max_tokens": 2},
+    }
+    return int(worker.engine.ask("generate", request).integer("cached_tokens"))
 
 
 def keep(colocated: ColocatedRoles, name: str) -> None:

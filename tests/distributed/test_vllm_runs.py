@@ -21,9 +21,10 @@ STEPS = 3
 LENGTH = "tests.support.reward_functions.length"
 
 
-def vllm_run(folder: Path, own: int = 1, engine: str = "", **settings: Any) -> RunConfig:
+def vllm_run(folder: Path, own: int = 1, engine: str = "", platform: str = "cpu", **settings: Any) -> RunConfig:
     """A run on one process, and perhaps others for the engines, with more arguments of the engine."""
-    vllm = f"actor_rollout_ref.actor_rollout.vllm={{python: {stand_in_python(folder)}, timeout_s: 300{engine}}}"
+    python = stand_in_python(folder, platform)
+    vllm = f"actor_rollout_ref.actor_rollout.vllm={{python: {python}, timeout_s: 300{engine}}}"
     keys = {
         "data_path": prompts_with_text(),
         "train_iters": STEPS,
@@ -36,8 +37,9 @@ def vllm_run(folder: Path, own: int = 1, engine: str = "", **settings: Any) -> R
 
 @pytest.mark.parametrize(("own", "staleness"), [(0, 0), (1, 1), (2, 0)])
 def test_a_run_trains_on_the_responses_of_its_engine(own: int, staleness: int, tmp_path: Path) -> None:
-    """Beside the actor, or on one or two processes of its own, while the actor trains."""
-    steps = train(vllm_run(tmp_path, own, rollout_staleness=staleness, md5_validate=True))
+    """Beside the actor, asleep while it learns, or on one or two processes of its own, while the actor trains."""
+    beside: dict[str, Any] = {} if own else {"engine": ", sleep: 2", "platform": "npu"}
+    steps = train(vllm_run(tmp_path, own, **beside, rollout_staleness=staleness, md5_validate=True))
     assert len(steps) == STEPS
     for step in steps:
         assert 0 < step["pairs/count"] <= 2 and step["response_length/max"] == 6
@@ -46,7 +48,13 @@ def test_a_run_trains_on_the_responses_of_its_engine(own: int, staleness: int, t
         assert step["rollout/logp_diff/k3"] > 0
         assert step["objective/entropy"] > 0
     assert {step["pairs/staleness"] for step in steps[1:]} == {float(staleness)}
-    assert len(list((tmp_path / "out/logs").glob("vllm_*.log"))) == max(1, own)
+    logs = [path.read_text().splitlines() for path in (tmp_path / "out/logs").glob("vllm_*.log")]
+    assert len(logs) == max(1, own)
+    if not own:
+        calls = [line.removeprefix("stand-in: ") for line in logs[0]]
+        step = ["wake weights", "load", "wake kv_cache", *["generate"] * 6, "sleep 2"]
+        # The last weights are sent as well, though nothing generates with them.
+        assert calls == ["sleep 2", *step * STEPS, *step[:3]]
 
 
 def test_evaluations_generate_greedily_and_change_no_training(tmp_path: Path) -> None:
@@ -73,6 +81,11 @@ def test_responses_of_a_reference_that_vllm_does_not_have_are_refused(tmp_path: 
         train(resumed)
 
 
+def test_sleep_is_refused_where_the_platform_has_none(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"refuses this run: engines cannot sleep on the platform cpu; remove"):
+        open_inputs(vllm_run(tmp_path, own=0, engine=", sleep: 2"))
+
+
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
@@ -80,6 +93,7 @@ def test_responses_of_a_reference_that_vllm_does_not_have_are_refused(tmp_path: 
         (", die: generate", "was killed by signal 9, as the kernel does when memory runs out"),
         (", lacks: model.extra.weight", "1 weights of vLLM's model were not among those sent, model.extra.weight is"),
         (", infinite: true", "the model's log-probabilities are not finite"),
+        (", out_of_memory: generate", "failed in generate: OutOfMemoryError: .*; lower vllm.gpu_memory_utilization"),
     ],
 )
 def test_a_run_ends_with_the_failure_of_its_engine(engine: str, message: str, tmp_path: Path) -> None:

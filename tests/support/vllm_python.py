@@ -21,9 +21,9 @@ def vllm_python(folder: Path) -> Path:
     return _script(folder, "TORCHDYNAMO_DISABLE=1", os.environ[VARIABLE])
 
 
-def stand_in_python(folder: Path) -> Path:
+def stand_in_python(folder: Path, platform: str = "cpu") -> Path:
     """An interpreter in which the stand-in of vLLM can be imported, and this package only as any other can."""
-    return _script(folder, f"PYTHONPATH={shlex.quote(str(STAND_IN))}", sys.executable)
+    return _script(folder, f"STAND_IN_PLATFORM={platform} PYTHONPATH={shlex.quote(str(STAND_IN))}", sys.executable)
 
 
 def _script(folder: Path, variable: str, python: str) -> Path:

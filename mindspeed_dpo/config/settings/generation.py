@@ -10,8 +10,10 @@ from mindspeed_dpo.config.settings.setting import POSITIVE, POSITIVE_FRACTION, V
 
 BUILTIN, VLLM = "builtin", "vllm"
 """What generates: this package's own decoder, or vLLM in a process of its own."""
-PYTHON, ANSWER_TIMEOUT_S, START_TIMEOUT_S = "python", "timeout_s", "start_timeout_s"
-VLLM_OWN_KEYS: dict[str, Any] = {PYTHON: None, ANSWER_TIMEOUT_S: 300.0, START_TIMEOUT_S: 1800.0}
+PYTHON, ANSWER_TIMEOUT_S, START_TIMEOUT_S, SLEEP = "python", "timeout_s", "start_timeout_s", "sleep"
+SLEEP_LEVELS = (0, 1, 2)
+"""Never, weights kept on the host, weights dropped."""
+VLLM_OWN_KEYS: dict[str, Any] = {PYTHON: None, ANSWER_TIMEOUT_S: 300.0, START_TIMEOUT_S: 1800.0, SLEEP: 0}
 """Keys of `vllm` that are not vLLM's, and their defaults."""
 
 
@@ -28,9 +30,10 @@ class RolloutConfig:
     vllm: Mapping[str, Any] | None = setting(
         None,
         help="Settings of rollout_engine=vllm: python, the interpreter that vLLM is installed in (default: that of the "
-        "run); timeout_s, seconds without a sign of life after which an engine is taken for hung (default 300); "
-        "start_timeout_s, seconds for its start (default 1800); all other names are arguments of vLLM's engine, such "
-        "as gpu_memory_utilization.",
+        "run); timeout_s, seconds without a completed step after which an engine is taken for hung (default 300); "
+        "start_timeout_s, seconds for its start (default 1800); sleep, whether an engine on the training devices frees "
+        "their memory while the actor learns: 0 never (default), 1 with its weights kept on the host, 2 without; all "
+        "other names are arguments of vLLM's engine, such as gpu_memory_utilization.",
     )
     n_samples_per_prompt: int = setting(
         2,

@@ -6,7 +6,15 @@ from collections.abc import Iterator
 
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, START_TIMEOUT_S, VLLM, RolloutConfig
+from mindspeed_dpo.config.settings.generation import (
+    ANSWER_TIMEOUT_S,
+    PYTHON,
+    SLEEP,
+    SLEEP_LEVELS,
+    START_TIMEOUT_S,
+    VLLM,
+    RolloutConfig,
+)
 from mindspeed_dpo.config.settings.pair_selection import DPO
 
 ARGUMENTS_OF_KEYS = {
@@ -20,6 +28,7 @@ ARGUMENTS_OF_KEYS = {
     "data_parallel_size": "num_gpus_for_infer",
     "pipeline_parallel_size": "inference_tensor_model_parallel_size",
     "seed": "seed",
+    "enable_sleep_mode": "vllm.sleep",
 }
 """Arguments of vLLM's engine that follow from a key of this project, and the key."""
 FIXED_ARGUMENTS = (
@@ -66,6 +75,7 @@ def _check_vllm(run: RunConfig) -> Iterator[Violation]:
         value = rollout.vllm_setting(name)
         if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
             yield Violation(("vllm",), f"must give a positive number of seconds as {name}")
+    yield from _check_sleep(run)
     if run.actor.pairing.online_method != DPO:
         yield Violation(
             ("rollout_engine", "online_method"),
@@ -84,6 +94,17 @@ def _check_vllm(run: RunConfig) -> Iterator[Violation]:
             ("inference_expert_model_parallel_size", "rollout_engine", "inference_tensor_model_parallel_size"),
             f"must be 1 or inference_tensor_model_parallel_size={tp} with rollout_engine={VLLM}, which divides experts "
             "over the devices of one engine",
+        )
+
+
+def _check_sleep(run: RunConfig) -> Iterator[Violation]:
+    level = run.actor.rollout.vllm_setting(SLEEP)
+    if isinstance(level, bool) or level not in SLEEP_LEVELS:
+        yield Violation(("vllm",), f"must give 0, 1 or 2 as {SLEEP}")
+    elif level and run.pool_of("rollout") != run.pool_of("actor"):
+        yield Violation(
+            ("vllm", "num_gpus_for_infer"),
+            f"lets engines sleep on devices of their own, where nothing else needs their memory; remove {SLEEP}",
         )
 
 

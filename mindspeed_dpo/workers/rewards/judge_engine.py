@@ -142,6 +142,7 @@ def start_judge_process(settings: RewardConfig, log_file: Path, environment: Map
             log_file=log_file,
             environment=environment,
             key="judge_vllm",
+            concurrency="judge_vllm.max_num_seqs",
             name="the vLLM engine of judge_model",
         )
     )

@@ -38,6 +38,12 @@ def with_vllm(vllm: dict[str, Any] | None = None, **settings: Any) -> Tree:
         (with_vllm({"python": 3}), "must give the path of an interpreter as python"),
         (with_vllm({"timeout_s": 0}), "must give a positive number of seconds as timeout_s"),
         (with_vllm({"start_timeout_s": "soon"}), "must give a positive number of seconds as start_timeout_s"),
+        (with_vllm({"sleep": True}), "must give 0, 1 or 2 as sleep"),
+        (with_vllm({"enable_sleep_mode": True}), "sets enable_sleep_mode, which follows from vllm.sleep"),
+        (
+            online_tree(rollout_engine="vllm", vllm={"sleep": 2}, num_gpus_for_infer=1),
+            "lets engines sleep on devices of their own",
+        ),
         (
             with_vllm(online_method="xpo", n_samples_per_prompt=2),
             "rollout_engine=vllm cannot be combined with online_method=xpo, which samples from a second model",
@@ -64,7 +70,7 @@ def test_arguments_reach_the_engine_as_yaml_reads_them() -> None:
     )
     assert run.rollout is not None
     rollout = run.rollout.rollout
-    assert [rollout.vllm_setting(name) for name in VLLM_OWN_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0]
+    assert [rollout.vllm_setting(name) for name in VLLM_OWN_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0, 0]
     own = {"enforce_eager": True, "gpu_memory_utilization": 0.6, "compilation_config": {"level": 1}, "dtypes": ["a", 2]}
     assert rollout.vllm_arguments() == own
     arguments = engine_arguments(run.rollout, Path("weights"))

@@ -38,7 +38,16 @@ def main() -> None:
     for module in pkgutil.walk_packages(mindspeed_dpo.__path__, "mindspeed_dpo."):
         # Trackers wrap optional libraries; models of transformers, with which classifiers score, look for torch_npu;
         # the server of vLLM runs where vLLM is.
-        left_out = (".__main__", ".swanlab", ".mlflow", ".wandb", ".hf_classifier", ".vllm_engine.server")
+        left_out = (
+            ".__main__",
+            ".swanlab",
+            ".mlflow",
+            ".wandb",
+            ".hf_classifier",
+            ".vllm_engine.server",
+            ".vllm_engine.served_engine",
+            ".vllm_engine.loading",
+        )
         if not module.name.endswith(left_out):
             importlib.import_module(module.name)
     sys.stderr.write("\n" + json.dumps(codes))

@@ -44,12 +44,11 @@ def start(tmp_path: Path, weights: SharedWeights) -> Iterator[Start]:
     """Starts an engine; what it has started is gone afterwards."""
     started: list[EngineProcess] = []
 
-    def begin(wait: bool = True, timeout_s: float = PATIENCE_S, **arguments: Any) -> EngineProcess:
-        engine = EngineProcess(
-            EngineSettings(
-                str(stand_in_python(tmp_path)), arguments, timeout_s, PATIENCE_S, tmp_path / "logs" / "vllm.log", {}
-            )
-        )
+    def begin(
+        wait: bool = True, timeout_s: float = PATIENCE_S, silence_s: float = PATIENCE_S, **arguments: Any
+    ) -> EngineProcess:
+        python, log = str(stand_in_python(tmp_path)), tmp_path / "logs" / "vllm.log"
+        engine = EngineProcess(EngineSettings(python, arguments, timeout_s, PATIENCE_S, log, {}, silence_s))
         started.append(engine)
         if wait:
             assert engine.start(places(weights), weights.descriptor) == "0.0.stand-in"
@@ -101,17 +100,49 @@ def test_a_process_that_dies_is_named_at_once_with_its_last_words(start: Start, 
 
 
 def test_a_process_that_dies_between_two_requests_is_noticed(start: Start) -> None:
-    engine = start()
+    engine = start(child=True)
     engine.check_alive()
-    os.kill(engine.pid, signal.SIGKILL)
+    segment, temporary = Path(f"/dev/shm/stand_in_{engine.pid}"), psutil.Process(engine.pid).environ()["TMPDIR"]
+    os.killpg(engine.pid, signal.SIGKILL)  # with the tracker of resources that multiprocessing starts
     engine._process.wait(5)
+    assert segment.exists()
     with pytest.raises(EngineFailure, match=rf"process {engine.pid}.* was killed by signal 9"):
         engine.check_alive()
+    assert not segment.exists() and not Path(temporary).exists()
 
 
-def test_a_process_that_hangs_is_named_after_its_timeout(start: Start) -> None:
+def test_an_engine_that_makes_no_progress_is_named_after_its_timeout(start: Start) -> None:
     engine = start(hang="load", timeout_s=HANG_S)
-    with pytest.raises(EngineFailure, match=r"no sign of life for 2 s in load; .* raise vllm.timeout_s"):
+    with pytest.raises(EngineFailure, match=r"hangs in load: no progress for 2 s; .* raise vllm\.timeout_s"):
+        engine.ask("load", {"version": 1})
+
+
+def test_a_process_that_says_nothing_and_does_nothing_is_named_long_before(start: Start) -> None:
+    engine = start(freeze="load", silence_s=HANG_S)
+    with pytest.raises(EngineFailure, match=r"hangs in load: it gave no sign of life for 2 s"):
+        engine.ask("load", {"version": 1})
+
+
+def test_a_process_that_is_stopped_is_named_and_ended(start: Start) -> None:
+    engine = start(child=True, silence_s=HANG_S)
+    child = psutil.Process(engine.pid).children(recursive=True)[0]
+    segment, temporary = Path(f"/dev/shm/stand_in_{engine.pid}"), psutil.Process(engine.pid).environ()["TMPDIR"]
+    os.kill(engine.pid, signal.SIGSTOP)
+    with pytest.raises(EngineFailure, match=rf"hangs in load: its process {engine.pid} is stopped"):
+        engine.ask("load", {"version": 1})
+    assert not psutil.pid_exists(engine.pid) and not psutil.wait_procs([child], timeout=60)[1]
+    assert not segment.exists() and not Path(temporary).exists()
+
+
+def test_a_process_that_runs_out_of_memory_says_what_to_change(start: Start) -> None:
+    engine = start(out_of_memory="load")
+    with pytest.raises(EngineFailure, match=r"in load: OutOfMemoryError: tried to allocate .*; lower vllm\.gpu_memory"):
+        engine.ask("load", {"version": 1})
+
+
+def test_a_worker_of_the_engine_that_is_killed_is_named(start: Start) -> None:
+    engine = start(worker="load")
+    with pytest.raises(EngineFailure, match=r"RuntimeError: cancelled; its worker .* was killed by signal 9, as the"):
         engine.ask("load", {"version": 1})
 
 
@@ -132,6 +163,24 @@ def test_log_probabilities_that_are_not_finite_are_reported(start: Start) -> Non
     engine.ask("load", {"version": 1})
     with pytest.raises(EngineFailure, match="FloatingPointError: the model's log-probabilities are not finite"):
         generate(engine, 1, [[1]])
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_weights_are_awake_before_they_are_loaded_and_the_cache_after(start: Start, level: int, tmp_path: Path) -> None:
+    engine = start(enable_sleep_mode=True)
+    for version in (1, 2):
+        for _ in range(2):  # nothing is asked of an engine that sleeps already
+            engine.ask("sleep", {"level": level})
+        engine.ask("load", {"version": version})
+        generate(engine, version, [[1]])
+    engine.ask("sleep", {"level": level})
+    # At the second level the weights of the same version are taken from the shared memory again.
+    generate(engine, 2, [[1]])
+    calls = [line for line in (tmp_path / "logs" / "vllm.log").read_text().splitlines() if line.startswith("stand-in:")]
+    again = ["load"] * (level == 2)
+    both = [f"sleep {level}", "wake weights", "load", "wake kv_cache", "generate"]
+    last = [f"sleep {level}", "wake weights", *again, "wake kv_cache", "generate"]
+    assert [call.removeprefix("stand-in: ") for call in calls] == [*both, *both, *last]
 
 
 def test_the_process_ends_with_all_it_started_when_its_worker_is_gone(start: Start) -> None:

@@ -1,12 +1,15 @@
 """A stand-in for vLLM, as far as the engine's process uses it: no model, and responses that follow from their seeds.
 
-Some end with the first stop token. What a test wants to go wrong is an argument of the engine: `hang` or `die` in a
-call, or `lacks`, a weight that no tensor is for. With `says` it writes one of these token lists, chosen by the length
-of the prompt.
+Some end with the first stop token. What a test wants to go wrong is an argument of the engine: to `hang`, `freeze`
+(which keeps Python's lock), `die`, lose its `worker` or run `out_of_memory` in a call, or `lacks`, a weight that no
+tensor is for. With `enable_sleep_mode` it writes to its log what it is asked, and refuses what needs sleeping memory.
+With `says` it writes one of these token lists, chosen by the length of the prompt.
 """
 
 from __future__ import annotations
 
+import ctypes
+import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +19,8 @@ import types
 from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
+
+import torch
 
 __version__ = "0.0.stand-in"
 TOKENS, GREEDY_TOKENS = 6, 3
@@ -38,14 +43,19 @@ class EngineArgs:
     logprobs_mode: str = ""
     generation_config: str = ""
     enable_prefix_caching: bool = False
+    enable_chunked_prefill: bool = True
     disable_log_stats: bool = False
     enforce_eager: bool = False
+    enable_sleep_mode: bool = False
     hang: str = ""
+    freeze: str = ""
     die: str = ""
+    out_of_memory: str = ""
     lacks: str = ""
     infinite: bool = False
     child: bool = False
     says: list[list[int]] = field(default_factory=list)
+    worker: str = ""
 
 
 class ModelRegistry:
@@ -127,11 +137,15 @@ class LLMEngine:
         self._arguments = arguments
         self.model = Model(arguments.lacks)
         self._waiting: list[tuple[str, list[int], SamplingParams]] = []
+        self._asleep: set[str] = set()
         if arguments.child:
             import subprocess
 
             subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"], start_new_session=True)
             self._segment = SharedMemory(SEGMENT, create=True, size=4096)
+        if arguments.worker:
+            self._worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True)
+            self._worker.start()
         self._misbehave("start")
 
     @classmethod
@@ -140,10 +154,21 @@ class LLMEngine:
 
     def collective_rpc(self, method: Any, args: tuple[Any, ...]) -> list[Any]:
         self._misbehave("load")
+        self._use("load", "weights")
         return [method(Worker(Runner(self.model)), *args)]
 
     def reset_prefix_cache(self) -> bool:
         return True
+
+    def sleep(self, level: int) -> None:
+        self._use(f"sleep {level}", "weights", "kv_cache")
+        self._asleep = {"weights", "kv_cache"}
+
+    def wake_up(self, tags: list[str]) -> bool:
+        self._use(f"wake {' '.join(tags)}")
+        assert self._asleep.issuperset(tags), "it is awake"
+        self._asleep.difference_update(tags)
+        return not self._asleep
 
     def add_request(self, name: str, prompt: dict[str, list[int]], sampling: SamplingParams) -> None:
         self._waiting.append((name, prompt["prompt_token_ids"], sampling))
@@ -153,6 +178,7 @@ class LLMEngine:
 
     def step(self) -> list[Any]:
         self._misbehave("generate")
+        self._use("generate", "weights", "kv_cache")
         name, prompt, sampling = self._waiting.pop()
         chance = random.Random(sampling.seed)
         tokens = [
@@ -169,12 +195,24 @@ class LLMEngine:
             logprobs=[{token: types.SimpleNamespace(logprob=logp)} for token in tokens],
             finish_reason="stop" if ends else "length",
         )
-        return [types.SimpleNamespace(request_id=name, finished=True, outputs=[completion])]
+        return [types.SimpleNamespace(request_id=name, finished=True, outputs=[completion], num_cached_tokens=0)]
+
+    def _use(self, what: str, *parts: str) -> None:
+        if self._arguments.enable_sleep_mode:
+            sys.stderr.write(f"stand-in: {what}\n")
+        assert self._asleep.isdisjoint(parts), f"{what} while {self._asleep} sleep"
 
     def _misbehave(self, where: str) -> None:
         if self._arguments.die == where:
             sys.stderr.write("the stand-in dies\n")
             sys.stderr.flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._arguments.worker == where:
+            self._worker.kill()
+            raise RuntimeError("cancelled")
         if self._arguments.hang == where:
             time.sleep(1000)
+        if self._arguments.freeze == where:
+            ctypes.PyDLL(None).sleep(1000)
+        if self._arguments.out_of_memory == where:
+            raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
