@@ -14,6 +14,7 @@ from mindspeed_dpo.report.run_facts import RunFacts, read_run_facts
 from mindspeed_dpo.report.sample_files import PairMargins, Sample, read_pair_margins, read_samples
 from mindspeed_dpo.storage.user_paths import real_path
 from mindspeed_dpo.untrusted.errors import MalformedDataError
+from mindspeed_dpo.untrusted.text_files import has_file
 from mindspeed_dpo.untrusted.yaml_text import read_yaml_mapping
 
 T = TypeVar("T")
@@ -75,25 +76,25 @@ def read_run(folder: Path) -> RunRecord:
         raise NotARunError(f"{folder} holds neither {METRICS_FILE} nor {CONFIG_FILE}; give the output_dir of a run")
     unreadable: list[str] = []
 
-    def read(reader: Callable[[], T], absent: T) -> T:
+    def read(reader: Callable[[], T], absent: T, file: str = "") -> T:
         try:
-            return reader()
+            return reader() if not file or has_file(folder / file) else absent
         except FileNotFoundError:
             return absent
         except (MalformedDataError, OSError) as error:
             unreadable.append(str(error))
             return absent
 
-    settings = flat_settings(read(lambda: read_yaml_mapping(folder / CONFIG_FILE), {}))
+    settings = flat_settings(read(lambda: read_yaml_mapping(folder / CONFIG_FILE), {}, CONFIG_FILE))
     return RunRecord(
         folder=folder,
         name=_name(folder, settings),
         settings=settings,
         facts=read(lambda: read_run_facts(folder), RunFacts()),
-        curves=read(lambda: read_curves(folder / METRICS_FILE), MetricCurves()),
+        curves=read(lambda: read_curves(folder / METRICS_FILE), MetricCurves(), METRICS_FILE),
         samples=read(lambda: read_samples(folder), []),
         margins=read(lambda: read_pair_margins(folder), None),
-        warnings=read(lambda: read_warnings(folder / LOG_FILE), []),
+        warnings=read(lambda: read_warnings(folder / LOG_FILE), [], LOG_FILE),
         unreadable=unreadable,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -138,3 +139,12 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     understood = Page(done.stdout)
     understood.assert_is_self_contained()
     assert understood.titles == Page((folder / REPORT_FILE).read_text(encoding="utf-8")).titles
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "logs/driver_0.log"])
+def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("name: a\n")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(tmp_path / name)
+    (sentence,) = read_run(tmp_path).unreadable
+    assert sentence.startswith(f"{tmp_path / name} is a pipe, where a file is expected")
