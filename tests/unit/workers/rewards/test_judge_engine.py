@@ -51,7 +51,9 @@ def test_texts_come_in_the_order_of_the_questions_and_an_engine_that_fails_is_na
         engine.check_alive()
         os.kill(process.pid, signal.SIGSTOP)
         process._settings = replace(process._settings, timeout_s=1.0)
-        with pytest.raises(EngineFailure, match=r"hangs in generate: no progress for 1 s; .* raise judge_vllm\.timeout_s"):
+        with pytest.raises(
+            EngineFailure, match=r"hangs in generate: no progress for 1 s; .* raise judge_vllm\.timeout_s"
+        ):
             engine.write([[5]], [1])
         os.kill(process.pid, signal.SIGKILL)
         with pytest.raises(
