@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.settings.generation import VLLM_OWN_KEYS
+from mindspeed_dpo.config.settings.generation import ENGINE_PROCESS_KEYS
 from mindspeed_dpo.config.settings.judge_template import PAIRWISE, SCORE, TEMPLATES, VERDICTS
 from mindspeed_dpo.config.settings.setting import POSITIVE, ValueCheck, at_least, setting
 
@@ -145,10 +145,10 @@ class RewardConfig:
         return self.judge_verdict or VERDICTS[self.judge_mode]
 
     def judge_vllm_setting(self, name: str) -> Any:
-        """Return one of `VLLM_OWN_KEYS` for the engine of the judge model, or its default."""
+        """Return one of `ENGINE_PROCESS_KEYS` for the engine of the judge model, or its default."""
         value = (self.judge_vllm or {}).get(name)
-        return VLLM_OWN_KEYS[name] if value is None else value
+        return ENGINE_PROCESS_KEYS[name] if value is None else value
 
     def judge_vllm_arguments(self) -> dict[str, Any]:
         """Return the arguments that are passed to the judge model's engine as they are."""
-        return {name: value for name, value in (self.judge_vllm or {}).items() if name not in VLLM_OWN_KEYS}
+        return {name: value for name, value in (self.judge_vllm or {}).items() if name not in ENGINE_PROCESS_KEYS}
