@@ -136,6 +136,7 @@ class EngineProcess:
             raise self._death()
 
     def _ask(self, what: str, message: dict[str, Any], descriptors: tuple[int, ...], timeout_s: float) -> JsonObject:
+        self.check_alive()
         with suppress(BrokenPipeError, ConnectionResetError):  # waiting for the answer reports how it ended
             send_message(self._link, message, descriptors)
         signs = SignsOfLife(

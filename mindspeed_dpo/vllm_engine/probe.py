@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 
@@ -15,13 +16,12 @@ def probe() -> None:
     # What vLLM logs while it is imported must not be mistaken for the answer.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import torch
     import vllm
     from vllm.platforms import current_platform
 
     found = {
         "vllm": vllm.__version__,
-        "torch": torch.__version__,
+        "torch": version("torch"),
         "platform": current_platform.device_name or "none",
         "problems": list(_problems(question["architecture"], question["arguments"])),
     }

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field
 from multiprocessing.shared_memory import SharedMemory
 from typing import Any
 
-import torch
-
 __version__ = "0.0.stand-in"
 TOKENS, GREEDY_TOKENS = 6, 3
 """Length of sampled and of greedy responses."""
@@ -215,4 +213,6 @@ class LLMEngine:
         if self._arguments.freeze == where:
             ctypes.PyDLL(None).sleep(1000)
         if self._arguments.out_of_memory == where:
+            import torch  # here, as asking about vLLM should not have to wait for it
+
             raise torch.OutOfMemoryError("tried to allocate 2.00 GiB")
