@@ -229,7 +229,7 @@ def simulated_cluster(npus: Sequence[int]) -> Iterator[str]:
             arguments = [
                 "-m", "ray.scripts.scripts", "start", "--block", f"--address={address}", f"--num-cpus={count}",
                 f"--resources={json.dumps({'NPU': count})}", f"--object-store-memory={100 * 1024 * 1024}",
-                "--node-ip-address=127.0.0.1", "--disable-usage-stats",
+                "--node-ip-address=127.0.0.1", "--include-log-monitor=false", "--disable-usage-stats",
             ]  # fmt: skip
             node = stack.enter_context(Running(arguments, **TOKEN, **NOT_NICE))
             node.until(lambda node=node: "Ray runtime started" in node.printed(), "the start of a node")
@@ -245,7 +245,8 @@ def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> It
             "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}",
             "--node-ip-address=127.0.0.1", f"--ray-client-server-port={free_port()}", f"--num-cpus={num_cpus}",
             f"--resources={json.dumps(resources or {})}",
-            "--include-dashboard=false", "--disable-usage-stats", f"--object-store-memory={100 * 1024 * 1024}",
+            "--include-dashboard=false", "--include-log-monitor=false", "--disable-usage-stats",
+            f"--object-store-memory={100 * 1024 * 1024}",
         ]  # fmt: skip
         with Running(arguments, **TOKEN, **NOT_NICE) as running:
             until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
