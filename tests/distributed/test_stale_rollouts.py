@@ -26,7 +26,8 @@ from tests.unit.workers.rollouts import PROMPTS, online_run
 pytestmark = [pytest.mark.distributed, pytest.mark.numerics]
 
 STEPS, BATCH = 4, 4
-XPO = {"online_method": "xpo", "xpo_alpha": 0.2, "n_samples_per_prompt": 2}
+# Longer responses, as with the others all pairs of a step may be ties.
+XPO = {"online_method": "xpo", "xpo_alpha": 0.2, "n_samples_per_prompt": 2, "seq_length": 20}
 FOLLOWED = {"sync_ref_model": True, "ref_model_sync_steps": 2}
 METRICS = ("loss", "grad_norm", "rewards/margins", "logps/chosen", "logps/rejected")
 

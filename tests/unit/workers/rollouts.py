@@ -55,7 +55,7 @@ def online_run(
         "output_dir": folder / "out",
         "tokenizer_name_or_path": folder / "tokenizer",
         "load": save_policy(folder / _name(layers, has_experts), layers, has_experts),
-        "seq_length": 20,
+        "seq_length": 14,
         "max_prompt_length": 8,
         "n_samples_per_prompt": 2,
         "global_batch_size": 2 * dp,

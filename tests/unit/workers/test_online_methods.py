@@ -184,7 +184,7 @@ def test_wherever_the_rollout_runs_the_other_generates_with_the_reference(method
     numbers = [other_sample_number(first + place) for place in range(3)]
     run = method_run(folder, **keys)
     theirs = rollout(
-        rollout_model(folder / "ref"), [PROMPTS[row] for row in rows], numbers, max_new_tokens=12, seed=run.loop.seed,
+        rollout_model(folder / "ref"), [PROMPTS[row] for row in rows], numbers, max_new_tokens=6, seed=run.loop.seed,
         stop_ids=frozenset({2}), n_samples_per_prompt=1, temperature=run.actor.rollout.temperature,
     )  # fmt: skip
     expected = [row[0].tolist() for row in theirs.samples.responses()]
