@@ -51,7 +51,7 @@ DATA = (
 
 REWARDS = (
     Mistake("online training without a reward", ONLINE,
-            "reward.load=null must name a reward model; or set reward_functions or a judge"),
+            "reward.load=null must name a reward model; or set reward_functions, a judge or a judge_model"),
     Mistake("a reward function that does not exist",
             f"mindspeed-dpo plan {ONLINE.partition('train ')[2]} reward_functions=[examples.tiny.rewards.vowls]",
             "reward_functions: examples.tiny.rewards.vowls cannot be imported: examples.tiny.rewards has no vowls; "
