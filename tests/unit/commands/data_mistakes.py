@@ -84,5 +84,5 @@ PREPROCESSING = (
     Mistake("a place that cannot be written",
             f"{PREPROCESS.replace('out/', '/proc/out/')} --handler-name AlpacaStylePairwiseHandler "
             f"--prompt-type chat_template {COLUMNS}",
-            "mindspeed-dpo preprocess: /proc/out cannot be written: No such file or directory", 1),
+            "mindspeed-dpo preprocess: /proc/out/pairs cannot be written: No such file or directory", 1),
 )  # fmt: skip
