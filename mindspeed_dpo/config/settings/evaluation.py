@@ -95,7 +95,7 @@ class EvaluationConfig:
     )
     early_stop_min_delta: float = setting(
         0.0,
-        help="An evaluation is an improvement if its best_metric is better than that of the last one by more than this.",
+        help="An evaluation improves on the last improvement if its best_metric is better by more than this.",
         check=at_least(0),
         shared=True,
     )
