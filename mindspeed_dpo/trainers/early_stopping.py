@@ -16,7 +16,7 @@ class BestMetricRule:
         metric: Name of the evaluation metric; None tracks none.
         is_min: Whether a smaller value is better.
         patience: Consecutive evaluations without improvement that stop the run; None never stops it.
-        min_delta: Smallest change that counts as an improvement for `patience`.
+        min_delta: A change of more than this counts as an improvement for `patience`.
         keep: Number of newest checkpoints to keep; None keeps all.
     """
 
@@ -54,7 +54,7 @@ class EvaluationHistory:
         step: Step of the best value.
         value: Best value.
         folder: Absolute path of the best checkpoint.
-        counted: Last value that was an improvement by at least `min_delta`.
+        counted: Last value that was an improvement by more than `min_delta`.
         waited: Evaluations since that one.
     """
 

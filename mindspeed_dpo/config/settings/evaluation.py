@@ -95,7 +95,7 @@ class EvaluationConfig:
     )
     early_stop_min_delta: float = setting(
         0.0,
-        help="Minimum change of best_metric, compared with the last improvement, that counts as an improvement.",
+        help="An evaluation improves on the last improvement if its best_metric is better by more than this.",
         check=at_least(0),
         shared=True,
     )

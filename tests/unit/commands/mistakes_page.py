@@ -9,6 +9,8 @@ from tests.unit.commands.mistake_table import CHAPTERS
 
 _HEAD = """# Usual mistakes and their messages
 
+[中文](mistakes.zh.md)
+
 What a command prints for a usual mistake, and its exit code: 2 for a command line or a configuration that cannot be
 used, 1 for files, devices or folders that cannot be. In either case no device is taken and nothing is trained or
 converted. `…` stands for text that is left out. A test tries every row (`tests/unit/commands/test_usual_mistakes.py`),

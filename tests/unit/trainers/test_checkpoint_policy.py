@@ -83,6 +83,7 @@ def test_the_largest_is_best_where_configured(tmp_path: Path) -> None:
         ([0.9, 0.8, 0.85, 0.7, 0.75, 0.6], BestMetricRule(LOSS, patience=2), 8),
         ([0.9, 0.85, 0.79, 0.75, 0.71], BestMetricRule(LOSS, patience=2, min_delta=0.1), 5),
         ([0.9, 0.85, 0.81, 0.1, 0.1], BestMetricRule(LOSS, patience=2, min_delta=0.1), 3),
+        ([1.0, 0.75, 0.5, 0.1], BestMetricRule(LOSS, patience=2, min_delta=0.5), 3),
         ([NAN, NAN, 0.1], BestMetricRule(LOSS, patience=2), 2),
         ([0.1, 0.2, 0.3], BestMetricRule(LOSS, is_min=False, patience=1), 4),
     ],
