@@ -1,4 +1,4 @@
-"""A run with adapters as a user starts it: trained by the command, merged and exported by it, read by PEFT."""
+"""A run with adapters as a user starts it: trained by the command, merged and exported, read by PEFT."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import convert_ckpt
 from tests.end_to_end.conftest import OwnRun
 from tests.support.commands import command, succeed, training
 from tests.support.metrics import read_metrics
@@ -29,14 +30,15 @@ def test_adapters_are_trained_and_come_out_for_peft_and_merged(
     assert "the actor with its adapters off, once before training" in text
     steps = read_metrics(out / "metrics.jsonl")
     assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-6) and steps[-1]["loss"] < 0.69
-    succeed("convert_ckpt.py", "--load-dir", saved, "--save-model-type", "hf", "--save-dir", tmp_path / "merged")
+    merged = tmp_path / "merged"
+    assert convert_ckpt.main(["--load-dir", str(saved), "--save-model-type", "hf", "--save-dir", str(merged)]) == 0
     adapter = saved / "iter_0000006" / "adapter"
     assert json.loads((adapter / "adapter_config.json").read_text())["r"] == 8
     tokens = torch.tensor([[5, 1, 7, 200]])
     with torch.no_grad():
-        merged = base_model(tmp_path / "merged")(tokens).logits
-        torch.testing.assert_close(merged, loaded(own_run.model, adapter)(tokens).logits, rtol=0, atol=1e-5)
-        assert (merged - base_model(own_run.model)(tokens).logits).abs().max() > 1e-3
+        logits = base_model(merged)(tokens).logits
+        torch.testing.assert_close(logits, loaded(own_run.model, adapter)(tokens).logits, rtol=0, atol=1e-5)
+        assert (logits - base_model(own_run.model)(tokens).logits).abs().max() > 1e-3
 
 
 def test_a_misspelt_target_stops_the_command(own_run: OwnRun, tmp_path: Path) -> None:

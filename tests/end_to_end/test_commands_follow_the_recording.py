@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import preprocess_data
 from tests.recordings.files import POLICY, recording
 from tests.support.commands import succeed, training
 from tests.support.conversions import assert_exported_completely, to_mcore
@@ -26,7 +27,7 @@ LAYOUT = (2, 2, 1)
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The recorded rows as token files."""
     prefix = tmp_path_factory.mktemp("recorded") / "pairs"
-    succeed("preprocess_data.py", *preprocess_arguments(recording(CASE)["data"], prefix))
+    assert preprocess_data.main([str(word) for word in preprocess_arguments(recording(CASE)["data"], prefix)]) == 0
     return prefix
 
 

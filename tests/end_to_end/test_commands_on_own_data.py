@@ -18,7 +18,7 @@ from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.engine.checkpoints.checkpoint_retention import saved_iterations
 from tests.end_to_end.conftest import OwnRun
 from tests.support.closeness import SHIPPED, assert_same_run, is_of_the_clock
-from tests.support.commands import succeed, training
+from tests.support.commands import run_here, succeed, training
 from tests.support.conversions import assert_exported_completely, to_hf_arguments
 from tests.support.metrics import read_metrics
 from tests.support.recorded_pages import Page
@@ -89,7 +89,7 @@ def test_the_written_configuration_is_the_run(own_run: OwnRun) -> None:
 
 def test_the_result_is_a_hugging_face_model(own_run: OwnRun, tmp_path: Path) -> None:
     assert_exported_completely(own_run.output_dir / "checkpoints", tmp_path / "hf")
-    succeed("examples/tiny/try_model.py", tmp_path / "hf")
+    run_here("examples/tiny/try_model.py", tmp_path / "hf")
 
 
 def test_a_live_reference_on_its_own_pool_gives_the_numbers_of_the_cached_one(

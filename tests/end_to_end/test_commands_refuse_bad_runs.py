@@ -107,6 +107,12 @@ BAD = {
     "rows all too long": Bad(
         ("no row is fit for training: 0 of 320 rows used",), {"seq_length": 8, "truncation": "drop"}, code=1
     ),
+    "data of another tokenizer": Bad(
+        ("vocab_size=64", "another tokenizer", "preprocess it again"),
+        {"load": None, "random_init": True},
+        ("model.tiny.vocab_size=64",),
+        code=1,
+    ),
     "half-written checkpoint to resume": damaged(
         "checkpoints", without(".metadata"), f"{LAST} is not a complete checkpoint: .metadata missing", resume_from="{}"
     ),
@@ -231,12 +237,6 @@ def test_a_port_in_use_is_reported(ray_address: str, own_run: OwnRun, tmp_path: 
         port = taken.getsockname()[1]
         finished = run_on(ray_address, own_run, tmp_path, master_port=port)
     assert_one_sentence(finished, f"master_port={port} is in use", "choose another")
-
-
-def test_data_of_another_tokenizer_is_reported(ray_address: str, own_run: OwnRun, tmp_path: Path) -> None:
-    keys = {"load": None, "random_init": True}
-    finished = run_on(ray_address, own_run, tmp_path, "model.tiny.vocab_size=64", **keys)
-    assert_one_sentence(finished, "vocab_size=64", "another tokenizer", "preprocess it again")
 
 
 def test_a_checkpoint_with_a_truncated_tensor_file_is_reported(

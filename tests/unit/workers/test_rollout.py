@@ -120,7 +120,9 @@ def test_only_the_first_rank_of_a_replica_speaks(build: Build) -> None:
 
 
 def test_responses_end_with_the_tokenizers_end_token(build: Build) -> None:
-    rollouts = build(n_samples_per_prompt=64, temperature=5.0, max_tokens_to_oom=100000, seq_length=20).generate([0, 1, 2, 3, 4], 0)
+    rollouts = build(n_samples_per_prompt=64, temperature=5.0, max_tokens_to_oom=100000, seq_length=20).generate(
+        [0, 1, 2, 3, 4], 0
+    )
     responses = [response for row in rollouts.samples.responses() for response in row]
     ended = rollouts.ended.flatten().tolist()
     assert any(ended) and not all(ended)
