@@ -10,8 +10,8 @@ import yaml
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
-from mindspeed_dpo.config.settings.generation import VLLM_OWN_KEYS
 from mindspeed_dpo.config.settings.judge_template import filled_template, placeholders
+from mindspeed_dpo.config.settings.reward_sources import JUDGE_OWN_KEYS
 from mindspeed_dpo.workers.rewards.judge_engine import judge_arguments, judge_sampling
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved
 
@@ -48,6 +48,7 @@ def judged(pool: list[int] | None = None, **reward: Any) -> Tree:
         (judged(judge_vllm={"model": "m"}), "judge_vllm={model: m} sets model, which follows from judge_model"),
         (judged(judge_vllm={"tensor_parallel_size": 2}), "follows from judge_tensor_model_parallel_size; set that key"),
         (judged(judge_vllm={"generation_config": "auto"}), "sets generation_config, which this trainer chooses"),
+        (judged(judge_vllm={"sleep": 1}), "sets sleep, which only the rollout's engine does; remove it"),
         (judged(judge_vllm={"python": 3}), "must give the path of an interpreter as python"),
         (judged(judge_vllm={"timeout_s": -1}), "must give a positive number of seconds as timeout_s"),
         (
@@ -103,7 +104,7 @@ def test_arguments_reach_the_engine_as_yaml_reads_them() -> None:
     keys = ["reward.reward_functions=null", "reward.judge_model=judge", "reward.judge_temperature=0.5"]
     run = check(compose("online_dpo_trainer_tiny", [*keys, override]), exists=lambda path: True)
     settings = run.actor.reward
-    assert [settings.judge_vllm_setting(name) for name in VLLM_OWN_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0]
+    assert [settings.judge_vllm_setting(name) for name in JUDGE_OWN_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0]
     arguments = judge_arguments(settings)
     assert (arguments["model"], arguments["max_model_len"], arguments["quantization"]) == ("judge", 4096, "fp8")
     assert (arguments["tensor_parallel_size"], "load_format" in arguments) == (1, False)
