@@ -45,12 +45,8 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
         if output is not None:
             with write_errors(output, "give another --output"):
                 write_text_atomically(output, text)
-    except FileNotFoundError as error:
-        sys.stderr.write(f"{program}: there is no file {error.filename}{nearest_path_advice(Path(error.filename))}\n")
-        return 1
     except (MigrationError, OSError) as error:
-        sentence = failure_sentence(error) if isinstance(error, OSError) else str(error)
-        sys.stderr.write(f"{program}: {sentence}\n")
+        sys.stderr.write(f"{program}: {_sentence(error)}\n")
         return 1
     problems = problems_of(text)
     if output is None:
@@ -58,6 +54,12 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
     report = "\n".join(report_lines(migration, problems))
     sys.stderr.write(f"{report}\n{_next_step(output)}\n")
     return 3 if problems else 0
+
+
+def _sentence(error: MigrationError | OSError) -> str:
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        return f"there is no file {error.filename}{nearest_path_advice(error.filename)}"
+    return failure_sentence(error)
 
 
 def _check_output(output: Path | None, force: bool) -> None:
