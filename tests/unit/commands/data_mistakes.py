@@ -51,7 +51,7 @@ DATA = (
 
 REWARDS = (
     Mistake("online training without a reward", ONLINE,
-            "reward.load=null must name a reward model; or set reward_functions or a judge"),
+            "reward.load=null must name a reward model; or set reward_functions, a judge or a judge_model"),
     Mistake("a reward function that does not exist",
             f"mindspeed-dpo plan {ONLINE.partition('train ')[2]} reward_functions=[examples.tiny.rewards.vowls]",
             "reward_functions: examples.tiny.rewards.vowls cannot be imported: examples.tiny.rewards has no vowls; "
@@ -84,5 +84,5 @@ PREPROCESSING = (
     Mistake("a place that cannot be written",
             f"{PREPROCESS.replace('out/', '/proc/out/')} --handler-name AlpacaStylePairwiseHandler "
             f"--prompt-type chat_template {COLUMNS}",
-            "mindspeed-dpo preprocess: /proc/out cannot be written: No such file or directory", 1),
+            "mindspeed-dpo preprocess: /proc/out/pairs cannot be written: No such file or directory", 1),
 )  # fmt: skip
