@@ -59,7 +59,7 @@ def main(arguments: Sequence[str], program: str = "mindspeed-dpo migrate") -> in
 def _sentence(error: MigrationError | OSError) -> str:
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         return f"there is no file {error.filename}{nearest_path_advice(error.filename)}"
-    return failure_sentence(error)
+    return failure_sentence(error) if isinstance(error, OSError) else str(error)
 
 
 def _check_output(output: Path | None, force: bool) -> None:

@@ -136,7 +136,6 @@ class EngineProcess:
             raise self._death()
 
     def _ask(self, what: str, message: dict[str, Any], descriptors: tuple[int, ...], timeout_s: float) -> JsonObject:
-        # Its socket is closed where an earlier request found that it hung.
         self.check_alive()
         with suppress(BrokenPipeError, ConnectionResetError):  # waiting for the answer reports how it ended
             send_message(self._link, message, descriptors)

@@ -13,8 +13,10 @@ BUILTIN, VLLM = "builtin", "vllm"
 PYTHON, ANSWER_TIMEOUT_S, START_TIMEOUT_S, SLEEP = "python", "timeout_s", "start_timeout_s", "sleep"
 SLEEP_LEVELS = (0, 1, 2)
 """Never, weights kept on the host, weights dropped."""
-VLLM_OWN_KEYS: dict[str, Any] = {PYTHON: None, ANSWER_TIMEOUT_S: 300.0, START_TIMEOUT_S: 1800.0, SLEEP: 0}
-"""Keys of `vllm` that are not vLLM's, and their defaults."""
+ENGINE_PROCESS_KEYS: dict[str, Any] = {PYTHON: None, ANSWER_TIMEOUT_S: 300.0, START_TIMEOUT_S: 1800.0}
+"""Keys of `vllm` and `judge_vllm` that are not vLLM's, and their defaults."""
+VLLM_OWN_KEYS: dict[str, Any] = {**ENGINE_PROCESS_KEYS, SLEEP: 0}
+"""The same of `vllm`, whose engine may sleep."""
 
 
 @dataclass(frozen=True, kw_only=True)

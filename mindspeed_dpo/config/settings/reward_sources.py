@@ -7,15 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mindspeed_dpo.config.settings.generation import SLEEP, VLLM_OWN_KEYS
+from mindspeed_dpo.config.settings.generation import ENGINE_PROCESS_KEYS
 from mindspeed_dpo.config.settings.judge_template import PAIRWISE, SCORE, TEMPLATES, VERDICTS
 from mindspeed_dpo.config.settings.setting import POSITIVE, ValueCheck, at_least, setting
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+")
 PATH = ValueCheck(lambda path: bool(_DOTTED.fullmatch(path)), "a dotted path such as package.module.function")
 PATHS = ValueCheck(lambda paths: all(map(PATH.accepts, paths)), "dotted paths such as package.module.function")
-JUDGE_OWN_KEYS = {key: default for key, default in VLLM_OWN_KEYS.items() if key != SLEEP}
-"""Keys of `judge_vllm` that are not vLLM's, and their defaults; an engine of a judge model never sleeps."""
 SCORE_RANGE = ValueCheck(lambda ends: len(ends) == 2 and ends[0] < ends[1], "two numbers, the smaller one first")
 
 
@@ -147,10 +145,10 @@ class RewardConfig:
         return self.judge_verdict or VERDICTS[self.judge_mode]
 
     def judge_vllm_setting(self, name: str) -> Any:
-        """Return one of `JUDGE_OWN_KEYS` for the engine of the judge model, or its default."""
+        """Return one of `ENGINE_PROCESS_KEYS` for the engine of the judge model, or its default."""
         value = (self.judge_vllm or {}).get(name)
-        return JUDGE_OWN_KEYS[name] if value is None else value
+        return ENGINE_PROCESS_KEYS[name] if value is None else value
 
     def judge_vllm_arguments(self) -> dict[str, Any]:
         """Return the arguments that are passed to the judge model's engine as they are."""
-        return {name: value for name, value in (self.judge_vllm or {}).items() if name not in JUDGE_OWN_KEYS}
+        return {name: value for name, value in (self.judge_vllm or {}).items() if name not in ENGINE_PROCESS_KEYS}

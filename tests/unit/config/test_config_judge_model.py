@@ -10,8 +10,8 @@ import yaml
 from mindspeed_dpo.config.estimates.run_summary import plan_lines
 from mindspeed_dpo.config.load import check
 from mindspeed_dpo.config.loading.compose import compose
+from mindspeed_dpo.config.settings.generation import ENGINE_PROCESS_KEYS
 from mindspeed_dpo.config.settings.judge_template import filled_template, placeholders
-from mindspeed_dpo.config.settings.reward_sources import JUDGE_OWN_KEYS
 from mindspeed_dpo.workers.rewards.judge_engine import judge_arguments, judge_sampling
 from tests.unit.config.small_config import Tree, online_tree, problems, put, resolved
 
@@ -104,7 +104,7 @@ def test_arguments_reach_the_engine_as_yaml_reads_them() -> None:
     keys = ["reward.reward_functions=null", "reward.judge_model=judge", "reward.judge_temperature=0.5"]
     run = check(compose("online_dpo_trainer_tiny", [*keys, override]), exists=lambda path: True)
     settings = run.actor.reward
-    assert [settings.judge_vllm_setting(name) for name in JUDGE_OWN_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0]
+    assert [settings.judge_vllm_setting(name) for name in ENGINE_PROCESS_KEYS] == ["/opt/vllm/bin/python", 5, 1800.0]
     arguments = judge_arguments(settings)
     assert (arguments["model"], arguments["max_model_len"], arguments["quantization"]) == ("judge", 4096, "fp8")
     assert (arguments["tensor_parallel_size"], "load_format" in arguments) == (1, False)

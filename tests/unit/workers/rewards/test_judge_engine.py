@@ -55,7 +55,6 @@ def test_texts_come_in_the_order_of_the_questions_and_an_engine_that_fails_is_na
             EngineFailure, match=r"hangs in generate: no progress for 1 s; .* raise judge_vllm\.timeout_s"
         ):
             engine.write([[5]], [1])
-        # That killed it.
         with pytest.raises(
             EngineFailure, match=r"^the vLLM engine of judge_model \(process \d+, .* killed by signal 9"
         ):
