@@ -11,7 +11,8 @@ from phases import Phases
 
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.observability.tracker import Tracker
-from mindspeed_dpo.trainers.build import offline_trainer, online_trainer
+from mindspeed_dpo.trainers.build_offline import offline_trainer
+from mindspeed_dpo.trainers.build_online import online_trainer
 from mindspeed_dpo.trainers.offline_dpo import OfflineDPOTrainer
 from mindspeed_dpo.trainers.online_dpo import OnlineDPOTrainer
 from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs

@@ -111,7 +111,7 @@ def measure(options: argparse.Namespace) -> Result:
 def fitted(run: Any) -> Times:
     """Train on processes placed by Ray, and return the times of the steps."""
     from mindspeed_dpo.controller.launch import worker_groups
-    from mindspeed_dpo.trainers.build import online_trainer
+    from mindspeed_dpo.trainers.build_online import online_trainer
     from mindspeed_dpo.trainers.run_inputs import open_inputs
 
     inputs, times = open_inputs(run), Times()

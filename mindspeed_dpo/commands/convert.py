@@ -35,11 +35,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "convert_ckpt.py
     except UsageError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE
-    except OSError as error:
+    except (WeightsError, HfConfigError, MalformedDataError, OSError) as error:
         sys.stderr.write(f"{program}: {failure_sentence(error)}\n")
-        return FAILURE
-    except (WeightsError, HfConfigError, MalformedDataError) as error:
-        sys.stderr.write(f"{program}: {error}\n")
         return FAILURE
     sys.stdout.write(f"done: {summary.path}\n")
     return 0

@@ -51,12 +51,8 @@ def main(arguments: list[str], program: str = "preprocess_data.py") -> int:
         sys.stderr.write(f"{program} cannot start:\n{error}\n")
         return 2
     except (ValueError, OSError) as error:
-        sentence = failure_sentence(error) if isinstance(error, OSError) else str(error)
-        sys.stderr.write(f"{program}: {sentence}\n")
+        sys.stderr.write(f"{program}: {failure_sentence(error)}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{program}: interrupted\n")
-        return 130
     report(result)
     return 0
 

@@ -13,7 +13,10 @@ from mindspeed_dpo.config.settings.reference_model import ReferenceConfig
 from mindspeed_dpo.controller.worker_group import PendingResults, WorkerGroup
 from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.workers.role_calls import R
-from mindspeed_dpo.workers.role_interfaces import REFERENCE, Actor, Reference, Reward, Rollout
+from mindspeed_dpo.workers.role_interfaces.actor_interface import REFERENCE, Actor
+from mindspeed_dpo.workers.role_interfaces.reference_interface import Reference
+from mindspeed_dpo.workers.role_interfaces.reward_interface import Reward
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from mindspeed_dpo.workers.role_values import Logps, Pairs, Rows, join_replicas
 from mindspeed_dpo.workers.scorer import Scored
 

@@ -80,7 +80,7 @@ def is_folder(name: str) -> bool:
     """Whether a text is the path of a folder; a text that is no path at all is none."""
     try:
         return expanded_path(name).is_dir()
-    except (OSError, RuntimeError, ValueError):
+    except (OSError, ValueError):
         return False
 
 
@@ -94,11 +94,10 @@ def folder_settings(folder: str) -> dict[str, Any] | None:
     from mindspeed_dpo.weights.errors import HfConfigError
     from mindspeed_dpo.weights.hf.hf_config import read_model_config
 
-    path = expanded_path(folder)
-    if not is_folder(folder) or not (path / "config.json").is_file():
+    if not is_folder(folder) or not (expanded_path(folder) / "config.json").is_file():
         return None
     try:
-        model = read_model_config(path)
+        model = read_model_config(expanded_path(folder))
     except HfConfigError as error:
         raise MigrationError(str(error)) from error
     values = {key: getattr(model, key) for key in group_settings(type(model))}

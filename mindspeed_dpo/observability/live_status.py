@@ -11,9 +11,9 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from mindspeed_dpo.observability.logs import FILE_ONLY
 from mindspeed_dpo.observability.phase import Phase, status_line
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
 
 FIRST_LINE_S, LINE_INTERVAL_S = 5.0, 30.0
 """Age of a phase at its first log line, and the time between two."""
@@ -90,13 +89,6 @@ class LiveStatus:
         self._durations_s[what] = phase.elapsed_s
         if phase.num_lines:
             logger.info("%s: done in %.1f s", what, phase.elapsed_s, extra=self._log_extra)
-
-    def count(self, what: str, items: Iterable[Item], total: int | None = None) -> Iterator[Item]:
-        """Yield items in a phase that counts them."""
-        with self.phase(what, total) as phase:
-            for item in items:
-                yield item
-                phase.advance()
 
     def report_due(self) -> None:
         """Log a line for each phase that is due for one: to the log file, and to the console if that has no display."""

@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM end a command that has no supervisor with one sentence, also while it imports its libraries.
 
 Python's KeyboardInterrupt would print a traceback, and SIGTERM would leave unfinished files behind. This module imports
-the standard library only, so that a script can call it before the imports that take seconds.
+no other library, so that a script can call it before the imports that take seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED = 130
+from mindspeed_dpo.processes.exit_codes import INTERRUPTED
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -43,3 +44,16 @@ def ended_by_signals(program: str) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def keyboard_interrupts() -> Iterator[None]:
+    """Let Ctrl-C raise Python's KeyboardInterrupt within the block again, where it is how a command is meant to end."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -23,9 +23,9 @@ from typing import Any
 from mindspeed_dpo.processes import grace_periods
 from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
 from mindspeed_dpo.processes.driver_link import driver_link
+from mindspeed_dpo.processes.exit_codes import FAILED, INTERRUPTED
 from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, WatchedProcess
 
-FAILED, INTERRUPTED = 1, 130
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
 POLL_INTERVAL_S = 0.5
 # Processes that end within this time of each other are attributed to one cause.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
+from mindspeed_dpo.processes.interruption import keyboard_interrupts
 from mindspeed_dpo.report.page import write_report
 
 RENEWAL_S = 30
@@ -92,6 +93,7 @@ def serve(folders: Sequence[Path], output: Path, port: int, announce: Callable[[
         announce(f"the report is at {server.place}; Ctrl-C ends this")
         sys.stdout.flush()
         try:
-            server.serve_forever()
+            with keyboard_interrupts():
+                server.serve_forever()
         except KeyboardInterrupt:
             announce("")

@@ -56,9 +56,9 @@ def write_failure(path: str | Path, error: OSError, advice: str = "") -> str:
     return f"{name} cannot be written: {reason}{f'; {advice}' if advice else ''}"
 
 
-def failure_sentence(error: OSError) -> str:
-    """Return the sentence for any failed access of the system: that of the package, or the file and the reason."""
-    if isinstance(error, WriteError) or not error.errno or error.filename is None:
+def failure_sentence(error: Exception) -> str:
+    """Return the sentence for an error that ends a command: its own, or of the system's the file and the reason."""
+    if not isinstance(error, OSError) or isinstance(error, WriteError) or not error.errno or error.filename is None:
         return str(error)
     return f"{error.filename} cannot be read or written: {os.strerror(error.errno)}"
 

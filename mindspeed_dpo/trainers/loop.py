@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from mindspeed_dpo.batches import RolloutBatch
+from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup
 from mindspeed_dpo.observability.tracker import Tracker
 from mindspeed_dpo.trainers.checkpoint_policy import CheckpointPolicy
@@ -42,6 +43,19 @@ class LoopSchedule:
     eval_interval: int | None = None
     eval_at_start: bool = False
     async_save: bool = False
+
+    @classmethod
+    def of(cls, config: RunConfig, first_step: int) -> LoopSchedule:
+        """Return the schedule of a run that continues after `first_step` steps."""
+        loop, checkpoint = config.loop, config.actor.checkpoint
+        return cls(
+            first_step,
+            loop.train_iters,
+            checkpoint.save_interval,
+            loop.eval_interval,
+            loop.eval_at_start,
+            checkpoint.async_save,
+        )
 
 
 @dataclass

@@ -9,6 +9,7 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.device_checks import check_devices
 from mindspeed_dpo.controller.ray_connection import ClusterError
 from mindspeed_dpo.observability.logs import log_to_console
+from mindspeed_dpo.processes.exit_codes import DONE, FAILED, INTERRUPTED
 from mindspeed_dpo.trainers.export.export_result import check_export
 from mindspeed_dpo.trainers.output_checks import check_outputs
 from mindspeed_dpo.trainers.output_lock import check_unlocked
@@ -19,8 +20,6 @@ from mindspeed_dpo.trainers.row_selection import num_reference_rows
 from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
 
 logger = logging.getLogger(__name__)
-
-CAN_START, CANNOT_START, INTERRUPTED = 0, 1, 130
 
 
 def open_and_check(config: RunConfig, with_fingerprints: bool = True) -> RunInputs:
@@ -69,6 +68,6 @@ def report_start(config: RunConfig) -> int:
         return INTERRUPTED
     except (ClusterError, ValueError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-        return CANNOT_START
+        return FAILED
     sys.stdout.write(f"\nall checks passed; the run would start {place}\n")
-    return CAN_START
+    return DONE

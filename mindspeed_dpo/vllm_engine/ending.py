@@ -1,4 +1,4 @@
-"""The end of a vLLM process as the rollout worker sees it: how it came, and that nothing is left behind."""
+"""The end of a vLLM process as its worker sees it: how it came, and that nothing is left behind."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ from mindspeed_dpo.workers.criteria.criterion import Criterion
 from mindspeed_dpo.workers.criteria.preference_criterion import PreferenceCriterion
 from mindspeed_dpo.workers.criteria.ranking_criterion import RankingCriterion
 from mindspeed_dpo.workers.logprobs import score_pairs, share, workload_metrics
-from mindspeed_dpo.workers.role_interfaces import REFERENCE, ROLLOUT, Actor
+from mindspeed_dpo.workers.role_interfaces.actor_interface import REFERENCE, ROLLOUT, Actor
 from mindspeed_dpo.workers.role_values import Logps, Pairs, ReplicaValues, Rows
 from mindspeed_dpo.workers.setup.initial_weights import adapters_on_weights
 from mindspeed_dpo.workers.setup.model_builder import (

@@ -16,7 +16,7 @@ from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.reference import build_reference
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT, implementation, interface_of
-from mindspeed_dpo.workers.role_interfaces import Role
+from mindspeed_dpo.workers.role_interfaces.role import Role
 from mindspeed_dpo.workers.rollout import RolloutWorker
 from mindspeed_dpo.workers.setup.open_datasets import open_dataset, open_pairs, open_prompts
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext

@@ -20,7 +20,7 @@ from mindspeed_dpo.models.lora import adapters_disabled
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.batching.batch_builder import BatchBuilder, PairSource
 from mindspeed_dpo.workers.logprobs import score_pairs, score_tokens
-from mindspeed_dpo.workers.role_interfaces import Reference
+from mindspeed_dpo.workers.role_interfaces.reference_interface import Reference
 from mindspeed_dpo.workers.role_values import Pairs, ReplicaValues
 from mindspeed_dpo.workers.setup.model_builder import build_model, make_batch_builder, offload_from
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext

@@ -23,7 +23,7 @@ from mindspeed_dpo.workers.rewards.judge_model_scorer import JudgeModelScorer
 from mindspeed_dpo.workers.rewards.judge_model_setup import judge_model_scorer
 from mindspeed_dpo.workers.rewards.reward_model_scorer import ModelScorer, build_model_scorer
 from mindspeed_dpo.workers.rewards.reward_tokenizer import policy_tokenizer
-from mindspeed_dpo.workers.role_interfaces import Reward
+from mindspeed_dpo.workers.role_interfaces.reward_interface import Reward
 from mindspeed_dpo.workers.scorer import NoScorer, PromptColumns, Scored, Scorer
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Reward, Role, Rollout
+from mindspeed_dpo.workers.role_interfaces.actor_interface import Actor
+from mindspeed_dpo.workers.role_interfaces.reference_interface import Reference
+from mindspeed_dpo.workers.role_interfaces.reward_interface import Reward
+from mindspeed_dpo.workers.role_interfaces.role import Role
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 
 INTERFACES = (Actor, Reference, Rollout, Reward)
 

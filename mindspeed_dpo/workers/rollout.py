@@ -18,7 +18,7 @@ from mindspeed_dpo.rollout.mixture_policy import MixedModel, TokenModel
 from mindspeed_dpo.rollout.paired_generation import PairedGenerator
 from mindspeed_dpo.weights.resharding import Shards, digests
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.role_interfaces import Rollout
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from mindspeed_dpo.workers.role_values import Rows
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from mindspeed_dpo.workers.setup.worker_context import WorkerContext

@@ -27,7 +27,7 @@ from mindspeed_dpo.vllm_engine.engine_arguments import (
 from mindspeed_dpo.vllm_engine.engine_process import EngineFailure, EngineProcess, EngineSettings
 from mindspeed_dpo.vllm_engine.interpreter import interpreter_of
 from mindspeed_dpo.workers.actor import ActorWorker
-from mindspeed_dpo.workers.role_interfaces import Rollout
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from mindspeed_dpo.workers.role_values import Rows
 from mindspeed_dpo.workers.setup.initial_weights import model_folder
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids

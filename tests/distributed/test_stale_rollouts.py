@@ -13,7 +13,8 @@ from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.role_groups import ActorGroup, ReferenceGroup, RewardGroup, RolloutGroup
 from mindspeed_dpo.data.datasets.sampler import PairSampler
 from mindspeed_dpo.engine.checkpoints.rollout_checkpoint import read_rollouts
-from mindspeed_dpo.trainers.build import INTERRUPTED, train_on
+from mindspeed_dpo.processes.exit_codes import INTERRUPTED
+from mindspeed_dpo.trainers.build import train_on
 from mindspeed_dpo.trainers.online_methods import method_of
 from mindspeed_dpo.trainers.run_inputs import open_inputs
 from mindspeed_dpo.trainers.sample_table import SampleTable

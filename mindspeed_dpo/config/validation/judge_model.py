@@ -9,7 +9,7 @@ from typing import Any
 from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, START_TIMEOUT_S
+from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, SLEEP, START_TIMEOUT_S
 from mindspeed_dpo.config.settings.judge_template import OTHER_PLACEHOLDERS, PAIRWISE, SHOWN, placeholders
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.sourced_values import format_value
@@ -91,6 +91,8 @@ def _check_engine(arguments: Mapping[str, Any], settings: RewardConfig) -> Itera
             yield Violation(("judge_vllm",), f"sets {name}, which follows from {ARGUMENTS_OF_KEYS[name]}; set that key")
         elif name in FIXED_ARGUMENTS:
             yield Violation(("judge_vllm",), f"sets {name}, which this trainer chooses; remove it")
+        elif name == SLEEP:
+            yield Violation(("judge_vllm",), f"sets {SLEEP}, which only the rollout's engine does; remove it")
     if not isinstance(settings.judge_vllm_setting(PYTHON), str | None):
         yield Violation(("judge_vllm",), f"must give the path of an interpreter as {PYTHON}")
     for name in (ANSWER_TIMEOUT_S, START_TIMEOUT_S):

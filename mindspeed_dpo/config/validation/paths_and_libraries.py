@@ -13,6 +13,8 @@ from mindspeed_dpo.config.validation.path_advice import data_path_advice, missin
 from mindspeed_dpo.storage.nearest_path import nearest_path_advice
 from mindspeed_dpo.storage.write_errors import existing_parent
 
+_MODEL_FOLDERS = ("load", "ref_model", "tokenizer_name_or_path", "reward_tokenizer", "judge_model")
+"""Keys whose value may be meant as the name of a model on the hub."""
 PAIR_COLUMNS = ("chosen_input_ids", "chosen_labels", "rejected_input_ids", "rejected_labels")
 PROMPT_COLUMNS = ("input_ids",)
 
@@ -68,7 +70,7 @@ def _missing_paths(run: RunConfig, actor: RoleConfig, exists: Callable[[str], bo
     }
     for key, path in single.items():
         if path and not exists(path):
-            is_weights = key in ("load", "ref_model", "tokenizer_name_or_path")
+            is_weights = key in _MODEL_FOLDERS
             advice = missing_weights_advice(path) if is_weights else nearest_path_advice(path)
             yield Violation((key,), f"does not exist{advice}")
     columns = PROMPT_COLUMNS if run.is_online else PAIR_COLUMNS

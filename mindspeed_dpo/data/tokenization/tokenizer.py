@@ -23,7 +23,7 @@ from mindspeed_dpo.storage.user_paths import expanded_path
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import read_json_object
 from mindspeed_dpo.untrusted.text_files import has_file, read_bytes
-from mindspeed_dpo.untrusted.tokenizer_files import check_tokenizer
+from mindspeed_dpo.untrusted.tokenizer_files import MAX_VOCABULARY_BYTES, check_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,10 +66,6 @@ def load_tokenizer(
             f"tokenizer_name_or_path: {path} contains no tokenizer that can be loaded: {reason}"
         ) from error
     return tokenizer
-
-
-MAX_VOCABULARY_BYTES = 1 << 28
-"""Limit for a file of the vocabulary; the largest take some tens of megabytes."""
 
 
 def settings_fingerprint(*parts: object) -> str:

@@ -48,6 +48,7 @@ def judged(pool: list[int] | None = None, **reward: Any) -> Tree:
         (judged(judge_vllm={"model": "m"}), "judge_vllm={model: m} sets model, which follows from judge_model"),
         (judged(judge_vllm={"tensor_parallel_size": 2}), "follows from judge_tensor_model_parallel_size; set that key"),
         (judged(judge_vllm={"generation_config": "auto"}), "sets generation_config, which this trainer chooses"),
+        (judged(judge_vllm={"sleep": 1}), "sets sleep, which only the rollout's engine does; remove it"),
         (judged(judge_vllm={"python": 3}), "must give the path of an interpreter as python"),
         (judged(judge_vllm={"timeout_s": -1}), "must give a positive number of seconds as timeout_s"),
         (

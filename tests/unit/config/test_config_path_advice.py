@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mindspeed_dpo.config.validation.path_advice import data_path_advice, missing_weights_advice
-from tests.unit.config.small_config import problems, put, small_tree
+from tests.unit.config.small_config import online_tree, problems, put, small_tree
 
 DATA = "actor_rollout_ref.actor_rollout.data_path"
 
@@ -21,6 +21,14 @@ def test_a_name_on_the_hub_gets_the_command_that_downloads_it() -> None:
     tree = put(small_tree(), "load", "Qwen/Qwen2.5-0.5B")
     sentences = problems(tree, lambda path: path != "Qwen/Qwen2.5-0.5B")
     assert sentences[0].endswith("hf download Qwen/Qwen2.5-0.5B --local-dir Qwen2.5-0.5B")
+
+
+@pytest.mark.parametrize(("key", "others"), [("judge_model", {}), ("reward_tokenizer", {"load": "reward"})])
+def test_so_does_that_of_a_model_which_scores(key: str, others: dict[str, str]) -> None:
+    tree = online_tree()
+    tree["reward"] = {key: "Qwen/Qwen2.5-0.5B", **others}
+    sentences = problems(tree, lambda path: path != "Qwen/Qwen2.5-0.5B")
+    assert any(f"reward.{key}=Qwen/Qwen2.5-0.5B does not exist; if it is a model of the" in one for one in sentences)
 
 
 @pytest.mark.parametrize("path", ["./Qwen/Qwen2.5", "/models/qwen", "qwen", "a/b/c", "../a/b"])

@@ -20,7 +20,9 @@ from mindspeed_dpo.controller.role_groups import (
 )
 from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.storage.digests import FileDigest
-from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Rollout
+from mindspeed_dpo.workers.role_interfaces.actor_interface import Actor
+from mindspeed_dpo.workers.role_interfaces.reference_interface import Reference
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from mindspeed_dpo.workers.role_values import ReplicaValues
 from mindspeed_dpo.workers.scorer import Scored
 

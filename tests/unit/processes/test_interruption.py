@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.commands import entry
+from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.processes.interruption import SIGNALS, ended_by_signals
+from mindspeed_dpo.report.serving import ReportServer
 from mindspeed_dpo.weights.legacy import legacy_writer
 from tests.fuzz.seeds import write_hf
 
@@ -30,6 +32,16 @@ def test_a_command_says_that_it_was_interrupted(
     with pytest.raises(SystemExit) as ended:
         entry.main(["report", "x"])
     assert ended.value.code == 130 and capsys.readouterr().err == "mindspeed-dpo report: interrupted\n"
+
+
+def test_ctrl_c_is_how_a_served_report_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ReportServer, "serve_forever", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    (tmp_path / METRICS_FILE).write_text('{"step": 1, "loss": 0.5}\n', encoding="utf-8")
+    assert entry.main(["report", str(tmp_path), "--serve"]) == 0
+    printed = capsys.readouterr()
+    assert "Ctrl-C ends this" in printed.out and not printed.err
 
 
 def test_the_second_signal_is_that_of_the_system() -> None:

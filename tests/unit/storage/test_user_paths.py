@@ -42,6 +42,13 @@ def test_commands_say_so(command: object, arguments: list[str], capsys: pytest.C
     assert SENTENCE in capsys.readouterr().err
 
 
+def test_a_foreign_file_may_name_such_a_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "trl.yaml"
+    file.write_text("model_name_or_path: ~nosuchuser/model\nbeta: 0.1\n", encoding="utf-8")
+    assert migrate.main([str(file)]) == 3
+    assert "model_name_or_path" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("key", ["output_dir", "eval_data_path", "tokenizer_name_or_path"])
 def test_so_does_a_configuration(key: str) -> None:
     with pytest.raises(ConfigError, match=SENTENCE):

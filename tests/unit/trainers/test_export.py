@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.trainers.build import last_line
 from mindspeed_dpo.trainers.export import export_result as export
 from mindspeed_dpo.trainers.export.model_card import CARD_FILE, model_card, read_last_metrics
+from mindspeed_dpo.trainers.last_line import last_line
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from tests.unit.trainers.saved_runs import asking
 from tests.unit.workers.pairs import random_run

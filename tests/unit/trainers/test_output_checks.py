@@ -12,7 +12,7 @@ from mindspeed_dpo.config.estimates.memory import checkpoint_bytes
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.storage.write_errors import WriteError
 from mindspeed_dpo.trainers import output_checks
-from mindspeed_dpo.trainers.build import last_line
+from mindspeed_dpo.trainers.last_line import last_line
 from mindspeed_dpo.trainers.output_checks import check_outputs
 from mindspeed_dpo.trainers.output_lock import RUN_LOCK, OutputInUseError, run_locks
 from tests.unit.trainers.saved_runs import asking

@@ -16,6 +16,7 @@ from mindspeed_dpo.batches import PreferenceBatch
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.controller.failures import WorkerFailure
 from mindspeed_dpo.data.tokenization.decoding import as_numbers, decoder_of
+from mindspeed_dpo.processes.exit_codes import FAILED
 from mindspeed_dpo.report.run_facts import read_run_facts
 from mindspeed_dpo.report.sample_files import read_pair_margins
 from mindspeed_dpo.trainers import build
@@ -94,7 +95,7 @@ def test_the_last_page_shows_what_ended_the_run(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(build, "worker_groups", groups)
     monkeypatch.setattr(build, "offline_trainer", fail)
-    assert build.train(random_run(tmp_path, report=True)) == build.FAILED
+    assert build.train(random_run(tmp_path, report=True)) == FAILED
     page = Page((tmp_path / "out" / "report.html").read_text(encoding="utf-8"))
     assert "actor_rollout rank 1 failed: the process died" in page.text
 

@@ -14,6 +14,7 @@ import pytest
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import verify
 from mindspeed_dpo.engine.checkpoints.tracker_and_completeness import latest
+from mindspeed_dpo.processes.exit_codes import DONE, FAILED
 from mindspeed_dpo.trainers import build
 from mindspeed_dpo.trainers.output_lock import run_locks
 from tests.support.metrics import read_metrics
@@ -62,7 +63,7 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
     with largest_file(num_bytes):
         code = build.train(run)
     text = capsys.readouterr().err
-    assert code == build.FAILED and "Traceback" not in text and "Logging error" not in text
+    assert code == FAILED and "Traceback" not in text and "Logging error" not in text
     last = text.splitlines()[-1]
     assert "cannot be written: File too large; free space there (" in last and str(tmp_path) in last, text
     if num_bytes < 9000:
@@ -70,7 +71,7 @@ def test_a_full_disk_of_the_driver_ends_the_run_with_one_sentence(
     checkpoints = Path(run.actor.checkpoint.save)
     verify(latest(checkpoints))
     # With free space again the run goes on from there to its end, and no line of its metrics is missing.
-    assert build.train(asking(run, resume="latest_whole")) == build.DONE
+    assert build.train(asking(run, resume="latest_whole")) == DONE
     text = capsys.readouterr().err
     assert "  taken: weights, optimizer state with its step count, random state" in text
     assert text.splitlines()[-1].endswith(f"done: all outputs of this run are in {run.loop.output_dir}")
@@ -84,7 +85,7 @@ def test_a_second_run_in_the_folder_is_refused_before_it_touches_anything(
     capsys.readouterr()
     with run_locks(run):
         before = sorted(path for path in tmp_path.rglob("*"))
-        assert build.train(run) == build.FAILED
+        assert build.train(run) == FAILED
         assert sorted(path for path in tmp_path.rglob("*")) == before
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(
@@ -99,7 +100,7 @@ def test_what_cannot_be_written_is_said_before_a_process_starts(
     (tmp_path / "file").touch()
     loop = replace(run.loop, use_wandb=True, wandb_save_dir=str(tmp_path / "file" / "below"))
     monkeypatch.setattr(build, "worker_groups", lambda config: pytest.fail("a process was started"))
-    assert build.train(replace(run, loop=loop)) == build.FAILED
+    assert build.train(replace(run, loop=loop)) == FAILED
     assert (
         "file/below cannot be written: Not a directory; set wandb_save_dir" in capsys.readouterr().err.splitlines()[-1]
     )

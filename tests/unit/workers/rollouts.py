@@ -21,7 +21,8 @@ from mindspeed_dpo.data.datasets.preference_dataset import PreferenceDataset
 from mindspeed_dpo.data.indexed.column_group_writer import writing
 from mindspeed_dpo.workers.actor import ActorWorker
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.role_interfaces import Actor, Rollout
+from mindspeed_dpo.workers.role_interfaces.actor_interface import Actor
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from tests.support.composing import load_quickly
 from tests.support.processes import ACTOR, PoolGroup
 from tests.support.runs import Layout, overrides

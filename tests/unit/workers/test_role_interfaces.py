@@ -14,7 +14,9 @@ from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
 from mindspeed_dpo.workers.reference import ReferenceWorker
 from mindspeed_dpo.workers.reward import RewardWorker
 from mindspeed_dpo.workers.role_calls import INTERFACES, interface_of
-from mindspeed_dpo.workers.role_interfaces import Actor, Reference, Role
+from mindspeed_dpo.workers.role_interfaces.actor_interface import Actor
+from mindspeed_dpo.workers.role_interfaces.reference_interface import Reference
+from mindspeed_dpo.workers.role_interfaces.role import Role
 from mindspeed_dpo.workers.rollout import RolloutWorker
 
 METHODS = [(role, method) for role in INTERFACES for name, method in vars(role).items() if not name.startswith("_")]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mindspeed_dpo.workers.colocated_roles import ColocatedRoles
-from mindspeed_dpo.workers.role_interfaces import Rollout
+from mindspeed_dpo.workers.role_interfaces.rollout_interface import Rollout
 from tests.support.processes import num_threads, pool, rest
 from tests.support.runs import Layout
 from tests.unit.workers.rollouts import EXPERTS, PROMPTS, ROLLOUT, Jobs, online_run
