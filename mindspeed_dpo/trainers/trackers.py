@@ -50,7 +50,7 @@ def open_trackers(config: RunConfig, first_step: int, report: BackgroundReport |
             MetricsFile(output_dir / METRICS_FILE, completed_steps=first_step),
             *([_tensorboard(config, first_step)] if loop.tensorboard else []),
             # After the metrics file, which it reads.
-            *([_Open(report)] if report is not None else []),
+            *([_KeptOpen(report)] if report is not None else []),
             ProgressLine(
                 loop.train_iters,
                 completed_steps=first_step,
@@ -66,7 +66,7 @@ def open_trackers(config: RunConfig, first_step: int, report: BackgroundReport |
         trackers.close()
 
 
-class _Open:
+class _KeptOpen:
     """The report among the trackers, which stays open when they are closed: the end of the run is logged after that."""
 
     def __init__(self, report: BackgroundReport) -> None:
