@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mindspeed_dpo.algorithms.win_rate import greedy_metrics
 from mindspeed_dpo.batches import RolloutBatch, concat_responses
 from mindspeed_dpo.controller.role_groups import RewardGroup, RolloutGroup
 from mindspeed_dpo.observability.metric_names import EVAL_PREFIX, eval_set_metrics
+from mindspeed_dpo.workers.scorer import Scored
 
 logger = logging.getLogger(__name__)
 
@@ -51,16 +51,18 @@ class OnlineEvaluation:
     def _metrics_of(self, name: str, reference: RolloutBatch) -> dict[str, float]:
         policy = self.rollout.generate_greedy(reference.rows.numpy())
         both = concat_responses(policy, reference)
-        scores = self._scores(both)
+        scored = self._scored(both)
+        scores = scored.scores
         num_failed = int((~np.isfinite(scores)).any(axis=1).sum())
         if num_failed:
             logger.warning("evaluation set %s: %d of %d prompts could not be scored", name, num_failed, len(scores))
-        return {f"{EVAL_PREFIX}{key}": value for key, value in greedy_metrics(both, scores).items()}
+        metrics = {**greedy_metrics(both, scores), **scored.verdicts.metrics}
+        return {f"{EVAL_PREFIX}{key}": value for key, value in metrics.items()}
 
-    def _scores(self, rollouts: RolloutBatch) -> NDArray[np.float32]:
-        """Return scores [P, 2]; NaN where a prompt could not be scored."""
+    def _scored(self, rollouts: RolloutBatch) -> Scored:
+        """Return scores [P, 2], a batch at a time; NaN where a prompt could not be scored."""
         parts = [
             range(start, min(start + self.batch_size, rollouts.num_prompts))
             for start in range(0, rollouts.num_prompts, self.batch_size)
         ]
-        return np.concatenate([self.reward.score(rollouts.select(part)).scores for part in parts])
+        return Scored.concat([self.reward.score(rollouts.select(part)) for part in parts])

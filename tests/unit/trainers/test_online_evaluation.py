@@ -19,7 +19,7 @@ from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.online_evaluation import OnlineEvaluation
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint
 from mindspeed_dpo.trainers.run_inputs import RunInputs, open_inputs
-from mindspeed_dpo.workers.scorer import Scored
+from mindspeed_dpo.workers.scorer import Scored, Verdicts
 from tests.config_effects.comparison import prompts_with_text
 from tests.unit.trainers.test_online_dpo import FakeRoles, trainer
 from tests.unit.workers.rollouts import online_run
@@ -65,6 +65,16 @@ def test_new_weights_are_evaluated_at_the_interval_and_at_the_end_and_before_ste
         "timing/eval",
     }  # fmt: skip
     assert roles.logged[2]["eval/reward/score/mean"] == 2.0
+
+
+def test_texts_of_a_judge_model_without_a_verdict_are_counted_over_all_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    roles = Evaluated()
+    score = roles.score
+    monkeypatch.setattr(
+        roles, "score", lambda some: replace(score(some), verdicts=Verdicts(2, unparsed=int(some.rows[0] == 3), cut=0))
+    )
+    metrics = evaluated(roles, batch_size=1).metrics()
+    assert (metrics["eval/judge/unparsed"], metrics["eval/judge/cut"]) == (0.25, 0.0)
 
 
 def test_several_sets_have_names_and_prompts_are_scored_in_batches() -> None:
