@@ -22,6 +22,7 @@ from mindspeed_dpo.observability.live_status import live_status
 from mindspeed_dpo.trainers.output_checks import check_output_is_unused
 from mindspeed_dpo.trainers.resuming.resume import ResumePoint, find_resume_point, with_reference_of
 from mindspeed_dpo.trainers.resuming.resume_checks import weights_identity
+from mindspeed_dpo.trainers.vocabulary_check import check_vocabulary
 from mindspeed_dpo.weights.hf.hf_config import describe_differences, read_model_config
 from mindspeed_dpo.workers.rewards.function_scorer import check_functions
 from mindspeed_dpo.workers.rewards.hf_classifier_inputs import is_classifier
@@ -96,6 +97,7 @@ def open_inputs(config: RunConfig, with_fingerprints: bool = True) -> RunInputs:
     if isinstance(dataset, TrainEvalPrompts):
         check_stop_ids(config.actor)
         _check_reward(config, dataset)
+    check_vocabulary(config, dataset)
     splits = dataset.splits(config.actor.data.split)
     _check_best(config, splits)
     resume_point = find_resume_point(config, len(dataset))

@@ -12,7 +12,7 @@ import pytest
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.config.settings.registry import SETTINGS
 from mindspeed_dpo.device import find_accelerator
-from mindspeed_dpo.trainers import build
+from mindspeed_dpo.trainers import build_online
 from mindspeed_dpo.workers import colocated_roles
 from mindspeed_dpo.workers.setup.stop_tokens import stop_ids
 from tests.config_effects import comparison
@@ -137,7 +137,7 @@ def test_md5_validate_requests_digests_of_the_weights(monkeypatch: pytest.Monkey
         seen.append(validate)
         raise InterruptedError
 
-    monkeypatch.setattr(build, "RolloutGroup", handle)
+    monkeypatch.setattr(build_online, "RolloutGroup", handle)
     for validate in (True, False):
         with pytest.raises(InterruptedError):
             comparison.train(online({"md5_validate": validate}))

@@ -22,6 +22,7 @@ from mindspeed_dpo.data.batching.micro_batch_plan import MicroBatchLimit, max_nu
 from mindspeed_dpo.data.batching.packing_and_label_shift import pack, packed_sizes
 from mindspeed_dpo.device.ops.sums import sum_dtype
 from mindspeed_dpo.parallel.topology import ParallelRank
+from mindspeed_dpo.workers.batching.token_range import check_token_range
 from mindspeed_dpo.workers.role_values import Logps, Pairs, Rows
 
 
@@ -170,10 +171,4 @@ class BatchBuilder:
         return self.dataset
 
     def _check_tokens(self, batch: PreferenceBatch, rows: NDArray[np.int64]) -> None:
-        lowest, highest = batch.token_range()
-        if lowest < 0 or highest >= self.vocab_size:
-            token = lowest if lowest < 0 else highest
-            raise ValueError(
-                f"rows {rows.tolist()} contain token {token}, but the model has vocab_size={self.vocab_size}: "
-                "the data was preprocessed with another tokenizer; preprocess it again with the model's own"
-            )
+        check_token_range(*batch.token_range(), rows.tolist(), self.vocab_size)
