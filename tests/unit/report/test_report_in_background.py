@@ -117,6 +117,14 @@ def test_a_page_that_cannot_be_written_is_reported_once(
     ]
 
 
+def test_a_last_page_that_cannot_be_written_says_nothing_of_training(
+    now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        tracker(Started(seconds="", code=1, errors="no space left\n"), now, monkeypatch).close()
+    assert caplog.messages == ["the report of this run was not written: no space left"]
+
+
 def test_a_process_of_its_own_writes_the_page_without_torch_and_ray(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run")
     BackgroundReport(folder).close()

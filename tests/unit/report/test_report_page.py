@@ -94,6 +94,15 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert f"{folder / 'run.json'}" in page.text and f"{folder / 'samples.jsonl'}" in page.text
 
 
+@pytest.mark.parametrize("name", ["samples.jsonl", "run.json", "eval_margins.json"])
+def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run")
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    page, _ = page_of(folder)
+    assert f"{folder / name} is a pipe, where a file is expected" in page.text
+
+
 def test_values_that_are_not_finite_are_counted_and_leave_gaps(tmp_path: Path) -> None:
     lines = re.sub('("step": 2,.*?"loss": )[0-9.]+', r'\1"NaN"', metrics_lines(3))
     run = read_run(run_folder(tmp_path / "run", metrics=lines))
