@@ -1,4 +1,4 @@
-"""What a signal that ended a process says about the cause."""
+"""Likely causes of the signals that end a process."""
 
 from __future__ import annotations
 

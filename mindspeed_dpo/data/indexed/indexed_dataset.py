@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mindspeed_dpo.data.indexed.mapped_file import MappedFile
+from mindspeed_dpo.data.indexed.unchanged_file import UnchangedFile
 from mindspeed_dpo.untrusted.errors import QuotingError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -116,7 +116,7 @@ class IndexedDatasetReader:
                 raise FileNotFoundError(f"there is no token file {path}")
         self._read_index(self.idx_path.read_bytes())
         self._check_bin()
-        self._mapped = MappedFile(self.bin_path)
+        self._file = UnchangedFile(self.bin_path)
         self.tokens = (
             np.memmap(self.bin_path, dtype=self.dtype, mode="r") if self.num_tokens else np.empty(0, self.dtype)
         )
@@ -160,7 +160,7 @@ class IndexedDatasetReader:
         Raises:
             ChangedFileError: The `.bin` has changed since it was opened.
         """
-        self._mapped.check_unchanged()
+        self._file.check_unchanged()
 
     def __len__(self) -> int:
         """Number of rows."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -35,7 +35,7 @@ class CommonStateSave(TorchCommonSaveStrategy):
         path = Path(checkpoint_dir) / COMMON_FILE
         try:
             with self._files.create_stream(path, "wb") as stream:
-                torch.save(common_state_dict, stream)
+                torch.save(common_state_dict, cast(IO[bytes], stream))
         except OSError as error:
             self._files.error = self._files.error or OSError(error.errno, error.strerror, str(path))
         except RuntimeError:

@@ -94,15 +94,6 @@ def test_damaged_files_are_named_and_the_rest_is_shown(tmp_path: Path) -> None:
     assert f"{folder / 'run.json'}" in page.text and f"{folder / 'samples.jsonl'}" in page.text
 
 
-@pytest.mark.parametrize("name", ["samples.jsonl", "run.json", "eval_margins.json"])
-def test_a_pipe_in_the_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
-    folder = run_folder(tmp_path / "run")
-    (folder / name).unlink(missing_ok=True)
-    os.mkfifo(folder / name)
-    page, _ = page_of(folder)
-    assert f"{folder / name} is a pipe, where a file is expected" in page.text
-
-
 def test_values_that_are_not_finite_are_counted_and_leave_gaps(tmp_path: Path) -> None:
     lines = re.sub('("step": 2,.*?"loss": )[0-9.]+', r'\1"NaN"', metrics_lines(3))
     run = read_run(run_folder(tmp_path / "run", metrics=lines))
@@ -150,7 +141,9 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     assert understood.titles == Page((folder / REPORT_FILE).read_text(encoding="utf-8")).titles
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "logs/driver_0.log"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.jsonl", "run.json", "eval_margins.json", "logs/driver_0.log"]
+)
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: a\n")
     (tmp_path / name).parent.mkdir(exist_ok=True)

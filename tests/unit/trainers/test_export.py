@@ -76,7 +76,9 @@ def test_a_result_that_cannot_be_written_names_the_checkpoint_from_which_it_can_
 ) -> None:
     monkeypatch.setattr(export, "convert", lambda request: request.save_dir.mkdir())
     monkeypatch.setattr(export, "write_text_atomically", full_disk)
-    said = rf"last checkpoint is in {run.actor.checkpoint.save}, but .*{tmp_path}/hf cannot be written: No space left on"
+    said = (
+        rf"last checkpoint is in {run.actor.checkpoint.save}, but .*{tmp_path}/hf cannot be written: No space left on"
+    )
     with pytest.raises(WeightsError, match=said):
         export.export_result(run, 2)
 

@@ -18,7 +18,7 @@ class ChangedFileError(QuotingError):
     """Raised for a file that has changed while it is read."""
 
 
-class MappedFile:
+class UnchangedFile:
     """Identity, size and time of a file when it was opened.
 
     After a rename over the file, and after its deletion, the mapping still is of the one that was opened.

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mindspeed_dpo.data.indexed.indexed_dataset import IndexedDatasetReader, IndexedDatasetWriter
-from mindspeed_dpo.data.indexed.mapped_file import ChangedFileError
 from mindspeed_dpo.data.indexed.text_columns import TextColumnsReader, TextColumnsWriter
+from mindspeed_dpo.data.indexed.unchanged_file import ChangedFileError
 
 
 @pytest.fixture
