@@ -107,12 +107,6 @@ class _LoggedFailure(Exception):
         self.code = code
 
 
-def _follows_logged_failure(error: BaseException) -> bool:
-    """Whether an error was raised while the run ended by another one, such as the same full disk under the report."""
-    context = error.__context__
-    return context is not None and (isinstance(context, _LoggedFailure) or _follows_logged_failure(context))
-
-
 @contextmanager
 def _failures_logged() -> Iterator[None]:
     """Log what ends a run.
@@ -126,8 +120,6 @@ def _failures_logged() -> Iterator[None]:
         logger.warning("interrupted outside a step; checkpoints saved earlier are complete")
         raise _LoggedFailure(INTERRUPTED) from None
     except (ClusterError, WorkerFailure, WeightsMismatch, ValueError, OSError) as error:
-        if _follows_logged_failure(error):
-            raise _LoggedFailure(FAILED) from error
         # A part of Ray that has ended takes others with it, whose errors say nothing of the cause.
         ended = isinstance(error, WorkerFailure) and driver_link.loss(LOSS_REPORT_S)
         logger.error("%s", ended or error)
