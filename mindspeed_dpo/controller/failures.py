@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
+
+from mindspeed_dpo.observability.crash_signals import crash_sentence
 
 # How long to wait for the cause after the first sign of a failure.
 CAUSE_WAIT_S = 3.0
@@ -71,7 +74,9 @@ def listen_s(failures: Mapping[int, Exception]) -> float:
     return DEATH_WAIT_S if any(isinstance(cause, (RuntimeError, OSError)) for cause in causes) else CAUSE_WAIT_S
 
 
-def combined_failure(group: str, nodes: Sequence[str], failures: Mapping[int, Exception], what: str) -> WorkerFailure:
+def combined_failure(
+    group: str, nodes: Sequence[str], failures: Mapping[int, Exception], what: str, logs: Path
+) -> WorkerFailure:
     """Combine the failures of a group's ranks into one error: that of a rank that died, or else of the lowest rank.
 
     Args:
@@ -79,14 +84,17 @@ def combined_failure(group: str, nodes: Sequence[str], failures: Mapping[int, Ex
         nodes: Address of each rank's node.
         failures: Errors by rank; at least one.
         what: Name of the call that failed.
+        logs: Folder of the run's logs; the log of a process that crashed names the signal.
 
     Returns:
         The error, whose cause is the error of that rank.
     """
     rank, cause = min(failures.items(), key=lambda item: (not is_death(item[1]), item[0]))
+    log = f"{group}_{rank}.log"
+    crash = crash_sentence(logs / log) if is_death(cause) else ""
     failure = WorkerFailure(
-        f"{group} rank {rank} on {nodes[rank]} failed in {what}: {one_line_cause(cause)}; "
-        f"see {group}_{rank}.log in the run's logs"
+        f"{group} rank {rank} on {nodes[rank]} failed in {what}: {crash or one_line_cause(cause)}; "
+        f"see {log} in the run's logs"
     )
     failure.__cause__ = cause
     return failure

@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -20,7 +21,7 @@ from mindspeed_dpo.controller.local_raylets import (
     gcs_server_pid,
     raylet_of,
 )
-from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder
+from mindspeed_dpo.controller.ray_folders import PREFIX, folder_root, private_folder, try_space
 from mindspeed_dpo.controller.ray_log_messages import log_ray_messages
 from mindspeed_dpo.controller.ray_servers import without_unused_servers
 from mindspeed_dpo.device.environment_variables import set_default
@@ -141,14 +142,14 @@ def start_private_cluster(num_cpus: int) -> Iterator[None]:
 
 
 def check_folder_root() -> None:
-    """Check that the folder of a private cluster can be created; it leaves nothing there.
+    """Check that the folder of a private cluster can be created and filled; it leaves nothing there.
 
     Raises:
         ClusterError: It cannot.
     """
     try:
-        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder_root()):
-            return
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=folder_root()) as folder:
+            try_space(Path(folder))
     except OSError as error:
         raise ClusterError(_unwritable_folder(error)) from error
 

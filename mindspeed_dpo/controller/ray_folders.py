@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 PREFIX, LOCK_FILE = "dpo_ray_", ".run.lock"
 # Ray's socket paths are 80 characters longer than this folder's and may have at most 107.
 MAX_ROOT_LENGTH = 24
+LEAST_BYTES = 1 << 20
 
 
 @contextmanager
@@ -27,18 +28,32 @@ def private_folder() -> Iterator[Path]:
     """Create a folder that no other user can read, and remove it at the end.
 
     Raises:
-        OSError: It cannot be created.
+        OSError: It cannot be created, or its disk is full.
     """
     root = Path(folder_root())
     remove_abandoned_folders(root)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     driver_link.remove_at_end(str(folder))
     try:
+        try_space(folder)
         # Its children do not inherit the lock, so it ends with this process.
         with ProcessLock(folder / LOCK_FILE):
             yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def try_space(folder: Path) -> None:
+    """Write what Ray needs at the least for its first files; without it Ray waits for them until its time is over.
+
+    Raises:
+        OSError: The disk is full.
+    """
+    probe = folder / "space"
+    try:
+        probe.write_bytes(bytes(LEAST_BYTES))
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 def folder_root() -> str:

@@ -26,6 +26,7 @@ from mindspeed_dpo.controller.failures import (
 from mindspeed_dpo.controller.placement_groups import Pool
 from mindspeed_dpo.controller.ray_worker import RayWorker
 from mindspeed_dpo.observability.live_status import live_status
+from mindspeed_dpo.observability.logs import logs_folder
 from mindspeed_dpo.parallel.rendezvous_store import LOOPBACK
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.workers.role_calls import P, R, RoleMethod, RoleT
@@ -49,6 +50,7 @@ class WorkerGroup:
             WorkerFailure: A process failed.
         """
         self.name = pool.name
+        self._logs = logs_folder(run.loop.output_dir)
         self._pings: dict[Any, int] = {}
         self._others = others if others is not None else []
         remote = ray.remote(RayWorker)
@@ -175,7 +177,7 @@ class WorkerGroup:
             WorkerFailure: Always; it names the cause.
         """
         self.stop()
-        raise combined_failure(self.name, self._nodes, failures, what)
+        raise combined_failure(self.name, self._nodes, failures, what, self._logs)
 
 
 class PendingResults(Generic[R]):

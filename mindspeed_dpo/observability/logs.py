@@ -71,6 +71,11 @@ class LogSession:
         self.close()
 
 
+def logs_folder(output_dir: str | Path) -> Path:
+    """Return the folder of a run's log files."""
+    return Path(output_dir) / "logs"
+
+
 def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_level: int | None = None) -> LogSession:
     """Log to `<output_dir>/logs/<role>_<rank>.log`, and optionally to standard error.
 
@@ -83,7 +88,7 @@ def start_logging(output_dir: str | Path, role: str, rank: int = 0, *, console_l
     Raises:
         WriteError: The file cannot be created.
     """
-    path = Path(output_dir) / "logs" / f"{role}_{rank}.log"
+    path = logs_folder(output_dir) / f"{role}_{rank}.log"
     with write_errors(path, writable_folder_advice("output_dir")):
         path.parent.mkdir(parents=True, exist_ok=True)
         file_handler = _LogFile(path)

@@ -24,6 +24,7 @@ from mindspeed_dpo.processes import grace_periods
 from mindspeed_dpo.processes.descendants import adopt_orphans, end_descendants, living_descendants
 from mindspeed_dpo.processes.driver_link import driver_link
 from mindspeed_dpo.processes.exit_codes import FAILED, INTERRUPTED
+from mindspeed_dpo.processes.signal_causes import LIKELY_CAUSES
 from mindspeed_dpo.processes.watched_processes import Watched, WatchedAddress, WatchedProcess
 
 FORWARDED = (signal.SIGINT, signal.SIGTERM)
@@ -262,9 +263,9 @@ class Supervisor:
         assert self._code is not None
         if self._code >= 0:
             return f"the driver (process {self._pid}) ended with exit code {self._code} before the run was complete"
-        name = signal.Signals(-self._code).name
-        reason = "the system may be out of memory" if -self._code == signal.SIGKILL else "it crashed"
-        return f"the driver (process {self._pid}) died of {name}: {reason}, or it was killed"
+        number = signal.Signals(-self._code)
+        reason = LIKELY_CAUSES.get(number, "it crashed")
+        return f"the driver (process {self._pid}) died of {number.name}: {reason}, or it was killed"
 
 
 def _say(text: str, end: str = "\n") -> None:

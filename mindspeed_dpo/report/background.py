@@ -98,5 +98,6 @@ class BackgroundReport:
 
     def _report_failure(self, reason: str) -> None:
         if not self._has_failed:
-            logger.warning("the report of this run was not written, training continues: %s", reason)
+            effect = "" if self._is_closed else ", training continues"
+            logger.warning("the report of this run was not written%s: %s", effect, reason)
         self._has_failed = True

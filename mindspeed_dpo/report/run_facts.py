@@ -10,6 +10,7 @@ from pathlib import Path
 from mindspeed_dpo.report.histograms import Histogram
 from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.untrusted.json_text import read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 
 RUN_FILE = "run.json"
 
@@ -48,7 +49,7 @@ def read_run_facts(folder: Path) -> RunFacts:
         MalformedDataError: It is damaged; the message names it.
     """
     path = folder / RUN_FILE
-    if not path.is_file():
+    if not has_file(path):
         return RunFacts()
     content = read_json_object(path)
     environment, lengths = content.section("environment"), content.section("lengths")

@@ -9,6 +9,7 @@ from pathlib import Path
 from mindspeed_dpo.report.histograms import Histogram
 from mindspeed_dpo.untrusted.json_object import JsonObject
 from mindspeed_dpo.untrusted.json_text import parse_json_object, read_json_object
+from mindspeed_dpo.untrusted.text_files import has_file
 
 SAMPLES_FILE = "samples.jsonl"
 MARGINS_FILE = "eval_margins.json"
@@ -68,9 +69,10 @@ def read_samples(folder: Path) -> list[Sample]:
 
     Raises:
         FileNotFoundError: The run has none.
-        MalformedDataError: A line is not what a run writes; the message names the file.
+        MalformedDataError: It is no file, or a line is not what a run writes; the message names the file.
     """
     path = folder / SAMPLES_FILE
+    has_file(path)
     with path.open("rb") as file:
         start = max(path.stat().st_size - _TAIL_BYTES, 0)
         file.seek(start)

@@ -22,7 +22,7 @@ from mindspeed_dpo.storage.atomic_write import write_text_atomically
 from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.loop import is_due
 from mindspeed_dpo.untrusted.json_text import parse_json_object
-from mindspeed_dpo.untrusted.text_files import read_lines
+from mindspeed_dpo.untrusted.text_files import has_file, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class SampleTable:
 
     def __post_init__(self) -> None:
         """Drop the rows that were written after the checkpoint that this run resumes from."""
-        if self.path.is_file():
+        if has_file(self.path):
             earlier = [line for number, line in read_lines(self.path) if self._is_earlier(line, number)]
             with write_errors(self.path):
                 write_text_atomically(self.path, "".join(earlier))

@@ -81,8 +81,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
     Raises:
         FileNotFoundError: It does not exist.
-        MalformedDataError: It is not UTF-8, or a line is longer than `MAX_LINE_CHARACTERS`.
+        MalformedDataError: It is no regular file, not UTF-8, or a line is longer than `MAX_LINE_CHARACTERS`.
     """
+    has_file(path)
     number = 0
     with path.open(encoding="utf-8-sig") as file:
         while True:

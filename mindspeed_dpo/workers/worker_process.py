@@ -14,6 +14,7 @@ from mindspeed_dpo.config.run import RoleConfig, RunConfig
 from mindspeed_dpo.device import activate, find_accelerator
 from mindspeed_dpo.device.determinism import make_deterministic
 from mindspeed_dpo.device.hidden_modules import hidden_module
+from mindspeed_dpo.observability.crash_signals import record_crash_signals
 from mindspeed_dpo.observability.logs import LogSession, start_logging
 from mindspeed_dpo.parallel.rendezvous_store import host_store
 from mindspeed_dpo.processes.garbage_collection import collection_suspended
@@ -81,6 +82,8 @@ class WorkerProcess:
         """
         os.chdir(self._working_dir)
         self._log = start_logging(self.run.loop.output_dir, self.pool, rank)
+        assert self._log.path is not None, "only consoles have none"
+        record_crash_signals(self._log.path)
         logging.captureWarnings(True)
         role = self.run.layout_role(self.pool)
         if role.precision.use_deter_comp:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mindspeed_dpo.data.indexed.unchanged_file import UnchangedFile
 from mindspeed_dpo.untrusted.errors import QuotingError
 
 MAGIC = b"MMIDIDX\x00\x00"
@@ -65,6 +66,7 @@ class IndexedDatasetWriter:
     def append_all(self, reader: IndexedDatasetReader, chunk_numbers: int = 1 << 24) -> None:
         """Append every row of another column, with document boundaries shifted by the rows written before."""
         for start in range(0, reader.num_tokens, chunk_numbers):
+            reader.check_unchanged()
             self._write(reader.tokens[start : start + chunk_numbers].astype(DTYPES[_INT32_CODE]))
         self._documents += (reader.documents[1:] + len(self.lengths)).tolist()
         self.lengths += reader.lengths.tolist()
@@ -114,6 +116,7 @@ class IndexedDatasetReader:
                 raise FileNotFoundError(f"there is no token file {path}")
         self._read_index(self.idx_path.read_bytes())
         self._check_bin()
+        self._file = UnchangedFile(self.bin_path)
         self.tokens = (
             np.memmap(self.bin_path, dtype=self.dtype, mode="r") if self.num_tokens else np.empty(0, self.dtype)
         )
@@ -151,6 +154,14 @@ class IndexedDatasetReader:
                 "one of the two is truncated or belongs to another run; preprocess again"
             )
 
+    def check_unchanged(self) -> None:
+        """Check that numbers can be read.
+
+        Raises:
+            ChangedFileError: The `.bin` has changed since it was opened.
+        """
+        self._file.check_unchanged()
+
     def __len__(self) -> int:
         """Number of rows."""
         return len(self.lengths)
@@ -160,7 +171,9 @@ class IndexedDatasetReader:
 
         Raises:
             TokenFileError: A number in a wider type has no equal in int32.
+            ChangedFileError: The `.bin` has changed since it was opened.
         """
+        self.check_unchanged()
         start = int(self.starts[row])
         stored = self.tokens[start : start + int(self.lengths[row])]
         if np.can_cast(self.dtype, np.int32):
@@ -173,10 +186,15 @@ class IndexedDatasetReader:
         return ids
 
     def chunks(self, max_numbers: int) -> Iterator[tuple[slice, NDArray]]:
-        """Yield row ranges in order with their numbers: at most `max_numbers`, or a single longer row."""
+        """Yield row ranges in order with their numbers: at most `max_numbers`, or a single longer row.
+
+        Raises:
+            ChangedFileError: The `.bin` has changed since it was opened.
+        """
         ends = self.starts + self.lengths
         first = 0
         while first < len(self):
+            self.check_unchanged()
             last = max(first + 1, int(np.searchsorted(ends, self.starts[first] + max_numbers, side="right")))
             yield slice(first, last), self.tokens[self.starts[first] : ends[last - 1]]
             first = last

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow
 
 from mindspeed_dpo.data.indexed.indexed_dataset import TokenFileError
+from mindspeed_dpo.data.indexed.unchanged_file import UnchangedFile
 from mindspeed_dpo.untrusted.arrow_files import open_text_batches
 from mindspeed_dpo.untrusted.errors import reraised_as
 from mindspeed_dpo.untrusted.json_text import parse_json
@@ -112,6 +113,7 @@ class TextColumnsReader:
         self._path = path
         with reraised_as(TokenFileError, "preprocess again"):
             self.names, self._batches = open_text_batches(path)
+        self._file = UnchangedFile(path)
         self._ends = np.cumsum([batch.num_rows for batch in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -123,7 +125,9 @@ class TextColumnsReader:
 
         Raises:
             TokenFileError: The stored text is not valid JSON.
+            ChangedFileError: The file has changed since it was opened.
         """
+        self._file.check_unchanged()
         number = int(np.searchsorted(self._ends, row, side="right"))
         batch = self._batches[number]
         inner = row - int(self._ends[number]) + batch.num_rows
@@ -134,6 +138,7 @@ class TextColumnsReader:
     def texts(self) -> Iterator[dict[str, str]]:
         """Yield all rows in order, as JSON texts by column."""
         for number, batch in enumerate(self._batches):
+            self._file.check_unchanged()
             for row in range(batch.num_rows):
                 location = f"{self._path}, batch {number}, row {row}"
                 stored = {name: batch.column(name)[row].as_buffer().to_pybytes() for name in self.names}

@@ -40,6 +40,18 @@ class DigestedFiles(FileSystem):
         self.digests: dict[str, FileDigest] = {}
         self.error: OSError | None = None
 
+    def raise_error(self, consequence: Exception | None = None) -> None:
+        """Raise the first failed write, if there is one.
+
+        Args:
+            consequence: What a library made of it.
+
+        Raises:
+            OSError: A file could not be written.
+        """
+        if self.error is not None:
+            raise self.error from consequence
+
     @contextmanager
     def create_stream(self, path: Location, mode: str) -> Iterator[io.IOBase]:
         """Open a file and yield its stream."""
@@ -74,12 +86,12 @@ class DigestedWriter(dcp.FileSystemWriter):
         Raises:
             OSError: A file cannot be written; torch would report a position in its archive instead.
         """
+        self._files.raise_error()
         try:
             return super().write_data(plan, planner)
         except RuntimeError as error:
-            if self._files.error is None:
-                raise
-            raise self._files.error from error
+            self._files.raise_error(error)
+            raise
 
 
 class InProcessSave(TorchDistSaveShardedStrategy):
@@ -87,16 +99,17 @@ class InProcessSave(TorchDistSaveShardedStrategy):
 
     Attributes:
         digests: Digest of each file that this rank has written, by name.
+        disk_files: Creates the files on the disk.
     """
 
     def __init__(self) -> None:
         super().__init__("torch_dist", 1)
-        self._files = DigestedFiles()
+        self.disk_files = DigestedFiles()
 
     @property
     def digests(self) -> dict[str, FileDigest]:
         """Digests of the files by name."""
-        return self._files.digests
+        return self.disk_files.digests
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
         """Write the tensors of which this rank is the main replica and, on rank 0, the metadata."""
@@ -109,7 +122,7 @@ class InProcessSave(TorchDistSaveShardedStrategy):
 
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
         """Return the writer of the files."""
-        return DigestedWriter(folder, self._files)
+        return DigestedWriter(folder, self.disk_files)
 
 
 class InMemorySave(InProcessSave):
@@ -124,9 +137,25 @@ class InMemorySave(InProcessSave):
 
     def storage_writer(self, folder: str | Path) -> dcp.FileSystemWriter:
         """Return a writer that fills `files`."""
-        writer = dcp.FileSystemWriter(folder, thread_count=1, sync_files=False)
-        writer.fs = self.files
-        return writer
+        return MemoryWriter(folder, self.files, self.disk_files)
+
+
+class MemoryWriter(dcp.FileSystemWriter):
+    """Torch's writer, which fills files in memory after `common.pt` has been written to the disk."""
+
+    def __init__(self, folder: str | Path, files: MemoryFiles, disk_files: DigestedFiles) -> None:
+        """Write into a folder in memory."""
+        super().__init__(folder, thread_count=1, sync_files=False)
+        self.fs, self._disk_files = files, disk_files
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        """Fill the files of this rank.
+
+        Raises:
+            OSError: `common.pt` could not be written.
+        """
+        self._disk_files.raise_error()
+        return super().write_data(plan, planner)
 
 
 class UnclosedBytesIO(io.BytesIO):

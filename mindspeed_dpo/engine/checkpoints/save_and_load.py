@@ -29,6 +29,7 @@ from mindspeed_dpo.engine.checkpoints.checkpoint_state import (
 )
 from mindspeed_dpo.engine.checkpoints.checkpoint_tensor_writer import InMemorySave, InProcessSave
 from mindspeed_dpo.engine.checkpoints.checkpoint_verification import file_digests, verify_small_files
+from mindspeed_dpo.engine.checkpoints.common_state_writer import common_state_written_by
 from mindspeed_dpo.engine.checkpoints.reference_checkpoint import load_reference
 from mindspeed_dpo.engine.checkpoints.saved_reference import SavedReference
 from mindspeed_dpo.engine.train_engine import TrainingEngine
@@ -73,7 +74,7 @@ def start_save(
     with engine.parameters_gathered():
         state = {**engine_state(engine, accelerator, parts, is_loading=False), **reference_state(model)}
         try:
-            with save_errors(files.iteration_dir(root, iteration)):
+            with save_errors(files.iteration_dir(root, iteration)), common_state_written_by(storage.disk_files):
                 dist_checkpointing.save(state, str(folder), sharded_strategy=storage)
         except files.CheckpointError:
             if dist.get_rank() == 0:

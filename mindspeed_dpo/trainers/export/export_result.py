@@ -12,6 +12,7 @@ from mindspeed_dpo.storage.write_errors import write_errors
 from mindspeed_dpo.trainers.export.model_card import CARD_FILE, model_card, read_last_metrics
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
 from mindspeed_dpo.weights.conversion.convert import convert
+from mindspeed_dpo.weights.errors import WeightsError
 from mindspeed_dpo.workers.setup.initial_weights import open_initial_weights
 
 
@@ -45,12 +46,22 @@ def export_result(run: RunConfig, num_steps: int) -> Path | None:
         num_steps: Steps that were done.
 
     Raises:
-        WeightsError: The checkpoint cannot be converted.
-        OSError: A file cannot be written.
+        WeightsError: The checkpoint cannot be converted, or a file cannot be written.
     """
     if not run.actor.checkpoint.export_hf:
         return None
     target = export_folder(run)
+    try:
+        _export(run, num_steps, target)
+    except (WeightsError, OSError) as error:
+        raise WeightsError(
+            f"training is complete and its last checkpoint is in {run.actor.checkpoint.save}, but its result was not "
+            f"written as {target}, for which convert_ckpt.py can be used: {error}"
+        ) from error
+    return target
+
+
+def _export(run: RunConfig, num_steps: int, target: Path) -> None:
     # Complete with its card before it has its name; a resumed run replaces the result of the first.
     new = target.with_name(f".{target.name}.new")
     shutil.rmtree(new, ignore_errors=True)
@@ -68,4 +79,3 @@ def export_result(run: RunConfig, num_steps: int) -> Path | None:
     with write_errors(target):
         write_text_atomically(new / CARD_FILE, card)
         replace_folder(new, target, target.with_name(f".{target.name}{REPLACED}"))
-    return target

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,13 +57,14 @@ def faked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "kill", lambda process: None)
 
 
-def groups() -> tuple[WorkerGroup, WorkerGroup]:
+def groups(logs: Path = Path("nowhere")) -> tuple[WorkerGroup, WorkerGroup]:
     """An actor and a rollout of two processes each."""
     both: list[WorkerGroup] = []
     for name in ("actor", "rollout"):
         group = WorkerGroup.__new__(WorkerGroup)
         group.name, group._pings, group._others = name, {}, both
         group._processes, group._nodes = [Process(), Process()], ["here", "there"]
+        group._logs = logs
         both.append(group)
     return both[0], both[1]
 
@@ -97,6 +99,15 @@ def test_a_process_that_ray_ended_is_a_dead_one(error: Exception) -> None:
     actor, _ = groups()
     faked = message(actor, LOST, Reply(error))
     assert faked.startswith("actor rank 1 on there failed in Actor.send_weights: the process died")
+
+
+def test_the_log_of_a_dead_process_tells_its_signal(tmp_path: Path) -> None:
+    (tmp_path / "actor_1.log").write_text("Fatal Python error: Bus error\n")
+    assert message(groups(tmp_path)[0], LOST, Reply(DEATH)).startswith(
+        "actor rank 1 on there failed in Actor.send_weights: the process died of SIGBUS: a file that it had mapped"
+    )
+    invalid = Reply(failed(ValueError("no such row")))
+    assert "ValueError: no such row" in message(groups(tmp_path)[0], Reply(is_there=False), invalid)
 
 
 def test_an_error_is_reported_as_such_where_every_process_lives_or_is_busy() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.controller import ray_folders
-from mindspeed_dpo.controller.ray_folders import LOCK_FILE, private_folder, remove_abandoned_folders
+from mindspeed_dpo.controller import ray_connection, ray_folders
+from mindspeed_dpo.controller.ray_connection import ClusterError
+from mindspeed_dpo.controller.ray_folders import LEAST_BYTES, LOCK_FILE, private_folder, remove_abandoned_folders
 
 KILLED_RUN = """
 import os, pathlib, signal, sys
@@ -23,7 +25,8 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ray_folders, "folder_root", lambda: str(tmp_path))
+    for module in (ray_folders, ray_connection):
+        monkeypatch.setattr(module, "folder_root", lambda: str(tmp_path))
     return tmp_path
 
 
@@ -33,6 +36,19 @@ def folder_of_a_killed_run(root: Path) -> Path:
     command = [sys.executable, "-c", KILLED_RUN, str(folder / LOCK_FILE)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     return folder
+
+
+def test_a_full_disk_is_noticed_before_ray_waits_for_its_files(root: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LEAST_BYTES // 2, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"), private_folder():
+            pass
+        with pytest.raises(ClusterError, match=rf"Ray's folder {root} cannot be written \(.*\); set RAY_TMPDIR"):
+            ray_connection.check_folder_root()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not [*root.iterdir()]
 
 
 def test_a_private_folder_is_removed_at_the_end(root: Path) -> None:

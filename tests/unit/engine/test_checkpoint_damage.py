@@ -63,7 +63,9 @@ def test_a_damaged_weight_is_not_converted(tmp_path: Path) -> None:
         dict(open_weights(tmp_path).hf_tensors(model))
 
 
-@pytest.mark.parametrize(("failing", "after"), [("__1_0.distcp", 0), ("__0_0.distcp", 5000), (".metadata.tmp", 10)])
+@pytest.mark.parametrize(
+    ("failing", "after"), [("common.pt", 20), ("__1_0.distcp", 0), ("__0_0.distcp", 5000), (".metadata.tmp", 10)]
+)
 def test_a_full_disk_is_one_sentence_and_the_checkpoint_before_stays(failing: str, after: int, tmp_path: Path) -> None:
     for said, left in pool(2).run(checkpoint_jobs.error_of_save, Setup(tp=2), tmp_path, failing, after):
         assert re.fullmatch(

@@ -108,13 +108,24 @@ def test_the_end_of_a_run_waits_for_its_last_page(now: list[float], monkeypatch:
 def test_a_page_that_cannot_be_written_is_reported_once(
     now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    report = tracker(Started(seconds="", code=1, errors="Traceback\nno space left\n"), now, monkeypatch)
+    started = Started(seconds="", code=1, errors="Traceback\nno space left\n")
+    report = tracker(started, now, monkeypatch)
     with caplog.at_level(logging.WARNING):
         report.log(1, {"loss": 1.0})
+        started.processes[0].end()
+        report.log(2, {"loss": 1.0})
         report.close()
     assert [record.getMessage() for record in caplog.records] == [
         "the report of this run was not written, training continues: no space left"
     ]
+
+
+def test_a_last_page_that_cannot_be_written_says_nothing_of_training(
+    now: list[float], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        tracker(Started(seconds="", code=1, errors="no space left\n"), now, monkeypatch).close()
+    assert caplog.messages == ["the report of this run was not written: no space left"]
 
 
 def test_a_process_of_its_own_writes_the_page_without_torch_and_ray(tmp_path: Path) -> None:

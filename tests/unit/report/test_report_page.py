@@ -141,7 +141,9 @@ def test_a_browser_draws_it(tmp_path: Path) -> None:
     assert understood.titles == Page((folder / REPORT_FILE).read_text(encoding="utf-8")).titles
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "logs/driver_0.log"])
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "samples.jsonl", "run.json", "eval_margins.json", "logs/driver_0.log"]
+)
 def test_a_pipe_in_place_of_a_file_is_named_and_not_waited_for(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("name: a\n")
     (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from mindspeed_dpo.trainers.export import export_result as export
 from mindspeed_dpo.trainers.export.model_card import CARD_FILE, model_card, read_last_metrics
 from mindspeed_dpo.trainers.last_line import last_line
 from mindspeed_dpo.weights.conversion.conversion_request import ConversionRequest
+from mindspeed_dpo.weights.errors import WeightsError
 from tests.unit.trainers.saved_runs import asking
 from tests.unit.workers.pairs import random_run
 
@@ -67,6 +69,22 @@ def test_the_last_checkpoint_is_converted_into_the_folder_of_its_kind(
     assert request.load_dir == Path(run.actor.checkpoint.save) and request.adapter_only == bool(modules)
     assert str(target) in last_line(run, 2, True, target)
     assert export.export_result(asking(run, export_hf=False), 2) is None
+
+
+def test_a_result_that_cannot_be_written_names_the_checkpoint_from_which_it_can_be(
+    run: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "convert", lambda request: request.save_dir.mkdir())
+    monkeypatch.setattr(export, "write_text_atomically", full_disk)
+    said = (
+        rf"last checkpoint is in {run.actor.checkpoint.save}, but .*{tmp_path}/hf cannot be written: No space left on"
+    )
+    with pytest.raises(WeightsError, match=said):
+        export.export_result(run, 2)
+
+
+def full_disk(path: Path, text: str) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
 
 def test_a_result_without_a_config_is_refused_before_the_run(run: RunConfig) -> None:

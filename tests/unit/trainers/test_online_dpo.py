@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from mindspeed_dpo.trainers.loop import LoopSchedule
 from mindspeed_dpo.trainers.nan_check import DivergenceError
 from mindspeed_dpo.trainers.online_dpo import NothingScoredError, OnlineDPOTrainer
 from mindspeed_dpo.trainers.sample_table import SampleTable
+from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.workers.scorer import Scored, Verdicts
 
 ROWS = np.array([7, 2, 9, 4, 0])
@@ -239,6 +241,12 @@ def test_samples_after_the_checkpoint_are_dropped_when_a_run_goes_on(tmp_path: P
     path.write_text('{"step": 2}\n{"step": 4}\n{"step": 6')
     SampleTable(path, str, 2, completed_steps=3)
     assert path.read_text() == '{"step": 2}\n'
+
+
+def test_a_pipe_in_the_place_of_samples_is_named_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "samples.jsonl")
+    with pytest.raises(MalformedDataError, match=r"samples\.jsonl is a pipe, where a file is expected"):
+        SampleTable(tmp_path / "samples.jsonl", str, 2)
 
 
 @dataclass
