@@ -12,21 +12,35 @@ from torch import Tensor
 
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 
+_NO_MEMORY = "allocate memory"
+"""In what torch and the system say where memory is short: "can't allocate memory", "Cannot allocate memory"."""
+
 
 @contextmanager
 def safetensors_errors(path: Path, part: str = "") -> Iterator[None]:
-    """Report what safetensors raises for a damaged file.
+    """Report what safetensors raises for a damaged file, or for one that is larger than memory.
 
     Raises:
         MalformedDataError: In place of an error of the library; the message names file and part.
     """
     try:
         yield
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         if isinstance(error, MalformedDataError):
             raise
         reason = " ".join(str(error).split())[:300]
-        raise MalformedDataError(f"{path}{f': {part}' if part else ''} is damaged or truncated: {reason}") from error
+        is_memory = isinstance(error, MemoryError) or _NO_MEMORY in reason.lower()
+        problem = "does not fit into the memory that is left" if is_memory else "is damaged or truncated"
+        raise MalformedDataError(f"{path}{f': {part}' if part else ''} {problem}: {reason}") from error
 
 
 def open_safetensors(path: Path) -> Any:
