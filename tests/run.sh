@@ -4,9 +4,9 @@
 # Environment:
 #   VENV    virtual environment to make and use (default: .venv-test beside this repository's files)
 #   VLLM_VENV  virtual environment of vLLM to make and use, e.g. .venv-vllm (default: none; .ci/run sets it). It is made
-#           beside the tests, which takes minutes and 3.4 GB, and the tests that need it come last. Without it, and where
-#           the package index has no vLLM for this processor and Python, they are skipped, and say so
-#   VLLM_VENV_S  seconds after which making it is given up, which is a failure (default: 240)
+#           after the other tests, which takes a minute or two and 3.4 GB. Without it, and where the package index has no
+#           vLLM for this processor and Python, the tests that need it are skipped, and say so
+#   VLLM_VENV_S  seconds after which making it is given up, which is a failure (default: 900)
 #   PYTHON, TORCH_REQUIREMENT, VLLM_REQUIREMENT: see examples/environment.sh
 set -euo pipefail
 exec </dev/null
@@ -21,18 +21,6 @@ make_environment "$venv" "[test]"
 environment_s=$SECONDS
 
 vllm_venv="${VLLM_VENV:-none}"
-vllm_report="$(mktemp)"
-vllm_maker=""
-if [[ $vllm_venv != none ]] && (($# == 0)); then
-    (
-        begin=$SECONDS
-        timeout "${VLLM_VENV_S:-240}" bash -c 'source examples/environment.sh; make_vllm_environment "$1"' _ "$vllm_venv" &&
-            code=0 || code=$?
-        echo "== the environment of vLLM took $((SECONDS - begin)) s"
-        exit "$code"
-    ) >"$vllm_report" 2>&1 &
-    vllm_maker=$!
-fi
 
 # A misplaced blank must not hide a broken test: both run, either fails. The checks run beside the tests, as a compiler's
 # cache is of no use to a first run.
@@ -44,15 +32,13 @@ report="$(mktemp)"
     exit "$code"
 ) >"$report" 2>&1 &
 checker=$!
-trap 'kill "$checker" $vllm_maker 2>/dev/null; rm -f "$report" "$vllm_report"' EXIT
+trap 'kill "$checker" 2>/dev/null; rm -f "$report"' EXIT
 
 # Without its environment the tests of vLLM would be skipped, which must not look like success, unless none can be had.
-wait_for_vllm() {
+prepare_vllm() {
     local code=0
-    [[ -n $vllm_maker ]] || return 0
-    wait "$vllm_maker" || code=$?
-    vllm_maker=""
-    cat "$vllm_report"
+    timeout "${VLLM_VENV_S:-900}" bash -c 'source examples/environment.sh; make_vllm_environment "$1"' _ "$vllm_venv" ||
+        code=$?
     if ((code == 0)); then
         export TEST_VLLM_PYTHON="$vllm_venv/bin/python"
     elif ((code == NO_VLLM)); then
@@ -87,15 +73,16 @@ tests_s=$((SECONDS - begin))
 
 begin=$SECONDS
 if ((all)) && [[ $vllm_venv != none ]]; then
-    echo "== tests of vLLM"
-    wait_for_vllm
+    echo "== environment and tests of vLLM"
+    prepare_vllm
+    echo "== the environment of vLLM took $((SECONDS - begin)) s"
     "$venv/bin/python" -m pytest tests/distributed/test_vllm_{rollout,learning,judge}.py || tests=failed
 fi
 vllm_s=$((SECONDS - begin))
 
 checks=passed
 wait "$checker" || checks=failed
-trap 'rm -f "$report" "$vllm_report"' EXIT
+trap 'rm -f "$report"' EXIT
 cat "$report"
 echo "== seconds: environment $environment_s, tests $tests_s, those of vLLM $vllm_s, checks beside them, $SECONDS in all"
 echo "== checks $checks, tests $tests"

@@ -11,6 +11,7 @@ import os
 import runpy
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -251,13 +252,19 @@ def ray_cluster(num_cpus: int, resources: Mapping[str, int] | None = None) -> It
         with Running(arguments, **TOKEN, **NOT_NICE) as running:
             until(lambda run=running: run.has_ended or "Ray runtime started" in run.printed(), "Ray's start")
             # Another program took a port, or Ray waited 30 s for its own processes: too little on a very busy machine.
-            if running.has_ended:
+            if running.has_ended or not _accepts(port):
                 continue
             yield f"127.0.0.1:{port}"
             running.signal(signal.SIGTERM)
             running.finish()
             return
     raise AssertionError(f"Ray did not start in {START_ATTEMPTS} attempts")
+
+
+def _accepts(port: int) -> bool:
+    """Whether a program listens at a port of this machine."""
+    with socket.socket() as link:
+        return link.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _environment(ray_folder: str) -> dict[str, str]:
