@@ -10,6 +10,7 @@ from pathlib import Path
 from mindspeed_dpo.report.page import REPORT_FILE, write_report
 from mindspeed_dpo.report.run_folder import NotARunError
 from mindspeed_dpo.report.serving import serve
+from mindspeed_dpo.storage.user_paths import NoHomeFolderError, expanded_path
 from mindspeed_dpo.storage.write_errors import WriteError, failure_sentence
 
 USAGE_ERROR, FAILURE = 2, 1
@@ -18,18 +19,20 @@ USAGE_ERROR, FAILURE = 2, 1
 def main(arguments: Sequence[str] | None = None, program: str = "mindspeed-dpo report") -> int:
     """Run the command line and return its exit code: 0, 1 if the page cannot be written, 2 for a folder without run."""
     options = _parser(program).parse_args(arguments)
-    several = len(options.runs) > 1
-    output = options.output or (Path(REPORT_FILE) if several else options.runs[0] / REPORT_FILE)
+    output = options.output
     try:
-        write_report(options.runs, output)
+        runs = [expanded_path(run) for run in options.runs]
+        default = Path(REPORT_FILE) if len(runs) > 1 else runs[0] / REPORT_FILE
+        output = expanded_path(output) if output else default
+        write_report(runs, output)
         sys.stdout.write(f"wrote {output}\n")
         if options.serve:
-            serve(options.runs, output, options.port, lambda place: sys.stdout.write(f"{place}\n"))
+            serve(runs, output, options.port, lambda place: sys.stdout.write(f"{place}\n"))
     except NotARunError as error:
         sys.stderr.write(f"{program}: {error}\n")
         return USAGE_ERROR
     except OSError as error:
-        is_named = error.filename is not None or isinstance(error, WriteError)
+        is_named = error.filename is not None or isinstance(error, (WriteError, NoHomeFolderError))
         place = "" if is_named else f"{output} cannot be served: "
         sys.stderr.write(f"{program}: {place}{failure_sentence(error)}\n")
         return FAILURE

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+OVERRIDE = "override"
+"""First word of the source of a value that the command line gives; the rest is what was typed."""
+
 
 @dataclass(frozen=True)
 class Origin:

@@ -1,6 +1,6 @@
 """The servers of Ray that a private cluster does without: dashboard, autoscaler and reader of the log files.
 
-Nobody can reach the dashboard of such a cluster, it never grows, and the driver does not print what workers write. Each
+The dashboard of such a cluster is not used, it never grows, and the driver does not print what workers write. Each
 is a Python process that costs half a second of processor time, and `ray.init` would wait for the first. Ray has no
 setting that leaves them out.
 """

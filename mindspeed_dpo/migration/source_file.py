@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.config.loading.foreign_files import ALIGN_ANYTHING, ROLL, TRL, trainer_of
 from mindspeed_dpo.migration.huggingface import align_anything, trl
 from mindspeed_dpo.migration.huggingface.roll import convert_roll
 from mindspeed_dpo.migration.migration_error import MigrationError
@@ -25,6 +26,8 @@ _SOURCES = (
     "a training script of MindSpeed-LLM (posttrain_gpt.py), a TRL command (trl dpo) or YAML, a MindSpeed-RL or ROLL "
     "YAML, or an align-anything script or YAML"
 )
+_OF_TRAINERS = {ROLL: convert_roll, ALIGN_ANYTHING: align_anything.convert_yaml, TRL: trl.convert_yaml}
+"""Conversions of YAML files."""
 _OF_A_YAML = re.compile(r".*?(?:train_dpo|start_dpo_pipeline)\.py", re.DOTALL)
 
 
@@ -66,13 +69,10 @@ def _convert_yaml(content: Mapping[str, Any], path: Path, options: Options) -> M
         raise MigrationError(
             f"{path} needs no conversion: mindspeed-dpo train --config-dir {path.parent} --config-name {path.stem}"
         )
-    if "actor_train" in content:
-        return convert_roll(content, options)
-    if "train_cfgs" in content:
-        return align_anything.convert_yaml(content, options)
-    if trl.NAMES_OF_MODEL & set(content):
-        return trl.convert_yaml(content, options)
-    raise MigrationError(f"{path} is none of the files that can be converted: {_SOURCES}")
+    trainer = trainer_of(content)
+    if trainer is None:
+        raise MigrationError(f"{path} is none of the files that can be converted: {_SOURCES}")
+    return _OF_TRAINERS[trainer](content, options)
 
 
 def _convert_script(text: str, path: Path, options: Options) -> Migration:

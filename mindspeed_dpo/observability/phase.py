@@ -90,10 +90,10 @@ def _amount(phase: Phase) -> str:
 def _fitted(phase: Phase, parts: list[str], width: int) -> str:
     """Join name, bar and parts within a width: first the bar is left out, then parts from the front."""
     tail = "  ".join(parts)
-    room = min(width - len(phase.what) - len(tail) - 4, _BAR_WIDTH)
-    if phase.share is not None and room >= _SHORTEST_BAR:
-        full = round(phase.share * room)
-        return f"{phase.what}  {_FULL * full}{_EMPTY * (room - full)}  {tail}"
+    bar_width = min(width - len(phase.what) - len(tail) - 4, _BAR_WIDTH)
+    if phase.share is not None and bar_width >= _SHORTEST_BAR:
+        full = round(phase.share * bar_width)
+        return f"{phase.what}  {_FULL * full}{_EMPTY * (bar_width - full)}  {tail}"
     while len(phase.what) + len(tail) + 2 > width and len(parts) > 1:
         parts = parts[1:]
         tail = "  ".join(parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mindspeed_dpo.observability.metric_names import EVAL_PREFIX
+from mindspeed_dpo.observability.chart_groups import base_name
 from mindspeed_dpo.observability.phase import duration
 
 HEADING_INTERVAL = 20
@@ -87,11 +87,7 @@ class StepRows:
         columns = self._fitting(width)
         left = duration(eta_s) if len(duration(eta_s)) < _ETA.width else f"{eta_s / 3600:.0f} h"
         rows = [self._row(f"{step}/{self._total}", metrics, columns, {ETA: left})] if step else []
-        for name in _evaluations(metrics):
-            start = f"{EVAL_PREFIX}{name}"
-            of_set = {key.removeprefix(start): value for key, value in metrics.items() if key.startswith(start)}
-            label = f"eval {name.rstrip('/')}".rstrip()
-            rows.append(self._row(label, _as_in_training(of_set), columns, {}))
+        rows += [self._row(label, values, columns, {}) for label, values in _evaluations(metrics)]
         is_due = self._num_rows % HEADING_INTERVAL == 0 or width != self._width
         self._num_rows, self._width = self._num_rows + 1, width
         return [self._heading(columns), *rows] if is_due else rows
@@ -123,19 +119,15 @@ def _cell(value: float | None, column: Column) -> str:
     return next((text for text in texts if len(text) < column.width), texts[-1])
 
 
-def _evaluations(metrics: Mapping[str, float]) -> list[str]:
-    """Return what follows the prefix of evaluations: "" for the only set, or the sets' names with a slash."""
+def _evaluations(metrics: Mapping[str, float]) -> list[tuple[str, dict[str, float]]]:
+    """Return the label of each evaluation set that has a metric of a column, and its metrics as training names them."""
     shown = {column.metric for column in (*OFFLINE_COLUMNS, *ONLINE_COLUMNS)} | set(_IN_EVALUATIONS.values())
-    found: dict[str, None] = {}
-    for key in metrics:
-        if key.startswith(EVAL_PREFIX):
-            base = key.removeprefix(EVAL_PREFIX)
-            name, _, rest = base.partition("/")
-            if base in shown:
-                found[""] = None
-            elif rest in shown:
-                found[f"{name}/"] = None
-    return list(found)
+    by_label: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        label, base = base_name(name)
+        if label and base in shown:
+            by_label.setdefault(label, {})[base] = value
+    return [(label, _as_in_training(values)) for label, values in by_label.items()]
 
 
 def _as_in_training(metrics: Mapping[str, float]) -> dict[str, float]:

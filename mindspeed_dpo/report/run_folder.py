@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mindspeed_dpo.config.nested_settings import leaves
 from mindspeed_dpo.observability.metrics_jsonl import METRICS_FILE
 from mindspeed_dpo.report.metric_curves import MetricCurves, read_curves
 from mindspeed_dpo.report.run_facts import RunFacts, read_run_facts
@@ -85,7 +86,8 @@ def read_run(folder: Path) -> RunRecord:
             unreadable.append(str(error))
             return absent
 
-    settings = flat_settings(read(lambda: read_yaml_mapping(folder / CONFIG_FILE), {}, CONFIG_FILE))
+    tree: dict[str, Any] = read(lambda: read_yaml_mapping(folder / CONFIG_FILE), {}, CONFIG_FILE)
+    settings = {".".join(keys): _text(value) for keys, value in leaves(tree)}
     return RunRecord(
         folder=folder,
         name=_name(folder, settings),
@@ -103,17 +105,6 @@ def _name(folder: Path, settings: Mapping[str, str]) -> str:
     """Return the name of the configuration and of the folder."""
     names = (settings.get("name"), real_path(folder).name)
     return " / ".join(dict.fromkeys(filter(None, names)))
-
-
-def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return the leaves of nested settings by dotted key, as text."""
-    flat: dict[str, str] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flat_settings(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = _text(value)
-    return flat
 
 
 def _text(value: object) -> str:

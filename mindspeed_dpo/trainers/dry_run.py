@@ -19,10 +19,9 @@ from mindspeed_dpo.config.estimates.run_summary import device_memory, format_byt
 from mindspeed_dpo.config.loading.provenance import ResolvedSetting, settings_by_section
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.evaluation import HOLD_OUT
+from mindspeed_dpo.config.sourced_values import OVERRIDE
 from mindspeed_dpo.device.environment_variables import environment_rows, likely_kind
 
-OVERRIDE = "override"
-"""First word of the source of a setting that the command line gives; the rest is what was typed."""
 WIDE = 1000
 """Columns of the output unless it is a terminal: wide enough that every row is one line and can be searched for."""
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mindspeed_dpo.config.nested_settings import leaves
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.sourced_values import format_value
 from mindspeed_dpo.observability.external_trackers import start_tracker
@@ -78,16 +79,14 @@ class _KeptOpen:
 
 def _tensorboard(config: RunConfig, first_step: int) -> TensorBoard:
     folder = Path(config.loop.output_dir, "tensorboard")
-    return TensorBoard(folder, completed_steps=first_step, settings=dict(flat_settings(config.as_tree())))
+    return TensorBoard(folder, completed_steps=first_step, settings=dict(tracked_settings(config.as_tree())))
 
 
-def flat_settings(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def tracked_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the settings of a tree by their names with short sections, such as `actor.lr`; lists as text."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flat_settings(value, f"{prefix}{_SHORT_SECTIONS.get(key, f'{key}.')}")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, (bool, int, float)) else format_value(value)
+    for (*sections, key), value in leaves(tree):
+        prefix = "".join(_SHORT_SECTIONS.get(section, f"{section}.") for section in sections)
+        yield f"{prefix}{key}", value if isinstance(value, (bool, int, float)) else format_value(value)
 
 
 def tracked_by(name: str, config: RunConfig) -> TrackerRun:

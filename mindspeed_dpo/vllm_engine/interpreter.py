@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mindspeed_dpo.device.environment_variables import ALWAYS
+from mindspeed_dpo.storage.user_paths import NoHomeFolderError, expanded_text
 from mindspeed_dpo.untrusted.errors import MalformedDataError
 from mindspeed_dpo.untrusted.json_text import parse_json_object
 
@@ -65,8 +66,15 @@ def engine_environment(more: Mapping[str, str]) -> dict[str, str]:
 
 
 def interpreter_of(python: str | None) -> str:
-    """Return the interpreter that `vllm.python` names, by default that of this process."""
-    return sys.executable if python is None else os.path.expanduser(python)
+    """Return the interpreter that the setting `python` names, by default that of this process.
+
+    Raises:
+        InterpreterProblem: Its path begins with `~` of a user who does not exist.
+    """
+    try:
+        return sys.executable if python is None else expanded_text(python)
+    except NoHomeFolderError as error:
+        raise InterpreterProblem(f"python={error}") from error
 
 
 @dataclass(frozen=True)

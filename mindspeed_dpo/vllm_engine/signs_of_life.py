@@ -1,7 +1,7 @@
 """Whether the vLLM process works on a request: what it says, and what the kernel says of it and its descendants.
 
-A process that is stopped or hangs is told from one that computes for long: a heartbeat comes during any computation
-that releases Python's lock, and any other uses processor time.
+A process that is stopped or hangs is distinguished from one that computes for long: a heartbeat comes during any
+computation that releases Python's lock, and any other uses processor time.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def split_path(config_name: str, config_dir: str | None) -> tuple[str, str | Non
     Raises:
         ConfigError: It is a path at which there is no file.
     """
-    # A name with ~ of nobody is searched as it is, and not found.
+    # A name with ~ of a user who does not exist is searched as it is, and not found.
     path = Path(os.path.expanduser(config_name))
     file = path if path.suffix == ".yaml" else path.with_name(f"{path.name}.yaml")
     is_path = len(path.parts) > 1 or path.suffix == ".yaml"

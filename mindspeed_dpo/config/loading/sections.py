@@ -21,7 +21,7 @@ from mindspeed_dpo.config.loading.value_parsing import parse_plain, parse_value
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words, nearest_name, normalize_key
 from mindspeed_dpo.config.settings.registry import SETTINGS, default_section
 from mindspeed_dpo.config.settings.trackers import TRACKER_KEYS
-from mindspeed_dpo.config.sourced_values import Origin, SourcedValue, Values, format_value
+from mindspeed_dpo.config.sourced_values import OVERRIDE, Origin, SourcedValue, Values, format_value
 
 _TOP_LEVEL = (
     *("name", "model", "training", "megatron_training", "actor_rollout_ref", "reward", "critic"),
@@ -214,7 +214,7 @@ class SectionReader:
         overrides = self._composed.overrides.items()
         typed = [text for name, text in overrides if name == path or name.startswith(f"{path}.")]
         if typed:
-            return f"override {' '.join(typed)}"
+            return f"{OVERRIDE} {' '.join(typed)}"
         given = self._composed.sources
         return given.get(path) or given.get(label) or file or f"{self._composed.name}.yaml"
 

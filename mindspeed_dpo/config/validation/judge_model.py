@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from mindspeed_dpo.config.issues import Violation
 from mindspeed_dpo.config.name_suggestions import did_you_mean, join_words
 from mindspeed_dpo.config.run import RunConfig
-from mindspeed_dpo.config.settings.generation import ANSWER_TIMEOUT_S, PYTHON, SLEEP, START_TIMEOUT_S
+from mindspeed_dpo.config.settings.generation import SLEEP
 from mindspeed_dpo.config.settings.judge_template import OTHER_PLACEHOLDERS, PAIRWISE, SHOWN, placeholders
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
 from mindspeed_dpo.config.sourced_values import format_value
+from mindspeed_dpo.config.validation.engine_settings import check_engine_settings
 
 ARGUMENTS_OF_KEYS = {
     "model": "judge_model",
@@ -33,7 +33,7 @@ def check_judge_model(run: RunConfig) -> Iterator[Violation]:
         return
     yield from _check_template(settings)
     yield from _check_verdict(settings)
-    yield from _check_engine(settings.judge_vllm_arguments(), settings)
+    yield from _check_engine(settings)
     yield from _check_devices(run, settings.judge_tensor_model_parallel_size)
 
 
@@ -85,20 +85,13 @@ def _check_verdict(settings: RewardConfig) -> Iterator[Violation]:
         )
 
 
-def _check_engine(arguments: Mapping[str, Any], settings: RewardConfig) -> Iterator[Violation]:
-    for name in arguments:
-        if name in ARGUMENTS_OF_KEYS:
-            yield Violation(("judge_vllm",), f"sets {name}, which follows from {ARGUMENTS_OF_KEYS[name]}; set that key")
-        elif name in FIXED_ARGUMENTS:
-            yield Violation(("judge_vllm",), f"sets {name}, which this trainer chooses; remove it")
-        elif name == SLEEP:
-            yield Violation(("judge_vllm",), f"sets {SLEEP}, which only the rollout's engine does; remove it")
-    if not isinstance(settings.judge_vllm_setting(PYTHON), str | None):
-        yield Violation(("judge_vllm",), f"must give the path of an interpreter as {PYTHON}")
-    for name in (ANSWER_TIMEOUT_S, START_TIMEOUT_S):
-        value = settings.judge_vllm_setting(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            yield Violation(("judge_vllm",), f"must give a positive number of seconds as {name}")
+def _check_engine(settings: RewardConfig) -> Iterator[Violation]:
+    arguments = settings.judge_vllm_arguments()
+    yield from check_engine_settings(
+        "judge_vllm", arguments, settings.judge_vllm_setting, ARGUMENTS_OF_KEYS, FIXED_ARGUMENTS
+    )
+    if SLEEP in arguments:
+        yield Violation(("judge_vllm",), f"sets {SLEEP}, which only the rollout's engine does; remove it")
 
 
 def _check_devices(run: RunConfig, size: int) -> Iterator[Violation]:

@@ -7,15 +7,13 @@ from collections.abc import Iterator
 from mindspeed_dpo.config.issues import Issues, Violation
 from mindspeed_dpo.config.run import RunConfig
 from mindspeed_dpo.config.settings.generation import (
-    ANSWER_TIMEOUT_S,
-    PYTHON,
     SLEEP,
     SLEEP_LEVELS,
-    START_TIMEOUT_S,
     VLLM,
     RolloutConfig,
 )
 from mindspeed_dpo.config.settings.pair_selection import DPO
+from mindspeed_dpo.config.validation.engine_settings import check_engine_settings
 
 ARGUMENTS_OF_KEYS = {
     "model": "load",
@@ -32,21 +30,19 @@ ARGUMENTS_OF_KEYS = {
 }
 """Arguments of vLLM's engine that follow from a key of this project, and the key."""
 FIXED_ARGUMENTS = (
-    *(
-        "skip_tokenizer_init",
-        "load_format",
-        "logprobs_mode",
-        "quantization",
-        "enable_lora",
-        "distributed_executor_backend",
-    ),
+    "skip_tokenizer_init",
+    "load_format",
+    "logprobs_mode",
+    "quantization",
+    "enable_lora",
+    "distributed_executor_backend",
 )
-"""Arguments that the hand-over of weights and log-probabilities depends on."""
+"""Arguments that the transfer of weights and the log-probabilities depend on."""
 UNUSED_KEYS = ("decode_rows", "max_tokens_to_oom")
 NOTES = (
-    "rollout_engine=vllm: the sampled tokens depend on seed, sample number and response index, but the same bits in "
-    "other company, on other devices or after resuming are vLLM's to promise, and it does not; rollout/logp_diff "
-    "measures how far its log-probabilities are from the actor's",
+    "rollout_engine=vllm: the sampled tokens depend on seed, sample number and response index, but vLLM does not "
+    "promise the same bits in other batches, on other devices or after resuming; rollout/logp_diff measures how far "
+    "its log-probabilities are from the actor's",
 )
 
 
@@ -64,17 +60,9 @@ def check_vllm(run: RunConfig, issues: Issues) -> None:
 
 def _check_vllm(run: RunConfig) -> Iterator[Violation]:
     rollout = run.actor.rollout
-    for name in rollout.vllm_arguments():
-        if name in ARGUMENTS_OF_KEYS:
-            yield Violation(("vllm",), f"sets {name}, which follows from {ARGUMENTS_OF_KEYS[name]}; set that key")
-        elif name in FIXED_ARGUMENTS:
-            yield Violation(("vllm",), f"sets {name}, which this trainer chooses; remove it")
-    if not isinstance(rollout.vllm_setting(PYTHON), str | None):
-        yield Violation(("vllm",), f"must give the path of an interpreter as {PYTHON}")
-    for name in (ANSWER_TIMEOUT_S, START_TIMEOUT_S):
-        value = rollout.vllm_setting(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            yield Violation(("vllm",), f"must give a positive number of seconds as {name}")
+    yield from check_engine_settings(
+        "vllm", rollout.vllm_arguments(), rollout.vllm_setting, ARGUMENTS_OF_KEYS, FIXED_ARGUMENTS
+    )
     yield from _check_sleep(run)
     if run.actor.pairing.online_method != DPO:
         yield Violation(

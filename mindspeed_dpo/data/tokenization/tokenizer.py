@@ -32,7 +32,11 @@ _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab
 
 
 def load_tokenizer(
-    directory: str | Path, *, use_fast: bool = True, trust_remote_code: bool = False
+    directory: str | Path,
+    *,
+    use_fast: bool = True,
+    trust_remote_code: bool = False,
+    key: str = "tokenizer_name_or_path",
 ) -> PreTrainedTokenizerBase:
     """Load the tokenizer in a local directory.
 
@@ -40,6 +44,7 @@ def load_tokenizer(
         directory: Directory with tokenizer.json or another Hugging Face tokenizer.
         use_fast: Use the fast implementation if there is one.
         trust_remote_code: Run Python code in the directory.
+        key: The setting that names the directory, for messages.
 
     Raises:
         FileNotFoundError: The directory does not exist.
@@ -48,13 +53,11 @@ def load_tokenizer(
     path = expanded_path(directory)
     if not path.is_dir():
         advice = missing_weights_advice(str(directory))
-        raise FileNotFoundError(f"tokenizer_name_or_path: there is no directory {path}{advice}")
+        raise FileNotFoundError(f"{key}: there is no directory {path}{advice}")
     if not (has_tokenizer(path) or has_file(path / "tokenizer_config.json")):
-        raise ValueError(
-            f"tokenizer_name_or_path: {path} holds no tokenizer; name a folder with tokenizer.json or tokenizer.model"
-        )
+        raise ValueError(f"{key}: {path} holds no tokenizer; name a folder with tokenizer.json or tokenizer.model")
     transformers = importlib.import_module("transformers")
-    with reraised_as(ValueError, "tokenizer_name_or_path should name another directory"):
+    with reraised_as(ValueError, f"{key} should name another directory"):
         check_tokenizer(path)
     try:
         tokenizer: PreTrainedTokenizerBase = transformers.AutoTokenizer.from_pretrained(
@@ -62,9 +65,7 @@ def load_tokenizer(
         )
     except Exception as error:  # transformers raises errors of any type for files that do not fit each other
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"tokenizer_name_or_path: {path} contains no tokenizer that can be loaded: {reason}"
-        ) from error
+        raise ValueError(f"{key}: {path} contains no tokenizer that can be loaded: {reason}") from error
     return tokenizer
 
 

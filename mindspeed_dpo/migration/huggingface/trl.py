@@ -25,7 +25,6 @@ from mindspeed_dpo.migration.rules import apply_rules
 from mindspeed_dpo.migration.shell.command_line import CommandLine
 
 PROGRAM = re.compile(r"trl dpo|trl\.scripts\.dpo|(?:.*/)?dpo[\w-]*\.py", re.DOTALL)
-NAMES_OF_MODEL = frozenset({"model_name_or_path"})
 TOOL = "TRL"
 _LORA = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "lora_target_parameters", "use_rslora")
 _LISTS = ("loss_type", "loss_weights", "lora_target_modules", "lora_target_parameters", "report_to")

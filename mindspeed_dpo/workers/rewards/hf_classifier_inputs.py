@@ -86,6 +86,7 @@ def load_classifier_tokenizer(role: RoleConfig) -> PreTrainedTokenizerBase:
     labels = num_labels(read_hf_config(load))
     if labels != 1:
         raise ValueError(f"load of section reward: {load} is a classifier with {labels} labels; it must have 1")
-    tokenizer = load_tokenizer(role.reward.reward_tokenizer or load)
+    own = role.reward.reward_tokenizer
+    tokenizer = load_tokenizer(own or load, key="reward_tokenizer" if own else "load of section reward")
     TextInputs(tokenizer, role.reward.reward_prompt_type)
     return tokenizer

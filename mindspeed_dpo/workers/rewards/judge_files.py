@@ -23,7 +23,7 @@ class JudgeFiles(NamedTuple):
         architecture: Class of the model, such as `Qwen3ForCausalLM`.
         tokenizer: Its tokenizer.
         stop_ids: Token ids that end a text.
-        max_question_length: Most tokens of a question, which leave room for a text; None for no limit.
+        max_question_length: Most tokens of a question, so that its text still fits; None for no limit.
     """
 
     architecture: str
@@ -51,10 +51,7 @@ def open_judge_files(settings: RewardConfig) -> JudgeFiles:
         raise ValueError(f"judge_model: {folder} has no weights ({', '.join(_WEIGHTS)})")
     if not has_tokenizer(folder):
         raise ValueError(f"judge_model: {folder} has no tokenizer")
-    try:
-        tokenizer = load_tokenizer(folder)
-    except ValueError as error:
-        raise ValueError(str(error).replace("tokenizer_name_or_path", "judge_model")) from error
+    tokenizer = load_tokenizer(folder, key="judge_model")
     stop_ids = stop_token_ids(tokenizer, model_dir=folder)
     if not stop_ids:
         raise ValueError(

@@ -6,12 +6,13 @@ import re
 
 from mindspeed_dpo.config.settings.judge_template import FIRST, SCORE, SECOND, TIE
 from mindspeed_dpo.config.settings.reward_sources import RewardConfig
+from mindspeed_dpo.untrusted.errors import shortened
 
 Points = tuple[float, ...]
 """What a verdict gives each response that the question showed."""
 COMPARISONS: dict[str, Points] = {FIRST: (1.0, 0.0), SECOND: (0.0, 1.0), TIE: (0.5, 0.5), "tie": (0.5, 0.5)}
-# Characters of either end of a long text that are shown in errors.
-_SHOWN = 100
+_QUOTED_CHARACTERS = 200
+"""Most of a text that an error quotes."""
 
 
 class UnparsedVerdictError(ValueError):
@@ -35,7 +36,7 @@ class VerdictParser:
         found = [match[1] for match in self._pattern.finditer(text) if match[1] is not None]
         if not found:
             raise UnparsedVerdictError(
-                f"judge_verdict={self._settings.judge_pattern} finds nothing in its text {shortened(text)!r}"
+                f"judge_verdict={self._settings.judge_pattern} finds nothing in its text {_quoted(text)}"
             )
         last = found[-1].strip()
         return self._score(last, text) if self._settings.judge_mode == SCORE else self._comparison(last, text)
@@ -45,20 +46,19 @@ class VerdictParser:
         try:
             score = float(found)
         except ValueError as error:
-            raise UnparsedVerdictError(f"{found!r} is not a number, in its text {shortened(text)!r}") from error
+            raise UnparsedVerdictError(f"{found!r} is not a number, in its text {_quoted(text)}") from error
         if not low <= score <= high:  # nor is nan within them
             raise UnparsedVerdictError(
-                f"{found} is not within judge_score_range=[{low:g}, {high:g}], in its text {shortened(text)!r}"
+                f"{found} is not within judge_score_range=[{low:g}, {high:g}], in its text {_quoted(text)}"
             )
         return (score,)
 
     def _comparison(self, found: str, text: str) -> Points:
         points = COMPARISONS.get(found.lower())
         if points is None:
-            raise UnparsedVerdictError(f"{found!r} is not A, B or C, in its text {shortened(text)!r}")
+            raise UnparsedVerdictError(f"{found!r} is not A, B or C, in its text {_quoted(text)}")
         return points
 
 
-def shortened(text: str) -> str:
-    """Return both ends of a text that is too long for a message."""
-    return text if len(text) <= 2 * _SHOWN else f"{text[:_SHOWN]} … {text[-_SHOWN:]}"
+def _quoted(text: str) -> str:
+    return shortened(repr(text), _QUOTED_CHARACTERS)

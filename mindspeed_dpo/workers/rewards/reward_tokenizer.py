@@ -74,7 +74,7 @@ def token_converter(run: RunConfig, role: RoleConfig, prompts: PromptColumns) ->
     if not differs and not settings.reward_prompt_type:
         extract = settings.extract_content_for_reward
         return SameTokenizer(load_tokenizer(policy_folder) if extract else None)
-    policy, tokenizer = load_tokenizer(policy_folder), load_tokenizer(folder)
+    policy, tokenizer = load_tokenizer(policy_folder), load_tokenizer(folder, key="reward_tokenizer")
     if len(tokenizer) > role.model.vocab_size:
         raise ValueError(
             f"reward_tokenizer: {folder} has {len(tokenizer)} tokens, the reward model {role.model.vocab_size}; "

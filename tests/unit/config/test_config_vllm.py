@@ -102,7 +102,7 @@ def test_each_response_of_a_run_has_a_seed_of_its_own() -> None:
 def test_the_plan_says_what_vllm_does_not_promise_and_which_keys_it_does_not_use() -> None:
     run = resolved(with_vllm(decode_rows=8, max_tokens_to_oom=10, min_p=0.1, top_p=0.9))
     notes = " ".join(run.notes)
-    assert "is vLLM's to promise" in notes or "are vLLM's to promise" in notes
+    assert "vLLM does not promise the same bits in other batches" in notes
     assert all(f"{key} has no effect with rollout_engine=vllm" in notes for key in ("decode_rows", "max_tokens_to_oom"))
     assert "applies min_p before top_k and top_p" in notes
     assert any(line.startswith("rollout on") and line.endswith("vLLM") for line in plan_lines(run))

@@ -107,8 +107,10 @@ def test_the_fingerprint_follows_the_vocabulary_and_nothing_else(tmp_path: Path)
 def test_missing_and_empty_directories_get_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="there is no directory"):
         load_tokenizer(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="holds no tokenizer; name a folder"):
+    with pytest.raises(ValueError, match=r"^tokenizer_name_or_path: .* holds no tokenizer; name a folder"):
         load_tokenizer(tmp_path)
+    with pytest.raises(ValueError, match=r"^reward_tokenizer: .* holds no tokenizer"):
+        load_tokenizer(tmp_path, key="reward_tokenizer")
 
 
 def test_code_beside_a_tokenizer_does_not_run_unasked(tmp_path: Path) -> None:

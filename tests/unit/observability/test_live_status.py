@@ -13,7 +13,7 @@ from mindspeed_dpo.observability.phase import Phase, status_line
 
 
 class Clock:
-    """A clock that moves when it is told to."""
+    """A clock that a test sets."""
 
     now_s = 0.0
 

@@ -1,4 +1,4 @@
-"""Charts of values that leave an axis almost no room."""
+"""Charts of values that are almost equal."""
 
 from __future__ import annotations
 

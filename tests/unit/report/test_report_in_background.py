@@ -19,7 +19,7 @@ from tests.support.recorded_pages import Page, metrics_lines, run_folder
 
 
 class FakeProcess:
-    """A process that ends when it is told to."""
+    """A process that a test ends."""
 
     def __init__(self, seconds: str = "0.5\n", code: int = 0, errors: str = "") -> None:
         self.returncode: int | None = None

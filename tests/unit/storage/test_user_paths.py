@@ -1,4 +1,4 @@
-"""`~` at the start of a path is a home folder, and a path without one is refused in a sentence, whoever reads it."""
+"""`~` at the start of a path is a home folder, and a path without one is refused in a sentence by every command."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from mindspeed_dpo.commands import convert, migrate, preprocess, train
+from mindspeed_dpo.commands import convert, migrate, preprocess, report, train
 from mindspeed_dpo.config.issues import ConfigError
 from mindspeed_dpo.data.indexed.column_group import columns_present
 from mindspeed_dpo.storage.user_paths import NoHomeFolderError, expanded_path, real_path
+from mindspeed_dpo.vllm_engine.interpreter import InterpreterProblem, interpreter_of
 from tests.fuzz.seeds import write_hf
 from tests.support.composing import load_quickly
 
@@ -22,7 +23,7 @@ def test_the_home_folder_is_that_of_the_environment(monkeypatch: pytest.MonkeyPa
     assert expanded_path("~/a") == tmp_path / "a" and expanded_path("b/~") == Path("b/~")
 
 
-def test_a_user_without_home_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_without_home_folder_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
     with pytest.raises(NoHomeFolderError, match=r"~/a begins with ~, and HOME is not set; write ./~"):
         expanded_path("~/a")
@@ -35,6 +36,8 @@ def test_a_user_without_home_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         (migrate.main, ["~nosuchuser/a.sh"]),
         (migrate.main, ["a.sh", "--output", "~nosuchuser/b.yaml"]),
         (preprocess.main, ["~nosuchuser/a.yaml"]),
+        (report.main, ["~nosuchuser/run"]),
+        (report.main, [".", "--output", "~nosuchuser/page.html"]),
     ],
 )
 def test_commands_say_so(command: object, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -53,6 +56,11 @@ def test_a_foreign_file_may_name_such_a_model(tmp_path: Path, capsys: pytest.Cap
 def test_so_does_a_configuration(key: str) -> None:
     with pytest.raises(ConfigError, match=SENTENCE):
         load_quickly("offline_dpo_trainer_tiny", [f"training.{key}='~nosuchuser/a'"], exists=lambda path: True)
+
+
+def test_so_does_the_interpreter_of_an_engine() -> None:
+    with pytest.raises(InterpreterProblem, match=f"^python=~nosuchuser/python {SENTENCE}"):
+        interpreter_of("~nosuchuser/python")
 
 
 def test_token_files_say_so() -> None:

@@ -1,4 +1,4 @@
-"""A process that hangs is told from one that computes for long."""
+"""A process that hangs is distinguished from one that computes for long."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def test_the_last_verdict_of_a_text_counts(text: str, keys: Any, expected: tuple
         ("[[good]]", {"judge_verdict": r"\[\[(.*)\]\]"}, r"'good' is not a number, in its text"),
         ("[[D]]", {**PAIRWISE, "judge_verdict": r"\[\[(.*)\]\]"}, "'D' is not A, B or C, in its text"),
         ("[[7]]", PAIRWISE, "finds nothing"),
-        ("a" * 150 + "b" * 150, {}, f"finds nothing in its text '{'a' * 100} … {'b' * 100}'$"),
+        ("a" * 150 + "b" * 150, {}, f"finds nothing in its text '{'a' * 99} … 102 characters omitted … {'b' * 99}'$"),
     ],
 )
 def test_what_is_no_verdict_says_why_and_quotes_the_text(text: str, keys: Any, message: str) -> None:
